@@ -1,0 +1,183 @@
+import { PolicyError } from "./errors.ts";
+
+/**
+ * The one way bytes from outside are read: every access is bounds-checked, every length has a cap, and `end`
+ * refuses trailing data. Integers are big-endian unless the method says `le`.
+ */
+export class ByteReader {
+  readonly #bytes: Uint8Array;
+  readonly #view: DataView;
+  readonly #what: string;
+  #offset = 0;
+
+  /** @param what names the structure in error messages, e.g. `TPMS_ATTEST` */
+  constructor(bytes: Uint8Array, what: string) {
+    this.#bytes = bytes;
+    this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    this.#what = what;
+  }
+
+  get offset(): number {
+    return this.#offset;
+  }
+
+  get remaining(): number {
+    return this.#bytes.length - this.#offset;
+  }
+
+  u8(field: string): number {
+    return this.#view.getUint8(this.#take(1, field));
+  }
+  u16(field: string): number {
+    return this.#view.getUint16(this.#take(2, field));
+  }
+  u32(field: string): number {
+    return this.#view.getUint32(this.#take(4, field));
+  }
+  u64(field: string): bigint {
+    return this.#view.getBigUint64(this.#take(8, field));
+  }
+  u16le(field: string): number {
+    return this.#view.getUint16(this.#take(2, field), true);
+  }
+  u32le(field: string): number {
+    return this.#view.getUint32(this.#take(4, field), true);
+  }
+  u64le(field: string): bigint {
+    return this.#view.getBigUint64(this.#take(8, field), true);
+  }
+
+  /** `length` bytes, as a copy: what was parsed does not change when the caller's buffer does. */
+  bytes(length: number, field: string): Uint8Array {
+    const start = this.#take(length, field);
+    return this.#bytes.slice(start, start + length);
+  }
+
+  /** A byte string with a u16 length in front, at most `cap` bytes. */
+  sized16(field: string, cap: number): Uint8Array {
+    return this.#sized(this.u16(field), field, cap);
+  }
+
+  /** A byte string with a u32 length in front, at most `cap` bytes. */
+  sized32(field: string, cap: number): Uint8Array {
+    return this.#sized(this.u32(field), field, cap);
+  }
+
+  /** Refuses bytes after the end of the structure. */
+  end(): void {
+    if (this.remaining !== 0) {
+      throw new PolicyError("ERR_BYTES_TRAILING", `${this.#what}: end`, {
+        expected: "no trailing bytes",
+        got: `${this.remaining}`,
+      });
+    }
+  }
+
+  #sized(length: number, field: string, cap: number): Uint8Array {
+    if (length > cap) {
+      throw new PolicyError("ERR_BYTES_VALUE", `${this.#what} ${field}: length`, {
+        expected: `at most ${cap} bytes`,
+        got: `${length}`,
+      });
+    }
+    return this.bytes(length, field);
+  }
+
+  #take(length: number, field: string): number {
+    if (!Number.isSafeInteger(length) || length < 0 || length > this.remaining) {
+      throw new PolicyError("ERR_BYTES_TRUNCATED", `${this.#what} ${field}`, {
+        expected: `${length} bytes at offset ${this.#offset}`,
+        got: `${this.remaining}`,
+      });
+    }
+    const start = this.#offset;
+    this.#offset += length;
+    return start;
+  }
+}
+
+/** Builds what `ByteReader` reads. Big-endian. */
+export class ByteWriter {
+  readonly #parts: Uint8Array[] = [];
+
+  u8(value: number): this {
+    return this.#number(1, (view) => view.setUint8(0, value));
+  }
+  u16(value: number): this {
+    return this.#number(2, (view) => view.setUint16(0, value));
+  }
+  u32(value: number): this {
+    return this.#number(4, (view) => view.setUint32(0, value));
+  }
+  u64(value: bigint): this {
+    return this.#number(8, (view) => view.setBigUint64(0, value));
+  }
+  bytes(value: Uint8Array): this {
+    this.#parts.push(value);
+    return this;
+  }
+  /** A TPM2B: u16 length, then the bytes. */
+  sized16(value: Uint8Array): this {
+    if (value.length > 0xffff) throw new TypeError(`sized16: ${value.length} bytes do not fit a u16 length`);
+    return this.u16(value.length).bytes(value);
+  }
+  sized32(value: Uint8Array): this {
+    return this.u32(value.length).bytes(value);
+  }
+  finish(): Uint8Array {
+    return concatBytes(...this.#parts);
+  }
+
+  #number(size: number, set: (view: DataView) => void): this {
+    const part = new Uint8Array(size);
+    set(new DataView(part.buffer));
+    this.#parts.push(part);
+    return this;
+  }
+}
+
+export function concatBytes(...parts: readonly Uint8Array[]): Uint8Array {
+  const whole = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
+  let offset = 0;
+  for (const part of parts) {
+    whole.set(part, offset);
+    offset += part.length;
+  }
+  return whole;
+}
+
+/** Compares public values. Not constant in time: never for secrets. */
+export function equalBytes(a: Uint8Array, b: Uint8Array): boolean {
+  return a.length === b.length && a.every((byte, index) => byte === b[index]);
+}
+
+export function toHex(bytes: Uint8Array): string {
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+/** Lower- or upper-case hexadecimal, even length. */
+export function fromHex(text: string, field = "hex"): Uint8Array {
+  if (text.length % 2 !== 0 || !/^[0-9a-fA-F]*$/.test(text)) {
+    throw new PolicyError("ERR_BYTES_VALUE", field, { expected: "an even number of hexadecimal digits", got: `${text.length} characters` });
+  }
+  return Uint8Array.from({ length: text.length / 2 }, (_, index) => Number.parseInt(text.slice(2 * index, 2 * index + 2), 16));
+}
+
+export function utf8(text: string): Uint8Array {
+  return new TextEncoder().encode(text);
+}
+
+export function toBase64(bytes: Uint8Array): string {
+  return btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(""));
+}
+
+/** Standard alphabet with padding; anything that does not encode back to itself is refused. */
+export function fromBase64(text: string, field = "base64"): Uint8Array {
+  try {
+    const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+    if (toBase64(bytes) === text) return bytes;
+  } catch {
+    // falls through to the one error below
+  }
+  throw new PolicyError("ERR_BYTES_VALUE", field, { expected: "canonical base64", got: `${text.length} characters` });
+}
