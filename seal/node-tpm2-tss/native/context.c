@@ -1,0 +1,68 @@
+/* The connection to one TPM, and what ESYS keeps about handles without asking the TPM. */
+#include <string.h>
+
+#include "tpm2_tss.h"
+
+void close_tpm(struct tpm *tpm) {
+    if (tpm->esys != NULL) Esys_Finalize(&tpm->esys);
+    if (tpm->tcti != NULL) Tss2_TctiLdr_Finalize(&tpm->tcti);
+}
+
+/* The configuration is explicit: NULL would make the loader search for any TPM, a local TCP port included. */
+static TSS2_RC run_open(struct job *job) {
+    char configuration[512];
+    const struct value *text = &job->in[0];
+    if (job->tpm->esys != NULL) return TSS2_ESYS_RC_BAD_SEQUENCE;
+    if (text->size == 0 || text->size >= sizeof configuration || memchr(text->bytes, 0, text->size) != NULL) return TSS2_TCTI_RC_BAD_VALUE;
+    memcpy(configuration, text->bytes, text->size);
+    configuration[text->size] = '\0';
+
+    TSS2_RC rc = Tss2_TctiLdr_Initialize(configuration, &job->tpm->tcti);
+    THEN(Esys_Initialize(&job->tpm->esys, job->tpm->tcti, NULL));
+    if (rc != TSS2_RC_SUCCESS) close_tpm(job->tpm);
+    return rc;
+}
+
+static TSS2_RC run_close(struct job *job) {
+    close_tpm(job->tpm);
+    return TSS2_RC_SUCCESS;
+}
+
+/* The object's public area is read with TPM2_ReadPublic or TPM2_NV_ReadPublic: without a session it is the word of whoever answers. */
+static TSS2_RC run_tr_from_tpm_public(struct job *job) {
+    ESYS_TR object = ESYS_TR_NONE;
+    TSS2_RC rc = Esys_TR_FromTPMPublic(job->tpm->esys, job->in[0].number, SESSIONS(job), &object);
+    THEN(out_number(job, object));
+    THEN(out_name_of(job, object));
+    return rc;
+}
+
+/* Forgets the handle in ESYS; the object stays in the TPM. */
+static TSS2_RC run_tr_close(struct job *job) {
+    ESYS_TR object = job->in[0].number;
+    return Esys_TR_Close(job->tpm->esys, &object);
+}
+
+static TSS2_RC run_flush_context(struct job *job) {
+    return Esys_FlushContext(job->tpm->esys, job->in[0].number);
+}
+
+const struct command context_commands[] = {
+    {"Open", "b", run_open},
+    {"Close", "", run_close},
+    {"TR_FromTPMPublic", "n", run_tr_from_tpm_public},
+    {"TR_Close", "n", run_tr_close},
+    {"FlushContext", "n", run_flush_context},
+    {NULL, NULL, NULL},
+};
+
+static const struct command *const tables[] = {context_commands, session_commands, object_commands, data_commands};
+
+const struct command *find_command(const char *name) {
+    for (size_t table = 0; table < sizeof tables / sizeof tables[0]; table++) {
+        for (const struct command *command = tables[table]; command->name != NULL; command++) {
+            if (strcmp(command->name, name) == 0) return command;
+        }
+    }
+    return NULL;
+}
