@@ -1,0 +1,256 @@
+import { sha256 } from "@noble/hashes/sha2.js";
+import { toHex } from "../policy/index.ts";
+import { type ElfMachine, type ElfObject, parseElf } from "./elf.ts";
+import { AttestError } from "./errors.ts";
+
+// Dependency search of glibc's ld.so (ld.so(8)), as it works inside the shim's private root: no ld.so.cache, no
+// LD_LIBRARY_PATH, no symbolic links, and nothing but the files of the closure.
+
+/** A library and everything that the loader opens to load it. Digests are lower-case hex SHA-256. */
+export interface Pin {
+  readonly path: string;
+  readonly sha256: string;
+  /** Path that the loader opens -> digest. Holds the interpreter; not the library itself. Sorted by path. */
+  readonly closure: Readonly<Record<string, string>>;
+  /** Path of the loader. */
+  readonly interpreter: string;
+}
+
+export interface ClosureSource {
+  /** Absolute path of the library, as dlopen will be given it. */
+  readonly entry: string;
+  /** Absolute path of the program that loads it; measured with its own dependencies when given. */
+  readonly executable?: string;
+  /** Content of the file that opening `path` yields (symbolic links followed), `null` when there is none. */
+  readonly readFile: (path: string) => Uint8Array | null;
+  /** The file behind `path` once every symbolic link is followed; only compared with each other. */
+  readonly realPath?: (path: string) => string;
+  /** Directories searched last, in order: what the loader has built in. */
+  readonly ldPaths?: readonly string[];
+  /** The loader; by default the executable's PT_INTERP, else the usual path for the entry's machine. */
+  readonly interpreter?: string;
+}
+
+/** Debian's built-in search directories (multiarch first). */
+export function defaultLdPaths(machine: ElfMachine): readonly string[] {
+  return [`/lib/${machine}-linux-gnu`, `/usr/lib/${machine}-linux-gnu`, "/lib", "/usr/lib"];
+}
+
+const defaultInterpreter: Readonly<Record<ElfMachine, string>> = {
+  x86_64: "/lib64/ld-linux-x86-64.so.2",
+  aarch64: "/lib/ld-linux-aarch64.so.1",
+};
+
+const MAX_OBJECTS = 256;
+
+interface Loaded {
+  readonly path: string;
+  readonly elf: ElfObject;
+  readonly digest: string;
+  /** The object whose DT_NEEDED brought this one in, or that called dlopen. */
+  readonly parent: Loaded | null;
+}
+
+/**
+ * Find and hash everything that loading `entry` makes the loader open. Never runs a file, and never asks a loader.
+ *
+ * Variants in `glibc-hwcaps` (and the older `tls`, platform) subdirectories are not looked at: they are not in the closure,
+ * hence not in the private root, so every processor loads the same bytes. Keys are the paths as the loader spells them.
+ *
+ * Does not cover what the library opens itself (dlopen, configuration, plug-ins): list those as files.
+ * Throws {@link AttestError} ERR_CLOSURE_MISSING naming who needs what, or ERR_ELF_*.
+ */
+export function measureClosure(source: ClosureSource): Pin {
+  return new Loader(source).measure();
+}
+
+class Loader {
+  readonly #source: ClosureSource;
+  readonly #loaded: Loaded[] = [];
+  /** Names by which a request finds an object that is loaded already: requested names and sonames. */
+  readonly #names = new Map<string, Loaded>();
+  readonly #realPaths = new Map<string, string>();
+  #machine: ElfMachine | null = null;
+
+  constructor(source: ClosureSource) {
+    this.#source = source;
+  }
+
+  measure(): Pin {
+    const { entry, executable } = this.#source;
+    const program = executable === undefined ? null : this.#open(executable, null, "the caller");
+    const library = this.#parse(entry, "the caller");
+    const interpreter = this.#interpreter(program?.elf ?? null, library.elf);
+    // The kernel maps the loader before anything else, so a request for its soname never searches.
+    const loader = this.#open(interpreter, null, "the kernel");
+    this.#names.set(interpreter, loader);
+    if (program !== null) this.#loadNeeded(program);
+    const root = this.#add(entry, library, program);
+    this.#loadNeeded(root);
+    const others = this.#loaded.filter((object) => object !== root);
+    const sorted = others.map((object) => [object.path, object.digest] as const).sort(([a], [b]) => (a < b ? -1 : 1));
+    return {
+      path: entry,
+      sha256: root.digest,
+      closure: Object.fromEntries(sorted),
+      interpreter,
+    };
+  }
+
+  #interpreter(program: ElfObject | null, library: ElfObject): string {
+    const asked = this.#source.interpreter;
+    const own = program?.interpreter;
+    if (own !== undefined && own !== null) {
+      if (asked === undefined || asked === own) return own;
+      throw new AttestError("ERR_CLOSURE", "elf PT_INTERP", {
+        expected: asked,
+        got: own,
+      });
+    }
+    return asked ?? defaultInterpreter[library.machine];
+  }
+
+  /** Breadth first, as the loader does: the order decides which object a repeated name finds. */
+  #loadNeeded(start: Loaded): void {
+    const queue: Loaded[] = [start];
+    for (let object = queue.shift(); object !== undefined; object = queue.shift()) {
+      for (const name of object.elf.needed) {
+        if (this.#names.has(name)) continue;
+        const found = this.#find(name, object);
+        this.#names.set(name, found);
+        queue.push(found);
+      }
+    }
+  }
+
+  #find(name: string, parent: Loaded): Loaded {
+    requireLiteral(name, "DT_NEEDED", parent.path);
+    if (name.includes("/")) return this.#open(absolute(name, parent.path), parent, parent.path);
+    for (const directory of this.#searchPath(parent)) {
+      const path = normalise(`${directory}/${name}`);
+      const known = this.#loaded.find((object) => object.path === path);
+      if (known !== undefined) return known;
+      const bytes = this.#source.readFile(path);
+      // The loader passes over a library for another class or machine and goes on searching.
+      if (bytes !== null && this.#isOurs(bytes)) return this.#add(path, parsed(path, bytes), parent);
+    }
+    throw new AttestError("ERR_CLOSURE_MISSING", `${parent.path} needs ${name}`, {
+      expected: "the file in one of its search directories",
+      got: this.#searchPath(parent).join(":"),
+      hint: "add it to the module bundle in a directory that the loader searches",
+    });
+  }
+
+  /** ld.so(8): the RPATHs from the requesting object up to the program unless it has a RUNPATH; its RUNPATH; the defaults. */
+  #searchPath(object: Loaded): string[] {
+    const directories: string[] = [];
+    if (object.elf.runpath === null) {
+      for (let at: Loaded | null = object; at !== null; at = at.parent)
+        directories.push(...expand(at.elf.rpath, at.path));
+    } else {
+      directories.push(...expand(object.elf.runpath, object.path));
+    }
+    if (object.elf.searchesDefaults) directories.push(...(this.#source.ldPaths ?? defaultLdPaths(object.elf.machine)));
+    return directories;
+  }
+
+  #open(path: string, parent: Loaded | null, neededBy: string): Loaded {
+    return this.#loaded.find((object) => object.path === path) ?? this.#add(path, this.#parse(path, neededBy), parent);
+  }
+
+  #parse(path: string, neededBy: string): { readonly elf: ElfObject; readonly digest: string } {
+    const bytes = this.#source.readFile(path);
+    if (bytes === null) {
+      throw new AttestError("ERR_CLOSURE_MISSING", `${neededBy} needs ${path}`, { expected: "the file", got: "none" });
+    }
+    return parsed(path, bytes);
+  }
+
+  #add(path: string, file: { readonly elf: ElfObject; readonly digest: string }, parent: Loaded | null): Loaded {
+    const { elf, digest } = file;
+    this.#machine ??= elf.machine;
+    if (elf.machine !== this.#machine) {
+      throw new AttestError("ERR_CLOSURE", `${path} e_machine`, {
+        expected: this.#machine,
+        got: elf.machine,
+      });
+    }
+    if (this.#loaded.length >= MAX_OBJECTS) {
+      throw new AttestError("ERR_CLOSURE", "closure", {
+        expected: `at most ${MAX_OBJECTS} objects`,
+        got: "more",
+      });
+    }
+    this.#requireOneFile(path);
+    const object = { path, elf, digest, parent };
+    this.#loaded.push(object);
+    if (elf.soname !== null && !this.#names.has(elf.soname)) this.#names.set(elf.soname, object);
+    return object;
+  }
+
+  /** Two paths to one file are one object on a system with links, and two in a private root of copies: refuse. */
+  #requireOneFile(path: string): void {
+    const real = this.#source.realPath?.(path) ?? path;
+    const other = this.#realPaths.get(real);
+    if (other !== undefined) {
+      throw new AttestError("ERR_CLOSURE", `${path}: the same file as ${other}`, {
+        expected: "one path for each file",
+        got: "two, which would be loaded twice",
+      });
+    }
+    this.#realPaths.set(real, path);
+  }
+
+  #isOurs(bytes: Uint8Array): boolean {
+    const machine = this.#machine === "aarch64" ? 183 : 62;
+    return bytes.length < 20 || (bytes[4] === 2 && bytes[18] === machine && bytes[19] === 0);
+  }
+}
+
+function parsed(path: string, bytes: Uint8Array): { readonly elf: ElfObject; readonly digest: string } {
+  try {
+    return { elf: parseElf(bytes), digest: toHex(sha256(bytes)) };
+  } catch (error) {
+    if (!(error instanceof AttestError)) throw error;
+    throw new AttestError(error.code, `${path}: ${error.message}`, {
+      cause: error,
+    });
+  }
+}
+
+/** RPATH elements as directories. `$ORIGIN` is the directory of the object's own path; other tokens are refused. */
+function expand(elements: readonly string[], path: string): string[] {
+  const origin = path.slice(0, path.lastIndexOf("/")) || "/";
+  return elements.map((element) => {
+    const directory = element.replace(/^(\$ORIGIN|\$\{ORIGIN\})(?=\/|$)/, origin);
+    requireLiteral(directory, "RPATH", path);
+    return absolute(directory, path);
+  });
+}
+
+function requireLiteral(text: string, what: string, path: string): void {
+  if (!text.includes("$")) return;
+  throw new AttestError("ERR_ELF_UNSUPPORTED", `${path} ${what}`, {
+    expected: "no token but a leading $ORIGIN",
+    got: text,
+  });
+}
+
+/** A relative or empty element means the working directory of whoever loads: never measurable. */
+function absolute(path: string, who: string): string {
+  if (path.startsWith("/")) return normalise(path);
+  throw new AttestError("ERR_ELF_UNSUPPORTED", `${who}: search path`, {
+    expected: "an absolute path",
+    got: JSON.stringify(path),
+  });
+}
+
+/** Without empty, `.` and `..` components. Exact in the private root, which holds no symbolic links. */
+function normalise(path: string): string {
+  const parts: string[] = [];
+  for (const component of path.split("/")) {
+    if (component === "..") parts.pop();
+    else if (component !== "" && component !== ".") parts.push(component);
+  }
+  return `/${parts.join("/")}`;
+}

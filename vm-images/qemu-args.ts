@@ -1,0 +1,125 @@
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { ImageError } from "./errors.ts";
+
+/** OVMF: the code, and the template of the variable store of which every machine gets a copy. */
+export interface Firmware {
+  readonly code: string;
+  readonly vars: string;
+}
+
+export type ImageVariant = "release" | "demo" | "dev";
+
+export interface VmOptions {
+  readonly firmware?: Firmware;
+  /** Raw disk images. None is written to. */
+  readonly esp: string;
+  readonly root: string;
+  readonly cabinet: string;
+  /** Control socket of a running swtpm (`user: "qemu"`). */
+  readonly tpmSocket: string;
+  /** An existing directory for sockets, logs and the variable store; the path is at most some 80 bytes long. */
+  readonly directory: string;
+  /** Default 512. */
+  readonly memoryMiB?: number;
+  /** `dev` adds the port `ironclaw.shell`. */
+  readonly variant: ImageVariant;
+  /** Names of further virtio-serial ports. */
+  readonly extraPorts?: readonly string[];
+  /** Kills the machine when aborted. */
+  readonly signal?: AbortSignal;
+}
+
+const FIRMWARE_DIRECTORY = "/usr/share/OVMF";
+const PORTS = ["ironclaw.control", "ironclaw.report", "workload.2001", "workload.2002"] as const;
+
+/**
+ * PCI functions that the guest sees, as sorted `vvvv:dddd`: q35's host bridge, ISA bridge, AHCI and SMBus, three virtio disks,
+ * virtio-serial and virtio-rng. Extra ports add none.
+ */
+export const vmPciDevices: readonly string[] = [
+  "1af4:1042",
+  "1af4:1042",
+  "1af4:1042",
+  "1af4:1043",
+  "1af4:1044",
+  "8086:2918",
+  "8086:2922",
+  "8086:2930",
+  "8086:29c0",
+];
+
+/**
+ * The 2 MB build of OVMF, which boots faster, else the 4 MB build that newer Debian has alone.
+ * Throws {@link ImageError} ERR_IMAGE_TOOL when neither is installed.
+ */
+export function findFirmware(exists: (path: string) => boolean = existsSync): Firmware {
+  for (const suffix of ["", "_4M"]) {
+    const code = join(FIRMWARE_DIRECTORY, `OVMF_CODE${suffix}.fd`);
+    const vars = join(FIRMWARE_DIRECTORY, `OVMF_VARS${suffix}.fd`);
+    if (exists(code) && exists(vars)) return { code, vars };
+  }
+  throw new ImageError("ERR_IMAGE_TOOL", `OVMF: not installed in ${FIRMWARE_DIRECTORY}`, {
+    hint: "apt-get install ovmf",
+  });
+}
+
+/** Names of the machine's virtio-serial ports. */
+export function portNames(options: Pick<VmOptions, "variant" | "extraPorts">): string[] {
+  const names = [...PORTS, ...(options.variant === "dev" ? ["ironclaw.shell"] : []), ...(options.extraPorts ?? [])];
+  for (const name of names) {
+    if (!/^[a-z0-9][a-z0-9.-]{0,31}$/.test(name)) throw new TypeError(`port name ${JSON.stringify(name)}`);
+  }
+  if (new Set(names).size !== names.length) throw new TypeError(`port names ${names.join(", ")}: one twice`);
+  return names;
+}
+
+/** Where the files of a machine lie in its directory. */
+export function vmPaths(directory: string) {
+  return {
+    vars: join(directory, "vars.fd"),
+    console: join(directory, "console.log"),
+    qmp: join(directory, "qmp.sock"),
+    port: (name: string): string => join(directory, `${name}.sock`),
+  };
+}
+
+/**
+ * Arguments of qemu-system-x86_64. TCG only: nested KVM opens and then dies on some hosts, and the boot PCRs are the same.
+ * Virtio devices are modern only (`disable-legacy=on`), so that their PCI ids do not depend on the bus they sit on.
+ */
+export function qemuArguments(options: VmOptions, firmware: Firmware): string[] {
+  const paths = vmPaths(options.directory);
+  return [
+    ...["-nodefaults", "-no-user-config", "-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"],
+    ...["-m", String(options.memoryMiB ?? 512), "-vga", "none", "-nic", "none", "-no-reboot", "-display", "none"],
+    ...["-drive", `if=pflash,format=raw,unit=0,readonly=on,file=${escaped(firmware.code)}`],
+    ...["-drive", `if=pflash,format=raw,unit=1,file=${escaped(paths.vars)}`],
+    ...disk("esp", options.esp, "bootindex=0"),
+    ...disk("root", options.root, "serial=root"),
+    ...disk("cabinet", options.cabinet, "serial=cabinet"),
+    ...["-device", "virtio-serial-pci,id=serial0,max_ports=32,disable-legacy=on"],
+    ...portNames(options).flatMap((name, index) => [
+      ...["-chardev", `socket,id=port${index},path=${escaped(paths.port(name))},server=on,wait=off`],
+      ...["-device", `virtserialport,bus=serial0.0,chardev=port${index},name=${name}`],
+    ]),
+    ...["-object", "rng-random,id=rng0,filename=/dev/urandom"],
+    ...["-device", "virtio-rng-pci,rng=rng0,disable-legacy=on"],
+    ...["-chardev", `socket,id=tpm0,path=${escaped(options.tpmSocket)}`],
+    ...["-tpmdev", "emulator,id=tpmdev0,chardev=tpm0", "-device", "tpm-crb,tpmdev=tpmdev0"],
+    ...["-serial", `file:${escaped(paths.console)}`],
+    ...["-qmp", `unix:${escaped(paths.qmp)},server=on,wait=off`],
+  ];
+}
+
+function disk(id: string, file: string, property: string): string[] {
+  return [
+    ...["-drive", `if=none,id=${id},format=raw,readonly=on,file=${escaped(file)}`],
+    ...["-device", `virtio-blk-pci,drive=${id},${property},disable-legacy=on`],
+  ];
+}
+
+/** QEMU's option syntax: a comma in a value is written twice. */
+function escaped(path: string): string {
+  return path.replaceAll(",", ",,");
+}
