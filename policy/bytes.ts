@@ -158,9 +158,14 @@ export function toHex(bytes: Uint8Array): string {
 /** Lower- or upper-case hexadecimal, even length. */
 export function fromHex(text: string, field = "hex"): Uint8Array {
   if (text.length % 2 !== 0 || !/^[0-9a-fA-F]*$/.test(text)) {
-    throw new PolicyError("ERR_BYTES_VALUE", field, { expected: "an even number of hexadecimal digits", got: `${text.length} characters` });
+    throw new PolicyError("ERR_BYTES_VALUE", field, {
+      expected: "an even number of hexadecimal digits",
+      got: `${text.length} characters`,
+    });
   }
-  return Uint8Array.from({ length: text.length / 2 }, (_, index) => Number.parseInt(text.slice(2 * index, 2 * index + 2), 16));
+  return Uint8Array.from({ length: text.length / 2 }, (_, index) =>
+    Number.parseInt(text.slice(2 * index, 2 * index + 2), 16),
+  );
 }
 
 export function utf8(text: string): Uint8Array {

@@ -24,7 +24,9 @@ export abstract class IronclawError extends Error {
 
   constructor(what: string, fields: ErrorFields = {}) {
     const comparison =
-      fields.expected === undefined ? "" : `: expected ${fields.expected}${fields.got === undefined ? "" : `, got ${fields.got}`}`;
+      fields.expected === undefined
+        ? ""
+        : `: expected ${fields.expected}${fields.got === undefined ? "" : `, got ${fields.got}`}`;
     super(what + comparison, fields.cause === undefined ? undefined : { cause: fields.cause });
     this.name = new.target.name;
     this.expected = fields.expected;

@@ -2,16 +2,21 @@ import type { EndorsementKeyKind } from "../attest/index.ts";
 import { fromHex } from "../policy/index.ts";
 
 /**
- * TPMT_PUBLIC of the attestation key: ECC, nameAlg SHA-256, attributes 0x50072 (fixedTPM, fixedParent,
- * sensitiveDataOrigin, userWithAuth, restricted, sign), no policy, symmetric NULL, ECDSA with SHA-256, P-256, KDF NULL,
+ * TPMT_PUBLIC of the attestation key: ECC, nameAlg SHA-256, attributes 0x50472 (fixedTPM, fixedParent,
+ * sensitiveDataOrigin, userWithAuth, noDA, restricted, sign), no policy, symmetric NULL, ECDSA with SHA-256, P-256, KDF NULL,
  * both coordinates empty.
  */
-export const attestationKeyTemplate = fromHex("0023000b00050072000000100018000b0003001000000000");
+export const attestationKeyTemplate = fromHex("0023000b00050472000000100018000b0003001000000000");
 
 export interface EkTemplate {
   readonly persistentHandle: number;
-  /** Without userWithAuth each use needs PolicySecret(endorsement) in a policy session of the EK's nameAlg. */
-  readonly needsPolicy: boolean;
+  /** nameAlg, which a policy session for this key must have. */
+  readonly hash: "sha256" | "sha384";
+  /**
+   * The policies that PolicyOR joins after PolicySecret(endorsement); empty when PolicySecret is all. The P-384 EK would take
+   * the empty password too, but such a use counts for the dictionary-attack lockout when the power is cut after it.
+   */
+  readonly alternatives: readonly Uint8Array[];
   readonly template: Uint8Array;
 }
 
@@ -22,13 +27,18 @@ const policyB = "b26e7d28d11a50bc53d882bcf5fd3a1a074148bb35d3b4e4cb1c0ad9bde419c
 export const ekTemplates: Readonly<Record<EndorsementKeyKind, EkTemplate>> = {
   rsa2048: {
     persistentHandle: 0x81010001,
-    needsPolicy: true,
+    hash: "sha256",
+    alternatives: [],
     // RSA, SHA-256, attributes, policy, AES-128-CFB, scheme NULL, 2048 bits, exponent 0, 256 zero bytes of modulus
     template: fromHex(`0001000b000300b20020${policyA}00060080004300100800000000000100${"00".repeat(256)}`),
   },
   p384: {
     persistentHandle: 0x81010016,
-    needsPolicy: false,
+    hash: "sha384",
+    alternatives: [
+      fromHex("8bbf2266537c171cb56e403c4dc1d4b64f432611dc386e6f532050c3278c930e143e8bb1133824ccb431053871c6db53"),
+      fromHex("d6032ce61f2fb3c240eb3cf6a33237ef2b6a16f4293c22b455e261cffd217ad5b4947c2d73e63005eed2dc2b3593d165"),
+    ],
     // ECC, SHA-384, attributes, policy, AES-256-CFB, scheme NULL, P-384, KDF NULL, both coordinates empty
     template: fromHex(`0023000c000300f20030${policyB}00060100004300100004001000000000`),
   },

@@ -128,14 +128,9 @@ class EsysTpm implements Tpm {
         saltKey: ek,
         encrypt: true,
       });
-      if (!template.needsPolicy) {
-        const sessions = ["password", "password", cipher] as const;
-        return await this.#tss.activateCredential(this.#primary(key), ek, credentialBlob, encryptedSecret, {
-          sessions,
-        });
-      }
-      await using policy = await this.#tss.startAuthSession({ kind: "policy" });
+      await using policy = await this.#tss.startAuthSession({ kind: "policy", hash: template.hash });
       await this.#tss.policySecret("endorsement", policy);
+      if (template.alternatives.length > 0) await this.#tss.policyOr(policy, template.alternatives);
       const sessions = ["password", policy, cipher] as const;
       return await this.#tss.activateCredential(this.#primary(key), ek, credentialBlob, encryptedSecret, { sessions });
     });

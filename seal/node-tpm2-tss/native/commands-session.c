@@ -64,6 +64,14 @@ static TSS2_RC run_policy_pcr(struct job *job) {
     return rc;
 }
 
+/* in: policySession, branches (TPML_DIGEST). */
+static TSS2_RC run_policy_or(struct job *job) {
+    TPML_DIGEST branches;
+    TSS2_RC rc = in_digest_list(job, 1, &branches);
+    THEN(Esys_PolicyOR(job->tpm->esys, job->in[0].number, SESSIONS(job), &branches));
+    return rc;
+}
+
 /* in: policySession, code. */
 static TSS2_RC run_policy_command_code(struct job *job) {
     return Esys_PolicyCommandCode(job->tpm->esys, job->in[0].number, SESSIONS(job), job->in[1].number);
@@ -102,6 +110,7 @@ const struct command session_commands[] = {
     {"TRSess_GetNonceTPM", "n", run_get_nonce_tpm},
     {"PolicySecret", "nnbbbn", run_policy_secret},
     {"PolicyPCR", "nbb", run_policy_pcr},
+    {"PolicyOR", "nb", run_policy_or},
     {"PolicyCommandCode", "nn", run_policy_command_code},
     {"PolicyAuthorize", "nbbbb", run_policy_authorize},
     {"PolicyGetDigest", "n", run_policy_get_digest},

@@ -9,6 +9,21 @@ export interface PcrSelection {
 const SELECT_BYTES = 3;
 const MAX_PCR = SELECT_BYTES * 8 - 1;
 
+/** TPML_DIGEST: u32 count, then each digest with a u16 size. 2 to 8 digests make a PolicyOR. */
+export function encodeDigestList(digests: readonly Uint8Array[]): Uint8Array {
+  const size = digests.reduce((sum, digest) => sum + 2 + digest.length, 4);
+  const bytes = new Uint8Array(size);
+  const view = new DataView(bytes.buffer);
+  view.setUint32(0, digests.length);
+  let at = 4;
+  for (const digest of digests) {
+    view.setUint16(at, digest.length);
+    bytes.set(digest, at + 2);
+    at += 2 + digest.length;
+  }
+  return bytes;
+}
+
 /** TPML_PCR_SELECTION with three select bytes a bank. Throws a TypeError for an index out of range or given twice. */
 export function encodePcrSelection(selections: readonly PcrSelection[]): Uint8Array {
   const bytes = new Uint8Array(4 + selections.length * (3 + SELECT_BYTES));

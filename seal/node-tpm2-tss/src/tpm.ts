@@ -12,6 +12,7 @@ import {
 } from "./constants.ts";
 import { type Authorization, PrimaryKey, Session, sessionHandles, type TpmHandle, TpmObject } from "./handles.ts";
 import {
+  encodeDigestList,
   encodeDigestValues,
   encodePcrSelection,
   type NvPublic,
@@ -125,6 +126,10 @@ export class Tpm implements AsyncDisposable {
   /** With `pcrDigest` the TPM refuses at once when its PCRs differ; without, it takes them as they are. */
   async policyPcr(policy: Session, selection: readonly PcrSelection[], pcrDigest: Uint8Array = NOTHING): Promise<void> {
     await this.#run("PolicyPCR", [policy.tr, pcrDigest, encodePcrSelection(selection)]);
+  }
+  /** Replaces the session's digest, which must be one of `branches` (2 to 8), by that of their alternative. */
+  async policyOr(policy: Session, branches: readonly Uint8Array[]): Promise<void> {
+    await this.#run("PolicyOR", [policy.tr, encodeDigestList(branches)]);
   }
   async policyCommandCode(policy: Session, code: number): Promise<void> {
     await this.#run("PolicyCommandCode", [policy.tr, code]);

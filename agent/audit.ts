@@ -1,0 +1,242 @@
+import { createHash } from "node:crypto";
+import {
+  closeSync,
+  constants,
+  fdatasync,
+  fdatasyncSync,
+  fstatSync,
+  ftruncateSync,
+  openSync,
+  readSync,
+  writeSync,
+} from "node:fs";
+import { promisify } from "node:util";
+import {
+  type AuditEntry,
+  type AuditHead,
+  type AuditRecord,
+  EMPTY_HEAD,
+  encodeRecord,
+  MAX_LINE,
+  verifyLine,
+} from "./audit-record.ts";
+import { AgentError } from "./errors.ts";
+
+const syncData = promisify(fdatasync);
+const CHUNK = 65_536;
+const LINE_FEED = 10;
+const GROUP_MILLISECONDS = 50;
+
+/** `written`: in the kernel. `durable`: on the disk, as far as `fdatasync` says. */
+export type Durability = "written" | "durable";
+
+export interface AuditLog {
+  /**
+   * Appends one record and resolves when it has the asked durability. The next step of the operation waits for it.
+   * @throws AgentError `ERR_AUDIT_WRITE`; from then on every append fails, so nothing is signed any more
+   */
+  append(entry: AuditEntry, durability: Durability): Promise<AuditHead>;
+  head(): AuditHead;
+  close(): void;
+}
+
+export interface OpenAuditLog extends AuditLog {
+  /** Bytes of an interrupted last write that were cut off; 0 when the log ended with a whole record. */
+  readonly repairedBytes: number;
+}
+
+export interface AuditOptions {
+  readonly path: string;
+  /** Milliseconds since 1970, for the records' `time`. */
+  readonly now: () => number;
+  /** A head of this log that was kept elsewhere; null when there is none, and then a log that ends early is not noticed. */
+  readonly anchor: AuditHead | null;
+  /** The write system call. Returns the number of bytes written. */
+  readonly write?: (fd: number, bytes: Uint8Array) => number;
+}
+
+/**
+ * Verifies the log and opens it for appending; creates it when it is missing (mode 0600). Reads the whole file.
+ * Does not establish who wrote the records; see AUDIT.md.
+ * @throws AgentError `ERR_AUDIT_MALFORMED` for an edited, reordered or shortened log, `ERR_ENVIRONMENT` when it cannot be opened
+ */
+export function openAudit(options: AuditOptions): OpenAuditLog {
+  const fd = openLog(options.path, constants.O_RDWR | constants.O_CREAT | constants.O_APPEND);
+  try {
+    const { head, torn, end } = verifyLog(fd, options.anchor);
+    if (torn > 0) ftruncateSync(fd, end);
+    return new FileAuditLog(
+      fd,
+      head,
+      torn,
+      options.now,
+      options.write ?? ((target, bytes) => writeSync(target, bytes)),
+    );
+  } catch (error) {
+    closeSync(fd);
+    throw error;
+  }
+}
+
+/** The records `from` (a sequence number) and following, at most `limit`, verified as a chain from the first record on. */
+export function readAudit(path: string, from: number, limit: number): readonly AuditRecord[] {
+  const fd = openLog(path, constants.O_RDONLY);
+  try {
+    const found: AuditRecord[] = [];
+    verifyLog(fd, null, (record) => {
+      if (record.seq >= from && found.length < limit) found.push(record);
+    });
+    return found;
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** `sha256:<hex>` of the bytes that go to the token. */
+export function inputDigest(bytes: Uint8Array): string {
+  return `sha256:${createHash("sha256").update(bytes).digest("hex")}`;
+}
+
+class FileAuditLog implements OpenAuditLog {
+  readonly repairedBytes: number;
+  readonly #fd: number;
+  readonly #now: () => number;
+  readonly #write: (fd: number, bytes: Uint8Array) => number;
+  #head: AuditHead;
+  #failure: AgentError | null = null;
+  #group: NodeJS.Timeout | null = null;
+  #open = true;
+
+  constructor(
+    fd: number,
+    head: AuditHead,
+    repaired: number,
+    now: () => number,
+    write: (fd: number, bytes: Uint8Array) => number,
+  ) {
+    this.#fd = fd;
+    this.#head = head;
+    this.repairedBytes = repaired;
+    this.#now = now;
+    this.#write = write;
+  }
+
+  head(): AuditHead {
+    return this.#head;
+  }
+
+  async append(entry: AuditEntry, durability: Durability): Promise<AuditHead> {
+    if (!this.#open) throw new AgentError("ERR_AUDIT_WRITE", "audit log: closed");
+    if (this.#failure !== null) throw this.#failure;
+    const { line, head } = encodeRecord(entry, this.#head, new Date(this.#now()).toISOString());
+    try {
+      const written = this.#write(this.#fd, line);
+      if (written !== line.length) throw new Error(`${written} of ${line.length} bytes were written`);
+      this.#head = head;
+      if (durability === "durable") await syncData(this.#fd);
+      else this.#syncSoon();
+    } catch (cause) {
+      throw this.#stop(cause);
+    }
+    return head;
+  }
+
+  close(): void {
+    if (!this.#open) return;
+    this.#open = false;
+    if (this.#group !== null) clearTimeout(this.#group);
+    try {
+      fdatasyncSync(this.#fd);
+    } finally {
+      closeSync(this.#fd);
+    }
+  }
+
+  /** One `fdatasync` for all records of the next moment; its failure stops signing like that of a write. */
+  #syncSoon(): void {
+    if (this.#group !== null) return;
+    this.#group = setTimeout(() => {
+      this.#group = null;
+      fdatasync(this.#fd, (error) => {
+        if (error !== null && this.#open) this.#stop(error);
+      });
+    }, GROUP_MILLISECONDS).unref();
+  }
+
+  #stop(cause: unknown): AgentError {
+    this.#failure ??= new AgentError("ERR_AUDIT_WRITE", "audit log: a record could not be written, signing stops", {
+      hint: "free or repair the disk behind the audit log, then start the agent again",
+      cause,
+    });
+    return this.#failure;
+  }
+}
+
+interface VerifiedLog {
+  readonly head: AuditHead;
+  /** Bytes after the last whole line. */
+  readonly torn: number;
+  /** Offset behind the last whole line. */
+  readonly end: number;
+}
+
+function verifyLog(
+  fd: number,
+  anchor: AuditHead | null,
+  onRecord: (record: AuditRecord) => void = () => {},
+): VerifiedLog {
+  let head = EMPTY_HEAD;
+  let end = 0;
+  let anchored = anchor === null || sameHead(anchor, EMPTY_HEAD);
+  for (const line of readLines(fd)) {
+    const record = verifyLine(line, head);
+    head = { seq: record.seq, hash: record.hash };
+    end += line.length + 1;
+    if (anchor !== null && sameHead(anchor, head)) anchored = true;
+    onRecord(record);
+  }
+  if (!anchored) {
+    throw new AgentError("ERR_AUDIT_MALFORMED", "audit log: anchored record", {
+      expected: `record ${anchor?.seq} with the anchored hash`,
+      got: `a log that ends with record ${head.seq}`,
+      hint: "the log was shortened, exchanged or rolled back",
+    });
+  }
+  return { head, torn: fstatSync(fd).size - end, end };
+}
+
+/** Whole lines, without their LF. Bytes after the last LF are left out. */
+function* readLines(fd: number): Generator<Uint8Array> {
+  let rest = Buffer.alloc(0);
+  const chunk = Buffer.alloc(CHUNK);
+  for (let position = 0; ; ) {
+    const length = readSync(fd, chunk, 0, CHUNK, position);
+    if (length === 0) return;
+    position += length;
+    rest = Buffer.concat([rest, chunk.subarray(0, length)]);
+    let start = 0;
+    for (let at = rest.indexOf(LINE_FEED, start); at !== -1; at = rest.indexOf(LINE_FEED, start)) {
+      yield Uint8Array.from(rest.subarray(start, at));
+      start = at + 1;
+    }
+    rest = rest.subarray(start);
+    if (rest.length > MAX_LINE) {
+      throw new AgentError("ERR_AUDIT_MALFORMED", "audit log: line", {
+        expected: `at most ${MAX_LINE} bytes`,
+        got: "a longer one",
+      });
+    }
+  }
+}
+
+function openLog(path: string, flags: number): number {
+  try {
+    return openSync(path, flags | constants.O_NOFOLLOW, 0o600);
+  } catch (cause) {
+    throw new AgentError("ERR_ENVIRONMENT", `audit log ${path}: cannot be opened`, { cause });
+  }
+}
+
+function sameHead(a: AuditHead, b: AuditHead): boolean {
+  return a.seq === b.seq && a.hash === b.hash;
+}

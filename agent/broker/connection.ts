@@ -1,0 +1,90 @@
+import { once } from "node:events";
+import type { Socket } from "node:net";
+import type { Peer } from "../identity.ts";
+import { type Answer, type Application, openApplication } from "./application.ts";
+import { CALLS } from "./calls.ts";
+import { answerCall, answerStranger, checkSignature, strangerReason } from "./dispatch.ts";
+import { encodeErrorReply, encodeReply, type Frame, FrameSplitter, parseCallBody } from "./frame.ts";
+import type { VirtualObject } from "./objects.ts";
+import type { ScopeState } from "./signing.ts";
+
+/** The highest protocol version that is answered. */
+export const MAX_VERSION = 2;
+
+/**
+ * Serves one connection until the peer closes it or breaks the protocol. Requests are answered one after the other; nothing more is read
+ * from the socket meanwhile than what its buffer holds. Never rejects: what goes wrong here ends this connection only.
+ */
+export async function serveConnection(
+  socket: Socket,
+  state: ScopeState,
+  objects: readonly VirtualObject[],
+  peer: Peer | null,
+): Promise<void> {
+  try {
+    const splitter = new FrameSplitter();
+    let connection: Connection | null = null;
+    for await (const chunk of socket as AsyncIterable<Buffer>) {
+      splitter.push(chunk);
+      connection ??= await greet(socket, splitter, (version) => openApplication(state, objects, peer, version));
+      if (connection !== null) await answerFrames(socket, splitter, connection);
+    }
+    socket.end();
+  } catch {
+    // A protocol violation or a lost peer. There is no reply for either: the stock client would not read it.
+    socket.destroy();
+  }
+}
+
+interface Connection {
+  readonly application: Application;
+  /** Why the peer is refused; null for the scope's caller. */
+  readonly stranger: string | null;
+  calls: number;
+}
+
+async function greet(
+  socket: Socket,
+  splitter: FrameSplitter,
+  open: (version: number) => Application,
+): Promise<Connection | null> {
+  const offered = splitter.version();
+  if (offered === null) return null;
+  const application = open(Math.min(offered, MAX_VERSION));
+  await send(socket, Uint8Array.of(application.version));
+  return { application, stranger: strangerReason(application), calls: 0 };
+}
+
+async function answerFrames(socket: Socket, splitter: FrameSplitter, connection: Connection): Promise<void> {
+  for (let frame = splitter.next(); frame !== null; frame = splitter.next()) {
+    await send(socket, await answerFrame(connection, frame));
+  }
+}
+
+async function answerFrame(connection: Connection, { code, body }: Frame): Promise<Uint8Array> {
+  const { application, stranger } = connection;
+  const request = parseCallBody(body);
+  checkSignature(request);
+  connection.calls += 1;
+  const answer: Answer =
+    stranger === null
+      ? await answerCall(application, request)
+      : await answerStranger(application, request, stranger, connection.calls === 1);
+  if (answer.kind === "error") return encodeErrorReply(code, answer.rv);
+  return encodeReply(code, request.call, CALLS.get(request.call)?.response ?? "", answer.values);
+}
+
+/** Waits for a slow reader instead of keeping its replies. */
+async function send(socket: Socket, bytes: Uint8Array): Promise<void> {
+  if (socket.destroyed) throw new Error("connection closed");
+  if (socket.write(bytes)) return;
+  const stop = new AbortController();
+  try {
+    await Promise.race([
+      once(socket, "drain", { signal: stop.signal }),
+      once(socket, "close", { signal: stop.signal }),
+    ]);
+  } finally {
+    stop.abort();
+  }
+}

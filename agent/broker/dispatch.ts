@@ -1,0 +1,81 @@
+import { decideCaller } from "../../policy/index.ts";
+import { type Answer, type Application, type CallHandler, failure } from "./application.ts";
+import { malformed } from "./attributes.ts";
+import { CALLS, callNamed } from "./calls.ts";
+import { ArgumentReader } from "./codec.ts";
+import type { CallBody } from "./frame.ts";
+import * as general from "./general-calls.ts";
+import * as session from "./session-calls.ts";
+import * as signing from "./sign-calls.ts";
+import { recordStranger } from "./signing.ts";
+
+/** The calls that are served. What is not in this table is CKR_FUNCTION_NOT_SUPPORTED. */
+const HANDLERS: ReadonlyMap<number, CallHandler> = new Map(
+  Object.entries({
+    C_Initialize: general.initialize,
+    C_Finalize: general.finalize,
+    C_GetInfo: general.getInfo,
+    C_GetSlotList: general.getSlotList,
+    C_GetSlotInfo: general.getSlotInfo,
+    C_GetTokenInfo: general.getTokenInfo,
+    C_GetMechanismList: general.getMechanismList,
+    C_GetMechanismInfo: general.getMechanismInfo,
+    C_GenerateRandom: general.generateRandom,
+    C_OpenSession: session.openSession,
+    C_CloseSession: session.closeSession,
+    C_CloseAllSessions: session.closeAllSessions,
+    C_GetSessionInfo: session.getSessionInfo,
+    C_Login: session.login,
+    C_Logout: session.logout,
+    C_FindObjectsInit: session.findObjectsInit,
+    C_FindObjects: session.findObjects,
+    C_FindObjectsFinal: session.findObjectsFinal,
+    C_GetAttributeValue: session.getAttributeValue,
+    C_SignInit: signing.signInit,
+    C_Sign: signing.sign,
+    C_SignUpdate: signing.signUpdate,
+    C_SignFinal: signing.signFinal,
+  } satisfies Record<string, CallHandler>).map(([name, handler]) => [callNamed(name).id, handler]),
+);
+
+const INITIALIZE = callNamed("C_Initialize").id;
+const SIGN_ATTEMPTS: ReadonlySet<number> = new Set(
+  ["C_SignInit", "C_Sign", "C_SignUpdate", "C_SignFinal"].map((name) => callNamed(name).id),
+);
+
+/**
+ * Answers one call of the scope's own caller.
+ * @throws a typed error for malformed arguments; the connection is to be closed
+ */
+export async function answerCall(application: Application, { call, values }: CallBody): Promise<Answer> {
+  if (!application.initialized && call !== INITIALIZE) return failure("CRYPTOKI_NOT_INITIALIZED");
+  const handler = HANDLERS.get(call);
+  if (handler === undefined) return failure("FUNCTION_NOT_SUPPORTED");
+  return handler(application, new ArgumentReader(values, application.version));
+}
+
+/** Answers one call of anybody else: recorded when it is the connection's first or an attempt to sign, and rejected. */
+export async function answerStranger(
+  application: Application,
+  { call }: CallBody,
+  reason: string,
+  isFirst: boolean,
+): Promise<Answer> {
+  const isAttempt = SIGN_ATTEMPTS.has(call);
+  if (isFirst || isAttempt)
+    await recordStranger(application.state, application.peer, isAttempt ? "sign" : "connect", reason);
+  return failure("FUNCTION_REJECTED");
+}
+
+/** Why the peer is not the scope's caller; null when it is. */
+export function strangerReason({ state, peer }: Application): string | null {
+  const caller = peer === null ? null : { uid: peer.uid, exe: peer.exe };
+  return decideCaller(state.policy, state.scope.name, caller)?.reason ?? null;
+}
+
+/** A known call must come with its own signature. Unknown numbers are answered, so that a newer client can go on without them. */
+export function checkSignature({ call, signature }: CallBody): void {
+  if (call === 0) throw malformed("call", "a request", "ERROR");
+  const row = CALLS.get(call);
+  if (row !== undefined && row.request !== signature) throw malformed(`${row.name} signature`, row.request, "another");
+}

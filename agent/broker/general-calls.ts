@@ -1,0 +1,140 @@
+import { randomBytes } from "node:crypto";
+import { concatBytes, equalBytes, mechanismRow, sha256Hex, utf8 } from "../../policy/index.ts";
+import {
+  type Application,
+  type CallHandler,
+  failure,
+  MAX_SESSIONS,
+  OK,
+  resetApplication,
+  SLOT,
+  values,
+} from "./application.ts";
+import { encodeByteArray, encodeFixedText, encodeUlongArray, encodeUlongs, encodeVersion } from "./codec.ts";
+
+const HANDSHAKE = utf8("PRIVATE-GNOME-KEYRING-PKCS11-PROTOCOL-V-1");
+const MANUFACTURER = "IronClaw";
+const MAX_RANDOM = 65_536;
+const UNAVAILABLE = 0xffff_ffff_ffff_ffffn;
+
+const CKF_TOKEN_PRESENT = 0x1n;
+const CKF_RNG = 0x1n;
+const CKF_WRITE_PROTECTED = 0x2n;
+const CKF_USER_PIN_INITIALIZED = 0x8n;
+const CKF_TOKEN_INITIALIZED = 0x400n;
+const CKF_SIGN = 0x800n;
+/** CKF_EC_F_P, CKF_EC_NAMEDCURVE (CKF_EC_OID), CKF_EC_UNCOMPRESS. */
+const CKF_EC = 0x0190_0000n;
+
+/** Mechanisms that a client of version 0 cannot send; it would take them out of the list itself, but not out of the number. */
+const NOT_FOR_VERSION_0: ReadonlySet<string> = new Set(["CKM_ECDSA_SHA256", "CKM_SHA256_RSA_PKCS_PSS"]);
+
+export const initialize: CallHandler = (application, args) => {
+  const handshake = args.byteArray("handshake");
+  args.byte("reserved present");
+  args.byteArray("reserved");
+  args.end();
+  if (handshake.kind === "null" || !equalBytes(handshake.bytes, HANDSHAKE)) return failure("GENERAL_ERROR");
+  if (application.initialized) return failure("CRYPTOKI_ALREADY_INITIALIZED");
+  application.initialized = true;
+  return OK;
+};
+
+export const finalize: CallHandler = (application, args) => {
+  args.end();
+  resetApplication(application);
+  return OK;
+};
+
+/** CK_INFO. Own texts that differ from scope to scope: GnuTLS drops a module whose CK_INFO it has seen already. */
+export const getInfo: CallHandler = ({ state }, args) => {
+  args.end();
+  return values(
+    concatBytes(
+      encodeVersion(2, 40),
+      encodeFixedText(MANUFACTURER, 32),
+      encodeUlongs(0n),
+      encodeFixedText(`scope ${state.scope.name}`, 32),
+      encodeVersion(1, 0),
+    ),
+  );
+};
+
+export const getSlotList: CallHandler = (_application, args) => {
+  args.byte("token present");
+  const room = args.room("slots");
+  args.end();
+  return values(encodeUlongArray([SLOT], room));
+};
+
+export const getSlotInfo: CallHandler = ({ state }, args) => {
+  const slot = args.ulong("slot");
+  args.end();
+  if (slot !== SLOT) return failure("SLOT_ID_INVALID");
+  return values(
+    concatBytes(
+      encodeFixedText(`scope ${state.scope.name}`, 64),
+      encodeFixedText(MANUFACTURER, 32),
+      encodeUlongs(CKF_TOKEN_PRESENT),
+      encodeVersion(1, 0),
+      encodeVersion(1, 0),
+    ),
+  );
+};
+
+export const getTokenInfo: CallHandler = (application, args) => {
+  const slot = args.ulong("slot");
+  args.end();
+  if (slot !== SLOT) return failure("SLOT_ID_INVALID");
+  const { policy, scope, key } = application.state;
+  const sessions = [...application.sessions.values()];
+  const flags = CKF_RNG | CKF_WRITE_PROTECTED | CKF_USER_PIN_INITIALIZED | CKF_TOKEN_INITIALIZED;
+  return values(
+    concatBytes(
+      encodeFixedText(policy.token.label, 32),
+      encodeFixedText(MANUFACTURER, 32),
+      encodeFixedText("scoped session", 16),
+      encodeFixedText(sha256Hex(concatBytes(utf8(`${scope.name}\0`), key.spki)), 16),
+      encodeUlongs(flags, BigInt(MAX_SESSIONS), BigInt(sessions.length), BigInt(MAX_SESSIONS)),
+      encodeUlongs(BigInt(sessions.filter(({ readWrite }) => readWrite).length), 255n, 0n),
+      encodeUlongs(UNAVAILABLE, UNAVAILABLE, UNAVAILABLE, UNAVAILABLE),
+      encodeVersion(1, 0),
+      encodeVersion(1, 0),
+      encodeFixedText("", 16),
+    ),
+  );
+};
+
+export const getMechanismList: CallHandler = (application, args) => {
+  const slot = args.ulong("slot");
+  const room = args.room("mechanisms");
+  args.end();
+  if (slot !== SLOT) return failure("SLOT_ID_INVALID");
+  return values(encodeUlongArray(listedMechanisms(application), room));
+};
+
+export const getMechanismInfo: CallHandler = ({ state }, args) => {
+  const slot = args.ulong("slot");
+  const mechanism = args.ulong("mechanism");
+  args.end();
+  if (slot !== SLOT) return failure("SLOT_ID_INVALID");
+  const row = state.scope.mechanisms.map(({ type }) => mechanismRow(type)).find(({ value }) => value === mechanism);
+  if (row === undefined) return failure("MECHANISM_INVALID");
+  const bits = BigInt(state.key.bits);
+  return values(encodeUlongs(bits, bits, row.keyType === "ec" ? CKF_SIGN | CKF_EC : CKF_SIGN));
+};
+
+export const generateRandom: CallHandler = (application, args) => {
+  const session = args.ulong("session");
+  const length = args.room("random");
+  args.end();
+  if (!application.sessions.has(session)) return failure("SESSION_HANDLE_INVALID");
+  if (length === null || length === 0 || length > MAX_RANDOM) return failure("ARGUMENTS_BAD");
+  return values(encodeByteArray(randomBytes(length), length));
+};
+
+function listedMechanisms({ state, version }: Application): bigint[] {
+  return state.scope.mechanisms
+    .filter(({ type }) => version > 0 || !NOT_FOR_VERSION_0.has(type))
+    .map(({ type }) => mechanismRow(type).value);
+}

@@ -1,0 +1,64 @@
+import { ByteReader, MECHANISMS, type MechanismParameters, type MechanismRow } from "../../policy/index.ts";
+import { malformed, readFlag } from "./attributes.ts";
+
+const NULL_LENGTH = 0xffff_ffff;
+const PSS_BYTES = 24;
+const KEY_BYTES = 8;
+
+/** A mechanism and a key handle as C_SignInit sends them (`Mu`). */
+export type MechanismAndKey =
+  /** NULL mechanism pointer: the operation is to be cancelled. */
+  | { readonly kind: "cancel" }
+  | {
+      readonly kind: "start";
+      readonly mechanism: bigint;
+      readonly parameters: MechanismParameters;
+      readonly key: bigint;
+    };
+
+/**
+ * Reads `Mu` at the end of a request. The parameters of a mechanism that no policy can name have an unknown form, but the key handle is
+ * always the last 8 bytes, so such a request can still be refused with the right code.
+ * @param version the answered protocol version: 2 has the `has_param` byte, 0 and 1 do not
+ */
+export function readMechanismAndKey(reader: ByteReader, version: number): MechanismAndKey {
+  const type = reader.u32("mechanism type");
+  // A NULL mechanism has no parameters in any version.
+  if (type === 0xffff_ffff) {
+    reader.u64("key");
+    return { kind: "cancel" };
+  }
+  if (reader.remaining < KEY_BYTES)
+    throw malformed("mechanism", "parameters and a key handle", `${reader.remaining} bytes`);
+  const bytes = reader.bytes(reader.remaining - KEY_BYTES, "mechanism parameters");
+  const mechanism = BigInt(type);
+  const row = mechanismByValue(mechanism);
+  const parameters = row?.parameters === "pss" ? readPss(bytes, version) : readPlain(bytes, version);
+  return { kind: "start", mechanism, parameters, key: reader.u64("key") };
+}
+
+/** The row of a CK_MECHANISM_TYPE; null for one that no policy can name. */
+export function mechanismByValue(value: bigint): MechanismRow | null {
+  return MECHANISMS.find((row) => row.value === value) ?? null;
+}
+
+/** The name for decisions and records, `0x...` for a mechanism that no policy can name. */
+export function mechanismName(value: bigint): string {
+  return mechanismByValue(value)?.type ?? `0x${value.toString(16)}`;
+}
+
+function readPlain(bytes: Uint8Array, version: number): MechanismParameters {
+  if (version >= 2) return { kind: bytes.length === 0 ? "none" : "opaque" };
+  const isNull = bytes.length === 4 && new ByteReader(bytes, "mechanism").u32("parameter") === NULL_LENGTH;
+  return { kind: isNull ? "none" : "opaque" };
+}
+
+function readPss(bytes: Uint8Array, version: number): MechanismParameters {
+  const reader = new ByteReader(bytes, "CK_RSA_PKCS_PSS_PARAMS");
+  if (version >= 2 && !readFlag(reader, "has_param")) {
+    reader.end();
+    return { kind: "none" };
+  }
+  if (reader.remaining !== PSS_BYTES) throw malformed("PSS parameters", `${PSS_BYTES} bytes`, `${reader.remaining}`);
+  return { kind: "pss", hash: reader.u64("hashAlg"), mgf: reader.u64("mgf"), saltLength: reader.u64("sLen") };
+}

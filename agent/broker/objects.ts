@@ -1,0 +1,145 @@
+import { ByteWriter, utf8 } from "../../policy/index.ts";
+import {
+  type Attribute,
+  type AttributeQuery,
+  type AttributeValue,
+  CKA,
+  nativeLength,
+  sameValue,
+  writeAttribute,
+} from "./attributes.ts";
+import { CKR } from "./calls.ts";
+import type { BrokerKey } from "./key.ts";
+
+const CKO_PUBLIC_KEY = 2n;
+const CKO_PRIVATE_KEY = 3n;
+const CKK_RSA = 0n;
+const CKK_EC = 3n;
+
+/** One object that a scope shows. The handle is the same on every connection. */
+export interface VirtualObject {
+  readonly handle: bigint;
+  readonly kind: "private" | "public";
+  readonly attributes: ReadonlyMap<number, AttributeValue>;
+}
+
+/** What only the token has. The agent could not answer these if it wanted to; CKR_ATTRIBUTE_SENSITIVE is what applications expect. */
+const SECRET: ReadonlySet<number> = new Set([
+  CKA.VALUE,
+  CKA.PRIVATE_EXPONENT,
+  CKA.PRIME_1,
+  CKA.PRIME_2,
+  CKA.EXPONENT_1,
+  CKA.EXPONENT_2,
+  CKA.COEFFICIENT,
+]);
+
+/** The private and the public key object of a scope's key, with handles 1 and 2. */
+export function scopeObjects(key: BrokerKey): readonly VirtualObject[] {
+  return [
+    { handle: 1n, kind: "private", attributes: new Map([...commonAttributes(key), ...privateAttributes()]) },
+    { handle: 2n, kind: "public", attributes: new Map([...commonAttributes(key), ...publicAttributes(key)]) },
+  ];
+}
+
+/** Does the object have each attribute of the template, with that value? An attribute that it does not show never matches. */
+export function matchesTemplate(object: VirtualObject, template: readonly Attribute[]): boolean {
+  return template.every(({ type, value }) => {
+    const own = object.attributes.get(type);
+    return own !== undefined && value !== null && sameValue(own, value);
+  });
+}
+
+/** The `aAu` reply of C_GetAttributeValue: partial failures travel inside a successful reply. */
+export function encodeAttributes(object: VirtualObject, queries: readonly AttributeQuery[]): Uint8Array {
+  const writer = new ByteWriter().u32(queries.length);
+  const failures = new Set<bigint>();
+  for (const { type, room } of queries) {
+    const value = object.attributes.get(type) ?? null;
+    const failure = attributeFailure(object, type, value, room);
+    if (failure !== null) failures.add(failure);
+    writeAttribute(writer, type, failure === null ? value : null, room === null);
+  }
+  const order = [CKR.ATTRIBUTE_SENSITIVE, CKR.ATTRIBUTE_TYPE_INVALID, CKR.BUFFER_TOO_SMALL];
+  return writer.u64(order.find((rv) => failures.has(rv)) ?? 0n).finish();
+}
+
+function attributeFailure(
+  object: VirtualObject,
+  type: number,
+  value: AttributeValue | null,
+  room: number | null,
+): bigint | null {
+  if (object.kind === "private" && SECRET.has(type)) return CKR.ATTRIBUTE_SENSITIVE;
+  if (value === null) return CKR.ATTRIBUTE_TYPE_INVALID;
+  return room !== null && room < nativeLength(value) ? CKR.BUFFER_TOO_SMALL : null;
+}
+
+function commonAttributes(key: BrokerKey): [number, AttributeValue][] {
+  return [
+    [CKA.TOKEN, flag(true)],
+    [CKA.LABEL, bytes(utf8(key.label))],
+    [CKA.ID, bytes(key.id)],
+    [CKA.KEY_TYPE, ulong(key.keyType === "rsa" ? CKK_RSA : CKK_EC)],
+    [CKA.SUBJECT, bytes(new Uint8Array())],
+    [CKA.START_DATE, bytes(new Uint8Array())],
+    [CKA.END_DATE, bytes(new Uint8Array())],
+    [CKA.DERIVE, flag(false)],
+    [CKA.MODIFIABLE, flag(false)],
+    [CKA.COPYABLE, flag(false)],
+    // By the protocol a byte string, unlike the other truth values.
+    [CKA.DESTROYABLE, bytes(Uint8Array.of(0))],
+    [CKA.PUBLIC_KEY_INFO, bytes(key.spki)],
+    ...(key.keyType === "rsa"
+      ? ([
+          [CKA.MODULUS, bytes(key.modulus)],
+          [CKA.PUBLIC_EXPONENT, bytes(key.exponent)],
+        ] satisfies [number, AttributeValue][])
+      : ([
+          [CKA.EC_PARAMS, bytes(key.ecParams)],
+          [CKA.EC_POINT, bytes(key.ecPoint)],
+        ] satisfies [number, AttributeValue][])),
+  ];
+}
+
+function privateAttributes(): [number, AttributeValue][] {
+  return [
+    [CKA.CLASS, ulong(CKO_PRIVATE_KEY)],
+    [CKA.PRIVATE, flag(true)],
+    [CKA.SENSITIVE, flag(true)],
+    [CKA.EXTRACTABLE, flag(false)],
+    [CKA.SIGN, flag(true)],
+    [CKA.SIGN_RECOVER, flag(false)],
+    [CKA.DECRYPT, flag(false)],
+    [CKA.UNWRAP, flag(false)],
+    [CKA.ALWAYS_AUTHENTICATE, flag(false)],
+    [CKA.WRAP_WITH_TRUSTED, flag(false)],
+  ];
+}
+
+function publicAttributes(key: BrokerKey): [number, AttributeValue][] {
+  return [
+    [CKA.CLASS, ulong(CKO_PUBLIC_KEY)],
+    [CKA.PRIVATE, flag(false)],
+    [CKA.ENCRYPT, flag(false)],
+    // The agent serves no C_Verify: whoever has the public key verifies without a token.
+    [CKA.VERIFY, flag(false)],
+    [CKA.VERIFY_RECOVER, flag(false)],
+    [CKA.WRAP, flag(false)],
+    ...(key.keyType === "rsa"
+      ? ([[CKA.MODULUS_BITS, ulong(BigInt(key.bits))]] satisfies [number, AttributeValue][])
+      : []),
+  ];
+}
+
+function flag(value: boolean): AttributeValue {
+  return { kind: "byte", value: value ? 1 : 0 };
+}
+
+function ulong(value: bigint): AttributeValue {
+  return { kind: "ulong", value };
+}
+
+function bytes(value: Uint8Array): AttributeValue {
+  return { kind: "bytes", value };
+}

@@ -1,0 +1,115 @@
+import { type CallHandler, failure, MAX_SESSIONS, OK, type Session, SLOT, values } from "./application.ts";
+import { encodeUlongArray, encodeUlongs } from "./codec.ts";
+import { encodeAttributes, matchesTemplate } from "./objects.ts";
+
+const CKF_RW_SESSION = 0x2n;
+const CKF_SERIAL_SESSION = 0x4n;
+
+export const openSession: CallHandler = (application, args) => {
+  const slot = args.ulong("slot");
+  const flags = args.ulong("flags");
+  args.end();
+  if (slot !== SLOT) return failure("SLOT_ID_INVALID");
+  if ((flags & CKF_SERIAL_SESSION) === 0n) return failure("SESSION_PARALLEL_NOT_SUPPORTED");
+  if (application.sessions.size >= MAX_SESSIONS) return failure("SESSION_COUNT");
+  application.lastSession += 1n;
+  const handle = application.lastSession;
+  const session: Session = { handle, readWrite: (flags & CKF_RW_SESSION) !== 0n, find: null, sign: null };
+  application.sessions.set(handle, session);
+  return values(encodeUlongs(handle));
+};
+
+export const closeSession: CallHandler = (application, args) => {
+  const handle = args.ulong("session");
+  args.end();
+  if (!application.sessions.delete(handle)) return failure("SESSION_HANDLE_INVALID");
+  if (application.sessions.size === 0) application.loggedIn = false;
+  return OK;
+};
+
+export const closeAllSessions: CallHandler = (application, args) => {
+  const slot = args.ulong("slot");
+  args.end();
+  if (slot !== SLOT) return failure("SLOT_ID_INVALID");
+  application.sessions.clear();
+  application.loggedIn = false;
+  return OK;
+};
+
+export const getSessionInfo: CallHandler = (application, args) => {
+  const handle = args.ulong("session");
+  args.end();
+  const session = application.sessions.get(handle);
+  if (session === undefined) return failure("SESSION_HANDLE_INVALID");
+  // CKS_RO_PUBLIC 0, CKS_RO_USER 1, CKS_RW_PUBLIC 2, CKS_RW_USER 3
+  const state = (session.readWrite ? 2n : 0n) + (application.loggedIn ? 1n : 0n);
+  const flags = CKF_SERIAL_SESSION | (session.readWrite ? CKF_RW_SESSION : 0n);
+  return values(encodeUlongs(SLOT, state, flags, 0n));
+};
+
+/** Accepted without looking at the PIN: the token's login is the agent's, and a caller's right comes from who it is. */
+export const login: CallHandler = (application, args) => {
+  const handle = args.ulong("session");
+  args.ulong("user type");
+  const pin = args.byteArray("pin");
+  if (pin.kind === "bytes") pin.bytes.fill(0);
+  args.end();
+  if (!application.sessions.has(handle)) return failure("SESSION_HANDLE_INVALID");
+  application.loggedIn = true;
+  return OK;
+};
+
+export const logout: CallHandler = (application, args) => {
+  const handle = args.ulong("session");
+  args.end();
+  if (!application.sessions.has(handle)) return failure("SESSION_HANDLE_INVALID");
+  application.loggedIn = false;
+  return OK;
+};
+
+export const findObjectsInit: CallHandler = (application, args) => {
+  const handle = args.ulong("session");
+  const template = args.attributes();
+  args.end();
+  const session = application.sessions.get(handle);
+  if (session === undefined) return failure("SESSION_HANDLE_INVALID");
+  if (session.find !== null) return failure("OPERATION_ACTIVE");
+  session.find = application.objects
+    .filter((object) => matchesTemplate(object, template))
+    .map((object) => object.handle);
+  return OK;
+};
+
+export const findObjects: CallHandler = (application, args) => {
+  const handle = args.ulong("session");
+  const room = args.room("objects");
+  args.end();
+  const session = application.sessions.get(handle);
+  if (session === undefined) return failure("SESSION_HANDLE_INVALID");
+  if (session.find === null) return failure("OPERATION_NOT_INITIALIZED");
+  const count = room ?? 0;
+  const found = session.find.slice(0, count);
+  session.find = session.find.slice(count);
+  return values(encodeUlongArray(found, found.length));
+};
+
+export const findObjectsFinal: CallHandler = (application, args) => {
+  const handle = args.ulong("session");
+  args.end();
+  const session = application.sessions.get(handle);
+  if (session === undefined) return failure("SESSION_HANDLE_INVALID");
+  if (session.find === null) return failure("OPERATION_NOT_INITIALIZED");
+  session.find = null;
+  return OK;
+};
+
+export const getAttributeValue: CallHandler = (application, args) => {
+  const handle = args.ulong("session");
+  const objectHandle = args.ulong("object");
+  const queries = args.attributeQueries();
+  args.end();
+  if (!application.sessions.has(handle)) return failure("SESSION_HANDLE_INVALID");
+  const object = application.objects.find((candidate) => candidate.handle === objectHandle);
+  if (object === undefined) return failure("OBJECT_HANDLE_INVALID");
+  return values(encodeAttributes(object, queries));
+};

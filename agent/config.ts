@@ -1,0 +1,33 @@
+import { z } from "zod";
+import { parseJson } from "../policy/index.ts";
+import { AgentError } from "./errors.ts";
+
+const absolutePath = z.string().regex(/^\/[^\0]*$/, "an absolute path");
+
+const schema = z.strictObject({
+  version: z.literal(1),
+  /** The PCR that the agent extends. Never a resettable one (16, 23) and none that firmware or kernel use. */
+  agentPcr: z.literal(13),
+  /** TCTI of the TPM, with its transport named: libtss2's default search is never used. */
+  tcti: z.string().min(1),
+  cabinet: absolutePath,
+  /** Directory of the measured programs: shim, unsealer, profiles and native add-ons. */
+  programs: absolutePath,
+  scopes: absolutePath,
+  auditLog: absolutePath,
+  firmwareLog: absolutePath,
+  pciDevices: absolutePath,
+  controlPort: absolutePath,
+  reportPort: absolutePath,
+});
+
+/** The fleet-constant part of the agent's configuration: it is measured, so it holds no machine's name or address. */
+export type AgentConfig = z.infer<typeof schema>;
+
+/** @throws AgentError ERR_CONFIG_INVALID naming every field that is wrong, missing or unknown */
+export function parseConfig(bytes: Uint8Array): AgentConfig {
+  const result = schema.safeParse(parseJson(bytes, "agent configuration", { maxBytes: 65_536, maxDepth: 4 }));
+  if (result.success) return result.data;
+  const findings = result.error.issues.map((issue) => `${issue.path.join(".") || "document"}: ${issue.message}`);
+  throw new AgentError("ERR_CONFIG_INVALID", `agent configuration: ${findings.join("; ")}`);
+}

@@ -1,0 +1,99 @@
+import { z } from "zod";
+import { IronclawError, parseJson, toBase64, toHex, utf8 } from "../../policy/index.ts";
+import { AgentError } from "../errors.ts";
+
+/** Longest request line, in bytes. The largest real one, `activate`, is under 2 KiB. */
+export const MAX_REQUEST = 16_384;
+
+const hex = (bytes: number) =>
+  z.string().regex(new RegExp(`^[0-9a-f]{${2 * bytes}}$`), `${bytes} bytes in hexadecimal`);
+const blob = z
+  .string()
+  .max(4_096)
+  .regex(/^[A-Za-z0-9+/]*={0,2}$/, "base64");
+const id = z.number().int().nonnegative();
+
+const request = z.discriminatedUnion("op", [
+  z.strictObject({ id, op: z.literal("status") }),
+  z.strictObject({ id, op: z.literal("endorsement") }),
+  z.strictObject({ id, op: z.literal("activate"), credentialBlob: blob, encryptedSecret: blob }),
+  z.strictObject({
+    id,
+    op: z.literal("challenge"),
+    nonce: hex(32),
+    bank: z.enum(["sha256", "sha384"]),
+    pcrs: z.array(z.number().int().min(0).max(23)).min(1).max(24),
+  }),
+  z.strictObject({
+    id,
+    op: z.literal("audit"),
+    from: z.number().int().nonnegative(),
+    limit: z.number().int().min(1).max(500),
+  }),
+]);
+
+export type ControlRequest = z.infer<typeof request>;
+
+/** What the agent does for each request. Nothing here changes what the agent serves, and no answer holds a secret but
+ * the credential that the asking verifier itself sealed to this TPM. */
+export interface ControlService {
+  status(): Promise<Record<string, unknown>>;
+  endorsement(): Promise<{ ekCertificates: readonly Uint8Array[]; akPublic: Uint8Array; akName: Uint8Array }>;
+  activate(credentialBlob: Uint8Array, encryptedSecret: Uint8Array): Promise<Uint8Array>;
+  /** Makes a report and sends it over the report port; resolves with its length in bytes. */
+  challenge(challenge: { nonce: Uint8Array; bank: "sha256" | "sha384"; pcrs: readonly number[] }): Promise<number>;
+  audit(from: number, limit: number): Promise<readonly unknown[]>;
+}
+
+/** @throws AgentError ERR_CONTROL_MALFORMED */
+export function parseControlRequest(line: string): ControlRequest {
+  const result = request.safeParse(parseJson(utf8(line), "control request", { maxBytes: MAX_REQUEST, maxDepth: 4 }));
+  if (result.success) return result.data;
+  const [issue] = result.error.issues;
+  throw new AgentError(
+    "ERR_CONTROL_MALFORMED",
+    `control request ${issue?.path.join(".") ?? ""}: ${issue?.message ?? "malformed"}`,
+  );
+}
+
+/** Answer one line. Never rejects: what goes wrong is an answer with a code, and the next line is read as usual (I10). */
+export async function answerControlLine(service: ControlService, line: string): Promise<string> {
+  let requestId: number | null = null;
+  try {
+    const parsed = parseControlRequest(line);
+    requestId = parsed.id;
+    return JSON.stringify({ id: requestId, ok: true, ...(await serveRequest(service, parsed)) });
+  } catch (error) {
+    const code = error instanceof IronclawError ? error.code : "ERR_INTERNAL";
+    const message = error instanceof Error ? error.message : "unknown failure";
+    return JSON.stringify({ id: requestId, ok: false, error: { code, message } });
+  }
+}
+
+async function serveRequest(service: ControlService, parsed: ControlRequest): Promise<Record<string, unknown>> {
+  switch (parsed.op) {
+    case "status":
+      return service.status();
+    case "endorsement": {
+      const { ekCertificates, akPublic, akName } = await service.endorsement();
+      return { ekCertificates: ekCertificates.map(toBase64), akPublic: toBase64(akPublic), akName: toHex(akName) };
+    }
+    case "activate": {
+      const secret = await service.activate(
+        Buffer.from(parsed.credentialBlob, "base64"),
+        Buffer.from(parsed.encryptedSecret, "base64"),
+      );
+      return { secret: toBase64(secret) };
+    }
+    case "challenge":
+      return {
+        length: await service.challenge({
+          nonce: Buffer.from(parsed.nonce, "hex"),
+          bank: parsed.bank,
+          pcrs: parsed.pcrs,
+        }),
+      };
+    case "audit":
+      return { records: await service.audit(parsed.from, parsed.limit) };
+  }
+}

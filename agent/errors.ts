@@ -1,0 +1,69 @@
+import { type ErrorFields, type ExitCode, IronclawError } from "../policy/index.ts";
+
+/**
+ * Codes of the agent's errors.
+ *
+ * - `ERR_SHIM_PROTOCOL`: the shim sent bytes that the protocol does not allow; the connection is closed
+ * - `ERR_SHIM_GONE`: the shim ended, or its connection was closed
+ * - `ERR_SHIM_TIMEOUT`: no answer in time; the connection is closed
+ * - `ERR_SHIM_REFUSED`: the shim or the library behind it answered with a CK_RV other than CKR_OK (see `rv`)
+ * - `ERR_SPAWNER`: the spawner answered with a failure or not at all
+ * - `ERR_CONTROL_MALFORMED`: a line on the control port cannot be read
+ * - `ERR_CONFIG_INVALID`: the agent's configuration file cannot be used
+ * - `ERR_AUDIT_WRITE`: a decision record could not be written
+ * - `ERR_AUDIT_MALFORMED`: an audit log does not follow its format
+ * - `ERR_RPC_MALFORMED`: a workload's message cannot be read
+ * - `ERR_LAUNCH`: the launch sequence cannot go on
+ * - `ERR_NATIVE`: a system call made for the agent by its native addon failed
+ * - `ERR_ENVIRONMENT`: a file, device or setting that the agent needs is missing
+ */
+export type AgentErrorCode =
+  | "ERR_SHIM_PROTOCOL"
+  | "ERR_SHIM_GONE"
+  | "ERR_SHIM_TIMEOUT"
+  | "ERR_SHIM_REFUSED"
+  | "ERR_SPAWNER"
+  | "ERR_CONTROL_MALFORMED"
+  | "ERR_CONFIG_INVALID"
+  | "ERR_AUDIT_WRITE"
+  | "ERR_AUDIT_MALFORMED"
+  | "ERR_RPC_MALFORMED"
+  | "ERR_LAUNCH"
+  | "ERR_NATIVE"
+  | "ERR_ENVIRONMENT";
+
+const EXIT_CODES: Readonly<Record<AgentErrorCode, ExitCode>> = {
+  ERR_SHIM_PROTOCOL: 3,
+  ERR_SHIM_GONE: 4,
+  ERR_SHIM_TIMEOUT: 4,
+  ERR_SHIM_REFUSED: 1,
+  ERR_SPAWNER: 4,
+  ERR_CONTROL_MALFORMED: 3,
+  ERR_CONFIG_INVALID: 3,
+  ERR_AUDIT_WRITE: 4,
+  ERR_AUDIT_MALFORMED: 3,
+  ERR_RPC_MALFORMED: 3,
+  ERR_LAUNCH: 1,
+  ERR_NATIVE: 4,
+  ERR_ENVIRONMENT: 4,
+};
+
+export interface AgentErrorFields extends ErrorFields {
+  /** The CK_RV behind `ERR_SHIM_REFUSED`. */
+  readonly rv?: bigint;
+}
+
+/** Whatever goes wrong in the running guest service. `exitCode` follows from `code`. */
+export class AgentError extends IronclawError {
+  readonly code: AgentErrorCode;
+  readonly exitCode: ExitCode;
+  /** The CK_RV behind `ERR_SHIM_REFUSED`, otherwise undefined. */
+  readonly rv: bigint | undefined;
+
+  constructor(code: AgentErrorCode, what: string, fields: AgentErrorFields = {}) {
+    super(what, fields);
+    this.code = code;
+    this.exitCode = EXIT_CODES[code];
+    this.rv = fields.rv;
+  }
+}

@@ -1,0 +1,101 @@
+import { type Reason, reasonFrom } from "../../attest/index.ts";
+import {
+  type Anchors,
+  type BundleEntry,
+  type Cabinet,
+  type CabinetSlot,
+  type Policy,
+  parseAnchors,
+  parseBundle,
+  parsePolicy,
+  type Release,
+  type SlotName,
+  verifyRelease,
+} from "../../policy/index.ts";
+import { type SealedPackage, verifySealedPackage } from "../../seal/index.ts";
+
+/** A file of a cabinet bundle, with its place on the cabinet so that the spawner can copy it from the device. */
+export interface CabinetFile {
+  readonly path: string;
+  readonly offset: number;
+  readonly length: number;
+}
+
+/** What the operator put into the cabinet, read once. Bytes are kept: what is measured is what was parsed. */
+export interface LaunchInputs {
+  readonly anchorsBytes: Uint8Array;
+  readonly policyBytes: Uint8Array;
+  readonly anchors: Anchors;
+  readonly policy: Policy;
+  readonly release: Release;
+  readonly sealed: SealedPackage;
+  readonly module: readonly CabinetFile[];
+  readonly token: readonly CabinetFile[];
+  readonly machine: string;
+}
+
+export interface ReadInputs {
+  /** Everything that could be read. Complete when `reasons` is empty. */
+  readonly partial: Partial<LaunchInputs>;
+  readonly reasons: readonly Reason[];
+}
+
+/** Read and check every document of the cabinet. One damaged document does not hide what is wrong with the next. */
+export async function readInputs(cabinet: Cabinet): Promise<ReadInputs> {
+  const reasons: Reason[] = [];
+  const attempt = async <T>(item: string, act: () => T | Promise<T>): Promise<T | undefined> => {
+    try {
+      return await act();
+    } catch (error) {
+      reasons.push(reasonFrom(error, item));
+      return undefined;
+    }
+  };
+  const slot = (name: SlotName): CabinetSlot => {
+    const found = cabinet.slot(name);
+    if (found === null) throw new MissingSlot(name);
+    return found;
+  };
+
+  const anchorsBytes = await attempt("anchors", () => slot("anchors").bytes);
+  const policyBytes = await attempt("policy", () => slot("policy").bytes);
+  const anchors = anchorsBytes && (await attempt("anchors", () => parseAnchors(anchorsBytes)));
+  const policy = policyBytes && (await attempt("policy", () => parsePolicy(policyBytes)));
+  const release =
+    anchors && (await attempt("release", () => verifyRelease(slot("release").bytes, anchors.releaseRoot)));
+  const sealed = anchors && (await attempt("sealed", () => verifySealedPackage(slot("sealed").bytes, anchors)));
+  const module = await attempt("module", () => filesOf(slot("module")));
+  const token = await attempt("token", () => filesOf(cabinet.slot("token")));
+  const machine = await attempt("machine", () => machineName(cabinet.slot("machine")));
+
+  const partial = { anchorsBytes, policyBytes, anchors, policy, release, sealed, module, token, machine };
+  return { partial: withoutUndefined(partial), reasons };
+}
+
+function filesOf(slot: CabinetSlot | null): CabinetFile[] {
+  if (slot === null) return [];
+  return parseBundle(slot.bytes).map((entry: BundleEntry) => ({
+    path: entry.path,
+    offset: slot.offset + entry.offset,
+    length: entry.bytes.length,
+  }));
+}
+
+/** The machine's name is a claim: it widens nothing, and a report says so. */
+function machineName(slot: CabinetSlot | null): string {
+  if (slot === null) return "unnamed";
+  const document: unknown = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(slot.bytes));
+  const name = typeof document === "object" && document !== null && "name" in document ? document.name : undefined;
+  return typeof name === "string" && /^[\w.-]{1,64}$/.test(name) ? name : "unnamed";
+}
+
+class MissingSlot extends Error {
+  constructor(name: SlotName) {
+    super(`cabinet slot ${name}: expected a document, got an empty slot`);
+  }
+}
+
+function withoutUndefined(fields: { [K in keyof LaunchInputs]: LaunchInputs[K] | undefined }): Partial<LaunchInputs> {
+  const entries = Object.entries(fields).filter(([, value]) => value !== undefined);
+  return Object.fromEntries(entries) as Partial<LaunchInputs>; // each value was filtered, no key was renamed
+}

@@ -1,0 +1,24 @@
+// The program in the guest: `agent --config FILE`. Bundled into one file; it contains the agent and nothing else.
+import { AgentError } from "./errors.ts";
+import { runAgent } from "./service.ts";
+
+function configPath(args: readonly string[]): string {
+  const [word, option, path] = args;
+  if (word !== "agent" || option !== "--config" || path === undefined || args.length !== 3) {
+    throw new AgentError("ERR_CONFIG_INVALID", "arguments", {
+      expected: "agent --config FILE",
+      got: `${args.length} arguments`,
+    });
+  }
+  return path;
+}
+
+async function main(): Promise<void> {
+  await runAgent(configPath(process.argv.slice(2)));
+}
+
+main().catch((error: unknown) => {
+  // Leaving is enough: the spawner caps the agent PCR and reboots when the agent is gone (I3).
+  process.stderr.write(`agent: ${error instanceof Error ? error.message : "unknown failure"}\n`);
+  process.exit(4);
+});

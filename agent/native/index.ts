@@ -1,0 +1,127 @@
+import { createRequire } from "node:module";
+import { resolve } from "node:path";
+import { AgentError } from "../errors.ts";
+
+/** One message and the file descriptors that came with it. The receiver owns them: close each with `closeFd`. */
+export interface Message {
+  readonly bytes: Uint8Array;
+  readonly fds: readonly number[];
+}
+
+/** Who connected, as the kernel recorded it at connect(2). `pidfd` is the caller's to close. */
+export interface PeerCredentials {
+  readonly pid: number;
+  readonly uid: number;
+  readonly gid: number;
+  readonly pidfd: number;
+}
+
+/** One watch-listed call of a shim, as the kernel showed it. `args` are the six registers, pointers unread. */
+export interface Attempt {
+  readonly nr: number;
+  readonly args: readonly bigint[];
+  readonly tid: number;
+  /** How many attempts at this call there have been, this one included. */
+  readonly count: number;
+}
+
+export interface Watch {
+  /** Attempts so far by system-call number; 512 stands for all numbers from there on. */
+  counts(): Readonly<Record<number, number>>;
+}
+
+/** The system calls that Node has no function for. Errors are AgentError ERR_NATIVE with the system's own as cause. */
+export interface Native {
+  /** Sends one SOCK_SEQPACKET message (1 MiB at most) and takes one answer, on a worker thread. Default timeout 60 s. */
+  call(
+    fd: number,
+    request: Uint8Array,
+    sendFds: readonly number[],
+    maxReply: number,
+    timeoutMs?: number,
+  ): Promise<Message>;
+  /** One recvmsg(2) of at most `max` bytes and 16 descriptors, on a worker thread. No bytes mean the end. Default timeout 60 s. */
+  receiveWithFds(fd: number, max: number, timeoutMs?: number): Promise<Message>;
+  peerCredentials(fd: number): PeerCredentials;
+  closeFd(fd: number): void;
+  /** Two connected AF_UNIX sockets that a started program does not inherit by itself. */
+  socketPair(type: "stream" | "seqpacket"): readonly [number, number];
+  /** No core dumps of this process, and its memory is closed to other processes of the same user. */
+  setNonDumpable(): void;
+  /**
+   * Answers every notification of a seccomp listener with EPERM on a thread of its own. The first 64 reach `onEvent`, all
+   * are counted. Takes the descriptor over, does not keep the process alive, and ends with the last process under the filter.
+   */
+  watchNotifications(listenerFd: number, onEvent: (attempt: Attempt) => void): Watch;
+}
+
+/** The addon's own functions: every argument is required. */
+interface Binding {
+  call(
+    fd: number,
+    request: Uint8Array,
+    sendFds: readonly number[],
+    maxReply: number,
+    timeoutMs: number,
+  ): Promise<Message>;
+  receiveWithFds(fd: number, max: number, timeoutMs: number): Promise<Message>;
+  peerCredentials(fd: number): PeerCredentials;
+  closeFd(fd: number): void;
+  socketPair(type: number): readonly [number, number];
+  setNonDumpable(): void;
+  watchNotifications(listenerFd: number, onEvent: (attempt: Attempt) => void): Watch;
+}
+
+const DEFAULT_TIMEOUT_MS = 60_000;
+const SOCKET_TYPES = { stream: 1, seqpacket: 5 } as const;
+
+/**
+ * Loads `agent_native.node` from `directory`.
+ *
+ * @throws AgentError ERR_ENVIRONMENT when it is missing or was built for another Node-API
+ */
+export function openNative(directory: string): Native {
+  const path = resolve(directory, "agent_native.node");
+  const binding = loadBinding(path);
+  return {
+    call: (fd, request, sendFds, maxReply, timeoutMs = DEFAULT_TIMEOUT_MS) =>
+      later("call", () => binding.call(fd, request, sendFds, maxReply, timeoutMs)),
+    receiveWithFds: (fd, max, timeoutMs = DEFAULT_TIMEOUT_MS) =>
+      later("receiveWithFds", () => binding.receiveWithFds(fd, max, timeoutMs)),
+    peerCredentials: (fd) => now("peerCredentials", () => binding.peerCredentials(fd)),
+    closeFd: (fd) => now("closeFd", () => binding.closeFd(fd)),
+    socketPair: (type) => now("socketPair", () => binding.socketPair(SOCKET_TYPES[type])),
+    setNonDumpable: () => now("setNonDumpable", () => binding.setNonDumpable()),
+    watchNotifications: (fd, onEvent) => now("watchNotifications", () => binding.watchNotifications(fd, onEvent)),
+  };
+}
+
+function loadBinding(path: string): Binding {
+  try {
+    // The addon is built with this file; its shape is Binding. `path` as base: a bundle has no import.meta.url.
+    return createRequire(path)(path) as Binding;
+  } catch (cause) {
+    throw new AgentError("ERR_ENVIRONMENT", `native addon ${path}: cannot be loaded`, { cause });
+  }
+}
+
+function now<T>(name: string, act: () => T): T {
+  try {
+    return act();
+  } catch (cause) {
+    throw failed(name, cause);
+  }
+}
+
+async function later<T>(name: string, act: () => Promise<T>): Promise<T> {
+  try {
+    return await act();
+  } catch (cause) {
+    throw failed(name, cause);
+  }
+}
+
+function failed(name: string, cause: unknown): unknown {
+  if (cause instanceof TypeError || !(cause instanceof Error)) return cause;
+  return new AgentError("ERR_NATIVE", `${name}: ${cause.message}`, { cause });
+}

@@ -1,0 +1,102 @@
+import {
+  type AttestationKey,
+  type CelRecord,
+  type Claims,
+  type EvidenceSources,
+  machineUeid,
+  measuredClaims,
+  type ShimProcessClaim,
+  type Tpm,
+} from "../attest/index.ts";
+import { concatBytes, fromHex, type Release, syscallName } from "../policy/index.ts";
+import type { AuditLog } from "./audit.ts";
+import type { LaunchInputs } from "./launch/inputs.ts";
+import { keyClaim } from "./launch/keys.ts";
+import type { LaunchRecord } from "./launch/launch.ts";
+import type { MeasurementLog } from "./launch/measurement-log.ts";
+
+export const SOFTWARE = { name: "ironclaw-guest-agent", version: "0.1.0" } as const;
+
+/** Everything a report is made of, gathered once when the agent starts and read at each challenge. */
+export interface ReportSources {
+  readonly tpm: Tpm;
+  readonly ak: AttestationKey;
+  readonly ekName: Uint8Array;
+  readonly ekCertificates: readonly Uint8Array[];
+  readonly firmwareLog: Uint8Array;
+  readonly log: MeasurementLog;
+  readonly record: LaunchRecord;
+  readonly inputs: Partial<LaunchInputs>;
+  readonly audit: AuditLog;
+  /** Watch-listed attempts of the shim by system-call number, from the kernel's notifications. */
+  attempts(): Readonly<Record<number, number>>;
+  shimProcess(): Promise<ShimProcessClaim | null>;
+}
+
+/** The sources in the form in which `collectEvidence` takes them. */
+export function evidenceSources(sources: ReportSources): EvidenceSources {
+  return {
+    ekCertificates: sources.ekCertificates,
+    firmwareLog: sources.firmwareLog,
+    locked: (act) => sources.log.locked(act),
+    claims: (nonce, records) => currentClaims(sources, nonce, records),
+  };
+}
+
+async function currentClaims(
+  sources: ReportSources,
+  nonce: Uint8Array,
+  records: readonly CelRecord[],
+): Promise<Claims> {
+  const { record, inputs, audit } = sources;
+  const head = audit.head();
+  return {
+    nonce,
+    ueid: machineUeid(sources.ekName),
+    software: SOFTWARE,
+    debugEnabled: inputs.release?.image.variant === "dev",
+    measured: measuredClaims(record.state.kind, records),
+    asserted: {
+      machine: inputs.machine ?? "unnamed",
+      image: imageOf(inputs.release),
+      reasons: record.state.kind === "refused" ? record.state.reasons : [],
+      unseal: record.answers,
+      token: record.token ?? null,
+      keys: record.keys.map(keyClaim),
+      probeWitnessed: syscallCounts(record.witnessed),
+      violations: violationsSince(record.witnessed, sources.attempts()),
+      audit: { seq: head.seq, hash: fromHex(head.hash) },
+      shim: await sources.shimProcess(),
+    },
+    selfReported: { probe: new Map(record.probe.map(({ name, errno }) => [name, errno])) },
+  };
+}
+
+/** Without a release nothing says which image this is; the boot PCRs do. */
+function imageOf(release: Release | undefined): Claims["asserted"]["image"] {
+  return release?.image ?? { id: "unknown", variant: "release" };
+}
+
+/** Counts by the system call's name. */
+function syscallCounts(counts: Readonly<Record<number, number>>): ReadonlyMap<string, number> {
+  return new Map(Object.entries(counts).map(([nr, count]) => [syscallName(Number(nr)), count]));
+}
+
+/** Attempts after the probe: the library's own. */
+function violationsSince(
+  before: Readonly<Record<number, number>>,
+  now: Readonly<Record<number, number>>,
+): ReadonlyMap<string, number> {
+  const later = Object.entries(now).map(([nr, count]): [string, number] => [
+    syscallName(Number(nr)),
+    count - (before[Number(nr)] ?? 0),
+  ]);
+  return new Map(later.filter(([, count]) => count > 0));
+}
+
+/** A report on the report port: u32 length, then the evidence. */
+export function frameReport(evidence: Uint8Array): Uint8Array {
+  const length = new Uint8Array(4);
+  new DataView(length.buffer).setUint32(0, evidence.length);
+  return concatBytes(length, evidence);
+}

@@ -1,0 +1,192 @@
+import { openSync, readSync, realpathSync } from "node:fs";
+import { readdir, readFile } from "node:fs/promises";
+import { join } from "node:path";
+import {
+  collectEvidence,
+  encodeEvidence,
+  listPciDevices,
+  type Reason,
+  reasonFrom,
+  type ShimProcessClaim,
+  type Tpm,
+} from "../attest/index.ts";
+import { openCabinet } from "../policy/index.ts";
+import { openTpm } from "../seal/index.ts";
+import { openAudit, readAudit } from "./audit.ts";
+import { type AgentConfig, parseConfig } from "./config.ts";
+import { answerControlLine, type ControlService, MAX_REQUEST } from "./control/control.ts";
+import { VirtioPort } from "./control/port.ts";
+import { type LaunchInputs, type ReadInputs, readInputs } from "./launch/inputs.ts";
+import { type LaunchRecord, launch } from "./launch/launch.ts";
+import { MeasurementLog } from "./launch/measurement-log.ts";
+import { openNative } from "./native/index.ts";
+import { evidenceSources, frameReport, type ReportSources } from "./report.ts";
+import { serveScopes } from "./serve.ts";
+import { openShim, type Shim } from "./shim-client.ts";
+import { openSpawner, type Spawner } from "./spawner-client.ts";
+
+/** The spawner leaves its socket here (SPAWNER.md). */
+const SPAWNER_FD = 3;
+const SHIM_ID = 0;
+
+/** Run the guest service: it launches once, then answers and serves until the machine stops. */
+export async function runAgent(configPath: string): Promise<never> {
+  const configBytes = new Uint8Array(await readFile(configPath));
+  const config = parseConfig(configBytes);
+  const native = openNative(config.programs);
+  native.setNonDumpable();
+  const spawner = openSpawner(native, SPAWNER_FD);
+  const tpm = await openTpm({ tcti: config.tcti, nativeDirectory: config.programs });
+  const inputs = await readCabinet(config);
+  const record: LaunchRecord = {
+    state: { kind: "booted" },
+    probe: [],
+    witnessed: {},
+    keys: [],
+    digests: new Map(),
+    mapped: [],
+    answers: [],
+  };
+  const log = new MeasurementLog(tpm, config.agentPcr);
+  const audit = openAudit({ path: config.auditLog, now: Date.now, anchor: null });
+  const shims: Shim[] = [];
+
+  const sources = await gatherSources({ config, tpm, log, record, inputs: inputs.partial, audit, spawner, shims });
+  const { ended } = await serveControl(config, controlService(config, sources));
+  const launched = await launch(
+    {
+      ...{ config, configBytes, tpm, log, spawner, inputs },
+      devices: await visibleDevices(config),
+      closeFd: (fd) => native.closeFd(fd),
+      realPath: (path) => realpathSync(path),
+      openShim: async (fd) => {
+        const shim = await openShim(fd, native);
+        shims.push(shim);
+        return shim;
+      },
+    },
+    record,
+  );
+  console.error(`agent: ${describe(record)}`);
+  if (launched !== null && inputs.partial.policy !== undefined) {
+    await serveScopes({ config, policy: inputs.partial.policy, launched, audit, native, spawner });
+    await spawner.startWorkloads();
+  }
+  return ended;
+}
+
+/** One line for the console; the report has the rest. */
+function describe({ state }: LaunchRecord): string {
+  if (state.kind !== "refused") return state.kind;
+  return `refused: ${state.reasons.map(({ code, item }) => `${code} ${item}`).join("; ")}`;
+}
+
+/** The cabinet is host-writable: it is read once, through the raw device, and nothing on it is mounted. */
+async function readCabinet(config: AgentConfig): Promise<ReadInputs> {
+  try {
+    const device = openSync(config.cabinet, "r");
+    const cabinet = openCabinet((offset, length) => {
+      const bytes = new Uint8Array(length);
+      return bytes.subarray(0, readSync(device, bytes, 0, length, offset));
+    });
+    return await readInputs(cabinet);
+  } catch (error) {
+    const reasons: Reason[] = [reasonFrom(error, "cabinet")];
+    return { partial: {}, reasons };
+  }
+}
+
+async function visibleDevices(config: AgentConfig): Promise<readonly string[]> {
+  const addresses = await readdir(config.pciDevices);
+  const read = (address: string, name: string) => readFile(join(config.pciDevices, address, name), "utf8");
+  return listPciDevices(
+    await Promise.all(
+      addresses.map(async (address) => ({
+        address,
+        vendor: await read(address, "vendor"),
+        device: await read(address, "device"),
+      })),
+    ),
+  );
+}
+
+interface Gathered {
+  readonly config: AgentConfig;
+  readonly tpm: Tpm;
+  readonly log: MeasurementLog;
+  readonly record: LaunchRecord;
+  readonly inputs: Partial<LaunchInputs>;
+  readonly audit: ReturnType<typeof openAudit>;
+  readonly spawner: Spawner;
+  readonly shims: readonly Shim[];
+}
+
+async function gatherSources(gathered: Gathered): Promise<ReportSources> {
+  const { config, tpm, log, record, inputs, audit, spawner, shims } = gathered;
+  const certificates = await tpm.ekCertificates();
+  return {
+    ...{ tpm, log, record, inputs, audit },
+    ak: await tpm.createAttestationKey(),
+    ekName: (await tpm.endorsementKey("p384")).name,
+    ekCertificates: certificates.map(({ der }) => der),
+    firmwareLog: new Uint8Array(await readFile(config.firmwareLog)),
+    attempts: () => shims[0]?.attempts() ?? {},
+    shimProcess: () => shimProcess(spawner, shims),
+  };
+}
+
+/** What the kernel says about the shim, through the spawner: nothing of it is the shim's own word. */
+async function shimProcess(spawner: Spawner, shims: readonly Shim[]): Promise<ShimProcessClaim | null> {
+  if (shims.length === 0) return null;
+  const status = await spawner.shimStatus(SHIM_ID);
+  if (status.state !== "running") return null;
+  return {
+    uid: Number(status.fields.get("Uid")?.split("\t")[0] ?? -1),
+    seccompFilters: Number(status.fields.get("Seccomp_filters") ?? -1),
+    capabilities: status.fields.get("CapEff") ?? "unknown",
+    namespaces: ownNamespaces(status.shimNamespaces, status.spawnerNamespaces),
+  };
+}
+
+function ownNamespaces(shim: ReadonlyMap<string, string>, spawner: ReadonlyMap<string, string>): string[] {
+  return [...shim]
+    .filter(([kind, inode]) => spawner.get(kind) !== inode)
+    .map(([kind, inode]) => `${kind}:[${inode}]`)
+    .sort();
+}
+
+function controlService(config: AgentConfig, sources: ReportSources): (report: VirtioPort) => ControlService {
+  const { tpm, ak, record } = sources;
+  return (report) => ({
+    status: async () => ({
+      state: record.state.kind,
+      reasons: record.state.kind === "refused" ? record.state.reasons : [],
+      devices: await visibleDevices(config),
+    }),
+    endorsement: async () => ({ ekCertificates: sources.ekCertificates, akPublic: ak.publicArea, akName: ak.name }),
+    activate: (credentialBlob, encryptedSecret) => tpm.activateCredential(ak, credentialBlob, encryptedSecret, "p384"),
+    audit: async (from, limit) => readAudit(config.auditLog, from, limit),
+    challenge: async (challenge) => {
+      const evidence = encodeEvidence(await collectEvidence(tpm, ak, evidenceSources(sources), challenge));
+      await report.write(frameReport(evidence));
+      return evidence.length;
+    },
+  });
+}
+
+/** Answer the control port for ever, one request after the other. Starts before the launch does. */
+async function serveControl(
+  config: AgentConfig,
+  service: (report: VirtioPort) => ControlService,
+): Promise<{ ended: Promise<never> }> {
+  const control = await VirtioPort.open(config.controlPort);
+  const answers = service(await VirtioPort.open(config.reportPort));
+  const loop = async (): Promise<never> => {
+    const lines = control.lines(MAX_REQUEST);
+    for (;;) {
+      const { value: line } = await lines.next();
+      if (line.length > 0) await control.write(new TextEncoder().encode(`${await answerControlLine(answers, line)}\n`));
+    }
+  };
+  return { ended: loop() };
+}

@@ -1,0 +1,169 @@
+import { ByteReader, ByteWriter, utf8 } from "../policy/index.ts";
+import { AgentError } from "./errors.ts";
+import type { Attempt, Native } from "./native/index.ts";
+import { parseFrame, type Reply, ShimConnection } from "./shim-connection.ts";
+import {
+  type LoadedLibrary,
+  MAX_FRAME,
+  type ProbeAttempt,
+  parseFilters,
+  parseKeys,
+  parseLoaded,
+  parseNothing,
+  parseProbe,
+  parseReady,
+  parseSignature,
+  parseStatus,
+  type ShimKey,
+  type ShimReady,
+} from "./shim-replies.ts";
+
+/** Ops of SHIM.md. There are no others. */
+const OP = { ready: 1, probe: 2, load: 3, login: 4, keys: 5, sign: 6, arm: 7, status: 8 } as const;
+
+/** CK_RSA_PKCS_PSS_PARAMS: CKM_ of the hash, CKG_ of the mask generation, salt length in bytes. */
+export interface PssParameters {
+  readonly hash: bigint;
+  readonly mgf: bigint;
+  readonly saltLength: bigint;
+}
+
+export interface SignRequest {
+  /** From the last `keys()`. */
+  readonly handle: bigint;
+  /** CKM_... */
+  readonly mechanism: bigint;
+  /** Required for PSS mechanisms, null for all others. */
+  readonly pss: PssParameters | null;
+  /** At most 65,536 bytes. */
+  readonly data: Uint8Array;
+}
+
+/**
+ * A shim, as the agent uses it. Every method rejects with AgentError: ERR_SHIM_REFUSED (`rv` tells why; the shim lives
+ * on), or ERR_SHIM_PROTOCOL, ERR_SHIM_TIMEOUT, ERR_SHIM_GONE (the connection is closed).
+ *
+ * Nothing a shim says about itself is proof: once the library is loaded, the library could be saying it.
+ */
+export interface Shim {
+  readonly ready: ShimReady;
+  /** Tries what must be impossible. Before `load` only. */
+  probe(): Promise<readonly ProbeAttempt[]>;
+  /** Loads and initialises the library at an absolute path of the shim's own root. Once. */
+  load(path: string): Promise<LoadedLibrary>;
+  /** Lets the shim take the PIN from its pipe and log in. Once: a failure is not tried again. */
+  login(slotId: bigint): Promise<void>;
+  keys(): Promise<readonly ShimKey[]>;
+  sign(request: SignRequest): Promise<Uint8Array>;
+  /** Installs the serve filter: from here on no new executable memory. Gives the number of filters. Once. */
+  arm(): Promise<number>;
+  /** Signatures made so far. */
+  status(): Promise<bigint>;
+  /** Watch-listed attempts by system-call number, as counted from the kernel's notifications. */
+  attempts(): Readonly<Record<number, number>>;
+  close(): void;
+  /** Settles when the connection has ended, with the reason. Never rejects. */
+  readonly closed: Promise<AgentError>;
+}
+
+export interface ShimOptions {
+  /** For each request, in milliseconds. Default 10,000. */
+  readonly timeoutMs?: number;
+  /** The first 64 watch-listed attempts. */
+  readonly onAttempt?: (attempt: Attempt) => void;
+}
+
+/**
+ * Takes over the request socket of a started shim: waits for READY, and supervises the filter whose listener comes with it.
+ *
+ * @throws AgentError ERR_SHIM_PROTOCOL, ERR_SHIM_GONE or ERR_NATIVE; `fd` is closed then
+ */
+export async function openShim(fd: number, native: Native, options: ShimOptions = {}): Promise<Shim> {
+  const timeoutMs = options.timeoutMs ?? 10_000;
+  const { ready, listener } = await receiveReady(fd, native, timeoutMs);
+  const watch = native.watchNotifications(listener, options.onAttempt ?? (() => undefined));
+  const { promise: closed, resolve } = Promise.withResolvers<AgentError>();
+  const connection = new ShimConnection(fd, timeoutMs, resolve);
+  const ask = async <T>(op: keyof typeof OP, payload: Uint8Array, parse: (payload: Uint8Array) => T): Promise<T> => {
+    const reply = await connection.request(OP[op], payload);
+    if (reply.rv !== 0n) throw refused(op, reply);
+    return parseOrClose(connection, op, () => parse(reply.payload));
+  };
+  const nothing = new Uint8Array(0);
+  return {
+    ready,
+    closed,
+    probe: () => ask("probe", nothing, parseProbe),
+    load: (path) => ask("load", new ByteWriter().sized16(utf8(path)).finish(), parseLoaded),
+    login: (slotId) => ask("login", new ByteWriter().u64(slotId).finish(), parseNothing),
+    keys: () => ask("keys", nothing, parseKeys),
+    sign: (request) => ask("sign", encodeSign(request), parseSignature),
+    arm: () => ask("arm", nothing, parseFilters),
+    status: () => ask("status", nothing, parseStatus),
+    attempts: () => watch.counts(),
+    close: () => connection.close(new AgentError("ERR_SHIM_GONE", "shim connection: closed by the agent")),
+  };
+}
+
+async function receiveReady(
+  fd: number,
+  native: Native,
+  timeoutMs: number,
+): Promise<{ ready: ShimReady; listener: number }> {
+  let fds: readonly number[] = [];
+  try {
+    const message = await native.receiveWithFds(fd, MAX_FRAME, timeoutMs);
+    fds = message.fds;
+    if (message.bytes.length === 0) throw new AgentError("ERR_SHIM_GONE", "shim READY: the shim ended before it");
+    const ready = parseReadyMessage(message.bytes);
+    const [listener] = fds;
+    if (listener === undefined || fds.length !== 1) {
+      throw new AgentError("ERR_SHIM_PROTOCOL", "shim READY: descriptors", { expected: "1", got: `${fds.length}` });
+    }
+    return { ready, listener };
+  } catch (cause) {
+    for (const other of [...fds, fd]) native.closeFd(other);
+    if (cause instanceof AgentError) throw cause;
+    throw new AgentError("ERR_SHIM_PROTOCOL", "shim READY: malformed", { cause });
+  }
+}
+
+/** The shim sends READY in one piece and nothing else before the first request. */
+function parseReadyMessage(bytes: Uint8Array): ShimReady {
+  const reader = new ByteReader(bytes, "READY");
+  const frame = parseFrame(reader.sized32("frame", MAX_FRAME));
+  reader.end();
+  if (frame.id !== 0 || frame.op !== OP.ready || frame.rv !== 0n) {
+    throw new AgentError("ERR_SHIM_PROTOCOL", "shim READY", { expected: "id 0, op 1, rv 0", got: `op ${frame.op}` });
+  }
+  return parseReady(frame.payload);
+}
+
+function encodeSign({ handle, mechanism, pss, data }: SignRequest): Uint8Array {
+  const writer = new ByteWriter()
+    .u64(handle)
+    .u64(mechanism)
+    .u8(pss === null ? 0 : 1);
+  if (pss !== null) writer.u64(pss.hash).u64(pss.mgf).u64(pss.saltLength);
+  return writer.sized32(data).finish();
+}
+
+function refused(op: string, reply: Reply): AgentError {
+  // Only LOAD explains itself; the text is the loader's, so nothing but plain characters goes on.
+  const text = new TextDecoder().decode(reply.payload.slice(0, 512)).replace(/[^\x20-\x7e]/g, "?");
+  const got = `0x${reply.rv.toString(16)}${text === "" ? "" : ` (${text})`}`;
+  return new AgentError("ERR_SHIM_REFUSED", `shim ${op} rv`, { expected: "0x0", got, rv: reply.rv });
+}
+
+function parseOrClose<T>(connection: ShimConnection, op: string, parse: () => T): T {
+  try {
+    return parse();
+  } catch (cause) {
+    const error =
+      cause instanceof AgentError
+        ? cause
+        : new AgentError("ERR_SHIM_PROTOCOL", `shim ${op} reply: malformed`, { cause });
+    connection.close(error);
+    throw error;
+  }
+}

@@ -1,0 +1,155 @@
+import { Socket } from "node:net";
+import { ByteReader, ByteWriter, concatBytes } from "../policy/index.ts";
+import { AgentError } from "./errors.ts";
+import { MAX_FRAME } from "./shim-replies.ts";
+
+const REPLY_BIT = 0x80;
+const MAX_WAITING = 1024;
+
+interface Waiting {
+  readonly op: number;
+  readonly timer: NodeJS.Timeout;
+  readonly done: (reply: Reply) => void;
+  readonly failed: (error: AgentError) => void;
+}
+
+export interface Reply {
+  /** CK_RV. */
+  readonly rv: bigint;
+  readonly payload: Uint8Array;
+}
+
+export interface Frame extends Reply {
+  readonly id: number;
+  readonly op: number;
+}
+
+/**
+ * Reads what follows a frame's length field.
+ *
+ * @throws PolicyError ERR_BYTES_TRUNCATED when it is shorter than a reply's header; AgentError ERR_SHIM_PROTOCOL when it
+ * is no reply
+ */
+export function parseFrame(bytes: Uint8Array): Frame {
+  const reader = new ByteReader(bytes, "shim reply");
+  const id = reader.u32("id");
+  const op = reader.u8("op");
+  const rv = reader.u64("rv");
+  if ((op & REPLY_BIT) === 0) {
+    throw new AgentError("ERR_SHIM_PROTOCOL", "shim reply op", { expected: "bit 7 set", got: `${op}` });
+  }
+  return { id, op: op & ~REPLY_BIT, rv, payload: reader.bytes(reader.remaining, "payload") };
+}
+
+/**
+ * The framed stream to a shim (SHIM.md). The shim is not trusted: a frame that is too long, that answers nothing or
+ * another op, or a late answer closes the connection, and every request that waits fails.
+ */
+export class ShimConnection {
+  readonly #socket: Socket;
+  readonly #timeoutMs: number;
+  readonly #waiting = new Map<number, Waiting>();
+  readonly #onClosed: (error: AgentError) => void;
+  #buffered: Uint8Array = new Uint8Array(0);
+  #lastId = 0;
+  #error: AgentError | null = null;
+
+  /** Takes `fd` over. */
+  constructor(fd: number, timeoutMs: number, onClosed: (error: AgentError) => void) {
+    this.#timeoutMs = timeoutMs;
+    this.#onClosed = onClosed;
+    this.#socket = new Socket({ fd, readable: true, writable: true });
+    this.#socket.on("data", (bytes: Uint8Array) => this.#receive(bytes));
+    this.#socket.on("error", (cause) =>
+      this.close(new AgentError("ERR_SHIM_GONE", "shim connection: failed", { cause })),
+    );
+    this.#socket.on("close", () => this.close(new AgentError("ERR_SHIM_GONE", "shim connection: closed")));
+  }
+
+  /** Sends one request under an id of its own. Rejects with AgentError ERR_SHIM_GONE, _TIMEOUT or _PROTOCOL. */
+  request(op: number, payload: Uint8Array): Promise<Reply> {
+    if (payload.length + 5 > MAX_FRAME) throw new TypeError(`shim request: ${payload.length} bytes do not fit a frame`);
+    if (this.#error !== null) return Promise.reject(this.#error);
+    if (this.#waiting.size >= MAX_WAITING) {
+      return Promise.reject(
+        new AgentError("ERR_SHIM_TIMEOUT", "shim requests", { expected: `at most ${MAX_WAITING} waiting` }),
+      );
+    }
+    this.#lastId += 1;
+    const id = this.#lastId;
+    const frame = new ByteWriter()
+      .u32(payload.length + 5)
+      .u32(id)
+      .u8(op)
+      .bytes(payload)
+      .finish();
+    return new Promise((done, failed) => {
+      const timer = setTimeout(() => this.#late(op), this.#timeoutMs);
+      this.#waiting.set(id, { op, timer, done, failed });
+      this.#socket.write(frame);
+    });
+  }
+
+  /** Ends the connection, and with it the shim. The first reason stays. */
+  close(error: AgentError): void {
+    if (this.#error !== null) return;
+    this.#error = error;
+    this.#socket.destroy();
+    for (const { timer, failed } of this.#waiting.values()) {
+      clearTimeout(timer);
+      failed(error);
+    }
+    this.#waiting.clear();
+    this.#onClosed(error);
+  }
+
+  #late(op: number): void {
+    const expected = `an answer within ${this.#timeoutMs} ms`;
+    this.close(new AgentError("ERR_SHIM_TIMEOUT", `shim op ${op}`, { expected, got: "none" }));
+  }
+
+  #receive(bytes: Uint8Array): void {
+    if (this.#error !== null) return;
+    try {
+      this.#buffered = concatBytes(this.#buffered, bytes);
+      let frame = this.#takeFrame();
+      while (frame !== null && this.#error === null) {
+        this.#deliver(parseFrame(frame));
+        frame = this.#takeFrame();
+      }
+    } catch (cause) {
+      this.close(
+        cause instanceof AgentError ? cause : new AgentError("ERR_SHIM_PROTOCOL", "shim reply: malformed", { cause }),
+      );
+    }
+  }
+
+  /** The next complete frame. Its length is judged before its bytes are waited for. */
+  #takeFrame(): Uint8Array | null {
+    if (this.#buffered.length < 4) return null;
+    const length = new ByteReader(this.#buffered, "shim reply").u32("length");
+    if (length > MAX_FRAME) {
+      throw new AgentError("ERR_SHIM_PROTOCOL", "shim reply length", {
+        expected: `at most ${MAX_FRAME}`,
+        got: `${length}`,
+      });
+    }
+    if (this.#buffered.length < 4 + length) return null;
+    const frame = this.#buffered.slice(4, 4 + length);
+    this.#buffered = this.#buffered.slice(4 + length);
+    return frame;
+  }
+
+  #deliver(frame: Frame): void {
+    const waiting = this.#waiting.get(frame.id);
+    if (waiting === undefined || waiting.op !== frame.op) {
+      throw new AgentError("ERR_SHIM_PROTOCOL", "shim reply", {
+        expected: "the id and op of a waiting request",
+        got: `op ${frame.op}`,
+      });
+    }
+    this.#waiting.delete(frame.id);
+    clearTimeout(waiting.timer);
+    waiting.done(frame);
+  }
+}

@@ -1,0 +1,199 @@
+import { ByteReader } from "../policy/index.ts";
+import { AgentError } from "./errors.ts";
+
+/** Largest frame after its length field, both ways. */
+export const MAX_FRAME = 65_536 + 64;
+
+export interface ShimReady {
+  readonly landlockAbi: number;
+  /** Filters in force when the message was sent; the lock filter follows before the first request is read. */
+  readonly filters: number;
+}
+
+/** What the shim says about one attempt. The kernel's notifications are the evidence, not this. */
+export interface ProbeAttempt {
+  readonly name: string;
+  /** 0: the attempt succeeded. 1 (EPERM) is the filter's answer. */
+  readonly errno: number;
+}
+
+export interface ShimSlot {
+  readonly slotId: bigint;
+  readonly label: string;
+  readonly manufacturer: string;
+  readonly model: string;
+  readonly serial: string;
+  readonly flags: bigint;
+  readonly firmware: string;
+  readonly hardware: string;
+}
+
+export interface LoadedLibrary {
+  readonly cryptoki: string;
+  readonly manufacturer: string;
+  readonly description: string;
+  readonly version: string;
+  readonly slots: readonly ShimSlot[];
+  /** Paths of every object that the loader mapped, the shim's own program not among them. */
+  readonly objects: readonly string[];
+}
+
+/** Boolean attributes of a private key, in the order of their bits on the wire. */
+export const KEY_FLAGS = [
+  "sign",
+  "decrypt",
+  "unwrap",
+  "sensitive",
+  "extractable",
+  "alwaysSensitive",
+  "neverExtractable",
+  "local",
+  "alwaysAuthenticate",
+  "signRecover",
+  "derive",
+  "wrap",
+] as const;
+export type KeyFlag = (typeof KEY_FLAGS)[number];
+
+/** A private key as the library describes it. Public parts come from the public object with the same CKA_ID and type. */
+export interface ShimKey {
+  readonly handle: bigint;
+  /** CKK_...: 0 RSA, 3 EC. */
+  readonly keyType: bigint;
+  readonly id: Uint8Array;
+  readonly label: string;
+  /** A flag that the library does not tell is absent. */
+  readonly flags: ReadonlyMap<KeyFlag, boolean>;
+  /** Big-endian; empty when the key has none. */
+  readonly modulus: Uint8Array;
+  readonly exponent: Uint8Array;
+  /** DER: a named curve's OID, and the point as OCTET STRING. Empty when the key has none. */
+  readonly ecParams: Uint8Array;
+  readonly ecPoint: Uint8Array;
+}
+
+/** Throws PolicyError ERR_BYTES_* or AgentError ERR_SHIM_PROTOCOL, as all parsers here do; the caller closes the shim. */
+export function parseReady(payload: Uint8Array): ShimReady {
+  const reader = new ByteReader(payload, "READY");
+  const ready = { landlockAbi: reader.u32("landlock abi"), filters: reader.u8("filters") };
+  reader.end();
+  return ready;
+}
+
+export function parseProbe(payload: Uint8Array): readonly ProbeAttempt[] {
+  const reader = new ByteReader(payload, "PROBE");
+  const attempts = times(reader.u16("count"), () => ({
+    name: text(reader.sized16("name", 64)),
+    errno: reader.u32("errno"),
+  }));
+  reader.end();
+  return attempts;
+}
+
+export function parseLoaded(payload: Uint8Array): LoadedLibrary {
+  const reader = new ByteReader(payload, "LOAD");
+  const cryptoki = version(reader);
+  const manufacturer = padded(reader, 32);
+  const description = padded(reader, 32);
+  const library = version(reader);
+  const slots = times(reader.u8("slots"), () => parseSlot(reader));
+  const objects = times(reader.u16("objects"), () => text(reader.sized16("object", 4096)));
+  reader.end();
+  return { cryptoki, manufacturer, description, version: library, slots, objects };
+}
+
+function parseSlot(reader: ByteReader): ShimSlot {
+  return {
+    slotId: reader.u64("slot id"),
+    label: padded(reader, 32),
+    manufacturer: padded(reader, 32),
+    model: padded(reader, 16),
+    serial: padded(reader, 16),
+    flags: reader.u64("flags"),
+    firmware: version(reader),
+    hardware: version(reader),
+  };
+}
+
+export function parseKeys(payload: Uint8Array): readonly ShimKey[] {
+  const reader = new ByteReader(payload, "KEYS");
+  const keys = times(reader.u16("count"), () => parseKey(reader));
+  reader.end();
+  return keys;
+}
+
+function parseKey(reader: ByteReader): ShimKey {
+  const handle = reader.u64("handle");
+  const objectClass = reader.u64("class");
+  const keyType = reader.u64("key type");
+  const id = reader.sized16("id", 256);
+  const label = text(reader.sized16("label", 256));
+  const set = reader.u32("flags");
+  const known = reader.u32("known flags");
+  if (objectClass !== 3n || (set & ~known) !== 0 || known >>> KEY_FLAGS.length !== 0) {
+    throw new AgentError("ERR_SHIM_PROTOCOL", "KEYS class and flags", {
+      expected: "a private key and flags of the table",
+    });
+  }
+  return {
+    handle,
+    keyType,
+    id,
+    label,
+    flags: new Map(
+      KEY_FLAGS.flatMap((flag, bit): [KeyFlag, boolean][] =>
+        (known >>> bit) & 1 ? [[flag, ((set >>> bit) & 1) === 1]] : [],
+      ),
+    ),
+    modulus: reader.sized16("modulus", 2048),
+    exponent: reader.sized16("exponent", 2048),
+    ecParams: reader.sized16("ecParams", 2048),
+    ecPoint: reader.sized16("ecPoint", 2048),
+  };
+}
+
+export function parseFilters(payload: Uint8Array): number {
+  const reader = new ByteReader(payload, "ARM");
+  const filters = reader.u8("filters");
+  reader.end();
+  return filters;
+}
+
+export function parseStatus(payload: Uint8Array): bigint {
+  const reader = new ByteReader(payload, "STATUS");
+  const operations = reader.u64("operations");
+  reader.end();
+  return operations;
+}
+
+export function parseSignature(payload: Uint8Array): Uint8Array {
+  if (payload.length === 0 || payload.length > 8192)
+    throw new AgentError("ERR_SHIM_PROTOCOL", "SIGN signature", {
+      expected: "1 to 8192 bytes",
+      got: `${payload.length}`,
+    });
+  return payload;
+}
+
+/** An answer that carries nothing. */
+export function parseNothing(payload: Uint8Array): void {
+  new ByteReader(payload, "reply").end();
+}
+
+function version(reader: ByteReader): string {
+  const major = reader.u8("version");
+  return `${major}.${reader.u8("version")}`;
+}
+
+/** PKCS#11 pads texts with blanks; some libraries with NUL. */
+function padded(reader: ByteReader, length: number): string {
+  return text(reader.bytes(length, "text")).replace(/[ \0]+$/, "");
+}
+
+function text(bytes: Uint8Array): string {
+  return new TextDecoder().decode(bytes);
+}
+
+function times<T>(length: number, make: () => T): T[] {
+  return Array.from({ length }, make);
+}

@@ -1,0 +1,160 @@
+#include <link.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "load.h"
+#include "shim.h"
+
+enum { MAX_SLOTS = 16, MAX_OBJECTS = 128, MAX_PIN = 63, MAX_TEXT = 512 };
+
+struct object_list { struct writer *out; uint16_t count; };
+
+static int add_object(struct dl_phdr_info *info, size_t size, void *context) {
+  struct object_list *list = context;
+  (void)size;
+  if (info->dlpi_name == NULL || info->dlpi_name[0] == 0) return 0;
+  if (list->count >= MAX_OBJECTS) return 1;
+  write_sized16(list->out, info->dlpi_name, strlen(info->dlpi_name));
+  list->count++;
+  return 0;
+}
+
+static void write_objects(struct writer *out) {
+  struct object_list list = {.out = out};
+  size_t at = out->length;
+  write_u16(out, 0);
+  dl_iterate_phdr(add_object, &list);
+  patch_u16(out, at, list.count);
+}
+
+static CK_RV write_info(const struct ck_function_list *list, struct writer *out) {
+  struct ck_info info = {0};
+  CK_RV rv = list->get_info(&info);
+  if (rv != CKR_OK) return rv;
+  write_bytes(out, &info.cryptoki, 2);
+  write_bytes(out, info.manufacturer, sizeof info.manufacturer);
+  write_bytes(out, info.description, sizeof info.description);
+  write_bytes(out, &info.library, 2);
+  return CKR_OK;
+}
+
+static CK_RV write_slots(const struct ck_function_list *list, struct writer *out) {
+  CK_ULONG slots[MAX_SLOTS], count = MAX_SLOTS;
+  CK_RV rv = list->get_slot_list(1, slots, &count);
+  if (rv != CKR_OK) return rv;
+  if (count > MAX_SLOTS) return CKR_GENERAL_ERROR;
+  write_u8(out, (uint8_t)count);
+  for (CK_ULONG i = 0; i < count; i++) {
+    struct ck_token_info token = {0};
+    rv = list->get_token_info(slots[i], &token);
+    if (rv != CKR_OK) return rv;
+    write_u64(out, slots[i]);
+    write_bytes(out, token.label, sizeof token.label);
+    write_bytes(out, token.manufacturer, sizeof token.manufacturer);
+    write_bytes(out, token.model, sizeof token.model);
+    write_bytes(out, token.serial, sizeof token.serial);
+    write_u64(out, token.flags);
+    write_bytes(out, &token.firmware, 2);
+    write_bytes(out, &token.hardware, 2);
+  }
+  return CKR_OK;
+}
+
+/* Keeps the few functions that an op needs; no message can lead to another one. */
+static CK_RV keep_functions(const struct ck_function_list *list, struct library *library) {
+  *library = (struct library){
+      .open_session = list->open_session,
+      .login = list->login,
+      .get_attribute_value = list->get_attribute_value,
+      .find_objects_init = list->find_objects_init,
+      .find_objects = list->find_objects,
+      .find_objects_final = list->find_objects_final,
+      .sign_init = list->sign_init,
+      .sign = list->sign,
+  };
+  bool complete = list->initialize && list->get_info && list->get_slot_list && list->get_token_info &&
+                  library->open_session && library->login && library->get_attribute_value &&
+                  library->find_objects_init && library->find_objects && library->find_objects_final &&
+                  library->sign_init && library->sign;
+  return complete ? CKR_OK : CKR_GENERAL_ERROR;
+}
+
+static CK_RV explain_failure(struct writer *out) {
+  const char *text = dlerror();
+  if (text != NULL) write_bytes(out, text, strnlen(text, MAX_TEXT));
+  return CKR_GENERAL_ERROR;
+}
+
+static CK_RV load_library(struct shim *shim, const char *path, struct writer *out) {
+  void *handle = dlopen(path, SHIM_DLOPEN_FLAGS);
+  if (handle == NULL) return explain_failure(out);
+  ck_get_function_list get = (ck_get_function_list)dlsym(handle, "C_GetFunctionList");
+  if (get == NULL) return explain_failure(out);
+  struct ck_function_list *list = NULL;
+  CK_RV rv = get(&list);
+  if (rv != CKR_OK || list == NULL) return rv == CKR_OK ? CKR_GENERAL_ERROR : rv;
+  rv = keep_functions(list, &shim->library);
+  if (rv != CKR_OK) return rv;
+  struct ck_initialize_args args = {.flags = CKF_LIBRARY_CANT_CREATE_OS_THREADS};
+  rv = list->initialize(&args);
+  if (rv != CKR_OK) return rv;
+  size_t start = out->length;
+  rv = write_info(list, out);
+  if (rv == CKR_OK) rv = write_slots(list, out);
+  if (rv == CKR_OK) write_objects(out);
+  else out->length = start;
+  return rv;
+}
+
+/* dlopen would expand $ORIGIN and the like, and search for a name without a slash. */
+static bool usable_path(const uint8_t *path, size_t length) {
+  return path != NULL && length > 0 && length <= MAX_PATH && path[0] == '/' && memchr(path, 0, length) == NULL &&
+         memchr(path, '$', length) == NULL;
+}
+
+CK_RV op_load(struct shim *shim, struct reader *in, struct writer *out) {
+  size_t length = read_u16(in);
+  const uint8_t *bytes = read_bytes(in, length);
+  expect_end(in);
+  if (shim->phase != PHASE_FRESH) return CKR_FUNCTION_NOT_SUPPORTED;
+  if (!usable_path(bytes, length)) return CKR_ARGUMENTS_BAD;
+  char path[MAX_PATH + 1];
+  memcpy(path, bytes, length);
+  path[length] = 0;
+  CK_RV rv = load_library(shim, path, out);
+  shim->phase = rv == CKR_OK ? PHASE_LOADED : PHASE_FAILED;
+  return rv;
+}
+
+/* The PIN goes from the pipe into one locked page that no dump has, to the library, and is wiped. */
+static CK_RV login_from_pipe(struct shim *shim, CK_BYTE *page) {
+  if (!read_exactly(PIN_FD, page, 1) || page[0] == 0 || page[0] > MAX_PIN) return CKR_PIN_LEN_RANGE;
+  if (!read_exactly(PIN_FD, page + 1, page[0])) return CKR_PIN_LEN_RANGE;
+  return shim->library.login(shim->session, CKU_USER, page + 1, page[0]);
+}
+
+static CK_RV login_once(struct shim *shim) {
+  size_t size = (size_t)sysconf(_SC_PAGESIZE);
+  CK_BYTE *page = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (page == MAP_FAILED) return CKR_HOST_MEMORY;
+  CK_RV rv = CKR_HOST_MEMORY;
+  if (mlock(page, size) == 0 && madvise(page, size, MADV_DONTDUMP) == 0) rv = login_from_pipe(shim, page);
+  explicit_bzero(page, size);
+  if (munmap(page, size) != 0) return CKR_HOST_MEMORY;
+  return rv;
+}
+
+CK_RV op_login(struct shim *shim, struct reader *in, struct writer *out) {
+  CK_ULONG slot = read_u64(in);
+  expect_end(in);
+  (void)out;
+  if (shim->phase != PHASE_LOADED || shim->pin_taken) return CKR_FUNCTION_NOT_SUPPORTED;
+  /* Once, whatever comes of it: a token locks itself after a few wrong PINs. */
+  shim->pin_taken = true;
+  CK_RV rv = shim->library.open_session(slot, CKF_SERIAL_SESSION, NULL, NULL, &shim->session);
+  if (rv == CKR_OK) rv = login_once(shim);
+  if (close(PIN_FD) != 0) rv = CKR_GENERAL_ERROR;
+  shim->phase = rv == CKR_OK ? PHASE_LOGGED_IN : PHASE_FAILED;
+  return rv;
+}

@@ -1,0 +1,134 @@
+import { AgentError } from "./errors.ts";
+import {
+  encodeCapAndReboot,
+  encodePeerExe,
+  encodePrepareShim,
+  encodeShimStatus,
+  encodeStartShim,
+  encodeStartWorkloads,
+  MAX_SPAWNER_MESSAGE,
+  type PeerExe,
+  parsePeerExeReply,
+  parsePrepareShimReply,
+  parseShimStatusReply,
+  parseStartShimReply,
+  parseStartWorkloadsReply,
+  type ShimDigest,
+  type ShimFile,
+  type ShimStatus,
+  type StartShim,
+} from "./spawner-messages.ts";
+
+export type {
+  PeerExe,
+  ShimDigest,
+  ShimFile,
+  ShimStatus,
+  StartShim,
+} from "./spawner-messages.ts";
+
+/** What the client needs from the native addon: one packet there and one back, with descriptors. */
+export interface SpawnerTransport {
+  call(
+    fd: number,
+    request: Uint8Array,
+    sendFds: readonly number[],
+    maxReply: number,
+  ): Promise<{ readonly bytes: Uint8Array; readonly fds: readonly number[] }>;
+  closeFd(fd: number): void;
+}
+
+/** A started shim. Both descriptors are the caller's to close. */
+export interface StartedShim {
+  readonly pid: number;
+  readonly fds: {
+    /** Stream socket of the shim's requests. */
+    readonly request: number;
+    /** Write end of the pipe from which the shim reads the PIN. */
+    readonly pin: number;
+  };
+}
+
+/**
+ * The privileged acts that the agent can ask for (SPAWNER.md). Every method rejects with AgentError `ERR_SPAWNER` when the
+ * spawner refuses or its answer cannot be read. A request out of its phase or order makes the spawner cap and reboot.
+ */
+export interface Spawner {
+  /** Fill a private root. The digests are of the bytes as copied; whether they are the pinned ones is for the caller to say. */
+  prepareShim(id: number, files: readonly ShimFile[]): Promise<readonly ShimDigest[]>;
+  startShim(request: StartShim): Promise<StartedShim>;
+  /** @param pidfd stays the caller's */
+  peerExe(pidfd: number): Promise<PeerExe>;
+  shimStatus(id: number): Promise<ShimStatus>;
+  /** Resolves or never comes back: the machine is about to restart. */
+  capAndReboot(reason: string): Promise<void>;
+  startWorkloads(): Promise<number>;
+}
+
+/** @param fd the agent's end of the spawner's socket, 3 in a started agent */
+export function openSpawner(transport: SpawnerTransport, fd: number): Spawner {
+  let last: Promise<unknown> = Promise.resolve();
+  // One request at a time: the protocol has no ids, so that a second one must wait for the first one's reply.
+  const roundTrip = <T>(request: Uint8Array, sendFds: readonly number[], parse: (reply: Reply) => T): Promise<T> => {
+    if (request.length > MAX_SPAWNER_MESSAGE) throw new TypeError(`spawner request: ${request.length} bytes`);
+    const next = last.then(async () => {
+      const reply = await transport.call(fd, request, sendFds, MAX_SPAWNER_MESSAGE);
+      return closingOnError(transport, reply, parse);
+    });
+    last = next.catch(() => undefined);
+    return next;
+  };
+  return {
+    prepareShim: async (id, files) =>
+      roundTrip(encodePrepareShim(id, files), [], (reply) =>
+        withoutFds(reply, parsePrepareShimReply(reply.bytes, files.length)),
+      ),
+    startShim: async (request) => roundTrip(encodeStartShim(request), [], startedShim),
+    peerExe: async (pidfd) =>
+      roundTrip(encodePeerExe(), [pidfd], (reply) => withoutFds(reply, parsePeerExeReply(reply.bytes))),
+    shimStatus: async (id) =>
+      roundTrip(encodeShimStatus(id), [], (reply) => withoutFds(reply, parseShimStatusReply(reply.bytes))),
+    capAndReboot: async (reason) => {
+      // There is no reply: the end of the socket is the expected answer.
+      await roundTrip(encodeCapAndReboot(reason), [], () => undefined).catch(() => undefined);
+    },
+    startWorkloads: async () =>
+      roundTrip(encodeStartWorkloads(), [], (reply) => withoutFds(reply, parseStartWorkloadsReply(reply.bytes))),
+  };
+}
+
+interface Reply {
+  readonly bytes: Uint8Array;
+  readonly fds: readonly number[];
+}
+
+/** Descriptors of a reply that is not accepted would otherwise stay open for ever. */
+function closingOnError<T>(transport: SpawnerTransport, reply: Reply, parse: (reply: Reply) => T): T {
+  try {
+    return parse(reply);
+  } catch (error) {
+    for (const fd of reply.fds) transport.closeFd(fd);
+    throw error;
+  }
+}
+
+function startedShim(reply: Reply): StartedShim {
+  const pid = parseStartShimReply(reply.bytes);
+  const [request, pin] = reply.fds;
+  if (request === undefined || pin === undefined || reply.fds.length !== 2) {
+    throw new AgentError("ERR_SPAWNER", "start-shim: descriptors", {
+      expected: "2",
+      got: `${reply.fds.length}`,
+    });
+  }
+  return { pid, fds: { request, pin } };
+}
+
+function withoutFds<T>(reply: Reply, value: T): T {
+  if (reply.fds.length !== 0)
+    throw new AgentError("ERR_SPAWNER", "spawner reply: descriptors", {
+      expected: "0",
+      got: `${reply.fds.length}`,
+    });
+  return value;
+}

@@ -1,0 +1,100 @@
+// What the spawner's files share: its settings, its state, and one prototype per concept. Protocol: agent/SPAWNER.md
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#define AGENT_UID 990
+#define SHIM_UID 991
+#define WORKLOAD_UID_MIN 1000
+#define AGENT_FD 3
+#define MAX_MESSAGE 65536
+#define MAX_SHIMS 8
+#define MAX_WORKLOADS 32
+#define MAX_SHIM_FILES 256
+#define MAX_PATH 1024
+#define DIGEST_SIZE 32
+
+enum variant { VARIANT_RELEASE, VARIANT_DEMO, VARIANT_DEV };
+enum phase { PHASE_LAUNCH = 1, PHASE_SERVING = 2 };
+enum exit_code { EXIT_USAGE = 2, EXIT_AGENT_LOST = 10, EXIT_BREACH = 11, EXIT_ASKED = 12, EXIT_SETUP = 13 };
+
+// Fixed before the agent starts. PID 1 has no choices here: only `variant` is read, from the measured command line.
+struct settings {
+    bool service;
+    bool single_uid;
+    bool shim_stderr;
+    enum variant variant;
+    uid_t agent_uid;
+    uid_t shim_uid;
+    const char *cabinet;
+    const char *run_dir;
+    const char *workloads;
+    const char *tpm;
+    char *const *agent_argv;
+};
+
+enum shim_state { SHIM_UNUSED, SHIM_PREPARED, SHIM_RUNNING, SHIM_ENDED, SHIM_FAILED };
+
+struct shim {
+    enum shim_state state;
+    bool prepare_used;
+    bool start_used;
+    pid_t pid;
+    int wait_status;
+    size_t writable_count;
+    char *writable[MAX_SHIM_FILES]; // destinations in the writable area, checked against START_SHIM's directories
+};
+
+struct workload {
+    char name[32];
+    pid_t pid;
+};
+
+struct spawner {
+    struct settings settings;
+    enum phase phase;
+    pid_t agent;
+    int agent_pidfd;
+    int agent_socket;
+    pid_t shell;
+    int ahead_fd; // executables.c; -1 when nobody measures ahead
+    struct shim shims[MAX_SHIMS];
+    size_t workload_count;
+    struct workload workloads[MAX_WORKLOADS];
+};
+
+// What a request handler found. A failure's message goes to the agent as status 1.
+enum outcome { OUTCOME_DONE, OUTCOME_FAILED, OUTCOME_BREACH };
+
+// log.c
+void log_line(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+// boot.c, hardening.c, devices.c: PID 1 only. Each returns 0, or -1 when the machine cannot go on.
+int boot_mounts(void);
+enum variant boot_variant(void);
+void harden_kernel(enum variant variant);
+void forbid_user_namespaces(void);
+int prepare_devices(struct settings *settings); // finds the cabinet
+
+// agent.c, workloads.c
+int start_agent(struct spawner *spawner);
+bool agent_is_gone(const struct spawner *spawner);
+// Starts every line of the list. The number started, or -1 with a message when the list cannot be used: then none was.
+int start_workloads(struct spawner *spawner, char *problem, size_t capacity);
+// The executables on the list; none when it cannot be used.
+void each_workload_program(const struct settings *settings, void (*visit)(const char *path, void *context), void *context);
+// The dev variant's root shell, if the image has one. Called again when it ends.
+void start_shell(struct spawner *spawner);
+
+// tpm_cap.c: extend PCR 13 in both banks. 0, or -1 when no bank was extended.
+int cap_agent_pcr(const char *tpm);
+
+// requests.c: one packet from the agent.
+enum outcome serve_request(struct spawner *spawner);
+
+// main.c. Both end the machine when the agent is gone, the first one only then.
+void reap_children(struct spawner *spawner);
+_Noreturn void cap_and_reboot(const struct spawner *spawner, enum exit_code code, const char *reason);

@@ -1,0 +1,146 @@
+import { toHex } from "../policy/index.ts";
+import type { AppraisalPolicy } from "./appraisal-policy.ts";
+import { contraindicated, type Finding, type ReferenceValues, warning } from "./finding.ts";
+import { capKind, type LaunchEvent, loginKinds, preUnsealKinds } from "./launch-events.ts";
+import type { VerifiedEvidence } from "./verify.ts";
+
+/** One line of the comparison between release and log; `null` where one side has nothing. */
+export interface EventComparison {
+  readonly kind: string;
+  readonly name: string;
+  readonly expected: string | null;
+  readonly got: string | null;
+  readonly agrees: boolean;
+}
+
+interface EventAppraisal {
+  readonly findings: readonly Finding[];
+  readonly events: readonly EventComparison[];
+}
+
+/**
+ * Compare the agent's log with the release: every expected event in its place, nothing else before the login, then token
+ * and keys, then one cap, then only what may follow a cap.
+ */
+export function appraiseEvents(
+  verified: VerifiedEvidence,
+  reference: ReferenceValues,
+  policy: AppraisalPolicy,
+): EventAppraisal {
+  const log = verified.agentLog.map((record) => record.event);
+  const measured = log.filter((event) => isOneOf(preUnsealKinds, event));
+  const expected = appraiseExpected(measured, reference);
+  return {
+    events: [...expected.events, ...log.filter((event) => !isOneOf(preUnsealKinds, event)).map(unreferenced)],
+    findings: [
+      ...expected.findings,
+      ...orderFindings(log),
+      ...capFindings(verified, log),
+      ...laterFindings(verified, log, policy),
+    ],
+  };
+}
+
+function appraiseExpected(measured: readonly LaunchEvent[], { events }: ReferenceValues): EventAppraisal {
+  const extra = measured.slice(events.length).map((event) => {
+    const got = toHex(event.sha256);
+    return {
+      line: { kind: event.kind, name: event.name, expected: null, got, agrees: false },
+      finding: contraindicated("event-unknown", `${event.kind} ${event.name}`, "no such event", got),
+    };
+  });
+  const compared = [...events.map((want, index) => compareEvent(want, measured[index])), ...extra];
+  return {
+    events: compared.map(({ line }) => line),
+    findings: compared.flatMap(({ finding }) => (finding === null ? [] : [finding])),
+  };
+}
+
+function compareEvent(
+  want: ReferenceValues["events"][number],
+  event: LaunchEvent | undefined,
+): { line: EventComparison; finding: Finding | null } {
+  const item = `${want.kind} ${want.name}`;
+  const line = { kind: want.kind, name: want.name, expected: want.sha256 };
+  if (event === undefined) {
+    return {
+      line: { ...line, got: null, agrees: false },
+      finding: contraindicated("event-missing", item, want.sha256, "nothing"),
+    };
+  }
+  const got = toHex(event.sha256);
+  if (event.kind !== want.kind || event.name !== want.name) {
+    const found = `${event.kind} ${event.name} ${got}`;
+    return {
+      line: { ...line, got: null, agrees: false },
+      finding: contraindicated("event-order", item, want.sha256, found),
+    };
+  }
+  const agrees = got === want.sha256;
+  return {
+    line: { ...line, got, agrees },
+    finding: agrees ? null : contraindicated("event-mismatch", item, want.sha256, got),
+  };
+}
+
+/** No reference value: token and keys are bound to the measured policy by the agent, the others happen later. */
+function unreferenced(event: LaunchEvent): EventComparison {
+  return { kind: event.kind, name: event.name, expected: null, got: toHex(event.sha256), agrees: true };
+}
+
+/** The phases of a launch follow each other; an event out of its phase could hide what was measured before it. */
+function orderFindings(log: readonly LaunchEvent[]): readonly Finding[] {
+  const findings: Finding[] = [];
+  let phase = 0;
+  for (const event of log) {
+    const own = phaseOf(event);
+    if (own < phase)
+      findings.push(
+        contraindicated("event-order", `${event.kind} ${event.name}`, "an earlier place", "after a later phase"),
+      );
+    phase = Math.max(phase, own);
+  }
+  return findings;
+}
+
+function phaseOf(event: LaunchEvent): number {
+  if (isOneOf(preUnsealKinds, event)) return 0;
+  if (isOneOf(loginKinds, event)) return 1;
+  return event.kind === capKind ? 2 : 3;
+}
+
+/** One cap, and the one that belongs to the state; without it the PIN could be unsealed again in this boot. */
+function capFindings({ claims }: VerifiedEvidence, log: readonly LaunchEvent[]): readonly Finding[] {
+  const caps = log.filter((event) => event.kind === capKind).map((event) => event.name);
+  const expected = claims.measured.launch === "refused" ? "refused" : "serving";
+  if (caps.length === 1 && caps[0] === expected) return [];
+  return [contraindicated("cap", "cap events", expected, caps.join(", ") || "none")];
+}
+
+function laterFindings(
+  { claims }: VerifiedEvidence,
+  log: readonly LaunchEvent[],
+  { maxViolations = 0 }: AppraisalPolicy,
+): readonly Finding[] {
+  const findings: Finding[] = [];
+  const measured = log.filter((event) => event.kind === "violation");
+  const { violations } = claims.asserted;
+  // Events cannot be retracted, the counts go on after the first recorded ones: the larger number decides.
+  const count = Math.max(
+    measured.length,
+    [...violations.values()].reduce((sum, times) => sum + times, 0),
+  );
+  const names = [...new Set([...measured.map((event) => event.name), ...violations.keys()])].slice(0, 8).join(", ");
+  if (count > maxViolations) {
+    findings.push(contraindicated("violations", `violations (${names})`, `at most ${maxViolations}`, `${count}`));
+  } else if (count > 0) {
+    findings.push(warning("violations", `violations (${names})`, "none", `${count}`));
+  }
+  const replaced = log.filter((event) => event.kind === "shim-replaced").length;
+  if (replaced > 0) findings.push(warning("shim-replaced", "shim", "the first one", `replaced ${replaced} times`));
+  return findings;
+}
+
+function isOneOf(kinds: readonly string[], event: LaunchEvent): boolean {
+  return kinds.includes(event.kind);
+}

@@ -1,0 +1,81 @@
+import type { Claims, KeyClaim } from "./claims.ts";
+import { contraindicated, type Finding, warning } from "./finding.ts";
+import type { VerifiedEvidence } from "./verify.ts";
+
+/** Escapes that the shim must have tried on itself; a shorter list is a probe that was cut down. */
+export const requiredProbes: readonly string[] = ["execve", "ptrace", "io_uring_setup", "bpf", "mount", "unshare"];
+
+/**
+ * Judge what is known about the sandbox of a serving launch: the escape probe, what the kernel saw of it, the process as
+ * the spawner saw it, the token and the keys. The probe's own words count only together with the kernel's.
+ */
+export function appraiseShim({ claims }: VerifiedEvidence): readonly Finding[] {
+  if (claims.measured.launch !== "serving") return [];
+  return [
+    ...probeFindings(claims),
+    ...processFindings(claims),
+    ...tokenFindings(claims),
+    ...claims.asserted.keys.flatMap(keyFindings),
+  ];
+}
+
+function probeFindings({ asserted, selfReported }: Claims): readonly Finding[] {
+  const findings: Finding[] = [];
+  for (const name of requiredProbes) {
+    const tried = [...selfReported.probe.keys()].some((attempt) => attempt === name || attempt.startsWith(`${name} `));
+    if (!tried) findings.push(contraindicated("probe-missing", `probe ${name}`, "tried", "not tried"));
+  }
+  for (const [attempt, errno] of selfReported.probe) {
+    if (errno === 0) findings.push(contraindicated("probe-succeeded", `probe ${attempt}`, "denied", "succeeded"));
+  }
+  if (asserted.probeWitnessed.size === 0) {
+    findings.push(contraindicated("probe-unwitnessed", "kernel notifications", "some of the probe's attempts", "none"));
+  }
+  return findings;
+}
+
+function processFindings({ asserted }: Claims): readonly Finding[] {
+  const { shim } = asserted;
+  if (shim === null) return [contraindicated("shim-process", "shim", "the spawner's view of it", "nothing")];
+  const findings: Finding[] = [];
+  if (shim.uid === 0) findings.push(contraindicated("shim-process", "shim uid", "not 0", "0"));
+  if (shim.seccompFilters < 1)
+    findings.push(contraindicated("shim-process", "shim seccomp filters", "1 or more", `${shim.seccompFilters}`));
+  if (!/^0+$/.test(shim.capabilities))
+    findings.push(contraindicated("shim-process", "shim capabilities", "none", shim.capabilities));
+  return findings;
+}
+
+function tokenFindings({ asserted }: Claims): readonly Finding[] {
+  if (asserted.token !== null && asserted.keys.length > 0) return [];
+  const got = asserted.token === null ? "no token" : "no keys";
+  return [contraindicated("token", "token and keys", "at least one key of a named token", got)];
+}
+
+function keyFindings({ name, attributes }: KeyClaim): readonly Finding[] {
+  const required: readonly (readonly [string, boolean])[] = [
+    ["sensitive", true],
+    ["extractable", false],
+  ];
+  const findings = required
+    .filter(([attribute, value]) => attributes[attribute] !== value)
+    .map(([attribute, value]) =>
+      contraindicated(
+        "key-attributes",
+        `key ${name} ${attribute}`,
+        `${value}`,
+        `${attributes[attribute] ?? "unknown"}`,
+      ),
+    );
+  if (attributes["neverExtractable"] !== true) {
+    findings.push(
+      warning(
+        "key-attributes",
+        `key ${name} neverExtractable`,
+        "true",
+        `${attributes["neverExtractable"] ?? "unknown"}`,
+      ),
+    );
+  }
+  return findings;
+}

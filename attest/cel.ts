@@ -1,0 +1,134 @@
+import { AGENT_PCR, type CborMap, type CborValue, decodeCbor, encodeCbor, equalBytes, toHex } from "../policy/index.ts";
+import { bankAlgorithm, extendPcr, hashInBank, type PcrBank, pcrBanks, resetValue } from "./banks.ts";
+import { AttestError } from "./errors.ts";
+import { encodeLaunchEvent, type LaunchEvent, launchEventDigests, parseLaunchEvent } from "./launch-events.ts";
+
+/** CEL content type of our launch events; named "ironclaw" in text. */
+export const celContentType = 200;
+const maxRecords = 16_384;
+
+/** One record of a TCG Canonical Event Log 1.1, for the agent PCR. */
+export interface CelRecord {
+  /** Counts from 0. */
+  readonly recnum: number;
+  readonly pcr: number;
+  readonly digests: Readonly<Record<PcrBank, Uint8Array>>;
+  readonly event: LaunchEvent;
+}
+
+/** The record of an event: its digests are over the encoded event, so nothing in it is unauthenticated. */
+export function celRecord(recnum: number, pcr: number, event: LaunchEvent): CelRecord {
+  return { recnum, pcr, digests: launchEventDigests(event), event };
+}
+
+export function encodeCel(records: readonly CelRecord[]): Uint8Array {
+  return encodeCbor(
+    records.map(
+      (record) =>
+        new Map<number, CborValue>([
+          [0, record.recnum],
+          [1, record.pcr],
+          [3, pcrBanks.map((bank) => digestEntry(bank, record.digests[bank]))],
+          [9, celContentType],
+          [10, encodeLaunchEvent(record.event)],
+        ]),
+    ),
+  );
+}
+
+function digestEntry(bank: PcrBank, digest: Uint8Array): CborMap {
+  return new Map<number, CborValue>([
+    [0, bankAlgorithm(bank)],
+    [1, digest],
+  ]);
+}
+
+/**
+ * Reads the agent's log: records numbered from 0, for the agent PCR only, content type 200, a digest for every bank and
+ * each the hash of the content. Does not establish that any TPM extended them: compare `replayCel` with a quote.
+ * @throws AttestError `ERR_CEL_MALFORMED`, `ERR_LAUNCH_EVENT`, PolicyError `ERR_CBOR_MALFORMED`
+ */
+export function parseCel(bytes: Uint8Array): readonly CelRecord[] {
+  const log = decodeCbor(bytes, {
+    bytes: 1 << 20,
+    string: 8192,
+    items: 16 * maxRecords,
+    depth: 4,
+  });
+  if (!Array.isArray(log)) throw malformed("log", "an array of records");
+  if (log.length > maxRecords) throw malformed("log", `at most ${maxRecords} records`, `${log.length}`);
+  return log.map(parseRecord);
+}
+
+function parseRecord(value: CborValue, index: number): CelRecord {
+  const what = `record ${index}`;
+  if (!(value instanceof Map) || value.size !== 5) throw malformed(what, "a map of keys 0, 1, 3, 9 and 10");
+  expectValue(`${what} recnum`, index, value.get(0));
+  expectValue(`${what} pcr`, AGENT_PCR, value.get(1));
+  expectValue(`${what} content_type`, celContentType, value.get(9));
+  const content = value.get(10);
+  if (!(content instanceof Uint8Array)) throw malformed(`${what} content`, "a byte string");
+  const digests = parseDigests(what, value.get(3), content);
+  return {
+    recnum: index,
+    pcr: AGENT_PCR,
+    digests,
+    event: parseLaunchEvent(content),
+  };
+}
+
+function parseDigests(what: string, value: CborValue | undefined, content: Uint8Array): Record<PcrBank, Uint8Array> {
+  if (!Array.isArray(value) || value.length !== pcrBanks.length)
+    throw malformed(`${what} digests`, `${pcrBanks.length} banks`);
+  const digest = (bank: PcrBank) => {
+    const entry: CborValue | undefined = (value as readonly CborValue[])[pcrBanks.indexOf(bank)];
+    if (!(entry instanceof Map) || entry.size !== 2) throw malformed(`${what} ${bank}`, "a map of keys 0 and 1");
+    expectValue(`${what} hashAlg`, bankAlgorithm(bank), entry.get(0));
+    const found = entry.get(1);
+    const expected = hashInBank(bank, content);
+    if (!(found instanceof Uint8Array) || !equalBytes(found, expected)) {
+      throw malformed(
+        `${what} ${bank} digest`,
+        toHex(expected),
+        found instanceof Uint8Array ? toHex(found) : "no bytes",
+      );
+    }
+    return found;
+  };
+  return { sha256: digest("sha256"), sha384: digest("sha384") };
+}
+
+/** The agent PCR that these records explain, from its reset value. */
+export function replayCel(records: readonly CelRecord[], bank: PcrBank): Uint8Array {
+  return records.reduce((pcr, record) => extendPcr(bank, pcr, record.digests[bank]), resetValue(bank, AGENT_PCR));
+}
+
+/** CEL-JSON, one record a line: for people, `jq` and files. Never read back as evidence. */
+export function renderCelJsonLines(records: readonly CelRecord[]): string {
+  return records.map((record) => `${JSON.stringify(jsonRecord(record))}\n`).join("");
+}
+
+function jsonRecord(record: CelRecord): unknown {
+  const { kind, name, sha256 } = record.event;
+  return {
+    recnum: record.recnum,
+    pcr: record.pcr,
+    digests: pcrBanks.map((bank) => ({
+      hashAlg: bank,
+      digest: toHex(record.digests[bank]),
+    })),
+    content_type: "ironclaw",
+    content: { kind, name, sha256: toHex(sha256) },
+  };
+}
+
+function expectValue(what: string, expected: number, got: CborValue | undefined): void {
+  if (got !== expected) throw malformed(what, `${expected}`, typeof got === "number" ? `${got}` : typeof got);
+}
+
+function malformed(what: string, expected: string, got?: string): AttestError {
+  return new AttestError("ERR_CEL_MALFORMED", `cel ${what}`, {
+    expected,
+    ...(got === undefined ? {} : { got }),
+  });
+}

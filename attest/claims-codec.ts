@@ -1,0 +1,220 @@
+import {
+  type CborKey,
+  type CborMap,
+  type CborValue,
+  decodeCbor,
+  encodeCbor,
+  PolicyError,
+  sha256,
+  uccsTag,
+} from "../policy/index.ts";
+import {
+  type AssertedClaims,
+  type Claims,
+  evidenceProfile,
+  imageVariants,
+  type KeyClaim,
+  keyPurposes,
+  launchStates,
+  type MeasuredClaims,
+  type TokenClaim,
+} from "./claims.ts";
+import { type MapReader, mapReader } from "./claims-reader.ts";
+import { AttestError } from "./errors.ts";
+
+const key = {
+  nonce: 10,
+  ueid: 256,
+  dbgstat: 263,
+  profile: 265,
+  swname: 270,
+  swversion: 271,
+} as const;
+const measuredKey = -70001;
+const assertedKey = -70002;
+const selfReportedKey = -70003;
+const debugEnabled = 0;
+const debugDisabledPermanently = 3;
+
+/** Claims as a UCCS: tag 601, canonical CBOR (EVIDENCE.md section 3). */
+export function encodeClaims(claims: Claims): Uint8Array {
+  const value = new Map<CborKey, CborValue>([
+    [key.nonce, claims.nonce],
+    [key.ueid, claims.ueid],
+    [key.dbgstat, claims.debugEnabled ? debugEnabled : debugDisabledPermanently],
+    [key.profile, evidenceProfile],
+    [key.swname, claims.software.name],
+    [key.swversion, [claims.software.version]],
+    [measuredKey, record({ ...claims.measured })],
+    [assertedKey, assertedMap(claims.asserted)],
+    [selfReportedKey, record({ probe: claims.selfReported.probe })],
+  ]);
+  return encodeCbor({ tag: uccsTag, value });
+}
+
+function assertedMap(asserted: AssertedClaims): CborMap {
+  const { shim } = asserted;
+  return record({
+    machine: asserted.machine,
+    image: record(asserted.image),
+    reasons: asserted.reasons.map((reason) => record({ ...reason })),
+    unseal: asserted.unseal.map((answer) => record({ ...answer })),
+    token: asserted.token === null ? null : record({ ...asserted.token }),
+    keys: asserted.keys.map(keyMap),
+    "probe-witnessed": asserted.probeWitnessed,
+    violations: asserted.violations,
+    audit: record(asserted.audit),
+    shim:
+      shim === null
+        ? null
+        : record({
+            uid: shim.uid,
+            "seccomp-filters": shim.seccompFilters,
+            capabilities: shim.capabilities,
+            namespaces: shim.namespaces,
+          }),
+  });
+}
+
+function keyMap(claim: KeyClaim): CborMap {
+  const { name, spki, does } = claim;
+  return record({ name, spki, does, attributes: record(claim.attributes) });
+}
+
+function record(fields: Readonly<Record<string, CborValue>>): CborMap {
+  return new Map(Object.entries(fields));
+}
+
+/** Digest of a `token` event: SHA-256 of the canonical CBOR of the claim. */
+export function measureToken(token: TokenClaim): Uint8Array {
+  return sha256(encodeCbor(record({ ...token })));
+}
+
+/** Digest of a `key` event: SHA-256 of the canonical CBOR of {spki, attributes}. */
+export function measureKey(claim: Pick<KeyClaim, "spki" | "attributes">): Uint8Array {
+  return sha256(encodeCbor(record({ spki: claim.spki, attributes: record(claim.attributes) })));
+}
+
+/**
+ * Reads a claims set. Every claim must be there and no other. Does not establish who made it: the quote's extraData
+ * does, through `verifyEvidence`.
+ * @throws AttestError `ERR_CLAIMS_MALFORMED`
+ */
+export function parseClaims(bytes: Uint8Array): Claims {
+  const top = mapReader(decodeUccs(bytes), "claims");
+  top.exactly(key.profile, evidenceProfile);
+  const claims: Claims = {
+    nonce: top.bytes(key.nonce, 32),
+    ueid: top.bytes(key.ueid, 33),
+    software: { name: top.text(key.swname), version: parseVersion(top) },
+    debugEnabled: parseDebugStatus(top),
+    measured: parseMeasured(top.map(measuredKey)),
+    asserted: parseAsserted(top.map(assertedKey)),
+    selfReported: parseSelfReported(top.map(selfReportedKey)),
+  };
+  top.end();
+  return claims;
+}
+
+function decodeUccs(bytes: Uint8Array): CborValue {
+  let value: CborValue;
+  try {
+    value = decodeCbor(bytes, {
+      bytes: 256 << 10,
+      string: 4096,
+      items: 20_000,
+      depth: 8,
+    });
+  } catch (error) {
+    if (!(error instanceof PolicyError)) throw error;
+    throw new AttestError("ERR_CLAIMS_MALFORMED", `claims: ${error.message}`, {
+      cause: error,
+    });
+  }
+  if (typeof value === "object" && value !== null && "tag" in value) return value.value;
+  throw new AttestError("ERR_CLAIMS_MALFORMED", "claims", {
+    expected: `tag ${uccsTag}`,
+    got: "no tag",
+  });
+}
+
+function parseVersion(top: MapReader): string {
+  const [version, ...more] = top.array(key.swversion, 1).map((item) => item.asText());
+  if (version === undefined || more.length > 0) throw top.malformed(key.swversion, "one version");
+  return version;
+}
+
+function parseDebugStatus(top: MapReader): boolean {
+  const status = top.count(key.dbgstat);
+  if (status === debugEnabled) return true;
+  if (status === debugDisabledPermanently) return false;
+  throw top.malformed(key.dbgstat, `${debugEnabled} or ${debugDisabledPermanently}`, `${status}`);
+}
+
+function parseMeasured(map: MapReader): MeasuredClaims {
+  const measured = {
+    launch: map.oneOf("launch", launchStates),
+    policy: map.bytesOrNull("policy", 32),
+    profile: map.bytesOrNull("profile", 32),
+    library: map.bytesOrNull("library", 32),
+    closure: map.entries("closure", (value) => value.asBytes(32)),
+  };
+  map.end();
+  return measured;
+}
+
+function parseAsserted(map: MapReader): AssertedClaims {
+  const image = map.map("image");
+  const audit = map.map("audit");
+  const asserted: AssertedClaims = {
+    machine: map.text("machine"),
+    image: {
+      id: image.text("id"),
+      variant: image.oneOf("variant", imageVariants),
+    },
+    reasons: map.array("reasons", 1024).map((item) => texts(item.asMap(), ["code", "item", "expected", "got"])),
+    unseal: map.array("unseal", 64).map((item) => texts(item.asMap(), ["command", "rc", "text"])),
+    token: map.mapOrNull("token", (token) => texts(token, ["label", "serial", "manufacturer", "model", "firmware"])),
+    keys: map.array("keys", 256).map((item) => parseKey(item.asMap())),
+    probeWitnessed: map.entries("probe-witnessed", (value) => value.asCount()),
+    violations: map.entries("violations", (value) => value.asCount()),
+    audit: { seq: audit.count("seq"), hash: audit.bytes("hash", 32) },
+    shim: map.mapOrNull("shim", (shim) => {
+      const process = {
+        uid: shim.count("uid"),
+        seccompFilters: shim.count("seccomp-filters"),
+        capabilities: shim.text("capabilities"),
+        namespaces: shim.array("namespaces", 64).map((item) => item.asText()),
+      };
+      shim.end();
+      return process;
+    }),
+  };
+  for (const reader of [image, audit, map]) reader.end();
+  return asserted;
+}
+
+function parseKey(map: MapReader): KeyClaim {
+  const spki = map.text("spki");
+  if (!/^[0-9a-f]{64}$/.test(spki)) throw map.malformed("spki", "64 lower-case hexadecimal digits");
+  const claim = {
+    name: map.text("name"),
+    spki,
+    does: map.oneOf("does", keyPurposes),
+    attributes: Object.fromEntries(map.entries("attributes", (value) => value.asBoolean())),
+  };
+  map.end();
+  return claim;
+}
+
+function parseSelfReported(map: MapReader): Claims["selfReported"] {
+  const probe = map.entries("probe", (value) => value.asCount());
+  map.end();
+  return { probe };
+}
+
+function texts<Name extends string>(map: MapReader, names: readonly Name[]): Record<Name, string> {
+  const fields = Object.fromEntries(names.map((name) => [name, map.text(name)]));
+  map.end();
+  return fields as Record<Name, string>; // every name was read just above
+}

@@ -1,0 +1,75 @@
+import { AttestError } from "./errors.ts";
+
+export interface DerElement {
+  /** Identifier octet, e.g. 0x30 SEQUENCE. */
+  readonly tag: number;
+  readonly content: Uint8Array;
+}
+
+/**
+ * Reads the elements that stand one after another in `bytes`: single-octet tags, definite lengths in their shortest form.
+ * @throws AttestError `ERR_ENDORSEMENT_MALFORMED`
+ */
+export function parseDer(bytes: Uint8Array): readonly DerElement[] {
+  const elements: DerElement[] = [];
+  let offset = 0;
+  while (offset < bytes.length) {
+    const tag = bytes[offset] ?? 0;
+    if ((tag & 0x1f) === 0x1f) throw malformed("tag", "one octet");
+    const { length, size } = parseLength(bytes.subarray(offset + 1, offset + 5));
+    const start = offset + 1 + size;
+    if (length > bytes.length - start) throw malformed("length", `at most ${bytes.length - start}`, `${length}`);
+    elements.push({ tag, content: bytes.subarray(start, start + length) });
+    offset = start + length;
+  }
+  return elements;
+}
+
+function parseLength(head: Uint8Array): { length: number; size: number } {
+  const [first, ...rest] = head;
+  if (first === undefined) throw malformed("length", "an octet", "nothing");
+  if (first < 0x80) return { length: first, size: 1 };
+  const count = first & 0x7f;
+  if (count === 0 || count > 3 || count > rest.length) throw malformed("length", "1 to 3 octets", `${count}`);
+  const length = rest.slice(0, count).reduce((sum, octet) => sum * 256 + octet, 0);
+  if (rest[0] === 0 || length < 0x80) throw malformed("length", "the shortest form");
+  return { length, size: 1 + count };
+}
+
+/** The elements inside one element of the given tag. */
+export function derChildren(element: DerElement | undefined, tag: number, what: string): readonly DerElement[] {
+  return parseDer(derContent(element, tag, what));
+}
+
+export function derContent(element: DerElement | undefined, tag: number, what: string): Uint8Array {
+  if (element?.tag === tag) return element.content;
+  throw malformed(
+    what,
+    `tag 0x${tag.toString(16)}`,
+    element === undefined ? "nothing" : `tag 0x${element.tag.toString(16)}`,
+  );
+}
+
+/** Dotted form of the content of an OBJECT IDENTIFIER. */
+export function derOid(content: Uint8Array): string {
+  const arcs: number[] = [];
+  let arc = 0;
+  for (const octet of content) {
+    arc = arc * 128 + (octet & 0x7f);
+    if (!Number.isSafeInteger(arc)) throw malformed("object identifier", "arcs below 2^53");
+    if (octet >= 0x80) continue;
+    arcs.push(arc);
+    arc = 0;
+  }
+  const [first, ...rest] = arcs;
+  if (first === undefined || (content.at(-1) ?? 0x80) >= 0x80) throw malformed("object identifier", "whole arcs");
+  const root = Math.min(2, Math.floor(first / 40));
+  return [root, first - 40 * root, ...rest].join(".");
+}
+
+function malformed(what: string, expected: string, got?: string): AttestError {
+  return new AttestError("ERR_ENDORSEMENT_MALFORMED", `der ${what}`, {
+    expected,
+    ...(got === undefined ? {} : { got }),
+  });
+}

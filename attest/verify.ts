@@ -1,0 +1,250 @@
+import {
+  AGENT_PCR,
+  concatBytes,
+  equalBytes,
+  fromBase64,
+  fromHex,
+  IronclawError,
+  sha256,
+  toHex,
+} from "../policy/index.ts";
+import { attestationKeyReasons, verifyAttestationSignature } from "./attestation-key.ts";
+import { bankAlgorithm, type PcrBank, resetValue } from "./banks.ts";
+import { type CelRecord, parseCel, replayCel } from "./cel.ts";
+import type { Claims } from "./claims.ts";
+import { parseClaims } from "./claims-codec.ts";
+import type { AssuranceClass, Enrolment } from "./enrolment.ts";
+import { EvidenceRefused } from "./errors.ts";
+import {
+  type Challenge,
+  type Evidence,
+  measureExtraData,
+  type PcrSection,
+  parseEkCertificates,
+  parsePcrs,
+} from "./evidence.ts";
+import { type FirmwareLog, parseFirmwareLog, replayFirmwareLog } from "./firmware-log.ts";
+import { measuredClaimReasons } from "./measured-claims.ts";
+import { type Reason, reason, reasonFrom } from "./reason.ts";
+import {
+  endorsementPrimaryQualifiedName,
+  parseQuoteAttest,
+  parseTpmPublic,
+  parseTpmSignature,
+  type QuoteAttest,
+  type TpmPublic,
+  tpmName,
+} from "./tpm-structures.ts";
+
+const verified: unique symbol = Symbol("verified evidence");
+
+/** Evidence that a TPM stands behind. Only `verifyEvidence` makes one. */
+export interface VerifiedEvidence {
+  readonly [verified]: true;
+  /** The enrolled name; `claims.asserted.machine` is only what the machine calls itself. */
+  readonly machine: string;
+  readonly assurance: AssuranceClass;
+  readonly challenge: Challenge;
+  readonly claims: Claims;
+  readonly quote: QuoteAttest;
+  /** The quoted values. */
+  readonly pcrs: ReadonlyMap<number, Uint8Array>;
+  readonly firmwareLog: FirmwareLog;
+  readonly agentLog: readonly CelRecord[];
+  /** What is true and still deserves a look, e.g. a clock that may have gone back. */
+  readonly doubts: readonly Reason[];
+}
+
+/** Unknown events that are spelled out; one is enough to refuse. */
+const maxUnknownEvents = 16;
+
+/** The sections, parsed; `null` where one was malformed, which is a reason already. */
+interface Parts {
+  readonly quote: QuoteAttest | null;
+  readonly ak: TpmPublic | null;
+  readonly pcrs: PcrSection | null;
+  readonly firmwareLog: FirmwareLog | null;
+  readonly agentLog: readonly CelRecord[] | null;
+  readonly claims: Claims | null;
+}
+
+/**
+ * Proves that the enrolled attestation key signed a quote over this challenge's nonce, these claims and these logs, for
+ * exactly the asked bank and PCRs, and that the two logs explain every quoted value. Every check runs; a refusal
+ * carries all reasons.
+ *
+ * Does not establish that the measurements are good (see `appraise`), that the nonce is fresh and was made for this
+ * machine (its issuer knows), nor that the TPM is a chip: `assurance` says what the enrolment found.
+ *
+ * @throws EvidenceRefused `ERR_EVIDENCE_REFUSED`; TypeError for a challenge that is none
+ */
+export async function verifyEvidence(
+  evidence: Evidence,
+  challenge: Challenge,
+  enrolment: Enrolment,
+): Promise<VerifiedEvidence> {
+  checkChallenge(challenge);
+  const reasons: Reason[] = [];
+  const parts = parseParts(evidence, reasons);
+  reasons.push(
+    ...keyReasons(evidence, parts.ak, enrolment),
+    ...(await signatureReasons(evidence, parts.ak)),
+    ...quoteReasons(evidence, parts.quote, challenge),
+    ...valueReasons(parts.quote, parts.pcrs, challenge),
+    ...replayReasons(parts, challenge),
+    ...claimReasons(parts, challenge, enrolment),
+  );
+  const { quote, pcrs, firmwareLog, agentLog, claims } = parts;
+  if (reasons.length > 0 || !quote || !pcrs || !firmwareLog || !agentLog || !claims) throw new EvidenceRefused(reasons);
+  return {
+    [verified]: true,
+    machine: enrolment.name,
+    assurance: enrolment.assurance,
+    challenge,
+    claims,
+    quote,
+    pcrs: pcrs.values,
+    firmwareLog,
+    agentLog,
+    doubts: quote.clockInfo.safe ? [] : [reason("clock-unsafe", "clockInfo.safe", "YES", "NO")],
+  };
+}
+
+function checkChallenge({ nonce, pcrs }: Challenge): void {
+  if (nonce.length !== 32) throw new TypeError(`challenge nonce: ${nonce.length} bytes, not 32`);
+  const ascending = pcrs.every((pcr, index) => Number.isInteger(pcr) && pcr <= 23 && pcr > (pcrs[index - 1] ?? -1));
+  if (pcrs.length === 0 || !ascending)
+    throw new TypeError("challenge pcrs: not an ascending, non-empty list of 0 to 23");
+}
+
+function parseParts(evidence: Evidence, reasons: Reason[]): Parts {
+  const attempt = <T>(item: string, parse: () => T): T | null => {
+    try {
+      return parse();
+    } catch (error) {
+      if (!(error instanceof IronclawError)) throw error;
+      reasons.push(reasonFrom(error, `${item}: ${error.message}`));
+      return null;
+    }
+  };
+  attempt("ek-certificates", () => parseEkCertificates(evidence.ekCertificates));
+  return {
+    quote: attempt("quote", () => parseQuoteAttest(evidence.quote)),
+    ak: attempt("ak", () => parseTpmPublic(evidence.ak)),
+    pcrs: attempt("pcrs", () => parsePcrs(evidence.pcrs)),
+    firmwareLog: attempt("firmware-log", () => parseFirmwareLog(evidence.firmwareLog)),
+    agentLog: attempt("agent-log", () => parseCel(evidence.agentLog)),
+    claims: attempt("claims", () => parseClaims(evidence.claims)),
+  };
+}
+
+function keyReasons(evidence: Evidence, ak: TpmPublic | null, enrolment: Enrolment): readonly Reason[] {
+  if (ak === null) return [];
+  const reasons = [...attestationKeyReasons(ak)];
+  const name = toHex(tpmName(evidence.ak));
+  const enrolled = equalBytes(evidence.ak, fromBase64(enrolment.akPublic, "enrolment akPublic"));
+  if (name !== enrolment.akName || !enrolled)
+    reasons.push(reason("ak-not-enrolled", "ak name", enrolment.akName, name));
+  return reasons;
+}
+
+async function signatureReasons(evidence: Evidence, ak: TpmPublic | null): Promise<readonly Reason[]> {
+  if (ak === null) return [];
+  try {
+    const signature = parseTpmSignature(evidence.signature);
+    if (await verifyAttestationSignature(ak, signature, evidence.quote)) return [];
+    return [reason("signature", "signature", "one of the attestation key over the quote", "one that does not verify")];
+  } catch (error) {
+    if (error instanceof IronclawError) return [reasonFrom(error, `signature: ${error.message}`)];
+    throw error;
+  }
+}
+
+function quoteReasons(evidence: Evidence, quote: QuoteAttest | null, challenge: Challenge): readonly Reason[] {
+  if (quote === null) return [];
+  const reasons: Reason[] = [];
+  const expected = toHex(measureExtraData(challenge.nonce, evidence));
+  const got = toHex(quote.extraData);
+  if (got !== expected) reasons.push(reason("extra-data", "quote extraData (nonce, claims and logs)", expected, got));
+  const selection = (bank: number, pcrs: readonly number[]) =>
+    `0x${bank.toString(16).padStart(4, "0")}:${pcrs.join(",")}`;
+  const asked = selection(bankAlgorithm(challenge.bank), challenge.pcrs);
+  const quoted = quote.selections.map(({ hash, pcrs }) => selection(hash, pcrs)).join("+");
+  if (asked !== quoted) reasons.push(reason("pcr-selection", "quote pcrSelect", asked, quoted));
+  reasons.push(...signerReasons(evidence, quote));
+  return reasons;
+}
+
+/** A key under another parent or hierarchy has the same Name and another qualified Name. */
+function signerReasons(evidence: Evidence, quote: QuoteAttest): readonly Reason[] {
+  try {
+    const expected = toHex(endorsementPrimaryQualifiedName(evidence.ak));
+    const got = toHex(quote.qualifiedSigner);
+    return got === expected ? [] : [reason("qualified-signer", "quote qualifiedSigner", expected, got)];
+  } catch (error) {
+    if (error instanceof IronclawError) return []; // the malformed key is a reason already
+    throw error;
+  }
+}
+
+function valueReasons(quote: QuoteAttest | null, pcrs: PcrSection | null, challenge: Challenge): readonly Reason[] {
+  if (pcrs === null) return [];
+  const reasons: Reason[] = [];
+  if (pcrs.bank !== challenge.bank) reasons.push(reason("pcr-section", "pcrs bank", challenge.bank, pcrs.bank));
+  const listed = [...pcrs.values.keys()].join(",");
+  if (listed !== challenge.pcrs.join(","))
+    reasons.push(reason("pcr-section", "pcrs values", challenge.pcrs.join(","), listed));
+  if (quote === null) return reasons;
+  // The digest algorithm is that of the signing scheme, and both schemes that are accepted use SHA-256.
+  const digest = toHex(sha256(concatBytes(...pcrs.values.values())));
+  const signed = toHex(quote.pcrDigest);
+  if (digest !== signed) reasons.push(reason("pcr-digest", "quote pcrDigest", signed, digest));
+  return reasons;
+}
+
+function replayReasons({ pcrs, firmwareLog, agentLog }: Parts, challenge: Challenge): readonly Reason[] {
+  if (pcrs === null || firmwareLog === null || agentLog === null) return [];
+  const replayed = replayFirmware(firmwareLog, challenge.bank);
+  if (!(replayed instanceof Map)) return [replayed as Reason];
+  const reasons: Reason[] = [];
+  if (replayed.has(AGENT_PCR)) {
+    reasons.push(reason("firmware-log-agent-pcr", `PCR ${AGENT_PCR}`, "not extended by firmware", "extended"));
+  }
+  for (const event of firmwareLog.events.filter(({ name }) => name === null).slice(0, maxUnknownEvents)) {
+    const type = `0x${event.type.toString(16).padStart(8, "0")}`;
+    reasons.push(reason("firmware-event-unknown", `PCR ${event.pcr} event`, "a type of the firmware profile", type));
+  }
+  for (const [pcr, quoted] of pcrs.values) {
+    const explained =
+      pcr === AGENT_PCR ? replayCel(agentLog, challenge.bank) : (replayed.get(pcr) ?? resetValue(challenge.bank, pcr));
+    if (equalBytes(explained, quoted)) continue;
+    reasons.push(reason("pcr-replay", `PCR ${pcr} (${challenge.bank})`, toHex(explained), toHex(quoted)));
+  }
+  return reasons;
+}
+
+function replayFirmware(log: FirmwareLog, bank: PcrBank): ReadonlyMap<number, Uint8Array> | Reason {
+  try {
+    return replayFirmwareLog(log, bank);
+  } catch (error) {
+    if (error instanceof IronclawError) return reasonFrom(error, `firmware-log: ${error.message}`);
+    throw error;
+  }
+}
+
+function claimReasons({ claims, agentLog }: Parts, challenge: Challenge, enrolment: Enrolment): readonly Reason[] {
+  if (claims === null) return [];
+  const reasons: Reason[] = [];
+  const expect = (item: string, expected: Uint8Array, got: Uint8Array) => {
+    if (!equalBytes(expected, got)) reasons.push(reason("claim", item, toHex(expected), toHex(got)));
+  };
+  expect("eat_nonce", challenge.nonce, claims.nonce);
+  expect("ueid", machineUeid(fromHex(enrolment.ekName)), claims.ueid);
+  if (agentLog !== null) reasons.push(...measuredClaimReasons(claims, agentLog));
+  return reasons;
+}
+
+/** EAT ueid of a machine: 01 (RAND), then SHA-256 of the EK's Name. 33 bytes. */
+export function machineUeid(ekName: Uint8Array): Uint8Array {
+  return concatBytes(Uint8Array.of(1), sha256(ekName));
+}

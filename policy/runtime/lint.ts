@@ -1,0 +1,146 @@
+import type { Profile, SyscallRule } from "./profile.ts";
+
+/** Why a profile may not be used: `about` is a system call, a limit or a path. */
+export interface Finding {
+  readonly about: string;
+  readonly reason: string;
+}
+
+/** Calls that no profile may allow under any condition, by what they would give a hostile library. */
+const FORBIDDEN: readonly { readonly reason: string; readonly calls: string }[] = [
+  { reason: "starts or replaces a process", calls: "execve execveat fork vfork clone clone3" },
+  {
+    reason: "reaches into or signals another process",
+    calls:
+      "ptrace process_vm_readv process_vm_writev process_madvise process_mrelease pidfd_open pidfd_getfd pidfd_send_signal kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo kcmp move_pages migrate_pages",
+  },
+  {
+    reason: "runs other calls where no filter sees them",
+    calls: "io_uring_setup io_uring_enter io_uring_register bpf userfaultfd",
+  },
+  { reason: "changes the filters", calls: "seccomp landlock_create_ruleset landlock_add_rule landlock_restrict_self" },
+  {
+    reason: "reaches an endpoint",
+    calls:
+      "socket socketpair connect bind listen accept accept4 sendto recvfrom recvmsg sendmmsg recvmmsg shmget shmat semget msgget mq_open",
+  },
+  {
+    reason: "moves or replaces pages past the guard around the armed filters",
+    calls: "mremap remap_file_pages pkey_mprotect mlockall map_shadow_stack mseal",
+  },
+  {
+    reason: "makes memory or files outside the named directories",
+    calls:
+      "memfd_create memfd_secret open_by_handle_at name_to_handle_at mknod mknodat link linkat symlink symlinkat rename renameat renameat2",
+  },
+  {
+    reason: "is a privileged or rarely audited part of the kernel",
+    calls:
+      "mount umount2 pivot_root chroot move_mount open_tree open_tree_attr fsopen fsconfig fsmount fspick mount_setattr unshare setns keyctl add_key request_key perf_event_open init_module finit_module delete_module kexec_load kexec_file_load reboot swapon swapoff acct settimeofday clock_settime adjtimex clock_adjtime iopl ioperm modify_ldt personality setuid setgid setreuid setregid setresuid setresgid setgroups setfsuid setfsgid capset quotactl quotactl_fd syslog fanotify_init lookup_dcookie uselib vmsplice splice tee",
+  },
+];
+
+/** Attempts at these must reach the agent, whatever their arguments. */
+const MUST_WATCH =
+  "execve execveat fork vfork clone clone3 socket socketpair connect bind ptrace process_vm_readv process_vm_writev io_uring_setup bpf userfaultfd keyctl add_key mount unshare setns memfd_create pidfd_getfd kill perf_event_open seccomp";
+
+/** Calls whose first interesting argument selects what they do: allowed only with a condition on it. */
+const NEEDS_CONDITION: Readonly<Record<string, number>> = { prctl: 0, ioctl: 1, fcntl: 1, prlimit64: 2 };
+
+/** Values that no condition may admit. */
+const FORBIDDEN_VALUES: readonly { readonly call: string; readonly value: bigint; readonly reason: string }[] = [
+  { call: "prctl", value: 4n, reason: "PR_SET_DUMPABLE would open the memory to others" },
+  { call: "prctl", value: 22n, reason: "PR_SET_SECCOMP changes the filters" },
+  { call: "prctl", value: 0x5961_6d61n, reason: "PR_SET_PTRACER would let others attach" },
+  { call: "ioctl", value: 0x5412n, reason: "TIOCSTI types into a terminal" },
+];
+
+/**
+ * What makes a profile unfit to run a library under, all of it. An empty list means that the profile keeps the fixed
+ * bounds of this project, not that it is minimal or that the library works under it.
+ */
+export function lintProfile(profile: Profile): readonly Finding[] {
+  return [
+    ...profile.load.flatMap(lintAllowed),
+    ...profile.serve.flatMap(lintAllowed),
+    ...profile.serve.flatMap((rule) => lintServe(profile, rule)),
+    ...lintWatch(profile),
+    ...lintLimits(profile),
+    ...lintPaths(profile),
+  ];
+}
+
+function lintAllowed(rule: SyscallRule): Finding[] {
+  const about = rule.syscall;
+  const findings: Finding[] = [];
+  const forbidden = FORBIDDEN.find(({ calls }) => calls.split(" ").includes(about));
+  if (forbidden !== undefined) findings.push({ about, reason: `may not be allowed: it ${forbidden.reason}` });
+  const selector = NEEDS_CONDITION[about];
+  if (selector === undefined) return findings;
+  const chosen = rule.conditions.find(({ arg, test }) => arg === selector && test === "is");
+  if (chosen === undefined) findings.push({ about, reason: `needs a condition \`arg${selector} is VALUE\`` });
+  for (const { call, value, reason } of FORBIDDEN_VALUES) {
+    if (call === about && chosen?.value === value) findings.push({ about, reason });
+  }
+  if (about === "prlimit64" && chosen?.value !== 0n)
+    findings.push({ about, reason: "may only read limits: arg2 is 0" });
+  return findings;
+}
+
+function lintServe(profile: Profile, rule: SyscallRule): Finding[] {
+  const about = rule.syscall;
+  if (!profile.load.some(({ syscall }) => syscall === about)) {
+    return [{ about, reason: "stage serve cannot allow what stage load does not" }];
+  }
+  const keepsOutCode = rule.conditions.some(
+    ({ arg, test, value }) => arg === 2 && test === "without" && (value & 4n) !== 0n,
+  );
+  if ((about === "mmap" || about === "mprotect") && !keepsOutCode) {
+    return [{ about, reason: "stage serve needs `arg2 without PROT_EXEC`: no new code after the library is loaded" }];
+  }
+  return [];
+}
+
+function lintWatch(profile: Profile): Finding[] {
+  const missing = MUST_WATCH.split(" ").filter(
+    (name) => !profile.watch.some(({ syscall, conditions }) => syscall === name && conditions.length === 0),
+  );
+  const both = profile.watch.filter(
+    (watched) => watched.conditions.length === 0 && profile.load.some(({ syscall }) => syscall === watched.syscall),
+  );
+  return [
+    ...missing.map((about) => ({ about, reason: "must be watched without conditions" })),
+    ...both.map(({ syscall }) => ({ about: syscall, reason: "is allowed and watched: attempts would not be denied" })),
+    ...(!watchesPrctlSeccomp(profile)
+      ? [{ about: "prctl", reason: "must be watched when arg0 is PR_SET_SECCOMP" }]
+      : []),
+  ];
+}
+
+function watchesPrctlSeccomp(profile: Profile): boolean {
+  return profile.watch.some(
+    ({ syscall, conditions }) =>
+      syscall === "prctl" && conditions.every(({ arg, test, value }) => arg === 0 && test === "is" && value === 22n),
+  );
+}
+
+function lintLimits(profile: Profile): Finding[] {
+  const zero = ["core", "nproc", "msgqueue"] as const;
+  const value = (resource: string): bigint | undefined =>
+    profile.limits.find((limit) => limit.resource === resource)?.value;
+  const findings: Finding[] = zero
+    .filter((name) => value(name) !== 0n)
+    .map((about) => ({ about, reason: "limit must be 0" }));
+  for (const about of ["nofile", "fsize", "as"]) {
+    if (value(about) === undefined) findings.push({ about, reason: "needs a limit" });
+  }
+  return findings;
+}
+
+function lintPaths(profile: Profile): Finding[] {
+  const kernel = ["/proc", "/sys", "/dev"];
+  return profile.landlock
+    .filter(({ access }) => access === "write")
+    .filter(({ path }) => path === "/" || kernel.some((root) => path === root || path.startsWith(`${root}/`)))
+    .map(({ path }) => ({ about: path, reason: "may not be writable" }));
+}

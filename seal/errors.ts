@@ -1,0 +1,32 @@
+import { type ErrorFields, IronclawError } from "../policy/index.ts";
+
+const exitCodes = {
+  /** The sealed package is malformed, or is not a package for this release root. */
+  ERR_SEALED_MALFORMED: 3,
+  /** A PIN, name or number that cannot be sealed. */
+  ERR_SEAL_INPUT: 2,
+  /** The certificate's key is not one that an EK has. */
+  ERR_SEAL_EK: 3,
+  /** A release that must not be signed: another policy shape, resettable, missing or impossible PCR values. */
+  ERR_RELEASE_REFUSED: 1,
+  /** A signing key file is missing, readable by others, or of another kind. */
+  ERR_KEY_FILE: 4,
+  /** The unsealer could not be run, or its answer cannot be read. */
+  ERR_UNSEALER: 4,
+} as const;
+
+export type SealErrorCode = keyof typeof exitCodes;
+
+/** Sealing, signing a release or unsealing could not be carried out. Never carries a secret. */
+export class SealError extends IronclawError {
+  readonly code: SealErrorCode;
+
+  constructor(code: SealErrorCode, what: string, fields?: ErrorFields) {
+    super(what, fields);
+    this.code = code;
+  }
+
+  get exitCode(): (typeof exitCodes)[SealErrorCode] {
+    return exitCodes[this.code];
+  }
+}

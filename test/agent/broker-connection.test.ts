@@ -1,0 +1,169 @@
+import { execFile } from "node:child_process";
+import { existsSync, mkdtempSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import fc from "fast-check";
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { openAudit } from "../../agent/audit.ts";
+import { serveScope } from "../../agent/broker/index.ts";
+import { AgentError } from "../../agent/errors.ts";
+import { ByteWriter, concatBytes, parsePolicy, sha256Hex, utf8 } from "../../policy/index.ts";
+import { type BrokerFixture, SIGNER_PEER, softwareKeys, startBroker } from "../support/broker-fixture.ts";
+import { openClient, openSession, replay, SIGNING_STREAM, sign, signInit } from "../support/broker-session.ts";
+import { documentBytes, policyDocument } from "../support/policy-document.ts";
+import { INITIALIZE_VALUES, openRawClient, rawFrame, requestFrame, u32, ulongs } from "../support/rpc-client.ts";
+
+let broker: BrokerFixture;
+beforeEach(async () => {
+  broker = await startBroker();
+});
+afterEach(() => broker.close());
+
+describe("connection", () => {
+  it.each([
+    [0, 0],
+    [1, 1],
+    [2, 2],
+    [255, 2],
+  ])("I6: version %i is answered with %i", async (offered, answered) => {
+    const client = await openRawClient(broker.socket("release-signing"), null);
+    client.send(Uint8Array.of(offered));
+    client.end();
+    expect(await client.closed()).toEqual(Uint8Array.of(answered));
+  });
+
+  it("I6: sessions are limited, belong to one connection, and end with it", async () => {
+    const client = await openSession(broker);
+    for (let index = 1; index < 64; index += 1)
+      expect((await client.call("C_OpenSession", ulongs(1n, 4n))).rv).toBe(0n);
+    expect(await client.call("C_OpenSession", ulongs(1n, 4n))).toMatchObject({ rv: 0xb1n });
+    const other = await openClient(broker);
+    expect(await other.call("C_OpenSession", ulongs(1n, 4n))).toMatchObject({ rv: 0x190n });
+    await other.call("C_Initialize", INITIALIZE_VALUES);
+    expect(await other.call("C_GetSessionInfo", ulongs(1n))).toMatchObject({ rv: 0xb3n });
+    expect((await client.call("C_Finalize")).rv).toBe(0n);
+    expect(await client.call("C_GetSessionInfo", ulongs(1n))).toMatchObject({ rv: 0x190n });
+  });
+
+  const header = new ByteWriter().u32(7).u32(0).finish();
+  it.each([
+    ["nothing after the version", new Uint8Array(), false],
+    ["an empty body", rawFrame(1, new Uint8Array()), true],
+    ["code 0", rawFrame(0, new ByteWriter().u32(2).u32(0).finish()), true],
+    ["call 0", rawFrame(1, new ByteWriter().u32(0).sized32(utf8("u")).u64(0n).finish()), true],
+    ["another signature", rawFrame(1, new ByteWriter().u32(1).sized32(utf8("ay")).finish()), true],
+    ["bytes after the arguments", requestFrame(1, "C_Initialize", INITIALIZE_VALUES, Uint8Array.of(0)), true],
+    ["a flag of 2", requestFrame(1, "C_Initialize", Uint8Array.of(2), INITIALIZE_VALUES.slice(1)), true],
+    ["a body of 4 GiB", concatBytes(header, u32(0xffff_ffff)), true],
+    ["options of 5000 bytes", rawFrame(1, new Uint8Array(), new Uint8Array(5000)), true],
+  ])("I10: %s ends that connection only", async (_what, bytes, closes) => {
+    const bystander = await openSession(broker);
+    const client = await openClient(broker);
+    client.send(bytes);
+    if (closes) expect(await client.closed()).toEqual(new Uint8Array());
+    await signInit(bystander);
+    expect((await sign(bystander)).rv).toBe(0n);
+  });
+
+  it("I10: mutated streams never reach the token with a key or data that the scope does not allow, and never disturb others", async () => {
+    const bystander = await openSession(broker);
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(fc.tuple(fc.nat(SIGNING_STREAM.length - 1), fc.nat(255)), { minLength: 1, maxLength: 4 }),
+        fc.nat(SIGNING_STREAM.length),
+        async (changes, cut) => {
+          const stream = SIGNING_STREAM.slice(0, SIGNING_STREAM.length - (cut % 40));
+          for (const [at, byte] of changes) if (at < stream.length) stream[at] = byte;
+          await replay(broker, stream);
+        },
+      ),
+      { numRuns: 150 },
+    );
+    for (const { key, mechanism, data } of broker.requests)
+      expect([key, mechanism.type, data.length]).toEqual(["release-ec", "CKM_ECDSA", 32]);
+    expect((await bystander.call("C_GetInfo")).rv).toBe(0n);
+  });
+
+  it("I10: random streams end their own connection only", async () => {
+    await fc.assert(
+      fc.asyncProperty(fc.uint8Array({ maxLength: 300 }), async (stream) => {
+        await replay(broker, stream);
+      }),
+      { numRuns: 100 },
+    );
+    expect((await (await openClient(broker)).call("C_Initialize", INITIALIZE_VALUES)).rv).toBe(0n);
+  });
+
+  it("I10: a client that leaves in the middle of a request disturbs nobody", async () => {
+    const client = await openClient(broker);
+    client.send(SIGNING_STREAM.slice(1, 40));
+    client.end();
+    await client.closed();
+    expect((await (await openClient(broker)).call("C_Initialize", INITIALIZE_VALUES)).rv).toBe(0n);
+  });
+});
+
+/** What a killed process leaves: the file of a socket that nobody listens on. */
+async function leaveStaleSocket(path: string): Promise<void> {
+  const script = `require("node:net").createServer().listen(${JSON.stringify(path)}, () => process.kill(process.pid, "SIGKILL"))`;
+  await new Promise((resolve) => execFile(process.execPath, ["-e", script], resolve));
+}
+
+describe("socket", () => {
+  let directory: string;
+  beforeEach(() => {
+    directory = mkdtempSync(join(tmpdir(), "socket-"));
+  });
+  afterEach(() => rmSync(directory, { recursive: true }));
+
+  const serve = (socketPath: string, change: Partial<Parameters<typeof serveScope>[0]> = {}) => {
+    const { publicKeys, sign: signWith } = softwareKeys();
+    const document = policyDocument();
+    for (const [name, { spki }] of publicKeys) {
+      document.keys[name] = { spki: `sha256:${sha256Hex(spki)}`, does: "sign" };
+    }
+    const audit = openAudit({ path: join(directory, "audit.log"), now: Date.now, anchor: null });
+    const policy = parsePolicy(documentBytes(document));
+    const identify = async () => SIGNER_PEER;
+    return serveScope({
+      policy,
+      scope: "release-signing",
+      socketPath,
+      signer: { sign: signWith },
+      audit,
+      identify,
+      publicKeys,
+      now: Date.now,
+      ...change,
+    });
+  };
+
+  it("I6: everybody may connect, and the socket is gone afterwards", async () => {
+    const path = join(directory, "a.sock");
+    const server = await serve(path);
+    expect(statSync(path).mode & 0o777).toBe(0o666);
+    await server.close();
+    expect(existsSync(path)).toBe(false);
+  });
+
+  it("I6: a stale socket is replaced; a file, a link and a served socket are not", async () => {
+    const path = join(directory, "b.sock");
+    await leaveStaleSocket(path);
+    const server = await serve(path);
+    await expect(serve(path)).rejects.toMatchObject({ code: "ERR_ENVIRONMENT" });
+    await server.close();
+    writeFileSync(path, "data");
+    await expect(serve(path)).rejects.toMatchObject({ code: "ERR_ENVIRONMENT" });
+    symlinkSync(path, join(directory, "link.sock"));
+    await expect(serve(join(directory, "link.sock"))).rejects.toBeInstanceOf(AgentError);
+    await expect(serve(join(directory, "x".repeat(120)))).rejects.toMatchObject({ code: "ERR_ENVIRONMENT" });
+  });
+
+  it("I6: a key that is not the policy's, a missing key and an unknown scope are refused before anything listens", async () => {
+    const path = join(directory, "c.sock");
+    await expect(serve(path, { scope: "other" })).rejects.toMatchObject({ code: "ERR_LAUNCH" });
+    await expect(serve(path, { publicKeys: new Map() })).rejects.toMatchObject({ code: "ERR_LAUNCH" });
+    await expect(serve(path, { publicKeys: softwareKeys().publicKeys })).rejects.toMatchObject({ code: "ERR_LAUNCH" });
+    expect(existsSync(path)).toBe(false);
+  });
+});

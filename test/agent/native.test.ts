@@ -1,0 +1,51 @@
+import { closeSync, openSync, writeSync } from "node:fs";
+import { describe, expect, test } from "vitest";
+import { AgentError } from "../../agent/errors.ts";
+import { openNative } from "../../agent/native/index.ts";
+import { utf8 } from "../../policy/index.ts";
+import { native } from "../support/shim-fixture.ts";
+
+const addon = native();
+
+describe("the agent's native addon", () => {
+  test("messages keep their borders, and descriptors arrive open", async () => {
+    const [near, far] = addon.socketPair("seqpacket");
+    const device = openSync("/dev/zero", "r");
+    const answer = addon.call(near, utf8("request"), [device], 100);
+    const { bytes, fds } = await addon.receiveWithFds(far, 100);
+    expect(bytes).toEqual(utf8("request"));
+    expect(fds).toHaveLength(1);
+    expect(fds[0]).not.toBe(device);
+    writeSync(far, utf8("reply"));
+    expect((await answer).bytes).toEqual(utf8("reply"));
+    for (const fd of [near, far, device, ...fds]) closeSync(fd);
+  });
+
+  test("I10: a message that does not fit, or does not come, is a typed error", async () => {
+    const [near, far] = addon.socketPair("seqpacket");
+    writeSync(far, utf8("longer than that"));
+    await expect(addon.receiveWithFds(near, 4)).rejects.toMatchObject({ code: "ERR_NATIVE", message: /too long/i });
+    await expect(addon.receiveWithFds(near, 4, 50)).rejects.toMatchObject({ code: "ERR_NATIVE" });
+    await expect(addon.call(near, new Uint8Array(0), [], 4)).rejects.toBeInstanceOf(TypeError);
+    await expect(addon.receiveWithFds(-1, 4)).rejects.toBeInstanceOf(TypeError);
+    closeSync(far);
+    expect((await addon.receiveWithFds(near, 4)).bytes).toHaveLength(0);
+    closeSync(near);
+  });
+
+  test("I6: the peer of a socket is named by the kernel, with a pidfd", () => {
+    const [near, far] = addon.socketPair("stream");
+    const peer = addon.peerCredentials(near);
+    expect(peer).toMatchObject({ pid: process.pid, uid: process.getuid?.(), gid: process.getgid?.() });
+    expect(peer.pidfd).toBeGreaterThan(2);
+    for (const fd of [peer.pidfd, near, far]) addon.closeFd(fd);
+  });
+
+  test("a failed system call is an AgentError with the system's own error as cause", () => {
+    const file = openSync("/dev/null", "r");
+    expect(() => addon.peerCredentials(file)).toThrow(AgentError);
+    closeSync(file);
+    expect(() => addon.closeFd(1_000_000)).toThrow(/^closeFd: close: /);
+    expect(() => openNative("/nonexistent")).toThrow(AgentError);
+  });
+});

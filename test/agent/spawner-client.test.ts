@@ -1,0 +1,250 @@
+import fc from "fast-check";
+import { describe, expect, test } from "vitest";
+import { AgentError } from "../../agent/errors.ts";
+import { openSpawner, type SpawnerTransport } from "../../agent/spawner-client.ts";
+import {
+  encodeCapAndReboot,
+  encodePrepareShim,
+  encodeStartShim,
+  parsePeerExeReply,
+  parsePrepareShimReply,
+  parseShimStatusReply,
+  parseStartShimReply,
+  parseStartWorkloadsReply,
+  type ShimFile,
+} from "../../agent/spawner-messages.ts";
+import { ByteReader, ByteWriter, toHex, utf8 } from "../../policy/index.ts";
+
+const text = (bytes: Uint8Array): string => new TextDecoder().decode(bytes);
+const reply = (op: number): ByteWriter => new ByteWriter().u8(op).u8(0);
+const digest = fc.uint8Array({ minLength: 32, maxLength: 32 });
+const u16 = fc.nat(0xffff);
+const u32 = fc.nat(0xffffffff);
+
+const shimFile: fc.Arbitrary<ShimFile> = fc.record({
+  path: fc.string({ maxLength: 60 }),
+  source: fc.oneof(
+    fc.record({
+      kind: fc.constant("root" as const),
+      path: fc.string({ maxLength: 60 }),
+    }),
+    fc.record({
+      kind: fc.constant("cabinet" as const),
+      offset: fc.nat(Number.MAX_SAFE_INTEGER),
+      length: fc.nat(Number.MAX_SAFE_INTEGER),
+    }),
+  ),
+  executable: fc.constant(false),
+  writable: fc.boolean(),
+});
+
+const parsers: readonly (readonly [string, (bytes: Uint8Array) => unknown, Uint8Array])[] = [
+  ["PREPARE_SHIM", (bytes) => parsePrepareShimReply(bytes, 1), reply(1).u16(1).bytes(new Uint8Array(40)).finish()],
+  ["START_SHIM", parseStartShimReply, reply(2).u32(7).finish()],
+  ["PEER_EXE", parsePeerExeReply, reply(3).u32(7).bytes(new Uint8Array(32)).sized16(utf8("/bin/x")).finish()],
+  [
+    "SHIM_STATUS",
+    parseShimStatusReply,
+    reply(4).u8(1).u32(0).sized16(utf8("Uid:\t1")).sized16(utf8("net 1\n")).sized16(utf8("net 2\n")).finish(),
+  ],
+  ["START_WORKLOADS", parseStartWorkloadsReply, reply(6).u16(2).finish()],
+];
+
+describe("requests", () => {
+  test("PREPARE_SHIM holds every field of every file, in order", () => {
+    fc.assert(
+      fc.property(fc.nat(7), fc.array(shimFile, { maxLength: 20 }), (id, files) => {
+        const reader = new ByteReader(encodePrepareShim(id, files), "request");
+        expect([reader.u8("op"), reader.u8("id"), reader.u16("count")]).toEqual([1, id, files.length]);
+        for (const { path, source, writable, executable } of files) {
+          expect(reader.u8("flags")).toBe((writable ? 1 : 0) + (executable ? 2 : 0));
+          expect(text(reader.sized16("path", 65_535))).toBe(path);
+          expect(reader.u8("source")).toBe(source.kind === "root" ? 0 : 1);
+          if (source.kind === "root") expect(text(reader.sized16("source", 65_535))).toBe(source.path);
+          else
+            expect([reader.u64("offset"), reader.u64("length")]).toEqual([
+              BigInt(source.offset),
+              BigInt(source.length),
+            ]);
+        }
+        reader.end();
+      }),
+    );
+  });
+
+  test("START_SHIM holds the profile's digest, the environment and the directories", () => {
+    const texts = fc.array(fc.string({ maxLength: 40 }), { maxLength: 30 });
+    fc.assert(
+      fc.property(fc.nat(7), digest, texts, texts, (id, profileSha256, environment, writable) => {
+        const reader = new ByteReader(encodeStartShim({ id, profileSha256, environment, writable }), "request");
+        expect([reader.u8("op"), reader.u8("id")]).toEqual([2, id]);
+        expect(reader.bytes(32, "profile")).toEqual(profileSha256);
+        for (const expected of [environment, writable]) {
+          const count = reader.u8("count");
+          expect(Array.from({ length: count }, () => text(reader.sized16("text", 65_535)))).toEqual(expected);
+        }
+        reader.end();
+      }),
+    );
+  });
+
+  test("a reason of any length and content can be sent", () => {
+    fc.assert(
+      fc.property(fc.string({ unit: "binary", maxLength: 400 }), (reason) => {
+        const reader = new ByteReader(encodeCapAndReboot(reason), "request");
+        reader.u8("op");
+        expect(text(reader.sized16("reason", 200))).toMatch(/^[ -~]*$/);
+        reader.end();
+      }),
+    );
+  });
+
+  test("a writable executable is a mistake of the caller", () => {
+    const file: ShimFile = {
+      path: "/x",
+      source: { kind: "root", path: "/x" },
+      executable: true,
+      writable: true,
+    };
+    expect(() => encodePrepareShim(0, [file])).toThrow(TypeError);
+  });
+});
+
+describe("replies", () => {
+  test("the values come back as the spawner wrote them", () => {
+    fc.assert(
+      fc.property(digest, u32, u16, fc.string({ maxLength: 50 }), (sha256, number, small, path) => {
+        const digests = reply(1).u16(1).bytes(sha256).u64(BigInt(number)).finish();
+        expect(parsePrepareShimReply(digests, 1)).toEqual([{ sha256, size: number }]);
+        expect(parseStartShimReply(reply(2).u32(number).finish())).toBe(number);
+        const peer = parsePeerExeReply(reply(3).u32(number).bytes(sha256).sized16(utf8(path)).finish());
+        expect({
+          pid: peer.pid,
+          sha256: toHex(peer.sha256),
+          path: peer.path,
+        }).toEqual({ pid: number, sha256: toHex(sha256), path });
+        expect(parseStartWorkloadsReply(reply(6).u16(small).finish())).toBe(small);
+      }),
+    );
+  });
+
+  test("a shim's status names the namespaces that it does not share, and keeps the sign of the wait status", () => {
+    const status = parseShimStatusReply(
+      reply(4)
+        .u8(1)
+        .u32(0xffffffff)
+        .sized16(utf8("Name:\tshim\nUid:\t991\t991\t991\t991\nCapEff:\t0000000000000000\n"))
+        .sized16(utf8("mnt 10\nnet 20\nuser 30\n"))
+        .sized16(utf8("mnt 11\nnet 20\nuser 31\n"))
+        .finish(),
+    );
+    expect(status).toMatchObject({
+      state: "running",
+      waitStatus: -1,
+      ownNamespaces: ["mnt:[10]", "user:[30]"],
+    });
+    expect(status.fields.get("Uid")).toBe("991\t991\t991\t991");
+  });
+
+  test.each(parsers)("I10: a changed or random %s reply ends in a value or a typed error", (_name, parse, good) => {
+    parse(good);
+    const mutated = fc.tuple(fc.nat(good.length - 1), fc.nat(255)).map(([at, value]) => good.with(at, value));
+    fc.assert(
+      fc.property(fc.oneof(fc.uint8Array({ maxLength: 200 }), mutated), (bytes) => {
+        try {
+          parse(bytes);
+        } catch (error) {
+          expect(error).toBeInstanceOf(AgentError);
+          expect(error).toMatchObject({ code: "ERR_SPAWNER" });
+        }
+      }),
+      { numRuns: 300 },
+    );
+  });
+
+  test.each(parsers)("every cut-off %s reply, and one with a byte too many, is refused", (_name, parse, good) => {
+    for (let length = 0; length < good.length; length++)
+      expect(() => parse(good.subarray(0, length))).toThrow(AgentError);
+    expect(() => parse(Uint8Array.of(...good, 0))).toThrow(AgentError);
+  });
+
+  test("the reply to another request, and another number of digests than files, are refused", () => {
+    expect(() => parseStartShimReply(reply(3).u32(7).finish())).toThrow(/op: expected 2, got 3/);
+    expect(() => parsePrepareShimReply(reply(1).u16(0).finish(), 1)).toThrow(/digests: expected 1, got 0/);
+  });
+
+  test("a refusal carries the spawner's own words", () => {
+    expect(() => parseStartShimReply(Uint8Array.of(2, 1, ...utf8("no such shim")))).toThrow(
+      "spawner refused: no such shim",
+    );
+  });
+});
+
+describe("the client", () => {
+  /** Answers from a list, and keeps what it was asked. */
+  function scripted(answers: readonly { bytes: Uint8Array; fds?: readonly number[] }[]) {
+    const seen: { fds: readonly number[]; op: number | undefined }[] = [];
+    const closed: number[] = [];
+    let busy = 0;
+    const transport: SpawnerTransport = {
+      call: async (_fd, request, fds) => {
+        if (++busy > 1) throw new Error("two requests at once");
+        const answer = answers[seen.length];
+        seen.push({ fds, op: request[0] });
+        await new Promise((resolve) => setImmediate(resolve));
+        busy--;
+        if (answer === undefined) throw new Error("end of the socket");
+        return { bytes: answer.bytes, fds: answer.fds ?? [] };
+      },
+      closeFd: (fd) => void closed.push(fd),
+    };
+    return { client: openSpawner(transport, 3), seen, closed };
+  }
+
+  test("requests made at once are sent one after the other, and a failed one does not hold up the next", async () => {
+    const { client, seen } = scripted([
+      { bytes: Uint8Array.of(6, 1, ...utf8("no")) },
+      {
+        bytes: reply(3).u32(7).bytes(new Uint8Array(32)).sized16(utf8("/x")).finish(),
+      },
+    ]);
+    const [first, second] = await Promise.allSettled([client.startWorkloads(), client.peerExe(42)]);
+    expect(first.status).toBe("rejected");
+    expect(second).toMatchObject({
+      status: "fulfilled",
+      value: { pid: 7, path: "/x" },
+    });
+    expect(seen).toEqual([
+      { op: 6, fds: [] },
+      { op: 3, fds: [42] },
+    ]);
+  });
+
+  test("a started shim has exactly two descriptors; those of any other reply are closed", async () => {
+    const good = reply(2).u32(7).finish();
+    const request = {
+      id: 0,
+      profileSha256: new Uint8Array(32),
+      environment: [],
+      writable: [],
+    };
+    const { client, closed } = scripted([
+      { bytes: good, fds: [10, 11] },
+      { bytes: good, fds: [12] },
+      { bytes: good, fds: [13, 14, 15] },
+      { bytes: reply(6).u16(0).finish(), fds: [16] },
+    ]);
+    expect(await client.startShim(request)).toEqual({
+      pid: 7,
+      fds: { request: 10, pin: 11 },
+    });
+    await expect(client.startShim(request)).rejects.toThrow(/descriptors: expected 2, got 1/);
+    await expect(client.startShim(request)).rejects.toThrow(/descriptors: expected 2, got 3/);
+    await expect(client.startWorkloads()).rejects.toThrow(/descriptors: expected 0, got 1/);
+    expect(closed).toEqual([12, 13, 14, 15, 16]);
+  });
+
+  test("the end of the socket is the expected answer to cap-and-reboot", async () => {
+    await expect(scripted([]).client.capAndReboot("over")).resolves.toBeUndefined();
+  });
+});

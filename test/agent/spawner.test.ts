@@ -1,0 +1,532 @@
+import { spawn } from "node:child_process";
+import { createHash } from "node:crypto";
+import { once } from "node:events";
+import { chmodSync, readFileSync, realpathSync, symlinkSync, writeFileSync } from "node:fs";
+import { connect } from "node:net";
+import { join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
+import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
+import type { ShimFile, StartedShim } from "../../agent/spawner-client.ts";
+import { encodePrepareShim, encodeStartShim } from "../../agent/spawner-messages.ts";
+import { ByteReader, ByteWriter, concatBytes, fromHex, toHex, utf8 } from "../../policy/index.ts";
+import { startSwtpm } from "../support/swtpm.ts";
+import {
+  buildPrograms,
+  closureOf,
+  type HostOptions,
+  type HostSpawner,
+  type Programs,
+  shimUid,
+  single,
+  startSpawner,
+} from "./spawner/host.ts";
+
+const PROFILE = utf8("profile of the test\n");
+const TOKEN = utf8("token file");
+const CABINET = concatBytes(PROFILE, TOKEN);
+const sha256 = (bytes: Uint8Array): string => createHash("sha256").update(bytes).digest("hex");
+const profileSha256 = fromHex(sha256(PROFILE));
+
+const range = (path: string, offset: number, length: number, writable = false): ShimFile => ({
+  path,
+  source: { kind: "cabinet", offset, length },
+  executable: false,
+  writable,
+});
+const rootFile = (path: string, from: string): ShimFile => ({
+  path,
+  source: { kind: "root", path: from },
+  executable: false,
+  writable: false,
+});
+
+let programs: Programs;
+let shimFiles: readonly ShimFile[];
+const running: HostSpawner[] = [];
+
+beforeAll(() => {
+  programs = buildPrograms();
+  shimFiles = [
+    ...closureOf(programs.shim),
+    range("/profile", 0, PROFILE.length),
+    range("/state/token/object", PROFILE.length, TOKEN.length, true),
+  ];
+});
+afterAll(() => programs.remove());
+afterEach(async () => {
+  for (const spawner of running.splice(0)) await spawner.stop();
+});
+
+async function started(options: HostOptions = {}): Promise<HostSpawner> {
+  const spawner = await startSpawner(programs, {
+    cabinet: CABINET,
+    ...options,
+  });
+  running.push(spawner);
+  return spawner;
+}
+
+async function startedShim(spawner: HostSpawner, environment: readonly string[] = []): Promise<StartedShim> {
+  await spawner.client.prepareShim(0, shimFiles);
+  return spawner.client.startShim({
+    id: 0,
+    profileSha256,
+    environment,
+    writable: ["/state"],
+  });
+}
+
+/** Everything the stand-in shim says until it says `end`. */
+async function saidBy(spawner: HostSpawner, fd: number): Promise<readonly string[]> {
+  for (let text = ""; ; ) {
+    const bytes = await spawner.read(fd);
+    if (bytes.length === 0) return text.split("\n");
+    text += new TextDecoder().decode(bytes);
+    if (text.endsWith("end\n")) return text.split("\n").slice(0, -2);
+  }
+}
+
+describe("prepare-shim", () => {
+  test("I1: the digest of every file is that of the bytes that were copied, at every length around a block", async () => {
+    const data = Uint8Array.from({ length: 300_000 }, (_, index) => (index * 7 + (index >> 8)) & 0xff);
+    const lengths = [
+      ...Array.from({ length: 200 }, (_, index) => index),
+      4095,
+      4096,
+      262_143,
+      262_144,
+      262_145,
+      299_990,
+    ];
+    const spawner = await started({ cabinet: data });
+    const digests = await spawner.client.prepareShim(
+      0,
+      lengths.map((length, index) => range(`/f${index}`, 10, length)),
+    );
+    expect(digests.map(({ sha256: digest, size }) => `${size} ${toHex(digest)}`)).toEqual(
+      lengths.map((length) => `${length} ${sha256(data.subarray(10, 10 + length))}`),
+    );
+  });
+
+  test("the examples of FIPS 180-4 have their published digests", async () => {
+    const texts = ["abc", "", "abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq"];
+    const spawner = await started({ cabinet: utf8(texts.join("")) });
+    const files = texts.map((text, index) => range(`/f${index}`, texts.slice(0, index).join("").length, text.length));
+    expect((await spawner.client.prepareShim(0, files)).map(({ sha256: digest }) => toHex(digest))).toEqual([
+      "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+      "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+      "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1",
+    ]);
+  });
+
+  test.each([
+    ["profile", "relative"],
+    ["/a/../b", "with .."],
+    ["/a/./b", "with ."],
+    ["/a//b", "with an empty component"],
+    ["/a/", "with a slash at its end"],
+    ["/", "without a name"],
+    ["/a\nb", "with a control character"],
+    ["/ü", "not ASCII"],
+    [`/${"a".repeat(256)}`, "with a component that is too long"],
+    ["/d".repeat(17), "too deep"],
+  ])("I1: a destination %j (%s) is refused", async (path) => {
+    const spawner = await started();
+    await expect(spawner.client.prepareShim(0, [range(path, 0, 1)])).rejects.toMatchObject({ code: "ERR_SPAWNER" });
+  });
+
+  test("I1: a destination that exists already is refused, so no measured file is replaced by a later one", async () => {
+    const spawner = await started();
+    await expect(spawner.client.prepareShim(0, [range("/a", 0, 1), range("/a", 1, 1)])).rejects.toThrow(/exists/i);
+    await expect(spawner.client.prepareShim(1, [range("/b", 0, 1), range("/b/c", 1, 1)])).rejects.toThrow(/directory/i);
+  });
+
+  test("a cabinet range beyond the cabinet's end is refused", async () => {
+    const spawner = await started();
+    await expect(spawner.client.prepareShim(0, [range("/a", 0, CABINET.length + 1)])).rejects.toThrow(/no data/i);
+    await expect(spawner.client.prepareShim(1, [range("/a", 2 ** 52, 1)])).rejects.toThrow(/no data/i);
+    await expect(spawner.client.prepareShim(2, [range("/a", 0, 2 ** 40)])).rejects.toThrow(/too large/i);
+  });
+
+  test("a source that is no regular file, or that only its owner may read, is refused", async () => {
+    const closed = join(programs.directory, "closed");
+    writeFileSync(closed, "not for the agent");
+    chmodSync(closed, 0o640);
+    const spawner = await started();
+    for (const [id, path] of ["/", "/dev/zero", closed, "/proc/self/exe", "relative", "/nowhere"].entries()) {
+      await expect(spawner.client.prepareShim(id, [rootFile("/a", path)]), path).rejects.toMatchObject({
+        code: "ERR_SPAWNER",
+      });
+    }
+  });
+
+  test("a link in the measured root is followed to the file whose bytes are hashed", async () => {
+    const link = join(programs.directory, "link");
+    symlinkSync(programs.shim, link);
+    const spawner = await started();
+    const [digest] = await spawner.client.prepareShim(0, [rootFile("/a", link)]);
+    expect(toHex(digest?.sha256 ?? new Uint8Array())).toBe(sha256(readFileSync(programs.shim)));
+  });
+});
+
+describe("start-shim", () => {
+  test("I5: the shim is alone: own namespaces and root, one uid, no capability, two descriptors", async () => {
+    const spawner = await started();
+    const { fds, pid } = await startedShim(spawner, ["SOFTHSM2_CONF=/etc/softhsm2.conf", "EMPTY="]);
+    const said = await saidBy(spawner, fds.request);
+    expect(said.filter((line) => !line.startsWith("entry "))).toEqual([
+      "fds 0 1 2 3 4 5", // 5 is the probe's own copy of 3
+      ...[0, 1, 2].map((fd) => `fd${fd} chr 103`),
+      "host shim",
+      "core 0",
+      ...["arg shim", "arg /profile", "env SOFTHSM2_CONF=/etc/softhsm2.conf", "env EMPTY="],
+      ...[`uids ${shimUid} ${shimUid} ${shimUid}`, `gids ${shimUid} ${shimUid} ${shimUid}`],
+      // Groups of a developer's own account cannot be dropped by a single uid; they mean nothing in its namespace.
+      ...(single ? [expect.stringMatching(/^groups /)] : ["groups 0"]),
+      ...["pid 1", "ppid 0", "caps 0 0 0", "bounding 0", "no_new_privs 1", "pdeathsig 9"],
+      ...["flags / ro nosuid nodev", "flags /state nosuid nodev noexec"],
+      ...["try create in / EROFS", "try write /profile EROFS"],
+      "try create in /state works",
+      ...["try mkdir /lib-new EROFS", "try remount / rw EPERM"],
+      ...["try mount proc EPERM", "try sethostname EPERM"],
+      ...(single ? ["try setuid 0 works"] : ["try setuid 0 EINVAL"]),
+      ...["try open /proc ENOENT", "try open /dev/null ENOENT"],
+      ...["try chroot EPERM", "cwd /", "interfaces besides lo 0", "lo down"],
+    ]);
+    const status = await spawner.client.shimStatus(0);
+    expect(status.state).toBe("running");
+    expect(status.fields.get("Pid")).toBe(`${pid}`);
+    expect(status.fields.get("CapEff")).toBe("0".repeat(16));
+    expect(status.fields.get("NoNewPrivs")).toBe("1");
+    expect(status.ownNamespaces.map((name) => name.replace(/:\[\d+\]$/, ""))).toEqual([
+      "cgroup",
+      "ipc",
+      "mnt",
+      "net",
+      "pid",
+      "user",
+      "uts",
+    ]);
+  });
+
+  test("I1: in the shim's root there is exactly what was asked for, with read-only modes", async () => {
+    const spawner = await started();
+    const { fds } = await startedShim(spawner);
+    const entries = (await saidBy(spawner, fds.request)).flatMap(
+      (line) => /^entry (\S+) (\S+) (\S+)$/.exec(line)?.slice(1, 4).join(" ") ?? [],
+    );
+    const files = shimFiles.map(
+      ({ path, executable, writable }) => `${path} ${writable ? 600 : executable ? 555 : 444} file`,
+    );
+    expect(entries.filter((entry) => entry.endsWith(" file")).sort()).toEqual(files.sort());
+    const directories = entries.filter((entry) => !entry.endsWith(" file"));
+    expect(
+      directories.filter((entry) => !entry.startsWith("/state")).every((entry) => entry.endsWith(" 755 directory")),
+    ).toBe(true);
+    expect(directories.filter((entry) => entry.startsWith("/state")).sort()).toEqual([
+      "/state 700 directory",
+      "/state/token 700 directory",
+    ]);
+  });
+
+  test("I4: the PIN goes from the agent's pipe to the shim, and the pipe ends when the agent closes it", async () => {
+    const spawner = await started();
+    const { fds } = await startedShim(spawner);
+    await saidBy(spawner, fds.request);
+    await spawner.write(fds.pin, utf8("\u000412345678"));
+    await spawner.close(fds.pin);
+    expect(await saidBy(spawner, fds.request)).toEqual(["pin 9 bytes"]);
+  });
+
+  test("the status of an ended shim says how it ended", async () => {
+    const spawner = await started();
+    expect((await spawner.client.shimStatus(0)).state).toBe("never-started");
+    const { fds } = await startedShim(spawner);
+    await saidBy(spawner, fds.request);
+    await spawner.close(fds.pin);
+    await saidBy(spawner, fds.request); // closing it with bytes unread would be a reset, not an end
+    await spawner.close(fds.request);
+    let status = await spawner.client.shimStatus(0);
+    for (let tries = 0; status.state === "running" && tries < 500; tries++) {
+      await delay(10);
+      status = await spawner.client.shimStatus(0);
+    }
+    expect(status).toMatchObject({
+      state: "ended",
+      waitStatus: 7 << 8,
+      ownNamespaces: [],
+    });
+  });
+
+  test("I1: a profile other than the measured one is refused", async () => {
+    const spawner = await started();
+    await spawner.client.prepareShim(0, shimFiles);
+    const start = spawner.client.startShim({
+      id: 0,
+      profileSha256: new Uint8Array(32),
+      environment: [],
+      writable: ["/state"],
+    });
+    await expect(start).rejects.toThrow(/not the profile/);
+  });
+
+  test.each([
+    "LD_PRELOAD=/x",
+    "LD_AUDIT=",
+    "GLIBC_TUNABLES=x",
+    "GCONV_PATH=/x",
+    "MALLOC_CHECK_=1",
+    "LOCPATH=/",
+    "A",
+    "=x",
+    "1A=x",
+    "A B=x",
+    "A=\n",
+  ])("I1: the environment entry %j is refused", async (entry) => {
+    const spawner = await started();
+    await expect(startedShim(spawner, ["GOOD=1", entry])).rejects.toThrow(/environment variable 1/);
+  });
+
+  test("a variable given twice is refused", async () => {
+    await expect(startedShim(await started(), ["A=1", "A=2"])).rejects.toThrow(/twice/);
+  });
+
+  test("I1: a writable directory over measured files, inside another, or that leaves a token file out is refused", async () => {
+    for (const [writable, why] of [
+      [["/etc", "/state"], /File exists/],
+      [["/state", "/state/token"], /inside another/],
+      [["/elsewhere"], /in no writable directory/],
+      [["/state", "/a/../b"], /normalised/],
+    ] as const) {
+      const spawner = await started();
+      await spawner.client.prepareShim(0, [...shimFiles, range("/etc/conf", 0, 1)]);
+      await expect(
+        spawner.client.startShim({
+          id: 0,
+          profileSha256,
+          environment: [],
+          writable,
+        }),
+      ).rejects.toThrow(why);
+    }
+  });
+
+  test("a shim that cannot be executed is an error, not a started shim", async () => {
+    const spawner = await started();
+    await spawner.client.prepareShim(0, [range("/profile", 0, PROFILE.length)]);
+    await expect(
+      spawner.client.startShim({
+        id: 0,
+        profileSha256,
+        environment: [],
+        writable: [],
+      }),
+    ).rejects.toThrow(/\/shim: No such file/);
+  });
+
+  test("two shims run side by side, each with a root of its own", async () => {
+    const spawner = await started();
+    const first = await startedShim(spawner);
+    await spawner.client.prepareShim(1, shimFiles);
+    const second = await spawner.client.startShim({
+      id: 1,
+      profileSha256,
+      environment: [],
+      writable: ["/state"],
+    });
+    await saidBy(spawner, first.fds.request);
+    await saidBy(spawner, second.fds.request);
+    const [one, two] = [await spawner.client.shimStatus(0), await spawner.client.shimStatus(1)];
+    for (const [name, inode] of one.shimNamespaces) expect(two.shimNamespaces.get(name), name).not.toBe(inode);
+  });
+});
+
+describe("peer-exe", () => {
+  test("a process is known by the digest of its executable, asked once or twice", async () => {
+    const spawner = await started();
+    const agent = Number(/agent started, pid (\d+)/.exec(spawner.log())?.[1]);
+    const pidfd = await spawner.pidfd(agent);
+    for (let time = 0; time < 2; time++) {
+      const peer = await spawner.client.peerExe(pidfd);
+      expect({ ...peer, sha256: toHex(peer.sha256) }).toEqual({
+        pid: agent,
+        sha256: sha256(readFileSync(programs.agent)),
+        path: realpathSync(programs.agent),
+      });
+    }
+  });
+
+  test("a workload is known by the digest of its program, whether that was measured ahead or not", async () => {
+    const sleep = realpathSync("/usr/bin/sleep");
+    const spawner = await started({ workloads: `nap 2001 - ${sleep} 60\n` });
+    await spawner.client.startWorkloads();
+    const pidfd = await spawner.pidfd(Number(/nap: started as uid \d+, pid (\d+)/.exec(spawner.log())?.[1]));
+    for (let time = 0; time < 20; time++) {
+      // Before its execve the child is still the spawner itself.
+      const peer = await spawner.client.peerExe(pidfd).catch(() => null);
+      if (peer?.path === sleep) expect(toHex(peer.sha256)).toBe(sha256(readFileSync(sleep)));
+      await delay(5);
+    }
+    expect((await spawner.client.peerExe(pidfd)).path).toBe(sleep);
+  });
+
+  test("a process that has ended is nobody's caller", async () => {
+    const spawner = await started();
+    const sleeper = spawn("sleep", ["60"]);
+    await once(sleeper, "spawn");
+    const pidfd = await spawner.pidfd(sleeper.pid ?? -1);
+    sleeper.kill("SIGKILL");
+    await once(sleeper, "exit");
+    await expect(spawner.client.peerExe(pidfd)).rejects.toThrow(/ended/);
+  });
+});
+
+describe("workloads", () => {
+  const uid = single ? 0 : 2001;
+
+  test("each runs as its own user with an environment of its own, and nothing of the launch may follow", async () => {
+    const workloads = "# comment\n\nshow 2001 workload.2001 /usr/bin/id -u\nlist 2001 - /usr/bin/env\n";
+    const spawner = await started({ workloads });
+    expect(await spawner.client.startWorkloads()).toBe(2);
+    for (let tries = 0; spawner.log().split("exit code 0").length < 3 && tries < 500; tries++) await delay(10);
+    expect(spawner.log()).toMatch(new RegExp(`^${uid}$`, "m"));
+    expect(spawner.log()).toMatch(/^PATH=\/usr\/bin:\/bin\nHOME=\/\n(?!\w+=)/m);
+    expect((await spawner.client.shimStatus(0)).state).toBe("never-started");
+    await expect(spawner.packet(encodePrepareShim(0, [range("/a", 0, 1)]))).rejects.toThrow();
+    expect(await spawner.ended()).toBe(11);
+  });
+
+  test.each([
+    "x 0 - /bin/true",
+    "x 991 - /bin/true",
+    "x 2001 -",
+    "x 2001 - true",
+    "x 2001 a/b /bin/true",
+    "x  2001 - /bin/true",
+    "x -1 - /bin/true",
+  ])("a list with the line %j starts nothing", async (line) => {
+    const spawner = await started({
+      workloads: `good 2001 - /usr/bin/env\n${line}\n`,
+    });
+    await expect(spawner.client.startWorkloads()).rejects.toThrow(/line 2/);
+    expect(spawner.log()).not.toMatch(/workload good/);
+  });
+});
+
+describe("I3: a breach of the protocol ends in a capped PCR and a restart", () => {
+  const prepare = encodePrepareShim(0, [range("/profile", 0, PROFILE.length)]);
+  const start = encodeStartShim({
+    id: 0,
+    profileSha256,
+    environment: [],
+    writable: [],
+  });
+  const breaches: readonly (readonly [string, readonly Uint8Array[]])[] = [
+    ["an unknown request", [Uint8Array.of(7)]],
+    ["request 0", [Uint8Array.of(0)]],
+    ["trailing bytes", [concatBytes(prepare, Uint8Array.of(0))]],
+    ["a cut-off request", [prepare.subarray(0, -1)]],
+    ["a request without body", [Uint8Array.of(1)]],
+    ["PREPARE_SHIM for the same shim twice", [prepare, prepare]],
+    ["PREPARE_SHIM for a shim beyond the table", [encodePrepareShim(8, [range("/a", 0, 1)])]],
+    ["PREPARE_SHIM without files", [encodePrepareShim(0, [])]],
+    ["an unknown file flag", [prepare.with(4, 4)]],
+    ["START_SHIM without PREPARE_SHIM", [start]],
+    ["START_SHIM for the same shim twice", [prepare, start, start]],
+    ["START_SHIM after a PREPARE_SHIM that failed", [encodePrepareShim(0, [range("a", 0, 1)]), start]],
+    ["START_WORKLOADS twice", [Uint8Array.of(6), Uint8Array.of(6)]],
+    ["START_SHIM after START_WORKLOADS", [prepare, Uint8Array.of(6), start]],
+    ["PEER_EXE without a descriptor", [Uint8Array.of(3)]],
+    ["SHIM_STATUS beyond the table", [Uint8Array.of(4, 8)]],
+    ["a packet that is too long", [new Uint8Array(65_537).fill(1)]],
+  ];
+  test.each(breaches)("%s", async (_what, packets) => {
+    const spawner = await started();
+    for (const packet of packets.slice(0, -1)) await spawner.packet(packet);
+    await expect(spawner.packet(packets.at(-1) ?? new Uint8Array())).rejects.toThrow();
+    expect(await spawner.ended()).toBe(11);
+  });
+
+  test("a request from a child of the agent", async () => {
+    const spawner = await started();
+    await expect(spawner.packetFromChild(Uint8Array.of(4, 0))).rejects.toThrow();
+    expect(await spawner.ended()).toBe(11);
+  });
+
+  test("a descriptor where none belongs, two of them, or one that is no pidfd", async () => {
+    for (const [packet, fds] of [
+      [Uint8Array.of(4, 0), [0]],
+      [Uint8Array.of(3), [0, 1]],
+      [Uint8Array.of(3), [0]],
+    ] as const) {
+      const spawner = await started();
+      await expect(spawner.packet(packet, fds)).rejects.toThrow();
+      expect(await spawner.ended()).toBe(11);
+    }
+  });
+});
+
+describe("the cap", () => {
+  const capped = (algorithm: "sha256" | "sha384"): string => {
+    const size = algorithm === "sha256" ? 32 : 48;
+    const digest = createHash(algorithm).update("ironclaw: agent lost").digest();
+    return createHash(algorithm).update(new Uint8Array(size)).update(digest).digest("hex");
+  };
+
+  /** PCR 13 of one bank, by a TPM2_PCR_Read of its own: no TPM library takes part. */
+  async function readPcr13(socketPath: string, algorithm: number): Promise<string> {
+    const command = new ByteWriter()
+      .u16(0x8001)
+      .u32(20)
+      .u32(0x17e)
+      .u32(1)
+      .u16(algorithm)
+      .u8(3)
+      .bytes(Uint8Array.of(0, 0x20, 0));
+    const socket = connect(socketPath);
+    await once(socket, "connect");
+    socket.write(command.finish());
+    const [response] = (await once(socket, "data")) as [Uint8Array];
+    const ended = once(socket, "close");
+    socket.end().destroy();
+    await ended;
+    const reader = new ByteReader(new Uint8Array(response), "TPM2_PCR_Read");
+    reader.bytes(6, "tag, size");
+    expect(reader.u32("response code")).toBe(0);
+    reader.bytes(4 + 4 + 2 + 4 + 4, "update counter, selection, count");
+    return toHex(reader.sized16("digest", 64));
+  }
+
+  test.each([
+    ["the agent ends in success", 10, (spawner: HostSpawner) => spawner.exitAgent(0)],
+    ["the agent fails", 10, (spawner: HostSpawner) => spawner.exitAgent(3)],
+    [
+      "the agent is killed",
+      10,
+      (spawner: HostSpawner) => void process.kill(Number(/pid (\d+)/.exec(spawner.log())?.[1]), "SIGKILL"),
+    ],
+    ["the agent closes its socket", 10, (spawner: HostSpawner) => void spawner.close(3).catch(() => undefined)],
+    ["the agent asks for it", 12, (spawner: HostSpawner) => void spawner.client.capAndReboot("because of the test")],
+    [
+      "the agent breaks the protocol",
+      11,
+      (spawner: HostSpawner) => void spawner.packet(Uint8Array.of(9)).catch(() => undefined),
+    ],
+  ])("I3: when %s the agent PCR is capped in both banks before the restart", async (_what, code, act) => {
+    await using tpm = await startSwtpm({ endorsement: "none" });
+    const socketPath = tpm.tcti.replace("swtpm:path=", "");
+    const spawner = await started({ tpm: `unix:${socketPath}` });
+    act(spawner);
+    expect(await spawner.ended()).toBe(code);
+    expect(spawner.log()).toMatch(/agent PCR capped/);
+    expect(await readPcr13(socketPath, 0x000b)).toBe(capped("sha256"));
+    expect(await readPcr13(socketPath, 0x000c)).toBe(capped("sha384"));
+  });
+
+  test("I3: without a TPM the machine restarts all the same, and the log does not claim a cap", async () => {
+    const spawner = await started();
+    spawner.exitAgent(0);
+    expect(await spawner.ended()).toBe(10);
+    expect(spawner.log()).toMatch(/NOT capped/);
+  });
+});

@@ -1,0 +1,197 @@
+import { type ChildProcess, execFileSync, spawn } from "node:child_process";
+import { once } from "node:events";
+import { chmodSync, mkdtempSync, readdirSync, realpathSync, rmSync, writeFileSync } from "node:fs";
+import { createServer, type Socket } from "node:net";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import { openSpawner, type ShimFile, type Spawner, type SpawnerTransport } from "../../../agent/spawner-client.ts";
+import { ByteReader, ByteWriter, concatBytes, utf8 } from "../../../policy/index.ts";
+
+const root = resolve(import.meta.dirname, "../../..");
+const FLAGS = [
+  ...["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-Wno-unused-result"],
+  ...["-D_GNU_SOURCE", "-D_FORTIFY_SOURCE=2", "-fstack-protector-strong"],
+];
+
+/** Root may give every process its own uid; anybody else gets one uid, in a user namespace. */
+export const single = process.getuid?.() !== 0;
+export const shimUid = single ? 0 : 991;
+
+/** The real spawner and its stand-in agent and shim, compiled into a directory that all users may read. */
+export interface Programs {
+  readonly directory: string;
+  readonly spawner: string;
+  readonly agent: string;
+  readonly shim: string;
+  remove(): void;
+}
+
+export function buildPrograms(): Programs {
+  const directory = mkdtempSync(join(tmpdir(), "ironclaw-spawner-"));
+  chmodSync(directory, 0o755);
+  const build = (name: string, sources: readonly string[], flags: readonly string[] = []): string => {
+    const output = join(directory, name);
+    execFileSync("gcc", [...FLAGS, ...flags, "-o", output, ...sources]);
+    return output;
+  };
+  const spawnerSources = readdirSync(join(root, "agent/spawner")).filter((name) => name.endsWith(".c"));
+  return {
+    directory,
+    spawner: build(
+      "spawner",
+      spawnerSources.map((name) => join(root, "agent/spawner", name)),
+      ["-static"],
+    ),
+    agent: build("fake-agent", [join(import.meta.dirname, "fake-agent.c")]),
+    // Dynamic, so that a private root without loader or libc would not do.
+    shim: build("probe-shim", [join(import.meta.dirname, "probe-shim.c")]),
+    remove: () => rmSync(directory, { recursive: true, force: true }),
+  };
+}
+
+/** Files of a private root in which `program` runs at /shim: itself, its loader and its libraries. */
+export function closureOf(program: string): ShimFile[] {
+  const listed = execFileSync("ldd", [program], { encoding: "utf8" });
+  const paths = [...listed.matchAll(/(\/\S+) \(0x/g)].map((match) => match[1] ?? "");
+  return ["/shim", ...paths].map((path) => ({
+    path,
+    source: {
+      kind: "root",
+      path: path === "/shim" ? program : realpathSync(path),
+    },
+    executable: true,
+    writable: false,
+  }));
+}
+
+export interface HostSpawner {
+  readonly client: Spawner;
+  readonly pid: number;
+  /** One packet to the spawner as given, and its answer; rejects when the spawner hangs up instead. */
+  packet(bytes: Uint8Array, fds?: readonly number[]): Promise<Uint8Array>;
+  /** The same, sent by a child of the agent. */
+  packetFromChild(bytes: Uint8Array): Promise<Uint8Array>;
+  write(fd: number, bytes: Uint8Array): Promise<void>;
+  /** What can be read at once, empty at the end. */
+  read(fd: number): Promise<Uint8Array>;
+  close(fd: number): Promise<void>;
+  pidfd(pid: number): Promise<number>;
+  exitAgent(code: number): void;
+  /** The spawner's exit code, when it has ended. */
+  ended(): Promise<number>;
+  log(): string;
+  stop(): Promise<void>;
+}
+
+export interface HostOptions {
+  readonly cabinet?: Uint8Array;
+  readonly workloads?: string;
+  readonly tpm?: string;
+}
+
+export async function startSpawner(programs: Programs, options: HostOptions = {}): Promise<HostSpawner> {
+  const directory = mkdtempSync(join(programs.directory, "run-"));
+  chmodSync(directory, 0o755);
+  const socketPath = join(directory, "test.sock");
+  const server = createServer().listen(socketPath);
+  await once(server, "listening");
+  chmodSync(socketPath, 0o777);
+  writeFileSync(join(directory, "cabinet"), options.cabinet ?? new Uint8Array());
+  writeFileSync(join(directory, "workloads"), options.workloads ?? "");
+  const child = spawnSpawner(programs, directory, options, socketPath);
+  let log = "";
+  child.stderr?.setEncoding("utf8").on("data", (text: string) => {
+    log += text;
+  });
+  const closed = once(child, "close").then(() => child.exitCode ?? -1);
+  const connected = once(server, "connection").then(([socket]) => socket as Socket);
+  const socket = await Promise.race([connected, closed.then(() => Promise.reject(new Error(`spawner ended: ${log}`)))]);
+  server.close();
+  const agent = relay(socket);
+  return {
+    ...agent,
+    pid: child.pid ?? -1,
+    ended: () => closed,
+    log: () => log,
+    stop: async () => {
+      child.kill("SIGKILL");
+      socket.destroy();
+      await closed;
+    },
+  };
+}
+
+function spawnSpawner(programs: Programs, directory: string, options: HostOptions, socketPath: string): ChildProcess {
+  const command = [
+    ...(single ? ["unshare", "--user", "--map-root-user", "--mount"] : []),
+    ...[programs.spawner, "--service", "--run-dir", join(directory, "shims")],
+    ...["--cabinet", join(directory, "cabinet"), "--workloads", join(directory, "workloads")],
+    ...["--tpm", options.tpm ?? join(directory, "no-tpm")],
+    ...(single ? ["--single-uid"] : []),
+    ...["--", programs.agent, socketPath],
+  ];
+  const [file = "", ...args] = command;
+  return spawn(file, args, { stdio: ["ignore", "ignore", "pipe"] });
+}
+
+type Agent = Omit<HostSpawner, "pid" | "ended" | "log" | "stop">;
+
+function relay(socket: Socket): Agent {
+  const order = orders(socket);
+  const send = async (kind: "C" | "F", request: Uint8Array, fds: readonly number[]) => {
+    const body = new ByteWriter().u32(fds.length);
+    for (const fd of fds) body.u32(fd);
+    const reader = await order(kind, body.bytes(request).finish());
+    const count = reader.u32("fds");
+    const got = Array.from({ length: count }, () => reader.u32("fd"));
+    return { bytes: reader.bytes(reader.remaining, "packet"), fds: got };
+  };
+  const number = (value: number) => new ByteWriter().u32(value).finish();
+  const transport: SpawnerTransport = {
+    call: (_fd, request, fds) => send("C", request, fds),
+    closeFd: (fd) => void order("K", number(fd)),
+  };
+  return {
+    client: openSpawner(transport, 3),
+    packet: async (bytes, fds = []) => (await send("C", bytes, fds)).bytes,
+    packetFromChild: async (bytes) => (await send("F", bytes, [])).bytes,
+    write: async (fd, bytes) => void (await order("W", concatBytes(number(fd), bytes))),
+    read: async (fd) => {
+      const reader = await order("R", number(fd));
+      return reader.bytes(reader.remaining, "data");
+    },
+    close: async (fd) => void (await order("K", number(fd))),
+    pidfd: async (pid) => (await order("P", number(pid))).u32("pidfd"),
+    exitAgent: (code) => void order("X", Uint8Array.of(code)).catch(() => undefined),
+  };
+}
+
+/** One command to the stand-in agent after the other; rejects when it has ended or the call behind it failed. */
+function orders(socket: Socket): (kind: string, body: Uint8Array) => Promise<ByteReader> {
+  const waiting: {
+    resolve(reader: ByteReader): void;
+    reject(error: Error): void;
+  }[] = [];
+  let buffered: Uint8Array = new Uint8Array();
+  socket.on("data", (data) => {
+    buffered = concatBytes(buffered, typeof data === "string" ? utf8(data) : data);
+    while (buffered.length >= 4) {
+      const length = new ByteReader(buffered, "answer").u32("length");
+      if (buffered.length < 4 + length) return;
+      const reader = new ByteReader(buffered.slice(4, 4 + length), "answer");
+      buffered = buffered.slice(4 + length);
+      const errno = reader.u32("errno");
+      if (errno === 0) waiting.shift()?.resolve(reader);
+      else waiting.shift()?.reject(new Error(`stand-in agent: errno ${errno}`));
+    }
+  });
+  socket.on("error", () => undefined);
+  socket.on("close", () => {
+    for (const { reject } of waiting.splice(0)) reject(new Error("stand-in agent: ended"));
+  });
+  return (kind, body) =>
+    new Promise((fulfil, reject) => {
+      waiting.push({ resolve: fulfil, reject });
+      socket.write(new ByteWriter().sized32(concatBytes(utf8(kind), body)).finish());
+    });
+}

@@ -1,0 +1,324 @@
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+import { celRecord, encodeCel, parseCel, renderCelJsonLines, replayCel } from "../../attest/cel.ts";
+import { type Claims, imageVariants, keyPurposes, launchStates } from "../../attest/claims.ts";
+import { encodeClaims, parseClaims } from "../../attest/claims-codec.ts";
+import { encodeEnrolment, parseEnrolment } from "../../attest/enrolment.ts";
+import {
+  type Evidence,
+  encodeEkCertificates,
+  encodeEvidence,
+  encodePcrs,
+  measureExtraData,
+  parseEkCertificates,
+  parseEvidence,
+  parsePcrs,
+} from "../../attest/evidence.ts";
+import {
+  encodeLaunchEvent,
+  isLaunchEventKind,
+  type LaunchEvent,
+  launchEventDigests,
+  parseLaunchEvent,
+  predictAgentPcr,
+} from "../../attest/launch-events.ts";
+import {
+  encodeTpmPublic,
+  encodeTpmSignature,
+  parseQuoteAttest,
+  parseTpmPublic,
+  parseTpmSignature,
+} from "../../attest/tpm-structures.ts";
+import {
+  type CborKey,
+  type CborValue,
+  decodeCbor,
+  encodeCbor,
+  IronclawError,
+  sha256,
+  toHex,
+  utf8,
+} from "../../policy/index.ts";
+import { makeEnrolment, makeEvidence, servingEvents, softEccKey } from "../support/evidence-maker.ts";
+
+const bytes = (length: number) => fc.uint8Array({ minLength: length, maxLength: length });
+const text = fc.string({ unit: "grapheme", maxLength: 20 });
+const anyEvent: fc.Arbitrary<LaunchEvent> = fc.record({
+  kind: fc.constantFrom(...servingEvents().map(({ kind }) => kind), "violation" as const, "anchor" as const),
+  name: text,
+  sha256: bytes(32),
+});
+const counts = fc
+  .uniqueArray(fc.tuple(text, fc.nat()), { selector: ([name]) => name, maxLength: 4 })
+  .map((list) => new Map(list));
+
+const anyClaims: fc.Arbitrary<Claims> = fc.record({
+  nonce: bytes(32),
+  ueid: bytes(33),
+  software: fc.record({ name: text, version: text }),
+  debugEnabled: fc.boolean(),
+  measured: fc.record({
+    launch: fc.constantFrom(...launchStates),
+    policy: fc.option(bytes(32)),
+    profile: fc.option(bytes(32)),
+    library: fc.option(bytes(32)),
+    closure: fc
+      .uniqueArray(fc.tuple(text, bytes(32)), { selector: ([path]) => path, maxLength: 4 })
+      .map((list) => new Map(list)),
+  }),
+  asserted: fc.record({
+    machine: text,
+    image: fc.record({ id: text, variant: fc.constantFrom(...imageVariants) }),
+    reasons: fc.array(fc.record({ code: text, item: text, expected: text, got: text }), { maxLength: 3 }),
+    unseal: fc.array(fc.record({ command: text, rc: text, text }), { maxLength: 3 }),
+    token: fc.option(fc.record({ label: text, serial: text, manufacturer: text, model: text, firmware: text })),
+    keys: fc.array(
+      fc.record({
+        name: text,
+        spki: bytes(32).map(toHex),
+        does: fc.constantFrom(...keyPurposes),
+        attributes: fc.dictionary(fc.constantFrom("sign", "sensitive", "extractable"), fc.boolean(), {
+          noNullPrototype: true,
+        }),
+      }),
+      { maxLength: 3 },
+    ),
+    probeWitnessed: counts,
+    violations: counts,
+    audit: fc.record({ seq: fc.nat(), hash: bytes(32) }),
+    shim: fc.option(
+      fc.record({
+        uid: fc.nat(),
+        seccompFilters: fc.nat(),
+        capabilities: text,
+        namespaces: fc.array(text, { maxLength: 3 }),
+      }),
+    ),
+  }),
+  selfReported: fc.record({ probe: counts }),
+});
+
+const section = fc.uint8Array({ maxLength: 60 });
+const anyEvidence: fc.Arbitrary<Evidence> = fc.record({
+  quote: section,
+  signature: section,
+  ak: section,
+  pcrs: section,
+  firmwareLog: section,
+  agentLog: section,
+  ekCertificates: section,
+  claims: section,
+});
+
+/** Every parser: what it accepts encodes back to the same bytes, and what it refuses ends in a typed error. */
+function endsTyped(parse: (input: Uint8Array) => Uint8Array, sample: fc.Arbitrary<Uint8Array>): void {
+  const mutated = fc
+    .tuple(sample, fc.nat(), fc.integer({ min: 0, max: 255 }), fc.nat(3))
+    .map(([valid, at, byte, cut]) =>
+      valid.map((old, index) => (index === at % valid.length ? byte : old)).slice(0, valid.length - cut),
+    );
+  fc.assert(
+    fc.property(fc.oneof(fc.uint8Array({ maxLength: 300 }), mutated), (input) => {
+      try {
+        expect(toHex(parse(input))).toBe(toHex(input));
+      } catch (error) {
+        if (!(error instanceof IronclawError)) throw error;
+      }
+    }),
+    { numRuns: 500 },
+  );
+}
+
+describe("codecs", () => {
+  it("I10: claims", () => {
+    fc.assert(
+      fc.property(anyClaims, (claims) => {
+        expect(parseClaims(encodeClaims(claims))).toEqual(claims);
+      }),
+      { numRuns: 200 },
+    );
+    endsTyped((input) => encodeClaims(parseClaims(input)), anyClaims.map(encodeClaims));
+  });
+
+  it("I10: the envelope", () => {
+    fc.assert(
+      fc.property(anyEvidence, (evidence) => {
+        expect(parseEvidence(encodeEvidence(evidence))).toEqual(evidence);
+      }),
+    );
+    endsTyped((input) => encodeEvidence(parseEvidence(input)), anyEvidence.map(encodeEvidence));
+  });
+
+  it("I10: launch events", () => {
+    fc.assert(
+      fc.property(anyEvent, (event) => {
+        expect(parseLaunchEvent(encodeLaunchEvent(event))).toEqual(event);
+      }),
+    );
+    endsTyped((input) => encodeLaunchEvent(parseLaunchEvent(input)), anyEvent.map(encodeLaunchEvent));
+  });
+
+  it("I10: the agent log", () => {
+    const anyLog = fc
+      .array(anyEvent, { maxLength: 5 })
+      .map((events) => events.map((event, index) => celRecord(index, 13, event)));
+    fc.assert(
+      fc.property(anyLog, (records) => {
+        expect(parseCel(encodeCel(records))).toEqual(records);
+      }),
+    );
+    endsTyped((input) => encodeCel(parseCel(input)), anyLog.map(encodeCel));
+  });
+
+  it("I10: PCR values and EK certificates", () => {
+    const anyPcrs = fc
+      .uniqueArray(fc.tuple(fc.nat(23), bytes(32)), { selector: ([pcr]) => pcr })
+      .map((list) => ({ bank: "sha256" as const, values: new Map(list) }));
+    fc.assert(
+      fc.property(anyPcrs, (pcrs) => {
+        expect(parsePcrs(encodePcrs(pcrs))).toEqual(pcrs);
+      }),
+    );
+    endsTyped((input) => encodePcrs(parsePcrs(input)), anyPcrs.map(encodePcrs));
+    endsTyped(
+      (input) => encodeEkCertificates(parseEkCertificates(input)),
+      fc.array(section, { maxLength: 8 }).map(encodeEkCertificates),
+    );
+  });
+
+  it("I10: TPM structures", async () => {
+    const { publicArea, sign } = await softEccKey();
+    const { evidence } = await makeEvidence();
+    endsTyped((input) => encodeTpmPublic(parseTpmPublic(input)), fc.constant(publicArea));
+    endsTyped((input) => encodeTpmSignature(parseTpmSignature(input)), fc.constant(await sign(utf8("x"))));
+    const parseOnly = (input: Uint8Array) => {
+      parseQuoteAttest(input);
+      return input;
+    };
+    endsTyped(parseOnly, fc.constant(evidence.quote));
+  });
+
+  it("I10: enrolments", async () => {
+    const enrolment = makeEnrolment(await softEccKey());
+    expect(parseEnrolment(encodeEnrolment(enrolment))).toEqual(enrolment);
+    const unrestricted = makeEnrolment(await softEccKey({ attributes: 0x40072 }));
+    for (const bad of [
+      unrestricted,
+      { ...enrolment, akName: `000b${"00".repeat(32)}` },
+      { ...enrolment, more: 1 },
+      { ...enrolment, version: 2 },
+    ]) {
+      expect(() => parseEnrolment(utf8(JSON.stringify(bad)))).toThrow(IronclawError);
+    }
+    for (const bad of ["", "{}", "[1]", "null", '{"version":1,"version":1}'])
+      expect(() => parseEnrolment(utf8(bad))).toThrow(IronclawError);
+  });
+});
+
+describe("the envelope", () => {
+  it("I9: a missing section fails", async () => {
+    const { evidence } = await makeEvidence();
+    const collection = decodeCbor(encodeEvidence(evidence)) as ReadonlyMap<CborKey, CborValue>;
+    for (const key of collection.keys()) {
+      const without = new Map([...collection].filter(([other]) => other !== key));
+      expect(() => parseEvidence(encodeCbor(without)), `${key}`).toThrow(IronclawError);
+    }
+  });
+
+  it("I9: an unknown section, a doubled type or another profile fails", async () => {
+    const { evidence } = await makeEvidence();
+    const collection = decodeCbor(encodeEvidence(evidence)) as ReadonlyMap<CborKey, CborValue>;
+    const quote = collection.get("quote") as readonly CborValue[];
+    const changes: readonly (readonly [string, CborValue])[] = [
+      ["more", ["text/plain", new Uint8Array(), 4]],
+      ["__cmwc_t", "tag:ironclaw,2026:evidence/2"],
+      ["quote", [...quote, 4]],
+      ["quote", ["text/plain", quote[1] ?? null, 4]],
+      ["quote", [quote[0] ?? null, quote[1] ?? null, 8]],
+      ["quote", [quote[0] ?? null, new Uint8Array(1025), 4]],
+      ["quote", null],
+    ];
+    for (const [key, value] of changes) {
+      expect(() => parseEvidence(encodeCbor(new Map([...collection, [key, value]]))), key).toThrow(IronclawError);
+    }
+  });
+
+  it("extraData of the worked example in EVIDENCE.md is what is computed", () => {
+    const ascii = (value: string) => utf8(value);
+    const example = {
+      ak: ascii("ak"),
+      claims: ascii("claims"),
+      agentLog: ascii("agent-log"),
+      firmwareLog: ascii("firmware-log"),
+      ekCertificates: ascii("ek-certificates"),
+    };
+    const nonce = Uint8Array.from({ length: 32 }, (_, index) => index);
+    expect(toHex(measureExtraData(nonce, example))).toBe(
+      "6d50bc3322bf115e6ab25508eabcdfbed666e4a61c31f1356b78e38597db6be0",
+    );
+  });
+
+  it("the launch event of the worked example in EVIDENCE.md is what is encoded", () => {
+    const event = { kind: "policy", name: "policy", sha256: sha256(new Uint8Array()) } as const;
+    expect(toHex(encodeLaunchEvent(event))).toBe(
+      "a3646b696e6466706f6c696379646e616d6566706f6c696379667368613235365820e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+    );
+    expect(toHex(launchEventDigests(event).sha256)).toBe(
+      "3dbc57b68b1011985f49def211a3979f4576cbdd324489b529b0132f91d1a214",
+    );
+    expect(toHex(predictAgentPcr([event]).sha256)).toBe(
+      "06ec152d3b623778e585c036baaabf4d2ecc07bb75345336297c177e29e34494",
+    );
+  });
+});
+
+describe("the agent log", () => {
+  const records = servingEvents().map((event, index) => celRecord(index, 13, event));
+  const change = (index: number, key: number, value: CborValue) => {
+    const log = decodeCbor(encodeCel(records)) as readonly ReadonlyMap<CborKey, CborValue>[];
+    return encodeCbor(log.map((record, at) => (at === index ? new Map([...record, [key, value]]) : record)));
+  };
+
+  it.each([
+    ["a gap in the numbers", 1, 0, 5],
+    ["another PCR", 1, 1, 14],
+    ["another content type", 1, 9, 5],
+    ["no digests", 1, 3, []],
+    [
+      "content that is not what was hashed",
+      1,
+      10,
+      encodeLaunchEvent({ kind: "policy", name: "other", sha256: new Uint8Array(32) }),
+    ],
+    [
+      "an unknown kind",
+      1,
+      10,
+      encodeCbor(
+        new Map<string, CborValue>([
+          ["kind", "x"],
+          ["name", "x"],
+          ["sha256", new Uint8Array(32)],
+        ]),
+      ),
+    ],
+    ["another field", 1, 4, 0],
+  ] as const)("I9: %s is refused", (_title, index, key, value) => {
+    expect(() => parseCel(change(index, key, value as CborValue))).toThrow(IronclawError);
+  });
+
+  it("the predicted agent PCR is the replayed one, in both banks", () => {
+    for (const bank of ["sha256", "sha384"] as const) {
+      expect(toHex(replayCel(records, bank))).toBe(toHex(predictAgentPcr(servingEvents())[bank]));
+    }
+  });
+
+  it("is rendered one JSON record a line", () => {
+    const lines = renderCelJsonLines(records)
+      .trimEnd()
+      .split("\n")
+      .map((line) => JSON.parse(line) as { recnum: number; content: { kind: string } });
+    expect(lines.map(({ recnum }) => recnum)).toEqual(records.map((_, index) => index));
+    expect(lines.every(({ content }) => isLaunchEventKind(content.kind))).toBe(true);
+  });
+});

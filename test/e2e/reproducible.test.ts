@@ -1,0 +1,46 @@
+import { execFile } from "node:child_process";
+import { cp, mkdtemp, readFile, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join, relative, resolve } from "node:path";
+import { promisify } from "node:util";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { buildImage } from "../../vm-images/build.ts";
+
+const project = resolve(import.meta.dirname, "../..");
+const run = promisify(execFile);
+
+let folder: string;
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), "ironclaw elsewhere "));
+});
+afterAll(() => rm(folder, { recursive: true, force: true }));
+
+/** The sources without anything built, and npm's packages as links to the same files. */
+async function copyProject(into: string): Promise<void> {
+  const left = ["node_modules", "build", "coverage", ".git"];
+  await cp(project, into, { recursive: true, filter: (path) => !left.includes(relative(project, path)) });
+  await run("cp", ["-a", "--reflink=auto", join(project, "node_modules"), into]);
+}
+
+describe("image", () => {
+  it("I12: the image built in another folder, umask and time zone without a cache is identical", async () => {
+    const here = await buildImage({
+      variant: "demo",
+      outDirectory: join(project, "build/image/demo"),
+      cacheDirectory: join(project, "build/cache"),
+    });
+    const copy = join(folder, "project");
+    await copyProject(copy);
+    const command = [join(copy, "agent/cli/ironclaw.ts"), "image", "build", "--variant", "demo", "--json"];
+    const places = ["--out", join(folder, "out"), "--cache", join(folder, "cache")];
+    await run("sh", ["-c", 'umask 077; exec "$@"', "sh", process.execPath, ...command, ...places], {
+      cwd: folder,
+      env: { PATH: process.env["PATH"], HOME: folder, TZ: "Asia/Tokyo", LANG: "tr_TR.UTF-8", SOURCE_DATE_EPOCH: "1" },
+      maxBuffer: 16 * 1024 * 1024,
+    });
+    const { manifest } = JSON.parse(await readFile(join(folder, "out/manifest.json"), "utf8"));
+    expect(manifest.files).toEqual(here.manifest.files);
+    expect(manifest.prediction).toEqual(here.manifest.prediction);
+    expect(manifest.id).toBe(here.manifest.id);
+  });
+});

@@ -1,0 +1,171 @@
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+import { PolicyError } from "../../policy/errors.ts";
+import { parseJson } from "../../policy/json.ts";
+import { parsePolicy } from "../../policy/policy.ts";
+import { documentBytes, type PolicyDocument, policyDocument } from "../support/policy-document.ts";
+
+function refusal(action: () => unknown): PolicyError {
+  try {
+    action();
+  } catch (error) {
+    if (error instanceof PolicyError) return error;
+    throw error;
+  }
+  throw new Error("expected a refusal");
+}
+
+function brokenBy(change: (document: PolicyDocument) => void): PolicyError {
+  const document = policyDocument();
+  change(document);
+  return refusal(() => parsePolicy(documentBytes(document)));
+}
+
+const text = (value: string) => new TextEncoder().encode(value);
+
+describe("policy document", () => {
+  it("I6: a complete document is read as written", () => {
+    const document = policyDocument();
+    expect(parsePolicy(documentBytes(document))).toEqual(document);
+  });
+
+  it.each<[string, (document: PolicyDocument) => void, RegExp]>([
+    ["another version", (d) => Object.assign(d, { version: 2 }), /version/],
+    ["an unknown field", (d) => Object.assign(d, { wildcard: "*" }), /wildcard/],
+    ["a missing field", (d) => delete d["reviewBy"], /reviewBy/],
+    [
+      "root as a caller",
+      (d) => Object.assign(d.callers, { root: { uid: 0, exe: [`sha256:${"0".repeat(64)}`] } }),
+      /callers\.root\.uid/,
+    ],
+    ["a caller without executable", (d) => Object.assign(d.callers, { any: { uid: 5, exe: [] } }), /callers\.any\.exe/],
+    ["a path that climbs", (d) => Object.assign(d, { writable: ["/var/../etc"] }), /writable\.0/],
+    ["a path with a NUL byte", (d) => Object.assign(d, { writable: ["/var\0/etc"] }), /writable\.0/],
+    ["a network destination", (d) => Object.assign(d, { connect: ["10.0.0.1:443"] }), /connect/],
+    ["devices out of order", (d) => Object.assign(d, { devices: ["1af4:1042", "1af4:1041"] }), /devices/],
+    ["an unknown key in a scope", (d) => Object.assign(d.scopes[0] ?? {}, { key: "other" }), /unknown key other/],
+    [
+      "an unknown caller in a scope",
+      (d) => Object.assign(d.scopes[0] ?? {}, { caller: "constructor" }),
+      /unknown caller constructor/,
+    ],
+    [
+      "two scopes of one name",
+      (d) => Object.assign(d.scopes[1] ?? {}, { name: "release-signing" }),
+      /duplicate name release-signing/,
+    ],
+    [
+      "an unknown mechanism",
+      (d) => Object.assign(d.scopes[0] ?? {}, { mechanisms: [{ type: "CKM_ECDSA_SHA1" }] }),
+      /mechanisms\.0\.type/,
+    ],
+    [
+      "a raw mechanism without digest",
+      (d) => Object.assign(d.scopes[0] ?? {}, { mechanisms: [{ type: "CKM_ECDSA" }] }),
+      /needs a digest/,
+    ],
+    [
+      "a digest against the mechanism's name",
+      (d) => Object.assign(d.scopes[0] ?? {}, { mechanisms: [{ type: "CKM_ECDSA_SHA256", digest: "sha384" }] }),
+      /hashes with sha256, not sha384/,
+    ],
+    [
+      "a signing mechanism on a decryption key",
+      (d) => Object.assign(d.scopes[1] ?? {}, { key: "vault" }),
+      /does decrypt/,
+    ],
+    [
+      "one scope using a key in two ways",
+      (d) =>
+        Object.assign(d.scopes[1] ?? {}, {
+          mechanisms: [{ type: "CKM_SHA256_RSA_PKCS" }, { type: "CKM_RSA_PKCS_OAEP", digest: "sha256" }],
+        }),
+      /does sign, and CKM_RSA_PKCS_OAEP is for decrypt or unwrap/,
+    ],
+    [
+      "one key under two names, with two uses",
+      (d) => Object.assign(d.keys, { alias: { spki: `sha256:${"33".repeat(32)}`, does: "unwrap" } }),
+      /two entries with the spki/,
+    ],
+    [
+      "mechanisms of two key types",
+      (d) =>
+        Object.assign(d.scopes[0] ?? {}, {
+          mechanisms: [{ type: "CKM_ECDSA_SHA256" }, { type: "CKM_SHA256_RSA_PKCS" }],
+        }),
+      /two key types/,
+    ],
+  ])("I6: a policy with %s is refused", (_what, change, finding) => {
+    const error = brokenBy(change);
+    expect(error.code).toBe("ERR_POLICY_INVALID");
+    expect(error.message).toMatch(finding);
+  });
+
+  it("I6: all findings stand in one message", () => {
+    const error = brokenBy((document) => {
+      Object.assign(document.scopes[0] ?? {}, { key: "nobody", caller: "nothing" });
+      Object.assign(document, { devices: ["ffff:0001", "0000:0001"] });
+    });
+    expect(error.message).toMatch(/3 findings.*unknown caller nothing.*unknown key nobody.*devices/);
+  });
+
+  it.each([
+    ["a duplicate key", '{"a":1,"a":2}'],
+    ["a duplicate key behind an escape", '{"a":1,"\\u0061":2}'],
+    ["a __proto__ key", '{"__proto__":{}}'],
+    ["a comment", "{} // note"],
+    ["a trailing comma", "[1,]"],
+    ["an inexact integer", "9007199254740993"],
+    ["an infinite number", "1e999"],
+    ["a lone surrogate", '"\\ud800"'],
+    ["a byte order mark", "\ufeff{}"],
+    ["a control character in a string", '"\u0001"'],
+    ["a leading zero", "01"],
+    ["nothing", ""],
+    ["17 levels", `${"[".repeat(18)}${"]".repeat(18)}`],
+  ])("I10: JSON with %s is refused as malformed", (_what, json) => {
+    expect(refusal(() => parsePolicy(text(json))).code).toBe("ERR_POLICY_MALFORMED");
+  });
+
+  it("I10: a document beyond the size limit and bytes that are not UTF-8 are refused as malformed", () => {
+    expect(refusal(() => parsePolicy(new Uint8Array((1 << 20) + 1).fill(32))).code).toBe("ERR_POLICY_MALFORMED");
+    expect(refusal(() => parsePolicy(Uint8Array.of(0x22, 0xff, 0x22))).code).toBe("ERR_POLICY_MALFORMED");
+  });
+
+  it("I10: every JSON value comes back as it went in", () => {
+    fc.assert(
+      fc.property(fc.jsonValue({ maxDepth: 5, noUnicodeString: false }), (value) => {
+        const json = JSON.stringify(value);
+        fc.pre(!json.includes('"__proto__"') && json.isWellFormed());
+        const limits = { maxBytes: 1 << 20, maxDepth: 64 };
+        let parsed: unknown;
+        try {
+          parsed = parseJson(text(json), "value", limits);
+        } catch (error) {
+          // Large integers and lone surrogates are refused on purpose.
+          return (
+            error instanceof PolicyError && (/exact number/.test(error.message) || /surrogates/.test(error.message))
+          );
+        }
+        expect(parsed).toEqual(JSON.parse(json));
+        return true;
+      }),
+    );
+  });
+
+  it("I10: a mutated document is either the same policy or a typed refusal", () => {
+    const bytes = documentBytes(policyDocument());
+    fc.assert(
+      fc.property(fc.nat(bytes.length - 1), fc.integer({ min: 0, max: 255 }), fc.nat(3), (at, byte, cut) => {
+        const mutated = Uint8Array.from(bytes.slice(0, bytes.length - cut));
+        mutated[Math.min(at, mutated.length - 1)] = byte;
+        try {
+          parsePolicy(mutated);
+        } catch (error) {
+          expect(error).toBeInstanceOf(PolicyError);
+        }
+      }),
+      { numRuns: 300 },
+    );
+  });
+});

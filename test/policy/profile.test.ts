@@ -1,0 +1,300 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import fc from "fast-check";
+import { describe, expect, test } from "vitest";
+import { PolicyError } from "../../policy/errors.ts";
+import { RESULT } from "../../policy/runtime/bpf.ts";
+import { compileProfile, encodeProfile, parseCompiledProfile } from "../../policy/runtime/compile.ts";
+import { decide, decideAll, type FilterName, type SystemCall, type Verdict } from "../../policy/runtime/decide.ts";
+import { explainProfile } from "../../policy/runtime/explain.ts";
+import { lintProfile } from "../../policy/runtime/lint.ts";
+import { parseProfile } from "../../policy/runtime/parse.ts";
+import { ARMED_HIGH, AUDIT_ARCH_X86_64, type Profile, X32_SYSCALL_BIT } from "../../policy/runtime/profile.ts";
+import { syscallName, syscallNumber } from "../../policy/runtime/syscalls.ts";
+import { runBpf } from "../support/bpf-machine.ts";
+
+const text = readFileSync(join(import.meta.dirname, "../../policy/runtime/local.profile"), "utf8");
+const local = parseProfile(text);
+const FILTERS: readonly FilterName[] = ["load", "lock", "serve"];
+const ARMED = BigInt(ARMED_HIGH) << 32n;
+const VERDICTS = new Map<number, Verdict>([
+  [RESULT.kill, "kill"],
+  [RESULT.deny, "deny"],
+  [RESULT.notify, "notify"],
+  [RESULT.allow, "allow"],
+]);
+
+function call(name: string, ...args: readonly bigint[]): SystemCall {
+  const nr = syscallNumber(name);
+  if (nr === undefined) throw new Error(name);
+  return { arch: AUDIT_ARCH_X86_64, nr, args: [...args, 0n, 0n, 0n, 0n, 0n, 0n].slice(0, 6) };
+}
+
+function expectSame(profile: Profile, systemCall: SystemCall): void {
+  const compiled = parseCompiledProfile(encodeProfile(profile));
+  for (const filter of FILTERS) {
+    expect(VERDICTS.get(runBpf(compiled.filters[filter], systemCall)), `${filter} ${systemCall.nr}`).toBe(
+      decide(profile, filter, systemCall),
+    );
+  }
+}
+
+/** Values at which rules and guards turn. */
+const argument = fc.oneof(
+  fc.constantFrom(
+    0n,
+    1n,
+    2n,
+    3n,
+    4n,
+    5n,
+    6n,
+    7n,
+    15n,
+    16n,
+    22n,
+    0x8_0000n,
+    ARMED,
+    ARMED + 16n,
+    ARMED + 4096n,
+    ARMED - 1n,
+  ),
+  fc.constantFrom(ARMED - (1n << 32n) - 1n, ARMED + (1n << 32n), 1n << 32n, (1n << 32n) + 22n, 0xffff_ffff_ffff_ffffn),
+  fc.bigInt({ min: 0n, max: 0xffff_ffff_ffff_ffffn }),
+);
+const args = fc.array(argument, { minLength: 6, maxLength: 6 });
+
+describe("the compiled filters", () => {
+  test("I5: the filters answer as the profile says for every system-call number", () => {
+    const compiled = parseCompiledProfile(compileProfile(local));
+    const someArgs = [
+      [0n, 0n, 0n, 0n, 0n, 0n],
+      [22n, 5n, 4n, 0n, 0n, 0n],
+      [1n, 0n, ARMED, 0n, 0n, 0n],
+      [ARMED, 4096n, 3n, 0n, 0n, 0n],
+    ];
+    for (let nr = 0; nr < 600; nr += 1) {
+      for (const filter of FILTERS) {
+        for (const values of someArgs) {
+          const systemCall = { arch: AUDIT_ARCH_X86_64, nr, args: values };
+          expect(VERDICTS.get(runBpf(compiled.filters[filter], systemCall)), `${filter} ${nr}`).toBe(
+            decide(local, filter, systemCall),
+          );
+        }
+      }
+    }
+  });
+
+  test("I5: the filters answer as the profile says for any arguments", () => {
+    const calls = fc.record({
+      arch: fc.constantFrom(AUDIT_ARCH_X86_64, AUDIT_ARCH_X86_64, AUDIT_ARCH_X86_64, 0x4000_0003, 0),
+      nr: fc.oneof(
+        fc.constantFrom(...[...local.load, ...local.serve, ...local.watch].map((rule) => rule.nr)),
+        fc.nat({ max: 600 }),
+        fc.nat({ max: 0x7fff_ffff }),
+      ),
+      args,
+    });
+    fc.assert(
+      fc.property(calls, (systemCall) => expectSame(local, systemCall)),
+      { numRuns: 1500 },
+    );
+  });
+
+  test("I5: x32 and 32-bit entries end the process whatever the number", () => {
+    for (const nr of [0, 20, 39, 59, 319]) {
+      expect(decideAll(local, FILTERS, { arch: AUDIT_ARCH_X86_64, nr: nr | X32_SYSCALL_BIT, args: [] })).toBe("kill");
+      expect(decideAll(local, FILTERS, { arch: 0x4000_0003, nr, args: [] })).toBe("kill");
+    }
+  });
+
+  test("I5: attempts on the watch list are shown to the agent in every stage", () => {
+    for (const name of ["execve", "fork", "clone", "clone3", "socket", "ptrace", "io_uring_setup", "bpf", "seccomp"]) {
+      expect(decideAll(local, ["load"], call(name)), name).toBe("notify");
+      expect(decideAll(local, FILTERS, call(name)), name).toBe("notify");
+    }
+    expect(decideAll(local, FILTERS, call("prctl", 22n))).toBe("notify");
+  });
+
+  test("I5: after the lock filter no message with descriptors is sent or received", () => {
+    expect(decideAll(local, ["load"], call("sendmsg"))).toBe("allow");
+    for (const name of ["sendmsg", "recvmsg", "sendmmsg", "recvmmsg"]) {
+      expect(decideAll(local, ["load", "lock"], call(name)), name).toBe("deny");
+    }
+  });
+
+  test("I5: after ARM no memory becomes executable and no file is opened for writing", () => {
+    expect(decideAll(local, ["load", "lock"], call("mmap", 0n, 4096n, 5n))).toBe("allow");
+    expect(decideAll(local, FILTERS, call("mmap", 0n, 4096n, 5n))).toBe("deny");
+    expect(decideAll(local, FILTERS, call("mmap", 0n, 4096n, 3n))).toBe("allow");
+    expect(decideAll(local, FILTERS, call("mprotect", 0n, 4096n, 4n))).toBe("deny");
+    expect(decideAll(local, FILTERS, call("openat", 0n, 0n, 2n))).toBe("deny");
+    expect(decideAll(local, FILTERS, call("openat", 0n, 0n, 0x8_0000n))).toBe("allow");
+  });
+
+  test("I5: only the armed filters can be installed, each once, and their pages cannot be changed", () => {
+    const install = (address: bigint): SystemCall => call("seccomp", 1n, 0n, address);
+    expect(decideAll(local, ["load"], install(ARMED))).toBe("allow");
+    expect(decideAll(local, ["load", "lock"], install(ARMED))).toBe("deny");
+    expect(decideAll(local, ["load", "lock"], install(ARMED + 16n))).toBe("allow");
+    expect(decideAll(local, FILTERS, install(ARMED + 16n))).toBe("deny");
+    expect(decideAll(local, ["load", "lock"], install(ARMED + 8n))).toBe("notify");
+    expect(decideAll(local, ["load"], call("seccomp", 1n, 8n, ARMED))).toBe("notify");
+    for (const name of ["mmap", "mprotect", "munmap", "madvise"]) {
+      expect(decideAll(local, ["load"], call(name, ARMED, 4096n)), name).toBe("deny");
+      expect(decideAll(local, ["load"], call(name, ARMED - 4096n, 8192n)), name).toBe("deny");
+      expect(decideAll(local, ["load"], call(name, 4096n, 1n << 45n)), name).toBe("deny");
+    }
+  });
+});
+
+describe("the linter", () => {
+  const findings = (change: (before: string) => string): readonly string[] =>
+    lintProfile(parseProfile(change(text))).map(({ about }) => about);
+
+  test("I5: the shipped profile has no finding", () => {
+    expect(lintProfile(local)).toEqual([]);
+  });
+
+  test("I5: a profile that allows a dangerous call is refused and not compiled", () => {
+    const names =
+      "execve execveat fork vfork clone clone3 ptrace io_uring_setup io_uring_enter bpf userfaultfd seccomp mremap kill mount setns socket recvmsg";
+    for (const name of names.split(" ")) {
+      const worse = text.replace("stage load\n", `stage load\nallow ${name}\n`);
+      expect(
+        lintProfile(parseProfile(worse)).map(({ about }) => about),
+        name,
+      ).toContain(name);
+      expect(() => compileProfile(parseProfile(worse)), name).toThrow(PolicyError);
+    }
+  });
+
+  test("I5: a profile that forgets to watch, to limit or to keep new code out is refused", () => {
+    expect(findings((t) => t.replace("watch seccomp\n", ""))).toContain("seccomp");
+    expect(findings((t) => t.replace("watch prctl when arg0 is PR_SET_SECCOMP\n", ""))).toContain("prctl");
+    expect(findings((t) => t.replace("limit core 0", "limit core 1"))).toContain("core");
+    expect(findings((t) => t.replace("allow mmap when arg2 without PROT_EXEC", "allow mmap"))).toContain("mmap");
+    expect(findings((t) => t.replace("allow prctl when arg0 is PR_SET_NAME", "allow prctl"))).toContain("prctl");
+    expect(findings((t) => t.replace("arg0 is PR_SET_NAME", "arg0 is PR_SET_SECCOMP"))).toContain("prctl");
+    expect(findings((t) => t.replace("landlock read /", "landlock write /"))).toContain("/");
+    expect(findings((t) => `${t}allow uname\n`)).toContain("uname");
+  });
+});
+
+describe("the text and the file", () => {
+  test("I12: the same text gives the same bytes, and the file reads back", () => {
+    const bytes = compileProfile(local);
+    expect(compileProfile(parseProfile(text))).toEqual(bytes);
+    const back = parseCompiledProfile(bytes);
+    expect(back.name).toBe("local");
+    expect(back.landlock).toEqual(local.landlock);
+    expect(back.limits.map(({ value }) => value)).toEqual(local.limits.map(({ value }) => value));
+  });
+
+  test("I10: wrong statements end in a typed error that names the line", () => {
+    const wrong = [
+      "profil local",
+      "profile Local",
+      "profile a\nprofile b",
+      "arch aarch64",
+      "limit core",
+      "limit core -1",
+      "limit rss 1",
+      "limit core 0\nlimit core 0",
+      "landlock exec /bin",
+      "landlock read etc",
+      "landlock read /a/../b",
+      "watch",
+      "watch not_a_call",
+      "allow read",
+      "stage serve",
+      "stage load\nstage load",
+      "stage load\nallow read when",
+      "stage load\nallow read when arg6 is 0",
+      "stage load\nallow read when arg0 not 0",
+      "stage load\nallow read when arg0 is PROT_EXE",
+      "stage load\nallow read when arg0 is 1 or arg1 is 2",
+      "stage load\nallow read when arg0 is 1 and",
+      "stage load\nallow read write when arg0 is 1",
+    ];
+    for (const line of wrong) {
+      expect(() => parseProfile(line), line).toThrow(/^profile line \d+: expected /);
+    }
+    expect(() => parseProfile("profile a")).toThrow(/arch/);
+    expect(() => parseProfile("x".repeat(70_000))).toThrow(/at most/);
+  });
+
+  test("I10: any text and any damaged file end in a profile or a typed error", () => {
+    const words = fc.constantFrom(
+      "profile",
+      "arch",
+      "x86_64",
+      "limit",
+      "core",
+      "0",
+      "landlock",
+      "read",
+      "/",
+      "watch",
+      "allow",
+      "stage",
+      "load",
+      "when",
+      "arg0",
+      "is",
+      "and",
+      "#",
+      "PROT_EXEC",
+      "a|b",
+    );
+    const texts = fc.oneof(
+      fc.string(),
+      fc.array(words.chain((word) => fc.constantFrom(`${word} `, `${word}\n`))).map((all) => all.join("")),
+    );
+    fc.assert(
+      fc.property(texts, (any) => expectTyped(() => parseProfile(any))),
+      { numRuns: 500 },
+    );
+    const bytes = compileProfile(local);
+    const damage = fc.tuple(fc.nat({ max: bytes.length - 1 }), fc.nat({ max: 255 }), fc.nat({ max: bytes.length }));
+    fc.assert(
+      fc.property(damage, ([at, value, cut]) => {
+        const copy = bytes.slice(0, cut);
+        if (at < copy.length) copy[at] = value;
+        expectTyped(() => parseCompiledProfile(copy));
+      }),
+      { numRuns: 500 },
+    );
+  });
+
+  test("the explanation names every rule", () => {
+    const explained = explainProfile(local);
+    for (const rule of [...local.load, ...local.serve, ...local.watch])
+      expect(explained).toContain(`  ${rule.syscall}`);
+    expect(explained).toContain("read and write below /var/lib/softhsm/tokens");
+  });
+
+  test("names and numbers of system calls agree", () => {
+    for (const [name, nr] of [
+      ["read", 0],
+      ["execve", 59],
+      ["openat", 257],
+      ["seccomp", 317],
+      ["rseq", 334],
+      ["io_uring_setup", 425],
+      ["mseal", 462],
+    ] as const) {
+      expect(syscallNumber(name)).toBe(nr);
+      expect(syscallName(nr)).toBe(name);
+    }
+    expect(syscallNumber("constructor")).toBeUndefined();
+  });
+});
+
+function expectTyped(act: () => unknown): void {
+  try {
+    act();
+  } catch (error) {
+    expect(error).toBeInstanceOf(PolicyError);
+  }
+}

@@ -1,0 +1,68 @@
+/** A policy document that parses, for tests to break. Plain JSON values, so that a test can put anything into it. */
+export interface PolicyDocument {
+  [field: string]: unknown;
+  keys: Record<string, unknown>;
+  callers: Record<string, unknown>;
+  scopes: Record<string, unknown>[];
+}
+
+export const SIGNER_UID = 2001;
+export const SIGNER_EXE = `sha256:${"5e".repeat(32)}`;
+const DIGEST = "ab".repeat(32);
+
+export function policyDocument(): PolicyDocument {
+  return {
+    version: 1,
+    serial: 7,
+    owner: "release engineering",
+    reviewBy: "2027-03-01",
+    module: {
+      path: "/usr/lib/softhsm/libsofthsm2.so",
+      sha256: DIGEST,
+      closure: { "/lib/x86_64-linux-gnu/libc.so.6": DIGEST },
+      config: { "/etc/softhsm2.conf": DIGEST },
+      environment: { SOFTHSM2_CONF: "/etc/softhsm2.conf" },
+    },
+    profile: { name: "local", sha256: DIGEST },
+    devices: ["1af4:1041", "1af4:1042"],
+    writable: ["/var/lib/softhsm/tokens"],
+    connect: [],
+    spares: 0,
+    token: { label: "signing", serial: "0123456789abcdef" },
+    keys: {
+      "release-ec": { spki: `sha256:${"11".repeat(32)}`, does: "sign" },
+      "release-rsa": { spki: `sha256:${"22".repeat(32)}`, does: "sign" },
+      vault: { spki: `sha256:${"33".repeat(32)}`, does: "decrypt" },
+    },
+    callers: {
+      "release-signer": { uid: SIGNER_UID, exe: [SIGNER_EXE] },
+      backup: { uid: 2003, exe: [`sha256:${"6f".repeat(32)}`] },
+    },
+    scopes: [
+      {
+        name: "release-signing",
+        caller: "release-signer",
+        key: "release-ec",
+        mechanisms: [{ type: "CKM_ECDSA", digest: "sha256" }, { type: "CKM_ECDSA_SHA256" }],
+        rate: { perMinute: 600, burst: 60 },
+        audit: "written",
+      },
+      {
+        name: "rsa-signing",
+        caller: "release-signer",
+        key: "release-rsa",
+        mechanisms: [
+          { type: "CKM_RSA_PKCS", digest: "sha256" },
+          { type: "CKM_SHA256_RSA_PKCS" },
+          { type: "CKM_RSA_PKCS_PSS", digest: "sha256" },
+          { type: "CKM_SHA256_RSA_PKCS_PSS" },
+        ],
+        audit: "written",
+      },
+    ],
+  };
+}
+
+export function documentBytes(document: unknown): Uint8Array {
+  return new TextEncoder().encode(JSON.stringify(document));
+}

@@ -1,0 +1,147 @@
+import { type ChildProcess, execFileSync, spawn } from "node:child_process";
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import type { Writable } from "node:stream";
+import type { Attempt } from "../../agent/native/index.ts";
+import { type Native, openNative } from "../../agent/native/index.ts";
+import { openShim, type Shim } from "../../agent/shim-client.ts";
+import { concatBytes, utf8 } from "../../policy/bytes.ts";
+import { compileProfile } from "../../policy/runtime/compile.ts";
+import { parseProfile } from "../../policy/runtime/parse.ts";
+
+const root = resolve(import.meta.dirname, "../..");
+export const NATIVE_DIRECTORY = join(root, "build/native");
+export const SOFTHSM = "/usr/lib/softhsm/libsofthsm2.so";
+/** Long and odd, so that a search through memory finds nothing else. */
+export const TEST_PIN = "73-ironclaw-test-pin-4182";
+
+const C_FLAGS = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-D_GNU_SOURCE", "-fPIC", `-I${root}/agent/shim`];
+
+export function native(): Native {
+  return openNative(NATIVE_DIRECTORY);
+}
+
+/** A directory for one test file; `remove` deletes it. */
+export interface Bench {
+  readonly directory: string;
+  remove(): void;
+}
+
+export function openBench(): Bench {
+  const directory = mkdtempSync(join(tmpdir(), "ironclaw-shim-"));
+  chmodSync(directory, 0o755);
+  return { directory, remove: () => rmSync(directory, { recursive: true, force: true }) };
+}
+
+/** Compiles `test/hostile/<name>.c` and gives the path of the result. */
+export function buildHostile(
+  bench: Bench,
+  name: string,
+  kind: "module" | "program",
+  extra: readonly string[] = [],
+): string {
+  const output = join(bench.directory, kind === "module" ? `${name}.so` : name);
+  const shape = kind === "module" ? ["-shared"] : [];
+  execFileSync("gcc", [...C_FLAGS, ...shape, "-o", output, join(root, "test/hostile", `${name}.c`), ...extra]);
+  return output;
+}
+
+export interface Token {
+  readonly environment: Readonly<Record<string, string>>;
+  readonly tokens: string;
+}
+
+/** A SoftHSM token with the keys `ec` (P-256, id 01) and `rsa` (RSA-2048, id 02). */
+export function makeToken(bench: Bench): Token {
+  const tokens = join(bench.directory, "tokens");
+  const config = join(bench.directory, "softhsm2.conf");
+  mkdirSync(tokens);
+  writeFileSync(config, `directories.tokendir = ${tokens}\nobjectstore.backend = file\nlog.level = ERROR\n`);
+  const environment = { SOFTHSM2_CONF: config };
+  const options = { env: { ...process.env, ...environment }, stdio: "pipe" as const };
+  execFileSync(
+    "softhsm2-util",
+    ["--init-token", "--free", "--label", "bench", "--so-pin", "87654321", "--pin", TEST_PIN],
+    options,
+  );
+  const tool = ["--module", SOFTHSM, "--login", "--pin", TEST_PIN, "--keypairgen"];
+  execFileSync("pkcs11-tool", [...tool, "--key-type", "EC:prime256v1", "--id", "01", "--label", "ec"], options);
+  execFileSync("pkcs11-tool", [...tool, "--key-type", "rsa:2048", "--id", "02", "--label", "rsa"], options);
+  return { environment, tokens };
+}
+
+export function localProfileText(): string {
+  return readFileSync(join(root, "policy/runtime/local.profile"), "utf8");
+}
+
+/** The local profile with this machine's paths instead of the shim's private root. */
+export function writeHostProfile(bench: Bench, token: Token | null): string {
+  const readable = ["/usr/lib", "/etc/ld.so.cache", "/etc/ssl", bench.directory].filter((path) => existsSync(path));
+  const rules = [
+    ...readable.map((path) => `landlock read ${path}`),
+    ...(token === null ? [] : [`landlock write ${token.tokens}`]),
+  ];
+  const text = localProfileText()
+    .replace(/^landlock .*\n/gm, "")
+    .replace("stage load", `${rules.join("\n")}\nstage load`);
+  const path = join(bench.directory, "profile");
+  writeFileSync(path, compileProfile(parseProfile(text)));
+  return path;
+}
+
+export interface StartOptions {
+  readonly profile: string;
+  readonly environment?: Readonly<Record<string, string>>;
+  readonly timeoutMs?: number;
+}
+
+export interface Started {
+  readonly shim: Shim;
+  readonly child: ChildProcess;
+  readonly attempts: readonly Attempt[];
+  /** Writes a PIN the way the unsealer does: u8 length, then the bytes. */
+  givePin(pin: string): void;
+  /** Exit code and signal, once the process is gone. */
+  readonly ended: Promise<{ readonly code: number | null; readonly signal: NodeJS.Signals | null }>;
+}
+
+interface Raw {
+  readonly fd: number;
+  readonly child: ChildProcess;
+  readonly ended: Started["ended"];
+  readonly stderr: () => string;
+}
+
+/** Starts the shim with a request socket at fd 3 and a PIN channel at fd 4; gives the agent's end, unread. */
+export function startRaw(addon: Native, { profile, environment }: StartOptions): Raw {
+  const [ours, theirs] = addon.socketPair("stream");
+  const child = spawn(join(NATIVE_DIRECTORY, "shim"), [profile], {
+    env: { ...environment },
+    cwd: "/",
+    stdio: ["ignore", "ignore", "pipe", theirs, "pipe"],
+  });
+  addon.closeFd(theirs);
+  const texts: string[] = [];
+  child.stderr?.on("data", (bytes: Uint8Array) => texts.push(new TextDecoder().decode(bytes)));
+  // the PIN channel ends with the shim, whatever was still in it
+  child.stdio[4]?.on("error", () => undefined);
+  const ended = new Promise<{ code: number | null; signal: NodeJS.Signals | null }>((done) => {
+    child.on("close", (code, signal) => done({ code, signal }));
+  });
+  return { fd: ours, child, ended, stderr: () => texts.join("") };
+}
+
+export async function startShim(addon: Native, options: StartOptions): Promise<Started> {
+  const { fd, child, ended } = startRaw(addon, options);
+  const attempts: Attempt[] = [];
+  const shim = await openShim(fd, addon, {
+    timeoutMs: options.timeoutMs ?? 20_000,
+    onAttempt: (attempt) => attempts.push(attempt),
+  });
+  const givePin = (pin: string): void => {
+    // child_process types fd 4 as either direction; "pipe" gives a stream for both
+    (child.stdio[4] as Writable).write(concatBytes(Uint8Array.of(utf8(pin).length), utf8(pin)));
+  };
+  return { shim, child, attempts, givePin, ended };
+}

@@ -1,0 +1,80 @@
+import { readFile } from "node:fs/promises";
+import { basename, join } from "node:path";
+import { constants, zstdCompressSync } from "node:zlib";
+import { type CpioEntry, encodeCpio } from "./cpio.ts";
+import { listFiles } from "./digest.ts";
+import { ImageError } from "./errors.ts";
+import { runTool } from "./tool.ts";
+
+/** Drivers of the root disk and its file system; what they depend on is added. Everything else is built in. */
+const MODULES = ["virtio_blk", "dm-verity", "erofs"];
+
+const moduleName = (path: string): string =>
+  basename(path)
+    .replace(/\.ko(\.xz)?$/, "")
+    .replaceAll("-", "_");
+
+/** A module's bytes, decompressed: the signature appended to them survives and is what the kernel checks. */
+async function moduleBytes(path: string): Promise<Uint8Array> {
+  if (!path.endsWith(".xz")) return readFile(path);
+  const hex = await runTool("sh", ["-c", 'xz -dc "$1" | od -An -v -tx1', "xz", path]);
+  return Buffer.from(hex.replace(/\s/g, ""), "hex");
+}
+
+/** The module's own statement of what it needs: the `depends=` entry of its .modinfo section. */
+function dependsOf(bytes: Uint8Array): string[] {
+  const text = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("latin1");
+  const list = /\0depends=([\w,-]*)\0/.exec(text)?.[1] ?? "";
+  return list === "" ? [] : list.split(",").map((name) => name.replaceAll("-", "_"));
+}
+
+export interface KernelModule {
+  readonly name: string;
+  readonly bytes: Uint8Array;
+}
+
+/** The modules the initrd loads, dependencies first. Throws {@link ImageError} when the kernel package lacks one. */
+export async function kernelModules(kernelTree: string): Promise<readonly KernelModule[]> {
+  const directory = join(kernelTree, "usr/lib/modules");
+  const paths = new Map(
+    (await listFiles(directory, (name) => /\.ko(\.xz)?$/.test(name))).map((path) => [
+      moduleName(path),
+      join(directory, path),
+    ]),
+  );
+  const loaded = new Map<string, Uint8Array>();
+  const load = async (name: string): Promise<void> => {
+    if (loaded.has(name)) return;
+    const path = paths.get(name);
+    if (path === undefined)
+      throw new ImageError("ERR_IMAGE_SOURCE", `kernel module ${name}: not in the kernel package`);
+    const bytes = await moduleBytes(path);
+    for (const needed of dependsOf(bytes)) await load(needed);
+    loaded.set(name, bytes);
+  };
+  for (const name of MODULES) await load(name.replaceAll("-", "_"));
+  return [...loaded].map(([name, bytes]) => ({ name, bytes }));
+}
+
+/**
+ * The initrd: one static program, its mount points and the kernel modules, numbered in the order to load them,
+ * as a zstd-compressed cpio archive. The compressor is the pinned Node's own.
+ */
+export function encodeInitrd(init: Uint8Array, modules: readonly KernelModule[]): Uint8Array {
+  const directories = ["dev", "proc", "sys", "root", "modules"].map((name) => ({
+    path: `${name}/`,
+    mode: 0o755,
+  }));
+  const files: CpioEntry[] = modules.map(({ name, bytes }, index) => ({
+    path: `modules/${String(index).padStart(2, "0")}-${name}.ko`,
+    mode: 0o644,
+    bytes,
+  }));
+  const archive = encodeCpio([{ path: "init", mode: 0o755, bytes: init }, ...directories, ...files]);
+  return zstdCompressSync(archive, {
+    params: {
+      [constants.ZSTD_c_compressionLevel]: 19,
+      [constants.ZSTD_c_checksumFlag]: 1,
+    },
+  });
+}

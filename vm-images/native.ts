@@ -1,0 +1,171 @@
+import { copyFile, mkdir, readFile, rename, writeFile } from "node:fs/promises";
+import { createRequire } from "node:module";
+import { dirname, join, relative, resolve } from "node:path";
+import { listFiles, sha256Hex } from "./digest.ts";
+import { ImageError, reportFailure } from "./errors.ts";
+import { localProfile } from "./profiles.ts";
+import { runTool } from "./tool.ts";
+import { exists } from "./unpack.ts";
+
+const require = createRequire(import.meta.url);
+const root = resolve(import.meta.dirname, "..");
+
+/** One native program or add-on, built from all C or C++ files of a folder. */
+export interface NativePart {
+  readonly output: string;
+  /** addon: loaded by Node; program: dynamic; static: also runs where no loader and no library exist yet. */
+  readonly kind: "addon" | "program" | "static";
+  /** Absolute folder of the sources. */
+  readonly directory: string;
+  /** File names of the folder; absent = all .c files. */
+  readonly sources?: readonly string[];
+  readonly libraries?: readonly string[];
+  readonly flags?: readonly string[];
+}
+
+const TSS = ["tss2-esys", "tss2-mu", "tss2-rc", "tss2-tctildr"];
+const pkcs11js = dirname(require.resolve("pkcs11js/package.json"));
+
+/** Everything compiled, for this machine's tests and for the image alike. */
+export const NATIVE_PARTS: readonly NativePart[] = [
+  { output: "tpm2_tss.node", kind: "addon", directory: join(root, "seal/node-tpm2-tss/native"), libraries: TSS },
+  { output: "agent_native.node", kind: "addon", directory: join(root, "agent/native") },
+  { output: "unsealer", kind: "program", directory: join(root, "seal/unsealer"), libraries: [...TSS, "crypto"] },
+  // Nothing of the shim may be visible to the library it loads: no -rdynamic.
+  { output: "shim", kind: "program", directory: join(root, "agent/shim") },
+  { output: "spawner", kind: "static", directory: join(root, "agent/spawner") },
+  { output: "init", kind: "static", directory: join(root, "vm-images/initrd") },
+  {
+    output: "pkcs11.node",
+    kind: "addon",
+    directory: join(pkcs11js, "src"),
+    sources: ["dl.cpp", "common.cpp", "main.cpp"],
+    flags: [`-I${join(pkcs11js, "includes")}`, "-DNAPI_DISABLE_CPP_EXCEPTIONS"],
+  },
+];
+
+export interface NativeTarget {
+  /** Where the results go. */
+  readonly directory: string;
+  /** Headers and libraries to compile against; absent = this machine's own. */
+  readonly sysroot?: { readonly path: string; readonly digest: string };
+}
+
+const C_FLAGS = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-D_GNU_SOURCE"];
+const COMMON = ["-O2", "-D_FORTIFY_SOURCE=2", "-fstack-protector-strong", "-pthread"];
+const HARDENED_LINK = ["-Wl,-z,relro,-z,now", "-Wl,-z,noexecstack"];
+
+function kindFlags(kind: NativePart["kind"]): readonly string[] {
+  if (kind === "static") return ["-static"];
+  if (kind === "program") return ["-fPIE", "-pie"];
+  const node = dirname(require.resolve(`node-linux-${process.arch}/package.json`));
+  return ["-shared", "-fPIC", "-fvisibility=hidden", "-DNAPI_VERSION=9", `-I${join(node, "include/node")}`];
+}
+
+/** Flags that keep folder names and anything random out of the result; an image's files carry no symbol table. */
+function targetFlags(target: NativeTarget): readonly string[] {
+  if (target.sysroot === undefined) return [];
+  return [
+    `--sysroot=${target.sysroot.path}`,
+    `-ffile-prefix-map=${target.sysroot.path}=`,
+    `-ffile-prefix-map=${root}=.`,
+    "-Wl,--build-id=none",
+    "-s",
+  ];
+}
+
+interface Compilation {
+  readonly compiler: string;
+  readonly args: readonly string[];
+  /** Absolute paths of all files that the result depends on. */
+  readonly inputs: readonly string[];
+}
+
+async function compilation(part: NativePart, target: NativeTarget): Promise<Compilation> {
+  const files = await listFiles(part.directory, (name) => /\.(c|h|cpp)$/.test(name));
+  const sources = part.sources ?? files.filter((name) => name.endsWith(".c"));
+  if (sources.length === 0) {
+    throw new ImageError("ERR_IMAGE_SOURCE", `${part.output}: no sources in ${relative(root, part.directory)}`);
+  }
+  const cpp = sources.some((name) => name.endsWith(".cpp"));
+  return {
+    compiler: cpp ? "g++" : "gcc",
+    args: [
+      ...(cpp ? ["-std=c++17"] : C_FLAGS),
+      ...COMMON,
+      ...HARDENED_LINK,
+      ...kindFlags(part.kind),
+      ...targetFlags(target),
+      ...(part.flags ?? []),
+      ...sources.map((name) => join(part.directory, name)),
+      ...(part.libraries ?? []).map((name) => `-l${name}`),
+    ],
+    inputs: files.map((name) => join(part.directory, name)),
+  };
+}
+
+/**
+ * Compile one part unless sources, flags, compiler and sysroot are those of the file that is there.
+ * Returns whether it was compiled.
+ */
+async function buildPart(part: NativePart, target: NativeTarget, toolVersion: string): Promise<boolean> {
+  const { compiler, args, inputs } = await compilation(part, target);
+  const contents = await Promise.all(inputs.map(async (path) => sha256Hex(await readFile(path))));
+  const stamp = sha256Hex([toolVersion, target.sysroot?.digest ?? "host", ...args, ...contents].join("\n"));
+  const output = join(target.directory, part.output);
+  const stampPath = join(target.directory, `.${part.output}.stamp`);
+  const known = (await exists(output)) ? await readFile(stampPath, "utf8").catch(() => "") : "";
+  if (known === stamp) return false;
+  const partial = `${output}.partial-${process.pid}`;
+  await runTool(compiler, [...args, "-o", partial]).catch((cause: unknown) => {
+    const why = cause instanceof Error ? cause.message : "unknown failure";
+    throw new ImageError("ERR_IMAGE_SOURCE", `${part.output}: ${why}`, { cause });
+  });
+  await rename(partial, output);
+  await writeFile(stampPath, stamp);
+  return true;
+}
+
+/**
+ * Build native parts into `target.directory` and return the names of those that were out of date.
+ * Throws {@link ImageError} with the compiler's message.
+ */
+export async function buildNative(
+  target: NativeTarget,
+  parts: readonly NativePart[] = NATIVE_PARTS,
+): Promise<readonly string[]> {
+  await mkdir(target.directory, { recursive: true });
+  const toolVersion = await runTool("gcc", ["-dumpfullversion"]);
+  // All are tried before the first failure is reported: one broken part does not hold up the others.
+  const results = await Promise.allSettled(parts.map((part) => buildPart(part, target, toolVersion)));
+  const failed = results.find((result) => result.status === "rejected");
+  if (failed !== undefined) throw failed.reason;
+  return parts.flatMap(({ output }, index) => {
+    const result = results[index];
+    return result?.status === "fulfilled" && result.value ? [output] : [];
+  });
+}
+
+/** Where this machine's own builds are: what tests and the host-side commands load. */
+export const HOST_NATIVE_DIRECTORY = join(root, "build/native");
+
+/** Where the pkcs11js package looks for its add-on. npm runs no install scripts here, so the file is put there. */
+const PKCS11JS_ADDON = join(pkcs11js, "build/Release/pkcs11.node");
+
+/** Build everything for this machine: native parts, the compiled profile, and the add-on that pkcs11js expects. */
+export async function buildHostNative(): Promise<readonly string[]> {
+  const built = await buildNative({ directory: HOST_NATIVE_DIRECTORY });
+  await writeFile(join(HOST_NATIVE_DIRECTORY, "local.profile"), await localProfile());
+  if (built.includes("pkcs11.node") || !(await exists(PKCS11JS_ADDON))) {
+    await mkdir(dirname(PKCS11JS_ADDON), { recursive: true });
+    await copyFile(join(HOST_NATIVE_DIRECTORY, "pkcs11.node"), PKCS11JS_ADDON);
+  }
+  return built;
+}
+
+async function main(): Promise<void> {
+  const built = await buildHostNative();
+  if (built.length > 0) console.log(`native: built ${built.join(", ")}`);
+}
+
+if (import.meta.main) await main().catch(reportFailure);

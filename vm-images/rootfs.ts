@@ -1,0 +1,191 @@
+import { chmod, copyFile, mkdir, readdir, readFile, realpath, rm, symlink, writeFile } from "node:fs/promises";
+import { dirname, join, resolve } from "node:path";
+import { listFiles } from "./digest.ts";
+import { libraryClosure } from "./elf.ts";
+import type { ImageFile } from "./files.ts";
+import { runTool } from "./tool.ts";
+
+/** demo: no shell, lockdown. dev: a shell on a serial port, memory may be read; a release verifier refuses it. */
+export type ImageVariant = "demo" | "dev";
+
+/** One name of the root file system. `mode` is 0755 for programs, libraries and directories, else 0644. */
+export type RootEntry =
+  | {
+      readonly kind: "file";
+      readonly path: string;
+      readonly source: string;
+      readonly mode: number;
+    }
+  | {
+      readonly kind: "bytes";
+      readonly path: string;
+      readonly bytes: Uint8Array;
+      readonly mode: number;
+    }
+  | { readonly kind: "link"; readonly path: string; readonly target: string }
+  | { readonly kind: "directory"; readonly path: string };
+
+export interface RootSources {
+  readonly variant: ImageVariant;
+  /** Unpacked packages of the group guest. */
+  readonly guestTree: string;
+  /** Results of the native build for the image. */
+  readonly nativeDirectory: string;
+  /** Node's executable, stripped. */
+  readonly node: string;
+  readonly agentBundle: Uint8Array;
+  readonly workloadBundle: Uint8Array;
+  readonly profile: Uint8Array;
+}
+
+const LIB = "/usr/lib/x86_64-linux-gnu";
+const OWN = "/usr/lib/ironclaw";
+const configuration = resolve(import.meta.dirname, "guest");
+
+/** Programs and libraries taken from packages by name; what they link against is added by the closure. */
+const PACKAGED = [
+  "/usr/bin/openssl",
+  "/usr/bin/pkcs11-tool",
+  `${LIB}/pkcs11/p11-kit-client.so`,
+  `${LIB}/engines-3/pkcs11.so`,
+  `${LIB}/libtss2-tcti-device.so.0`,
+  // The stand-in HSM's library needs these and is not itself in the root.
+  `${LIB}/libcrypto.so.3`,
+  `${LIB}/libstdc++.so.6`,
+];
+
+const NATIVE = ["tpm2_tss.node", "agent_native.node", "pkcs11.node", "unsealer", "shim"];
+
+const LINKS: readonly (readonly [path: string, target: string])[] = [
+  ["/bin", "usr/bin"],
+  ["/sbin", "usr/sbin"],
+  ["/lib", "usr/lib"],
+  ["/lib64", "usr/lib64"],
+  ["/usr/lib64/ld-linux-x86-64.so.2", "../lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"],
+  // libtss2's loader of transports asks for the unversioned name.
+  [`${LIB}/libtss2-tcti-device.so`, "libtss2-tcti-device.so.0"],
+];
+
+const DIRECTORIES = ["/dev", "/proc", "/sys", "/run", "/tmp", "/var", "/usr/sbin"];
+
+/** Every name of the root file system, sorted; nothing else is in the image. */
+export async function rootEntries(sources: RootSources): Promise<readonly RootEntry[]> {
+  const { guestTree, nativeDirectory } = sources;
+  const program = (path: string, source: string): RootEntry => ({
+    kind: "file",
+    path,
+    source,
+    mode: 0o755,
+  });
+  const chosen = [
+    program("/usr/bin/node", sources.node),
+    ...(await Promise.all(PACKAGED.map(async (path) => program(path, await realpath(join(guestTree, path)))))),
+    ...NATIVE.map((name) => program(`${OWN}/${name}`, join(nativeDirectory, name))),
+  ];
+  const libraries = await libraryClosure(
+    guestTree,
+    chosen.flatMap((entry) => (entry.kind === "file" ? [entry.source] : [])),
+  );
+  const bytes = (path: string, content: Uint8Array): RootEntry => ({
+    kind: "bytes",
+    path,
+    bytes: content,
+    mode: 0o644,
+  });
+  const entries: RootEntry[] = [
+    ...chosen,
+    ...[...libraries].map(([path, source]) => program(path, source)),
+    program("/init", join(nativeDirectory, "spawner")),
+    bytes(`${OWN}/agent.cjs`, sources.agentBundle),
+    bytes(`${OWN}/workload.cjs`, sources.workloadBundle),
+    bytes(`${OWN}/local.profile`, sources.profile),
+    ...(await configurationEntries()),
+    ...(sources.variant === "dev" ? await shellEntries(guestTree) : []),
+    ...LINKS.map(([path, target]): RootEntry => ({ kind: "link", path, target })),
+    ...DIRECTORIES.map((path): RootEntry => ({ kind: "directory", path })),
+  ];
+  // A library that is both chosen and in a closure is one file.
+  const unique = new Map(entries.map((entry) => [entry.path, entry]));
+  return [...unique.values()].sort((a, b) => (a.path < b.path ? -1 : 1));
+}
+
+async function configurationEntries(): Promise<RootEntry[]> {
+  const files = await listFiles(configuration, () => true);
+  return files.map((path) => ({
+    kind: "file",
+    path: `/${path}`,
+    source: join(configuration, path),
+    mode: 0o644,
+  }));
+}
+
+/** A shell and the commonest commands, for the variant that is meant to be looked into. */
+async function shellEntries(guestTree: string): Promise<RootEntry[]> {
+  const busybox = join(guestTree, "usr/bin/busybox");
+  const applets = (await runTool(busybox, ["--list"])).split("\n").filter((name) => name !== "" && name !== "busybox");
+  return [
+    { kind: "file", path: "/usr/bin/busybox", source: busybox, mode: 0o755 },
+    ...applets.map(
+      (name): RootEntry => ({
+        kind: "link",
+        path: `/usr/bin/${name}`,
+        target: "busybox",
+      }),
+    ),
+  ];
+}
+
+/** Write the entries below `directory`, which is emptied first, with modes of their own whatever the umask. */
+export async function writeRoot(entries: readonly RootEntry[], directory: string): Promise<void> {
+  await rm(directory, { recursive: true, force: true });
+  await mkdir(directory, { recursive: true });
+  for (const entry of entries) {
+    const path = join(directory, entry.path);
+    await mkdir(entry.kind === "directory" ? path : dirname(path), {
+      recursive: true,
+    });
+    await writeEntry(entry, path);
+  }
+  await chmodDirectories(directory);
+}
+
+async function writeEntry(entry: RootEntry, path: string): Promise<void> {
+  if (entry.kind === "link") await symlink(entry.target, path);
+  if (entry.kind === "file") await copyFile(entry.source, path);
+  if (entry.kind === "bytes") await writeFile(path, entry.bytes);
+  if (entry.kind === "file" || entry.kind === "bytes") await chmod(path, entry.mode);
+}
+
+async function chmodDirectories(directory: string): Promise<void> {
+  await chmod(directory, 0o755);
+  const found = await readdir(directory, {
+    recursive: true,
+    withFileTypes: true,
+  });
+  for (const entry of found) if (entry.isDirectory()) await chmod(join(entry.parentPath, entry.name), 0o755);
+}
+
+/**
+ * The stand-in HSM: SoftHSM's library and its configuration, for the cabinet's module bundle. They are not in the root
+ * image, as a vendor's library would not be; what the library links against is.
+ */
+export async function softhsmModule(moduleTree: string): Promise<readonly ImageFile[]> {
+  const library = "/usr/lib/softhsm/libsofthsm2.so";
+  const settings = [
+    "directories.tokendir = /var/lib/softhsm/tokens",
+    "objectstore.backend = file",
+    "log.level = ERROR",
+    "slots.removable = false",
+    "",
+  ];
+  return [
+    {
+      path: "/etc/softhsm2.conf",
+      bytes: new TextEncoder().encode(settings.join("\n")),
+    },
+    {
+      path: library,
+      bytes: await readFile(await realpath(join(moduleTree, library))),
+    },
+  ];
+}

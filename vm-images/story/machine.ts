@@ -1,0 +1,144 @@
+import { mkdir, readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { parseConfig } from "../../agent/config.ts";
+import { expectedLaunchEvents } from "../../agent/launch/expected-events.ts";
+import { SHIM_PATH } from "../../agent/launch/files.ts";
+import { predictRelease, type ReleasePrediction } from "../../agent/launch/prediction.ts";
+import { measureClosure, modulePolicy } from "../../attest/index.ts";
+import { encodeAnchors, encodeBundle, parsePolicy, sha256, sha256Hex, utf8 } from "../../policy/index.ts";
+import { createSigningKeyFile, loadSigningKey, sealOffline, signDelegation, signRelease } from "../../seal/index.ts";
+import { type Image, softhsmFiles } from "../build.ts";
+import { ImageError } from "../errors.ts";
+import type { ImageFile } from "../files.ts";
+import { GuestTree } from "../guest-tree.ts";
+import { vmPciDevices } from "../qemu-args.ts";
+import { type DemoToken, makeDemoToken, randomPin } from "../token/token.ts";
+import { exists } from "../unpack.ts";
+import { demoPolicy } from "./demo-policy.ts";
+import type { CabinetContents } from "./tamper.ts";
+
+const PROGRAMS = "/usr/lib/ironclaw";
+const VALIDITY_DAYS = 365;
+
+/** The programs that may call in the demo: the workload's Node, and two stock PKCS#11 clients. */
+const CALLERS = ["/usr/bin/node", "/usr/bin/pkcs11-tool", "/usr/bin/openssl"];
+
+export interface MachineOrder {
+  readonly name: string;
+  /** Emptied by the caller; holds the token, the TPM's state and this machine's documents. */
+  readonly directory: string;
+  readonly keyDirectory: string;
+  readonly cacheDirectory: string;
+  readonly image: Image;
+  /** DER, of the endorsement key to seal to; its chain is verified by the caller. */
+  readonly ekCertificate: Uint8Array;
+}
+
+/** A machine before its first boot: everything an operator makes offline, from the image and an EK certificate. */
+export interface Machine {
+  readonly name: string;
+  readonly contents: CabinetContents;
+  readonly release: Uint8Array;
+  readonly anchors: Uint8Array;
+  readonly prediction: ReleasePrediction;
+  readonly token: DemoToken;
+  readonly library: string;
+  /** Kept by the operator, who made it: to look for copies of it where there must be none. */
+  readonly pin: Uint8Array;
+}
+
+export async function provisionMachine(order: MachineOrder): Promise<Machine> {
+  const { directory, image, name } = order;
+  await mkdir(directory, { recursive: true, mode: 0o700 });
+  const keys = await openKeys(order.keyDirectory);
+  const pin = randomPin();
+  const token = await makeDemoToken(join(directory, "token"), "signing", pin.slice());
+  const moduleFiles = await softhsmFiles(order.cacheDirectory);
+  const tree = new GuestTree(image.tree, moduleFiles);
+
+  const policyBytes = demoPolicy({
+    module: pinModule(tree, moduleFiles),
+    profileSha256: sha256Hex(requireFile(tree, `${PROGRAMS}/local.profile`)),
+    devices: vmPciDevices,
+    token,
+    executables: CALLERS.map((path) => sha256Hex(requireFile(tree, path))),
+  });
+  const policy = parsePolicy(policyBytes);
+  const anchors = encodeAnchors({ version: 1, releaseRoot: keys.root.spkiPem, operator: keys.operator.spkiPem });
+  const configBytes = requireFile(tree, "/etc/ironclaw/agent.json");
+  const documents = { config: parseConfig(configBytes), configBytes, anchorsBytes: anchors, policy, policyBytes };
+  const events = expectedLaunchEvents(documents, sha256(requireFile(tree, `${PROGRAMS}/shim`)));
+  const prediction = predictRelease(new Uint8Array(await readFile(image.uki)), events);
+
+  const release = await signRelease(
+    {
+      ...prediction,
+      ...validity(),
+      name: `${image.manifest.variant}-1`,
+      image: { id: image.manifest.id, variant: image.manifest.variant },
+      epoch: 1,
+    },
+    { releaseKey: keys.release, delegation: await signDelegation(keys.root, keys.release.spkiPem) },
+  );
+  const sealed = await sealOffline({
+    ekCertificate: order.ekCertificate,
+    pin: pin.slice(),
+    rootKeyPem: keys.root.spkiPem,
+    name: "hsm-pin",
+    generation: 1,
+    tokenSerial: token.serial,
+    operator: keys.operator,
+  });
+  const contents: CabinetContents = new Map([
+    ["module", encodeBundle(pairs(moduleFiles))],
+    ["policy", policyBytes],
+    ["anchors", anchors],
+    ["release", release],
+    ["sealed", sealed],
+    ["machine", utf8(`${JSON.stringify({ name })}\n`)],
+    ["token", encodeBundle(pairs(token.files))],
+  ]);
+  return { name, contents, release, anchors, prediction, token, pin, library: policy.module.path };
+}
+
+/** The release root, release and operator keys of this checkout, made once; they never enter a guest. */
+async function openKeys(directory: string) {
+  await mkdir(directory, { recursive: true, mode: 0o700 });
+  const open = async (name: string) => {
+    const path = join(directory, `${name}.pem`);
+    return (await exists(path)) ? loadSigningKey(path) : createSigningKeyFile(path);
+  };
+  return { root: await open("root"), release: await open("release"), operator: await open("operator") };
+}
+
+function pinModule(tree: GuestTree, files: readonly ImageFile[]) {
+  const library = files.find(({ path }) => path.endsWith(".so"));
+  if (library === undefined) throw new ImageError("ERR_IMAGE_SOURCE", "module", { expected: "a library", got: "none" });
+  const pin = measureClosure({
+    entry: library.path,
+    executable: SHIM_PATH,
+    readFile: (path) => tree.readFile(path === SHIM_PATH ? `${PROGRAMS}/shim` : path),
+    realPath: (path) => tree.realPath(path),
+  });
+  // The shim itself is part of the image, which the release names: a policy pins what it brings and what that needs.
+  const { [SHIM_PATH]: _shim, ...closure } = pin.closure;
+  const configuration = files.filter((file) => file !== library).map(({ path, bytes }) => [path, sha256Hex(bytes)]);
+  return modulePolicy({ ...pin, closure }, Object.fromEntries(configuration), { SOFTHSM2_CONF: "/etc/softhsm2.conf" });
+}
+
+function requireFile(tree: GuestTree, path: string): Uint8Array {
+  const bytes = tree.readFile(path);
+  if (bytes === null) throw new ImageError("ERR_IMAGE_SOURCE", `image ${path}`, { expected: "a file", got: "none" });
+  return bytes;
+}
+
+function validity(): { notBefore: string; notAfter: string } {
+  const now = Date.now();
+  const at = (days: number) => new Date(now + days * 86_400_000).toISOString();
+  // The guest's clock comes from the host's; a day's slack keeps a skewed one from refusing a fresh release.
+  return { notBefore: at(-1), notAfter: at(VALIDITY_DAYS) };
+}
+
+function pairs(files: readonly ImageFile[]): [string, Uint8Array][] {
+  return files.map(({ path, bytes }) => [path, bytes]);
+}

@@ -1,0 +1,92 @@
+import { randomBytes, timingSafeEqual } from "node:crypto";
+import { readFile } from "node:fs/promises";
+import {
+  type AppraisalPolicy,
+  type AttestationResult,
+  appraise,
+  type Claims,
+  createEnrolment,
+  defaultQuotePcrs,
+  type Endorsement,
+  type Enrolment,
+  makeCredential,
+  parseEvidence,
+  type TrustAnchor,
+  verifyEndorsement,
+  verifyEvidence,
+} from "../../attest/index.ts";
+import { parseAnchors, verifyRelease } from "../../policy/index.ts";
+import type { ControlClient } from "../control-client.ts";
+import { ImageError } from "../errors.ts";
+import type { TpmState } from "../swtpm.ts";
+
+/** Accepts what `npm start` makes, by name: a demo image on a software TPM. The default policy refuses both. */
+export const DEMO_APPRAISAL: AppraisalPolicy = {
+  version: 1,
+  acceptVariants: ["demo", "dev"],
+  minAssurance: "software-tpm",
+  requireCapped: true,
+  waiveFirmwarePins: true,
+};
+
+/**
+ * Enrol a machine: its EK certificate chains to the pinned CA, and a credential made for EK and AK comes back opened, so
+ * both keys are in one TPM. What comes from the guest is used as input to these checks and for nothing else.
+ */
+export async function enrol(name: string, endorsement: Endorsement, control: ControlClient): Promise<Enrolment> {
+  const { akPublic } = await control.endorsement();
+  if (typeof akPublic !== "string")
+    throw new ImageError("ERR_VM_CONTROL", "endorsement: akPublic", { expected: "base64", got: typeof akPublic });
+  // The Name is computed from the public area that will be pinned, never taken from the guest.
+  const enrolment = createEnrolment(name, endorsement, new Uint8Array(Buffer.from(akPublic, "base64")));
+  const secret = new Uint8Array(randomBytes(32));
+  const credential = await makeCredential(endorsement.ekPublic, Buffer.from(enrolment.akName, "hex"), secret);
+  const answer = await control.activate(credential.credentialBlob, credential.encryptedSecret);
+  if (answer.length !== secret.length || !timingSafeEqual(answer, secret)) {
+    throw new ImageError("ERR_VM_CONTROL", "activate", { expected: "the credential's secret", got: "another value" });
+  }
+  return enrolment;
+}
+
+/** Verify an EK certificate of this host's own software TPM CA: nothing but `software-tpm` can come of it. */
+export async function endorse(tpm: Pick<TpmState, "ekCertificates" | "caIssuer" | "caRoot">): Promise<Endorsement> {
+  const anchor: TrustAnchor = {
+    name: "software TPM CA of this host",
+    pem: await readFile(tpm.caRoot, "utf8"),
+    assurance: "software-tpm",
+    requireEkPurpose: true,
+    manufacturers: ["id:00001014"],
+  };
+  return verifyEndorsement(
+    [tpm.ekCertificates.p384, derOf(await readFile(tpm.caIssuer, "utf8"))],
+    [anchor],
+    new Date(),
+  );
+}
+
+export interface Verdict {
+  readonly result: AttestationResult;
+  readonly claims: Claims;
+  readonly report: Uint8Array;
+  readonly nonce: Uint8Array;
+}
+
+/** Challenge the machine with a fresh nonce, verify what comes back, judge it against the signed release. */
+export async function attest(
+  control: ControlClient,
+  enrolment: Enrolment,
+  documents: { readonly release: Uint8Array; readonly anchors: Uint8Array },
+  bank: "sha256" | "sha384" = "sha256",
+): Promise<Verdict> {
+  const nonce = new Uint8Array(randomBytes(32));
+  const challenge = { nonce, bank, pcrs: defaultQuotePcrs };
+  const report = await control.challenge(challenge);
+  const verified = await verifyEvidence(parseEvidence(report), challenge, enrolment);
+  const release = await verifyRelease(documents.release, parseAnchors(documents.anchors).releaseRoot);
+  return { result: appraise(verified, release, DEMO_APPRAISAL, new Date()), claims: verified.claims, report, nonce };
+}
+
+function derOf(pem: string): Uint8Array {
+  const base64 = /-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----/.exec(pem)?.[1] ?? "";
+  return new Uint8Array(Buffer.from(base64, "base64"));
+}

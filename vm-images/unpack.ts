@@ -1,0 +1,44 @@
+import { access, mkdir, rename, rm, symlink } from "node:fs/promises";
+import { join } from "node:path";
+import type { PackageGroup, PackageSet } from "./packages.ts";
+import { runTool } from "./tool.ts";
+
+// In a merged-/usr system these names are links; making them first lets every package's files land in one place.
+const MERGED = ["bin", "sbin", "lib", "lib64"];
+
+/**
+ * Unpack the packages of some groups into one tree below `cacheDirectory`, named by the set's digest, and return the
+ * tree's path. No maintainer script runs, nothing is installed, no privilege is needed. A tree that is there is reused.
+ */
+export async function unpackPackages(
+  set: PackageSet,
+  groups: readonly PackageGroup[],
+  cacheDirectory: string,
+): Promise<string> {
+  const tree = join(cacheDirectory, "trees", `${groups.join("+")}-${set.digest.slice(0, 16)}`);
+  if (await exists(tree)) return tree;
+  const partial = `${tree}.partial-${process.pid}`;
+  await rm(partial, { recursive: true, force: true });
+  for (const name of MERGED) {
+    await mkdir(join(partial, "usr", name), { recursive: true });
+    await symlink(`usr/${name}`, join(partial, name));
+  }
+  for (const item of set.packages.filter(({ group }) => groups.includes(group))) await unpack(item.path, partial);
+  // Two builds at once: the first one to finish wins, the other tree has the same content.
+  await rename(partial, tree).catch(() => rm(partial, { recursive: true, force: true }));
+  return tree;
+}
+
+/** dpkg-deb's own extraction replaces a link by a directory of the same name, so tar does it. */
+async function unpack(deb: string, into: string): Promise<void> {
+  const pipeline =
+    'set -o pipefail; dpkg-deb --fsys-tarfile "$1" | tar -x -C "$2" --keep-directory-symlink --no-same-owner --no-same-permissions';
+  await runTool("bash", ["-c", pipeline, "unpack", deb, into]);
+}
+
+export async function exists(path: string): Promise<boolean> {
+  return access(path).then(
+    () => true,
+    () => false,
+  );
+}
