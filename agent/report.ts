@@ -10,9 +10,9 @@ import {
 } from "../attest/index.ts";
 import { concatBytes, fromHex, type Release, syscallName } from "../policy/index.ts";
 import type { AuditLog } from "./audit.ts";
+import type { LaunchRecord } from "./launch/environment.ts";
 import type { LaunchInputs } from "./launch/inputs.ts";
 import { keyClaim } from "./launch/keys.ts";
-import type { LaunchRecord } from "./launch/launch.ts";
 import type { MeasurementLog } from "./launch/measurement-log.ts";
 
 export const SOFTWARE = { name: "ironclaw-guest-agent", version: "0.1.0" } as const;

@@ -28,17 +28,21 @@ export async function serveScopes(options: ServeOptions): Promise<readonly Scope
     executableOf: (pidfd) => spawner.peerExe(pidfd),
     closeFd: (fd) => native.closeFd(fd),
   });
-  return Promise.all(
-    policy.scopes.map(({ name }) =>
-      serveScope({
-        ...{ policy, audit, identify, publicKeys },
-        scope: name,
-        socketPath: join(config.scopes, `${name}.sock`),
-        signer: shimSigner(launched),
-        now: () => performance.now(),
-      }),
-    ),
+  const opening = policy.scopes.map(({ name }) =>
+    serveScope({
+      ...{ policy, audit, identify, publicKeys },
+      scope: name,
+      socketPath: join(config.scopes, `${name}.sock`),
+      signer: shimSigner(launched),
+      now: () => performance.now(),
+    }),
   );
+  const outcomes = await Promise.allSettled(opening);
+  const servers = outcomes.flatMap((outcome) => (outcome.status === "fulfilled" ? [outcome.value] : []));
+  const failed = outcomes.find((outcome) => outcome.status === "rejected");
+  if (failed === undefined) return servers;
+  await Promise.all(servers.map((server) => server.close()));
+  throw failed.reason;
 }
 
 /** The broker names keys as the policy does, the shim by the handles of its own session. */

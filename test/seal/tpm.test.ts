@@ -3,7 +3,7 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { HANDLE_RANGE, Tpm as Tss } from "node-tpm2-tss";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { AttestError, extendPcr, pcrBanks } from "../../attest/index.ts";
+import { AttestError, extendPcr, makeCredential, parseTpmPublic, pcrBanks } from "../../attest/index.ts";
 import { toHex } from "../../policy/index.ts";
 import { openTpm } from "../../seal/tpm.ts";
 import { type SoftwareTpm, startSwtpm } from "../support/swtpm.ts";

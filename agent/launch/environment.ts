@@ -1,0 +1,68 @@
+import type { Reason, Tpm } from "../../attest/index.ts";
+import type { TpmAnswer, UnsealAnswer } from "../../seal/index.ts";
+import type { AgentConfig } from "../config.ts";
+import { AgentError } from "../errors.ts";
+import type { Shim } from "../shim-client.ts";
+import type { ProbeAttempt } from "../shim-replies.ts";
+import type { Spawner } from "../spawner-client.ts";
+import type { ReadInputs } from "./inputs.ts";
+import type { ServedKey, TokenIdentity } from "./keys.ts";
+import type { MeasurementLog } from "./measurement-log.ts";
+import { type LaunchState, mayFollow } from "./state.ts";
+
+/** The one shim of a launch: spares are not served yet. */
+export const SHIM_ID = 0;
+
+/** What the launch needs from outside; everything privileged is behind one of these. */
+export interface LaunchEnvironment {
+  readonly config: AgentConfig;
+  readonly configBytes: Uint8Array;
+  readonly tpm: Tpm;
+  readonly log: MeasurementLog;
+  readonly spawner: Spawner;
+  readonly inputs: ReadInputs;
+  readonly devices: readonly string[];
+  openShim(requestFd: number): Promise<Shim>;
+  closeFd(fd: number): void;
+  /** Where a file of the root really lies: the spawner copies regular files only, the loader asks for links. */
+  realPath(path: string): string;
+}
+
+/** What is known about the launch, for the report: filled as far as the launch came. */
+export interface LaunchRecord {
+  state: LaunchState;
+  probe: readonly ProbeAttempt[];
+  /** System call to count: what the kernel showed the agent while the probe ran. */
+  witnessed: Readonly<Record<number, number>>;
+  token?: TokenIdentity;
+  keys: readonly ServedKey[];
+  digests: ReadonlyMap<string, string>;
+  mapped: readonly string[];
+  answers: readonly TpmAnswer[];
+}
+
+/** Thrown inside the launch when it has to end refused; carries every reason found so far. */
+export class Refusal extends Error {
+  readonly reasons: readonly Reason[];
+  constructor(reasons: readonly Reason[]) {
+    super("launch refused");
+    this.reasons = reasons;
+  }
+}
+
+/** @throws AgentError ERR_LAUNCH for a step back */
+export function enter(record: LaunchRecord, state: LaunchState): void {
+  if (!mayFollow(record.state.kind, state.kind)) {
+    throw new AgentError("ERR_LAUNCH", "launch state", {
+      expected: `a state after ${record.state.kind}`,
+      got: state.kind,
+    });
+  }
+  record.state = state;
+}
+
+/** The TPM's own words in what the unsealer said. */
+export function answersOf(answer: UnsealAnswer): readonly TpmAnswer[] {
+  if (answer.kind === "refused") return answer.answers;
+  return answer.kind === "failed" ? [{ command: answer.command, rc: answer.rc, text: answer.text }] : [];
+}
