@@ -7,7 +7,6 @@ cd "$(dirname "$0")/.."
 packages="
 build-essential gcc-12 g++-12 binutils xz-utils
 libtss2-dev libssl-dev
-libtss2-tcti-device0 libtss2-tcti-swtpm0
 erofs-utils cryptsetup-bin dosfstools mtools
 qemu-system-x86 ovmf swtpm swtpm-tools
 softhsm2 opensc p11-kit p11-kit-modules libengine-pkcs11-openssl openssl
