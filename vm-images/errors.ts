@@ -11,7 +11,8 @@ export type ImageErrorCode =
   | "ERR_VM_EXITED"
   | "ERR_VM_TPM"
   | "ERR_VM_PORT"
-  | "ERR_VM_CONTROL";
+  | "ERR_VM_CONTROL"
+  | "ERR_VM_REFUSED";
 
 /** The image cannot be built, or the virtual machine cannot be run, on this machine as it is. */
 export class ImageError extends IronclawError {

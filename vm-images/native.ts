@@ -51,6 +51,8 @@ export interface NativeTarget {
   readonly sysroot?: { readonly path: string; readonly digest: string };
 }
 
+/** The release of the sysroot's libgcc: an image's C parts come from the same compiler on every Debian. */
+const COMPILER = 12;
 const C_FLAGS = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-D_GNU_SOURCE"];
 const COMMON = ["-O2", "-D_FORTIFY_SOURCE=2", "-fstack-protector-strong", "-pthread"];
 const HARDENED_LINK = ["-Wl,-z,relro,-z,now", "-Wl,-z,noexecstack"];
@@ -89,7 +91,7 @@ async function compilation(part: NativePart, target: NativeTarget): Promise<Comp
   }
   const cpp = sources.some((name) => name.endsWith(".cpp"));
   return {
-    compiler: cpp ? "g++" : "gcc",
+    compiler: cpp ? `g++-${COMPILER}` : `gcc-${COMPILER}`,
     args: [
       ...(cpp ? ["-std=c++17"] : C_FLAGS),
       ...COMMON,
@@ -135,7 +137,7 @@ export async function buildNative(
   parts: readonly NativePart[] = NATIVE_PARTS,
 ): Promise<readonly string[]> {
   await mkdir(target.directory, { recursive: true });
-  const toolVersion = await runTool("gcc", ["-dumpfullversion"]);
+  const toolVersion = await runTool(`gcc-${COMPILER}`, ["-dumpfullversion"]);
   // All are tried before the first failure is reported: one broken part does not hold up the others.
   const results = await Promise.allSettled(parts.map((part) => buildPart(part, target, toolVersion)));
   const failed = results.find((result) => result.status === "rejected");

@@ -56,12 +56,17 @@ async function probeSandbox(shim: Shim, record: LaunchRecord): Promise<void> {
   if (reasons.length > 0) throw new Refusal(reasons);
 }
 
+/** The kernel maps this into every process; it is no file. */
+const KERNEL_OBJECT = "linux-vdso.so.1";
+
 /**
  * What the loader mapped lies inside the pin. The private root makes sure of it; this catches a mistake in the pin, not a
  * hostile library, whose process says it.
  */
 function checkMapped({ module }: Policy, objects: readonly string[]): void {
-  const foreign = objects.filter((path) => path !== module.path && module.closure[path] === undefined);
+  const foreign = objects.filter(
+    (path) => path !== module.path && path !== KERNEL_OBJECT && module.closure[path] === undefined,
+  );
   if (foreign.length > 0)
     throw new Refusal(foreign.map((path) => reason("unpinned-object", path, "a pinned path", "mapped")));
 }

@@ -15,13 +15,24 @@ const POLL = 500;
 /** The guest answers `status` only once its agent runs; until then a request goes unanswered. */
 const FIRST_ANSWER_TIMEOUT = 3_000;
 
+export interface LaunchOutcome {
+  readonly state: string;
+  readonly reasons: readonly unknown[];
+}
+
+/** @throws ImageError ERR_VM_REFUSED with the agent's reasons, when a launch that had to serve was refused */
+export function requireServing({ state, reasons }: LaunchOutcome): void {
+  if (state === "serving") return;
+  throw new ImageError("ERR_VM_REFUSED", "launch", { expected: "serving", got: `${state} ${JSON.stringify(reasons)}` });
+}
+
 export interface RunningMachine extends AsyncDisposable {
   readonly vm: Vm;
   readonly control: ControlClient;
   /** Files of this run that may have seen what the guest did. */
   readonly files: readonly string[];
   /** Resolves with the state in which the launch ended. */
-  launched(): Promise<{ readonly state: string; readonly reasons: readonly unknown[] }>;
+  launched(): Promise<LaunchOutcome>;
   workload(uid: number): Promise<LineClient>;
   stop(): Promise<void>;
 }
@@ -80,7 +91,7 @@ export async function startMachine(order: RunOrder): Promise<RunningMachine> {
   }
 }
 
-async function waitForLaunch(vm: Vm, control: ControlClient): Promise<{ state: string; reasons: readonly unknown[] }> {
+async function waitForLaunch(vm: Vm, control: ControlClient): Promise<LaunchOutcome> {
   const deadline = performance.now() + BOOT_TIMEOUT;
   let ended = "";
   void vm.exited.then(({ code, stderr }) => {

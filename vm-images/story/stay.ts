@@ -2,7 +2,7 @@ import { mkdir, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { encodeAppraisalPolicy, encodeEnrolment } from "../../attest/index.ts";
 import type { Progress } from "./progress.ts";
-import { startMachine } from "./running.ts";
+import { requireServing, startMachine } from "./running.ts";
 import { PLACES, prepare } from "./story.ts";
 import { DEMO_APPRAISAL, endorse, enrol } from "./verifier.ts";
 
@@ -19,7 +19,7 @@ export async function stay(progress: Progress, print: (text: string) => void): P
     tpmDirectory: tpm.directory,
     directory: vmDirectory,
   });
-  const { state } = await progress.step("boot, measure, unseal, log in", () => running.launched());
+  requireServing(await progress.step("boot, measure, unseal, log in", () => running.launched()));
   const enrolment = await enrol(machine.name, await endorse(tpm), running.control);
   const write = (name: string, bytes: Uint8Array) => writeFile(join(directory, name), bytes);
   await write("release.json", machine.release);
@@ -27,14 +27,14 @@ export async function stay(progress: Progress, print: (text: string) => void): P
   await write("enrolment.json", encodeEnrolment(enrolment));
   await write("appraisal.json", encodeAppraisalPolicy(DEMO_APPRAISAL));
   running.control.close(); // a port takes one connection at a time: leave it to the person
-  print(instructions(directory, vmDirectory, state));
+  print(instructions(directory, vmDirectory));
   await Promise.race([running.vm.exited, interrupted()]);
 }
 
-function instructions(directory: string, vmDirectory: string, state: string): string {
+function instructions(directory: string, vmDirectory: string): string {
   return [
     "",
-    `The dev machine is up (${state}). Ctrl-C ends it. From another terminal, in this folder:`,
+    `The dev machine is up and serves. Ctrl-C ends it. From another terminal, in this folder:`,
     "",
     "  a root shell in the guest (socat, or any program that talks to a Unix socket):",
     `    socat - UNIX-CONNECT:${join(vmDirectory, "ironclaw.shell.sock")}`,

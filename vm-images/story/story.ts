@@ -8,7 +8,7 @@ import { INTRUDER_UID } from "./demo-policy.ts";
 import { type Machine, provisionMachine } from "./machine.ts";
 import { countPinCopies, type PinCopies } from "./pin-copies.ts";
 import type { Progress, StepTiming } from "./progress.ts";
-import { type RunningMachine, startMachine } from "./running.ts";
+import { type RunningMachine, requireServing, startMachine } from "./running.ts";
 import { type ScopedUse, useScopes } from "./scoped-use.ts";
 import { addPolicyRule, type CabinetContents, changeLibraryByte } from "./tamper.ts";
 import { buildTamperedEsp } from "./tampered-esp.ts";
@@ -142,8 +142,7 @@ async function cleanBoot({ progress, directory, image, tpm, machine }: Stage): P
     directory: join(directory, "clean"),
   });
   try {
-    const launch = await progress.step("boot, measure, unseal, log in", () => running.launched());
-    progress.note(`launch: ${launch.state}${launch.reasons.length > 0 ? ` ${JSON.stringify(launch.reasons)}` : ""}`);
+    requireServing(await progress.step("boot, measure, unseal, log in", () => running.launched()));
     const enrolment = await progress.step("enrol: AK bound to the certified EK", async () =>
       enrol(machine.name, await endorse(tpm), running.control),
     );
