@@ -63,7 +63,7 @@ export function encodeRecord(
     inputDigest: entry.inputDigest,
     decision: entry.decision,
     step: entry.step,
-    reason: entry.reason.toWellFormed().slice(0, MAX_REASON),
+    reason: entry.reason.slice(0, MAX_REASON).toWellFormed(),
     prev: previous.hash,
   });
   const hash = hashBody(body);

@@ -92,6 +92,26 @@ export function readAudit(path: string, from: number, limit: number): readonly A
   }
 }
 
+/**
+ * Verifies a whole log and returns its head. Reads it in pieces, whatever its size.
+ * @param anchor a head of this log that was kept elsewhere, e.g. in a report: the log has to reach it
+ * @throws AgentError `ERR_AUDIT_MALFORMED`, also when bytes follow the last record; `ERR_ENVIRONMENT`
+ */
+export function verifyAudit(path: string, anchor: AuditHead | null): AuditHead {
+  const fd = openLog(path, constants.O_RDONLY);
+  try {
+    const { head, torn } = verifyLog(fd, anchor);
+    if (torn === 0) return head;
+    throw new AgentError("ERR_AUDIT_MALFORMED", `audit log after record ${head.seq}`, {
+      expected: "a whole record or the end",
+      got: `${torn} bytes of a part of one`,
+      hint: "a crash while a record was written leaves this; the agent cuts it off when it opens the log again",
+    });
+  } finally {
+    closeSync(fd);
+  }
+}
+
 /** `sha256:<hex>` of the bytes that go to the token. */
 export function inputDigest(bytes: Uint8Array): string {
   return `sha256:${createHash("sha256").update(bytes).digest("hex")}`;
@@ -230,11 +250,18 @@ function* readLines(fd: number): Generator<Uint8Array> {
 }
 
 function openLog(path: string, flags: number): number {
+  const unusable = (got: string, cause?: unknown) =>
+    new AgentError("ERR_ENVIRONMENT", `audit log ${path}`, { expected: "a regular file", got, cause });
+  let fd: number;
   try {
-    return openSync(path, flags | constants.O_NOFOLLOW, 0o600);
+    // A pipe would block the open, a link could lead elsewhere.
+    fd = openSync(path, flags | constants.O_NOFOLLOW | constants.O_NONBLOCK, 0o600);
   } catch (cause) {
-    throw new AgentError("ERR_ENVIRONMENT", `audit log ${path}: cannot be opened`, { cause });
+    throw unusable(cause instanceof Error && "code" in cause ? String(cause.code) : "a failure", cause);
   }
+  if (fstatSync(fd).isFile()) return fd;
+  closeSync(fd);
+  throw unusable("something else");
 }
 
 function sameHead(a: AuditHead, b: AuditHead): boolean {

@@ -2,6 +2,8 @@ import {
   type AttestationKey,
   type CelRecord,
   type Claims,
+  type EkCertificate,
+  type EndorsementKeyKind,
   type EvidenceSources,
   machineUeid,
   measuredClaims,
@@ -9,6 +11,7 @@ import {
   type Tpm,
 } from "../attest/index.ts";
 import { concatBytes, fromHex, type Release, syscallName } from "../policy/index.ts";
+import { ekProfileOfName, type SealedPackage } from "../seal/index.ts";
 import type { AuditLog } from "./audit.ts";
 import type { LaunchRecord } from "./launch/environment.ts";
 import type { LaunchInputs } from "./launch/inputs.ts";
@@ -17,10 +20,25 @@ import type { MeasurementLog } from "./launch/measurement-log.ts";
 
 export const SOFTWARE = { name: "ironclaw-guest-agent", version: "0.1.0" } as const;
 
+/** NV index of the certificate of the RSA-2048 EK, which TPMs without P-384 have (TCG EK Credential Profile, L-1). */
+const RSA_CERTIFICATE = 0x01c00002;
+const P384_CERTIFICATE = 0x01c00016;
+
+/** The EK that this machine is known by: the one its PIN is sealed to, else the one that has a certificate, P-384 first. */
+export function endorsementKeyKind(
+  sealed: Pick<SealedPackage, "ekName"> | undefined,
+  certificates: readonly Pick<EkCertificate, "nvIndex">[],
+): EndorsementKeyKind {
+  if (sealed !== undefined) return ekProfileOfName(sealed.ekName)?.kind === "L-1" ? "rsa2048" : "p384";
+  const has = (wanted: number) => certificates.some(({ nvIndex }) => nvIndex === wanted);
+  return has(RSA_CERTIFICATE) && !has(P384_CERTIFICATE) ? "rsa2048" : "p384";
+}
+
 /** Everything a report is made of, gathered once when the agent starts and read at each challenge. */
 export interface ReportSources {
   readonly tpm: Tpm;
   readonly ak: AttestationKey;
+  readonly ekKind: EndorsementKeyKind;
   readonly ekName: Uint8Array;
   readonly ekCertificates: readonly Uint8Array[];
   readonly firmwareLog: Uint8Array;

@@ -21,7 +21,7 @@ import { type LaunchInputs, type ReadInputs, readInputs } from "./launch/inputs.
 import { launch } from "./launch/launch.ts";
 import { MeasurementLog } from "./launch/measurement-log.ts";
 import { openNative } from "./native/index.ts";
-import { evidenceSources, frameReport, type ReportSources } from "./report.ts";
+import { endorsementKeyKind, evidenceSources, frameReport, type ReportSources } from "./report.ts";
 import { serveScopes } from "./serve.ts";
 import { openShim, type Shim } from "./shim-client.ts";
 import { openSpawner, type Spawner } from "./spawner-client.ts";
@@ -125,10 +125,12 @@ interface Gathered {
 async function gatherSources(gathered: Gathered): Promise<ReportSources> {
   const { config, tpm, log, record, inputs, audit, spawner, shims } = gathered;
   const certificates = await tpm.ekCertificates();
+  const ekKind = endorsementKeyKind(inputs.sealed, certificates);
   return {
     ...{ tpm, log, record, inputs, audit },
     ak: await tpm.createAttestationKey(),
-    ekName: (await tpm.endorsementKey("p384")).name,
+    ekKind,
+    ekName: (await tpm.endorsementKey(ekKind)).name,
     ekCertificates: certificates.map(({ der }) => der),
     firmwareLog: new Uint8Array(await readFile(config.firmwareLog)),
     attempts: () => shims[0]?.attempts() ?? {},
@@ -157,7 +159,7 @@ function ownNamespaces(shim: ReadonlyMap<string, string>, spawner: ReadonlyMap<s
 }
 
 function controlService(config: AgentConfig, sources: ReportSources): (report: VirtioPort) => ControlService {
-  const { tpm, ak, record } = sources;
+  const { tpm, ak, ekKind, record } = sources;
   return (report) => ({
     status: async () => ({
       state: record.state.kind,
@@ -165,7 +167,7 @@ function controlService(config: AgentConfig, sources: ReportSources): (report: V
       devices: await visibleDevices(config),
     }),
     endorsement: async () => ({ ekCertificates: sources.ekCertificates, akPublic: ak.publicArea, akName: ak.name }),
-    activate: (credentialBlob, encryptedSecret) => tpm.activateCredential(ak, credentialBlob, encryptedSecret, "p384"),
+    activate: (credentialBlob, encryptedSecret) => tpm.activateCredential(ak, credentialBlob, encryptedSecret, ekKind),
     audit: async (from, limit) => readAudit(config.auditLog, from, limit),
     challenge: async (challenge) => {
       const evidence = encodeEvidence(await collectEvidence(tpm, ak, evidenceSources(sources), challenge));

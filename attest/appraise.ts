@@ -138,12 +138,15 @@ function appraisePcrs(
   reference: ReferenceValues,
   { waiveFirmwarePins }: AppraisalPolicy,
 ): readonly Finding[] {
-  const missing = [...releasePcrs, AGENT_PCR].filter((pcr) => !verified.pcrs.has(pcr));
+  const pinned = Object.keys(reference.pcrs[verified.challenge.bank]).map(Number);
+  const missing = [...new Set([...releasePcrs, AGENT_PCR, ...pinned])].filter((pcr) => !verified.pcrs.has(pcr));
   const compared = [...verified.pcrs].filter(([pcr]) => pcr !== AGENT_PCR);
   const unpinned = compared
     .map(([pcr]) => pcr)
     .filter((pcr) => !releasePcrs.includes(pcr) && expectedPcr(verified, reference, pcr) === null);
-  const unseparated = pcrsWithoutOneSeparator(verified.firmwareLog).filter((pcr) => verified.pcrs.has(pcr));
+  const unseparated = pcrsWithoutOneSeparator(verified.firmwareLog, verified.challenge.bank).filter((pcr) =>
+    verified.pcrs.has(pcr),
+  );
   const list = (pcrs: readonly number[]) => `PCRs ${pcrs.join(", ")}`;
   const findings = [
     ...missing.map((pcr) => contraindicated("pcr-not-quoted", `PCR ${pcr}`, "quoted", "not asked for")),

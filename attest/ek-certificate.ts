@@ -6,6 +6,7 @@ const set = 0x31;
 const objectIdentifier = 0x06;
 const octetString = 0x04;
 const bitString = 0x03;
+const integer = 0x02;
 
 /** Signature algorithms that a chain may use; SHA-1 is not among them. */
 const signatureAlgorithms: ReadonlySet<string> = new Set([
@@ -23,13 +24,18 @@ export interface CertificateFields {
   readonly extendedKeyUsage: readonly string[];
   /** keyCertSign, or no key usage extension at all. */
   readonly mayIssue: boolean;
+  /** How many authorities may stand below this one; `null` for any number. */
+  readonly pathLength: number | null;
   /** keyEncipherment or keyAgreement, or no key usage extension at all. */
   readonly mayExchangeKeys: boolean;
   /** TPM manufacturer of the subject alternative name, e.g. `id:00001014`; `null` when there is none. */
   readonly manufacturer: string | null;
   readonly unknownCritical: readonly string[];
+  /** RSAPublicKey of a key that is declared for RSAES-OAEP, as some TPM makers do: OpenSSL reads no such key. Else `null`. */
+  readonly oaepKey: Uint8Array | null;
 }
 
+const rsaesOaep = "1.2.840.113549.1.1.7";
 const oid = {
   keyUsage: "2.5.29.15",
   subjectAlternativeName: "2.5.29.17",
@@ -55,10 +61,28 @@ export function parseCertificateFields(der: Uint8Array): CertificateFields {
     acceptableSignature: signatureAlgorithms.has(algorithmOf(algorithm)),
     extendedKeyUsage: extendedKeyUsage(extensions.get(oid.extendedKeyUsage)),
     mayIssue: usage === null || (usage & 0x04) !== 0,
+    pathLength: pathLengthOf(extensions.get(oid.basicConstraints)),
     mayExchangeKeys: usage === null || (usage & 0x28) !== 0,
     manufacturer: manufacturerOf(extensions.get(oid.subjectAlternativeName)),
     unknownCritical: [...extensions].filter(([id, { critical }]) => critical && !known.includes(id)).map(([id]) => id),
+    oaepKey: oaepKeyOf(tbs),
   };
+}
+
+/** SubjectPublicKeyInfo is the sixth field, the seventh where a version stands in front. */
+function oaepKeyOf(tbs: DerElement | undefined): Uint8Array | null {
+  const fields = derChildren(tbs, sequence, "tbsCertificate");
+  const [algorithm, key] = derChildren(fields[fields[0]?.tag === 0xa0 ? 6 : 5], sequence, "subjectPublicKeyInfo");
+  return algorithmOf(algorithm) === rsaesOaep ? derContent(key, bitString, "subjectPublicKey").subarray(1) : null;
+}
+
+/** The INTEGER behind cA. One octet is enough: no chain here has 128 certificates. */
+function pathLengthOf(extension: Extension | undefined): number | null {
+  if (extension === undefined) return null;
+  const length = derChildren(parseDer(extension.value)[0], sequence, "basicConstraints").find(
+    ({ tag }) => tag === integer,
+  );
+  return length === undefined ? null : (length.content[length.content.length - 1] ?? 0);
 }
 
 interface Extension {
@@ -83,7 +107,7 @@ function parseExtensions(tbs: DerElement | undefined): ReadonlyMap<string, Exten
 
 function algorithmOf(algorithm: DerElement | undefined): string {
   return derOid(
-    derContent(derChildren(algorithm, sequence, "signatureAlgorithm")[0], objectIdentifier, "signatureAlgorithm"),
+    derContent(derChildren(algorithm, sequence, "algorithmIdentifier")[0], objectIdentifier, "algorithmIdentifier"),
   );
 }
 

@@ -1,4 +1,4 @@
-import { X509Certificate } from "node:crypto";
+import { createPublicKey, type KeyObject, X509Certificate } from "node:crypto";
 import { fromHex, sha256, toBase64, toHex } from "../policy/index.ts";
 import { type CertificateFields, parseCertificateFields } from "./ek-certificate.ts";
 import { type AssuranceClass, type Enrolment, encodeEnrolment, parseEnrolment } from "./enrolment.ts";
@@ -62,7 +62,7 @@ export function verifyEndorsement(
   for (const certificate of certificates) verifyCertificate(certificate, at);
   const anchor = findAnchor(certificates, anchors, at);
   verifyEkCertificate(ek, anchor);
-  const ekPublic = ekPublicFromSpki(ek.x509.publicKey.export({ format: "jwk" }));
+  const ekPublic = ekPublicFromSpki(exportJwk(ekCertificateKey(der)));
   const ekPublicArea = encodeTpmPublic(ekPublic);
   return {
     assurance: anchor.assurance,
@@ -107,17 +107,39 @@ function parseCertificate(der: Uint8Array): Certificate {
   }
 }
 
-function verifyCertificate({ x509, fields }: Certificate, at: Date): void {
+function verifyCertificate(certificate: Certificate, at: Date): void {
+  verifyValidity(certificate, at);
+  if (!certificate.fields.acceptableSignature)
+    throw refused("certificate signature", "RSA or ECDSA with SHA-2", "another algorithm");
+}
+
+function verifyValidity({ x509, fields }: Certificate, at: Date): void {
   const from = x509.validFromDate;
   const to = x509.validToDate;
   if (!(from <= at && at <= to)) {
     // Printed as found: a damaged date has no ISO form.
     throw refused("certificate dates", `${x509.validFrom} to ${x509.validTo}`, at.toISOString());
   }
-  if (!fields.acceptableSignature)
-    throw refused("certificate signature", "RSA or ECDSA with SHA-2", "another algorithm");
   const [unknown] = fields.unknownCritical;
   if (unknown !== undefined) throw refused("certificate extensions", "no unknown critical one", unknown);
+}
+
+/**
+ * The public key of an EK certificate. Verifies nothing: see `verifyEndorsement`.
+ * @throws AttestError `ERR_ENDORSEMENT_MALFORMED`
+ */
+export function ekCertificateKey(der: Uint8Array): KeyObject {
+  const { x509, fields } = parseCertificate(der);
+  try {
+    if (fields.oaepKey === null) return x509.publicKey;
+    return createPublicKey({ key: Buffer.from(fields.oaepKey), format: "der", type: "pkcs1" });
+  } catch (cause) {
+    throw new AttestError("ERR_ENDORSEMENT_MALFORMED", "certificate key", {
+      expected: "a public key",
+      got: "something else",
+      cause,
+    });
+  }
 }
 
 /** Walk up: each certificate is issued by the next, the last by an anchor (or is one). */
@@ -126,7 +148,7 @@ function findAnchor(certificates: readonly Certificate[], anchors: readonly Trus
     const anchor = anchors.find((candidate) => isAnchoredBy(certificate, candidate, at, index));
     if (anchor !== undefined) return anchor;
     const issuer = certificates[index + 1];
-    if (issuer === undefined || !issues(issuer, certificate)) break;
+    if (issuer === undefined || !issues(issuer, certificate, index)) break;
   }
   throw refused("ek certificate chain", "one that ends at a pinned authority", "another issuer or a bad signature");
 }
@@ -134,13 +156,16 @@ function findAnchor(certificates: readonly Certificate[], anchors: readonly Trus
 function isAnchoredBy(certificate: Certificate, anchor: TrustAnchor, at: Date, index: number): boolean {
   const root = parseCertificate(pemToDer(anchor.pem));
   if (index > 0 && root.x509.fingerprint256 === certificate.x509.fingerprint256) return true;
-  if (!issues(root, certificate)) return false;
-  verifyCertificate(root, at);
+  if (!issues(root, certificate, index)) return false;
+  // Its own signature counts for nothing, whatever the algorithm: the anchor is trusted because it is pinned.
+  verifyValidity(root, at);
   return true;
 }
 
-function issues(issuer: Certificate, subject: Certificate): boolean {
+/** @param below how many authorities stand below the issuer */
+function issues(issuer: Certificate, subject: Certificate, below: number): boolean {
   if (!issuer.x509.ca || !issuer.fields.mayIssue) return false;
+  if (issuer.fields.pathLength !== null && below > issuer.fields.pathLength) return false;
   try {
     return subject.x509.checkIssued(issuer.x509) && subject.x509.verify(issuer.x509.publicKey);
   } catch {
@@ -174,6 +199,15 @@ interface JsonWebKey {
   readonly e?: string;
   readonly x?: string;
   readonly y?: string;
+}
+
+/** Only its type for a key that has no JWK form (DSA, most curves): it is none of the two that an EK has. */
+function exportJwk(key: KeyObject): JsonWebKey {
+  try {
+    return key.export({ format: "jwk" });
+  } catch {
+    return { kty: key.asymmetricKeyType ?? "unknown" };
+  }
 }
 
 /** TPMT_PUBLIC of the templates L-1 (RSA 2048) and H-3 (P-384) of the TCG EK Credential Profile with this key in it. */

@@ -1,5 +1,5 @@
 import { ByteReader, equalBytes, utf8 } from "../policy/index.ts";
-import { bankOfAlgorithm, bankSize, extendPcr, type PcrBank, resetValue } from "./banks.ts";
+import { bankAlgorithm, bankOfAlgorithm, bankSize, extendPcr, hashInBank, type PcrBank, resetValue } from "./banks.ts";
 import { AttestError } from "./errors.ts";
 
 const maxLog = 1 << 20;
@@ -7,7 +7,8 @@ const maxEvents = 4096;
 const maxEventData = 512 << 10;
 const maxAlgorithms = 8;
 const noAction = 0x3;
-const separator = 0x4;
+/** What EV_SEPARATOR measures when nothing went wrong; SeaBIOS writes the second one. */
+const separators: readonly Uint8Array[] = [new Uint8Array(4), new Uint8Array(4).fill(0xff)];
 
 /** Digest sizes by TPM_ALG_ID: SHA-1, SHA-256, SHA-384, SHA-512, SM3, SHA3-256, SHA3-384, SHA3-512. */
 const digestSizes: ReadonlyMap<number, number> = new Map([
@@ -26,7 +27,7 @@ const eventNames: ReadonlyMap<number, string> = new Map([
   [0x0, "boot code before the log"],
   [0x1, "post code"],
   [noAction, "note"],
-  [separator, "separator"],
+  [0x4, "separator"],
   [0x5, "action"],
   [0x6, "tagged event"],
   [0x7, "firmware root of trust contents"],
@@ -59,13 +60,15 @@ const eventNames: ReadonlyMap<number, string> = new Map([
   [0x800000e0, "UEFI variable authority"],
   [0x800000e1, "firmware blob by SPDM"],
   [0x800000e2, "firmware configuration by SPDM"],
+  [0x800000e3, "device policy by SPDM"],
+  [0x800000e4, "device authority by SPDM"],
 ]);
 
 export interface FirmwareEvent {
   readonly pcr: number;
-  /** TCG event type. Neither it nor `data` is authenticated: only the digests are. */
+  /** TCG event type. Neither it nor `data` is authenticated: only the digests are, and only they are judged. */
   readonly type: number;
-  /** Plain words, `null` for a type that the profile does not list. */
+  /** Plain words, `null` for a type that the profile does not list: vendors have their own, and they replay as well. */
   readonly name: string | null;
   readonly digests: ReadonlyMap<number, Uint8Array>;
   readonly data: Uint8Array;
@@ -201,10 +204,18 @@ function startValue(log: FirmwareLog, bank: PcrBank, pcr: number): Uint8Array {
   return value;
 }
 
-/** PCRs 0 to 7 that do not have exactly one separator: firmware did not say where its part of the boot ended. */
-export function pcrsWithoutOneSeparator(log: FirmwareLog): readonly number[] {
-  const count = (pcr: number) => log.events.filter((event) => event.pcr === pcr && event.type === separator).length;
-  return [0, 1, 2, 3, 4, 5, 6, 7].filter((pcr) => count(pcr) !== 1);
+/**
+ * PCRs 0 to 7 that do not have exactly one separator: firmware did not say where its part of the boot ended. A separator
+ * is known by its digest in the bank; what an event calls itself is anybody's word.
+ */
+export function pcrsWithoutOneSeparator(log: FirmwareLog, bank: PcrBank): readonly number[] {
+  const expected = separators.map((data) => hashInBank(bank, data));
+  const isSeparator = ({ type, digests }: FirmwareEvent) => {
+    const digest = digests.get(bankAlgorithm(bank));
+    return type !== noAction && digest !== undefined && expected.some((wanted) => equalBytes(wanted, digest));
+  };
+  const found = log.events.filter(isSeparator).map(({ pcr }) => pcr);
+  return [0, 1, 2, 3, 4, 5, 6, 7].filter((pcr) => found.filter((other) => other === pcr).length !== 1);
 }
 
 function expectNumber(what: string, expected: number, got: number): void {

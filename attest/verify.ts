@@ -55,9 +55,6 @@ export interface VerifiedEvidence {
   readonly doubts: readonly Reason[];
 }
 
-/** Unknown events that are spelled out; one is enough to refuse. */
-const maxUnknownEvents = 16;
-
 /** The sections, parsed; `null` where one was malformed, which is a reason already. */
 interface Parts {
   readonly quote: QuoteAttest | null;
@@ -209,10 +206,6 @@ function replayReasons({ pcrs, firmwareLog, agentLog }: Parts, challenge: Challe
   const reasons: Reason[] = [];
   if (replayed.has(AGENT_PCR)) {
     reasons.push(reason("firmware-log-agent-pcr", `PCR ${AGENT_PCR}`, "not extended by firmware", "extended"));
-  }
-  for (const event of firmwareLog.events.filter(({ name }) => name === null).slice(0, maxUnknownEvents)) {
-    const type = `0x${event.type.toString(16).padStart(8, "0")}`;
-    reasons.push(reason("firmware-event-unknown", `PCR ${event.pcr} event`, "a type of the firmware profile", type));
   }
   for (const [pcr, quoted] of pcrs.values) {
     const explained =

@@ -79,15 +79,15 @@ function requireCount(count: number): void {
 
 /** Each path normalised; ascending, hence unique; none a directory of another. */
 function requirePaths(paths: readonly string[]): void {
-  const seen = new Set<string>();
+  // Earlier paths that the present one begins with: in this order they follow each other, so nothing is searched for.
+  const prefixes: string[] = [];
   let previous = "";
   for (const path of paths) {
     if (!isNormalisedPath(path)) refusePath("an absolute normalised path in printable ASCII", path);
     if (path <= previous) refusePath(`a path after ${previous}`, path);
-    for (let slash = path.lastIndexOf("/"); slash > 0; slash = path.lastIndexOf("/", slash - 1)) {
-      if (seen.has(path.slice(0, slash))) refusePath("no file among its directories", path);
-    }
-    seen.add(path);
+    while (!path.startsWith(prefixes.at(-1) ?? "")) prefixes.pop();
+    if (prefixes.some(({ length }) => path[length] === "/")) refusePath("no file among its directories", path);
+    prefixes.push(path);
     previous = path;
   }
 }

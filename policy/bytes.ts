@@ -125,7 +125,7 @@ export class ByteWriter {
     return this.u32(value.length).bytes(value);
   }
   finish(): Uint8Array {
-    return concatBytes(...this.#parts);
+    return joinBytes(this.#parts);
   }
 
   #number(size: number, set: (view: DataView) => void): this {
@@ -137,6 +137,11 @@ export class ByteWriter {
 }
 
 export function concatBytes(...parts: readonly Uint8Array[]): Uint8Array {
+  return joinBytes(parts);
+}
+
+/** For any number of parts: an argument list of some ten thousand overflows the stack. */
+export function joinBytes(parts: readonly Uint8Array[]): Uint8Array {
   const whole = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
   let offset = 0;
   for (const part of parts) {

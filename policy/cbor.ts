@@ -1,4 +1,4 @@
-import { concatBytes } from "./bytes.ts";
+import { joinBytes } from "./bytes.ts";
 import { PolicyError } from "./errors.ts";
 
 /** The one tag that is accepted: UCCS, an unprotected CWT claims set (RFC 9781). */
@@ -44,7 +44,7 @@ export const defaultCborLimits: CborLimits = {
  * Reads one CBOR item under the core deterministic encoding (RFC 8949 section 4.2.1) and nothing else: definite
  * lengths, shortest heads, map keys (integers or text) sorted by their encoded bytes and unique, valid UTF-8, tag
  * 601 only, no floating point, no `undefined`, no bignum, no trailing bytes. What is accepted encodes back to the
- * same bytes. Byte strings are copies.
+ * same bytes. Byte strings are parts of one copy of the input.
  *
  * Checks the form only: what a key means is the caller's business.
  *
@@ -52,7 +52,7 @@ export const defaultCborLimits: CborLimits = {
  */
 export function decodeCbor(bytes: Uint8Array, limits: CborLimits = defaultCborLimits): CborValue {
   if (bytes.length > limits.bytes) throw malformed(0, "size", `at most ${limits.bytes} bytes`, `${bytes.length}`);
-  const decoder = new Decoder(bytes, limits);
+  const decoder = new Decoder(bytes.slice(), limits);
   const value = decoder.item(0);
   decoder.end();
   return value;
@@ -81,11 +81,11 @@ class Decoder {
     const argument = this.#argument(initial & 31);
     switch (major) {
       case 0:
-        return integer(argument);
+        return argument;
       case 1:
-        return integer(-1n - argument);
+        return negative(argument);
       case 2:
-        return this.#string(argument).slice();
+        return this.#string(argument);
       case 3:
         return this.#decodeText(start, this.#string(argument));
       case 4:
@@ -102,14 +102,14 @@ class Decoder {
     if (trailing !== 0) throw malformed(this.#offset, "end", "no trailing bytes", `${trailing}`);
   }
 
-  #array(start: number, count: bigint, depth: number): readonly CborValue[] {
+  #array(start: number, count: number | bigint, depth: number): readonly CborValue[] {
     const length = this.#count(start, count, 1, depth);
     const values: CborValue[] = [];
     for (let index = 0; index < length; index++) values.push(this.item(depth + 1));
     return values;
   }
 
-  #map(start: number, count: bigint, depth: number): CborMap {
+  #map(start: number, count: number | bigint, depth: number): CborMap {
     const length = this.#count(start, count, 2, depth);
     const map = new Map<CborKey, CborValue>();
     let previous: Uint8Array | null = null;
@@ -127,23 +127,22 @@ class Decoder {
     return map;
   }
 
-  #tagged(start: number, tag: bigint, depth: number): CborTagged {
-    if (tag !== BigInt(uccsTag)) throw malformed(start, "tag", `${uccsTag}`, `${tag}`);
-    this.#count(start, 1n, 1, depth);
+  #tagged(start: number, tag: number | bigint, depth: number): CborTagged {
+    if (tag !== uccsTag) throw malformed(start, "tag", `${uccsTag}`, `${tag}`);
+    this.#count(start, 1, 1, depth);
     return { tag: uccsTag, value: this.item(depth + 1) };
   }
 
   /** Every item takes a byte at least: a count beyond the input is refused before anything is allocated. */
-  #count(start: number, count: bigint, itemsEach: number, depth: number): number {
+  #count(start: number, count: number | bigint, itemsEach: number, depth: number): number {
     if (depth + 1 > this.#limits.depth) throw malformed(start, "depth", `at most ${this.#limits.depth}`);
     const available = this.#bytes.length - this.#offset;
-    if (count * BigInt(itemsEach) > BigInt(available))
-      throw malformed(start, "count", `at most ${available} bytes`, `${count}`);
+    if (count > available / itemsEach) throw malformed(start, "count", `at most ${available} bytes`, `${count}`);
     return Number(count);
   }
 
-  #string(length: bigint): Uint8Array {
-    if (length > BigInt(this.#limits.string)) {
+  #string(length: number | bigint): Uint8Array {
+    if (length > this.#limits.string) {
       throw malformed(this.#offset, "string", `at most ${this.#limits.string} bytes`, `${length}`);
     }
     return this.#take(Number(length));
@@ -157,21 +156,23 @@ class Decoder {
     }
   }
 
-  #argument(info: number): bigint {
+  /** A number where JavaScript holds it exactly: `bigint` arithmetic for every head makes large input slow. */
+  #argument(info: number): number | bigint {
     const start = this.#offset;
-    if (info < 24) return BigInt(info);
+    if (info < 24) return info;
     if (info > 27) throw malformed(start, "head", "a definite length");
     const size = 1 << (info - 24);
-    const at = this.#skip(size);
-    const value =
-      size === 8
-        ? this.#view.getBigUint64(at)
-        : BigInt(
-            size === 4 ? this.#view.getUint32(at) : size === 2 ? this.#view.getUint16(at) : this.#view.getUint8(at),
-          );
-    const smallest = size === 1 ? 24n : 1n << BigInt(size * 4);
-    if (value < smallest) throw malformed(start, "head", "the shortest form");
+    const value = this.#unsigned(size);
+    if (value < (size === 1 ? 24 : 2 ** (size * 4))) throw malformed(start, "head", "the shortest form");
     return value;
+  }
+
+  #unsigned(size: number): number | bigint {
+    const at = this.#skip(size);
+    if (size === 1) return this.#view.getUint8(at);
+    if (size === 2) return this.#view.getUint16(at);
+    if (size === 4) return this.#view.getUint32(at);
+    return exact(this.#view.getBigUint64(at));
   }
 
   #byte(): number {
@@ -200,7 +201,11 @@ function simple(start: number, initial: number): boolean | null {
   throw malformed(start, "simple value", "false, true or null", `0x${initial.toString(16)}`);
 }
 
-function integer(value: bigint): number | bigint {
+function negative(argument: number | bigint): number | bigint {
+  return exact(-1n - BigInt(argument));
+}
+
+function exact(value: bigint): number | bigint {
   const small = Number(value);
   return Number.isSafeInteger(small) ? small : value;
 }
@@ -217,7 +222,7 @@ function isKey(value: CborValue): value is CborKey {
 export function encodeCbor(value: CborValue): Uint8Array {
   const parts: Uint8Array[] = [];
   encodeInto(parts, value);
-  return concatBytes(...parts);
+  return joinBytes(parts);
 }
 
 function encodeInto(parts: Uint8Array[], value: CborValue): void {

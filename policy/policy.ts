@@ -130,7 +130,10 @@ function scopeFindings(policy: Policy, entry: Scope): string[] {
 }
 
 function doubles(values: readonly string[]): string[] {
-  return [...new Set(values.filter((value, index) => values.indexOf(value) !== index))];
+  const seen = new Set<string>();
+  const found = new Set<string>();
+  for (const value of values) (seen.has(value) ? found : seen).add(value);
+  return [...found];
 }
 
 function invalid(findings: readonly string[]): PolicyError {

@@ -1,4 +1,5 @@
-import { createHash, type KeyObject, X509Certificate } from "node:crypto";
+import { createHash, type KeyObject } from "node:crypto";
+import { ekCertificateKey } from "../attest/index.ts";
 import { ByteWriter, concatBytes, fromHex } from "../policy/index.ts";
 import { SealError } from "./errors.ts";
 
@@ -58,7 +59,7 @@ export function ekProfileOfName(name: Uint8Array): EkProfile | null {
  */
 export function openEkCertificate(der: Uint8Array): EkPublic {
   const key = readKey(der);
-  const jwk = key.export({ format: "jwk" });
+  const jwk = exportJwk(key);
   const field = (value: string | undefined) => Uint8Array.from(Buffer.from(value ?? "", "base64url"));
   if (jwk.kty === "RSA" && field(jwk.n).length === 256 && jwk.e === "AQAB") {
     return finish(EK_L1, 0x000b, key, rsaPublic(field(jwk.n)));
@@ -72,13 +73,22 @@ export function openEkCertificate(der: Uint8Array): EkPublic {
 
 function readKey(der: Uint8Array): KeyObject {
   try {
-    return new X509Certificate(der).publicKey;
+    return ekCertificateKey(der);
   } catch (cause) {
     throw new SealError("ERR_SEAL_EK", "EK certificate", {
       expected: "an X.509 certificate in DER",
       got: `${der.length} bytes`,
       cause,
     });
+  }
+}
+
+/** Only its type for a key that has no JWK form (DSA, most curves): it is none of the two that an EK has. */
+function exportJwk(key: KeyObject): Readonly<Partial<Record<"kty" | "crv" | "n" | "e" | "x" | "y", string>>> {
+  try {
+    return key.export({ format: "jwk" });
+  } catch {
+    return { kty: key.asymmetricKeyType ?? "unknown" };
   }
 }
 

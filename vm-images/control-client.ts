@@ -14,7 +14,8 @@ export interface ChallengeRequest {
 }
 
 export interface ControlClient {
-  status(): Promise<ControlAnswer>;
+  /** `timeoutMs` for this request alone: one sent before the guest's agent runs may be lost, and holds up the next. */
+  status(timeoutMs?: number): Promise<ControlAnswer>;
   /** DER certificates of the endorsement keys, TPM2B_PUBLIC of the attestation key and its name (hex). */
   endorsement(): Promise<ControlAnswer>;
   /** TPM2_ActivateCredential in the guest; resolves with the secret that was recovered. */
@@ -51,15 +52,19 @@ export function openControl({ control, report, timeoutMs = 60_000 }: ControlSock
     last = turn.catch(() => {});
     return turn;
   };
-  const ask = async (op: string, fields: Readonly<Record<string, unknown>> = {}): Promise<ControlAnswer> => {
+  const ask = async (
+    op: string,
+    fields: Readonly<Record<string, unknown>> = {},
+    within = timeoutMs,
+  ): Promise<ControlAnswer> => {
     const id = next;
     next += 1;
     const answer = answers.wait(id);
     control.write(`${JSON.stringify({ id, op, ...fields })}\n`);
-    return accepted(op, await withTimeout(answer, timeoutMs, `control ${op}`));
+    return accepted(op, await withTimeout(answer, within, `control ${op}`));
   };
   return {
-    status: () => inTurn(() => ask("status")),
+    status: (within) => inTurn(() => ask("status", {}, within)),
     endorsement: () => inTurn(() => ask("endorsement")),
     activate: (credentialBlob, encryptedSecret) =>
       inTurn(async () => {
@@ -152,7 +157,9 @@ class ReportFrames {
   constructor(socket: Socket) {
     this.#socket = socket;
     socket.on("data", (bytes: Buffer) => {
-      this.#pending = Buffer.concat([this.#pending, bytes]);
+      // Nobody asked for more than one report at a time: a guest that goes on sending would fill this host's memory.
+      if (this.#pending.length + bytes.length > 4 + MAX_REPORT) this.#refuse("more than one report");
+      else this.#pending = Buffer.concat([this.#pending, bytes]);
       this.#deliver();
     });
     whenClosed(socket, "ironclaw.report", (error) => this.#waiting?.reject(error));
@@ -169,16 +176,21 @@ class ReportFrames {
     if (this.#pending.length < 4) return;
     const length = this.#pending.readUInt32BE(0);
     if (length > MAX_REPORT) {
-      this.#waiting?.reject(
-        new ImageError("ERR_VM_CONTROL", "report length", { expected: `at most ${MAX_REPORT}`, got: `${length}` }),
-      );
-      this.#socket.destroy();
+      this.#refuse(`${length}`);
       return;
     }
     if (this.#waiting === null || this.#pending.length < 4 + length) return;
     this.#waiting.resolve(new Uint8Array(this.#pending.subarray(4, 4 + length)));
     this.#waiting = null;
     this.#pending = this.#pending.subarray(4 + length);
+  }
+
+  #refuse(got: string): void {
+    this.#pending = Buffer.alloc(0);
+    this.#waiting?.reject(
+      new ImageError("ERR_VM_CONTROL", "report length", { expected: `at most ${MAX_REPORT}`, got }),
+    );
+    this.#socket.destroy();
   }
 }
 

@@ -17,11 +17,12 @@ export type ImageErrorCode =
 /** The image cannot be built, or the virtual machine cannot be run, on this machine as it is. */
 export class ImageError extends IronclawError {
   readonly code: ImageErrorCode;
-  readonly exitCode = 4;
+  readonly exitCode: 3 | 4;
 
   constructor(code: ImageErrorCode, what: string, fields?: ErrorFields) {
     super(what, fields);
     this.code = code;
+    this.exitCode = code === "ERR_IMAGE_MALFORMED" ? 3 : 4;
   }
 }
 

@@ -1,6 +1,6 @@
-import { mkdtemp, rm, truncate, utimes, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { rm, truncate, utimes, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { withScratch } from "./scratch.ts";
 import { runTool, SOURCE_DATE_EPOCH } from "./tool.ts";
 
 const MIB = 1024 * 1024;
@@ -12,8 +12,7 @@ const VOLUME_ID = "13c1a001";
  * on removable media. FAT16: mtools cannot handle a FAT32 this small. Equal bytes in, equal bytes out.
  */
 export async function buildEsp(uki: Uint8Array, output: string): Promise<void> {
-  const directory = await mkdtemp(join(tmpdir(), "ironclaw-esp-"));
-  try {
+  await withScratch("ironclaw-esp-", async (directory) => {
     const file = join(directory, "BOOTX64.EFI");
     await writeFile(file, uki);
     await utimes(file, SOURCE_DATE_EPOCH, SOURCE_DATE_EPOCH);
@@ -23,7 +22,5 @@ export async function buildEsp(uki: Uint8Array, output: string): Promise<void> {
     await runTool("mkfs.vfat", ["-F", "16", "--invariant", "-i", VOLUME_ID, "-n", "ESP", output]);
     await runTool("mmd", ["-i", output, "::/EFI", "::/EFI/BOOT"]);
     await runTool("mcopy", ["-m", "-i", output, file, "::/EFI/BOOT/BOOTX64.EFI"]);
-  } finally {
-    await rm(directory, { recursive: true, force: true });
-  }
+  });
 }

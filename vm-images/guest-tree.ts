@@ -1,5 +1,6 @@
 import { lstatSync, readFileSync, readlinkSync } from "node:fs";
 import { dirname, join, normalize } from "node:path";
+import { ImageError } from "./errors.ts";
 import type { ImageFile } from "./files.ts";
 
 const MAX_LINKS = 40;
@@ -54,4 +55,11 @@ export class GuestTree {
       return null;
     }
   }
+}
+
+/** @throws ImageError ERR_IMAGE_SOURCE when the image has no such file */
+export function requireGuestFile(tree: GuestTree, path: string): Uint8Array {
+  const bytes = tree.readFile(path);
+  if (bytes === null) throw new ImageError("ERR_IMAGE_SOURCE", `image ${path}`, { expected: "a file", got: "none" });
+  return bytes;
 }

@@ -35,6 +35,8 @@ export class LineClient {
    */
   async request(op: string, fields: Answer = {}, timeout = 120_000): Promise<Answer> {
     const id = this.#next++;
+    if (this.#socket.destroyed)
+      throw new ImageError("ERR_VM_PORT", this.#what, { expected: "an answer", got: "connection closed" });
     const answer = await new Promise<Answer>((resolve, reject) => {
       const timer = setTimeout(() => {
         this.#waiting.delete(id);

@@ -64,12 +64,28 @@ function kindFlags(kind: NativePart["kind"]): readonly string[] {
   return ["-shared", "-fPIC", "-fvisibility=hidden", "-DNAPI_VERSION=9", `-I${join(node, "include/node")}`];
 }
 
-/** Flags that keep folder names and anything random out of the result; an image's files carry no symbol table. */
-function targetFlags(target: NativeTarget): readonly string[] {
-  if (target.sysroot === undefined) return [];
+const TRIPLET = "x86_64-linux-gnu";
+const GCC_FILES = `usr/lib/gcc/${TRIPLET}/${COMPILER}`;
+const CPP_INCLUDES = [
+  `usr/include/c++/${COMPILER}`,
+  `usr/include/${TRIPLET}/c++/${COMPILER}`,
+  `usr/include/c++/${COMPILER}/backward`,
+];
+const C_INCLUDES = [`${GCC_FILES}/include`, `usr/include/${TRIPLET}`, "usr/include"];
+
+/**
+ * Headers, start files and libraries come from the sysroot alone: `--sysroot` by itself prefers this machine's copies beside
+ * the compiler. Folder names and anything random are kept out of the result; an image's files carry no symbol table.
+ */
+function targetFlags({ sysroot }: NativeTarget, cpp: boolean): readonly string[] {
+  if (sysroot === undefined) return [];
+  const { path } = sysroot;
   return [
-    `--sysroot=${target.sysroot.path}`,
-    `-ffile-prefix-map=${target.sysroot.path}=`,
+    `--sysroot=${path}`,
+    ...[GCC_FILES, `usr/lib/${TRIPLET}`].map((folder) => `-B${join(path, folder)}`),
+    "-nostdinc",
+    ...[...(cpp ? CPP_INCLUDES : []), ...C_INCLUDES].map((folder) => `-isystem${join(path, folder)}`),
+    `-ffile-prefix-map=${path}=`,
     `-ffile-prefix-map=${root}=.`,
     "-Wl,--build-id=none",
     "-s",
@@ -97,7 +113,7 @@ async function compilation(part: NativePart, target: NativeTarget): Promise<Comp
       ...COMMON,
       ...HARDENED_LINK,
       ...kindFlags(part.kind),
-      ...targetFlags(target),
+      ...targetFlags(target, cpp),
       ...(part.flags ?? []),
       ...sources.map((name) => join(part.directory, name)),
       ...(part.libraries ?? []).map((name) => `-l${name}`),

@@ -1,7 +1,7 @@
-import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { clearPeTimes, endOfSections, SECTION_ALIGNMENT } from "./pe.ts";
+import { withScratch } from "./scratch.ts";
 import { runTool } from "./tool.ts";
 
 export interface UkiParts {
@@ -22,8 +22,7 @@ export interface UkiParts {
  * order. Equal parts give equal bytes. Not signed: the TPM, not Secure Boot, decides what may be unsealed.
  */
 export async function buildUki(parts: UkiParts): Promise<Uint8Array> {
-  const directory = await mkdtemp(join(tmpdir(), "ironclaw-uki-"));
-  try {
+  return withScratch("ironclaw-uki-", async (directory) => {
     const sections: readonly (readonly [string, Uint8Array | string])[] = [
       [".osrel", parts.osRelease],
       [".cmdline", parts.commandLine],
@@ -43,7 +42,5 @@ export async function buildUki(parts: UkiParts): Promise<Uint8Array> {
     await writeFile(stub, parts.stub);
     await runTool("objcopy", [...args, stub, output]);
     return clearPeTimes(await readFile(output));
-  } finally {
-    await rm(directory, { recursive: true, force: true });
-  }
+  });
 }

@@ -1,5 +1,5 @@
-import { access, mkdir, rename, rm, symlink } from "node:fs/promises";
-import { join } from "node:path";
+import { access, mkdir, readdir, readlink, rename, rm, symlink } from "node:fs/promises";
+import { join, relative } from "node:path";
 import type { PackageGroup, PackageSet } from "./packages.ts";
 import { runTool } from "./tool.ts";
 
@@ -24,6 +24,7 @@ export async function unpackPackages(
     await symlink(`usr/${name}`, join(partial, name));
   }
   for (const item of set.packages.filter(({ group }) => groups.includes(group))) await unpack(item.path, partial);
+  await keepLinksInside(partial);
   // Two builds at once: the first one to finish wins, the other tree has the same content.
   await rename(partial, tree).catch(() => rm(partial, { recursive: true, force: true }));
   return tree;
@@ -34,6 +35,19 @@ async function unpack(deb: string, into: string): Promise<void> {
   const pipeline =
     'set -o pipefail; dpkg-deb --fsys-tarfile "$1" | tar -x -C "$2" --keep-directory-symlink --no-same-owner --no-same-permissions';
   await runTool("bash", ["-c", pipeline, "unpack", deb, into]);
+}
+
+/** An absolute link means a file of the same tree, not this machine's: the loader's is one, and the linker follows it. */
+async function keepLinksInside(tree: string, directory = tree): Promise<void> {
+  // Not readdir's own recursion: that one follows links to directories, out of the tree if need be.
+  for (const entry of await readdir(directory, { withFileTypes: true })) {
+    const path = join(directory, entry.name);
+    if (entry.isDirectory()) await keepLinksInside(tree, path);
+    const target = entry.isSymbolicLink() ? await readlink(path) : "";
+    if (!target.startsWith("/")) continue;
+    await rm(path);
+    await symlink(relative(directory, join(tree, target)), path);
+  }
 }
 
 export async function exists(path: string): Promise<boolean> {

@@ -4,7 +4,16 @@ import type { Peer } from "../identity.ts";
 import { type Answer, type Application, openApplication } from "./application.ts";
 import { CALLS } from "./calls.ts";
 import { answerCall, answerStranger, checkSignature, strangerReason } from "./dispatch.ts";
-import { encodeErrorReply, encodeReply, type Frame, FrameSplitter, parseCallBody } from "./frame.ts";
+import {
+  encodeErrorReply,
+  encodeReply,
+  type Frame,
+  FrameSplitter,
+  MAX_BODY,
+  MAX_STRANGER_BODY,
+  parseCallBody,
+  type ReceiveMemory,
+} from "./frame.ts";
 import type { VirtualObject } from "./objects.ts";
 import type { ScopeState } from "./signing.ts";
 
@@ -20,9 +29,11 @@ export async function serveConnection(
   state: ScopeState,
   objects: readonly VirtualObject[],
   peer: Peer | null,
+  memory: ReceiveMemory,
 ): Promise<void> {
+  const isCaller = strangerReason({ state, peer }) === null;
+  const splitter = new FrameSplitter(isCaller ? MAX_BODY : MAX_STRANGER_BODY, memory);
   try {
-    const splitter = new FrameSplitter();
     let connection: Connection | null = null;
     for await (const chunk of socket as AsyncIterable<Buffer>) {
       splitter.push(chunk);
@@ -33,6 +44,8 @@ export async function serveConnection(
   } catch {
     // A protocol violation or a lost peer. There is no reply for either: the stock client would not read it.
     socket.destroy();
+  } finally {
+    splitter.close();
   }
 }
 

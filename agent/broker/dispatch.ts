@@ -68,7 +68,7 @@ export async function answerStranger(
 }
 
 /** Why the peer is not the scope's caller; null when it is. */
-export function strangerReason({ state, peer }: Application): string | null {
+export function strangerReason({ state, peer }: Pick<Application, "state" | "peer">): string | null {
   const caller = peer === null ? null : { uid: peer.uid, exe: peer.exe };
   return decideCaller(state.policy, state.scope.name, caller)?.reason ?? null;
 }

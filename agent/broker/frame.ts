@@ -3,8 +3,12 @@ import { AgentError } from "../errors.ts";
 
 export const MAX_OPTIONS = 4096;
 export const MAX_BODY = 262_144;
+/** For a peer that is refused: enough for every call that has no data to sign. */
+export const MAX_STRANGER_BODY = 16_384;
 const HEADER = 12;
 const MAX_SIGNATURE = 32;
+/** Room in advance, at most. */
+const SPARE = 65_536;
 
 /** One request as it came: `code` is the client's counter and is echoed in the reply. */
 export interface Frame {
@@ -19,16 +23,52 @@ export interface CallBody {
   readonly values: Uint8Array;
 }
 
+/** What the connections of one scope hold together in requests that are being received or answered. */
+export class ReceiveMemory {
+  #left: number;
+
+  constructor(bytes: number) {
+    this.#left = bytes;
+  }
+
+  /** @throws AgentError `ERR_RPC_MALFORMED` when there is not so much left */
+  take(bytes: number): void {
+    if (bytes > this.#left) {
+      const fields = { expected: `at most ${this.#left} more bytes`, got: `${bytes}` };
+      throw new AgentError("ERR_RPC_MALFORMED", "RPC requests in work", fields);
+    }
+    this.#left -= bytes;
+  }
+
+  give(bytes: number): void {
+    this.#left += bytes;
+  }
+}
+
 /** Cuts a byte stream into the version byte and frames. Holds at most one frame and what came with its last chunk. */
 export class FrameSplitter {
-  #buffer = new Uint8Array(HEADER);
+  readonly #maxBody: number;
+  readonly #memory: ReceiveMemory;
+  #buffer = new Uint8Array(0);
   #start = 0;
   #end = 0;
 
+  constructor(maxBody = MAX_BODY, memory = new ReceiveMemory(Number.POSITIVE_INFINITY)) {
+    this.#maxBody = maxBody;
+    this.#memory = memory;
+  }
+
+  /** @throws AgentError `ERR_RPC_MALFORMED` when the scope's connections hold too much already */
   push(chunk: Uint8Array): void {
     if (this.#end + chunk.length > this.#buffer.length) this.#grow(chunk.length);
     this.#buffer.set(chunk, this.#end);
     this.#end += chunk.length;
+  }
+
+  /** Drops what is held and gives the memory back. */
+  close(): void {
+    this.#start = this.#end;
+    this.#replace(new Uint8Array(0));
   }
 
   /** The first byte of the stream; null when nothing came yet. */
@@ -43,6 +83,7 @@ export class FrameSplitter {
    * @throws AgentError `ERR_RPC_MALFORMED`
    */
   next(): Frame | null {
+    if (this.#start === this.#end) this.#replace(new Uint8Array(0));
     const have = this.#buffer.subarray(this.#start, this.#end);
     if (have.length < HEADER) return null;
     const header = new ByteReader(have.slice(0, HEADER), "RPC header");
@@ -51,22 +92,26 @@ export class FrameSplitter {
     const body = header.u32("body length");
     if (code === 0) throw new AgentError("ERR_RPC_MALFORMED", "RPC header code", { expected: "not 0", got: "0" });
     limit("options length", options, MAX_OPTIONS);
-    limit("body length", body, MAX_BODY);
+    limit("body length", body, this.#maxBody);
     const whole = HEADER + options + body;
     if (have.length < whole) return null;
     this.#start += whole;
     return { code, body: have.slice(HEADER + options, whole) };
   }
 
-  /** Doubles, so that a stream of single bytes costs linear work. */
+  /** With spare room, so that a stream of single bytes costs linear work. */
   #grow(more: number): void {
-    const held = this.#end - this.#start;
-    const needed = held + more;
-    const target = needed * 2 > this.#buffer.length ? new Uint8Array(needed * 2) : this.#buffer;
-    target.set(this.#buffer.subarray(this.#start, this.#end));
-    this.#buffer = target;
+    const needed = this.#end - this.#start + more;
+    this.#replace(new Uint8Array(needed + Math.min(needed, SPARE)));
+  }
+
+  #replace(buffer: Uint8Array<ArrayBuffer>): void {
+    this.#memory.take(buffer.length);
+    this.#memory.give(this.#buffer.length);
+    buffer.set(this.#buffer.subarray(this.#start, this.#end));
+    this.#end -= this.#start;
     this.#start = 0;
-    this.#end = held;
+    this.#buffer = buffer;
   }
 }
 

@@ -5,11 +5,18 @@ import type { AuditLog } from "../audit.ts";
 import { AgentError } from "../errors.ts";
 import type { Peer, PeerIdentity } from "../identity.ts";
 import { serveConnection } from "./connection.ts";
+import { strangerReason } from "./dispatch.ts";
+import { ReceiveMemory } from "./frame.ts";
 import { brokerKey, type PublicKeySource } from "./key.ts";
 import { scopeObjects } from "./objects.ts";
-import type { ScopeState, Signer } from "./signing.ts";
+import { RefusalLog } from "./refusals.ts";
+import { recordStranger, type ScopeState, type Signer } from "./signing.ts";
 
 const MAX_CONNECTIONS = 256;
+/** Of peers that are refused, at once: they cannot keep the scope's caller out. */
+const MAX_STRANGERS = 32;
+/** Bytes of unfinished requests, of all connections together. */
+const MAX_RECEIVING = 16 << 20;
 /** Longest path of a Unix socket on Linux (sun_path without its NUL). */
 const MAX_SOCKET_PATH = 107;
 
@@ -39,23 +46,41 @@ export interface ScopeServer {
 export async function serveScope(options: ServeScopeOptions): Promise<ScopeServer> {
   const state = scopeState(options);
   const objects = scopeObjects(state.key);
+  const memory = new ReceiveMemory(MAX_RECEIVING);
   const sockets = new Set<Socket>();
+  const strangers = new Set<Socket>();
+  const admit = async (socket: Socket): Promise<void> => {
+    const peer = await identifyPeer(socket, options.identify);
+    const reason = strangerReason({ state, peer });
+    if (reason !== null && strangers.size >= MAX_STRANGERS) {
+      socket.destroy();
+      await recordStranger(state, peer, "connect", reason);
+      return;
+    }
+    if (reason !== null && sockets.has(socket)) strangers.add(socket);
+    await serveConnection(socket, state, objects, peer, memory);
+  };
   const server = createServer({ allowHalfOpen: true }, (socket) => {
     sockets.add(socket);
     // An error is always followed by `close`; the connection's own loop ends with it.
     socket.on("error", () => {});
-    socket.on("close", () => sockets.delete(socket));
-    void identifyPeer(socket, options.identify).then((peer) => serveConnection(socket, state, objects, peer));
+    socket.on("close", () => {
+      sockets.delete(socket);
+      strangers.delete(socket);
+    });
+    void admit(socket);
   });
   server.maxConnections = MAX_CONNECTIONS;
   await removeStaleSocket(options.socketPath);
   await listen(server, options.socketPath);
   return {
-    close: () =>
-      new Promise((resolve) => {
+    close: async () => {
+      await new Promise<void>((resolve) => {
         server.close(() => resolve());
         for (const socket of sockets) socket.destroy();
-      }),
+      });
+      await state.refusals.flush();
+    },
   };
 }
 
@@ -78,7 +103,9 @@ function scopeState(options: ServeScopeOptions): ScopeState {
       got: listed.does,
     });
   }
-  return { policy, scope, key: brokerKey(scope.key, source, listed.spki), signer, audit, now, bucket: null };
+  const key = brokerKey(scope.key, source, listed.spki);
+  const refusals = new RefusalLog(audit, scope.audit, now);
+  return { policy, scope, key, signer, audit, refusals, now, bucket: null };
 }
 
 /** A peer that cannot be identified is served as a stranger: refused and recorded, not cut off. */
@@ -138,6 +165,8 @@ function listen(server: Server, path: string): Promise<void> {
     server.once("error", fail);
     server.listen(path, () => {
       server.off("error", fail);
+      // What cannot be accepted, for want of descriptors, is lost; the scope is not.
+      server.on("error", () => {});
       chmodSync(path, 0o666);
       resolve();
     });

@@ -23,6 +23,7 @@ import { CKR } from "./calls.ts";
 import type { BrokerKey } from "./key.ts";
 import { mechanismByValue, mechanismName } from "./mechanisms.ts";
 import type { VirtualObject } from "./objects.ts";
+import type { RefusalLog } from "./refusals.ts";
 import { verifyRsaPkcs1, verifyRsaPss } from "./rsa-verify.ts";
 
 /** A mechanism as the token gets it: always one that does not hash. */
@@ -51,6 +52,7 @@ export interface ScopeState {
   readonly key: BrokerKey;
   readonly signer: Signer;
   readonly audit: AuditLog;
+  readonly refusals: RefusalLog;
   /** Milliseconds of a clock that does not go backwards. */
   readonly now: () => number;
   bucket: TokenBucket | null;
@@ -117,7 +119,7 @@ export async function finishSigning(
   return askToken(state, operation, bytes);
 }
 
-/** Records a refusal for a peer that is not the caller, outside an operation. A refusal stays one when it cannot be recorded. */
+/** Records a refusal for a peer that is not the caller, outside an operation. */
 export async function recordStranger(
   state: ScopeState,
   peer: Peer | null,
@@ -135,7 +137,7 @@ export async function recordStranger(
     step: "caller",
     reason,
   };
-  await appendQuietly(state, entry);
+  await state.refusals.record(entry);
 }
 
 function requestFor(
@@ -170,7 +172,7 @@ async function recordDenial(
   request: DecisionRequest,
   denial: Decision,
 ): Promise<bigint> {
-  await appendQuietly(state, auditEntry(peer, request, denial));
+  await state.refusals.record(auditEntry(peer, request, denial));
   if (denial.allow) throw new TypeError("denial: expected a refusal");
   switch (denial.step) {
     case "caller":
@@ -184,15 +186,6 @@ async function recordDenial(
       return CKR.MECHANISM_INVALID;
     case "parameters":
       return request.input.kind === "pending" ? CKR.MECHANISM_PARAM_INVALID : CKR.DATA_LEN_RANGE;
-  }
-}
-
-/** Nothing is released after a refusal, so a log that cannot take it changes nothing for the caller; the next signature fails. */
-async function appendQuietly(state: ScopeState, entry: AuditEntry): Promise<void> {
-  try {
-    await state.audit.append(entry, state.scope.audit);
-  } catch {
-    // the log has stopped; every later append fails too
   }
 }
 

@@ -1,4 +1,6 @@
+import { parseConfig } from "../config.ts";
 import type { Command } from "./command.ts";
+import { readInput } from "./files.ts";
 
 export const command: Command = {
   summary: "run the guest service (started by the spawner, which must have left its socket on descriptor 3)",
@@ -6,7 +8,9 @@ export const command: Command = {
   options: { config: { type: "string", value: "FILE", help: "the agent's measured configuration", required: true } },
   examples: ["ironclaw agent --config /etc/ironclaw/agent.json"],
   run: async (input) => {
+    const path = input.text("config");
+    parseConfig(await readInput(path, "agent configuration"));
     const { runAgent } = await import("../service.ts");
-    return runAgent(input.text("config"));
+    return runAgent(path);
   },
 };

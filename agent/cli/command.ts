@@ -1,7 +1,11 @@
 import { parseArgs } from "node:util";
-import { type ExitCode, IronclawError } from "../../policy/index.ts";
+import { type ExitCode, fromHex, IronclawError } from "../../policy/index.ts";
+
+/** Standard input, for secrets. */
+export type SecretInput = AsyncIterable<Uint8Array> & { readonly isTTY?: boolean };
 
 export interface CommandIo {
+  readonly input: SecretInput;
   /** Standard output: the answer, and nothing else. */
   print(text: string): void;
   /** Standard error: progress, errors, hints. */
@@ -10,7 +14,6 @@ export interface CommandIo {
 
 export interface CommandOption {
   readonly type: "string" | "boolean";
-  readonly multiple?: boolean;
   /** What stands for the value in the help, e.g. `FILE`. Absent for switches. */
   readonly value?: string;
   readonly help: string;
@@ -33,7 +36,7 @@ export class UsageError extends IronclawError {
   readonly exitCode = 2;
 }
 
-/** Parsed arguments of one command. */
+/** Parsed arguments of one command. Every way to read one refuses what it does not understand with a UsageError. */
 export class CommandInput {
   readonly #values: Readonly<Record<string, unknown>>;
   readonly #positionals: readonly string[];
@@ -47,8 +50,8 @@ export class CommandInput {
     return this.#positionals[index] ?? "";
   }
   text(name: string): string {
-    const value = this.#values[name];
-    if (typeof value !== "string") throw new UsageError(`--${name}`, { expected: "a value", got: "none" });
+    const value = this.optional(name);
+    if (value === undefined) throw new UsageError(`--${name}`, { expected: "a value", got: "none" });
     return value;
   }
   optional(name: string): string | undefined {
@@ -58,27 +61,54 @@ export class CommandInput {
   flag(name: string): boolean {
     return this.#values[name] === true;
   }
+  /** One of `values`; the first of them when the option is not given. */
+  choice<T extends string>(name: string, values: readonly [T, ...T[]]): T {
+    const got = this.optional(name) ?? values[0];
+    const found = values.find((value) => value === got);
+    if (found === undefined) throw new UsageError(`--${name}`, { expected: values.join(" or "), got });
+    return found;
+  }
+  /** Exactly `bytes` bytes in hexadecimal. */
+  hex(name: string, bytes: number): Uint8Array {
+    const got = this.text(name);
+    if (new RegExp(`^[0-9a-f]{${2 * bytes}}$`).test(got)) return fromHex(got);
+    throw new UsageError(`--${name}`, {
+      expected: `${bytes} bytes in lower-case hexadecimal`,
+      got: `${got.length} characters`,
+    });
+  }
 }
 
-/** @throws UsageError for an unknown option, a missing one, or too many or too few arguments */
+/** @throws UsageError for an unknown option, a missing one, one given twice, or too many or too few arguments */
 export function parseCommandLine(command: Command, args: readonly string[]): CommandInput {
-  const options = Object.fromEntries(Object.entries(command.options).map(([name, { type }]) => [name, { type }]));
+  const options = Object.fromEntries(
+    // Collected as lists, because of two values `parseArgs` would silently keep the last.
+    Object.entries(command.options).map(([name, { type }]) => [name, { type, multiple: true }]),
+  );
   let parsed: { values: Record<string, unknown>; positionals: string[] };
   try {
     parsed = parseArgs({ args: [...args], options, allowPositionals: true, strict: true });
   } catch (error) {
-    throw new UsageError(error instanceof Error ? (error.message.split(". ")[0] ?? "usage") : "usage");
+    throw new UsageError(error instanceof Error ? (error.message.split(/\. |\n/)[0] ?? "usage") : "usage");
   }
   if (parsed.positionals.length !== command.positionals.length) {
     const expected = command.positionals.join(" ") || "no arguments";
-    throw new UsageError("arguments", { expected, got: parsed.positionals.join(" ") || "none" });
+    // Not repeated: one of them may be a PIN that somebody took for an argument.
+    const count = parsed.positionals.length;
+    throw new UsageError("arguments", { expected, got: count === 0 ? "none" : `${count}` });
   }
-  for (const [name, option] of Object.entries(command.options)) {
-    if (option.required === true && parsed.values[name] === undefined) {
-      throw new UsageError(`--${name} ${option.value ?? ""}`.trim(), { expected: "a value", got: "none" });
-    }
-  }
-  return new CommandInput(parsed.values, parsed.positionals);
+  const values = Object.entries(command.options).map(([name, option]) => [
+    name,
+    onlyValue(`--${name} ${option.value ?? ""}`.trim(), option, parsed.values[name]),
+  ]);
+  return new CommandInput(Object.fromEntries(values), parsed.positionals);
+}
+
+function onlyValue(what: string, { required }: CommandOption, given: unknown): unknown {
+  const found: readonly unknown[] = Array.isArray(given) ? given : [];
+  if (found.length > 1) throw new UsageError(what, { expected: "it once", got: `${found.length} times` });
+  if (required === true && found.length === 0) throw new UsageError(what, { expected: "a value", got: "none" });
+  return found[0];
 }
 
 export function renderHelp(path: string, command: Command): string {

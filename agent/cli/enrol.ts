@@ -1,44 +1,31 @@
-import { encodeEnrolment, verifyEndorsement } from "../../attest/index.ts";
-import { toHex } from "../../policy/index.ts";
-import { enrol } from "../../vm-images/story/verifier.ts";
-import type { Command } from "./command.ts";
-import { readInput, readText, writeOutput } from "./files.ts";
-import { openMachine } from "./report.ts";
+import { encodeEnrolment } from "../../attest/index.ts";
+import { enrol } from "../../vm-images/enrol.ts";
+import { type Command, UsageError } from "./command.ts";
+import { ASSURANCE_OPTION, EK_OPTIONS, readEndorsement } from "./ek-options.ts";
+import { openMachine } from "./machine-ports.ts";
+import { deliver, JSON_OPTION } from "./output.ts";
 
 export const command: Command = {
   summary: "enrol a running machine: its AK is bound to the certified EK by TPM2_ActivateCredential, then pinned",
   positionals: ["NAME"],
   options: {
-    machine: {
-      type: "string",
-      value: "DIR",
-      help: "the running machine's directory, which holds its port sockets",
-      required: true,
-    },
-    "ek-certificate": { type: "string", value: "FILE", help: "DER certificate of its endorsement key", required: true },
-    issuer: { type: "string", value: "FILE", help: "DER certificate of the intermediate CA" },
-    root: { type: "string", value: "FILE", help: "PEM certificate of the pinned root CA", required: true },
+    machine: { type: "string", value: "DIR", help: "the running machine's directory of port sockets", required: true },
+    ...EK_OPTIONS,
+    assurance: ASSURANCE_OPTION,
     out: { type: "string", value: "FILE", help: "the enrolment", required: true },
+    json: JSON_OPTION,
   },
-  examples: ["ironclaw enrol vm-1 --machine build/run/dev/vm --ek-certificate ek.der --root ca.pem --out vm-1.json"],
+  examples: ["ironclaw enrol vm-1 --machine build/run/dev/vm --ek-certificate ek.der --ca ca.pem --out enrolment.json"],
   run: async (input, io) => {
-    const chain = [await readInput(input.text("ek-certificate"), "EK certificate")];
-    const issuer = input.optional("issuer");
-    if (issuer !== undefined) chain.push(await readInput(issuer, "issuer"));
-    // Only the software TPM's CA is made by this project; a pinned provider's CA needs a verifier that knows its class.
-    const anchor = {
-      name: "pinned root",
-      pem: await readText(input.text("root"), "root CA"),
-      assurance: "software-tpm",
-      requireEkPurpose: true,
-      manufacturers: "any",
-    } as const;
-    const endorsement = verifyEndorsement(chain, [anchor], new Date());
+    const name = input.positional(0);
+    if (!/^[\w.-]{1,64}$/.test(name))
+      throw new UsageError("NAME", { expected: "1 to 64 letters, digits, dots, dashes and underscores", got: name });
+    const { endorsement } = await readEndorsement(input);
     const control = await openMachine(input.text("machine"));
     try {
-      const enrolment = await enrol(input.positional(0), endorsement, control);
-      await writeOutput(input.text("out"), encodeEnrolment(enrolment));
-      io.print(`enrolled ${enrolment.name}: EK ${toHex(endorsement.ekName)}, AK ${enrolment.akName}`);
+      const enrolment = await enrol(name, endorsement, control);
+      const { ekName, akName, assurance } = enrolment;
+      await deliver(input, io, encodeEnrolment(enrolment), { name, ekName, akName, assurance }, `enrolled ${name}`);
       return 0;
     } finally {
       control.close();

@@ -1,48 +1,114 @@
-import { readFile, writeFile } from "node:fs/promises";
+import { constants } from "node:fs";
+import { type FileHandle, lstat, open, rename, rm, writeFile } from "node:fs/promises";
 import { AgentError } from "../errors.ts";
+import { type SecretInput, UsageError } from "./command.ts";
 
-/** @throws AgentError ERR_ENVIRONMENT (exit code 4) when the file cannot be read */
+/** Of any input; a kernel image has 12 MB, a document at most 1 MiB (its own reader says so). */
+const MAX_INPUT = 256 << 20;
+/** Far more than any PIN: whether it is too long is for the seal to say. */
+const MAX_SECRET = 4096;
+
+/** @throws AgentError ERR_ENVIRONMENT (exit code 4) when there is no such file or pipe, or it cannot be read */
 export async function readInput(path: string, what: string): Promise<Uint8Array> {
+  let file: FileHandle | undefined;
   try {
-    return new Uint8Array(await readFile(path));
+    file = await open(path, constants.O_RDONLY);
+    const kind = await file.stat();
+    if (kind.isDirectory()) throw unusable(path, what, "a directory");
+    if (!kind.isFile() && !kind.isFIFO()) throw unusable(path, what, "a device");
+    return await readBounded(file, path, what);
   } catch (cause) {
-    throw new AgentError("ERR_ENVIRONMENT", `${what} ${path}`, {
-      expected: "a readable file",
-      got: codeOf(cause),
-      cause,
-    });
+    throw cause instanceof AgentError ? cause : unusable(path, what, reasonOf(cause), cause);
+  } finally {
+    await file?.close();
   }
 }
 
+async function readBounded(file: FileHandle, path: string, what: string): Promise<Uint8Array> {
+  const chunks: Buffer[] = [];
+  let total = 0;
+  for await (const chunk of file.createReadStream({ autoClose: false })) {
+    chunks.push(chunk);
+    total += chunk.length;
+    if (total > MAX_INPUT) throw unusable(path, what, `more than ${MAX_INPUT} bytes`);
+  }
+  return new Uint8Array(Buffer.concat(chunks));
+}
+
+function unusable(path: string, what: string, got: string, cause?: unknown): AgentError {
+  return new AgentError("ERR_ENVIRONMENT", `${what} ${path}`, { expected: "a readable file", got, cause });
+}
+
+/** A public key or certificate as text; what is no UTF-8 is left to its reader to refuse. */
 export async function readText(path: string, what: string): Promise<string> {
   return new TextDecoder().decode(await readInput(path, what));
 }
 
-/** @throws AgentError ERR_ENVIRONMENT */
+/** A certificate in DER, or as the one block of a PEM file. Whether it is one is for its reader to say. */
+export async function readCertificate(path: string, what: string): Promise<Uint8Array> {
+  const bytes = await readInput(path, what);
+  const block = /^-----BEGIN CERTIFICATE-----\n([A-Za-z0-9+/=\n]+)\n-----END CERTIFICATE-----\s*$/.exec(
+    bytes.length < 1 << 16 ? new TextDecoder().decode(bytes) : "",
+  );
+  return block?.[1] === undefined ? bytes : new Uint8Array(Buffer.from(block[1], "base64"));
+}
+
+/** All of the file or nothing: an interrupted write leaves what was there. @throws AgentError ERR_ENVIRONMENT */
 export async function writeOutput(path: string, bytes: Uint8Array | string): Promise<void> {
+  const temporary = `${path}.${process.pid}.tmp`;
   try {
-    await writeFile(path, bytes);
+    const present = await lstat(path).catch(() => null);
+    // Into a pipe or device one can only write, and a symbolic link is followed, not replaced.
+    if (present !== null && !present.isFile()) return await writeFile(path, bytes);
+    await writeFile(temporary, bytes, { flag: "wx", mode: present === null ? 0o666 : present.mode & 0o777 });
+    await rename(temporary, path);
   } catch (cause) {
+    await rm(temporary, { force: true }).catch(() => {});
     throw new AgentError("ERR_ENVIRONMENT", `output ${path}`, {
       expected: "a writable file",
-      got: codeOf(cause),
+      got: reasonOf(cause),
       cause,
     });
   }
 }
 
 /** A secret from standard input, one line without its end. Never echoed, never an argument. */
-export async function readSecret(stream: AsyncIterable<Uint8Array>): Promise<Uint8Array> {
-  const chunks: Uint8Array[] = [];
-  for await (const chunk of stream) chunks.push(chunk);
-  const whole = Buffer.concat(chunks);
-  for (const chunk of chunks) chunk.fill(0);
-  const end = whole.at(-1) === 10 ? whole.length - 1 : whole.length;
-  const secret = Uint8Array.from(whole.subarray(0, end));
+export async function readSecret(stream: SecretInput, what: string): Promise<Uint8Array> {
+  if (stream.isTTY) {
+    throw new UsageError(what, {
+      expected: "a pipe or a file on standard input",
+      got: "a terminal, which would show it",
+      hint: "for example: systemd-ask-password -n | ironclaw seal ...",
+    });
+  }
+  const whole = new Uint8Array(MAX_SECRET);
+  let length = 0;
+  for await (const chunk of stream) {
+    const room = whole.length - length;
+    whole.set(chunk.subarray(0, room), length);
+    length += Math.min(room, chunk.length);
+    chunk.fill(0);
+  }
+  const end = whole[length - 1] === 10 ? length - 1 : length;
+  const secret = whole.slice(0, end);
   whole.fill(0);
-  return secret;
+  // A carriage return or a second line would be sealed as part of the PIN, and the token then counts a wrong try.
+  if (secret.every((byte) => byte >= 0x20 && byte !== 0x7f)) return secret;
+  secret.fill(0);
+  throw new UsageError(what, { expected: "one line without control characters", got: "another input" });
 }
 
-function codeOf(cause: unknown): string {
-  return cause instanceof Error && "code" in cause ? String(cause.code) : "a failure";
+const REASONS: Readonly<Record<string, string>> = {
+  ENOENT: "no such file",
+  ENOTDIR: "no directory",
+  EISDIR: "a directory",
+  EACCES: "no permission",
+  EPERM: "no permission",
+  EEXIST: "one that exists",
+  ENOSPC: "a full disk",
+};
+
+export function reasonOf(cause: unknown): string {
+  const code = cause instanceof Error && "code" in cause ? String(cause.code) : "a failure";
+  return REASONS[code] ?? code;
 }

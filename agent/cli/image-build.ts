@@ -1,5 +1,6 @@
 import { buildImage } from "../../vm-images/build.ts";
-import { type Command, UsageError } from "./command.ts";
+import type { Command } from "./command.ts";
+import { answer } from "./output.ts";
 
 export const command: Command = {
   summary: "build the measured VM's image; the same source and package lock give the same bytes",
@@ -12,21 +13,15 @@ export const command: Command = {
   },
   examples: ["ironclaw image build --variant demo --out build/image/demo"],
   run: async (input, io) => {
-    const variant = input.text("variant");
-    if (variant !== "demo" && variant !== "dev")
-      throw new UsageError("--variant", { expected: "demo or dev", got: variant });
-    const image = await buildImage({
-      variant,
+    const { manifest } = await buildImage({
+      variant: input.choice("variant", ["demo", "dev"]),
       outDirectory: input.text("out"),
       cacheDirectory: input.optional("cache") ?? "build/cache",
       onStep: (step) => io.complain(`image: ${step}`),
     });
-    const { manifest } = image;
-    if (input.flag("json")) io.print(JSON.stringify(manifest, null, 2));
-    else {
-      for (const [name, digest] of Object.entries(manifest.files)) io.print(`${digest}  ${name}`);
-      io.print(`image ${manifest.id}${manifest.unlocked ? " (unlocked: a locked package was gone)" : ""}`);
-    }
+    const lines = Object.entries(manifest.files).map(([name, digest]) => `${digest}  ${name}`);
+    const note = manifest.unlocked ? " (unlocked: a locked package was gone)" : "";
+    answer(input, io, manifest, [...lines, `image ${manifest.id}${note}`].join("\n"));
     return 0;
   },
 };

@@ -1,6 +1,7 @@
 import { predictBootPcrs } from "../../attest/index.ts";
 import type { Command } from "./command.ts";
 import { readInput } from "./files.ts";
+import { answer } from "./output.ts";
 
 export const command: Command = {
   summary: "compute PCR 4, 9, 11 and 12 of a unified kernel image without booting it",
@@ -9,12 +10,10 @@ export const command: Command = {
   examples: ["ironclaw image predict build/image/demo/uki.efi"],
   run: async (input, io) => {
     const pcrs = predictBootPcrs({ uki: await readInput(input.positional(0), "kernel image") });
-    if (input.flag("json")) io.print(JSON.stringify(pcrs));
-    else {
-      for (const [bank, values] of Object.entries(pcrs)) {
-        for (const [index, value] of Object.entries(values)) io.print(`${bank} ${index.padStart(2)} ${value}`);
-      }
-    }
+    const lines = Object.entries(pcrs).flatMap(([bank, values]) =>
+      Object.entries(values).map(([index, value]) => `${bank} ${index.padStart(2)} ${value}`),
+    );
+    answer(input, io, pcrs, lines.join("\n"));
     return 0;
   },
 };

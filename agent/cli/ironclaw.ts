@@ -2,45 +2,59 @@
 // The composition root: the one place that may load every folder, each command only when it is asked for.
 import { IronclawError } from "../../policy/index.ts";
 import { type Command, type CommandIo, parseCommandLine, renderHelp, UsageError } from "./command.ts";
+import { oneLine, plainText } from "./output.ts";
 
 type Loader = () => Promise<{ readonly command: Command }>;
 
-/** Commands by their words. `verifier`, `approve`, `freeze`, `sessions`, `doctor` and `reseal` are not there yet. */
-const COMMANDS: Readonly<Record<string, Loader>> = {
+/** Commands by their words. */
+export const COMMANDS: Readonly<Record<string, Loader>> = {
   agent: () => import("./agent.ts"),
   "audit verify": () => import("./audit-verify.ts"),
+  "cabinet list": () => import("./cabinet-list.ts"),
+  "cabinet new": () => import("./cabinet-new.ts"),
+  "cabinet put": () => import("./cabinet-put.ts"),
   enrol: () => import("./enrol.ts"),
   "image build": () => import("./image-build.ts"),
   "image predict": () => import("./image-predict.ts"),
+  "keys anchors": () => import("./keys-anchors.ts"),
+  "keys new": () => import("./keys-new.ts"),
   measure: () => import("./measure.ts"),
   "policy check": () => import("./policy-check.ts"),
+  "policy explain": () => import("./policy-explain.ts"),
   "release predict": () => import("./release-predict.ts"),
+  "release show": () => import("./release-show.ts"),
   "release sign": () => import("./release-sign.ts"),
   report: () => import("./report.ts"),
   seal: () => import("./seal.ts"),
   verify: () => import("./verify.ts"),
 };
 
+/** Runs one command and resolves with its exit code. Never rejects; whatever goes wrong is one line in `io.complain`. */
 export async function runIronclaw(args: readonly string[], io: CommandIo): Promise<number> {
+  const safe: CommandIo = {
+    input: io.input,
+    print: (text) => io.print(plainText(text)),
+    complain: (text) => io.complain(oneLine(text)),
+  };
+  const found = findCommand(args);
   try {
-    const found = findCommand(args);
-    if (found === null) return await listCommands(args, io);
+    if (found === null) return await listCommands(args, safe);
     const { command } = await found.load();
     if (found.rest.includes("--help") || found.rest.includes("-h")) {
-      io.print(renderHelp(`ironclaw ${found.words}`, command));
+      safe.print(renderHelp(`ironclaw ${found.words}`, command));
       return 0;
     }
-    return await command.run(parseCommandLine(command, found.rest), io);
+    return await command.run(parseCommandLine(command, found.rest), safe);
   } catch (error) {
-    return complain(error, io);
+    return complain(error, found?.words, safe);
   }
 }
 
 function findCommand(args: readonly string[]): { words: string; load: Loader; rest: readonly string[] } | null {
   for (const count of [2, 1]) {
     const words = args.slice(0, count).join(" ");
-    const load = COMMANDS[words];
-    if (load !== undefined && Object.hasOwn(COMMANDS, words)) return { words, load, rest: args.slice(count) };
+    const load = Object.hasOwn(COMMANDS, words) ? COMMANDS[words] : undefined;
+    if (load !== undefined) return { words, load, rest: args.slice(count) };
   }
   return null;
 }
@@ -72,18 +86,24 @@ async function listCommands(args: readonly string[], io: CommandIo): Promise<num
 }
 
 /** One line, a hint where there is one, never a stack trace. What was not foreseen is an environment failure. */
-function complain(error: unknown, io: CommandIo): number {
+function complain(error: unknown, words: string | undefined, io: CommandIo): number {
   if (error instanceof IronclawError) {
+    const help = words === undefined ? undefined : `\`ironclaw ${words} --help\` lists the options`;
+    const hint = error.hint ?? (error instanceof UsageError ? help : undefined);
     io.complain(`ironclaw: ${error.message} (${error.code})`);
-    if (error.hint !== undefined) io.complain(`hint: ${error.hint}`);
+    if (hint !== undefined) io.complain(`hint: ${hint}`);
     return error.exitCode;
   }
-  io.complain(`ironclaw: ${error instanceof Error ? error.message : "unknown failure"}`);
+  const code = error instanceof Error && "code" in error ? String(error.code) : "ERR_INTERNAL";
+  io.complain(`ironclaw: ${error instanceof Error ? error.message : "unknown failure"} (${code})`);
   return 4;
 }
 
 if (import.meta.main) {
+  // Whoever reads only the first lines (`| head`) closes the pipe: that is no failure of ours.
+  process.stdout.on("error", (error: NodeJS.ErrnoException) => process.exit(error.code === "EPIPE" ? 0 : 4));
   process.exitCode = await runIronclaw(process.argv.slice(2), {
+    input: process.stdin,
     print: (text) => process.stdout.write(text.endsWith("\n") ? text : `${text}\n`),
     complain: (text) => process.stderr.write(`${text}\n`),
   });

@@ -1,26 +1,29 @@
 import { parsePolicy } from "../../policy/index.ts";
 import type { Command } from "./command.ts";
 import { readInput } from "./files.ts";
+import { answer, JSON_OPTION } from "./output.ts";
 
 export const command: Command = {
   summary: "read a policy document and list every finding",
   positionals: ["FILE"],
-  options: { json: { type: "boolean", help: "print one JSON document" } },
+  options: { json: JSON_OPTION },
   examples: ["ironclaw policy check policy.json"],
   run: async (input, io) => {
     const policy = parsePolicy(await readInput(input.positional(0), "policy"));
+    const { serial, owner, reviewBy } = policy;
     const scopes = policy.scopes.map(({ name, caller, key, mechanisms }) => ({
       name,
       caller,
       key,
+      does: policy.keys[key]?.does,
       mechanisms: mechanisms.map(({ type }) => type),
     }));
-    if (input.flag("json")) io.print(JSON.stringify({ ok: true, serial: policy.serial, owner: policy.owner, scopes }));
-    else {
-      io.print(`policy ${policy.serial} of ${policy.owner}, review by ${policy.reviewBy}`);
-      for (const scope of scopes)
-        io.print(`  ${scope.name}: ${scope.caller} may sign with ${scope.key} by ${scope.mechanisms.join(", ")}`);
-    }
+    const lines = scopes.map(
+      ({ name, caller, key, does, mechanisms }) =>
+        `  ${name}: ${caller} may ${does} with ${key} by ${mechanisms.join(", ")}`,
+    );
+    const text = [`policy ${serial} of ${owner}, review by ${reviewBy}`, ...lines].join("\n");
+    answer(input, io, { ok: true, serial, owner, reviewBy, scopes }, text);
     return 0;
   },
 };

@@ -1,41 +1,44 @@
-import { fromHex, parsePolicy } from "../../policy/index.ts";
+import { parseAnchors, parsePolicy, sha256 } from "../../policy/index.ts";
+import { readBuiltImage } from "../../vm-images/built-image.ts";
 import { parseConfig } from "../config.ts";
 import { expectedLaunchEvents } from "../launch/expected-events.ts";
 import { predictRelease } from "../launch/prediction.ts";
 import type { Command } from "./command.ts";
-import { readInput } from "./files.ts";
+import { readInput, writeOutput } from "./files.ts";
+import { renderJson } from "./output.ts";
+import type { Prediction } from "./prediction.ts";
 
 export const command: Command = {
   summary: "compute every PCR a release binds: the boot PCRs of an image, the agent PCR of a policy on it",
   positionals: [],
   options: {
-    uki: { type: "string", value: "FILE", help: "the image's unified kernel image", required: true },
-    config: { type: "string", value: "FILE", help: "the agent's configuration in that image", required: true },
-    shim: {
-      type: "string",
-      value: "SHA256",
-      help: "digest of the shim in that image (its manifest has it)",
-      required: true,
-    },
+    image: { type: "string", value: "DIR", help: "what `image build --out` filled", required: true },
     anchors: { type: "string", value: "FILE", help: "trust anchors of the cabinet", required: true },
     policy: { type: "string", value: "FILE", help: "policy of the cabinet", required: true },
+    out: { type: "string", value: "FILE", help: "the prediction (default: standard output)" },
   },
   examples: [
-    "ironclaw release predict --uki uki.efi --config agent.json --shim 4f2c... --anchors anchors.json --policy policy.json",
+    "ironclaw release predict --image build/image/demo --anchors anchors.json --policy policy.json --out prediction.json",
   ],
   run: async (input, io) => {
+    const image = await readBuiltImage(input.text("image"));
     const policyBytes = await readInput(input.text("policy"), "policy");
-    const configBytes = await readInput(input.text("config"), "agent configuration");
     const anchorsBytes = await readInput(input.text("anchors"), "anchors");
+    parseAnchors(anchorsBytes); // an unreadable document would be predicted all the same, and the launch refused
     const documents = {
-      config: parseConfig(configBytes),
-      configBytes,
+      config: parseConfig(image.config),
+      configBytes: image.config,
       anchorsBytes,
       policy: parsePolicy(policyBytes),
       policyBytes,
     };
-    const events = expectedLaunchEvents(documents, fromHex(input.text("shim"), "--shim"));
-    io.print(JSON.stringify(predictRelease(await readInput(input.text("uki"), "kernel image"), events), null, 2));
+    const prediction: Prediction = {
+      image: { id: image.id, variant: image.variant },
+      ...predictRelease(image.uki, expectedLaunchEvents(documents, sha256(image.shim))),
+    };
+    const out = input.optional("out");
+    if (out === undefined) io.print(renderJson(prediction));
+    else await writeOutput(out, `${renderJson(prediction)}\n`);
     return 0;
   },
 };

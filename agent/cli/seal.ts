@@ -1,17 +1,15 @@
+import { keyIdOf, toHex } from "../../policy/index.ts";
 import { loadSigningKey, sealOffline } from "../../seal/index.ts";
-import { type Command, UsageError } from "./command.ts";
-import { readInput, readSecret, readText, writeOutput } from "./files.ts";
+import { type Command, type CommandInput, UsageError } from "./command.ts";
+import { EK_OPTIONS, readEndorsement } from "./ek-options.ts";
+import { readSecret, readText } from "./files.ts";
+import { deliver, JSON_OPTION } from "./output.ts";
 
 export const command: Command = {
   summary: "seal a PIN offline to one TPM, from its EK certificate; the PIN is read from standard input",
   positionals: [],
   options: {
-    "ek-certificate": {
-      type: "string",
-      value: "FILE",
-      help: "DER certificate of the TPM's endorsement key, its chain already verified",
-      required: true,
-    },
+    ...EK_OPTIONS,
     root: { type: "string", value: "FILE", help: "release root key (public, PEM)", required: true },
     operator: {
       type: "string",
@@ -28,27 +26,36 @@ export const command: Command = {
     name: { type: "string", value: "NAME", help: "name of the credential (default: hsm-pin)" },
     generation: { type: "string", value: "N", help: "counts up with each new PIN (default: 1)" },
     out: { type: "string", value: "FILE", help: "the sealed package", required: true },
+    json: JSON_OPTION,
   },
   examples: [
-    "ironclaw seal --ek-certificate ek.der --root root.pub --operator operator.pem --token-serial 1f00aa --out sealed.json < pin",
+    "systemd-ask-password -n | ironclaw seal --ek-certificate ek.der --ca ca.pem --root root.pub --operator operator.pem --token-serial 1f00aa --out sealed.json",
   ],
   run: async (input, io) => {
-    const generation = Number(input.optional("generation") ?? "1");
-    if (!Number.isSafeInteger(generation) || generation < 1) {
-      throw new UsageError("--generation", { expected: "a number from 1", got: input.optional("generation") ?? "" });
-    }
-    const ekCertificate = await readInput(input.text("ek-certificate"), "EK certificate");
-    const sealed = await sealOffline({
-      ekCertificate,
-      pin: await readSecret(process.stdin),
-      rootKeyPem: await readText(input.text("root"), "release root key"),
-      name: input.optional("name") ?? "hsm-pin",
+    const generation = parseGeneration(input);
+    const name = input.optional("name") ?? "hsm-pin";
+    const tokenSerial = input.text("token-serial");
+    const { endorsement, ekCertificate } = await readEndorsement(input);
+    const rootKeyPem = await readText(input.text("root"), "release root key");
+    const operator = await loadSigningKey(input.text("operator"));
+    // Last, so that nothing can fail between reading the PIN and the seal, which wipes it.
+    const pin = await readSecret(io.input, "PIN");
+    const order = { ekCertificate, pin, rootKeyPem, name, generation, tokenSerial, operator };
+    const sealed = await sealOffline(order);
+    const facts = {
+      name,
       generation,
-      tokenSerial: input.text("token-serial"),
-      operator: await loadSigningKey(input.text("operator")),
-    });
-    await writeOutput(input.text("out"), sealed);
-    io.print(`sealed ${input.text("out")}`);
+      tokenSerial,
+      ekName: toHex(endorsement.ekName),
+      releaseRoot: keyIdOf(rootKeyPem),
+    };
+    await deliver(input, io, sealed, facts, `sealed ${name}`);
     return 0;
   },
 };
+
+function parseGeneration(input: CommandInput): number {
+  const text = input.optional("generation") ?? "1";
+  if (/^[1-9][0-9]{0,14}$/.test(text)) return Number(text);
+  throw new UsageError("--generation", { expected: "a number from 1", got: text });
+}

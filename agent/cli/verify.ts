@@ -1,17 +1,21 @@
 import {
+  type AttestationResult,
   appraise,
   defaultAppraisalPolicy,
   defaultQuotePcrs,
+  EvidenceRefused,
   explain,
+  explainReasons,
   parseAppraisalPolicy,
   parseEnrolment,
   parseEvidence,
   verifyEvidence,
 } from "../../attest/index.ts";
 import { parseAnchors, verifyRelease } from "../../policy/index.ts";
-import { type Command, UsageError } from "./command.ts";
+import type { Command, CommandInput, CommandIo } from "./command.ts";
 import { readInput } from "./files.ts";
-import { parseNonce } from "./report.ts";
+import { answer, JSON_OPTION, renderJson } from "./output.ts";
+import { NONCE_BYTES } from "./report.ts";
 
 export const command: Command = {
   summary: "verify a report and judge it against a signed release; exit code 1 when it is contraindicated",
@@ -24,39 +28,53 @@ export const command: Command = {
     enrolment: { type: "string", value: "FILE", help: "what enrolment pinned for this machine", required: true },
     policy: { type: "string", value: "FILE", help: "appraisal policy (default: release images, no software TPM)" },
     explain: { type: "boolean", help: "print expected and measured side by side" },
-    json: { type: "boolean", help: "print one JSON document" },
+    json: JSON_OPTION,
   },
   examples: [
-    "ironclaw verify report.cbor --nonce 00ff... --reference release.json --anchors anchors.json --enrolment machine.json --policy appraisal.json --explain",
+    "ironclaw verify report.cbor --nonce 00ff... --reference release.json --anchors anchors.json --enrolment enrolment.json --policy appraisal.json --explain",
   ],
   run: async (input, io) => {
-    const bank = input.optional("bank") ?? "sha256";
-    if (bank !== "sha256" && bank !== "sha384")
-      throw new UsageError("--bank", { expected: "sha256 or sha384", got: bank });
-    const policyFile = input.optional("policy");
-    const policy =
-      policyFile === undefined
-        ? defaultAppraisalPolicy
-        : parseAppraisalPolicy(await readInput(policyFile, "appraisal policy"));
-    const anchors = parseAnchors(await readInput(input.text("anchors"), "anchors"));
-    const release = await verifyRelease(await readInput(input.text("reference"), "release"), anchors.releaseRoot);
-    const enrolment = parseEnrolment(await readInput(input.text("enrolment"), "enrolment"));
-    const evidence = parseEvidence(await readInput(input.positional(0), "report"));
-    const verified = await verifyEvidence(
-      evidence,
-      { nonce: parseNonce(input), bank, pcrs: defaultQuotePcrs },
-      enrolment,
-    );
-    const result = appraise(verified, release, policy, new Date());
-    if (input.flag("json")) io.print(JSON.stringify(result, null, 2));
-    else if (input.flag("explain")) io.print(explain(result));
-    else {
-      io.print(
-        `${result.machine}: ${result.tier} (launch ${result.launch}, ${result.assurance}, release ${result.release})`,
-      );
-      for (const { code, item, expected, got } of result.findings)
-        io.print(`  ${code} ${item}: expected ${expected}, got ${got}`);
+    try {
+      const result = await judge(input);
+      answer(input, io, result, input.flag("explain") ? explain(result) : summarise(result));
+      return result.tier === "contraindicated" ? 1 : 0;
+    } catch (error) {
+      if (error instanceof EvidenceRefused) showReasons(error, input, io);
+      throw error;
     }
-    return result.tier === "contraindicated" ? 1 : 0;
   },
 };
+
+/** Reads what the verifier trusts first, what the machine sent last. */
+async function judge(input: CommandInput): Promise<AttestationResult> {
+  const challenge = {
+    nonce: input.hex("nonce", NONCE_BYTES),
+    bank: input.choice("bank", ["sha256", "sha384"]),
+    pcrs: defaultQuotePcrs,
+  };
+  const policyFile = input.optional("policy");
+  const policy =
+    policyFile === undefined
+      ? defaultAppraisalPolicy
+      : parseAppraisalPolicy(await readInput(policyFile, "appraisal policy"));
+  const anchors = parseAnchors(await readInput(input.text("anchors"), "anchors"));
+  const release = await verifyRelease(await readInput(input.text("reference"), "release"), anchors.releaseRoot);
+  const enrolment = parseEnrolment(await readInput(input.text("enrolment"), "enrolment"));
+  const evidence = parseEvidence(await readInput(input.positional(0), "report"));
+  const verified = await verifyEvidence(evidence, challenge, enrolment);
+  return appraise(verified, release, policy, new Date());
+}
+
+/** Evidence that does not verify has no verdict, only reasons; the error that follows names them on one line. */
+function showReasons({ code, reasons }: EvidenceRefused, input: CommandInput, io: CommandIo): void {
+  if (input.flag("json")) io.print(renderJson({ error: code, reasons }));
+  else if (input.flag("explain")) io.print(explainReasons(reasons));
+}
+
+function summarise(result: AttestationResult): string {
+  const { machine, tier, launch, assurance, release, findings } = result;
+  return [
+    `${machine}: ${tier} (launch ${launch}, ${assurance}, release ${release})`,
+    ...findings.map(({ code, item, expected, got }) => `  ${code} ${item}: expected ${expected}, got ${got}`),
+  ].join("\n");
+}

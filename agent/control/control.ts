@@ -22,7 +22,10 @@ const request = z.discriminatedUnion("op", [
     op: z.literal("challenge"),
     nonce: hex(32),
     bank: z.enum(["sha256", "sha384"]),
-    pcrs: z.array(z.number().int().min(0).max(23)).min(1).max(24),
+    pcrs: z
+      .array(z.number().int().min(0).max(23))
+      .min(1)
+      .refine((pcrs) => pcrs.every((pcr, index) => pcr > (pcrs[index - 1] ?? -1)), "ascending, each once"),
   }),
   z.strictObject({
     id,

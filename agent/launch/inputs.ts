@@ -7,12 +7,14 @@ import {
   type Policy,
   parseAnchors,
   parseBundle,
+  parseJson,
   parsePolicy,
   type Release,
   type SlotName,
   verifyRelease,
 } from "../../policy/index.ts";
 import { type SealedPackage, verifySealedPackage } from "../../seal/index.ts";
+import { AgentError } from "../errors.ts";
 
 /** A file of a cabinet bundle, with its place on the cabinet so that the spawner can copy it from the device. */
 export interface CabinetFile {
@@ -53,7 +55,10 @@ export async function readInputs(cabinet: Cabinet): Promise<ReadInputs> {
   };
   const slot = (name: SlotName): CabinetSlot => {
     const found = cabinet.slot(name);
-    if (found === null) throw new MissingSlot(name);
+    if (found === null) {
+      const fields = { expected: "a document", got: "an empty slot" };
+      throw new AgentError("ERR_ENVIRONMENT", `cabinet slot ${name}`, fields);
+    }
     return found;
   };
 
@@ -84,15 +89,9 @@ function filesOf(slot: CabinetSlot | null): CabinetFile[] {
 /** The machine's name is a claim: it widens nothing, and a report says so. */
 function machineName(slot: CabinetSlot | null): string {
   if (slot === null) return "unnamed";
-  const document: unknown = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(slot.bytes));
-  const name = typeof document === "object" && document !== null && "name" in document ? document.name : undefined;
+  const document = parseJson(slot.bytes, "machine", { maxBytes: 65_536, maxDepth: 4 });
+  const name = typeof document === "object" && document !== null && "name" in document ? document["name"] : undefined;
   return typeof name === "string" && /^[\w.-]{1,64}$/.test(name) ? name : "unnamed";
-}
-
-class MissingSlot extends Error {
-  constructor(name: SlotName) {
-    super(`cabinet slot ${name}: expected a document, got an empty slot`);
-  }
 }
 
 function withoutUndefined(fields: { [K in keyof LaunchInputs]: LaunchInputs[K] | undefined }): Partial<LaunchInputs> {

@@ -80,9 +80,9 @@ static bool answer_one(struct watch *watch, struct seccomp_notif *attempt, struc
   memset(answer, 0, watch->sizes.seccomp_notif_resp);
   answer->id = attempt->id;
   answer->error = -EPERM;
-  int sent = ioctl(watch->listener, SECCOMP_IOCTL_NOTIF_SEND, answer);
+  /* Before the answer: whoever hears of what the caller did next finds this attempt counted. */
   report(watch, attempt);
-  return sent == 0 || errno == ENOENT;
+  return ioctl(watch->listener, SECCOMP_IOCTL_NOTIF_SEND, answer) == 0 || errno == ENOENT;
 }
 
 static void *answer_all(void *data) {

@@ -17,10 +17,10 @@ static _Noreturn void run_agent(const struct settings *settings, int socket_fd) 
     // An empty OPENSSL_CONF: Node's OpenSSL reads no configuration file.
     static char *const environment[] = {"PATH=/usr/bin:/bin", "HOME=/", "OPENSSL_CONF=", NULL};
     int null_fd = open_null();
-    int wanted[] = {null_fd, STDERR_FILENO, STDERR_FILENO, socket_fd};
+    int wanted[] = {null_fd, settings->output, settings->output, socket_fd};
     reset_signals();
     umask(022);
-    if (null_fd >= 0 && setsid() >= 0 && place_fds(wanted, AGENT_FD + 1) == 0 && limit_resources(LIMITS_SERVICE) == 0 &&
+    if (null_fd >= 0 && setsid() >= 0 && place_fds(wanted, AGENT_FD + 1) == 0 && limit_resources(LIMITS_AGENT) == 0 &&
         drop_groups(settings) == 0 && drop_privileges(settings->agent_uid) == 0) {
         execve(settings->agent_argv[0], settings->agent_argv, environment);
     }

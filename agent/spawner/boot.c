@@ -44,19 +44,21 @@ static int mount_place(const struct place *place) {
     return -1;
 }
 
-// Standard descriptors first: every log line, and the agent's output, goes there.
-static void open_console(void) {
-    int fd = open("/dev/console", O_RDWR | O_NOCTTY);
+// Standard descriptors first: every log line goes there.
+static void open_console(struct settings *settings) {
+    int fd = open("/dev/console", O_RDWR | O_NOCTTY | O_NONBLOCK);
     if (fd < 0) fd = open("/dev/kmsg", O_WRONLY);
     if (fd < 0) return; // there is nothing to log to
     for (int target = 0; target < 3; target++) dup2(fd, target);
     if (fd > 2) close(fd);
+    int output = open("/dev/console", O_WRONLY | O_NOCTTY | O_CLOEXEC);
+    if (output >= 0) settings->output = output;
 }
 
-int boot_mounts(void) {
+int boot_mounts(struct settings *settings) {
     int result = 0;
     if (mount_place(&PLACES[0]) != 0) return -1;
-    open_console();
+    open_console(settings);
     for (size_t i = 1; i < sizeof PLACES / sizeof PLACES[0]; i++) result |= mount_place(&PLACES[i]);
     // Workloads see no process of others; the agent may (it watches its shims).
     if (mount(NULL, "/proc", NULL, MS_REMOUNT | QUIET, "hidepid=invisible,gid=990") != 0) {

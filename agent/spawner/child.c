@@ -1,4 +1,5 @@
 #include "child.h"
+#include "sysfile.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -27,11 +28,15 @@ static int limit(__rlimit_resource_t resource, rlim_t value) {
 
 int limit_resources(enum limits limits) {
     if (limit(RLIMIT_CORE, 0) != 0) return -1; // a core would hold a PIN
-    if (limits == LIMITS_SERVICE) return limit(RLIMIT_NOFILE, 4096);
+    if (limits != LIMITS_SHIM && limit(RLIMIT_NOFILE, 4096) != 0) return -1;
+    if (limits == LIMITS_AGENT) return 0;
+    if (limits == LIMITS_WORKLOAD) return limit(RLIMIT_NPROC, 256); // of its uid: the others need processes too
     if (limit(RLIMIT_NOFILE, 256) != 0 || limit(RLIMIT_NPROC, 64) != 0) return -1;
     if (limit(RLIMIT_AS, 1ull << 30) != 0 || limit(RLIMIT_FSIZE, 16ull << 20) != 0) return -1;
     return limit(RLIMIT_MEMLOCK, 1ull << 20) != 0 || limit(RLIMIT_MSGQUEUE, 0) != 0 ? -1 : 0;
 }
+
+int yield_memory(void) { return write_line("/proc/self/oom_score_adj", "500"); }
 
 int drop_groups(const struct settings *settings) {
     // A user namespace with one uid has no right to change groups, and none of the groups shown mean anything in it.

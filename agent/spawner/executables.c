@@ -7,12 +7,13 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #define CACHE_SIZE 16
 #define SIZE_LIMIT (1ull << 30)
 
-// A file that changes gets another ctime, so that these fields name its content as long as root does not set the clock back.
+// These fields name a file, and its content where nobody can change it.
 struct known {
     dev_t device;
     ino_t inode;
@@ -54,12 +55,22 @@ static int compute(const struct spawner *spawner, int fd, const struct stat *sta
     return describes(known, &after) ? 0 : (errno = EAGAIN, -1);
 }
 
+// Times do not tell: a write through a mapping of a file in memory leaves them as they were.
+static bool is_read_only(int fd) {
+    struct statvfs system;
+    return fstatvfs(fd, &system) == 0 && (system.f_flag & ST_RDONLY) != 0;
+}
+
 int measure_executable(const struct spawner *spawner, int fd, const struct stat *status, uint8_t digest[DIGEST_SIZE]) {
-    const struct known *found = find(status);
+    bool fixed = is_read_only(fd);
+    // Every program of the image lies in its root. What a workload made for itself has no digest that anybody allows, and
+    // hashing it over and over would keep the others waiting.
+    if (!fixed && !spawner->settings.service) return errno = EACCES, -1;
+    const struct known *found = fixed ? find(status) : NULL;
     struct known computed;
     if (found == NULL) {
         if (compute(spawner, fd, status, &computed) != 0) return -1;
-        keep(&computed);
+        if (fixed) keep(&computed);
         found = &computed;
     }
     memcpy(digest, found->digest, DIGEST_SIZE);
@@ -77,7 +88,8 @@ static void measure_one_ahead(const char *path, void *context) {
     struct known known;
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     if (fd < 0) return;
-    if (fstat(fd, &status) == 0 && S_ISREG(status.st_mode) && find(&status) == NULL && compute(ahead->spawner, fd, &status, &known) == 0) {
+    bool wanted = fstat(fd, &status) == 0 && S_ISREG(status.st_mode) && is_read_only(fd) && find(&status) == NULL;
+    if (wanted && compute(ahead->spawner, fd, &status, &known) == 0) {
         keep(&known); // the same program for several workloads is hashed once
         if (write(ahead->to, &known, sizeof known) != (ssize_t)sizeof known) _exit(1);
     }

@@ -32,6 +32,7 @@ static char *const IMAGE_AGENT[] = {
 };
 
 static const struct settings IMAGE_SETTINGS = {
+    .output = STDERR_FILENO,
     .agent_uid = AGENT_UID,
     .shim_uid = SHIM_UID,
     .cabinet = "",
@@ -82,7 +83,7 @@ static struct settings parse_options(int argc, char **argv) {
 }
 
 static int set_up_image(struct settings *settings) {
-    if (boot_mounts() != 0) return -1;
+    if (boot_mounts(settings) != 0) return -1;
     settings->variant = boot_variant();
     static const char *const NAMES[] = {"release", "demo", "dev"};
     log_line("variant %s", NAMES[settings->variant]);
@@ -119,6 +120,8 @@ static void note_end(struct spawner *spawner, pid_t pid, int status) {
     for (size_t i = 0; i < spawner->workload_count; i++) {
         if (spawner->workloads[i].pid != pid) continue;
         spawner->workloads[i].pid = 0;
+        // Its last words stand before its end: as much as a pipe holds, in case something else still writes into it.
+        for (int chunks = 0; chunks < 16 && relay_output(&spawner->workloads[i]); chunks++) continue;
         log_line("workload %s: ended, %s %d", spawner->workloads[i].name, how, code);
     }
     if (pid == spawner->shell) start_shell(spawner);
@@ -145,15 +148,20 @@ static void take_signals(struct spawner *spawner, int signal_fd) {
 }
 
 static _Noreturn void serve(struct spawner *spawner, int signal_fd) {
-    struct pollfd waiting[3] = {{signal_fd, POLLIN, 0}, {spawner->agent_socket, POLLIN, 0}, {-1, POLLIN, 0}};
+    struct pollfd waiting[3 + MAX_WORKLOADS] = {{signal_fd, POLLIN, 0}, {spawner->agent_socket, POLLIN, 0}};
     for (bool started_ahead = false;;) {
-        waiting[2].fd = spawner->ahead_fd;
-        if (poll(waiting, 3, -1) < 0 && errno != EINTR) cap_and_reboot(spawner, EXIT_SETUP, "poll failed");
+        size_t workloads = spawner->workload_count;
+        waiting[2] = (struct pollfd){spawner->ahead_fd, POLLIN, 0};
+        for (size_t i = 0; i < workloads; i++) waiting[3 + i] = (struct pollfd){spawner->workloads[i].output, POLLIN, 0};
+        if (poll(waiting, 3 + workloads, -1) < 0 && errno != EINTR) cap_and_reboot(spawner, EXIT_SETUP, "poll failed");
         if (waiting[0].revents != 0) take_signals(spawner, signal_fd);
         if (waiting[1].revents != 0 && serve_request(spawner) == OUTCOME_BREACH) {
             cap_and_reboot(spawner, EXIT_BREACH, "the agent broke the protocol");
         }
         if (waiting[2].revents != 0) take_measured_ahead(spawner);
+        for (size_t i = 0; i < workloads; i++) {
+            if (waiting[3 + i].revents != 0) relay_output(&spawner->workloads[i]);
+        }
         // Not earlier: the agent's own start wants the processor and the disk first.
         if (waiting[1].revents != 0 && !started_ahead) start_measuring_ahead(spawner);
         started_ahead = started_ahead || waiting[1].revents != 0;

@@ -43,7 +43,7 @@ static int arrange_fds(const struct shim_launch *launch) {
     int null_fd = open_null();
     if (null_fd < 0) return -1;
     bool show = launch->settings->shim_stderr || launch->settings->variant == VARIANT_DEV;
-    int wanted[] = {null_fd, null_fd, show ? STDERR_FILENO : null_fd, launch->request_fd, launch->pin_fd, launch->sync_fd};
+    int wanted[] = {null_fd, null_fd, show ? launch->settings->output : null_fd, launch->request_fd, launch->pin_fd, launch->sync_fd};
     if (place_fds(wanted, SYNC_FD + 1) != 0) return -1;
     return fcntl(SYNC_FD, F_SETFD, FD_CLOEXEC);
 }
@@ -53,6 +53,7 @@ void run_shim(const struct shim_launch *launch) {
     reset_signals();
     umask(077);
     if (setsid() < 0) give_up(launch->sync_fd, "setsid");
+    if (yield_memory() != 0) give_up(launch->sync_fd, "oom_score_adj"); // before /proc is out of reach
     if (arrange_fds(launch) != 0) give_up(launch->sync_fd, "descriptors");
     if (enter_root(launch->root) != 0) give_up(SYNC_FD, "private root");
     if (sethostname("shim", 4) != 0) give_up(SYNC_FD, "host name");

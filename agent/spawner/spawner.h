@@ -27,6 +27,7 @@ struct settings {
     bool single_uid;
     bool shim_stderr;
     enum variant variant;
+    int output; // the agent's output and the dev shim's: unlike the spawner's own, a write to it may block
     uid_t agent_uid;
     uid_t shim_uid;
     const char *cabinet;
@@ -51,6 +52,7 @@ struct shim {
 struct workload {
     char name[32];
     pid_t pid;
+    int output; // reading end of its standard output and error, -1 after their end
 };
 
 struct spawner {
@@ -69,11 +71,12 @@ struct spawner {
 // What a request handler found. A failure's message goes to the agent as status 1.
 enum outcome { OUTCOME_DONE, OUTCOME_FAILED, OUTCOME_BREACH };
 
-// log.c
+// log.c. A terminal that somebody stopped costs a moment and the text, never the spawner.
+void write_log(const char *bytes, size_t length);
 void log_line(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 // boot.c, hardening.c, devices.c: PID 1 only. Each returns 0, or -1 when the machine cannot go on.
-int boot_mounts(void);
+int boot_mounts(struct settings *settings); // opens the console
 enum variant boot_variant(void);
 void harden_kernel(enum variant variant);
 void forbid_user_namespaces(void);
@@ -84,6 +87,8 @@ int start_agent(struct spawner *spawner);
 bool agent_is_gone(const struct spawner *spawner);
 // Starts every line of the list. The number started, or -1 with a message when the list cannot be used: then none was.
 int start_workloads(struct spawner *spawner, char *problem, size_t capacity);
+// Copies some of what a workload wrote to the log. False when there is nothing more for now.
+bool relay_output(struct workload *workload);
 // The executables on the list; none when it cannot be used.
 void each_workload_program(const struct settings *settings, void (*visit)(const char *path, void *context), void *context);
 // The dev variant's root shell, if the image has one. Called again when it ends.

@@ -72,19 +72,19 @@ static int parse_list(char *text, struct line *lines) {
     return count;
 }
 
-static _Noreturn void run_workload(const struct settings *settings, const struct line *line) {
+static _Noreturn void run_workload(const struct settings *settings, const struct line *line, int output) {
     char port[128];
     char *environment[] = {"PATH=/usr/bin:/bin", "HOME=/", NULL, NULL};
     int null_fd = open_null();
-    int wanted[] = {null_fd, STDERR_FILENO, STDERR_FILENO};
+    int wanted[] = {null_fd, output, output};
     if (line->port != NULL) {
         snprintf(port, sizeof port, "IRONCLAW_PORT=/dev/virtio-ports/%s", line->port);
         environment[2] = port;
     }
     reset_signals();
     umask(077);
-    if (null_fd >= 0 && setsid() >= 0 && place_fds(wanted, 3) == 0 && limit_resources(LIMITS_SERVICE) == 0 &&
-        drop_groups(settings) == 0 && drop_privileges(settings->single_uid ? 0 : line->uid) == 0) {
+    if (null_fd >= 0 && setsid() >= 0 && place_fds(wanted, 3) == 0 && limit_resources(LIMITS_WORKLOAD) == 0 &&
+        yield_memory() == 0 && drop_groups(settings) == 0 && drop_privileges(settings->single_uid ? 0 : line->uid) == 0) {
         execve(line->arguments[0], line->arguments, environment);
     }
     log_line("workload %s: %s: %s", line->name, line->arguments[0], strerror(errno));
@@ -92,14 +92,37 @@ static _Noreturn void run_workload(const struct settings *settings, const struct
 }
 
 static int start_one(struct spawner *spawner, const struct line *line) {
-    pid_t pid = fork();
-    if (pid < 0) return -1;
-    if (pid == 0) run_workload(&spawner->settings, line);
+    int output[2];
+    if (pipe2(output, O_CLOEXEC) != 0) return -1;
+    pid_t pid = fcntl(output[0], F_SETFL, O_NONBLOCK) != 0 ? -1 : fork();
+    if (pid == 0) run_workload(&spawner->settings, line, output[1]);
+    int problem = errno;
+    close(output[1]);
+    if (pid < 0) {
+        close(output[0]);
+        errno = problem;
+        return -1;
+    }
     struct workload *workload = &spawner->workloads[spawner->workload_count++];
     snprintf(workload->name, sizeof workload->name, "%s", line->name);
     workload->pid = pid;
+    workload->output = output[0];
     log_line("workload %s: started as uid %u, pid %d", line->name, spawner->settings.single_uid ? 0 : line->uid, (int)pid);
     return 0;
+}
+
+// A workload gets a pipe and not the console: with a terminal in its hands it could stop everybody else's output.
+bool relay_output(struct workload *workload) {
+    char bytes[4096];
+    if (workload->output < 0) return false;
+    ssize_t n = read(workload->output, bytes, sizeof bytes);
+    if (n > 0) {
+        write_log(bytes, (size_t)n);
+    } else if (n == 0 || errno != EAGAIN) {
+        close(workload->output);
+        workload->output = -1;
+    }
+    return n > 0;
 }
 
 int start_workloads(struct spawner *spawner, char *problem, size_t capacity) {

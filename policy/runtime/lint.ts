@@ -47,6 +47,9 @@ const MUST_WATCH =
 /** Calls whose first interesting argument selects what they do: allowed only with a condition on it. */
 const NEEDS_CONDITION: Readonly<Record<string, number>> = { prctl: 0, ioctl: 1, fcntl: 1, prlimit64: 2 };
 
+const PROT_WRITE = 2n;
+const PROT_EXEC = 4n;
+
 /** Values that no condition may admit. */
 const FORBIDDEN_VALUES: readonly { readonly call: string; readonly value: bigint; readonly reason: string }[] = [
   { call: "prctl", value: 4n, reason: "PR_SET_DUMPABLE would open the memory to others" },
@@ -75,6 +78,10 @@ function lintAllowed(rule: SyscallRule): Finding[] {
   const findings: Finding[] = [];
   const forbidden = FORBIDDEN.find(({ calls }) => calls.split(" ").includes(about));
   if (forbidden !== undefined) findings.push({ about, reason: `may not be allowed: it ${forbidden.reason}` });
+  if (isMapping(rule) && !(keepsOut(rule, PROT_WRITE) || keepsOut(rule, PROT_EXEC))) {
+    const reason = "needs `arg2 without PROT_WRITE` or `arg2 without PROT_EXEC`: such a page would take code after ARM";
+    findings.push({ about, reason });
+  }
   const selector = NEEDS_CONDITION[about];
   if (selector === undefined) return findings;
   const chosen = rule.conditions.find(({ arg, test }) => arg === selector && test === "is");
@@ -92,13 +99,18 @@ function lintServe(profile: Profile, rule: SyscallRule): Finding[] {
   if (!profile.load.some(({ syscall }) => syscall === about)) {
     return [{ about, reason: "stage serve cannot allow what stage load does not" }];
   }
-  const keepsOutCode = rule.conditions.some(
-    ({ arg, test, value }) => arg === 2 && test === "without" && (value & 4n) !== 0n,
-  );
-  if ((about === "mmap" || about === "mprotect") && !keepsOutCode) {
+  if (isMapping(rule) && !keepsOut(rule, PROT_EXEC)) {
     return [{ about, reason: "stage serve needs `arg2 without PROT_EXEC`: no new code after the library is loaded" }];
   }
   return [];
+}
+
+function isMapping({ syscall }: SyscallRule): boolean {
+  return syscall === "mmap" || syscall === "mprotect";
+}
+
+function keepsOut({ conditions }: SyscallRule, protection: bigint): boolean {
+  return conditions.some(({ arg, test, value }) => arg === 2 && test === "without" && (value & protection) !== 0n);
 }
 
 function lintWatch(profile: Profile): Finding[] {

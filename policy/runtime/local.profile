@@ -37,7 +37,12 @@ allow fcntl when arg1 is F_GETLK
 allow fcntl when arg1 is F_GETFD
 allow fcntl when arg1 is F_SETFD
 allow fcntl when arg1 is F_GETFL
-allow futex brk mmap mprotect munmap madvise
+allow futex brk munmap madvise
+# never writable and executable at once: a page kept so would take new code after ARM
+allow mmap when arg2 without PROT_EXEC
+allow mmap when arg2 without PROT_WRITE
+allow mprotect when arg2 without PROT_EXEC
+allow mprotect when arg2 without PROT_WRITE
 allow lseek pread64 readv writev poll getdents64 access faccessat faccessat2
 # a log-in rewrites the token's object file
 allow ftruncate fsync fdatasync

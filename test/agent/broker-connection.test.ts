@@ -8,7 +8,13 @@ import { openAudit } from "../../agent/audit.ts";
 import { serveScope } from "../../agent/broker/index.ts";
 import { AgentError } from "../../agent/errors.ts";
 import { ByteWriter, concatBytes, parsePolicy, sha256Hex, utf8 } from "../../policy/index.ts";
-import { type BrokerFixture, SIGNER_PEER, softwareKeys, startBroker } from "../support/broker-fixture.ts";
+import {
+  type BrokerFixture,
+  INTRUDER_PEER,
+  SIGNER_PEER,
+  softwareKeys,
+  startBroker,
+} from "../support/broker-fixture.ts";
 import { openClient, openSession, replay, SIGNING_STREAM, sign, signInit } from "../support/broker-session.ts";
 import { documentBytes, policyDocument } from "../support/policy-document.ts";
 import { INITIALIZE_VALUES, openRawClient, rawFrame, requestFrame, u32, ulongs } from "../support/rpc-client.ts";
@@ -100,6 +106,77 @@ describe("connection", () => {
     client.end();
     await client.closed();
     expect((await (await openClient(broker)).call("C_Initialize", INITIALIZE_VALUES)).rv).toBe(0n);
+  });
+});
+
+describe("refused peers", () => {
+  const refusedOnce = async () => {
+    const client = await openClient(broker);
+    expect(await client.call("C_Initialize", INITIALIZE_VALUES)).toMatchObject({ rv: 0x200n });
+    client.end();
+    await client.closed();
+  };
+
+  it("I8, I10: a flood of refusals is a few records and a count, and hides no refusal of another kind", async () => {
+    broker.peer = INTRUDER_PEER;
+    for (let index = 0; index < 40; index += 1) await refusedOnce();
+    expect(broker.records()).toHaveLength(16);
+    broker.peer = SIGNER_PEER;
+    const client = await openSession(broker);
+    await signInit(client, u32(0x40), 1n);
+    expect(broker.records().at(-1)).toMatchObject({ caller: { uid: 2001 }, step: "mechanism" });
+    broker.peer = INTRUDER_PEER;
+    broker.time += 60_000;
+    await refusedOnce();
+    const records = broker.records();
+    expect(records).toHaveLength(19);
+    const [single, , count, next] = records.slice(15);
+    expect(count).toMatchObject({ caller: { uid: 2002 }, step: "caller", operation: "connect", decision: "deny" });
+    expect(count?.reason).toBe(`24 more refusals like this one: ${single?.reason}`);
+    expect(next?.reason).toBe(single?.reason);
+  });
+
+  it("I8: a count that was not written yet is written when the scope is closed", async () => {
+    const directory = mkdtempSync(join(tmpdir(), "count-"));
+    const lines: string[] = [];
+    const write = (_fd: number, bytes: Uint8Array) => {
+      lines.push(new TextDecoder().decode(bytes));
+      return bytes.length;
+    };
+    await broker.close();
+    broker = await startBroker({
+      audit: openAudit({ path: join(directory, "audit.log"), now: Date.now, anchor: null, write }),
+    });
+    broker.peer = null;
+    for (let index = 0; index < 19; index += 1) await refusedOnce();
+    expect(lines).toHaveLength(16);
+    await broker.close();
+    expect(lines.at(-1)).toContain('"reason":"3 more refusals like this one: the peer could not be identified"');
+    rmSync(directory, { recursive: true });
+    broker = await startBroker();
+  });
+
+  it("I10: refused peers that stay connected do not keep the scope's caller out", async () => {
+    broker.peer = INTRUDER_PEER;
+    const held = [];
+    for (let index = 0; index < 32; index += 1) held.push(await openClient(broker));
+    const more = await openRawClient(broker.socket("release-signing"), null);
+    expect(await more.closed()).toEqual(new Uint8Array());
+    broker.peer = SIGNER_PEER;
+    const client = await openSession(broker);
+    await signInit(client);
+    expect((await sign(client)).rv).toBe(0n);
+    broker.peer = INTRUDER_PEER;
+    held[0]?.end();
+    await held[0]?.closed();
+    await refusedOnce();
+  });
+
+  it("I10: a refused peer cannot make the agent hold a large request", async () => {
+    broker.peer = INTRUDER_PEER;
+    const client = await openClient(broker);
+    client.send(concatBytes(u32(7), u32(0), u32(16_385)));
+    expect(await client.closed()).toEqual(new Uint8Array());
   });
 });
 

@@ -3,6 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { type AuditLog, openAudit } from "../../agent/audit.ts";
+import { AgentError } from "../../agent/errors.ts";
 import { createPeerIdentity } from "../../agent/identity.ts";
 import { ByteReader, ByteWriter, concatBytes, sha256Hex, utf8 } from "../../policy/index.ts";
 import {
@@ -283,6 +284,50 @@ describe("signing", () => {
     expect(await sign(client, DIGEST_INFO)).toMatchObject({ rv: 0x30n });
     await signInit(client, concatBytes(u32(0xd), ulongs(0x250n, 2n, 32n)));
     expect(await sign(client, DIGEST)).toMatchObject({ rv: 0x30n });
+  });
+
+  it("I8: when the shim is gone callers learn that the device failed, and the record was there before", async () => {
+    await broker.close();
+    broker = await startBroker({
+      signer: { sign: () => Promise.reject(new AgentError("ERR_SHIM_GONE", "shim connection: closed")) },
+    });
+    const client = await openSession(broker);
+    for (let attempt = 1; attempt <= 2; attempt += 1) {
+      expect((await signInit(client)).rv).toBe(0n);
+      expect(await sign(client)).toMatchObject({ rv: 0x30n });
+      expect(broker.records().map(({ decision }) => decision)).toEqual(Array.from({ length: attempt }, () => "allow"));
+    }
+  });
+
+  it("I6: an operation belongs to its session, and nothing revives one that is over", async () => {
+    const client = await openSession(broker);
+    const second = 2n;
+    await client.call("C_OpenSession", ulongs(1n, 4n));
+    const signWith = (session: bigint) => client.call("C_Sign", ulongs(session), byteArray(DIGEST), u32(512));
+    expect(await signWith(1n)).toMatchObject({ rv: 0x91n });
+    expect((await signInit(client)).rv).toBe(0n);
+    expect(await signWith(second)).toMatchObject({ rv: 0x91n });
+    expect(await client.call("C_SignFinal", ulongs(second), u32(512))).toMatchObject({ rv: 0x91n });
+    expect((await client.call("C_CloseSession", ulongs(1n))).rv).toBe(0n);
+    expect(await signWith(1n)).toMatchObject({ rv: 0xb3n });
+    expect((await client.call("C_SignInit", ulongs(second), ECDSA, ulongs(PRIVATE))).rv).toBe(0n);
+    expect((await client.call("C_Finalize")).rv).toBe(0n);
+    expect(await signWith(second)).toMatchObject({ rv: 0x190n });
+    await client.call("C_Initialize", INITIALIZE_VALUES);
+    expect(await signWith(second)).toMatchObject({ rv: 0xb3n });
+    expect(broker.requests).toEqual([]);
+  });
+
+  it("I6: data that was begun in parts is not signed in one piece, and raw data is never empty", async () => {
+    const client = await openSession(broker, "rsa-signing");
+    await signInit(client, concatBytes(u32(0x40), u32(0xffff_ffff)));
+    await client.call("C_SignUpdate", ulongs(1n), byteArray(utf8("a")));
+    expect(await sign(client, utf8("b"))).toMatchObject({ rv: 0x90n });
+    await client.call("C_CloseSession", ulongs(1n));
+    await client.call("C_OpenSession", ulongs(1n, 4n));
+    await client.call("C_SignInit", ulongs(2n), u32(0x1), u32(0xffff_ffff), ulongs(PRIVATE));
+    expect(await client.call("C_SignFinal", ulongs(2n), u32(512))).toMatchObject({ rv: 0x21n });
+    expect(broker.requests).toEqual([]);
   });
 
   it("I6: a NULL mechanism cancels, a second C_SignInit does not", async () => {

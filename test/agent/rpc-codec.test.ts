@@ -10,6 +10,7 @@ import {
   MAX_BODY,
   MAX_OPTIONS,
   parseCallBody,
+  ReceiveMemory,
 } from "../../agent/broker/frame.ts";
 import { ByteReader, ByteWriter, concatBytes, fromHex, IronclawError, toHex, utf8 } from "../../policy/index.ts";
 import { byteArray, INITIALIZE_VALUES, rawFrame, requestFrame, u32, ulongs } from "../support/rpc-client.ts";
@@ -83,6 +84,22 @@ describe("frames", () => {
     const splitter = new FrameSplitter();
     splitter.push(header);
     expect(() => splitter.next()).toThrow(IronclawError);
+  });
+
+  it("I10: the connections of a scope hold a limited number of bytes, and give back what is answered", () => {
+    const memory = new ReceiveMemory(4000);
+    const [first, second] = [new FrameSplitter(MAX_BODY, memory), new FrameSplitter(MAX_BODY, memory)];
+    const frame = rawFrame(1, new Uint8Array(1000));
+    first.push(frame.slice(0, 900));
+    second.push(frame.slice(0, 900));
+    expect(() => second.push(frame.slice(900).fill(1))).not.toThrow();
+    expect(() => first.push(new Uint8Array(1500))).toThrow(IronclawError);
+    expect(second.next()?.code).toBe(1);
+    expect(second.next()).toBeNull();
+    second.push(frame.slice(0, 1000));
+    first.close();
+    second.close();
+    new FrameSplitter(MAX_BODY, memory).push(new Uint8Array(2000));
   });
 
   it("I10: random bytes are frames, nothing yet, or a typed refusal", () => {

@@ -140,6 +140,8 @@ describe("confinement", () => {
     const { shim } = await underAttack();
     expect(await attack(shim, "m")).toBe(0);
     expect(await attack(shim, "p")).toBe(0);
+    expect(await attack(shim, "M"), "a page to write code into later").toBe(EPERM);
+    expect(await attack(shim, "P"), "a page to write code into later").toBe(EPERM);
     expect(await shim.arm()).toBe(3);
     expect(await attack(shim, "m")).toBe(EPERM);
     expect(await attack(shim, "p")).toBe(EPERM);

@@ -1,7 +1,7 @@
 import { spawn } from "node:child_process";
 import { createHash } from "node:crypto";
 import { once } from "node:events";
-import { chmodSync, readFileSync, realpathSync, symlinkSync, writeFileSync } from "node:fs";
+import { chmodSync, readFileSync, readlinkSync, realpathSync, symlinkSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
@@ -198,6 +198,7 @@ describe("start-shim", () => {
     expect(status.fields.get("Pid")).toBe(`${pid}`);
     expect(status.fields.get("CapEff")).toBe("0".repeat(16));
     expect(status.fields.get("NoNewPrivs")).toBe("1");
+    expect(readFileSync(`/proc/${pid}/oom_score_adj`, "utf8")).toBe("500\n");
     expect(status.ownNamespaces.map((name) => name.replace(/:\[\d+\]$/, ""))).toEqual([
       "cgroup",
       "ipc",
@@ -344,7 +345,7 @@ describe("start-shim", () => {
 describe("peer-exe", () => {
   test("a process is known by the digest of its executable, asked once or twice", async () => {
     const spawner = await started();
-    const agent = Number(/agent started, pid (\d+)/.exec(spawner.log())?.[1]);
+    const agent = await spawner.logged(/agent started, pid (\d+)/);
     const pidfd = await spawner.pidfd(agent);
     for (let time = 0; time < 2; time++) {
       const peer = await spawner.client.peerExe(pidfd);
@@ -360,7 +361,7 @@ describe("peer-exe", () => {
     const sleep = realpathSync("/usr/bin/sleep");
     const spawner = await started({ workloads: `nap 2001 - ${sleep} 60\n` });
     await spawner.client.startWorkloads();
-    const pidfd = await spawner.pidfd(Number(/nap: started as uid \d+, pid (\d+)/.exec(spawner.log())?.[1]));
+    const pidfd = await spawner.pidfd(await spawner.logged(/nap: started as uid \d+, pid (\d+)/));
     for (let time = 0; time < 20; time++) {
       // Before its execve the child is still the spawner itself.
       const peer = await spawner.client.peerExe(pidfd).catch(() => null);
@@ -368,6 +369,26 @@ describe("peer-exe", () => {
       await delay(5);
     }
     expect((await spawner.client.peerExe(pidfd)).path).toBe(sleep);
+  });
+
+  test("I6: a program that was changed without a trace in its times has another digest", async () => {
+    const sleep = realpathSync("/usr/bin/sleep");
+    const spawner = await started({ workloads: `chameleon 2001 - ${programs.chameleon} ${sleep}\n` });
+    await spawner.client.startWorkloads();
+    const chameleon = await spawner.logged(/chameleon: started as uid \d+, pid (\d+)/);
+    const digestOf = async (pid: number): Promise<string> => {
+      const pidfd = await spawner.pidfd(pid);
+      for (;;) {
+        const peer = await spawner.client.peerExe(pidfd).catch(() => null);
+        // Before its execve the child is still the chameleon itself.
+        if (peer?.path.startsWith("/memfd:") === true) return toHex(peer.sha256);
+      }
+    };
+    for (const [index, last] of ["a", "b", "c"].entries()) {
+      const pid = await spawner.logged(new RegExp(`copy ${index + 1} is (\\d+)\n`));
+      expect(await digestOf(pid)).toBe(sha256(concatBytes(readFileSync(sleep), utf8(last))));
+      process.kill(chameleon, "SIGUSR1");
+    }
   });
 
   test("a process that has ended is nobody's caller", async () => {
@@ -394,6 +415,32 @@ describe("workloads", () => {
     expect((await spawner.client.shimStatus(0)).state).toBe("never-started");
     await expect(spawner.packet(encodePrepareShim(0, [range("/a", 0, 1)]))).rejects.toThrow();
     expect(await spawner.ended()).toBe(11);
+  });
+
+  test("I10: a workload is limited in its processes and ends before the agent when memory runs out", async () => {
+    const workloads =
+      "score 2001 - /usr/bin/cat /proc/self/oom_score_adj\nlimit 2001 - /usr/bin/grep processes /proc/self/limits\n";
+    const spawner = await started({ workloads });
+    await spawner.client.startWorkloads();
+    await expect.poll(() => spawner.log().split("exit code 0").length, { timeout: 20_000 }).toBe(3);
+    expect(spawner.log()).toMatch(/^500$/m);
+    expect(spawner.log()).toMatch(/^Max processes +256 +256 /m);
+    const agent = await spawner.logged(/agent started, pid (\d+)/);
+    expect(Number(readFileSync(`/proc/${agent}/oom_score_adj`, "utf8"))).toBeLessThan(500);
+  });
+
+  test("I10: a workload's output reaches the log in full, through a pipe of its own and never the spawner's terminal", async () => {
+    const workloads =
+      "out 2001 - /usr/bin/readlink /proc/self/fd/1 /proc/self/fd/2\ncount 2002 - /usr/bin/seq 1 40000\n";
+    const spawner = await started({ workloads });
+    await spawner.client.startWorkloads();
+    await expect.poll(() => spawner.log().split("exit code 0").length, { timeout: 20_000 }).toBe(3);
+    const pipes = spawner.log().match(/^pipe:\[\d+\]$/gm) ?? [];
+    expect(pipes).toHaveLength(2);
+    expect(pipes[0]).toBe(pipes[1]);
+    expect(pipes).not.toContain(readlinkSync(`/proc/${spawner.pid}/fd/2`));
+    const numbers = spawner.log().match(/^\d+$/gm) ?? [];
+    expect(numbers).toEqual(Array.from({ length: 40_000 }, (_, index) => `${index + 1}`));
   });
 
   test.each([
@@ -503,7 +550,7 @@ describe("the cap", () => {
     [
       "the agent is killed",
       10,
-      (spawner: HostSpawner) => void process.kill(Number(/pid (\d+)/.exec(spawner.log())?.[1]), "SIGKILL"),
+      async (spawner: HostSpawner) => void process.kill(await spawner.logged(/pid (\d+)/), "SIGKILL"),
     ],
     ["the agent closes its socket", 10, (spawner: HostSpawner) => void spawner.close(3).catch(() => undefined)],
     ["the agent asks for it", 12, (spawner: HostSpawner) => void spawner.client.capAndReboot("because of the test")],
@@ -516,7 +563,7 @@ describe("the cap", () => {
     await using tpm = await startSwtpm({ endorsement: "none" });
     const socketPath = tpm.tcti.replace("swtpm:path=", "");
     const spawner = await started({ tpm: `unix:${socketPath}` });
-    act(spawner);
+    await act(spawner);
     expect(await spawner.ended()).toBe(code);
     expect(spawner.log()).toMatch(/agent PCR capped/);
     expect(await readPcr13(socketPath, 0x000b)).toBe(capped("sha256"));

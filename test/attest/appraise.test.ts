@@ -86,6 +86,11 @@ describe("appraisal", () => {
     ["firmware that extends nothing", "pcr-unextended", { scene: { firmwareLog: logHeader() } }],
     ["a challenge that leaves PCR 4 out", "pcr-not-quoted", { scene: { asked: [9, 11, 12, 13] } }],
     [
+      "a challenge that leaves out a firmware PCR that the release has a value for",
+      "pcr-not-quoted",
+      { scene: { asked: [4, 9, 11, 12, 13] }, assurance: "hardware-ek" },
+    ],
+    [
       "another library",
       "event-mismatch",
       { scene: { events: withEvent(4, launchEvent("library", "/usr/lib/libsofthsm2.so", other)) } },

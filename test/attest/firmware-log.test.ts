@@ -1,18 +1,22 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { extendPcr, hashInBank } from "../../attest/banks.ts";
+import { extendPcr, hashInBank, resetValue } from "../../attest/banks.ts";
 import { parseFirmwareLog, pcrsWithoutOneSeparator, replayFirmwareLog } from "../../attest/firmware-log.ts";
 import { concatBytes, IronclawError, toHex, utf8 } from "../../policy/index.ts";
 import {
+  digestIn,
+  encodeLog,
   logEvent,
   logHeader,
   noActionType,
+  rawEvent,
   separatorType,
   startupLocality,
   typicalLog,
   u16le,
   u32le,
 } from "../support/firmware-log-writer.ts";
+import { platforms, seaBios, systemdBoot, vendorNotebook } from "../support/firmware-platforms.ts";
 
 describe("the firmware event log", () => {
   it.each(["sha256", "sha384"] as const)("replays to the extended PCRs in bank %s", (bank) => {
@@ -51,12 +55,63 @@ describe("the firmware event log", () => {
   it("names every event of a typical log in words", () => {
     const log = parseFirmwareLog(typicalLog());
     expect(log.events.every(({ name }) => name !== null)).toBe(true);
-    expect(pcrsWithoutOneSeparator(log)).toEqual([]);
-    expect(
-      pcrsWithoutOneSeparator(
-        parseFirmwareLog(concatBytes(typicalLog(), logEvent(5, separatorType, new Uint8Array(4)))),
-      ),
-    ).toEqual([5]);
+  });
+
+  it.each(platforms)("I9: of %s replays in every bank of this project that it has", (_name, platform) => {
+    const bytes = encodeLog(platform);
+    const log = parseFirmwareLog(bytes);
+    expect(log.events).toHaveLength(platform.entries.length);
+    for (const bank of ["sha256", "sha384"] as const) {
+      if (!platform.banks.includes(bank)) {
+        expect(() => replayFirmwareLog(log, bank)).toThrow(IronclawError);
+        continue;
+      }
+      const expected = new Map<number, Uint8Array>();
+      if (log.startupLocality > 0) expected.set(0, resetValue(bank, 0).fill(log.startupLocality, -1));
+      for (const { pcr, type, data, measured = data } of platform.entries) {
+        if (type === noActionType) continue;
+        const digest = (platform.digest ?? digestIn)(bank, measured);
+        expected.set(pcr, extendPcr(bank, expected.get(pcr) ?? resetValue(bank, pcr), digest));
+      }
+      expect(replayFirmwareLog(log, bank)).toEqual(expected);
+    }
+  });
+
+  it("I9: an event of a type that no profile lists is replayed like any other", () => {
+    const log = parseFirmwareLog(concatBytes(logHeader(), logEvent(0, 0x8000f001, utf8("x"))));
+    expect(log.events[0]).toMatchObject({ name: null, type: 0x8000f001 });
+    const expected = extendPcr("sha256", new Uint8Array(32), hashInBank("sha256", utf8("x")));
+    expect(toHex(replayFirmwareLog(log, "sha256").get(0) ?? new Uint8Array())).toBe(toHex(expected));
+  });
+
+  it("a real log may be larger than 100 KiB and have vendor bytes in its header", () => {
+    const bytes = encodeLog(vendorNotebook);
+    expect(bytes.length).toBeGreaterThan(100 << 10);
+    expect(parseFirmwareLog(bytes).startupLocality).toBe(3);
+  });
+
+  it("I9: a separator is known by its digest, not by what the event calls itself", () => {
+    const all = (type: number, digestOf: Uint8Array) =>
+      parseFirmwareLog(
+        concatBytes(
+          logHeader(),
+          ...[0, 1, 2, 3, 4, 5, 6, 7].map((pcr) =>
+            rawEvent(pcr, type, new Uint8Array(4), ["sha256", "sha384"], (bank) => digestIn(bank, digestOf)),
+          ),
+        ),
+      );
+    expect(pcrsWithoutOneSeparator(all(separatorType, new Uint8Array(4)), "sha256")).toEqual([]);
+    expect(pcrsWithoutOneSeparator(all(0xd, new Uint8Array(4)), "sha384")).toEqual([]);
+    expect(pcrsWithoutOneSeparator(all(separatorType, utf8("something else")), "sha256")).toHaveLength(8);
+  });
+
+  it("a PCR with two separators, or none, is named", () => {
+    const twice = concatBytes(typicalLog(), logEvent(5, separatorType, new Uint8Array(4)));
+    expect(pcrsWithoutOneSeparator(parseFirmwareLog(typicalLog()), "sha256")).toEqual([]);
+    expect(pcrsWithoutOneSeparator(parseFirmwareLog(twice), "sha256")).toEqual([5]);
+    // SHA-1 digests filled with zeros are no SHA-256 digests of anything.
+    expect(pcrsWithoutOneSeparator(parseFirmwareLog(encodeLog(seaBios)), "sha256")).toHaveLength(8);
+    expect(pcrsWithoutOneSeparator(parseFirmwareLog(encodeLog(systemdBoot)), "sha256")).toEqual([]);
   });
 
   const event = logEvent(4, 0xd, utf8("x"));

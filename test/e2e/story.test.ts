@@ -1,10 +1,15 @@
 import { spawn } from "node:child_process";
-import { readdirSync, readFileSync } from "node:fs";
-import { resolve } from "node:path";
-import { beforeAll, describe, expect, it } from "vitest";
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { StoryResult, TamperedBoot } from "../../vm-images/story/story.ts";
 
 const root = resolve(import.meta.dirname, "../..");
+
+/** Where these runs put their files: what else goes on on this machine is not theirs. */
+const temporary = mkdtempSync(join(tmpdir(), "ironclaw-"));
+afterAll(() => rmSync(temporary, { recursive: true, force: true }));
 
 interface Run {
   readonly code: number | null;
@@ -16,6 +21,7 @@ function runStart(args: readonly string[]): Promise<Run> {
   return new Promise((settle, reject) => {
     const child = spawn(process.execPath, ["vm-images/start.ts", ...args], {
       cwd: root,
+      env: { ...process.env, TMPDIR: temporary },
       stdio: ["ignore", "pipe", "inherit"],
     });
     const chunks: Buffer[] = [];
@@ -25,7 +31,7 @@ function runStart(args: readonly string[]): Promise<Run> {
   });
 }
 
-/** Command lines of this machine's QEMU and swtpm processes. */
+/** Command lines of the QEMU and swtpm processes of these runs. */
 function machines(): string[] {
   return readdirSync("/proc")
     .filter((name) => /^\d+$/.test(name))
@@ -36,7 +42,7 @@ function machines(): string[] {
         return []; // ended meanwhile
       }
     })
-    .filter((line) => /^(qemu-system|swtpm )/.test(line) && line.includes("/ironclaw-"));
+    .filter((line) => /^(qemu-system|swtpm )/.test(line) && line.includes(`${temporary}/`));
 }
 
 describe("npm start -- --json", () => {

@@ -143,6 +143,13 @@ static long other_entry(int x32) {
   return result;
 }
 
+/* Writable and executable at once: kept until after ARM, it would take new code without another call. */
+static long writable_code(int by_mprotect) {
+  const int all = PROT_READ | PROT_WRITE | PROT_EXEC;
+  void *page = mmap(NULL, 4096, by_mprotect ? PROT_READ : all, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  return by_mprotect ? mprotect(page, 4096, all) : (long)page;
+}
+
 static long new_code(int by_mprotect) {
   if (!by_mprotect) return (long)mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   void *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -166,6 +173,8 @@ static long attack_now(unsigned char which) {
   switch (which) {
     case 'm': return new_code(0);
     case 'p': return new_code(1);
+    case 'M': return writable_code(0);
+    case 'P': return writable_code(1);
     case 'w': return open("/ironclaw-hostile", O_WRONLY | O_CREAT, 0600);
     case 's': return syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, (char *)ARMED + 16);
     case 'i': return other_entry(0);

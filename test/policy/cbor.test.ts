@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { fromHex, toHex } from "../../policy/bytes.ts";
-import { type CborValue, decodeCbor, encodeCbor } from "../../policy/cbor.ts";
+import { type CborValue, decodeCbor, defaultCborLimits, encodeCbor } from "../../policy/cbor.ts";
 import { PolicyError } from "../../policy/errors.ts";
 
 const wholeNumber = fc
@@ -48,6 +48,12 @@ describe("canonical CBOR", () => {
         expect(decodeCbor(bytes)).toEqual(value);
       }),
     );
+  });
+
+  it("I10: a list that is longer than an argument list may be goes there and back", () => {
+    const list = Array.from({ length: 200_000 }, (_, index) => index);
+    const limits = { ...defaultCborLimits, items: 300_000 };
+    expect(decodeCbor(encodeCbor(list), limits)).toEqual(list);
   });
 
   it("I10: whatever bytes are accepted are the one encoding of their value", () => {

@@ -124,7 +124,12 @@ describe("the compiled filters", () => {
   });
 
   test("I5: after ARM no memory becomes executable and no file is opened for writing", () => {
-    expect(decideAll(local, ["load", "lock"], call("mmap", 0n, 4096n, 5n))).toBe("allow");
+    for (const name of ["mmap", "mprotect"]) {
+      expect(decideAll(local, ["load", "lock"], call(name, 0n, 4096n, 5n)), name).toBe("allow");
+      expect(decideAll(local, ["load", "lock"], call(name, 0n, 4096n, 3n)), name).toBe("allow");
+      expect(decideAll(local, ["load", "lock"], call(name, 0n, 4096n, 6n)), name).toBe("deny");
+      expect(decideAll(local, ["load", "lock"], call(name, 0n, 4096n, 7n)), name).toBe("deny");
+    }
     expect(decideAll(local, FILTERS, call("mmap", 0n, 4096n, 5n))).toBe("deny");
     expect(decideAll(local, FILTERS, call("mmap", 0n, 4096n, 3n))).toBe("allow");
     expect(decideAll(local, FILTERS, call("mprotect", 0n, 4096n, 4n))).toBe("deny");
@@ -173,7 +178,13 @@ describe("the linter", () => {
     expect(findings((t) => t.replace("watch seccomp\n", ""))).toContain("seccomp");
     expect(findings((t) => t.replace("watch prctl when arg0 is PR_SET_SECCOMP\n", ""))).toContain("prctl");
     expect(findings((t) => t.replace("limit core 0", "limit core 1"))).toContain("core");
-    expect(findings((t) => t.replace("allow mmap when arg2 without PROT_EXEC", "allow mmap"))).toContain("mmap");
+    for (const name of ["mmap", "mprotect"]) {
+      const rule = `allow ${name} when arg2 without PROT_EXEC`;
+      expect(findings((t) => t.replace(rule, `allow ${name}`))).toEqual([name]);
+      expect(findings((t) => t.replace(rule, `allow ${name} when arg2 without PROT_READ`))).toEqual([name]);
+    }
+    const [load = "", serve = ""] = text.split("stage serve\n");
+    expect(findings(() => `${load}stage serve\n${serve.replace("PROT_EXEC", "PROT_WRITE")}`)).toEqual(["mmap"]);
     expect(findings((t) => t.replace("allow prctl when arg0 is PR_SET_NAME", "allow prctl"))).toContain("prctl");
     expect(findings((t) => t.replace("arg0 is PR_SET_NAME", "arg0 is PR_SET_SECCOMP"))).toContain("prctl");
     expect(findings((t) => t.replace("landlock read /", "landlock write /"))).toContain("/");

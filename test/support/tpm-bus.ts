@@ -1,13 +1,16 @@
 import { once } from "node:events";
-import { connect, createServer, type Socket } from "node:net";
+import { connect, createServer, type Server, type Socket } from "node:net";
 import { join } from "node:path";
 import type { SoftwareTpm } from "./swtpm.ts";
 
+/** Who speaks: each has a socket of its own. The TCTI opens a connection for every command, so nothing else tells them apart. */
+export const BUS_CLIENTS = ["agent", "unsealer", "other"] as const;
+export type BusClient = (typeof BUS_CLIENTS)[number];
+
 /** One command as the TPM got it, or would have. */
 export interface BusCommand {
-  /** Connections are numbered from 0 in the order in which they were opened since `listen`. */
-  readonly client: number;
-  /** Commands of all clients are numbered from 0 since `listen`. */
+  readonly client: BusClient;
+  /** Commands of all clients are numbered from 0 since `arm`. */
   readonly index: number;
   /** TPM_CC. */
   readonly code: number;
@@ -16,97 +19,104 @@ export interface BusCommand {
 /** `refuse`: the TPM does not see the command. `lose`: it obeys, and its answer is lost. Both answer TPM_RC_FAILURE. */
 export type BusFault = "refuse" | "lose" | null;
 
-/** What a guest's /dev/tpmrm0 does: several clients on one TPM, one command at a time, and nothing left of one that went. */
+/** Stands before a software TPM: sees every command, and fails the ones that a test chooses. */
 export interface TpmBus extends AsyncDisposable {
-  readonly tcti: string;
-  /** The command channel alone, for a client that speaks the TPM's own format. */
-  readonly path: string;
+  tcti(client: BusClient): string;
+  /** Path of the command channel, for a client that speaks the TPM's own format. */
+  path(client: BusClient): string;
+  /** Since the last `arm`. */
   readonly commands: readonly BusCommand[];
-  /** Begin again with command and client 0, after a power cycle of the TPM. */
-  listen(fault?: (command: BusCommand) => BusFault): void;
+  /** Forget the commands so far, and from now on do this to the next ones. */
+  arm(fault?: (command: BusCommand) => BusFault): void;
+  /** What /dev/tpmrm0 does when a client has gone: none of its objects and sessions stays in the TPM. */
+  flushClient(client: BusClient): Promise<void>;
 }
 
-export const TPM_CC = { pcrExtend: 0x182, unseal: 0x15e, flushContext: 0x165, pcrRead: 0x17e, quote: 0x158 } as const;
+export const TPM_CC = { pcrExtend: 0x182, unseal: 0x15e, flushContext: 0x165, readPublic: 0x173 } as const;
 /** CreatePrimary, LoadExternal, Load, StartAuthSession, ContextLoad: their answers begin with a handle to flush later. */
 const MAKES_HANDLE: ReadonlySet<number> = new Set([0x131, 0x167, 0x157, 0x176, 0x161]);
 const FAILURE = Buffer.from("80010000000a00000101", "hex");
 
 export async function openTpmBus(tpm: SoftwareTpm): Promise<TpmBus> {
   const target = join(tpm.directory, "tpm.sock");
-  const path = join(tpm.directory, "bus.sock");
-  const state = { commands: [] as BusCommand[], clients: 0, fault: (_: BusCommand): BusFault => null };
-  const wire = upstream(target);
-  const server = createServer((socket) => {
-    const client = state.clients++;
-    const handles = new Set<number>();
-    whole(socket, async (command) => {
-      const seen = { client, index: state.commands.length, code: command.readUInt32BE(6) };
-      state.commands.push(seen);
-      const fault = state.fault(seen);
-      const response = fault === "refuse" ? FAILURE : await wire.transmit(command);
-      keepHandles(handles, seen.code, command, response);
-      if (!socket.destroyed) socket.write(fault === "lose" ? FAILURE : response);
-    });
-    socket.on("error", () => socket.destroy());
-    socket.on("close", () => {
-      for (const handle of handles) void wire.transmit(flush(handle)).catch(() => undefined);
-    });
-  });
-  const control = createServer((socket) => {
-    const other = connect(`${target}.ctrl`);
-    for (const [from, to] of [
-      [socket, other],
-      [other, socket],
-    ] as const) {
-      from.pipe(to);
-      from.on("error", () => to.destroy());
-      from.on("close", () => to.destroy());
-    }
-  });
-  await Promise.all([once(server.listen(path), "listening"), once(control.listen(`${path}.ctrl`), "listening")]);
+  const path = (client: BusClient) => join(tpm.directory, `bus-${client}.sock`);
+  const state = { commands: [] as BusCommand[], fault: (_: BusCommand): BusFault => null };
+  const handles = new Map<BusClient, Set<number>>(BUS_CLIENTS.map((client) => [client, new Set()]));
+  const transmit = oneAtATime(target);
+  const answer = async (client: BusClient, command: Buffer): Promise<Buffer> => {
+    const seen = { client, index: state.commands.length, code: command.readUInt32BE(6) };
+    state.commands.push(seen);
+    const fault = state.fault(seen);
+    if (fault === "refuse") return FAILURE;
+    const response = await transmit(command);
+    keepHandles(handles.get(client) ?? new Set(), seen.code, command, response);
+    return fault === "lose" ? FAILURE : response;
+  };
+  const servers = BUS_CLIENTS.flatMap((client) => [
+    listen(path(client), (socket) =>
+      whole(socket, async (command) => void socket.write(await answer(client, command))),
+    ),
+    listen(`${path(client)}.ctrl`, (socket) => tie(socket, connect(`${target}.ctrl`))),
+  ]);
+  await Promise.all(servers.map((server) => once(server, "listening")));
   return {
-    tcti: `swtpm:path=${path}`,
     path,
+    tcti: (client) => `swtpm:path=${path(client)}`,
     get commands() {
       return state.commands;
     },
-    listen: (fault = () => null) => {
-      Object.assign(state, { commands: [], clients: 0, fault });
-      wire.close();
+    arm: (fault = () => null) => {
+      Object.assign(state, { commands: [], fault });
+    },
+    flushClient: async (client) => {
+      for (const handle of handles.get(client) ?? []) await transmit(flushContext(handle));
+      handles.get(client)?.clear();
     },
     [Symbol.asyncDispose]: async () => {
-      wire.close();
-      server.close();
-      control.close();
+      for (const server of servers) server.close();
     },
   };
 }
 
-/** The one connection that swtpm serves, opened again after a power cycle; commands wait for each other. */
-function upstream(target: string): { transmit(command: Buffer): Promise<Buffer>; close(): void } {
-  let socket: Socket | null = null;
+function listen(path: string, serve: (socket: Socket) => void): Server {
+  return createServer((socket) => {
+    socket.on("error", () => socket.destroy());
+    serve(socket);
+  }).listen(path);
+}
+
+/** swtpm serves one connection at a time: each command has its own, after the one before it was answered. */
+function oneAtATime(target: string): (command: Buffer) => Promise<Buffer> {
   let last: Promise<unknown> = Promise.resolve();
-  const once = (command: Buffer): Promise<Buffer> =>
-    new Promise((resolve, reject) => {
-      socket ??= connect(target);
-      const own = socket;
-      own.removeAllListeners();
-      own.on("error", reject);
-      own.on("close", () => reject(new Error("the software TPM hung up")));
-      whole(own, async (response) => resolve(response));
-      own.write(command);
-    });
-  return {
-    transmit: (command) => {
-      const turn = last.then(() => once(command));
-      last = turn.catch(() => undefined);
-      return turn;
-    },
-    close: () => {
-      socket?.destroy();
-      socket = null;
-    },
+  const ask = async (command: Buffer): Promise<Buffer> => {
+    const socket = connect(target);
+    try {
+      return await new Promise((resolve, reject) => {
+        socket.on("error", reject);
+        socket.on("close", () => reject(new Error("the software TPM hung up")));
+        whole(socket, async (response) => resolve(response));
+        socket.write(command);
+      });
+    } finally {
+      socket.destroy();
+    }
   };
+  return (command) => {
+    const turn = last.then(() => ask(command));
+    last = turn.catch(() => undefined);
+    return turn;
+  };
+}
+
+function tie(a: Socket, b: Socket): void {
+  for (const [from, to] of [
+    [a, b],
+    [b, a],
+  ] as const) {
+    from.pipe(to);
+    from.on("error", () => to.destroy());
+    from.on("close", () => to.destroy());
+  }
 }
 
 /** Calls back with each whole TPM command or response: tag u16, size u32, code u32. */
@@ -128,7 +138,7 @@ function keepHandles(handles: Set<number>, code: number, command: Buffer, respon
   if (code === TPM_CC.flushContext) handles.delete(command.readUInt32BE(10));
 }
 
-function flush(handle: number): Buffer {
+function flushContext(handle: number): Buffer {
   const command = Buffer.from("80010000000e0000016500000000", "hex");
   command.writeUInt32BE(handle, 10);
   return command;

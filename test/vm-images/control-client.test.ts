@@ -86,6 +86,29 @@ describe("openControl", () => {
     client.close();
   });
 
+  it("a question that was lost before the guest listened does not hold up the next one", async () => {
+    let asked = 0;
+    const client = await clientOf(() => {
+      asked += 1;
+      return asked === 1 ? undefined : { ok: true, asked };
+    }, 600_000);
+    await expect(client.status(1)).rejects.toMatchObject({ code: "ERR_VM_TIMEOUT" });
+    expect(await client.status()).toEqual({ asked: 2 });
+    client.close();
+  });
+
+  it("I10: a guest that sends reports nobody asked for loses the port, and fills no memory", async () => {
+    const [control] = await pair();
+    const [report, guest] = await pair();
+    const client = openControl({ control, report });
+    guest.on("error", () => undefined); // the host hangs up in the middle
+    const content = new Uint8Array(1 << 20);
+    for (let sent = 0; sent < 6; sent += 1) guest.write(frame(content));
+    await once(report, "close");
+    await expect(client.challenge(challenge)).rejects.toMatchObject({ code: "ERR_VM_PORT" });
+    client.close();
+  });
+
   it("I10: silence, a report beyond 4 MiB and a closed port end in typed errors", async () => {
     const silent = await clientOf(() => undefined, 50);
     await expect(silent.status()).rejects.toMatchObject({ code: "ERR_VM_TIMEOUT" });

@@ -2,22 +2,19 @@ import { mkdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { parseConfig } from "../../agent/config.ts";
 import { expectedLaunchEvents } from "../../agent/launch/expected-events.ts";
-import { SHIM_PATH } from "../../agent/launch/files.ts";
 import { predictRelease, type ReleasePrediction } from "../../agent/launch/prediction.ts";
-import { measureClosure, modulePolicy } from "../../attest/index.ts";
 import { encodeAnchors, encodeBundle, parsePolicy, sha256, sha256Hex, utf8 } from "../../policy/index.ts";
 import { createSigningKeyFile, loadSigningKey, sealOffline, signDelegation, signRelease } from "../../seal/index.ts";
 import { type Image, softhsmFiles } from "../build.ts";
-import { ImageError } from "../errors.ts";
 import type { ImageFile } from "../files.ts";
-import { GuestTree } from "../guest-tree.ts";
+import { GuestTree, requireGuestFile as requireFile } from "../guest-tree.ts";
+import { PROGRAMS, pinModule } from "../pin-module.ts";
 import { vmPciDevices } from "../qemu-args.ts";
 import { type DemoToken, makeDemoToken, randomPin } from "../token/token.ts";
 import { exists } from "../unpack.ts";
 import { demoPolicy } from "./demo-policy.ts";
 import type { CabinetContents } from "./tamper.ts";
 
-const PROGRAMS = "/usr/lib/ironclaw";
 const VALIDITY_DAYS = 365;
 
 /** The programs that may call in the demo: the workload's Node, and two stock PKCS#11 clients. */
@@ -57,7 +54,11 @@ export async function provisionMachine(order: MachineOrder): Promise<Machine> {
   const tree = new GuestTree(image.tree, moduleFiles);
 
   const policyBytes = demoPolicy({
-    module: pinModule(tree, moduleFiles),
+    module: pinModule(tree, {
+      library: moduleFiles.find(({ path }) => path.endsWith(".so"))?.path ?? "",
+      files: moduleFiles,
+      environment: { SOFTHSM2_CONF: "/etc/softhsm2.conf" },
+    }),
     profileSha256: sha256Hex(requireFile(tree, `${PROGRAMS}/local.profile`)),
     devices: vmPciDevices,
     token,
@@ -109,27 +110,6 @@ async function openKeys(directory: string) {
     return (await exists(path)) ? loadSigningKey(path) : createSigningKeyFile(path);
   };
   return { root: await open("root"), release: await open("release"), operator: await open("operator") };
-}
-
-function pinModule(tree: GuestTree, files: readonly ImageFile[]) {
-  const library = files.find(({ path }) => path.endsWith(".so"));
-  if (library === undefined) throw new ImageError("ERR_IMAGE_SOURCE", "module", { expected: "a library", got: "none" });
-  const pin = measureClosure({
-    entry: library.path,
-    executable: SHIM_PATH,
-    readFile: (path) => tree.readFile(path === SHIM_PATH ? `${PROGRAMS}/shim` : path),
-    realPath: (path) => tree.realPath(path),
-  });
-  // The shim itself is part of the image, which the release names: a policy pins what it brings and what that needs.
-  const { [SHIM_PATH]: _shim, ...closure } = pin.closure;
-  const configuration = files.filter((file) => file !== library).map(({ path, bytes }) => [path, sha256Hex(bytes)]);
-  return modulePolicy({ ...pin, closure }, Object.fromEntries(configuration), { SOFTHSM2_CONF: "/etc/softhsm2.conf" });
-}
-
-function requireFile(tree: GuestTree, path: string): Uint8Array {
-  const bytes = tree.readFile(path);
-  if (bytes === null) throw new ImageError("ERR_IMAGE_SOURCE", `image ${path}`, { expected: "a file", got: "none" });
-  return bytes;
 }
 
 function validity(): { notBefore: string; notAfter: string } {

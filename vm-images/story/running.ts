@@ -12,7 +12,7 @@ import type { CabinetContents } from "./tamper.ts";
 
 const BOOT_TIMEOUT = 240_000;
 const POLL = 500;
-/** The guest answers `status` only once its agent runs; until then a request goes unanswered. */
+/** The guest answers `status` only once its agent runs; until then a request goes unanswered, or newer firmware eats it. */
 const FIRST_ANSWER_TIMEOUT = 3_000;
 
 export interface LaunchOutcome {
@@ -98,7 +98,7 @@ async function waitForLaunch(vm: Vm, control: ControlClient): Promise<LaunchOutc
     ended = `the machine ended (${code}) ${stderr}`.trim();
   });
   while (performance.now() < deadline && ended === "") {
-    const answer = await Promise.race([control.status(), sleep(FIRST_ANSWER_TIMEOUT, null)]).catch(() => null);
+    const answer = await control.status(FIRST_ANSWER_TIMEOUT).catch(() => null);
     const state = answer?.["state"];
     if (state === "serving" || state === "refused") {
       const reasons = answer?.["reasons"];

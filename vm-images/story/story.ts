@@ -1,8 +1,8 @@
-import { cp, mkdir, mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { cp, mkdir } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import type { Enrolment } from "../../attest/index.ts";
 import { buildImage, type Image } from "../build.ts";
+import { withScratch } from "../scratch.ts";
 import { makeTpmState, type TpmState } from "../swtpm.ts";
 import { INTRUDER_UID } from "./demo-policy.ts";
 import { type Machine, provisionMachine } from "./machine.ts";
@@ -60,13 +60,8 @@ export interface StoryResult {
 }
 
 /** Everything `npm start` shows, on files of its own that are gone afterwards. */
-export async function tellStory(progress: Progress): Promise<StoryResult> {
-  const directory = await mkdtemp(join(tmpdir(), "ironclaw-"));
-  try {
-    return await tell(progress, directory);
-  } finally {
-    await rm(directory, { recursive: true, force: true });
-  }
+export function tellStory(progress: Progress): Promise<StoryResult> {
+  return withScratch("ironclaw-", (directory) => tell(progress, directory));
 }
 
 interface Stage {

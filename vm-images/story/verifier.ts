@@ -1,15 +1,13 @@
-import { randomBytes, timingSafeEqual } from "node:crypto";
+import { randomBytes } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import {
   type AppraisalPolicy,
   type AttestationResult,
   appraise,
   type Claims,
-  createEnrolment,
   defaultQuotePcrs,
   type Endorsement,
   type Enrolment,
-  makeCredential,
   parseEvidence,
   type TrustAnchor,
   verifyEndorsement,
@@ -17,8 +15,9 @@ import {
 } from "../../attest/index.ts";
 import { parseAnchors, verifyRelease } from "../../policy/index.ts";
 import type { ControlClient } from "../control-client.ts";
-import { ImageError } from "../errors.ts";
 import type { TpmState } from "../swtpm.ts";
+
+export { enrol } from "../enrol.ts";
 
 /** Accepts what `npm start` makes, by name: a demo image on a software TPM. The default policy refuses both. */
 export const DEMO_APPRAISAL: AppraisalPolicy = {
@@ -28,25 +27,6 @@ export const DEMO_APPRAISAL: AppraisalPolicy = {
   requireCapped: true,
   waiveFirmwarePins: true,
 };
-
-/**
- * Enrol a machine: its EK certificate chains to the pinned CA, and a credential made for EK and AK comes back opened, so
- * both keys are in one TPM. What comes from the guest is used as input to these checks and for nothing else.
- */
-export async function enrol(name: string, endorsement: Endorsement, control: ControlClient): Promise<Enrolment> {
-  const { akPublic } = await control.endorsement();
-  if (typeof akPublic !== "string")
-    throw new ImageError("ERR_VM_CONTROL", "endorsement: akPublic", { expected: "base64", got: typeof akPublic });
-  // The Name is computed from the public area that will be pinned, never taken from the guest.
-  const enrolment = createEnrolment(name, endorsement, new Uint8Array(Buffer.from(akPublic, "base64")));
-  const secret = new Uint8Array(randomBytes(32));
-  const credential = await makeCredential(endorsement.ekPublic, Buffer.from(enrolment.akName, "hex"), secret);
-  const answer = await control.activate(credential.credentialBlob, credential.encryptedSecret);
-  if (answer.length !== secret.length || !timingSafeEqual(answer, secret)) {
-    throw new ImageError("ERR_VM_CONTROL", "activate", { expected: "the credential's secret", got: "another value" });
-  }
-  return enrolment;
-}
 
 /** Verify an EK certificate of this host's own software TPM CA: nothing but `software-tpm` can come of it. */
 export async function endorse(tpm: Pick<TpmState, "ekCertificates" | "caIssuer" | "caRoot">): Promise<Endorsement> {

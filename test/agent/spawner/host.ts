@@ -23,6 +23,8 @@ export interface Programs {
   readonly spawner: string;
   readonly agent: string;
   readonly shim: string;
+  /** Changes its own executable and leaves no trace of it. */
+  readonly chameleon: string;
   remove(): void;
 }
 
@@ -45,6 +47,7 @@ export function buildPrograms(): Programs {
     agent: build("fake-agent", [join(import.meta.dirname, "fake-agent.c")]),
     // Dynamic, so that a private root without loader or libc would not do.
     shim: build("probe-shim", [join(import.meta.dirname, "probe-shim.c")]),
+    chameleon: build("chameleon", [join(import.meta.dirname, "chameleon.c")]),
     remove: () => rmSync(directory, { recursive: true, force: true }),
   };
 }
@@ -80,6 +83,8 @@ export interface HostSpawner {
   /** The spawner's exit code, when it has ended. */
   ended(): Promise<number>;
   log(): string;
+  /** The number that `pattern` captures in the log, as soon as it is there: the log comes by another way than replies do. */
+  logged(pattern: RegExp): Promise<number>;
   stop(): Promise<void>;
 }
 
@@ -113,6 +118,13 @@ export async function startSpawner(programs: Programs, options: HostOptions = {}
     pid: child.pid ?? -1,
     ended: () => closed,
     log: () => log,
+    logged: async (pattern) => {
+      for (;;) {
+        const found = pattern.exec(log);
+        if (found !== null) return Number(found[1]);
+        await Promise.race([once(child.stderr ?? child, "data"), closed.then(() => Promise.reject(new Error(log)))]);
+      }
+    },
     stop: async () => {
       child.kill("SIGKILL");
       socket.destroy();
@@ -134,7 +146,7 @@ function spawnSpawner(programs: Programs, directory: string, options: HostOption
   return spawn(file, args, { stdio: ["ignore", "ignore", "pipe"] });
 }
 
-type Agent = Omit<HostSpawner, "pid" | "ended" | "log" | "stop">;
+type Agent = Omit<HostSpawner, "pid" | "ended" | "log" | "logged" | "stop">;
 
 function relay(socket: Socket): Agent {
   const order = orders(socket);

@@ -1,0 +1,63 @@
+import {
+  DIGESTS,
+  decide,
+  type MechanismParameters,
+  type Policy,
+  parsePolicy,
+  ruleDigest,
+  type Scope,
+} from "../../policy/index.ts";
+import type { Command } from "./command.ts";
+import { readInput } from "./files.ts";
+import { answer, JSON_OPTION } from "./output.ts";
+
+export const command: Command = {
+  summary: "may this caller use this key by this mechanism? one line a scope, with the rule or the reason",
+  positionals: ["POLICY"],
+  options: {
+    caller: { type: "string", value: "NAME", help: "a caller of the policy", required: true },
+    key: { type: "string", value: "NAME", help: "a key of the policy", required: true },
+    mechanism: { type: "string", value: "TYPE", help: "e.g. CKM_ECDSA", required: true },
+    operation: { type: "string", value: "NAME", help: "sign (default), decrypt or unwrap" },
+    json: JSON_OPTION,
+  },
+  examples: ["ironclaw policy explain policy.json --caller release-signer --key release-ec --mechanism CKM_ECDSA"],
+  run: async (input, io) => {
+    const policy = parsePolicy(await readInput(input.positional(0), "policy"));
+    const operation = input.choice("operation", ["sign", "decrypt", "unwrap"]);
+    const [key, mechanism] = [input.text("key"), input.text("mechanism")];
+    const caller = callerNamed(policy, input.text("caller"));
+    const scopes = policy.scopes.map((scope) => ({
+      scope: scope.name,
+      ...decide(policy, {
+        ...{ scope: scope.name, caller, key, operation, mechanism },
+        parameters: fittingParameters(scope, mechanism),
+        input: { kind: "pending" },
+        tokens: 1,
+      }),
+    }));
+    const allow = scopes.some((decision) => decision.allow);
+    const lines = scopes.map((decision) =>
+      decision.allow
+        ? `  ${decision.scope}: yes, by rule ${decision.rule}`
+        : `  ${decision.scope}: no, ${decision.step}: ${decision.reason}`,
+    );
+    answer(input, io, { allow, scopes }, [allow ? "allowed" : "denied", ...lines].join("\n"));
+    return allow ? 0 : 1;
+  },
+};
+
+/** The identity that the policy gives a name; null, which no scope serves, for a name that it does not have. */
+function callerNamed(policy: Policy, name: string): { uid: number; exe: string } | null {
+  const caller = Object.hasOwn(policy.callers, name) ? policy.callers[name] : undefined;
+  const exe = caller?.exe[0];
+  return caller === undefined || exe === undefined ? null : { uid: caller.uid, exe };
+}
+
+/** The question is about the rule, so the parameters are those that its rule wants. */
+function fittingParameters(scope: Scope, mechanism: string): MechanismParameters {
+  const rule = scope.mechanisms.find(({ type }) => type === mechanism);
+  if (rule === undefined || !mechanism.endsWith("_PSS")) return { kind: "none" };
+  const { mechanism: hash, mgf, size } = DIGESTS[ruleDigest(rule)];
+  return { kind: "pss", hash, mgf, saltLength: BigInt(size) };
+}

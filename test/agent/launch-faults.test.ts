@@ -1,0 +1,118 @@
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { type LaunchChecks, openLaunchChecks, programsWith, reasonOf, reasonsOf } from "../support/launch-checks.ts";
+import type { BootOptions, LaunchBench, Provisioned, SpawnerStep } from "../support/launch-fixture.ts";
+import { type BusCommand, TPM_CC } from "../support/tpm-bus.ts";
+
+/** Left-over handles go with the unsealer; an EK that cannot be read at its handle is made again and has the same Name. */
+const SURVIVED: ReadonlySet<number> = new Set([TPM_CC.flushContext, TPM_CC.readPublic]);
+const SWEEP = { timeout: 240_000 };
+
+let checks: LaunchChecks;
+let bench: LaunchBench;
+let provisioned: Provisioned;
+beforeAll(async () => {
+  checks = await openLaunchChecks();
+  ({ bench, provisioned } = checks);
+});
+afterAll(() => bench[Symbol.asyncDispose]());
+
+const boot: LaunchChecks["boot"] = (...args) => checks.boot(...args);
+const expectClosed: LaunchChecks["expectClosed"] = (...args) => checks.expectClosed(...args);
+const expectRefused: LaunchChecks["expectRefused"] = (...args) => checks.expectRefused(...args);
+
+describe("a fault at every step", () => {
+  const sweep = async (client: BusCommand["client"]) => {
+    await using clean = await boot();
+    const steps = clean.commands.filter((command) => command.client === client);
+    expect(steps.length).toBeGreaterThan(10);
+    for (const step of steps) {
+      await using booted = await boot({ fault: ({ index }) => (index === step.index ? "refuse" : null) });
+      if (SURVIVED.has(step.code)) {
+        expect(booted.record.state.kind).toBe("serving");
+        await expectClosed();
+      } else await expectRefused(booted);
+    }
+  };
+
+  test("I3: each TPM command of the agent that fails ends in refused and capped", SWEEP, () => sweep("agent"));
+  test("I3: each TPM command of the unsealer that fails ends in refused and capped", SWEEP, () => sweep("unsealer"));
+
+  test("I3: an extend that was done but not answered ends in refused and capped", SWEEP, async () => {
+    await using clean = await boot();
+    const extends_ = clean.commands.filter(({ code }) => code === TPM_CC.pcrExtend);
+    for (const step of [0, 3, provisioned.events.length - 1, -4, -3, -1].map((at) => extends_.at(at))) {
+      await using booted = await boot({ fault: ({ index }) => (index === step?.index ? "lose" : null) });
+      expect(booted.record.state.kind).toBe("refused");
+      await expectClosed();
+    }
+  });
+
+  test.each(["prepareShim", "startShim"] satisfies SpawnerStep[])(
+    "I3: a spawner that refuses %s ends the launch refused and capped",
+    async (step) => {
+      const refusal = () => Promise.reject(new Error(`${step}: no`));
+      await using booted = await boot({ spawner: () => ({ [step]: refusal }) });
+      await expectRefused(booted);
+      expect(reasonsOf(booted).map(({ got }) => got)).toContain(`${step}: no`);
+    },
+  );
+
+  test("I3: a spawner that reports too few digests ends the launch refused and capped", async () => {
+    const short: BootOptions["spawner"] = (real) => ({
+      prepareShim: async (id, files) => (await real.prepareShim(id, files)).slice(1),
+    });
+    await using booted = await boot({ spawner: short });
+    await expectRefused(booted);
+    expect(reasonOf(booted, "ERR_SPAWNER")).toBeDefined();
+  });
+
+  test.each(["open", "probe", "load", "login", "keys", "sign", "arm"] as const)(
+    "I3: a shim that is killed before %s ends the launch refused and capped",
+    async (step) => {
+      await using booted = await boot({ killShimAt: step });
+      await expectRefused(booted);
+      expect(reasonsOf(booted).map(({ code }) => code)).toEqual(["ERR_SHIM_GONE"]);
+      // READY may have been sent before the kill; the first request then finds nobody.
+      expect(step === "open" ? ["open", "probe"] : [step]).toContain(booted.calls.at(-1));
+    },
+  );
+
+  test.each([
+    ["is missing", null],
+    ["prints garbage", 'echo \'{"kind":"relea\''],
+    ["prints nothing", "exit 0"],
+    ["is killed", "kill -9 $$"],
+    ["says released and exits with another code", 'echo \'{"kind":"released","ms":1}\'; exit 3'],
+    ["prints without end", "exec cat /dev/zero"],
+  ])("I3: an unsealer that %s ends the launch refused and capped", async (name, script) => {
+    await using booted = await boot({ programs: programsWith(bench, name, script) });
+    await expectRefused(booted);
+    expect(reasonsOf(booted).map(({ code }) => code)).toEqual(["ERR_UNSEALER"]);
+    expect(booted.calls).not.toContain("login");
+  });
+
+  test("I3: an unsealer that says released and wrote no PIN ends the launch refused and capped", async () => {
+    const programs = programsWith(bench, "lies", 'echo \'{"kind":"released","ms":1}\'');
+    await using booted = await boot({ programs, shimTimeoutMs: 3_000 });
+    await expectRefused(booted);
+    expect(reasonsOf(booted).map(({ code }) => code)).toEqual(["ERR_SHIM_TIMEOUT"]);
+  });
+
+  test(
+    "I3: when the TPM fails the cap too, the spawner is told to cap and reboot, and the launch rejects",
+    SWEEP,
+    async () => {
+      await using clean = await boot();
+      for (const from of [0, 3, 18, clean.commands.length - 1]) {
+        await using booted = await boot({
+          fault: ({ client, index }) => (client === "agent" && index >= from ? "refuse" : null),
+        });
+        expect(booted.failure).toMatchObject({ code: "ERR_TPM" });
+        expect(booted.launched).toBeNull();
+        expect(booted.record.state.kind).not.toMatch(/serving|refused/);
+        expect(booted.capAsked).toEqual(["the cap of a refused launch failed"]);
+        await expectClosed();
+      }
+    },
+  );
+});

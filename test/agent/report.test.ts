@@ -1,0 +1,199 @@
+import { randomBytes } from "node:crypto";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { openAudit } from "../../agent/audit.ts";
+import { evidenceSources, frameReport, type ReportSources } from "../../agent/report.ts";
+import {
+  type Challenge,
+  collectEvidence,
+  defaultQuotePcrs,
+  type Enrolment,
+  encodeEvidence,
+  launchEvent,
+  parseEvidence,
+  type VerifiedEvidence,
+  verifyEvidence,
+} from "../../attest/index.ts";
+import { fromHex, sha256, toBase64, toHex, utf8 } from "../../policy/index.ts";
+import {
+  type Boot,
+  FIRMWARE_LOG,
+  LAUNCH_PIN,
+  type LaunchBench,
+  openLaunchBench,
+  type Provisioned,
+} from "../support/launch-fixture.ts";
+
+let bench: LaunchBench;
+let provisioned: Provisioned;
+beforeAll(async () => {
+  bench = await openLaunchBench();
+  provisioned = await bench.provision();
+});
+afterAll(() => bench[Symbol.asyncDispose]());
+
+interface Reporter {
+  readonly sources: ReportSources;
+  readonly enrolment: Enrolment;
+}
+
+/** What the agent gathers when it starts, and what a verifier knows of the machine. */
+async function openReporter({
+  tpm,
+  log,
+  record,
+  inputs,
+}: Pick<Boot, "tpm" | "log" | "record" | "inputs">): Promise<Reporter> {
+  const ak = await tpm.createAttestationKey();
+  const { name: ekName } = await tpm.endorsementKey("p384");
+  const path = join(bench.directory, `audit-${randomBytes(4).toString("hex")}`);
+  const sources: ReportSources = {
+    ...{ tpm, ak, ekName, log, record, inputs: inputs.partial, ekKind: "p384" },
+    audit: openAudit({ path, now: Date.now, anchor: null }),
+    ekCertificates: (await tpm.ekCertificates()).map(({ der }) => der),
+    firmwareLog: FIRMWARE_LOG,
+    attempts: () => ({}),
+    shimProcess: async () => null,
+  };
+  const keys = { ekName: toHex(ekName), akPublic: toBase64(ak.publicArea), akName: toHex(ak.name) };
+  const how = { assurance: "software-tpm", ekCertificateSha256: null } as const;
+  return { sources, enrolment: { version: 1, name: "bench-vm", ...keys, ...how } };
+}
+
+const challengeFor = (bank: Challenge["bank"]): Challenge => ({
+  ...{ bank, nonce: new Uint8Array(randomBytes(32)), pcrs: defaultQuotePcrs },
+});
+
+/** One report over the wire format, verified as a remote verifier does. */
+async function report({ sources, enrolment }: Reporter, bank: Challenge["bank"] = "sha256"): Promise<VerifiedEvidence> {
+  const challenge = challengeFor(bank);
+  const { tpm, ak } = sources;
+  const bytes = encodeEvidence(await collectEvidence(tpm, ak, evidenceSources(sources), challenge));
+  const pin = utf8(LAUNCH_PIN);
+  for (const form of [pin, utf8(toHex(pin)), utf8(toBase64(pin))]) {
+    expect(Buffer.from(bytes).includes(form)).toBe(false); // I4
+  }
+  return verifyEvidence(parseEvidence(bytes), challenge, enrolment);
+}
+
+const violation = (at: number) => launchEvent("violation", `event ${at}`, sha256(utf8(`${at}`)));
+const bankOf = (at: number) => (at % 2 === 0 ? "sha256" : "sha384");
+
+describe("a report", () => {
+  test("I9: taken again and again while the launch runs verifies every time, and tells its states in order", async () => {
+    const seen: string[] = [];
+    let ended = false;
+    let reports: Promise<void> = Promise.resolve();
+    await using booted = await bench.boot(provisioned, {
+      beforeLaunch: async (early) => {
+        const reporter = await openReporter(early);
+        const poll = async () => {
+          for (let at = 0; !ended; at++) seen.push((await report(reporter, bankOf(at))).claims.measured.launch);
+          seen.push((await report(reporter)).claims.measured.launch);
+        };
+        reports = poll();
+        reports.catch(() => undefined); // awaited below
+      },
+    });
+    ended = true;
+    await reports;
+    expect(booted.record.state.kind).toBe("serving");
+    expect(seen.at(-1)).toBe("serving");
+    // Extends and reports take turns at the lock, so the events before the unseal leave room for reports.
+    expect(seen.filter((state) => state === "measuring").length).toBeGreaterThan(3);
+    const order = ["booted", "measuring", "unsealing", "logging-in", "checking-keys", "capping", "serving"];
+    const places = seen.map((state) => order.indexOf(state));
+    expect(places).toEqual(places.toSorted((a, b) => a - b));
+  });
+
+  test("I9: taken while events are extended without a pause verifies against its own log", async () => {
+    await using booted = await bench.boot(provisioned);
+    const reporter = await openReporter(booted);
+    const extending = Promise.all(Array.from({ length: 60 }, (_, at) => booted.log.measure(violation(at))));
+    const taken = await Promise.all(Array.from({ length: 10 }, (_, at) => report(reporter, bankOf(at))));
+    await extending;
+    expect(taken).toHaveLength(10);
+    expect((await report(reporter)).agentLog.length).toBe(provisioned.events.length + 4 + 60);
+  });
+
+  test("I9: whose log was read before one more extend is refused, so the lock is what makes the others agree", async () => {
+    await using booted = await bench.boot(provisioned);
+    const { sources, enrolment } = await openReporter(booted);
+    const challenge = challengeFor("sha256");
+    const unlocked: Parameters<typeof collectEvidence>[2] = {
+      ...evidenceSources(sources),
+      locked: async (act) => {
+        const records = await sources.log.locked(async (now) => [...now]);
+        await sources.log.measure(violation(0));
+        return act(records);
+      },
+    };
+    const evidence = await collectEvidence(sources.tpm, sources.ak, unlocked, challenge);
+    await expect(verifyEvidence(evidence, challenge, enrolment)).rejects.toMatchObject({
+      reasons: [expect.objectContaining({ code: "pcr-replay", item: "PCR 13 (sha256)" })],
+    });
+  });
+
+  test("I8 I9: of a clean launch names token, keys, release and the head of the audit log", async () => {
+    await using booted = await bench.boot(provisioned);
+    const reporter = await openReporter(booted);
+    const head = await reporter.sources.audit.append(
+      {
+        ...{ caller: null, scope: "release-signing", key: null, mechanism: null, operation: "connect" },
+        ...{ inputDigest: null, decision: "deny", step: "caller", reason: "unknown" },
+      },
+      "written",
+    );
+    const { claims } = await report(reporter);
+    expect(claims.asserted).toMatchObject({
+      machine: "bench-vm",
+      image: { id: provisioned.release.image.id, variant: "demo" },
+      reasons: [],
+      token: { label: "launch-bench", serial: bench.token.serial },
+      audit: { seq: 1, hash: fromHex(head.hash) },
+    });
+    expect(claims.asserted.keys.map(({ name, does }) => `${name} ${does}`)).toEqual([
+      "document-rsa sign",
+      "release-ec sign",
+    ]);
+    expect(claims.debugEnabled).toBe(false);
+  });
+
+  test("I5: counts what the library tried apart from what the probe tried", async () => {
+    await using booted = await bench.boot(provisioned);
+    const reporter = await openReporter(booted);
+    const { witnessed } = booted.record;
+    const [execve, socket] = [59, 41];
+    expect(witnessed[execve]).toBeGreaterThan(0);
+    const attempts = () => ({ ...witnessed, [execve]: (witnessed[execve] ?? 0) + 2 });
+    const { claims } = await report({ ...reporter, sources: { ...reporter.sources, attempts } });
+    expect(claims.asserted.violations).toEqual(new Map([["execve", 2]]));
+    expect(claims.asserted.probeWitnessed.get("execve")).toBe(witnessed[execve]);
+    expect(claims.asserted.probeWitnessed.get("socket")).toBe(witnessed[socket]);
+    expect(claims.selfReported.probe.get("execve")).toBe(1);
+  });
+
+  test("I2: of a refused launch verifies too, and carries the reasons and the TPM's own answers", async () => {
+    await using booted = await bench.boot(provisioned, { devices: [] });
+    const { claims } = await report(await openReporter(booted));
+    expect(claims.measured.launch).toBe("refused");
+    expect(claims.asserted.reasons).toContainEqual(expect.objectContaining({ item: "devices pci" }));
+    expect(claims.asserted.unseal.map(({ command, rc }) => `${command} ${rc}`)).toEqual([
+      "TPM2_PolicyPCR 0x000001c4",
+      "TPM2_Unseal 0x0000099d",
+    ]);
+    expect(claims.asserted.token).toBeNull();
+    expect(claims.asserted.keys).toEqual([]);
+  });
+
+  test("I10: is still made, and verifies, when nothing of the cabinet could be read", async () => {
+    await using booted = await bench.boot(provisioned, { slots: (slots) => slots.clear() });
+    const { claims } = await report(await openReporter(booted));
+    expect(claims.asserted).toMatchObject({ machine: "unnamed", image: { id: "unknown" } });
+    expect(claims.measured).toMatchObject({ launch: "refused", policy: null, library: null });
+  });
+
+  test("on the report port is its length and its bytes", () => {
+    expect(frameReport(Uint8Array.of(7, 8, 9))).toEqual(Uint8Array.of(0, 0, 0, 3, 7, 8, 9));
+  });
+});
