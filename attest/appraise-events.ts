@@ -1,7 +1,7 @@
-import { toHex } from "../policy/index.ts";
+import { preUnsealKinds, toHex } from "../policy/index.ts";
 import type { AppraisalPolicy } from "./appraisal-policy.ts";
 import { contraindicated, type Finding, type ReferenceValues, warning } from "./finding.ts";
-import { capKind, type LaunchEvent, loginKinds, preUnsealKinds } from "./launch-events.ts";
+import { capKind, type LaunchEvent, loginKinds } from "./launch-events.ts";
 import type { VerifiedEvidence } from "./verify.ts";
 
 /** One line of the comparison between release and log; `null` where one side has nothing. */

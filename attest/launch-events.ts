@@ -1,19 +1,7 @@
-import { AGENT_PCR, type CborValue, decodeCbor, encodeCbor, sha256, utf8 } from "../policy/index.ts";
+import { AGENT_PCR, type CborValue, decodeCbor, encodeCbor, preUnsealKinds, sha256, utf8 } from "../policy/index.ts";
 import { extendPcr, hashInBank, type PcrBank, resetValue } from "./banks.ts";
 import { AttestError } from "./errors.ts";
 
-/** Measured before the unsealer runs, in this order: the release predicts them. */
-export const preUnsealKinds = [
-  "config",
-  "anchors",
-  "policy",
-  "profile",
-  "library",
-  "closure",
-  "file",
-  "environment",
-  "devices",
-] as const;
 /** Measured after the login and before the cap. */
 export const loginKinds = ["token", "key"] as const;
 /** The cap ends the launch; its name is "serving" or "refused". */

@@ -25,8 +25,11 @@ const hex = (bytes: number) =>
 const pcrIndex = z.string().regex(/^(?:[0-9]|1[0-5])$/, "expected a PCR index from 0 to 15");
 const utcTime = z.iso.datetime({ offset: false });
 
-/** Kinds of agent-PCR events that come before the unseal; a later one in a release would describe a capped PCR. */
-const expectedEventKind = z.enum([
+/**
+ * Kinds of agent-PCR events before the unseal, in the order of a launch: what a release predicts. A later kind in a release
+ * would describe a capped PCR.
+ */
+export const preUnsealKinds = [
   "config",
   "anchors",
   "policy",
@@ -36,7 +39,7 @@ const expectedEventKind = z.enum([
   "file",
   "environment",
   "devices",
-]);
+] as const;
 
 const approvalSchema = z.strictObject({
   policyRef: z.string().regex(/^(?:[0-9a-f]{2}){1,64}$/),
@@ -63,7 +66,7 @@ const releaseSchema = z
     events: z
       .array(
         z.strictObject({
-          kind: expectedEventKind,
+          kind: z.enum(preUnsealKinds),
           name: z.string().min(1).max(4096),
           sha256: hex(32),
         }),

@@ -15,7 +15,9 @@ export const command: Command = {
     out: { type: "string", value: "FILE", help: "the enrolment", required: true },
     json: JSON_OPTION,
   },
-  examples: ["ironclaw enrol vm-1 --machine build/run/dev/vm --ek-certificate ek.der --ca ca.pem --out enrolment.json"],
+  examples: [
+    "ironclaw enrol vm-1 --machine /tmp/ironclaw-dev-x1/vm --ek-certificate ek.der --ca ca.pem --out enrolment.json",
+  ],
   run: async (input, io) => {
     const name = input.positional(0);
     if (!/^[\w.-]{1,64}$/.test(name))

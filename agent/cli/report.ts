@@ -15,7 +15,7 @@ export const command: Command = {
     out: { type: "string", value: "FILE", help: "the report", required: true },
     json: JSON_OPTION,
   },
-  examples: ["ironclaw report --machine build/run/dev/vm --nonce $(openssl rand -hex 32) --out report.cbor"],
+  examples: ["ironclaw report --machine /tmp/ironclaw-dev-x1/vm --nonce $(openssl rand -hex 32) --out report.cbor"],
   run: async (input, io) => {
     const bank = input.choice("bank", ["sha256", "sha384"]);
     const nonce = input.hex("nonce", NONCE_BYTES);

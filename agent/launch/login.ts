@@ -9,17 +9,17 @@ import type { LaunchInputs } from "./inputs.ts";
 import { findServedKeys, keyEvent, type ServedKey, type TokenIdentity, tokenEvent } from "./keys.ts";
 
 /**
- * Probe the sandbox, load the library, have the TPM send the PIN into the shim's pipe, and log in: once.
+ * Probe the sandbox, load the library, find the one token the PIN is for, and have the TPM send it into the shim's pipe.
  * @param pinFd the pipe's write end; stays the caller's
  * @throws Refusal, or AgentError for a shim that fails
  */
-export async function unsealAndLogIn(
+export async function unsealInto(
   environment: LaunchEnvironment,
   inputs: LaunchInputs,
   shim: Shim,
   record: LaunchRecord,
   pinFd: number,
-): Promise<void> {
+): Promise<ShimSlot> {
   await probeSandbox(shim, record);
   const loaded = await shim.load(inputs.policy.module.path);
   record.mapped = loaded.objects;
@@ -36,6 +36,16 @@ export async function unsealAndLogIn(
     const got = record.answers.map((entry) => `${entry.command} ${entry.rc}`).join(", ") || answer.kind;
     throw new Refusal([reason("tpm-refused", "TPM2_Unseal", "the sealed PIN", got)]);
   }
+  return slot;
+}
+
+/** Log in, once: a wrong PIN is not tried again. */
+export async function logIn(
+  environment: LaunchEnvironment,
+  shim: Shim,
+  record: LaunchRecord,
+  slot: ShimSlot,
+): Promise<void> {
   enter(record, { kind: "logging-in" });
   await shim.login(slot.slotId);
   const { label, serial, model, manufacturer, firmware } = slot;
@@ -65,7 +75,7 @@ const KERNEL_OBJECT = "linux-vdso.so.1";
  */
 function checkMapped({ module }: Policy, objects: readonly string[]): void {
   const foreign = objects.filter(
-    (path) => path !== module.path && path !== KERNEL_OBJECT && module.closure[path] === undefined,
+    (path) => path !== module.path && path !== KERNEL_OBJECT && !Object.hasOwn(module.closure, path),
   );
   if (foreign.length > 0)
     throw new Refusal(foreign.map((path) => reason("unpinned-object", path, "a pinned path", "mapped")));

@@ -115,7 +115,10 @@ function pinReasons(policy: Policy, plan: readonly PlannedFile[], digests: Reado
   });
 }
 
-/** Name what differs from the release: each agent event by itself, then the boot PCRs. The TPM decides, this explains. */
+/**
+ * Name what differs from the release: each agent event by itself, then the PCRs, which see the events' order too. The TPM
+ * decides, this explains.
+ */
 async function compareWithRelease(
   environment: LaunchEnvironment,
   events: readonly LaunchEvent[],
@@ -123,21 +126,14 @@ async function compareWithRelease(
 ): Promise<void> {
   const { release } = environment.inputs.partial;
   if (release === undefined) return;
-  release.events.forEach((expected, index) => {
-    const event = events[index];
-    const got =
-      event === undefined
-        ? "nothing"
-        : event.name === expected.name
-          ? toHex(event.sha256)
-          : `${event.kind} ${event.name}`;
-    if (got !== expected.sha256) {
-      reasons.push(reason("measurement-changed", `${expected.kind} ${expected.name}`, expected.sha256, got));
-    }
-  });
-  for (const extra of events.slice(release.events.length)) {
-    reasons.push(reason("measurement-changed", `${extra.kind} ${extra.name}`, "nothing", toHex(extra.sha256)));
+  const measured = new Map(events.map(({ kind, name, sha256 }) => [`${kind} ${name}`, toHex(sha256)]));
+  for (const { kind, name, sha256 } of release.events) {
+    const item = `${kind} ${name}`;
+    const got = measured.get(item) ?? "nothing";
+    if (got !== sha256) reasons.push(reason("measurement-changed", item, sha256, got));
+    measured.delete(item);
   }
+  for (const [item, got] of measured) reasons.push(reason("measurement-changed", item, "nothing", got));
   const boot = await environment.tpm.pcrRead("sha256", SEAL_PCRS);
   for (const index of SEAL_PCRS) {
     const expected = release.pcrs.sha256[String(index)] ?? "a predicted value";

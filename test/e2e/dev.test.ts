@@ -13,7 +13,6 @@ import {
   parseCel,
   parseEvidence,
   parseFirmwareLog,
-  preUnsealKinds,
   replayCel,
   verifyEvidence,
 } from "../../attest/index.ts";
@@ -21,6 +20,7 @@ import {
   type Anchors,
   parseAnchors,
   parsePolicy,
+  preUnsealKinds,
   type Release,
   sha256Hex,
   toHex,

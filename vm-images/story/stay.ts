@@ -1,16 +1,23 @@
-import { mkdir, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { encodeAppraisalPolicy, encodeEnrolment } from "../../attest/index.ts";
 import type { Progress } from "./progress.ts";
 import { requireServing, startMachine } from "./running.ts";
-import { PLACES, prepare } from "./story.ts";
+import { prepare } from "./story.ts";
 import { DEMO_APPRAISAL, endorse, enrol } from "./verifier.ts";
 
 /** Boot a `dev` machine, write down what a person needs to ask it for a report, and keep it up until interrupted. */
 export async function stay(progress: Progress, print: (text: string) => void): Promise<void> {
-  const directory = PLACES.stay;
-  await rm(directory, { recursive: true, force: true });
-  await mkdir(directory, { recursive: true, mode: 0o700 });
+  const directory = await mkdtemp(join(tmpdir(), "ironclaw-dev-"));
+  try {
+    await keepUp(directory, progress, print);
+  } finally {
+    await rm(directory, { recursive: true, force: true });
+  }
+}
+
+async function keepUp(directory: string, progress: Progress, print: (text: string) => void): Promise<void> {
   const { image, tpm, machine } = await prepare(progress, directory, "dev");
   const vmDirectory = join(directory, "vm");
   await using running = await startMachine({

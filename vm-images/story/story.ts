@@ -22,7 +22,6 @@ export const PLACES = {
   image: (variant: string) => join(BUILD, "image", variant),
   keys: join(BUILD, "keys"),
   ca: join(BUILD, "tpm-ca"),
-  stay: join(BUILD, "run", "dev"),
 } as const;
 
 export interface TamperedBoot {
