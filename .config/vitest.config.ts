@@ -3,15 +3,44 @@ import { defineConfig } from "vitest/config";
 
 const root = resolve(import.meta.dirname, "..");
 
-// Two projects: `fast` needs no virtual machine and ends in seconds; `vm` builds the image and boots it.
+/** Tests that drive whole programs many times over: real software TPMs, shims and spawners, minutes of them. */
+const parts = [
+  "test/agent/cli.test.ts",
+  "test/agent/launch.test.ts",
+  "test/agent/launch-faults.test.ts",
+  "test/agent/report.test.ts",
+  "test/agent/service.test.ts",
+  "test/agent/spawner.test.ts",
+  "test/attest/certificate-chain.test.ts",
+  "test/attest/endorsement.test.ts",
+  "test/seal/unsealer.test.ts",
+];
+
+// `fast` is what `npm run check` runs; `npm test` runs all three. `vm` builds the image and boots it.
 export default defineConfig({
   root,
   test: {
     projects: [
-      { root, test: { name: "fast", include: ["test/**/*.test.ts"], exclude: ["test/e2e/**"], testTimeout: 60_000, hookTimeout: 60_000 } },
       {
         root,
-        test: { name: "vm", include: ["test/e2e/**/*.test.ts"], testTimeout: 900_000, hookTimeout: 1_500_000, fileParallelism: false },
+        test: {
+          name: "fast",
+          include: ["test/**/*.test.ts"],
+          exclude: ["test/e2e/**", ...parts],
+          testTimeout: 60_000,
+          hookTimeout: 60_000,
+        },
+      },
+      { root, test: { name: "parts", include: parts, testTimeout: 120_000, hookTimeout: 120_000 } },
+      {
+        root,
+        test: {
+          name: "vm",
+          include: ["test/e2e/**/*.test.ts"],
+          testTimeout: 900_000,
+          hookTimeout: 1_500_000,
+          fileParallelism: false,
+        },
       },
     ],
   },
