@@ -149,12 +149,11 @@ CK_RV op_login(struct shim *shim, struct reader *in, struct writer *out) {
   CK_ULONG slot = read_u64(in);
   expect_end(in);
   (void)out;
-  if (shim->phase != PHASE_LOADED || shim->pin_taken) return CKR_FUNCTION_NOT_SUPPORTED;
-  /* Once, whatever comes of it: a token locks itself after a few wrong PINs. */
-  shim->pin_taken = true;
+  if (shim->phase != PHASE_LOADED) return CKR_FUNCTION_NOT_SUPPORTED;
   CK_RV rv = shim->library.open_session(slot, CKF_SERIAL_SESSION, NULL, NULL, &shim->session);
   if (rv == CKR_OK) rv = login_once(shim);
   if (close(PIN_FD) != 0) rv = CKR_GENERAL_ERROR;
+  /* Once, whatever came of it: a token locks itself after a few wrong PINs. */
   shim->phase = rv == CKR_OK ? PHASE_LOGGED_IN : PHASE_FAILED;
   return rv;
 }

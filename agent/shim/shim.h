@@ -96,7 +96,7 @@ struct library {
 
 struct shim {
   enum phase phase;
-  bool pin_taken, armed;
+  bool armed;
   struct confinement confinement;
   struct library library;
   CK_ULONG session;

@@ -120,6 +120,9 @@ describe("UKI", () => {
     const uki = await buildUki(parts);
     expect(await buildUki(parts)).toEqual(uki);
     expect(clearPeTimes(uki)).toEqual(uki);
+    const header = Buffer.from(uki).readUInt32LE(60);
+    expect(Buffer.from(uki).readUInt32LE(header + 8), "TimeDateStamp").toBe(0);
+    expect(Buffer.from(uki).readUInt32LE(header + 88), "CheckSum").toBe(0);
   });
 
   it("sections are found behind each other, so the stub's own are untouched", async () => {
