@@ -16,7 +16,7 @@ import { openAudit, readAudit } from "./audit.ts";
 import { type AgentConfig, parseConfig } from "./config.ts";
 import { answerControlLine, type ControlService, MAX_REQUEST } from "./control/control.ts";
 import { VirtioPort } from "./control/port.ts";
-import type { LaunchRecord } from "./launch/environment.ts";
+import { type LaunchRecord, newLaunchRecord } from "./launch/environment.ts";
 import { type LaunchInputs, type ReadInputs, readInputs } from "./launch/inputs.ts";
 import { launch } from "./launch/launch.ts";
 import { MeasurementLog } from "./launch/measurement-log.ts";
@@ -39,15 +39,7 @@ export async function runAgent(configPath: string): Promise<never> {
   const spawner = openSpawner(native, SPAWNER_FD);
   const tpm = await openTpm({ tcti: config.tcti, nativeDirectory: config.programs });
   const inputs = await readCabinet(config);
-  const record: LaunchRecord = {
-    state: { kind: "booted" },
-    probe: [],
-    witnessed: {},
-    keys: [],
-    digests: new Map(),
-    mapped: [],
-    answers: [],
-  };
+  const record = newLaunchRecord();
   const log = new MeasurementLog(tpm, config.agentPcr);
   const audit = openAudit({ path: config.auditLog, now: Date.now, anchor: null });
   const shims: Shim[] = [];
@@ -165,6 +157,7 @@ function controlService(config: AgentConfig, sources: ReportSources): (report: V
       state: record.state.kind,
       reasons: record.state.kind === "refused" ? record.state.reasons : [],
       devices: await visibleDevices(config),
+      phases: record.phases.map(({ kind, at }) => ({ phase: kind, at: Math.round(at) })),
     }),
     endorsement: async () => ({ ekCertificates: sources.ekCertificates, akPublic: ak.publicArea, akName: ak.name }),
     activate: (credentialBlob, encryptedSecret) => tpm.activateCredential(ak, credentialBlob, encryptedSecret, ekKind),

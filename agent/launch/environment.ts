@@ -39,6 +39,22 @@ export interface LaunchRecord {
   digests: ReadonlyMap<string, string>;
   mapped: readonly string[];
   answers: readonly TpmAnswer[];
+  /** Every state so far with the moment it was entered, in milliseconds of `performance.now()`. */
+  phases: readonly { readonly kind: LaunchState["kind"]; readonly at: number }[];
+}
+
+/** A record of a launch that has not begun. */
+export function newLaunchRecord(): LaunchRecord {
+  return {
+    state: { kind: "booted" },
+    probe: [],
+    witnessed: {},
+    keys: [],
+    digests: new Map(),
+    mapped: [],
+    answers: [],
+    phases: [{ kind: "booted", at: performance.now() }],
+  };
 }
 
 /** Thrown inside the launch when it has to end refused; carries every reason found so far. */
@@ -59,6 +75,7 @@ export function enter(record: LaunchRecord, state: LaunchState): void {
     });
   }
   record.state = state;
+  record.phases = [...record.phases, { kind: state.kind, at: performance.now() }];
 }
 
 /** The TPM's own words in what the unsealer said. */

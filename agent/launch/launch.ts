@@ -56,7 +56,7 @@ function cap(outcome: "serving" | "refused"): LaunchEvent {
 async function refuse(environment: LaunchEnvironment, record: LaunchRecord, reasons: readonly Reason[]): Promise<void> {
   try {
     await environment.log.measure(cap("refused"), () => {
-      record.state = { kind: "refused", reasons, answers: record.answers };
+      enter(record, { kind: "refused", reasons, answers: record.answers });
     });
   } catch (error) {
     await environment.spawner.capAndReboot("the cap of a refused launch failed");

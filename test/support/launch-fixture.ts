@@ -20,7 +20,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type AgentConfig, parseConfig } from "../../agent/config.ts";
 import { AgentError } from "../../agent/errors.ts";
-import type { LaunchRecord } from "../../agent/launch/environment.ts";
+import { type LaunchRecord, newLaunchRecord } from "../../agent/launch/environment.ts";
 import { expectedLaunchEvents } from "../../agent/launch/expected-events.ts";
 import { SHIM_PATH } from "../../agent/launch/files.ts";
 import { type ReadInputs, readInputs } from "../../agent/launch/inputs.ts";
@@ -362,7 +362,7 @@ async function boot(bench: Tools, provisioned: Provisioned, options: BootOptions
   const real = await openTpm({ tcti: bus.tcti("agent"), nativeDirectory: NATIVE_DIRECTORY });
   const tpm = options.tpm?.(real) ?? real;
   const log = new MeasurementLog(tpm, AGENT_PCR);
-  const record = newRecord();
+  const record = newLaunchRecord();
   const benchSpawner = openBenchSpawner({ cabinet, programs: config.programs, bus });
   const { spawner, calls, capAsked, pinLeft } = benchSpawner;
   const shared = {
@@ -409,12 +409,6 @@ async function powerOn({ bus, machine }: Tools, extra: NonNullable<BootOptions["
 
 async function readCabinetInputs(cabinet: Uint8Array): Promise<ReadInputs> {
   return readInputs(openCabinet((offset, length) => cabinet.subarray(offset, offset + length)));
-}
-
-export function newRecord(): LaunchRecord {
-  return {
-    ...{ state: { kind: "booted" }, probe: [], witnessed: {}, keys: [], digests: new Map(), mapped: [], answers: [] },
-  };
 }
 
 /** Every request to the shim goes on the list; before the chosen one the process is really killed. */

@@ -213,7 +213,15 @@ describe("progress", () => {
 describe("the story's ending", () => {
   const result: StoryResult = {
     ok: true,
-    timings: [{ step: "demo image", ms: 1234 }],
+    timings: [
+      { step: "demo image", ms: 1234 },
+      { step: "boot, measure, unseal, log in", ms: 20_000 },
+    ],
+    launch: [
+      { phase: "booted", ms: 5 },
+      { phase: "measuring", ms: 1_500 },
+      { phase: "unsealing", ms: 500 },
+    ],
     image: {} as StoryResult["image"],
     ...{ verdict: "affirming", assurance: "software-tpm", predictionHolds: { sha256: true, sha384: true } },
     measured: [{ kind: "library", name: LIBRARY, expected: "ab".repeat(32), got: "ab".repeat(32), agrees: true }],
@@ -246,6 +254,8 @@ describe("the story's ending", () => {
     const text = renderStory(result);
     for (const line of [
       /demo image +1\.2/,
+      /boot +firmware, UKI.* +0-7, 9, 11 +18\.00/,
+      /measuring +configuration.* +13 +1\.50/,
       /PIN stayed sealed, verdict contraindicated, boot PCRs equal/,
       /TPM2_Unseal answered 0x0000099d: a policy check failed/,
       /event library .*: expected abababababababab\.\.\., got cdcdcdcdcdcdcdcd\.\.\./,

@@ -10,6 +10,9 @@ export function renderStory(result: StoryResult): string {
       result.timings.map(({ step, ms }) => [step, (ms / 1000).toFixed(1)]),
     ),
     "",
+    heading("The clean launch"),
+    ...table(["step", "what was measured", "PCR", "seconds"], launchRows(result)),
+    "",
     heading("Boot PCRs (SHA-256; the SHA-384 bank was checked too)"),
     ...table(
       ["PCR", "what is in it", "predicted before boot", "quoted by the TPM"],
@@ -40,6 +43,21 @@ export function renderStory(result: StoryResult): string {
     ),
     `  PCRs predicted before the first boot equal the quoted ones: sha256 ${mark(result.predictionHolds.sha256)}, sha384 ${mark(result.predictionHolds.sha384)}`,
     "",
+    ...renderScopes(result),
+    heading("PIN"),
+    `  copies in all guest memory: ${result.pinCopies.memory}; in disks, cabinet and logs: ${result.pinCopies.filesAndLogs}; of the planted canary: ${result.pinCopies.canary}`,
+    "",
+    ...result.tampered.flatMap(renderTampered),
+    heading("The same TPM with the clean disks, after that"),
+    `  unsealed: ${result.cleanAgain.unsealed ? "yes" : "NO"}, verdict ${result.cleanAgain.verdict}`,
+    "",
+    result.ok ? "All of it held." : "NOT all of it held.",
+    "",
+  ].join("\n");
+}
+
+function renderScopes(result: StoryResult): string[] {
+  return [
     heading("Scoped sessions"),
     ...table(
       ["client", "key", "signature over the host's nonce"],
@@ -52,16 +70,27 @@ export function renderStory(result: StoryResult): string {
     `  uid 2002 reached the same socket and was refused: ${result.denial.denied ? "yes" : "NO"} (CKR ${result.denial.rv}, audit record ${result.denial.auditSeq})`,
     `  the same bytes from uid ${result.denial.sameBytesSucceedFor || "2001"} give a good signature: ${result.denial.sameBytesSucceedFor > 0 ? "yes" : "NO"}`,
     "",
-    heading("PIN"),
-    `  copies in all guest memory: ${result.pinCopies.memory}; in disks, cabinet and logs: ${result.pinCopies.filesAndLogs}; of the planted canary: ${result.pinCopies.canary}`,
-    "",
-    ...result.tampered.flatMap(renderTampered),
-    heading("The same TPM with the clean disks, after that"),
-    `  unsealed: ${result.cleanAgain.unsealed ? "yes" : "NO"}, verdict ${result.cleanAgain.verdict}`,
-    "",
-    result.ok ? "All of it held." : "NOT all of it held.",
-    "",
-  ].join("\n");
+  ];
+}
+
+/** What each state of a launch measures; the firmware's and kernel's part is the rest of the boot. */
+const MEASURED: Readonly<Record<string, readonly [what: string, pcr: string]>> = {
+  measuring: ["configuration, anchors, policy, profile, library with its closure, devices", "13"],
+  unsealing: ["nothing: sandbox probed, library loaded, the TPM decides", "-"],
+  "logging-in": ["the token's identity", "13"],
+  "checking-keys": ["each served key's attributes", "13"],
+  capping: ["the cap", "13"],
+};
+
+function launchRows({ timings, launch }: StoryResult): string[][] {
+  const whole = timings.find(({ step }) => step.startsWith("boot, measure"))?.ms ?? 0;
+  const states = launch.filter(({ phase }) => MEASURED[phase] !== undefined);
+  const agent = states.reduce((sum, { ms }) => sum + ms, 0);
+  const seconds = (ms: number) => (ms / 1000).toFixed(2);
+  return [
+    ["boot", "firmware, UKI, kernel, command line with the root hash, initrd", "0-7, 9, 11", seconds(whole - agent)],
+    ...states.map(({ phase, ms }) => [phase, ...(MEASURED[phase] ?? ["", ""]), seconds(ms)]),
+  ];
 }
 
 const PCR_CONTENT: Readonly<Record<number, string>> = {

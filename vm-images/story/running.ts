@@ -18,6 +18,8 @@ const FIRST_ANSWER_TIMEOUT = 3_000;
 export interface LaunchOutcome {
   readonly state: string;
   readonly reasons: readonly unknown[];
+  /** How long the launch stayed in each state, in milliseconds of the guest. */
+  readonly phases: readonly { readonly phase: string; readonly ms: number }[];
 }
 
 /** @throws ImageError ERR_VM_REFUSED with the agent's reasons, when a launch that had to serve was refused */
@@ -102,7 +104,7 @@ async function waitForLaunch(vm: Vm, control: ControlClient): Promise<LaunchOutc
     const state = answer?.["state"];
     if (state === "serving" || state === "refused") {
       const reasons = answer?.["reasons"];
-      return { state, reasons: Array.isArray(reasons) ? reasons : [] };
+      return { state, reasons: Array.isArray(reasons) ? reasons : [], phases: phaseDurations(answer?.["phases"]) };
     }
     await sleep(POLL);
   }
@@ -111,4 +113,14 @@ async function waitForLaunch(vm: Vm, control: ControlClient): Promise<LaunchOutc
     got: ended || "none",
     hint: `see ${vm.consoleLog}`,
   });
+}
+
+/** The agent says when it entered each state; the last one still lasts and has no duration. Malformed entries are left out. */
+function phaseDurations(entered: unknown): LaunchOutcome["phases"] {
+  const moments = (Array.isArray(entered) ? entered : []).flatMap((entry: unknown) =>
+    typeof entry === "object" && entry !== null && "phase" in entry && "at" in entry && typeof entry.at === "number"
+      ? [{ phase: String(entry.phase), at: entry.at }]
+      : [],
+  );
+  return moments.slice(0, -1).map(({ phase, at }, index) => ({ phase, ms: (moments[index + 1]?.at ?? at) - at }));
 }

@@ -8,7 +8,7 @@ import { INTRUDER_UID } from "./demo-policy.ts";
 import { type Machine, provisionMachine } from "./machine.ts";
 import { countPinCopies, type PinCopies } from "./pin-copies.ts";
 import type { Progress, StepTiming } from "./progress.ts";
-import { type RunningMachine, requireServing, startMachine } from "./running.ts";
+import { type LaunchOutcome, type RunningMachine, requireServing, startMachine } from "./running.ts";
 import { type ScopedUse, useScopes } from "./scoped-use.ts";
 import { addPolicyRule, type CabinetContents, changeLibraryByte } from "./tamper.ts";
 import { buildTamperedEsp } from "./tampered-esp.ts";
@@ -43,6 +43,8 @@ export interface TamperedBoot {
 export interface StoryResult {
   readonly ok: boolean;
   readonly timings: readonly StepTiming[];
+  /** The clean launch, state by state. */
+  readonly launch: LaunchOutcome["phases"];
   readonly image: Image["manifest"];
   readonly verdict: string;
   readonly assurance: string;
@@ -121,6 +123,7 @@ export async function prepare(progress: Progress, directory: string, variant: "d
 }
 
 interface CleanBoot {
+  readonly launch: LaunchOutcome;
   readonly enrolment: Enrolment;
   readonly verdict: Verdict;
   readonly verdict384: Verdict;
@@ -136,7 +139,8 @@ async function cleanBoot({ progress, directory, image, tpm, machine }: Stage): P
     directory: join(directory, "clean"),
   });
   try {
-    requireServing(await progress.step("boot, measure, unseal, log in", () => running.launched()));
+    const launch = await progress.step("boot, measure, unseal, log in", () => running.launched());
+    requireServing(launch);
     const enrolment = await progress.step("enrol: AK bound to the certified EK", async () =>
       enrol(machine.name, await endorse(tpm), running.control),
     );
@@ -150,7 +154,7 @@ async function cleanBoot({ progress, directory, image, tpm, machine }: Stage): P
     const pinCopies = await progress.step("look for the PIN in all guest memory and files", () =>
       countPinCopies(running, machine.pin, directory),
     );
-    return { enrolment, verdict, verdict384, use, pinCopies };
+    return { launch, enrolment, verdict, verdict384, use, pinCopies };
   } finally {
     await running.stop();
   }
@@ -253,6 +257,7 @@ function summarise(
       sealed &&
       cleanAgain.unsealed,
     timings: progress.timings,
+    launch: clean.launch.phases,
     image: image.manifest,
     verdict: verdict.result.tier,
     assurance: verdict.result.assurance,
