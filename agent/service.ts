@@ -16,7 +16,7 @@ import { openAudit, readAudit } from "./audit.ts";
 import { type AgentConfig, parseConfig } from "./config.ts";
 import { answerControlLine, type ControlService, MAX_REQUEST } from "./control/control.ts";
 import { VirtioPort } from "./control/port.ts";
-import { type LaunchRecord, newLaunchRecord } from "./launch/environment.ts";
+import { type LaunchRecord, newLaunchRecord, SHIM_ID } from "./launch/environment.ts";
 import { type LaunchInputs, type ReadInputs, readInputs } from "./launch/inputs.ts";
 import { launch } from "./launch/launch.ts";
 import { MeasurementLog } from "./launch/measurement-log.ts";
@@ -28,7 +28,6 @@ import { openSpawner, type Spawner } from "./spawner-client.ts";
 
 /** The spawner leaves its socket here (SPAWNER.md). */
 const SPAWNER_FD = 3;
-const SHIM_ID = 0;
 
 /** Run the guest service: it launches once, then answers and serves until the machine stops. */
 export async function runAgent(configPath: string): Promise<never> {

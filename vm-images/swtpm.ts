@@ -1,8 +1,9 @@
 import { type ChildProcess, spawn } from "node:child_process";
-import { chmod, mkdir, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { chmod, mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { ImageError } from "./errors.ts";
+import { isListening } from "./listening.ts";
 import { runTool } from "./tool.ts";
 
 /** A manufactured software TPM: banks SHA-256 and SHA-384, two endorsement keys, a certificate for each. */
@@ -146,15 +147,7 @@ function endOf(child: ChildProcess): Promise<void> {
 
 async function waitForSockets(child: ChildProcess, paths: readonly string[], log: string): Promise<void> {
   for (let tries = 0; tries < 1000; tries += 1) {
-    const there = await Promise.all(
-      paths.map((path) =>
-        stat(path).then(
-          (entry) => entry.isSocket(),
-          () => false,
-        ),
-      ),
-    );
-    if (there.every(Boolean)) return;
+    if ((await Promise.all(paths.map(isListening))).every(Boolean)) return;
     if (child.pid === undefined) {
       throw new ImageError("ERR_IMAGE_TOOL", "swtpm: not installed", { hint: "apt-get install swtpm swtpm-tools" });
     }

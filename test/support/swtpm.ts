@@ -6,6 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { promisify } from "node:util";
+import { isListening } from "../../vm-images/listening.ts";
 
 const run = promisify(execFile);
 
@@ -143,7 +144,7 @@ async function startProcess(directory: string): Promise<ChildProcess> {
 
 async function waitForSockets(child: ChildProcess, paths: readonly string[]): Promise<void> {
   for (let tries = 0; tries < 1000; tries++) {
-    if (paths.every((path) => existsSync(path))) return;
+    if ((await Promise.all(paths.map(isListening))).every(Boolean)) return;
     if (child.exitCode !== null) throw new Error(`swtpm ended with ${child.exitCode}`);
     await delay(5);
   }
