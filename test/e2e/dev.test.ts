@@ -77,7 +77,7 @@ beforeAll(async () => {
   request = unsealRequest(await verifySealedPackage(slot("sealed"), anchors), release, anchors);
   const vm = join(directory, "vm");
   running = await startMachine({ image, contents: machine.contents, tpmDirectory: tpm.directory, directory: vm });
-  expect(await running.launched()).toEqual({ state: "serving", reasons: [] });
+  expect(await running.launched()).toMatchObject({ state: "serving", reasons: [] });
   enrolment = await enrol(machine.name, await endorse(tpm), running.control);
   verdict = await attest(running.control, enrolment, machine);
   agentLog = parseCel(parseEvidence(verdict.report).agentLog);
