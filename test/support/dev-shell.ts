@@ -18,6 +18,7 @@ export class DevShell {
   readonly #socket: Socket;
   #received = "";
   #arrived: () => void = () => undefined;
+  #last: Promise<unknown> = Promise.resolve();
 
   private constructor(socket: Socket) {
     this.#socket = socket;
@@ -43,7 +44,14 @@ export class DevShell {
   }
 
   /** Lines of at most some 900 characters: what reads them has a limit. */
-  async run(command: string): Promise<ShellAnswer> {
+  run(command: string): Promise<ShellAnswer> {
+    // In turn: two answers awaited at once would each throw away what stands before its own.
+    const turn = this.#last.then(() => this.#runNow(command));
+    this.#last = turn.catch(() => undefined);
+    return turn;
+  }
+
+  async #runNow(command: string): Promise<ShellAnswer> {
     const [begin, end] = [newMarker(), newMarker()];
     this.#socket.write(`echo ${begin}; { ${command}\n} </dev/null 2>&1; printf '\\n%s %s\\n' ${end} $?\n`);
     const match = await this.#await(new RegExp(`${begin}\n([^]*)\n${end} (\\d+)\n`));
