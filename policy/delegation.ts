@@ -27,7 +27,8 @@ export const delegationSchema = z
     raise: signature,
   })
   .refine(
-    ({ credentials }) => credentials.every(({ name }, index) => index === 0 || (credentials[index - 1]?.name ?? "") < name),
+    ({ credentials }) =>
+      credentials.every(({ name }, index) => index === 0 || (credentials[index - 1]?.name ?? "") < name),
     { path: ["credentials"], message: "expected ascending names, each once" },
   )
   .readonly();

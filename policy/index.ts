@@ -17,6 +17,6 @@ export * from "./mechanisms.ts";
 export * from "./policy.ts";
 export * from "./rate.ts";
 export * from "./release.ts";
-export * from "./sealing-policy.ts";
 export { syscallName } from "./runtime/syscalls.ts";
+export * from "./sealing-policy.ts";
 export * from "./tpm-policy.ts";

@@ -52,6 +52,10 @@ export async function signDelegation(root: SigningKey, order: DelegationOrder): 
 }
 
 /** A key's signature, in base64, that TPM2_PolicyAuthorize accepts for these steps under this policyRef. */
-export async function signPolicy(key: SigningKey, steps: readonly PolicyStep[], policyRef: Uint8Array): Promise<string> {
+export async function signPolicy(
+  key: SigningKey,
+  steps: readonly PolicyStep[],
+  policyRef: Uint8Array,
+): Promise<string> {
   return toBase64(await key.sign(encodePolicyApproval(measurePolicy(steps), policyRef)));
 }

@@ -7,6 +7,8 @@ const exitCodes = {
   ERR_SEAL_INPUT: 2,
   /** The certificate's key is not one that an EK has. */
   ERR_SEAL_EK: 3,
+  /** The package's parent is not an endorsement key of this TPM. */
+  ERR_SEAL_WRONG_PARENT: 1,
   /** A release that must not be signed: another policy shape, resettable, missing or impossible PCR values. */
   ERR_RELEASE_REFUSED: 1,
   /** A signing key file is missing, readable by others, or of another kind. */

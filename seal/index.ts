@@ -1,6 +1,7 @@
 // The whole surface of `seal`: other folders import from here only.
 export * from "./delegation.ts";
 export * from "./ek-public.ts";
+export * from "./endorsement.ts";
 export * from "./errors.ts";
 export * from "./import-blob.ts";
 export * from "./keys.ts";

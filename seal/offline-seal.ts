@@ -28,7 +28,13 @@ export interface OfflineSeal {
  *
  * @throws SealError ERR_SEAL_INPUT, ERR_SEAL_EK, ERR_SEALED_MALFORMED; PolicyError ERR_KEY_MALFORMED
  */
-export async function sealOffline({ ekCertificate, secret, rootKeyPem, label, operator }: OfflineSeal): Promise<Uint8Array> {
+export async function sealOffline({
+  ekCertificate,
+  secret,
+  rootKeyPem,
+  label,
+  operator,
+}: OfflineSeal): Promise<Uint8Array> {
   const key = randomBytes(SEALED_KEY_BYTES);
   try {
     const ek = openEkCertificate(ekCertificate);

@@ -53,7 +53,8 @@ export async function signRelease(draft: ReleaseDraft, keys: ReleaseKeys): Promi
   const { releaseKey, delegation, rootKeyPem } = keys;
   const { name, image, epoch, notBefore, notAfter, pcrs, events } = draft;
   await verifyDelegation(rootKeyPem, releaseKey.spkiPem, delegation);
-  if (epoch > delegation.lastEpoch) throw refused("epoch", `at most ${delegation.lastEpoch}, which the root approved`, `${epoch}`);
+  if (epoch > delegation.lastEpoch)
+    throw refused("epoch", `at most ${delegation.lastEpoch}, which the root approved`, `${epoch}`);
   if (draft.raise && epoch === 0) throw refused("epoch", "1 or more, to end a lower one", "0");
   const unseal = releaseSteps(rootKeyPem, sealPcrValues(draft), epoch);
   checkReleasePolicy(unseal, { events: events.map(toLaunchEvent), epochName: measureEpochName(rootKeyPem), epoch });

@@ -1,5 +1,5 @@
 import { join } from "node:path";
-import { HANDLE_RANGE, type PrimaryKey, TpmError, type TpmObject, Tpm as Tss } from "node-tpm2-tss";
+import { HANDLE_RANGE, type PrimaryKey, TpmError, Tpm as Tss } from "node-tpm2-tss";
 import {
   type AttestationKey,
   AttestError,
@@ -10,7 +10,8 @@ import {
   type Quote,
   type Tpm,
 } from "../attest/index.ts";
-import { attestationKeyTemplate, type EkTemplate, ekTemplates, isEkCertificateIndex } from "./tpm-templates.ts";
+import { openEkPolicy, openEndorsementKey } from "./endorsement.ts";
+import { attestationKeyTemplate, isEkCertificateIndex } from "./tpm-templates.ts";
 
 export interface TpmLocation {
   /** `device:/dev/tpmrm0` in a guest. Explicit: nothing is searched for. */
@@ -106,7 +107,7 @@ class EsysTpm implements Tpm {
 
   endorsementKey(kind: EndorsementKeyKind): Promise<EndorsementKeyPublic> {
     return answered(async () => {
-      await using ek = await this.#endorsementObject(ekTemplates[kind]);
+      await using ek = await openEndorsementKey(this.#tss, kind);
       const { publicArea, name } = await this.#tss.readPublic(ek);
       return { publicArea, name };
     });
@@ -119,8 +120,7 @@ class EsysTpm implements Tpm {
     kind: EndorsementKeyKind = "p384",
   ): Promise<Uint8Array> {
     return answered(async () => {
-      const template = ekTemplates[kind];
-      await using ek = await this.#endorsementObject(template);
+      await using ek = await openEndorsementKey(this.#tss, kind);
       // Keeps the credential off a bus that is only listened to. The EK's Name is not checked here, so it does not stop
       // somebody in the middle of the bus; that one learns a challenge, no sealed secret.
       await using cipher = await this.#tss.startAuthSession({
@@ -128,9 +128,7 @@ class EsysTpm implements Tpm {
         saltKey: ek,
         encrypt: true,
       });
-      await using policy = await this.#tss.startAuthSession({ kind: "policy", hash: template.hash });
-      await this.#tss.policySecret("endorsement", policy);
-      if (template.alternatives.length > 0) await this.#tss.policyOr(policy, template.alternatives);
+      await using policy = await openEkPolicy(this.#tss, kind);
       const sessions = ["password", policy, cipher] as const;
       return await this.#tss.activateCredential(this.#primary(key), ek, credentialBlob, encryptedSecret, { sessions });
     });
@@ -141,14 +139,6 @@ class EsysTpm implements Tpm {
   }
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
-  }
-
-  /** The EK at its persistent handle, else made from the template: the seed is the same, so the key is. */
-  async #endorsementObject({ persistentHandle, template }: EkTemplate): Promise<TpmObject> {
-    const persistent = await this.#tss.handles(HANDLE_RANGE.persistent);
-    return persistent.includes(persistentHandle)
-      ? await this.#tss.trFromTpmPublic(persistentHandle)
-      : await this.#tss.createPrimary("endorsement", template);
   }
 
   #primary(key: AttestationKey): PrimaryKey {

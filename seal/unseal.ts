@@ -57,7 +57,10 @@ export function unsealRequest({ sealed, imported, release, anchors, sinks = 1 }:
   const writer = new ByteWriter().bytes(utf8("ICUS")).u32(REQUEST_VERSION);
   writer.sized16(sealed.ekName).u32(profile.persistentHandle).sized16(sealed.objectPublic).sized16(imported);
   writer.sized16(sealed.nonce).sized16(encodeCredentialLabel(sealed)).sized16(sealed.ciphertext);
-  writer.sized16(measurePcrDigest(sealPcrValues(release))).u8(SEAL_PCRS.length).bytes(Uint8Array.from(SEAL_PCRS));
+  writer
+    .sized16(measurePcrDigest(sealPcrValues(release)))
+    .u8(SEAL_PCRS.length)
+    .bytes(Uint8Array.from(SEAL_PCRS));
   writer.u32(EPOCH_INDEX).u64(epochLimit(epoch)).u64(epochLimit(lastEpoch));
   writeApproval(writer, {
     keyPem: releaseKey,
