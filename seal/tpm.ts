@@ -1,5 +1,5 @@
 import { join } from "node:path";
-import { HANDLE_RANGE, type PrimaryKey, TpmError, Tpm as Tss } from "node-tpm2-tss";
+import { type PrimaryKey, TpmError, Tpm as Tss } from "node-tpm2-tss";
 import {
   type AttestationKey,
   AttestError,
@@ -11,7 +11,7 @@ import {
   type Tpm,
 } from "../attest/index.ts";
 import { openEkPolicy, openEndorsementKey } from "./endorsement.ts";
-import { attestationKeyTemplate, isEkCertificateIndex } from "./tpm-templates.ts";
+import { attestationKeyTemplate, readEkCertificates } from "./tpm-templates.ts";
 
 export interface TpmLocation {
   /** `device:/dev/tpmrm0` in a guest. Explicit: nothing is searched for. */
@@ -94,15 +94,7 @@ class EsysTpm implements Tpm {
   }
 
   ekCertificates(): Promise<readonly EkCertificate[]> {
-    return answered(async () => {
-      const certificates: EkCertificate[] = [];
-      for (const nvIndex of (await this.#tss.handles(HANDLE_RANGE.nvIndex)).filter(isEkCertificateIndex)) {
-        await using index = await this.#tss.trFromTpmPublic(nvIndex);
-        const der = derPrefix(await this.#tss.nvRead(index));
-        if (der !== null) certificates.push({ nvIndex, der });
-      }
-      return certificates;
-    });
+    return answered(() => readEkCertificates(this.#tss));
   }
 
   endorsementKey(kind: EndorsementKeyKind): Promise<EndorsementKeyPublic> {
@@ -156,13 +148,4 @@ async function answered<T>(command: () => Promise<T>): Promise<T> {
     if (cause instanceof TpmError) throw new AttestError("ERR_TPM", cause.message, { cause });
     throw cause;
   }
-}
-
-/** The DER SEQUENCE at the start of an NV index, without padding; null when there is none, as in an index never filled. */
-function derPrefix(bytes: Uint8Array): Uint8Array | null {
-  const SEQUENCE = 0x30;
-  const TWO_LENGTH_BYTES = 0x82; // every certificate is between 256 and 65535 bytes long
-  if (bytes.length < 4 || bytes[0] !== SEQUENCE || bytes[1] !== TWO_LENGTH_BYTES) return null;
-  const length = 4 + new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength).getUint16(2);
-  return length <= bytes.length ? bytes.slice(0, length) : null;
 }
