@@ -3,7 +3,10 @@
  * credential sealed, and one line of advice. The operator guide has a section for each code (agent/docs/operator-guide.md).
  */
 export const UNSEAL_FINDINGS = {
-  "tpm-unavailable": { blocks: true, advice: "give the machine its TPM, and check that /dev/tpmrm0 belongs to the agent" },
+  "tpm-unavailable": {
+    blocks: true,
+    advice: "give the machine its TPM, and check that /dev/tpmrm0 belongs to the agent",
+  },
   "tpm-replaced": {
     blocks: true,
     advice: "seal the credential again with this TPM's EK certificate, and enrol the machine again",
@@ -16,14 +19,18 @@ export const UNSEAL_FINDINGS = {
     blocks: true,
     advice: "seal again with the key of the EK certificate: this one lies in the owner hierarchy",
   },
-  "hierarchy-disabled": { blocks: true, advice: "switch the TPM's hierarchies on in the firmware's set-up, then reboot" },
+  "hierarchy-disabled": {
+    blocks: true,
+    advice: "switch the TPM's hierarchies on in the firmware's set-up, then reboot",
+  },
   "endorsement-auth-set": {
     blocks: true,
     advice: "set the endorsement authorisation back to empty: unattended unsealing needs it",
   },
   "tpm-cleared": {
     blocks: true,
-    advice: "find out who cleared the TPM, then provision it again with `ironclaw tpm provision`: the sealed package still opens",
+    advice:
+      "find out who cleared the TPM, then provision it again with `ironclaw tpm provision`: the sealed package still opens",
   },
   "tpm-not-provisioned": {
     blocks: true,
@@ -47,11 +54,17 @@ export const UNSEAL_FINDINGS = {
   "agent-not-launched": { blocks: true, advice: "nothing has been measured into the agent PCR yet: launch the agent" },
   "agent-pcr-capped": { blocks: true, advice: "the launch of this boot has ended: only a reboot can unseal again" },
   "release-missing": { blocks: true, advice: "put a signed release into the cabinet" },
-  "release-malformed": { blocks: true, advice: "put the release that was signed into the cabinet again: this file is damaged" },
+  "release-malformed": {
+    blocks: true,
+    advice: "put the release that was signed into the cabinet again: this file is damaged",
+  },
   "release-not-trusted": { blocks: true, advice: "sign the release with a key that this machine's root has delegated" },
   "release-expired": { blocks: true, advice: "sign the release again with a later end, or correct the clock" },
   "release-not-yet-valid": { blocks: true, advice: "wait, or correct the clock" },
-  "release-revoked": { blocks: true, advice: "install a release of the present epoch: this one's has ended on this TPM" },
+  "release-revoked": {
+    blocks: true,
+    advice: "install a release of the present epoch: this one's has ended on this TPM",
+  },
   "release-key-revoked": {
     blocks: true,
     advice: "install a release under a release key that the root has delegated for the present epoch",
@@ -70,10 +83,14 @@ export const UNSEAL_FINDINGS = {
     blocks: true,
     advice: "two packages have the same name and generation: remove one, or seal a newer generation",
   },
-  "blob-damaged": { blocks: true, advice: "put the package that was sealed into the cabinet again, or seal a new generation" },
+  "blob-damaged": {
+    blocks: true,
+    advice: "put the package that was sealed into the cabinet again, or seal a new generation",
+  },
   "login-tried": {
     blocks: true,
-    advice: "this PIN was tried and not accepted: seal the right one as a new generation, or allow one more try with `ironclaw retry`",
+    advice:
+      "this PIN was tried and not accepted: seal the right one as a new generation, or allow one more try with `ironclaw retry`",
   },
 } as const satisfies Readonly<Record<string, { readonly blocks: boolean; readonly advice: string }>>;
 

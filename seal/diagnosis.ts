@@ -3,8 +3,8 @@ import {
   AGENT_PCR,
   BOOT_PCRS,
   bootPcrValues,
-  equalBytes,
   epochLimit,
+  equalBytes,
   measureEpochName,
   type Release,
   sealPcrValues,
@@ -201,5 +201,12 @@ function lockoutFindings({ state }: UnsealQuestion): UnsealFinding[] {
   if ((state.permanent & PERMANENT.inLockout) === 0) return [];
   const { counter, maxTries, intervalSeconds } = state.lockout;
   const wait = intervalSeconds * Math.max(1, counter - maxTries + 1);
-  return [finding("tpm-locked-out", "dictionary-attack lockout", "not in lockout", `${counter} tries, ends in ${wait} s at most`)];
+  return [
+    finding(
+      "tpm-locked-out",
+      "dictionary-attack lockout",
+      "not in lockout",
+      `${counter} tries, ends in ${wait} s at most`,
+    ),
+  ];
 }

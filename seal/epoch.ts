@@ -50,7 +50,11 @@ async function readCounter(tss: Tss, index: TpmObject): Promise<bigint> {
  *
  * @param delegation of any release key of this root: its `first` approves the first increment, on every TPM
  */
-export async function provisionEpoch(tss: Tss, rootKeyPem: string, delegation: Pick<Delegation, "first">): Promise<void> {
+export async function provisionEpoch(
+  tss: Tss,
+  rootKeyPem: string,
+  delegation: Pick<Delegation, "first">,
+): Promise<void> {
   const present = await readEpoch(tss);
   if (present.kind === "missing") {
     await using _index = await tss.nvDefineSpace({
@@ -81,11 +85,15 @@ export interface RaisedEpoch {
 export async function raiseEpoch(tss: Tss, rootKeyPem: string, release: Release): Promise<RaisedEpoch> {
   const before = await readEpoch(tss);
   if (before.kind === "missing" || before.value === null || release.raise === null)
-    throw new SealError("ERR_SEAL_POLICY", "epoch", { expected: "a counter, and a release that raises it", got: before.kind });
+    throw new SealError("ERR_SEAL_POLICY", "epoch", {
+      expected: "a counter, and a release that raises it",
+      got: before.kind,
+    });
   const target = epochStart(release.epoch);
   const plan = await planRaise(tss, rootKeyPem, release, release.raise);
-  for (let value = before.value; value < target; value += 1n) await increment(tss, plan.steps, plan.tickets);
-  return { from: before.value, to: before.value < target ? target : before.value };
+  let value = before.value;
+  for (; value < target; value += 1n) await increment(tss, plan.steps, plan.tickets);
+  return { from: before.value, to: value };
 }
 
 /** Both tickets are good for every increment. */
@@ -102,7 +110,13 @@ async function planRaise(
     steps: [...own, ...delegated, rootStep(rootKeyPem)],
     tickets: [
       await verifyApprovalTicket(tss, releaseKey, own, EPOCH_REF, fromBase64(raise, "raise")),
-      await verifyApprovalTicket(tss, rootKeyPem, delegated, EPOCH_ROOT_REF, fromBase64(delegation.raise, "delegation.raise")),
+      await verifyApprovalTicket(
+        tss,
+        rootKeyPem,
+        delegated,
+        EPOCH_ROOT_REF,
+        fromBase64(delegation.raise, "delegation.raise"),
+      ),
     ],
   };
 }

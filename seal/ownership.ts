@@ -38,7 +38,12 @@ export function encodeEscrow(ekName: Uint8Array, { ownerAuth, lockoutAuth }: Own
 }
 
 export function parseEscrow(bytes: Uint8Array): Ownership & { readonly ekName: string } {
-  const { ekName, ownerAuth, lockoutAuth } = parseCanonicalJson(bytes, escrowSchema, "ERR_ENVELOPE_MALFORMED", "escrow");
+  const { ekName, ownerAuth, lockoutAuth } = parseCanonicalJson(
+    bytes,
+    escrowSchema,
+    "ERR_ENVELOPE_MALFORMED",
+    "escrow",
+  );
   return { ekName, ownerAuth: fromHex(ownerAuth), lockoutAuth: fromHex(lockoutAuth) };
 }
 
@@ -61,7 +66,11 @@ export async function readPermanent(tss: Tss): Promise<number> {
  *
  * @throws SealError ERR_SEAL_OWNED when an authorisation is set already and is not this one; TpmError
  */
-export async function takeOwnership(tss: Tss, saltKey: Parameters<Tss["readPublic"]>[0], own: Ownership): Promise<void> {
+export async function takeOwnership(
+  tss: Tss,
+  saltKey: Parameters<Tss["readPublic"]>[0],
+  own: Ownership,
+): Promise<void> {
   const permanent = await readPermanent(tss);
   await using session = await tss.startAuthSession({ kind: "hmac", saltKey, decrypt: true });
   if ((permanent & PERMANENT.ownerAuthSet) === 0)

@@ -77,7 +77,8 @@ async function executeStep(tss: Tss, session: Session, step: PolicyStep, sources
         required(sources.ticket, "ticket"),
       );
     case "secret":
-      return tss.policySecret(required(sources.authority, "authority"), session, { policyRef: step.policyRef });
+      await tss.policySecret(required(sources.authority, "authority"), session, { policyRef: step.policyRef });
+      return;
     case "authValue":
       return tss.policyAuthValue(session);
     case "or":

@@ -9,7 +9,7 @@ import { STORE_BYTES, type StoreMedium } from "./store.ts";
 export function openStoreFile(path: string): StoreMedium & { close(): void } {
   let fd: number;
   try {
-    fd = openSync(path, constants.O_RDWR | constants.O_CREAT | constants.O_CLOEXEC, 0o600);
+    fd = openSync(path, constants.O_RDWR | constants.O_CREAT, 0o600);
   } catch (cause) {
     const got = cause instanceof Error && "code" in cause ? String(cause.code) : "a failure";
     throw new SealError("ERR_STORE", `store ${path}`, { expected: "a file or device", got, cause });
@@ -25,7 +25,8 @@ export function openStoreFile(path: string): StoreMedium & { close(): void } {
       const bytes = new Uint8Array(length);
       for (let done = 0; done < length; ) {
         const count = readSync(fd, bytes, done, length - done, offset + done);
-        if (count === 0) throw new SealError("ERR_STORE", `store ${path}`, { expected: `${STORE_BYTES} bytes`, got: "fewer" });
+        if (count === 0)
+          throw new SealError("ERR_STORE", `store ${path}`, { expected: `${STORE_BYTES} bytes`, got: "fewer" });
         done += count;
       }
       return bytes;

@@ -44,7 +44,11 @@ const contentSchema = z
     ({ entries }) =>
       entries.every((entry, index) => {
         const before = entries[index - 1];
-        return before === undefined || before.name < entry.name || (before.name === entry.name && before.generation < entry.generation);
+        return (
+          before === undefined ||
+          before.name < entry.name ||
+          (before.name === entry.name && before.generation < entry.generation)
+        );
       }),
     { path: ["entries"], message: "expected entries by name, then generation, each once" },
   );

@@ -114,13 +114,7 @@ export interface Anchor {
 /** 64 bytes. */
 export function encodeAnchor({ volumeId, seq, hash }: Anchor): Uint8Array {
   if (volumeId.length !== 16) throw new TypeError(`volume id: ${volumeId.length} bytes, not 16`);
-  return new ByteWriter()
-    .u8(1)
-    .bytes(new Uint8Array(7))
-    .bytes(volumeId)
-    .u64(BigInt(seq))
-    .bytes(fromHex(hash))
-    .finish();
+  return new ByteWriter().u8(1).bytes(new Uint8Array(7)).bytes(volumeId).u64(BigInt(seq)).bytes(fromHex(hash)).finish();
 }
 
 /** Null for an anchor that has not been set. @throws SealError ERR_SEAL_RECORD for bytes that no agent wrote */

@@ -26,7 +26,10 @@ export interface TpmState {
 }
 
 /** @throws TpmError when the TPM does not even answer such questions */
-export async function readTpmState(tss: Tss, wanted: { readonly ekName: Uint8Array; readonly name: string }): Promise<TpmState> {
+export async function readTpmState(
+  tss: Tss,
+  wanted: { readonly ekName: Uint8Array; readonly name: string },
+): Promise<TpmState> {
   const kind = ekKindOfName(wanted.ekName);
   const ek = await readEk(tss, kind);
   const found = ek.kind === "name" && equalBytes(ek.name, wanted.ekName);
