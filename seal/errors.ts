@@ -21,6 +21,8 @@ const exitCodes = {
   ERR_SEAL_TPM: 4,
   /** The TPM has an owner already whose authorisation is not the one given. */
   ERR_SEAL_OWNED: 1,
+  /** A new generation of a credential that is not newer, or that the next boot could not unseal. */
+  ERR_RESEAL_REFUSED: 1,
   /** An operator's order that is malformed, or for another machine or state. */
   ERR_ORDER: 3,
   /** A signing key file is missing, readable by others, or of another kind. */

@@ -1,5 +1,6 @@
 // The whole surface of `seal`: other folders import from here only.
 export * from "./advice.ts";
+export * from "./credentials.ts";
 export * from "./delegation.ts";
 export * from "./diagnosis.ts";
 export * from "./ek-public.ts";
@@ -14,7 +15,9 @@ export * from "./ownership.ts";
 export * from "./package.ts";
 export * from "./padding.ts";
 export * from "./policy-session.ts";
+export * from "./policy-session.ts";
 export * from "./release.ts";
+export * from "./reseal.ts";
 export * from "./store.ts";
 export * from "./store-file.ts";
 export * from "./tpm.ts";

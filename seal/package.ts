@@ -156,6 +156,21 @@ export async function verifySealedPackage(bytes: Uint8Array, anchors: Anchors): 
   return parseSealedPackage(payload, anchors.releaseRoot);
 }
 
+/**
+ * Which credential and generation a package claims to be, without believing anything else of it; null when it does not even say that.
+ * For telling damages apart only.
+ */
+export function peekSealedPackage(bytes: Uint8Array): Pick<SealedPackage, "name" | "generation"> | null {
+  try {
+    const claimed = claimSchema.safeParse(JSON.parse(new TextDecoder().decode(parseEnvelope(bytes).payload)));
+    return claimed.success ? claimed.data : null;
+  } catch {
+    return null;
+  }
+}
+
+const claimSchema = z.object({ name: z.string().regex(CREDENTIAL_NAME), generation: z.int().min(1).max(0xffff_ffff) });
+
 /** SHA-256 of a package's document in hexadecimal: what records of it name, whoever wrapped it into an envelope again. */
 export function packageDigest(sealed: SealedPackage): string {
   return sha256Hex(encodeSealedPackage(sealed));

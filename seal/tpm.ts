@@ -20,8 +20,13 @@ export interface TpmLocation {
   readonly nativeDirectory?: string;
 }
 
+/** The TPM as the agent attests with it, and the connection itself for the sealing functions of this folder. */
+export interface MachineTpm extends Tpm {
+  readonly tss: Tss;
+}
+
 /** Connects to a TPM. Throws AttestError `ERR_TPM_UNAVAILABLE` when there is none, or the addon is missing. */
-export async function openTpm({ tcti, nativeDirectory = defaultNativeDirectory() }: TpmLocation): Promise<Tpm> {
+export async function openTpm({ tcti, nativeDirectory = defaultNativeDirectory() }: TpmLocation): Promise<MachineTpm> {
   try {
     return new EsysTpm(await Tss.open({ tcti, nativeDirectory }));
   } catch (cause) {
@@ -40,24 +45,24 @@ function defaultNativeDirectory(): string {
 }
 
 /** The `Tpm` of attest over libtss2-esys. Holds no object or session between calls but attestation keys. */
-class EsysTpm implements Tpm {
-  readonly #tss: Tss;
+class EsysTpm implements MachineTpm {
+  readonly tss: Tss;
   readonly #keys = new WeakMap<AttestationKey, PrimaryKey>();
 
   constructor(tss: Tss) {
-    this.#tss = tss;
+    this.tss = tss;
   }
 
   activeBanks(): Promise<readonly PcrBank[]> {
     return answered(async () => {
-      const active = (await this.#tss.pcrBanks()).filter(({ pcrs }) => pcrs.length > 0).map(({ bank }) => bank);
+      const active = (await this.tss.pcrBanks()).filter(({ pcrs }) => pcrs.length > 0).map(({ bank }) => bank);
       return active.filter((bank) => bank === "sha256" || bank === "sha384");
     });
   }
 
   pcrRead(bank: PcrBank, indices: readonly number[]): Promise<Map<number, Uint8Array>> {
     return answered(async () => {
-      const values = new Map((await this.#tss.pcrRead([{ bank, pcrs: indices }])).get(bank) ?? []);
+      const values = new Map((await this.tss.pcrRead([{ bank, pcrs: indices }])).get(bank) ?? []);
       const missing = indices.filter((index) => !values.has(index));
       if (missing.length === 0) return values;
       throw new AttestError("ERR_TPM", `${bank} bank`, {
@@ -72,12 +77,12 @@ class EsysTpm implements Tpm {
       ["sha256", digests.sha256],
       ["sha384", digests.sha384],
     ]);
-    return answered(() => this.#tss.pcrExtend(index, values));
+    return answered(() => this.tss.pcrExtend(index, values));
   }
 
   createAttestationKey(): Promise<AttestationKey> {
     return answered(async () => {
-      const primary = await this.#tss.createPrimary("endorsement", attestationKeyTemplate);
+      const primary = await this.tss.createPrimary("endorsement", attestationKeyTemplate);
       const key: AttestationKey = {
         publicArea: primary.publicArea,
         name: primary.name,
@@ -90,17 +95,17 @@ class EsysTpm implements Tpm {
   }
 
   quote(key: AttestationKey, extraData: Uint8Array, bank: PcrBank, pcrs: readonly number[]): Promise<Quote> {
-    return answered(() => this.#tss.quote(this.#primary(key), extraData, [{ bank, pcrs }]));
+    return answered(() => this.tss.quote(this.#primary(key), extraData, [{ bank, pcrs }]));
   }
 
   ekCertificates(): Promise<readonly EkCertificate[]> {
-    return answered(() => readEkCertificates(this.#tss));
+    return answered(() => readEkCertificates(this.tss));
   }
 
   endorsementKey(kind: EndorsementKeyKind): Promise<EndorsementKeyPublic> {
     return answered(async () => {
-      await using ek = await openEndorsementKey(this.#tss, kind);
-      const { publicArea, name } = await this.#tss.readPublic(ek);
+      await using ek = await openEndorsementKey(this.tss, kind);
+      const { publicArea, name } = await this.tss.readPublic(ek);
       return { publicArea, name };
     });
   }
@@ -112,22 +117,22 @@ class EsysTpm implements Tpm {
     kind: EndorsementKeyKind = "p384",
   ): Promise<Uint8Array> {
     return answered(async () => {
-      await using ek = await openEndorsementKey(this.#tss, kind);
+      await using ek = await openEndorsementKey(this.tss, kind);
       // Keeps the credential off a bus that is only listened to. The EK's Name is not checked here, so it does not stop
       // somebody in the middle of the bus; that one learns a challenge, no sealed secret.
-      await using cipher = await this.#tss.startAuthSession({
+      await using cipher = await this.tss.startAuthSession({
         kind: "hmac",
         saltKey: ek,
         encrypt: true,
       });
-      await using policy = await openEkPolicy(this.#tss, kind);
+      await using policy = await openEkPolicy(this.tss, kind);
       const sessions = ["password", policy, cipher] as const;
-      return await this.#tss.activateCredential(this.#primary(key), ek, credentialBlob, encryptedSecret, { sessions });
+      return await this.tss.activateCredential(this.#primary(key), ek, credentialBlob, encryptedSecret, { sessions });
     });
   }
 
   close(): Promise<void> {
-    return this.#tss.close();
+    return this.tss.close();
   }
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
