@@ -1,6 +1,7 @@
 import { AgentError } from "./errors.ts";
 import {
   encodeCapAndReboot,
+  encodeOpenState,
   encodePeerExe,
   encodePrepareShim,
   encodeShimStatus,
@@ -8,6 +9,7 @@ import {
   encodeStartWorkloads,
   MAX_SPAWNER_MESSAGE,
   type PeerExe,
+  parseOpenStateReply,
   parsePeerExeReply,
   parsePrepareShimReply,
   parseShimStatusReply,
@@ -17,6 +19,7 @@ import {
   type ShimFile,
   type ShimStatus,
   type StartShim,
+  type StateVolume,
 } from "./spawner-messages.ts";
 
 export type {
@@ -25,6 +28,7 @@ export type {
   ShimFile,
   ShimStatus,
   StartShim,
+  StateVolume,
 } from "./spawner-messages.ts";
 
 /** What the client needs from the native addon: one packet there and one back, with descriptors. */
@@ -63,6 +67,12 @@ export interface Spawner {
   /** Resolves or never comes back: the machine is about to restart. */
   capAndReboot(reason: string): Promise<void>;
   startWorkloads(): Promise<number>;
+  /**
+   * Open and mount the state volume; may take a minute when it has to be formatted. Rejects with AgentError
+   * `ERR_STATE_VOLUME`, whose `state` says what is wrong with it.
+   * @param keyFd read end of the pipe that somebody else writes the key into; stays the caller's. No writing end may be left
+   */
+  openState(how: { readonly format: boolean }, keyFd: number): Promise<StateVolume>;
 }
 
 /** @param fd the agent's end of the spawner's socket, 3 in a started agent */
@@ -94,6 +104,8 @@ export function openSpawner(transport: SpawnerTransport, fd: number): Spawner {
     },
     startWorkloads: async () =>
       roundTrip(encodeStartWorkloads(), [], (reply) => withoutFds(reply, parseStartWorkloadsReply(reply.bytes))),
+    openState: async ({ format }, keyFd) =>
+      roundTrip(encodeOpenState(format), [keyFd], (reply) => withoutFds(reply, parseOpenStateReply(reply.bytes))),
   };
 }
 

@@ -6,8 +6,15 @@ import { listFiles } from "./digest.ts";
 import { ImageError } from "./errors.ts";
 import { runTool } from "./tool.ts";
 
-/** Drivers of the root disk and its file system; what they depend on is added. Everything else is built in. */
-const MODULES = ["virtio_blk", "dm-verity", "erofs"];
+/**
+ * Drivers of the root disk and its file system, then those of the state volume, then what makes these ciphers fast on
+ * processors that can; what they depend on is added. Everything else is built in.
+ */
+const MODULES = [
+  ...["virtio_blk", "dm-verity", "erofs"],
+  ...["dm-integrity", "dm-crypt", "authenc", "xts"],
+  ...["aesni-intel", "sha256-ssse3"],
+];
 
 const moduleName = (path: string): string =>
   basename(path)
