@@ -1,10 +1,11 @@
+import { reason, reasonFrom } from "../attest/index.ts";
 import { equalBytes, toHex } from "../policy/index.ts";
-import { type Anchor, readAnchor, writeAnchor } from "../seal/index.ts";
+import { readAnchor, writeAnchor } from "../seal/index.ts";
+import { type AuditLog, type Durability, type OpenAuditLog, openAudit } from "./audit.ts";
 import type { AuditEntry, AuditHead } from "./audit-record.ts";
 import { EMPTY_HEAD } from "./audit-record.ts";
-import { type AuditLog, type Durability, type OpenAuditLog, openAudit } from "./audit.ts";
 import { AgentError } from "./errors.ts";
-import type { LaunchEnvironment, StateVolume } from "./launch/environment.ts";
+import { type LaunchEnvironment, Refusal, type StateVolume } from "./launch/environment.ts";
 import { tpmStep } from "./launch/unseal.ts";
 import type { Native } from "./native/index.ts";
 import type { Spawner } from "./spawner-client.ts";
@@ -46,22 +47,41 @@ interface StateVolumeParts {
  * another machine's volume, an earlier copy of this one and a shortened log are told apart and refused (I8).
  */
 export function createStateVolume(parts: StateVolumeParts): StateVolume {
-  const { tss, spawner, native, auditLog, audit, now } = parts;
   return {
     open: async (deliver) => {
-      const known = await tpmStep("audit anchor", () => readAnchor(tss));
-      if (known.kind === "missing")
-        throw new AgentError("ERR_STATE_VOLUME", "audit anchor", { expected: "its NV index", got: "none" });
-      const anchor = known.kind === "anchor" ? known.anchor : null;
-      const opened = await withKey(native, deliver, (keyFd) => spawner.openState({ format: anchor === null }, keyFd));
-      if (anchor !== null) requireVolume(anchor, opened.volumeId);
-      const log = openAudit({ path: auditLog, now, anchor });
-      // A volume that is new to the TPM is taken over as it is: there is nothing yet that its log could be behind.
-      await tpmStep("audit anchor", () => writeAnchor(tss, { volumeId: opened.volumeId, ...log.head() }));
-      audit.open(log);
-      keepAnchored(tss, opened.volumeId, log);
+      try {
+        await openStateVolume(parts, deliver);
+      } catch (error) {
+        throw refusalOf(error);
+      }
     },
   };
+}
+
+async function openStateVolume(parts: StateVolumeParts, deliver: (sink: number) => Promise<void>): Promise<void> {
+  const { tss, spawner, native, auditLog, audit, now } = parts;
+  const known = await tpmStep("audit anchor", () => readAnchor(tss));
+  if (known.kind === "missing")
+    throw new Refusal([reason("tpm-not-provisioned", "audit anchor", "its NV index", "none")]);
+  const anchor = known.kind === "anchor" ? known.anchor : null;
+  const opened = await withKey(native, deliver, (keyFd) => spawner.openState({ format: anchor === null }, keyFd));
+  if (anchor !== null && !equalBytes(anchor.volumeId, opened.volumeId))
+    throw new Refusal([reason("state-swapped", "state volume", toHex(anchor.volumeId), toHex(opened.volumeId))]);
+  const log = openAudit({ path: auditLog, now, anchor });
+  // A volume that is new to the TPM is taken over as it is: there is nothing yet that its log could be behind.
+  await tpmStep("audit anchor", () => writeAnchor(tss, { volumeId: opened.volumeId, ...log.head() }));
+  audit.open(log);
+  keepAnchored(tss, opened.volumeId, log);
+}
+
+/** What is wrong with the volume, as a reason of the launch; anything else stays what it is. */
+function refusalOf(error: unknown): unknown {
+  if (!(error instanceof AgentError)) return error;
+  const { expected, got } = reasonFrom(error, "state volume");
+  if (error.state !== undefined) return new Refusal([reason(error.state, "state volume", expected, got)]);
+  if (error.code === "ERR_AUDIT_ROLLED_BACK")
+    return new Refusal([reason("audit-rolled-back", "audit log", expected, got)]);
+  return error;
 }
 
 /** The key goes from the unsealer into a pipe, and from there into the spawner. */
@@ -81,15 +101,6 @@ async function withKey<T>(
   } finally {
     native.closeFd(keyFd);
   }
-}
-
-function requireVolume({ volumeId }: Anchor, got: Uint8Array): void {
-  if (equalBytes(volumeId, got)) return;
-  throw new AgentError("ERR_STATE_VOLUME", "state volume", {
-    expected: `the volume ${toHex(volumeId)} of this machine`,
-    got: toHex(got),
-    hint: "the disk is another machine's or an earlier one: attach the right one, or give the machine a new one with `ironclaw order new-volume`",
-  });
 }
 
 /** Writes the log's head into the TPM when it has moved: every ten seconds, and earlier when many records came. */

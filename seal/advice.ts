@@ -90,7 +90,7 @@ export const UNSEAL_FINDINGS = {
   "login-tried": {
     blocks: true,
     advice:
-      "this PIN was tried and not accepted: seal the right one as a new generation, or allow one more try with `ironclaw retry`",
+      "this PIN was tried and not accepted: seal the right one as a new generation, or allow one more try with `ironclaw order retry-login`",
   },
 } as const satisfies Readonly<Record<string, { readonly blocks: boolean; readonly advice: string }>>;
 

@@ -83,6 +83,15 @@ export interface StoreMedium {
   flush(): void;
 }
 
+/** A medium that forgets: for machines that keep nothing, and for trials. */
+export function memoryMedium(bytes = new Uint8Array(STORE_BYTES)): StoreMedium {
+  return {
+    read: (offset, length) => bytes.slice(offset, offset + length),
+    write: (offset, written) => bytes.set(written, offset),
+    flush: () => undefined,
+  };
+}
+
 /** What a store held when it was opened. `damaged`: no slot is valid although something was written; used as empty. */
 export interface OpenedStore {
   readonly content: StoreContent;

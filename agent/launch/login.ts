@@ -123,8 +123,8 @@ function checkMapped({ module }: Policy, objects: readonly string[]): void {
 }
 
 /** CKF_USER_PIN_FINAL_TRY and CKF_USER_PIN_LOCKED of a token's flags. */
-const FINAL_TRY = 0x20000n;
-const LOCKED = 0x40000n;
+const FINAL_TRY = 0x20000;
+const LOCKED = 0x40000;
 
 /** The token that policy and sealed package name: a PIN is never tried on another one, nor on one that would lock. */
 function findToken(inputs: LaunchInputs, slots: readonly ShimSlot[]): ShimSlot {
@@ -143,8 +143,8 @@ function findToken(inputs: LaunchInputs, slots: readonly ShimSlot[]): ShimSlot {
 }
 
 function lockReasons({ label, flags }: ShimSlot): readonly Reason[] {
-  if ((flags & LOCKED) !== 0n) return [reason("hsm-locked", label, "a token that takes a PIN", "CKF_USER_PIN_LOCKED")];
-  if ((flags & FINAL_TRY) !== 0n)
+  if ((flags & LOCKED) !== 0) return [reason("hsm-locked", label, "a token that takes a PIN", "CKF_USER_PIN_LOCKED")];
+  if ((flags & FINAL_TRY) !== 0)
     return [reason("hsm-final-try", label, "more than one try before it locks", "CKF_USER_PIN_FINAL_TRY")];
   return [];
 }
