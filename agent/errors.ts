@@ -8,10 +8,12 @@ import { type ErrorFields, type ExitCode, IronclawError } from "../policy/index.
  * - `ERR_SHIM_TIMEOUT`: no answer in time; the connection is closed
  * - `ERR_SHIM_REFUSED`: the shim or the library behind it answered with a CK_RV other than CKR_OK (see `rv`)
  * - `ERR_SPAWNER`: the spawner answered with a failure or not at all
+ * - `ERR_STATE_VOLUME`: the state volume cannot be opened (see `state`)
  * - `ERR_CONTROL_MALFORMED`: a line on the control port cannot be read
  * - `ERR_CONFIG_INVALID`: the agent's configuration file cannot be used
  * - `ERR_AUDIT_WRITE`: a decision record could not be written
  * - `ERR_AUDIT_MALFORMED`: an audit log does not follow its format
+ * - `ERR_AUDIT_ROLLED_BACK`: an audit log ends before a record that is known to have been in it
  * - `ERR_RPC_MALFORMED`: a workload's message cannot be read
  * - `ERR_LAUNCH`: the launch sequence cannot go on
  * - `ERR_NATIVE`: a system call made for the agent by its native addon failed
@@ -23,10 +25,12 @@ export type AgentErrorCode =
   | "ERR_SHIM_TIMEOUT"
   | "ERR_SHIM_REFUSED"
   | "ERR_SPAWNER"
+  | "ERR_STATE_VOLUME"
   | "ERR_CONTROL_MALFORMED"
   | "ERR_CONFIG_INVALID"
   | "ERR_AUDIT_WRITE"
   | "ERR_AUDIT_MALFORMED"
+  | "ERR_AUDIT_ROLLED_BACK"
   | "ERR_RPC_MALFORMED"
   | "ERR_LAUNCH"
   | "ERR_NATIVE"
@@ -38,19 +42,36 @@ const EXIT_CODES: Readonly<Record<AgentErrorCode, ExitCode>> = {
   ERR_SHIM_TIMEOUT: 4,
   ERR_SHIM_REFUSED: 1,
   ERR_SPAWNER: 4,
+  ERR_STATE_VOLUME: 4,
   ERR_CONTROL_MALFORMED: 3,
   ERR_CONFIG_INVALID: 3,
   ERR_AUDIT_WRITE: 4,
   ERR_AUDIT_MALFORMED: 3,
+  ERR_AUDIT_ROLLED_BACK: 3,
   ERR_RPC_MALFORMED: 3,
   ERR_LAUNCH: 1,
   ERR_NATIVE: 4,
   ERR_ENVIRONMENT: 4,
 };
 
+/** What can be wrong with the state volume, in the spawner's words (SPAWNER.md, OPEN_STATE). */
+export const STATE_PROBLEMS = [
+  "state-missing",
+  "state-blank",
+  "state-truncated",
+  "state-damaged",
+  "state-foreign",
+  "state-key",
+  "state-kernel",
+] as const;
+
+export type StateProblem = (typeof STATE_PROBLEMS)[number];
+
 export interface AgentErrorFields extends ErrorFields {
   /** The CK_RV behind `ERR_SHIM_REFUSED`. */
   readonly rv?: bigint;
+  /** What is wrong, with `ERR_STATE_VOLUME`. */
+  readonly state?: StateProblem;
 }
 
 /** Whatever goes wrong in the running guest service. `exitCode` follows from `code`. */
@@ -59,11 +80,14 @@ export class AgentError extends IronclawError {
   readonly exitCode: ExitCode;
   /** The CK_RV behind `ERR_SHIM_REFUSED`, otherwise undefined. */
   readonly rv: bigint | undefined;
+  /** What is wrong, with `ERR_STATE_VOLUME`, otherwise undefined. */
+  readonly state: StateProblem | undefined;
 
   constructor(code: AgentErrorCode, what: string, fields: AgentErrorFields = {}) {
     super(what, fields);
     this.code = code;
     this.exitCode = EXIT_CODES[code];
     this.rv = fields.rv;
+    this.state = fields.state;
   }
 }

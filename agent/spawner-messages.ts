@@ -1,5 +1,5 @@
 import { ByteReader, ByteWriter, PolicyError, utf8 } from "../policy/index.ts";
-import { AgentError } from "./errors.ts";
+import { AgentError, STATE_PROBLEMS } from "./errors.ts";
 
 /** Bytes of the longest packet in either direction (SPAWNER.md, Transport). */
 export const MAX_SPAWNER_MESSAGE = 65_536;
@@ -12,6 +12,7 @@ export const SPAWNER_OPS = {
   shimStatus: 4,
   capAndReboot: 5,
   startWorkloads: 6,
+  openState: 7,
 } as const;
 
 export type SpawnerOp = (typeof SPAWNER_OPS)[keyof typeof SPAWNER_OPS];
@@ -72,6 +73,16 @@ export interface ShimStatus {
   readonly ownNamespaces: readonly string[];
 }
 
+/** The state volume, mounted. Says nothing about its age: an older copy of the same volume opens as well. */
+export interface StateVolume {
+  /** It was blank and is new. */
+  readonly formatted: boolean;
+  /** 16 bytes; the header's, and the same inside the volume. */
+  readonly volumeId: Uint8Array;
+  /** Size of the volume. */
+  readonly bytes: bigint;
+}
+
 /** Bytes of a request for PREPARE_SHIM. @param files 1 to 256, in the order in which the digests come back */
 export function encodePrepareShim(id: number, files: readonly ShimFile[]): Uint8Array {
   const writer = new ByteWriter().u8(SPAWNER_OPS.prepareShim).u8(id).u16(files.length);
@@ -110,6 +121,14 @@ export function encodeCapAndReboot(reason: string): Uint8Array {
 
 export function encodeStartWorkloads(): Uint8Array {
   return new ByteWriter().u8(SPAWNER_OPS.startWorkloads).finish();
+}
+
+/** @param format a blank disk is formatted; one that is not blank never is */
+export function encodeOpenState(format: boolean): Uint8Array {
+  return new ByteWriter()
+    .u8(SPAWNER_OPS.openState)
+    .u8(format ? 1 : 0)
+    .finish();
 }
 
 /** @param count how many files were asked for; any other number of digests is refused */
@@ -173,8 +192,35 @@ export function parseStartWorkloadsReply(bytes: Uint8Array): number {
   return parseReply(bytes, SPAWNER_OPS.startWorkloads, (reader) => reader.u16("count"));
 }
 
-/** Status 1 and every malformed reply end in AgentError ERR_SPAWNER. */
-function parseReply<T>(bytes: Uint8Array, op: SpawnerOp, body: (reader: ByteReader) => T): T {
+/** Throws AgentError `ERR_STATE_VOLUME` with `state` for each of the spawner's words about the volume. */
+export function parseOpenStateReply(bytes: Uint8Array): StateVolume {
+  const parseBody = (reader: ByteReader): StateVolume => {
+    const formatted = reader.u8("formatted");
+    if (formatted > 1)
+      throw new AgentError("ERR_SPAWNER", "open-state: formatted", { expected: "0 or 1", got: `${formatted}` });
+    return { formatted: formatted === 1, volumeId: reader.bytes(16, "volume id"), bytes: reader.u64("bytes") };
+  };
+  return parseReply(bytes, SPAWNER_OPS.openState, parseBody, stateVolumeRefusal);
+}
+
+function stateVolumeRefusal(message: string): AgentError {
+  const [word = "", ...detail] = message.split(": ");
+  const state = STATE_PROBLEMS.find((problem) => problem === word);
+  if (state === undefined || detail.length === 0) return refusal(message);
+  return new AgentError("ERR_STATE_VOLUME", `state volume: ${detail.join(": ")} (${state})`, { state });
+}
+
+function refusal(message: string): AgentError {
+  return new AgentError("ERR_SPAWNER", `spawner refused: ${message}`);
+}
+
+/** Status 1 and every malformed reply end in AgentError ERR_SPAWNER, unless `refused` makes another one of status 1. */
+function parseReply<T>(
+  bytes: Uint8Array,
+  op: SpawnerOp,
+  body: (reader: ByteReader) => T,
+  refused: (message: string) => AgentError = refusal,
+): T {
   try {
     const reader = new ByteReader(bytes, "spawner reply");
     const got = reader.u8("op");
@@ -184,8 +230,7 @@ function parseReply<T>(bytes: Uint8Array, op: SpawnerOp, body: (reader: ByteRead
         got: `${got}`,
       });
     const status = reader.u8("status");
-    if (status === 1)
-      throw new AgentError("ERR_SPAWNER", `spawner refused: ${text(reader.bytes(reader.remaining, "message"))}`);
+    if (status === 1) throw refused(text(reader.bytes(reader.remaining, "message")));
     if (status !== 0)
       throw new AgentError("ERR_SPAWNER", "spawner reply: status", {
         expected: "0 or 1",

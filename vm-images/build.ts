@@ -12,6 +12,7 @@ import { buildNative, NATIVE_PARTS } from "./native.ts";
 import { fetchPackages, type PackageSet, readLock } from "./packages.ts";
 import { localProfile } from "./profiles.ts";
 import { type ImageVariant, rootEntries, softhsmModule, writeRoot } from "./rootfs.ts";
+import { stateTemplate } from "./state-template.ts";
 import { runTool } from "./tool.ts";
 import { buildUki } from "./uki.ts";
 import { exists, unpackPackages } from "./unpack.ts";
@@ -122,6 +123,7 @@ async function buildRoot(options: BuildOptions, set: PackageSet): Promise<Verity
     agentBundle: await bundleProgram(join(project, "agent/main.ts")),
     workloadBundle: await bundleProgram(join(project, "vm-images/workload/main.ts")),
     profile: await localProfile(),
+    stateTemplate: await stateTemplate(),
   });
   await writeRoot(entries, tree);
   const verity = await buildVerityRoot(tree, join(outDirectory, "root.img"));
@@ -202,7 +204,9 @@ async function describeImage(inputs: ManifestInputs): Promise<ImageManifest> {
 }
 
 /** Debian packages of the tools that write an image's bytes and whose versions no lock file holds. */
-const TOOL_PACKAGES = ["binutils", "cryptsetup-bin", "dosfstools", "erofs-utils", "g++-12", "gcc-12", "mtools"];
+const TOOL_PACKAGES = [
+  ...["binutils", "cryptsetup-bin", "dosfstools", "e2fsprogs", "erofs-utils", "g++-12", "gcc-12", "mtools"],
+];
 
 async function toolVersions(): Promise<Record<string, string>> {
   const lines = (await runTool("dpkg-query", ["--show", ...TOOL_PACKAGES])).trim().split("\n");

@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 packages="
 build-essential gcc-12 g++-12 binutils xz-utils
 libtss2-dev libssl-dev
-erofs-utils cryptsetup-bin dosfstools mtools
+erofs-utils e2fsprogs cryptsetup-bin dosfstools mtools
 qemu-system-x86 ovmf swtpm swtpm-tools
 softhsm2 opensc p11-kit p11-kit-modules libengine-pkcs11-openssl openssl
 tpm2-tools osslsigncode debian-archive-keyring

@@ -12,10 +12,14 @@ export type ImageVariant = "release" | "demo" | "dev";
 
 export interface VmOptions {
   readonly firmware?: Firmware;
-  /** Raw disk images. None is written to. */
+  /** Raw disk images. None of these three is written to. */
   readonly esp: string;
   readonly root: string;
   readonly cabinet: string;
+  /** The state volume's disk, writable. Default: `state.img` in `directory`, made when it is not there. */
+  readonly state?: string;
+  /** The agent's own small disk, writable. Default: `store.img` in `directory`, made when it is not there. */
+  readonly store?: string;
   /** Control socket of a running swtpm (`user: "qemu"`). */
   readonly tpmSocket: string;
   /** An existing directory for sockets, logs and the variable store; the path is at most some 80 bytes long. */
@@ -34,10 +38,12 @@ const FIRMWARE_DIRECTORY = "/usr/share/OVMF";
 const PORTS = ["ironclaw.control", "ironclaw.report", "workload.2001", "workload.2002"] as const;
 
 /**
- * PCI functions that the guest sees, as sorted `vvvv:dddd`: q35's host bridge, ISA bridge, AHCI and SMBus, three virtio disks,
+ * PCI functions that the guest sees, as sorted `vvvv:dddd`: q35's host bridge, ISA bridge, AHCI and SMBus, five virtio disks,
  * virtio-serial and virtio-rng. Extra ports add none.
  */
 export const vmPciDevices: readonly string[] = [
+  "1af4:1042",
+  "1af4:1042",
   "1af4:1042",
   "1af4:1042",
   "1af4:1042",
@@ -78,6 +84,8 @@ export function portNames(options: Pick<VmOptions, "variant" | "extraPorts">): s
 export function vmPaths(directory: string) {
   return {
     vars: join(directory, "vars.fd"),
+    state: join(directory, "state.img"),
+    store: join(directory, "store.img"),
     console: join(directory, "console.log"),
     qmp: join(directory, "qmp.sock"),
     port: (name: string): string => join(directory, `${name}.sock`),
@@ -98,6 +106,8 @@ export function qemuArguments(options: VmOptions, firmware: Firmware): string[] 
     ...disk("esp", options.esp, "bootindex=0"),
     ...disk("root", options.root, "serial=root"),
     ...disk("cabinet", options.cabinet, "serial=cabinet"),
+    ...writableDisk("state", options.state ?? paths.state),
+    ...writableDisk("store", options.store ?? paths.store),
     ...["-device", "virtio-serial-pci,id=serial0,max_ports=32,disable-legacy=on"],
     ...portNames(options).flatMap((name, index) => [
       ...["-chardev", `socket,id=port${index},path=${escaped(paths.port(name))},server=on,wait=off`],
@@ -116,6 +126,14 @@ function disk(id: string, file: string, property: string): string[] {
   return [
     ...["-drive", `if=none,id=${id},format=raw,readonly=on,file=${escaped(file)}`],
     ...["-device", `virtio-blk-pci,drive=${id},${property},disable-legacy=on`],
+  ];
+}
+
+/** What the guest has flushed is on the host's disk: `writeback` passes flushes on. The serial is the id. */
+export function writableDisk(id: string, file: string): string[] {
+  return [
+    ...["-drive", `if=none,id=${id},format=raw,cache=writeback,file=${escaped(file)}`],
+    ...["-device", `virtio-blk-pci,drive=${id},serial=${id},disable-legacy=on`],
   ];
 }
 

@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { copyFile, rm } from "node:fs/promises";
+import { copyFile, open, rm } from "node:fs/promises";
 import { connect, type Socket } from "node:net";
 import { resolve as absolute } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
@@ -36,6 +36,9 @@ export interface Vm extends AsyncDisposable {
 /** Stands in for QEMU's words when there is no QEMU. */
 const NOT_INSTALLED = "not installed";
 const DUMP_TIMEOUT_MS = 120_000;
+const MIB = 1024 * 1024;
+const STATE_BYTES = 80 * MIB;
+const STORE_BYTES = MIB;
 
 /**
  * Start a virtual machine; resolves as soon as QEMU answers, long before the guest is up.
@@ -51,6 +54,8 @@ export async function bootVm(options: VmOptions): Promise<Vm> {
     await rm(path, { force: true });
   }
   await copyFile(firmware.vars, paths.vars);
+  if (options.state === undefined) await makeBlankDisk(paths.state, STATE_BYTES);
+  if (options.store === undefined) await makeBlankDisk(paths.store, STORE_BYTES);
   const child = spawn("qemu-system-x86_64", qemuArguments({ ...options, directory }, firmware), {
     stdio: ["ignore", "ignore", "pipe"],
     ...(options.signal === undefined ? {} : { signal: options.signal, killSignal: "SIGKILL" }),
@@ -79,6 +84,16 @@ export async function bootVm(options: VmOptions): Promise<Vm> {
   } catch (error) {
     await stop();
     throw await startFailure(exited, error);
+  }
+}
+
+/** A file of zeros that takes no space yet. One that is there stays as it is: a machine finds again what it wrote. */
+export async function makeBlankDisk(path: string, bytes: number): Promise<void> {
+  const file = await open(path, "a", 0o600);
+  try {
+    if ((await file.stat()).size === 0) await file.truncate(bytes);
+  } finally {
+    await file.close();
   }
 }
 

@@ -36,6 +36,8 @@ export interface RootSources {
   readonly agentBundle: Uint8Array;
   readonly workloadBundle: Uint8Array;
   readonly profile: Uint8Array;
+  /** What a new state volume begins with. */
+  readonly stateTemplate: Uint8Array;
 }
 
 const LIB = "/usr/lib/x86_64-linux-gnu";
@@ -99,6 +101,7 @@ export async function rootEntries(sources: RootSources): Promise<readonly RootEn
     bytes(`${OWN}/agent.cjs`, sources.agentBundle),
     bytes(`${OWN}/workload.cjs`, sources.workloadBundle),
     bytes(`${OWN}/local.profile`, sources.profile),
+    bytes(`${OWN}/state-volume.template`, sources.stateTemplate),
     ...(await configurationEntries()),
     ...(sources.variant === "dev" ? await shellEntries(guestTree) : []),
     ...LINKS.map(([path, target]): RootEntry => ({ kind: "link", path, target })),

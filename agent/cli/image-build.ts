@@ -1,3 +1,4 @@
+import { resolve } from "node:path";
 import { buildImage } from "../../vm-images/build.ts";
 import type { Command } from "./command.ts";
 import { answer } from "./output.ts";
@@ -15,8 +16,8 @@ export const command: Command = {
   run: async (input, io) => {
     const { manifest } = await buildImage({
       variant: input.choice("variant", ["demo", "dev"]),
-      outDirectory: input.text("out"),
-      cacheDirectory: input.optional("cache") ?? "build/cache",
+      outDirectory: resolve(input.text("out")),
+      cacheDirectory: resolve(input.optional("cache") ?? "build/cache"),
       onStep: (step) => io.complain(`image: ${step}`),
     });
     const lines = Object.entries(manifest.files).map(([name, digest]) => `${digest}  ${name}`);

@@ -14,7 +14,6 @@
 #define PORT_CLASS "/sys/class/virtio-ports"
 #define PORT_LINKS "/dev/virtio-ports"
 #define RUN "/run/ironclaw"
-#define CABINET_SERIAL "cabinet"
 #define EVENT_LOG "/sys/kernel/security/tpm0/binary_bios_measurements"
 #define POLLS 250
 #define POLL_US 20000
@@ -98,26 +97,37 @@ static int give_tpm(void) {
     return give("/dev/tpmrm0", AGENT_UID, AGENT_UID, 0600);
 }
 
-static bool is_cabinet(const char *disk) {
+struct disk {
+    const char *serial; // what its serial begins with
+    uid_t owner;
+    gid_t group;
+    mode_t mode;
+    const char *link; // for the agent; NULL for none
+    char node[300];
+};
+
+static bool is_disk(const char *name, const struct disk *disk) {
     char path[512], serial[64];
-    snprintf(path, sizeof path, "/sys/block/%s/serial", disk);
-    return read_line(path, serial, sizeof serial) && strncmp(serial, CABINET_SERIAL, strlen(CABINET_SERIAL)) == 0;
+    snprintf(path, sizeof path, "/sys/block/%s/serial", name);
+    return read_line(path, serial, sizeof serial) && strncmp(serial, disk->serial, strlen(disk->serial)) == 0;
 }
 
-// The spawner itself uses the node, never the link: the link stands in a directory of the agent's, and an agent that
-// turned it elsewhere would have root read for it.
-static const char *link_cabinet(void) {
-    static char node[300];
+static bool hand_out(struct disk *disk, const char *name) {
+    snprintf(disk->node, sizeof disk->node, "/dev/%s", name);
+    return give(disk->node, disk->owner, disk->group, disk->mode) == 0 && (disk->link == NULL || symlink(disk->node, disk->link) == 0);
+}
+
+// The node, or "". The spawner itself uses the node, never the link: the link stands in a directory of the agent's, and an
+// agent that turned it elsewhere would have root read for it.
+static const char *find_disk(struct disk *disk) {
     DIR *directory = opendir("/sys/block");
     bool found = false;
     for (struct dirent *entry; directory != NULL && !found && (entry = readdir(directory)) != NULL;) {
-        if (strncmp(entry->d_name, "vd", 2) != 0 || !is_cabinet(entry->d_name)) continue;
-        snprintf(node, sizeof node, "/dev/%s", entry->d_name);
-        found = give(node, 0, AGENT_UID, 0440) == 0 && symlink(node, RUN "/cabinet") == 0;
+        found = strncmp(entry->d_name, "vd", 2) == 0 && is_disk(entry->d_name, disk) && hand_out(disk, entry->d_name);
     }
     if (directory != NULL) closedir(directory);
-    log_line("cabinet: %s", found ? node : "no such disk"); // without one the agent says so in its report
-    return found ? node : "";
+    log_line("%s: %s", disk->serial, found ? disk->node : "no such disk"); // without one the agent says so in its report
+    return found ? disk->node : "";
 }
 
 // Securityfs is root's; the agent needs the log to put it into evidence, where the quote vouches for it.
@@ -136,9 +146,14 @@ static void copy_event_log(void) {
 }
 
 int prepare_devices(struct settings *settings) {
+    static struct disk cabinet = {"cabinet", 0, AGENT_UID, 0440, RUN "/cabinet", ""};
+    static struct disk store = {"store", AGENT_UID, AGENT_UID, 0600, RUN "/store", ""};
+    static struct disk state = {"state", 0, 0, 0600, NULL, ""};
     if (make_owned_directory(RUN, AGENT_UID) != 0 || make_owned_directory(RUN "/scopes", AGENT_UID) != 0) return -1;
     copy_event_log();
-    settings->cabinet = link_cabinet();
+    settings->cabinet = find_disk(&cabinet);
+    settings->state = find_disk(&state);
+    find_disk(&store);
     link_ports();
     return give_tpm();
 }

@@ -36,6 +36,8 @@ static const struct settings IMAGE_SETTINGS = {
     .agent_uid = AGENT_UID,
     .shim_uid = SHIM_UID,
     .cabinet = "",
+    .state = "",
+    .state_template = "/usr/lib/ironclaw/state-volume.template",
     .run_dir = "/run/ironclaw-shim",
     .workloads = "/etc/ironclaw/workloads",
     .tpm = "/dev/tpmrm0",
@@ -58,7 +60,8 @@ static struct settings parse_options(int argc, char **argv) {
         {"service", no_argument, NULL, 's'},          {"cabinet", required_argument, NULL, 'c'},
         {"run-dir", required_argument, NULL, 'r'},    {"workloads", required_argument, NULL, 'w'},
         {"tpm", required_argument, NULL, 't'},        {"single-uid", no_argument, NULL, 'u'},
-        {"shim-stderr", no_argument, NULL, 'e'},      {NULL, 0, NULL, 0},
+        {"shim-stderr", no_argument, NULL, 'e'},      {"state", required_argument, NULL, 'd'},
+        {NULL, 0, NULL, 0},
     };
     struct settings settings = IMAGE_SETTINGS;
     for (int option; (option = getopt_long(argc, argv, "+", OPTIONS, NULL)) != -1;) {
@@ -70,6 +73,7 @@ static struct settings parse_options(int argc, char **argv) {
         case 't': settings.tpm = optarg; break;
         case 'u': settings.single_uid = true; break;
         case 'e': settings.shim_stderr = true; break;
+        case 'd': settings.state = optarg; break;
         default: exit(EXIT_USAGE);
         }
     }

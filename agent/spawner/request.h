@@ -24,3 +24,4 @@ enum outcome prepare_shim(struct spawner *spawner, struct request *request, stru
 enum outcome start_shim(struct spawner *spawner, struct request *request, struct reply *reply);   // shim_start.c
 enum outcome shim_status(struct spawner *spawner, struct request *request, struct reply *reply);  // shim_status.c
 enum outcome peer_exe(struct spawner *spawner, struct request *request, struct reply *reply);     // peer_exe.c
+enum outcome open_state(struct spawner *spawner, struct request *request, struct reply *reply);   // state_volume.c

@@ -50,6 +50,7 @@ static const struct {
     {4, PHASE_LAUNCH | PHASE_SERVING, false, shim_status},
     {5, PHASE_LAUNCH | PHASE_SERVING, false, cap_as_asked},
     {6, PHASE_LAUNCH, false, begin_serving},
+    {7, PHASE_LAUNCH, true, open_state},
 };
 
 static enum outcome dispatch(struct spawner *spawner, uint8_t op, struct request *request, struct reply *reply) {

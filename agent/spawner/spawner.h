@@ -31,6 +31,8 @@ struct settings {
     uid_t agent_uid;
     uid_t shim_uid;
     const char *cabinet;
+    const char *state; // the state volume's disk; "" when there is none
+    const char *state_template;
     const char *run_dir;
     const char *workloads;
     const char *tpm;
@@ -63,6 +65,7 @@ struct spawner {
     int agent_socket;
     pid_t shell;
     int ahead_fd; // executables.c; -1 when nobody measures ahead
+    bool state_asked;
     struct shim shims[MAX_SHIMS];
     size_t workload_count;
     struct workload workloads[MAX_WORKLOADS];
@@ -80,7 +83,7 @@ int boot_mounts(struct settings *settings); // opens the console
 enum variant boot_variant(void);
 void harden_kernel(enum variant variant);
 void forbid_user_namespaces(void);
-int prepare_devices(struct settings *settings); // finds the cabinet
+int prepare_devices(struct settings *settings); // finds the cabinet and the state disk
 
 // agent.c, workloads.c
 int start_agent(struct spawner *spawner);

@@ -189,14 +189,21 @@ describe("the shim, as root in the guest sees it", () => {
 
 describe("another uid in the guest", () => {
   let paths: string[];
+  let stateDisk: string;
   const open = async (order: OpenOrder) => (await shell.program(program("guest-open.ts"), order)) as OpenResult;
   const same = (value: string) => Object.fromEntries(paths.map((path) => [path, value]));
 
   beforeAll(async () => {
     const cabinet = await shell.output("readlink /run/ironclaw/cabinet");
+    const store = await shell.output("readlink /run/ironclaw/store");
+    const block = await shell.output(
+      'for b in /sys/block/vd*; do [ "$(cat $b/serial)" = state ] && echo $b; done; true',
+    );
+    stateDisk = block.replace("/sys/block/", "/dev/");
+    expect([cabinet, store, stateDisk].map((path) => path.slice(0, -1))).toEqual(Array(3).fill("/dev/vd"));
     paths = [
       "/dev/tpmrm0",
-      cabinet,
+      ...[cabinet, store, stateDisk],
       "/run/ironclaw-shim",
       "/run/ironclaw-shim/0/shim",
       "/run/ironclaw/audit.log",
@@ -204,7 +211,7 @@ describe("another uid in the guest", () => {
     ];
   });
 
-  it("I6: opens neither TPM nor cabinet nor the shim's directory nor the audit log nor the kernel's log", async () => {
+  it("I6: opens neither TPM nor cabinet nor store nor state disk nor the shim's directory nor the audit log nor the kernel's log", async () => {
     const { "/dev/kmsg": log, ...others } = await open({ uid: INTRUDER_UID, paths });
     const { "/dev/kmsg": _, ...expected } = same("EACCES");
     expect(others).toEqual(expected);
@@ -230,7 +237,7 @@ describe("another uid in the guest", () => {
     expect(await open({ uid: 0, paths })).toEqual(same("open"));
     const agent = await open({ uid: AGENT_UID, paths });
     expect(paths.filter((path) => agent[path] === "open").sort()).toEqual(
-      paths.filter((path) => !/ironclaw-shim|kmsg/.test(path)).sort(),
+      paths.filter((path) => !/ironclaw-shim|kmsg/.test(path) && path !== stateDisk).sort(),
     );
   });
 });

@@ -1,5 +1,6 @@
 import { execFile } from "node:child_process";
 import { createHash, createPublicKey, generateKeyPairSync, sign as signData, verify } from "node:crypto";
+import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import fc from "fast-check";
@@ -439,11 +440,11 @@ describe("handles, queue, errors", () => {
     expect({ stdout, stderr }).toEqual({ stdout: "Open\n", stderr: "" });
   });
 
-  test("I4: the addon has no Unseal, and refuses unknown commands, wrong inputs and foreign connections", () => {
+  test("the addon refuses unknown commands, wrong inputs and foreign connections", () => {
     const binding = loadBinding(nativeDirectory);
     const connection = binding.connection();
     const none = [0xfff, 0xfff, 0xfff] as const;
-    expect(() => binding.run(connection, "Unseal", none, [1])).toThrow(TypeError);
+    expect(() => binding.run(connection, "NoSuchCommand", none, [1])).toThrow(TypeError);
     expect(() => binding.run(connection, "GetRandom", none, [])).toThrow(TypeError);
     expect(() => binding.run(connection, "GetRandom", none, [new Uint8Array(1)])).toThrow(TypeError);
     expect(() => binding.run({} as typeof connection, "GetRandom", none, [1])).toThrow(TypeError);
@@ -457,6 +458,17 @@ describe("handles, queue, errors", () => {
     expect(() => binding.run(connection, "GetRandom", none, [1])).toThrow(TypeError);
     await expect(first).rejects.toBe(0x70005);
   });
+});
+
+test("I4: no source of the agent unseals through the binding: that is the unsealer's, in C", async () => {
+  const isSource = (name: string) => /\.[cm]?[jt]s$/.test(name) && !name.startsWith("node-tpm2-tss/");
+  for (const folder of ["agent", "attest", "policy", "seal"]) {
+    for (const name of (await readdir(join(root, folder), { recursive: true })).filter(isSource)) {
+      expect(await readFile(join(root, folder, name), "utf8"), `${folder}/${name}`).not.toMatch(
+        /\.\s*unseal(ToFd)?\s*\(/,
+      );
+    }
+  }
 });
 
 test("the software TPM leaves no file and no process when stopped, and a restart clears its PCRs", async () => {

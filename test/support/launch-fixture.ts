@@ -492,6 +492,7 @@ function openBenchSpawner(setup: { cabinet: Uint8Array; programs: string; bus: T
     peerExe: () => Promise.reject(new AgentError("ERR_SPAWNER", "not on the bench")),
     shimStatus: () => Promise.reject(new AgentError("ERR_SPAWNER", "not on the bench")),
     startWorkloads: () => Promise.reject(new AgentError("ERR_SPAWNER", "not on the bench")),
+    openState: () => Promise.reject(new AgentError("ERR_SPAWNER", "not on the bench")),
     // As the real one, on a connection of its own.
     capAndReboot: async (reason) => {
       capAsked.push(reason);

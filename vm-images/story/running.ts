@@ -47,6 +47,8 @@ export interface RunOrder {
   readonly directory: string;
   /** Another boot disk than the image's own. */
   readonly esp?: string;
+  /** Where the machine keeps its state from one boot to the next; default: disks of its own in `directory`. */
+  readonly disks?: { readonly state: string; readonly store: string };
 }
 
 /** Start a software TPM and a machine on it. The TPM's state is in `tpmDirectory`, which serves one machine at a time. */
@@ -59,7 +61,7 @@ export async function startMachine(order: RunOrder): Promise<RunningMachine> {
   const tpm = await startSwtpm({ directory: order.tpmDirectory, socket: tpmSocket });
   try {
     const vm = await bootVm({
-      ...{ cabinet, tpmSocket, directory },
+      ...{ cabinet, tpmSocket, directory, ...order.disks },
       esp: order.esp ?? image.esp,
       root: image.root,
       variant: image.manifest.variant,
@@ -79,6 +81,8 @@ export async function startMachine(order: RunOrder): Promise<RunningMachine> {
         cabinet,
         vm.consoleLog,
         join(directory, "vars.fd"),
+        order.disks?.state ?? join(directory, "state.img"),
+        order.disks?.store ?? join(directory, "store.img"),
         join(order.tpmDirectory, "swtpm.log"),
         image.root,
         image.esp,

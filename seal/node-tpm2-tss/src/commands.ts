@@ -1,0 +1,40 @@
+import type { NativeValue } from "./binding.ts";
+import type { Answers, Connection, Release } from "./connection.ts";
+import { type Authorization, sessionHandles } from "./handles.ts";
+
+/** What every command takes. */
+export interface CommandOptions {
+  /** The authorisations of the command's handles in order, then any sessions that only encrypt or authenticate. */
+  readonly sessions?: readonly Authorization[];
+  /**
+   * A command that still waits when this aborts is never sent, and rejects with the signal's reason. One that was sent runs
+   * to its end. A method that sends several commands stops before the next.
+   */
+  readonly signal?: AbortSignal;
+}
+
+/**
+ * What the command groups share. Each group extends the one before it, up to `Tpm`: one class for the caller, one file for
+ * each group, and no second list of the methods.
+ */
+export abstract class Commands {
+  protected readonly connection: Connection;
+
+  constructor(connection: Connection) {
+    this.connection = connection;
+  }
+
+  /** `authorizations` are used when the caller gives no sessions. */
+  protected run(
+    command: string,
+    inputs: readonly NativeValue[],
+    options: CommandOptions = {},
+    authorizations: readonly Authorization[] = [],
+    holds?: Release,
+  ): Promise<Answers> {
+    const { sessions = authorizations, signal } = options;
+    return this.connection.run({ command, inputs, sessions: sessionHandles(sessions), signal, holds });
+  }
+}
+
+export const NOTHING: Uint8Array = new Uint8Array(0);
