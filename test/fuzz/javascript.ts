@@ -11,6 +11,8 @@ import type { Announce, Outcome, Subject } from "./subject.ts";
 export interface TargetModule {
   /** Parses the bytes: returns, or throws one of the project's errors. Anything else is a finding. */
   readonly run: (bytes: Uint8Array) => void;
+  /** For a package of its own: which errors are its typed ones. */
+  readonly isTyped?: (error: unknown) => boolean;
   readonly maxLength?: number;
   /** Bytes that one run may keep: most inputs are some hundred bytes long. */
   readonly maxMemory?: number;
@@ -30,14 +32,22 @@ export { IronclawError } from "./policy/errors.ts";`;
   const module = { exports: {} as TargetModule & { readonly IronclawError: new () => Error } };
   // The bundle is the project's own source: there is no other way to run text with counters in it.
   new Function("require", "module", "__cov", code)(createRequire(`${dirname(path)}/`), module, counters);
-  const { run, maxLength = defaultLength, maxMemory = defaultMemory, IronclawError } = module.exports;
+  const {
+    run,
+    isTyped = () => false,
+    maxLength = defaultLength,
+    maxMemory = defaultMemory,
+    IronclawError,
+  } = module.exports;
 
   let before = usedMemory();
   const outcomeOf = (input: Uint8Array): Outcome => {
     try {
       run(input);
     } catch (error) {
-      return error instanceof IronclawError ? { kind: "refused" } : { kind: "finding", ...described(error) };
+      return error instanceof IronclawError || isTyped(error)
+        ? { kind: "refused" }
+        : { kind: "finding", ...described(error) };
     }
     return { kind: "accepted" };
   };

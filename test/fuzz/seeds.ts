@@ -28,24 +28,21 @@ import {
   ByteWriter,
   type CborValue,
   concatBytes,
+  type Delegation,
   encodeAnchors,
   encodeBundle,
   encodeCabinet,
   encodeCbor,
+  encodeDelegation,
   encodeDerSignature,
   encodeEnvelope,
   encodeRelease,
+  fromHex,
   keyIdOf,
-  measureDelegation,
   measureObjectPolicy,
-  measurePolicy,
-  RELEASE_POLICY_REF,
   RELEASE_TYPE,
   type Release,
-  ROOT_POLICY_REF,
-  releasePolicySteps,
   type SlotName,
-  sealPcrValues,
   toBase64,
   toHex,
   utf8,
@@ -53,7 +50,10 @@ import {
 import { compileProfile } from "../../policy/runtime/compile.ts";
 import { parseProfile } from "../../policy/runtime/parse.ts";
 import { encodeSealedPublic } from "../../seal/import-blob.ts";
+import { encodeEscrow } from "../../seal/ownership.ts";
 import { encodeSealedPackage, type SealedPackage } from "../../seal/package.ts";
+import { EMPTY_STORE, encodeSlot } from "../../seal/store.ts";
+import { encodeAnchor, encodeLoginRecord } from "../../seal/tpm-records.ts";
 import { unsealRequest } from "../../seal/unseal.ts";
 import { declareOaep, EXTENSIONS, makeCertificate } from "../support/certificates.ts";
 import { elfImage } from "../support/elf-image.ts";
@@ -78,63 +78,97 @@ type Seeds = Readonly<Record<string, Uint8Array>>;
 const filled = (length: number, byte: number) => new Uint8Array(length).fill(byte);
 const json = (value: unknown) => utf8(JSON.stringify(value));
 
-// Versions of formats change: what belongs to the release and to the sealed package stands in these three functions only.
+// Versions of formats change: what belongs to the release and to the sealed package stands in the next functions only.
 
 function madeRelease(): Release {
   const pcrs = (size: number) =>
     Object.fromEntries([4, 9, 11, 12, AGENT_PCR].map((pcr) => [`${pcr}`, toHex(filled(size, pcr))]));
-  const digests = { sha256: pcrs(32), sha384: pcrs(48) };
-  const approval = (policyRef: Uint8Array, approved: Uint8Array, byte: number) => ({
-    policyRef: toHex(policyRef),
-    approved: toHex(approved),
-    signature: toBase64(filled(64, byte)),
-  });
   return {
-    version: 1,
+    version: 2,
     name: "seed",
     image: { id: "ab".repeat(32), variant: "release" },
     epoch: 3,
     notBefore: "2027-01-01T00:00:00Z",
     notAfter: "2027-12-31T23:59:59Z",
     agentPcr: AGENT_PCR,
-    pcrs: digests,
+    pcrs: { sha256: pcrs(32), sha384: pcrs(48) },
     events: [{ kind: "config", name: "/etc/ironclaw/agent.json", sha256: "cd".repeat(32) }],
-    tpmPolicy: approval(RELEASE_POLICY_REF, measurePolicy(releasePolicySteps(sealPcrValues({ pcrs: digests }))), 1),
+    unseal: toBase64(filled(64, 1)),
+    raise: null,
     releaseKey: releaseKeyPem,
-    delegation: approval(ROOT_POLICY_REF, measureDelegation(releaseKeyPem), 2),
+    delegation: madeDelegation(),
   };
 }
 
+function madeDelegation(): Delegation {
+  const signature = toBase64(filled(64, 2));
+  const credentials = ["hsm-pin", "volume-key"].map((name) => ({ name, signature }));
+  return { lastEpoch: 7, credentials, first: signature, raise: signature };
+}
+
 function sealedPackages(): Readonly<Record<"rsa" | "p384", SealedPackage>> {
-  const common = {
-    version: 1,
-    name: "hsm-pin",
-    generation: 2,
-    tokenSerial: "0123456789abcdef",
-    policyRef: ROOT_POLICY_REF,
-    objectPublic: encodeSealedPublic(measureObjectPolicy(rootKeyPem), filled(32, 7)),
+  const objectPublic = (name: string) => encodeSealedPublic(measureObjectPolicy(rootKeyPem, name), filled(32, 7));
+  const common = { version: 2, generation: 2, nonce: filled(12, 3), ciphertext: filled(64 + 16, 4) } as const;
+  const pin = { name: "hsm-pin", kind: "pin", notAfter: null, tokenSerial: "0123456789abcdef" } as const;
+  const volume = {
+    name: "volume-key",
+    kind: "volume-key",
+    notAfter: "2027-12-31T23:59:59Z",
+    tokenSerial: null,
   } as const;
-  const point = new ByteWriter().sized16(filled(48, 1)).sized16(filled(48, 2)).finish();
   return {
     rsa: {
       ...common,
+      ...pin,
       ekName: concatBytes(Uint8Array.of(0, 0x0b), filled(32, 5)),
-      duplicate: filled(140, 8),
+      objectPublic: objectPublic(pin.name),
+      duplicate: filled(108, 8),
       encryptedSeed: filled(256, 9),
     },
     p384: {
       ...common,
+      ...volume,
       ekName: concatBytes(Uint8Array.of(0, 0x0c), filled(48, 5)),
-      duplicate: filled(156, 8),
-      encryptedSeed: point,
+      objectPublic: objectPublic(volume.name),
+      duplicate: filled(124, 8),
+      encryptedSeed: new ByteWriter().sized16(filled(48, 1)).sized16(filled(48, 2)).finish(),
     },
   };
 }
 
 function unsealerRequests(): Seeds {
   const anchors: Anchors = { version: 1, releaseRoot: rootKeyPem, operator: operatorKeyPem };
+  const common = { imported: filled(140, 6), release: madeRelease(), anchors };
   const { rsa, p384 } = sealedPackages();
-  return { rsa: unsealRequest(rsa, madeRelease(), anchors), p384: unsealRequest(p384, madeRelease(), anchors, 16) };
+  return {
+    rsa: unsealRequest({ ...common, sealed: rsa }),
+    p384: unsealRequest({ ...common, sealed: p384, sinks: 16 }),
+  };
+}
+
+/** What the store on the state disk, the TPM's NV and the operator's escrow hold. */
+function storedSeeds(): Record<string, Seeds> {
+  const ekName = toHex(concatBytes(Uint8Array.of(0, 0x0b), filled(32, 5)));
+  const entry = {
+    name: "hsm-pin",
+    generation: 2,
+    state: "served",
+    package: utf8("{}"),
+    imported: filled(100, 1),
+  } as const;
+  const login = { name: "hsm-pin", outcome: "accepted", generation: 2, tries: 3n, package: "ab".repeat(32) } as const;
+  return {
+    "store-slot": {
+      empty: encodeSlot(1n, EMPTY_STORE),
+      one: encodeSlot(7n, { ekName, entries: [entry] }),
+    },
+    "login-record": { accepted: encodeLoginRecord(login) },
+    "tpm-anchor": {
+      set: encodeAnchor({ volumeId: filled(16, 1), seq: 12, hash: "cd".repeat(32) }),
+      unset: filled(64, 0),
+    },
+    escrow: { plain: encodeEscrow(fromHex(ekName), { ownerAuth: filled(32, 1), lockoutAuth: filled(32, 2) }) },
+  };
 }
 
 function releaseSeeds(): Record<string, Seeds> {
@@ -143,7 +177,9 @@ function releaseSeeds(): Record<string, Seeds> {
     encodeEnvelope({ payloadType, payload, signature: { keyid: keyIdOf(releaseKeyPem), sig } });
   const { rsa, p384 } = sealedPackages();
   return {
-    release: { plain: release },
+    release: { plain: release, raise: encodeRelease({ ...madeRelease(), raise: toBase64(filled(256, 3)) }) },
+    delegation: { plain: encodeDelegation({ version: 2, releaseKey: releaseKeyPem, delegation: madeDelegation() }) },
+    ...storedSeeds(),
     "signed-release": { plain: envelope(release, RELEASE_TYPE, filled(64, 3)) },
     envelope: {
       small: envelope(utf8("{}"), "application/json", filled(64, 3)),
@@ -268,15 +304,15 @@ function tpmSeeds(): Record<string, Seeds> {
       nv: new ByteWriter().u8(1).u32(0x01c00002).u16(0x000b).u32(0x62072001).sized16(filled(32, 1)).u16(1500).finish(),
       selection: new ByteWriter()
         .u8(2)
-        .u32(2)
+        .u32(1)
         .u16(0x000b)
         .u8(3)
         .bytes(Uint8Array.of(1, 2, 3))
-        .u16(4)
-        .u8(3)
-        .bytes(filled(3, 255))
         .finish(),
       properties: list(3, 6, 2, 0x100, 0x322e3000, 0x105, 0x49424d00),
+      digests: new ByteWriter().u8(4).u32(1).u16(0x000b).bytes(filled(32, 1)).finish(),
+      time: new ByteWriter().u8(5).u64(1n).u64(2n).u32(3).u32(4).u8(1).finish(),
+      banks: new ByteWriter().u8(6).u32(5).u32(1).u16(0x000c).u8(3).bytes(filled(3, 255)).finish(),
     },
     ...evidenceSeeds(ecc, quote),
   };
@@ -490,6 +526,11 @@ function agentSeeds(): Record<string, Seeds> {
       challenge: json({ id: 3, op: "challenge", nonce: "ab".repeat(32), bank: "sha256", pcrs: [0, 7, 13] }),
       audit: json({ id: 4, op: "audit", from: 0, limit: 500 }),
     },
+    "unseal-answer": {
+      released: utf8('{"kind":"released","ms":31}\n'),
+      refused: utf8('{"kind":"refused","answers":[{"command":"TPM2_Unseal","rc":"0x0000099d","text":"policy"}]}\n'),
+      failed: utf8('{"kind":"failed","command":"request","rc":"0x00000000","text":"sinks"}\n'),
+    },
     "audit-line": { sign: line(entry), connect: line(nothing) },
     "agent-config": { image: Uint8Array.from(readFileSync(join(root, "vm-images/guest/etc/ironclaw/agent.json"))) },
     ...cSeeds(),
@@ -522,6 +563,18 @@ function cSeeds(): Record<string, Seeds> {
     "shim-frames": {
       sign: concatBytes(frame(1, 5, nothing), frame(2, 6, sign), frame(3, 6, pss), frame(9, 8, nothing)),
       load: frame(1, 3, new ByteWriter().sized16(utf8("/usr/lib/x.so")).finish()),
+    },
+    "spawner-state": {
+      blank: filled(4096, 0),
+      good: concatBytes(
+        new ByteWriter()
+          .bytes(utf8("IRONSTAT"))
+          .u32(1)
+          .bytes(filled(16, 2))
+          .u64(1n << 30n)
+          .finish(),
+        filled(4096 - 36, 0),
+      ),
     },
     "spawner-prepare": { two: encodePrepareShim(0, files).slice(1) },
     "spawner-start": {

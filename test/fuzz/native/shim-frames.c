@@ -57,9 +57,9 @@ CK_RV op_probe(struct shim *shim, struct reader *in, struct writer *out) {
 
 CK_RV op_load(struct shim *shim, struct reader *in, struct writer *out) {
     (void)shim;
+    char path[MAX_PATH + 1];
     write_sized16(out, "", 0);
-    (void)read_bytes(in, read_u16(in));
-    expect_end(in);
+    (void)read_path(in, path);
     return CKR_GENERAL_ERROR;
 }
 
@@ -69,6 +69,14 @@ CK_RV op_login(struct shim *shim, struct reader *in, struct writer *out) {
     (void)read_u64(in);
     expect_end(in);
     return CKR_OK;
+}
+
+CK_RV op_credential(struct shim *shim, struct reader *in, struct writer *out) {
+    char path[MAX_PATH + 1];
+    (void)out;
+    if (read_path(in, path) && (path[0] != '/' || strlen(path) > MAX_PATH)) abort();
+    shim->phase = PHASE_FAILED;
+    return CKR_GENERAL_ERROR;
 }
 
 static CK_ULONG next_object;
