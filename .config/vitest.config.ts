@@ -14,6 +14,7 @@ const parts = [
   "test/attest/certificate-chain.test.ts",
   "test/attest/endorsement.test.ts",
   "test/fuzz/fuzz.test.ts",
+  "test/fuzz/harness.test.ts",
   "test/seal/unsealer.test.ts",
 ];
 

@@ -34,6 +34,9 @@ export interface LoopResult {
   readonly coverage: number;
 }
 
+/** A driver that was ended so often is not searched further: each end costs a new process, and a bug so near hides others. */
+const maxEnded = 20;
+
 /** An empty input, so that a target without a corpus has something to start from. */
 const nothing = new Uint8Array();
 
@@ -44,7 +47,7 @@ export function fuzz(subject: Subject, options: LoopOptions): LoopResult {
   const coverage = new Coverage();
   const known = new Set<string>();
   const pool: Uint8Array[] = [];
-  let [runs, accepted] = [0, 0];
+  let [runs, accepted, ended] = [0, 0, 0];
 
   const look = ({ input, outcome, counters }: Run): Finding | null => {
     runs++;
@@ -63,6 +66,7 @@ export function fuzz(subject: Subject, options: LoopOptions): LoopResult {
       if (finding !== null) findings.push(finding);
       if (run.outcome.kind === "accepted") taken++;
     });
+    if (subject.batch > 1) ended += findings.length;
     for (const finding of findings) {
       if (known.has(finding.what)) continue;
       known.add(finding.what);
@@ -76,7 +80,7 @@ export function fuzz(subject: Subject, options: LoopOptions): LoopResult {
   for (const input of corpus) accepted += runAll([input]);
   const end = performance.now() + budget.milliseconds;
   const last = runs + budget.runs;
-  while (runs < last && performance.now() < end) {
+  while (runs < last && performance.now() < end && ended < maxEnded) {
     for (let left = Math.max(1, 64 / subject.batch); left > 0 && runs < last; left--) {
       const size = Math.min(subject.batch, last - runs);
       runAll(Array.from({ length: size }, () => nextInput(pool, random, subject)));

@@ -27,6 +27,7 @@ const flags = [
   "-no-pie",
   "-fsanitize=address,undefined",
   "-fno-sanitize-recover=all",
+  `-I${join(folder, "native")}`,
 ];
 const counted = "-fsanitize-coverage=trace-pc";
 
