@@ -24,7 +24,8 @@ export abstract class HierarchyCommands extends NvCommands {
   }
   /**
    * TPM2_Clear: deletes the owner's and endorsement's objects and NV indices, makes a new owner seed, and empties the
-   * authValues of owner, endorsement and lockout. The endorsement seed stays.
+   * authValues of owner, endorsement and lockout. The endorsement seed stays. Dispose handles of such objects before: the TPM
+   * gives their numbers to the next ones.
    */
   async clear(authority: "lockout" | "platform", options: CommandOptions = {}): Promise<void> {
     await this.run("Clear", [ESYS_TR[authority]], options, ["password"]);

@@ -36,7 +36,10 @@ export abstract class SessionCommands extends GeneralCommands {
   ): Promise<void> {
     await this.run("TR_SetAuth", [handleOf(authority), auth], options);
   }
-  /** What disposing the handle does: flushes an object or session, forgets a persistent object or NV index. */
+  /**
+   * What disposing the handle does: flushes an object or session, forgets a persistent object or NV index. One that the TPM
+   * lost already, as by Clear, is forgotten.
+   */
   async flushContext(handle: TpmHandle, { signal }: Pick<CommandOptions, "signal"> = {}): Promise<void> {
     await this.connection.release(handle.tr, signal);
   }
@@ -59,8 +62,9 @@ export abstract class SessionCommands extends GeneralCommands {
   }
 
   /**
-   * TPMS_CONTEXT, with what ESYS knows of the handle added to its blob: only ESYS can load it again. The authValue that ESYS
-   * knows is in it, in clear. A saved object stays loaded too; a saved session is gone from here, and can be loaded once.
+   * TPMS_CONTEXT, with what ESYS knows of the handle added to its blob: only ESYS can load it again. The TPM protects its own
+   * part only: ESYS's part holds the authValue in clear, and whoever changes it is not noticed. A saved object stays loaded
+   * too; a saved session is gone from here, and can be loaded once.
    */
   async contextSave(handle: TpmObject | Session, options: Pick<CommandOptions, "signal"> = {}): Promise<Uint8Array> {
     const answers = await this.run("ContextSave", [handle.tr], options);
