@@ -3,6 +3,7 @@ import type { CommandOptions } from "./commands.ts";
 import { ESYS_TR, type PermanentAuthority } from "./constants.ts";
 import { NvCommands } from "./nv.ts";
 
+/** The lockout against guessing authValues. */
 export interface DictionaryAttackParameters {
   /** Failed tries until the TPM is locked out; 0 locks it out at once. */
   readonly maxTries: number;
@@ -38,6 +39,7 @@ export abstract class HierarchyCommands extends NvCommands {
   async dictionaryAttackLockReset(options: CommandOptions = {}): Promise<void> {
     await this.run("DictionaryAttackLockReset", [], options, ["password"]);
   }
+  /** Sets all three. */
   async dictionaryAttackParameters(
     parameters: DictionaryAttackParameters,
     options: CommandOptions = {},

@@ -282,12 +282,13 @@ describe("moving and keeping", () => {
     expect(loaded instanceof Session && loaded.kind).toBe("hmac");
   });
 
-  test("SetAuth and nonceTPM of what is gone, and an authValue that is too long, are refused by ESYS", async () => {
+  test("SetAuth, nonceTPM and ContextSave of what is gone, and an authValue that is too long, are refused by ESYS", async () => {
     await using tpm = await open();
     const session = await tpm.startAuthSession({ kind: "hmac" });
     expect((await tpm.nonceTpm(session)).length).toBe(32);
     await tpm.flushContext(session);
     expect(await refusal(tpm.nonceTpm(session))).toMatch(/^esys TRSess_GetNonceTPM /);
+    expect(await refusal(tpm.contextSave(session))).toMatch(/^esys ContextSave /);
     expect(await refusal(tpm.setAuth(session, auth))).toMatch(/^esys TR_SetAuth /);
     expect(await refusal(tpm.setAuth("owner", new Uint8Array(65)))).toMatch(/^mu TR_SetAuth /);
   });
