@@ -2,15 +2,19 @@ import type { NativeValue } from "./binding.ts";
 import type { Answers, Connection, Release } from "./connection.ts";
 import { type Authorization, sessionHandles } from "./handles.ts";
 
-/** What every command takes. */
-export interface CommandOptions {
-  /** The authorisations of the command's handles in order, then any sessions that only encrypt or authenticate. */
-  readonly sessions?: readonly Authorization[];
+/** What every command takes, and every method that only asks ESYS. */
+export interface SignalOptions {
   /**
    * A command that still waits when this aborts is never sent, and rejects with the signal's reason. One that was sent runs
    * to its end. A method that sends several commands stops before the next.
    */
   readonly signal?: AbortSignal;
+}
+
+/** What every command takes that can have sessions. */
+export interface CommandOptions extends SignalOptions {
+  /** The authorisations of the command's handles in order, then any sessions that only encrypt or authenticate. */
+  readonly sessions?: readonly Authorization[];
 }
 
 /**

@@ -1,5 +1,5 @@
 import { U16_MAX, U32_MAX, unsigned } from "./bytes.ts";
-import { type CommandOptions, Commands } from "./commands.ts";
+import { type CommandOptions, Commands, type SignalOptions } from "./commands.ts";
 import { CAPABILITY, PROPERTY, STARTUP_TYPE } from "./constants.ts";
 import { TpmFormatError } from "./errors.ts";
 import {
@@ -18,12 +18,15 @@ const NV_BUFFER_LEAST = 512; // of a TPM that does not say
 export abstract class GeneralCommands extends Commands {
   #nvBufferMax: number | null = null;
 
-  /** Firmware does this at power-on; a second one is refused. `state` resumes what `shutdown("state")` kept. */
-  async startup(type: keyof typeof STARTUP_TYPE, options: Pick<CommandOptions, "signal"> = {}): Promise<void> {
+  /**
+   * Firmware does this at power-on. `state` resumes what `shutdown("state")` kept. A TPM that was started already stays as it
+   * is, and ESYS takes that for success.
+   */
+  async startup(type: "clear" | "state", options: SignalOptions = {}): Promise<void> {
     await this.run("Startup", [STARTUP_TYPE[type]], options);
   }
   /** Announces that power will be cut. Without it the next start counts as a failed try for the dictionary-attack lockout. */
-  async shutdown(type: keyof typeof STARTUP_TYPE, options: CommandOptions = {}): Promise<void> {
+  async shutdown(type: "clear" | "state", options: CommandOptions = {}): Promise<void> {
     await this.run("Shutdown", [STARTUP_TYPE[type]], options);
   }
   /** TPMS_CAPABILITY_DATA, raw, and whether the TPM has more. */

@@ -3,6 +3,7 @@ import type { CommandOptions } from "./commands.ts";
 import { ESYS_TR, type PermanentAuthority } from "./constants.ts";
 import { NvCommands } from "./nv.ts";
 
+/** The lockout against guessing authValues. */
 export interface DictionaryAttackParameters {
   /** Failed tries until the TPM is locked out; 0 locks it out at once. */
   readonly maxTries: number;
@@ -24,7 +25,8 @@ export abstract class HierarchyCommands extends NvCommands {
   }
   /**
    * TPM2_Clear: deletes the owner's and endorsement's objects and NV indices, makes a new owner seed, and empties the
-   * authValues of owner, endorsement and lockout. The endorsement seed stays.
+   * authValues of owner, endorsement and lockout. The endorsement seed stays. Dispose handles of such objects before: the TPM
+   * gives their numbers to the next ones.
    */
   async clear(authority: "lockout" | "platform", options: CommandOptions = {}): Promise<void> {
     await this.run("Clear", [ESYS_TR[authority]], options, ["password"]);
@@ -37,6 +39,7 @@ export abstract class HierarchyCommands extends NvCommands {
   async dictionaryAttackLockReset(options: CommandOptions = {}): Promise<void> {
     await this.run("DictionaryAttackLockReset", [], options, ["password"]);
   }
+  /** Sets all three. */
   async dictionaryAttackParameters(
     parameters: DictionaryAttackParameters,
     options: CommandOptions = {},

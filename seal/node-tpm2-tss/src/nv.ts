@@ -7,6 +7,7 @@ import { PcrCommands } from "./pcrs.ts";
 import { type Attestation, attestation, KEY_SCHEME, type SigningOptions } from "./proofs.ts";
 import { encodeNvPublic, type NvPublic, parseNvPublic } from "./structures.ts";
 
+/** What the TPM says of an index. */
 export interface NvIndex extends NvPublic {
   readonly name: Uint8Array;
   /** TPMS_NV_PUBLIC. */
@@ -16,6 +17,7 @@ export interface NvIndex extends NvPublic {
 /** Whose authorisation is used: the index's own, or that of a hierarchy. */
 export type NvAuthority = "index" | "owner" | "platform";
 
+/** Of commands that an index or a hierarchy authorises. */
 export interface NvOptions extends CommandOptions {
   /** Default `index`. The default session, `"password"`, is then its own authValue. */
   readonly authority?: NvAuthority;
@@ -27,6 +29,7 @@ export interface NvDataOptions extends NvOptions {
   readonly maxChunk?: number;
 }
 
+/** An index to define. */
 export interface NvDefinition {
   /** 0x01xxxxxx. */
   readonly index: number;

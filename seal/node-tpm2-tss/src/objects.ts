@@ -7,6 +7,7 @@ import { type Creation, PrimaryKey, TpmObject } from "./handles.ts";
 import { PolicyCommands } from "./policies.ts";
 import { encodePcrSelection, type PcrSelection } from "./structures.ts";
 
+/** What a new object contains beyond its template. */
 export interface CreationOptions extends CommandOptions {
   /** The new object's authValue, which ESYS then knows, and the data to seal or the key to take. Default: both empty. */
   readonly sensitive?: { readonly auth?: Uint8Array; readonly data?: Uint8Array };
@@ -68,6 +69,7 @@ export abstract class ObjectCommands extends PolicyCommands {
     const inputs = [publicArea, ESYS_TR[hierarchy], options.sensitive ?? NOTHING];
     return this.#loaded(await this.run("LoadExternal", inputs, options, [], "FlushContext"));
   }
+  /** TPMT_PUBLIC and Names, as the connection answers them. */
   async readPublic(
     object: TpmObject,
     options: CommandOptions = {},

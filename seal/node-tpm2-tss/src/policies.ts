@@ -5,6 +5,7 @@ import { handleOf, type Session, type TpmObject } from "./handles.ts";
 import { SessionCommands } from "./sessions.ts";
 import { encodeDigestList, encodePcrSelection, type PcrSelection } from "./structures.ts";
 
+/** What an authorisation by secret is tied to. Default: nothing. */
 export interface PolicySecretOptions extends CommandOptions {
   readonly policyRef?: Uint8Array;
   /** Ties the authorisation to one command with these parameters. */
@@ -15,6 +16,7 @@ export interface PolicySecretOptions extends CommandOptions {
   readonly expiration?: number;
 }
 
+/** What PolicyNV compares, and who may read it. */
 export interface PolicyNvOptions extends CommandOptions {
   /** First byte of the index's data that is compared. Default 0. */
   readonly offset?: number;
@@ -94,6 +96,7 @@ export abstract class PolicyCommands extends SessionCommands {
   ): Promise<void> {
     await this.run("PolicyAuthorize", [policy.tr, approved, policyRef, keyName, ticket], options);
   }
+  /** The session's policy digest as it stands. */
   async policyGetDigest(policy: Session, options: CommandOptions = {}): Promise<Uint8Array> {
     return (await this.run("PolicyGetDigest", [policy.tr], options)).bytes(0);
   }

@@ -5,6 +5,7 @@ import type { Creation, TpmObject } from "./handles.ts";
 import { ObjectCommands } from "./objects.ts";
 import { encodePcrSelection, type PcrSelection } from "./structures.ts";
 
+/** Of commands that sign. */
 export interface SigningOptions extends CommandOptions {
   /** TPMT_SIG_SCHEME. Default: the key's own. */
   readonly scheme?: Uint8Array;
