@@ -87,14 +87,16 @@ function parentFindings({ state, sealed }: UnsealQuestion): UnsealFinding[] {
 
 function counterFindings({ state, rootKeyPem, sealed, knownEkName }: UnsealQuestion): UnsealFinding[] {
   const { epoch, login } = state;
-  const wanted = toHex(measureEpochName(rootKeyPem));
   if (epoch.kind === "missing" || login.kind === "missing") {
     const code = knownEkName === toHex(sealed.ekName) ? "tpm-cleared" : "tpm-not-provisioned";
     const item = epoch.kind === "missing" ? "epoch counter" : "login records";
     return [finding(code, item, "the NV index of this machine", "none")];
   }
-  if (epoch.value === null) return [finding("epoch-unwritten", "epoch counter", "a value", "none: never incremented")];
-  if (toHex(epoch.name) !== wanted) return [finding("epoch-foreign", "epoch counter", wanted, toHex(epoch.name))];
+  if (equalBytes(epoch.name, measureEpochName(rootKeyPem, { written: false })))
+    return [finding("epoch-unwritten", "epoch counter", "a value", "none: never incremented")];
+  const [wanted, got] = [toHex(measureEpochName(rootKeyPem)), toHex(epoch.name)];
+  if (got !== wanted) return [finding("epoch-foreign", "epoch counter", wanted, got)];
+  if (epoch.value === null) return [finding("epoch-foreign", "epoch counter", "no authorisation", "one that is set")];
   return [];
 }
 
