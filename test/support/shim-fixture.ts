@@ -36,7 +36,7 @@ export function openBench(): Bench {
 
 /** Compiles `test/hostile/<name>.c` and gives the path of the result. */
 export function buildHostile(
-  bench: Bench,
+  bench: Pick<Bench, "directory">,
   name: string,
   kind: "module" | "program",
   extra: readonly string[] = [],
@@ -76,7 +76,7 @@ export function localProfileText(): string {
 }
 
 /** The local profile with this machine's paths instead of the shim's private root. */
-export function writeHostProfile(bench: Bench, token: Token | null): string {
+export function writeHostProfile(bench: Pick<Bench, "directory">, token: Pick<Token, "tokens"> | null): string {
   const readable = ["/usr/lib", "/etc/ld.so.cache", "/etc/ssl", bench.directory].filter((path) => existsSync(path));
   const rules = [
     ...readable.map((path) => `landlock read ${path}`),
