@@ -27,7 +27,7 @@ const running: Started[] = [];
 beforeEach(() => {
   bench = openBench();
   token = makeCountingToken(bench, { pin: TEST_PIN });
-  profile = writeHostProfile(bench, { tokens: token.directory });
+  profile = writeHostProfile(bench, { environment: token.environment, tokens: token.directory });
 });
 
 afterEach(() => {

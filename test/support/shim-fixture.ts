@@ -76,7 +76,7 @@ export function localProfileText(): string {
 }
 
 /** The local profile with this machine's paths instead of the shim's private root. */
-export function writeHostProfile(bench: Pick<Bench, "directory">, token: Pick<Token, "tokens"> | null): string {
+export function writeHostProfile(bench: Bench, token: Token | null): string {
   const readable = ["/usr/lib", "/etc/ld.so.cache", "/etc/ssl", bench.directory].filter((path) => existsSync(path));
   const rules = [
     ...readable.map((path) => `landlock read ${path}`),
