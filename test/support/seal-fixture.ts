@@ -36,7 +36,7 @@ const run = promisify(execFile);
 /** A day inside every release made here. */
 export const NOW = new Date("2027-01-15T12:00:00Z");
 export const PIN = utf8("correct horse 4711");
-const NATIVE_DIRECTORY = resolve(import.meta.dirname, "../../build/native");
+export const NATIVE_DIRECTORY = resolve(import.meta.dirname, "../../build/native");
 export const UNSEALER = join(NATIVE_DIRECTORY, "unsealer");
 
 /** What the test's launch measures; the agent PCR of every release made here is its replay. */
