@@ -15,6 +15,10 @@ const parts = [
   "test/attest/endorsement.test.ts",
   "test/seal/tss/leak.test.ts",
   "test/seal/unsealer.test.ts",
+  "test/seal/unsealer-credentials.test.ts",
+  "test/seal/unsealer-epoch.test.ts",
+  "test/seal/unsealer-keys.test.ts",
+  "test/seal/unsealer-request.test.ts",
 ];
 
 // `fast` is what `npm run check` runs; `npm test` runs all three. `vm` builds the image and boots it.
