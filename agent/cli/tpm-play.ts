@@ -20,7 +20,7 @@ export const command: Command = {
   examples: ["ironclaw tpm play prediction.json --tcti swtpm:path=tpm.sock"],
   run: async (input, io) => {
     const prediction = parsePrediction(await readInput(input.positional(0), "prediction"));
-    return withTpm(input, async (tpm) => {
+    return withTpm(input, async (tpm): Promise<0> => {
       await requireSoftwareTpm(tpm);
       for (const { pcr, sha256, sha384 } of prediction.boot) {
         await tpm.pcrExtend(pcr, { sha256: fromHex(sha256), sha384: fromHex(sha384) });
