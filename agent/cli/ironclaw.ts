@@ -20,6 +20,7 @@ export const COMMANDS: Readonly<Record<string, Loader>> = {
   "keys new": () => import("./keys-new.ts"),
   measure: () => import("./measure.ts"),
   "order new-volume": () => import("./order-new-volume.ts"),
+  "order provision": () => import("./order-provision.ts"),
   "order retry-login": () => import("./order-retry-login.ts"),
   "policy check": () => import("./policy-check.ts"),
   "policy explain": () => import("./policy-explain.ts"),

@@ -1,3 +1,4 @@
+import { randomBytes } from "node:crypto";
 import { AGENT_PCR, toHex } from "../../policy/index.ts";
 import {
   abortReseal,
@@ -11,6 +12,8 @@ import {
   encodeAnchor,
   encodeLoginRecord,
   openEndorsementKey,
+  provisionEpoch,
+  provisionRecords,
   readAnchor,
   readEpoch,
   readLogin,
@@ -46,6 +49,7 @@ export interface SealingService {
   /** The TPM's records as they are now, in hexadecimal; null where there is none. An order names them. */
   records(): Promise<{
     readonly ekName: string;
+    readonly boot: string;
     readonly logins: Readonly<Record<string, string | null>>;
     readonly anchor: string | null;
   }>;
@@ -62,6 +66,7 @@ export function createSealingService(environment: LaunchEnvironment, sources: Re
     if (kind === "serving" || kind === "refused") return;
     throw new AgentError("ERR_LAUNCH", "launch", { expected: "one that has ended", got: kind });
   };
+  const boot = Uint8Array.from(randomBytes(32));
   let tail: Promise<unknown> = Promise.resolve();
   const inTurn = <T>(act: () => Promise<T>): Promise<T> => {
     const turn = tail.then(() => tpmStep("TPM", act));
@@ -93,7 +98,7 @@ export function createSealingService(environment: LaunchEnvironment, sources: Re
       inTurn(async () => {
         requireLaunched();
         const order = await verifyOrder(envelope, requireDocuments(environment).anchors.operator);
-        await carryOutOrder(tss, order, sources.ekName);
+        await carryOutOrder(tss, order, { ekName: sources.ekName, boot, provision: () => provision(environment) });
         return { order: order.order };
       }),
     own: (credentialBlob, encryptedSecret) =>
@@ -124,6 +129,7 @@ export function createSealingService(environment: LaunchEnvironment, sources: Re
         const anchor = await readAnchor(tss);
         return {
           ekName: toHex(sources.ekName),
+          boot: toHex(boot),
           logins: Object.fromEntries(logins),
           anchor: anchor.kind === "anchor" ? toHex(encodeAnchor(anchor.anchor)) : null,
         };
@@ -158,6 +164,14 @@ async function checkCredential(environment: LaunchEnvironment, sealed: SealedPac
 /** The launch of this boot has ended, so its PCR is capped, whatever events lie between. */
 function asCapped(found: UnsealFinding): UnsealFinding {
   return found.item.startsWith(`PCR ${AGENT_PCR} `) ? { ...found, code: "agent-pcr-capped" } : found;
+}
+
+async function provision(environment: LaunchEnvironment): Promise<void> {
+  const { anchors, releases } = requireDocuments(environment);
+  const [release] = releases;
+  if (release === undefined) throw new AgentError("ERR_LAUNCH", "release", { expected: "one", got: "none" });
+  await provisionEpoch(environment.tss, anchors.releaseRoot, release.delegation);
+  await provisionRecords(environment.tss);
 }
 
 /** With an owner set, the counter could only be defined with the escrow file: it has to be there first. */
