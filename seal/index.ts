@@ -1,5 +1,6 @@
 // The whole surface of `seal`: other folders import from here only.
 export * from "./advice.ts";
+export * from "./compare-releases.ts";
 export * from "./credentials.ts";
 export * from "./delegation.ts";
 export * from "./diagnosis.ts";
@@ -7,6 +8,7 @@ export * from "./ek-public.ts";
 export * from "./endorsement.ts";
 export * from "./epoch.ts";
 export * from "./errors.ts";
+export * from "./explain-release.ts";
 export * from "./import-blob.ts";
 export * from "./keys.ts";
 export * from "./offline-seal.ts";
