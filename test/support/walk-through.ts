@@ -19,12 +19,16 @@ const run = promisify(execFile);
 const project = resolve(import.meta.dirname, "../..");
 const README = join(project, "agent/cli/README.md");
 export const WALK_THROUGH_PIN = "Walk-Through-4711";
+/** A secret file with line ends, which are part of it. */
+export const WALK_THROUGH_FILE = "-----BEGIN KEY-----\nwalk-through-secret-file\n-----END KEY-----\n";
 
 export interface WalkThrough extends AsyncDisposable {
   /** Where it ran: every file that the README names is there. */
   readonly directory: string;
   /** Standard output of each block, in order. */
   readonly outputs: readonly string[];
+  /** Standard output of the block that verifies the machine's report. */
+  readonly verdict: string;
   /** All that was written to standard output and standard error. */
   readonly everything: string;
 }
@@ -58,7 +62,9 @@ export async function runWalkThrough(): Promise<WalkThrough> {
     const cabinet = openCabinet((offset, length) => bytes.subarray(offset, offset + length));
     started.push(await startStandIn({ tpm, directory: join(directory, "machine"), cabinet, ...image }));
     await runBlocks("### With the machine running");
-    return { directory, outputs, everything, [Symbol.asyncDispose]: dispose };
+    const verdict = outputs.at(-1) ?? "";
+    await runBlocks("### Later: the next release");
+    return { directory, outputs, verdict, everything, [Symbol.asyncDispose]: dispose };
   } catch (error) {
     await dispose();
     throw error;
@@ -90,6 +96,7 @@ async function layOut(directory: string) {
   };
   await put("bin/ironclaw", `#!/bin/sh\nexec ${process.execPath} ${project}/agent/cli/ironclaw.ts "$@"\n`, 0o755);
   await put("pin", `${WALK_THROUGH_PIN}\n`, 0o600);
+  await put("client.key", WALK_THROUGH_FILE, 0o600);
 
   const uki = peImage([
     [".text", Buffer.from("stub")],
