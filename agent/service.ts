@@ -10,11 +10,21 @@ import {
   type ShimProcessClaim,
 } from "../attest/index.ts";
 import { openCabinet } from "../policy/index.ts";
-import { type MachineTpm, memoryMedium, openStoreFile, openTpm, Store, type StoreContent } from "../seal/index.ts";
+import {
+  isOwnershipSecret,
+  type MachineTpm,
+  memoryMedium,
+  openStoreFile,
+  openTpm,
+  Store,
+  type StoreContent,
+} from "../seal/index.ts";
 import { type AuditLog, openAudit, readAudit } from "./audit.ts";
 import { type AgentConfig, parseConfig } from "./config.ts";
 import { answerControlLine, type ControlService, MAX_REQUEST } from "./control/control.ts";
 import { VirtioPort } from "./control/port.ts";
+import { createSealingService, type SealingService } from "./control/sealing.ts";
+import { AgentError } from "./errors.ts";
 import { type LaunchEnvironment, type LaunchRecord, newLaunchRecord, SHIM_ID } from "./launch/environment.ts";
 import { type LaunchInputs, type ReadInputs, readInputs } from "./launch/inputs.ts";
 import { launch } from "./launch/launch.ts";
@@ -47,8 +57,6 @@ export async function runAgent(configPath: string): Promise<never> {
   const volume = { tss: tpm.tss, spawner, native, auditLog: config.auditLog, audit, now: Date.now };
   const shims: Shim[] = [];
 
-  const sources = await gatherSources({ config, tpm, log, record, inputs: inputs.partial, audit, spawner, shims });
-  const { ended } = await serveControl(config, controlService(config, sources));
   const environment: LaunchEnvironment = {
     ...{ config, configBytes, tpm, tss: tpm.tss, store, log, spawner, inputs },
     now: Date.now,
@@ -62,6 +70,11 @@ export async function runAgent(configPath: string): Promise<never> {
       return shim;
     },
   };
+  const sources = await gatherSources({ config, tpm, log, record, inputs: inputs.partial, audit, spawner, shims });
+  const { ended } = await serveControl(
+    config,
+    controlService(config, sources, createSealingService(environment, sources)),
+  );
   const launched = await launch(environment, record);
   console.error(`agent: ${describe(record)}`);
   if (launched !== null && inputs.partial.policy !== undefined) {
@@ -170,9 +183,14 @@ function ownNamespaces(shim: ReadonlyMap<string, string>, spawner: ReadonlyMap<s
     .sort();
 }
 
-function controlService(config: AgentConfig, sources: ReportSources): (report: VirtioPort) => ControlService {
+function controlService(
+  config: AgentConfig,
+  sources: ReportSources,
+  sealing: SealingService,
+): (report: VirtioPort) => ControlService {
   const { tpm, ak, ekKind, record } = sources;
   return (report) => ({
+    sealing,
     status: async () => ({
       state: record.state.kind,
       reasons: record.state.kind === "refused" ? record.state.reasons : [],
@@ -180,7 +198,15 @@ function controlService(config: AgentConfig, sources: ReportSources): (report: V
       phases: record.phases.map(({ kind, at }) => ({ phase: kind, at: Math.round(at) })),
     }),
     endorsement: async () => ({ ekCertificates: sources.ekCertificates, akPublic: ak.publicArea, akName: ak.name }),
-    activate: (credentialBlob, encryptedSecret) => tpm.activateCredential(ak, credentialBlob, encryptedSecret, ekKind),
+    activate: async (credentialBlob, encryptedSecret) => {
+      const secret = await tpm.activateCredential(ak, credentialBlob, encryptedSecret, ekKind);
+      if (!isOwnershipSecret(secret)) return secret;
+      secret.fill(0);
+      throw new AgentError("ERR_CONTROL_MALFORMED", "credential", {
+        expected: "a challenge",
+        got: "an ownership secret",
+      });
+    },
     audit: async (from, limit) => readAudit(config.auditLog, from, limit),
     challenge: async (challenge) => {
       const evidence = encodeEvidence(await collectEvidence(tpm, ak, evidenceSources(sources), challenge));

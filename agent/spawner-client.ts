@@ -38,6 +38,8 @@ export interface SpawnerTransport {
     request: Uint8Array,
     sendFds: readonly number[],
     maxReply: number,
+    /** Default: a minute. */
+    timeoutMs?: number,
   ): Promise<{ readonly bytes: Uint8Array; readonly fds: readonly number[] }>;
   closeFd(fd: number): void;
 }
@@ -68,21 +70,29 @@ export interface Spawner {
   capAndReboot(reason: string): Promise<void>;
   startWorkloads(): Promise<number>;
   /**
-   * Open and mount the state volume; may take a minute when it has to be formatted. Rejects with AgentError
+   * Open and mount the state volume; takes seconds to minutes when it has to be formatted. Rejects with AgentError
    * `ERR_STATE_VOLUME`, whose `state` says what is wrong with it.
    * @param keyFd read end of the pipe that somebody else writes the key into; stays the caller's. No writing end may be left
    */
   openState(how: { readonly format: boolean }, keyFd: number): Promise<StateVolume>;
 }
 
+/** Every sector of a new state volume is written: seconds, or minutes on an emulated machine that is busy. */
+const FORMAT_TIMEOUT_MS = 600_000;
+
 /** @param fd the agent's end of the spawner's socket, 3 in a started agent */
 export function openSpawner(transport: SpawnerTransport, fd: number): Spawner {
   let last: Promise<unknown> = Promise.resolve();
   // One request at a time: the protocol has no ids, so that a second one must wait for the first one's reply.
-  const roundTrip = <T>(request: Uint8Array, sendFds: readonly number[], parse: (reply: Reply) => T): Promise<T> => {
+  const roundTrip = <T>(
+    request: Uint8Array,
+    sendFds: readonly number[],
+    parse: (reply: Reply) => T,
+    timeoutMs?: number,
+  ): Promise<T> => {
     if (request.length > MAX_SPAWNER_MESSAGE) throw new TypeError(`spawner request: ${request.length} bytes`);
     const next = last.then(async () => {
-      const reply = await transport.call(fd, request, sendFds, MAX_SPAWNER_MESSAGE);
+      const reply = await transport.call(fd, request, sendFds, MAX_SPAWNER_MESSAGE, timeoutMs);
       return closingOnError(transport, reply, parse);
     });
     last = next.catch(() => undefined);
@@ -105,7 +115,12 @@ export function openSpawner(transport: SpawnerTransport, fd: number): Spawner {
     startWorkloads: async () =>
       roundTrip(encodeStartWorkloads(), [], (reply) => withoutFds(reply, parseStartWorkloadsReply(reply.bytes))),
     openState: async ({ format }, keyFd) =>
-      roundTrip(encodeOpenState(format), [keyFd], (reply) => withoutFds(reply, parseOpenStateReply(reply.bytes))),
+      roundTrip(
+        encodeOpenState(format),
+        [keyFd],
+        (reply) => withoutFds(reply, parseOpenStateReply(reply.bytes)),
+        FORMAT_TIMEOUT_MS,
+      ),
   };
 }
 

@@ -11,6 +11,9 @@ import {
 } from "./package.ts";
 import { NONCE_BYTES, padSecret } from "./padding.ts";
 
+/** Size of the secret of a `volume-key` credential: 64 bytes for XTS-AES-256, 32 for HMAC-SHA-256. */
+export const VOLUME_KEY_BYTES = 96;
+
 export interface OfflineSeal {
   /** DER. Its chain must have been verified: whoever can swap it receives the secret. */
   readonly ekCertificate: Uint8Array;

@@ -1,7 +1,15 @@
-import { createHmac } from "node:crypto";
+import { createHmac, randomBytes } from "node:crypto";
 import { PROPERTY, type Tpm as Tss } from "node-tpm2-tss";
 import { z } from "zod";
-import { encodeCanonicalJson, fromHex, parseCanonicalJson, toHex } from "../policy/index.ts";
+import {
+  concatBytes,
+  encodeCanonicalJson,
+  equalBytes,
+  fromHex,
+  parseCanonicalJson,
+  toHex,
+  utf8,
+} from "../policy/index.ts";
 import { SealError } from "./errors.ts";
 
 // FORMATS.md, section 10. With both authorisations set, root of a guest can neither delete the epoch counter nor clear the TPM.
@@ -24,9 +32,25 @@ export interface Ownership {
   readonly lockoutAuth: Uint8Array;
 }
 
-/** Both authorisations from one secret of 32 bytes, so that one credential carries them to a machine. */
+/** Begins every ownership secret: an agent that opens credentials for verifiers never gives such a one away. */
+const SECRET_PREFIX = utf8("IRONOWN1");
+
+/** A new ownership secret, 32 bytes, of which 24 are random. */
+export function createOwnershipSecret(): Uint8Array {
+  return concatBytes(SECRET_PREFIX, randomBytes(AUTH_BYTES - SECRET_PREFIX.length));
+}
+
+export function isOwnershipSecret(secret: Uint8Array): boolean {
+  return secret.length === AUTH_BYTES && equalBytes(secret.subarray(0, SECRET_PREFIX.length), SECRET_PREFIX);
+}
+
+/**
+ * Both authorisations from one secret, so that one credential carries them to a machine.
+ * @throws SealError ERR_SEAL_INPUT for a secret that is none of `createOwnershipSecret`
+ */
 export function deriveOwnership(secret: Uint8Array): Ownership {
-  if (secret.length !== AUTH_BYTES) throw new TypeError(`ownership secret: ${secret.length} bytes, not ${AUTH_BYTES}`);
+  if (!isOwnershipSecret(secret))
+    throw new SealError("ERR_SEAL_INPUT", "ownership secret", { expected: "one made for that", got: "another secret" });
   const derive = (label: string) => Uint8Array.from(createHmac("sha256", secret).update(label).digest());
   return { ownerAuth: derive("ironclaw/owner/v1"), lockoutAuth: derive("ironclaw/lockout/v1") };
 }

@@ -1,11 +1,13 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { AgentError } from "../../agent/errors.ts";
+import { AgentError, STATE_PROBLEMS } from "../../agent/errors.ts";
 import { openSpawner, type SpawnerTransport } from "../../agent/spawner-client.ts";
 import {
   encodeCapAndReboot,
+  encodeOpenState,
   encodePrepareShim,
   encodeStartShim,
+  parseOpenStateReply,
   parsePeerExeReply,
   parsePrepareShimReply,
   parseShimStatusReply,
@@ -48,6 +50,7 @@ const parsers: readonly (readonly [string, (bytes: Uint8Array) => unknown, Uint8
     reply(4).u8(1).u32(0).sized16(utf8("Uid:\t1")).sized16(utf8("net 1\n")).sized16(utf8("net 2\n")).finish(),
   ],
   ["START_WORKLOADS", parseStartWorkloadsReply, reply(6).u16(2).finish()],
+  ["OPEN_STATE", parseOpenStateReply, reply(7).u8(1).bytes(new Uint8Array(16)).u64(64n).finish()],
 ];
 
 describe("requests", () => {
@@ -97,6 +100,10 @@ describe("requests", () => {
         reader.end();
       }),
     );
+  });
+
+  test("OPEN_STATE says whether a blank disk may be formatted", () => {
+    expect([encodeOpenState(false), encodeOpenState(true)]).toEqual([Uint8Array.of(7, 0), Uint8Array.of(7, 1)]);
   });
 
   test("a writable executable is a mistake of the caller", () => {
@@ -173,6 +180,35 @@ describe("replies", () => {
     expect(() => parsePrepareShimReply(reply(1).u16(0).finish(), 1)).toThrow(/digests: expected 1, got 0/);
   });
 
+  test("an opened state volume comes back with its id and size, new or not", () => {
+    fc.assert(
+      fc.property(fc.boolean(), fc.uint8Array({ minLength: 16, maxLength: 16 }), u32, (formatted, volumeId, size) => {
+        const bytes = reply(7)
+          .u8(formatted ? 1 : 0)
+          .bytes(volumeId)
+          .u64(BigInt(size));
+        expect(parseOpenStateReply(bytes.finish())).toEqual({ formatted, volumeId, bytes: BigInt(size) });
+      }),
+    );
+    const neither = reply(7).u8(2).bytes(new Uint8Array(16)).u64(1n).finish();
+    expect(() => parseOpenStateReply(neither)).toThrow(/formatted: expected 0 or 1, got 2/);
+  });
+
+  test.each(STATE_PROBLEMS)(
+    "I11: a state volume that is refused as %s is that for the agent, and nothing else",
+    (state) => {
+      const refused = (message: string) => () => parseOpenStateReply(Uint8Array.of(7, 1, ...utf8(message)));
+      expect(refused(`${state}: disk: expected 2 bytes`)).toThrow(
+        expect.objectContaining({
+          ...{ code: "ERR_STATE_VOLUME", exitCode: 4, state },
+          message: `state volume: disk: expected 2 bytes (${state})`,
+        }),
+      );
+      for (const message of [state, `${state}x: y`, `x ${state}: y`, "no such request: y"])
+        expect(refused(message)).toThrow(expect.objectContaining({ code: "ERR_SPAWNER", state: undefined }));
+    },
+  );
+
   test("a refusal carries the spawner's own words", () => {
     expect(() => parseStartShimReply(Uint8Array.of(2, 1, ...utf8("no such shim")))).toThrow(
       "spawner refused: no such shim",
@@ -242,6 +278,20 @@ describe("the client", () => {
     await expect(client.startShim(request)).rejects.toThrow(/descriptors: expected 2, got 3/);
     await expect(client.startWorkloads()).rejects.toThrow(/descriptors: expected 0, got 1/);
     expect(closed).toEqual([12, 13, 14, 15, 16]);
+  });
+
+  test("I4: of the state volume's key the client sends the descriptor, and does not keep or close it", async () => {
+    const { client, seen, closed } = scripted([
+      { bytes: reply(7).u8(0).bytes(new Uint8Array(16)).u64(64n).finish() },
+      { bytes: Uint8Array.of(7, 1, ...utf8("state-blank: never formatted")) },
+    ]);
+    expect(await client.openState({ format: false }, 42)).toMatchObject({ formatted: false, bytes: 64n });
+    await expect(client.openState({ format: true }, 43)).rejects.toMatchObject({ state: "state-blank" });
+    expect(seen).toEqual([
+      { op: 7, fds: [42] },
+      { op: 7, fds: [43] },
+    ]);
+    expect(closed).toEqual([]);
   });
 
   test("the end of the socket is the expected answer to cap-and-reboot", async () => {

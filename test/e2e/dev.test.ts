@@ -189,22 +189,29 @@ describe("the shim, as root in the guest sees it", () => {
 
 describe("another uid in the guest", () => {
   let paths: string[];
+  let stateDisk: string;
   const open = async (order: OpenOrder) => (await shell.program(program("guest-open.ts"), order)) as OpenResult;
   const same = (value: string) => Object.fromEntries(paths.map((path) => [path, value]));
 
   beforeAll(async () => {
     const cabinet = await shell.output("readlink /run/ironclaw/cabinet");
+    const store = await shell.output("readlink /run/ironclaw/store");
+    const block = await shell.output(
+      'for b in /sys/block/vd*; do [ "$(cat $b/serial)" = state ] && echo $b; done; true',
+    );
+    stateDisk = block.replace("/sys/block/", "/dev/");
+    expect([cabinet, store, stateDisk].map((path) => path.slice(0, -1))).toEqual(Array(3).fill("/dev/vd"));
     paths = [
       "/dev/tpmrm0",
-      cabinet,
+      ...[cabinet, store, stateDisk],
       "/run/ironclaw-shim",
       "/run/ironclaw-shim/0/shim",
-      "/run/ironclaw/audit.log",
+      "/run/ironclaw/state/audit.log",
       "/dev/kmsg",
     ];
   });
 
-  it("I6: opens neither TPM nor cabinet nor the shim's directory nor the audit log nor the kernel's log", async () => {
+  it("I6: opens neither TPM nor cabinet nor store nor state disk nor the shim's directory nor the audit log nor the kernel's log", async () => {
     const { "/dev/kmsg": log, ...others } = await open({ uid: INTRUDER_UID, paths });
     const { "/dev/kmsg": _, ...expected } = same("EACCES");
     expect(others).toEqual(expected);
@@ -230,7 +237,7 @@ describe("another uid in the guest", () => {
     expect(await open({ uid: 0, paths })).toEqual(same("open"));
     const agent = await open({ uid: AGENT_UID, paths });
     expect(paths.filter((path) => agent[path] === "open").sort()).toEqual(
-      paths.filter((path) => !/ironclaw-shim|kmsg/.test(path)).sort(),
+      paths.filter((path) => !/ironclaw-shim|kmsg/.test(path) && path !== stateDisk).sort(),
     );
   });
 });
@@ -342,7 +349,7 @@ describe("the PIN, after login", () => {
 
   it("I4: no file in the guest holds it: not the audit log, the cabinet, the kernel's log, an argument or an environment", () => {
     const sizes = new Map(scan.files.map(({ path, bytes }) => [path, bytes]));
-    for (const path of ["/run/ironclaw/audit.log", "/tmp/kernel-log", "/tmp/arguments"])
+    for (const path of ["/run/ironclaw/state/audit.log", "/tmp/kernel-log", "/tmp/arguments"])
       expect([path, (sizes.get(path) ?? 0) > 0]).toEqual([path, true]);
     for (const file of scan.files)
       expect([file.path, ...counted(file, pinNeedles)]).toEqual([file.path, nothing, nothing, nothing]);

@@ -79,16 +79,15 @@ export async function bootStateMachine(
   const port = await connectTo(socket, child);
   const lines = createInterface({ input: port })[Symbol.asyncIterator]();
   const next = async (): Promise<string> => {
-    const late = delay(PATIENCE, "late", { ref: false });
-    const line = await Promise.race([lines.next(), late]);
-    if (line === "late" || line.done === true) throw new Error(`the guest is silent: ${readFileSync(log, "utf8")}`);
+    const line = await Promise.race([lines.next(), delay(PATIENCE, null, { ref: false })]);
+    if (line === null || line.done === true) throw new Error(`the guest is silent: ${readFileSync(log, "utf8")}`);
     return line.value;
   };
   const ask = async (order: string): Promise<string> => {
     port.write(`${order}\n`);
     return next();
   };
-  while ((await next()) !== "up") continue;
+  while ((await next()) !== "up");
   return {
     ask,
     follow: async (order, enough) => {

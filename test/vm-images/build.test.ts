@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { zstdDecompressSync } from "node:zlib";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { ByteReader, concatBytes } from "../../policy/index.ts";
 import { type CpioEntry, encodeCpio } from "../../vm-images/cpio.ts";
 import { sha256Hex } from "../../vm-images/digest.ts";
 import { buildEsp } from "../../vm-images/esp.ts";
@@ -12,6 +13,7 @@ import { encodeInitrd, kernelModules } from "../../vm-images/initrd.ts";
 import { fetchPackages, type LockedPackage, readLock } from "../../vm-images/packages.ts";
 import { clearPeTimes, endOfSections } from "../../vm-images/pe.ts";
 import { type RootEntry, writeRoot } from "../../vm-images/rootfs.ts";
+import { encodeTemplate, stateTemplate } from "../../vm-images/state-template.ts";
 import { buildUki, type UkiParts } from "../../vm-images/uki.ts";
 import { buildVerityRoot, verityArgument } from "../../vm-images/verity.ts";
 import { peImage } from "../support/pe-image.ts";
@@ -81,6 +83,15 @@ describe("initrd", () => {
       "dm-mod": "",
       reed_solomon: "",
       erofs: "",
+      "dm-integrity": "dm-mod,dm-bufio,async_xor",
+      async_xor: "xor",
+      xor: "",
+      "dm-crypt": "dm-mod",
+      authenc: "",
+      xts: "",
+      "aesni-intel": "crypto_simd",
+      crypto_simd: "",
+      "sha256-ssse3": "",
     };
     for (const [name, list] of Object.entries(depends))
       await writeFile(join(modules, `${name}.ko`), `\0license=GPL\0depends=${list}\0`);
@@ -92,9 +103,17 @@ describe("initrd", () => {
       "reed_solomon",
       "dm_verity",
       "erofs",
+      ...["xor", "async_xor", "dm_integrity", "dm_crypt", "authenc", "xts"],
+      ...["crypto_simd", "aesni_intel", "sha256_ssse3"],
     ]);
     const names = readCpio(zstdDecompressSync(encodeInitrd(text("init"), found))).map(({ path }) => path);
-    expect(names).toContain("modules/04-dm_verity.ko");
+    expect(names).toEqual(
+      expect.arrayContaining([
+        "modules/04-dm_verity.ko",
+        "modules/13-aesni_intel@aes.ko",
+        "modules/14-sha256_ssse3@sha_ni.ko",
+      ]),
+    );
     expect(encodeInitrd(text("init"), found)).toEqual(encodeInitrd(text("init"), found));
   });
 
@@ -165,6 +184,39 @@ function verityRootHash(data: Uint8Array, salt: Uint8Array): string {
     level = Buffer.concat([joined, Buffer.alloc((block - (joined.length % block)) % block)]);
   }
 }
+
+describe("the state volume's template", () => {
+  it("I12: an empty ext4 has the same few blocks whenever and wherever it is made", async () => {
+    const first = await stateTemplate();
+    const zone = process.env["TZ"];
+    process.env["TZ"] = "Asia/Tokyo";
+    const second = await stateTemplate().finally(() => {
+      process.env["TZ"] = zone ?? "UTC";
+    });
+    expect(sha256Hex(second)).toBe(sha256Hex(first));
+    expect(first.length).toBeLessThan(100_000);
+  });
+
+  it("the blocks it names and zeros elsewhere are the file system's image", () => {
+    const sparse = fc.array(fc.option(fc.uint8Array({ minLength: 4096, maxLength: 4096 })), { maxLength: 6 });
+    fc.assert(
+      fc.property(sparse, (blocks) => {
+        const image = concatBytes(...blocks.map((block) => block ?? new Uint8Array(4096)));
+        const reader = new ByteReader(encodeTemplate(image), "template");
+        expect(reader.bytes(8, "magic")).toEqual(text("IRONTMPL"));
+        expect(reader.u32("blocks")).toBe(blocks.length);
+        const rebuilt = new Uint8Array(image.length);
+        for (let left = reader.u32("count"); left > 0; left -= 1) {
+          const at = reader.u32("block");
+          rebuilt.set(reader.bytes(4096, "bytes"), at * 4096);
+        }
+        reader.end();
+        expect(rebuilt).toEqual(image);
+      }),
+      { numRuns: 20 },
+    );
+  });
+});
 
 describe("root", () => {
   const entries: RootEntry[] = [

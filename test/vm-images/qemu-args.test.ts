@@ -1,9 +1,9 @@
-import { mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
 import { scanFiles } from "../../vm-images/pin-scan.ts";
-import { bootVm } from "../../vm-images/qemu.ts";
+import { bootVm, makeBlankDisk } from "../../vm-images/qemu.ts";
 import { findFirmware, portNames, qemuArguments, type VmOptions, vmPciDevices } from "../../vm-images/qemu-args.ts";
 import { makeTpmState, startSwtpm } from "../../vm-images/swtpm.ts";
 
@@ -24,10 +24,12 @@ const valuesOf = (args: readonly string[], flag: string): string[] =>
 describe("qemuArguments", () => {
   const args = qemuArguments(options, firmware);
 
-  it("every disk and the firmware code are read-only; only the private variable store is not", () => {
+  it("the image's disks, the cabinet and the firmware code are read-only; what a machine writes are files of its own", () => {
     const drives = valuesOf(args, "-drive");
     expect(drives.filter((drive) => !drive.includes("readonly=on"))).toEqual([
       "if=pflash,format=raw,unit=1,file=/i/vars.fd",
+      "if=none,id=state,format=raw,cache=writeback,file=/i/state.img",
+      "if=none,id=store,format=raw,cache=writeback,file=/i/store.img",
     ]);
     expect(drives).toContain("if=none,id=root,format=raw,readonly=on,file=/i/root,,1.img");
   });
@@ -40,6 +42,20 @@ describe("qemuArguments", () => {
       "virtio-blk-pci,drive=esp,bootindex=0,disable-legacy=on",
     ]);
     expect(devices).toContain("virtio-blk-pci,drive=cabinet,serial=cabinet,disable-legacy=on");
+  });
+
+  it("I11: the disks that outlive a boot may lie anywhere, and take part in flushes", () => {
+    const elsewhere = qemuArguments({ ...options, state: "/d/a,b.img", store: "/d/store.img" }, firmware);
+    expect(valuesOf(elsewhere, "-drive").slice(-2)).toEqual([
+      "if=none,id=state,format=raw,cache=writeback,file=/d/a,,b.img",
+      "if=none,id=store,format=raw,cache=writeback,file=/d/store.img",
+    ]);
+    expect(valuesOf(elsewhere, "-device")).toEqual(
+      expect.arrayContaining([
+        "virtio-blk-pci,drive=state,serial=state,disable-legacy=on",
+        "virtio-blk-pci,drive=store,serial=store,disable-legacy=on",
+      ]),
+    );
   });
 
   it("only a dev image has a shell port", () => {
@@ -88,8 +104,22 @@ describe("bootVm", () => {
     expect(await scanFiles([dump], "no such needle here")).toEqual([{ file: dump, utf8: 0, utf16le: 0, utf16be: 0 }]);
 
     await vm.stop();
+    for (const [name, size] of [
+      ["state.img", 80 << 20],
+      ["store.img", 1 << 20],
+    ] as const) {
+      const made = statSync(join(directory, name));
+      expect([made.size, made.blocks, made.mode & 0o777]).toEqual([size, 0, 0o600]);
+    }
     expect((await vm.exited).code).toBeNull();
     await running.exited; // --terminate: the TPM ends with the machine
+  });
+
+  it("I11: a disk that is there is not made anew", async () => {
+    const path = join(directory, "kept.img");
+    writeFileSync(path, "what the last boot wrote");
+    await makeBlankDisk(path, 4096);
+    expect(readFileSync(path, "utf8")).toBe("what the last boot wrote");
   });
 
   it("what QEMU has to say about a missing file is in the error", async () => {

@@ -101,6 +101,16 @@ static void send_from_child(const uint8_t *bytes, size_t length) {
     receive_packet();
 }
 
+// u8 keep the writing end open | bytes to write. Answers with both descriptors.
+static void make_pipe(uint8_t keep, const uint8_t *bytes, size_t length) {
+    int ends[2];
+    if (pipe(ends) != 0 || write(ends[1], bytes, length) != (ssize_t)length) _exit(94);
+    if (!keep) close(ends[1]);
+    put32(0);
+    put32((uint32_t)ends[0]);
+    put32((uint32_t)ends[1]);
+}
+
 static void act(uint8_t kind, const uint8_t *bytes, size_t length) {
     switch (kind) {
     case 'C': send_packet(bytes, length); receive_packet(); break;
@@ -109,6 +119,7 @@ static void act(uint8_t kind, const uint8_t *bytes, size_t length) {
     case 'R': read_fd((int)get32(bytes)); break;
     case 'K': put_result(close((int)get32(bytes))); break;
     case 'P': put_result(syscall(SYS_pidfd_open, get32(bytes), 0)); break;
+    case 'E': make_pipe(bytes[0], bytes + 1, length - 1); break;
     case 'X': _exit(bytes[0]);
     default: _exit(98);
     }

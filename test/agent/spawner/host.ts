@@ -79,6 +79,8 @@ export interface HostSpawner {
   read(fd: number): Promise<Uint8Array>;
   close(fd: number): Promise<void>;
   pidfd(pid: number): Promise<number>;
+  /** A pipe of the agent's that holds these bytes. It has ended unless it is kept open. */
+  pipe(bytes: Uint8Array, keepOpen?: boolean): Promise<{ readonly read: number; readonly write: number }>;
   exitAgent(code: number): void;
   /** The spawner's exit code, when it has ended. */
   ended(): Promise<number>;
@@ -92,6 +94,8 @@ export interface HostOptions {
   readonly cabinet?: Uint8Array;
   readonly workloads?: string;
   readonly tpm?: string;
+  /** The state volume's disk: a file. */
+  readonly state?: string;
 }
 
 export async function startSpawner(programs: Programs, options: HostOptions = {}): Promise<HostSpawner> {
@@ -139,6 +143,7 @@ function spawnSpawner(programs: Programs, directory: string, options: HostOption
     ...[programs.spawner, "--service", "--run-dir", join(directory, "shims")],
     ...["--cabinet", join(directory, "cabinet"), "--workloads", join(directory, "workloads")],
     ...["--tpm", options.tpm ?? join(directory, "no-tpm")],
+    ...(options.state === undefined ? [] : ["--state", options.state]),
     ...(single ? ["--single-uid"] : []),
     ...["--", programs.agent, socketPath],
   ];
@@ -174,6 +179,10 @@ function relay(socket: Socket): Agent {
     },
     close: async (fd) => void (await order("K", number(fd))),
     pidfd: async (pid) => (await order("P", number(pid))).u32("pidfd"),
+    pipe: async (bytes, keepOpen = false) => {
+      const reader = await order("E", concatBytes(Uint8Array.of(keepOpen ? 1 : 0), bytes));
+      return { read: reader.u32("reading end"), write: reader.u32("writing end") };
+    },
     exitAgent: (code) => void order("X", Uint8Array.of(code)).catch(() => undefined),
   };
 }
