@@ -119,21 +119,22 @@ export function createSealingService(environment: LaunchEnvironment, sources: Re
           for (const bytes of [secret, ownership.ownerAuth, ownership.lockoutAuth]) bytes.fill(0);
         }
       }),
-    records: () =>
-      inTurn(async () => {
-        const logins: [string, string | null][] = [];
-        for (const { sealed } of await currentCredentials(environment)) {
-          const login = await readLogin(tss, sealed.name);
-          logins.push([sealed.name, login.kind === "record" ? toHex(encodeLoginRecord(login.record)) : null]);
-        }
-        const anchor = await readAnchor(tss);
-        return {
-          ekName: toHex(sources.ekName),
-          boot: toHex(boot),
-          logins: Object.fromEntries(logins),
-          anchor: anchor.kind === "anchor" ? toHex(encodeAnchor(anchor.anchor)) : null,
-        };
-      }),
+    records: () => inTurn(async () => ({ boot: toHex(boot), ...(await readRecords(environment, sources)) })),
+  };
+}
+
+async function readRecords(environment: LaunchEnvironment, { ekName }: ReportSources) {
+  const { tss } = environment;
+  const logins: [string, string | null][] = [];
+  for (const { sealed } of await currentCredentials(environment)) {
+    const login = await readLogin(tss, sealed.name);
+    logins.push([sealed.name, login.kind === "record" ? toHex(encodeLoginRecord(login.record)) : null]);
+  }
+  const anchor = await readAnchor(tss);
+  return {
+    ekName: toHex(ekName),
+    logins: Object.fromEntries(logins),
+    anchor: anchor.kind === "anchor" ? toHex(encodeAnchor(anchor.anchor)) : null,
   };
 }
 
