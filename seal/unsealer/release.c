@@ -4,6 +4,7 @@
 #include <stdbool.h>
 #include <string.h>
 #include <tss2/tss2_mu.h>
+#include <tss2/tss2_sys.h>
 
 /* A PCR outside the selection may move between PolicyPCR and Unseal; more often than this is not an accident. */
 #define RACES_MAX 8
@@ -193,6 +194,17 @@ struct attempt {
     TSS2_RC unseal; /* TPM2_Unseal, when it was asked */
 };
 
+/* libtss2 keeps the last response, here with the key in it, in a buffer of its own. */
+static void wipe_response(ESYS_CONTEXT *esys)
+{
+    TSS2_SYS_CONTEXT *sys = NULL;
+    const uint8_t *response = NULL;
+    size_t size = 0;
+
+    if (Esys_GetSysContext(esys, &sys) == TSS2_RC_SUCCESS && Tss2_Sys_GetRpBuffer(sys, &size, &response) == TSS2_RC_SUCCESS)
+        explicit_bzero((uint8_t *)response, size);
+}
+
 static struct attempt attempt_once(struct policy *policy, ESYS_TR salt_key, ESYS_TR object, TPM2B_SENSITIVE_DATA **ret)
 {
     struct attempt attempt = { .session = open_session(policy->esys, salt_key, &policy->session) };
@@ -201,8 +213,10 @@ static struct attempt attempt_once(struct policy *policy, ESYS_TR salt_key, ESYS
         return attempt;
     attempt.refusal = take_steps(policy);
     attempt.asked = !policy->expect || attempt.refusal.rc == TSS2_RC_SUCCESS;
-    if (attempt.asked)
+    if (attempt.asked) {
         attempt.unseal = Esys_Unseal(policy->esys, object, policy->session, ESYS_TR_NONE, ESYS_TR_NONE, ret);
+        wipe_response(policy->esys);
+    }
     (void)Esys_FlushContext(policy->esys, policy->session);
     return attempt;
 }

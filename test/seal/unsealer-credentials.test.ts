@@ -1,5 +1,7 @@
+import { spawn } from "node:child_process";
 import { createCipheriv, randomBytes } from "node:crypto";
-import { closeSync, readSync, writeSync } from "node:fs";
+import { once } from "node:events";
+import { closeSync, readFileSync, readSync, writeSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { openNative } from "../../agent/native/index.ts";
 import { concatBytes, measureObjectPolicy, type Release, utf8 } from "../../policy/index.ts";
@@ -9,6 +11,7 @@ import { type CredentialLabel, encodeCredentialLabel, type SealedPackage } from 
 import { padSecret } from "../../seal/padding.ts";
 import { runUnsealer, unsealRequest } from "../../seal/unseal.ts";
 import { defineEpoch } from "../support/epoch-fixture.ts";
+import { findInMemory } from "../support/process-memory.ts";
 import {
   bootInto,
   createSealKeys,
@@ -62,6 +65,18 @@ afterAll(() => tpm?.stop());
 const unseal = (each: Imported, options: { discard?: boolean } = {}) => unsealWith(tpm, each, release, keys, options);
 const relabelled = (change: Partial<CredentialLabel>): Imported => ({ ...pin, sealed: { ...pin.sealed, ...change } });
 const flip = (bytes: Uint8Array, index: number) => bytes.map((byte, at) => (at === index ? byte ^ 1 : byte));
+
+/** Sealed by somebody who holds the operator's key and may follow the format only half way. */
+async function craft(data: Uint8Array, padded: Uint8Array): Promise<Imported> {
+  const ek = openEkCertificate(await readEkCertificate(tpm, "p384"));
+  const label = { ...LABEL, ekName: ek.name };
+  const nonce = Uint8Array.from(randomBytes(12));
+  const cipher = createCipheriv("aes-256-gcm", data.subarray(0, 32), nonce).setAAD(encodeCredentialLabel(label));
+  const ciphertext = concatBytes(cipher.update(padded), cipher.final(), cipher.getAuthTag());
+  const blob = encodeImportBlob(ek, measureObjectPolicy(keys.root.spkiPem, LABEL.name), data);
+  const sealed: SealedPackage = { version: 2, ...label, ...blob, nonce, ciphertext };
+  return { sealed, imported: await importInto(tpm, sealed) };
+}
 
 describe("two credentials of one machine", () => {
   it("I2: each opens to its own secret under one release", async () => {
@@ -172,6 +187,43 @@ describe("secrets of every size", () => {
   });
 });
 
+describe("the unsealer's memory", () => {
+  /** Runs `look` while the unsealer waits for a sink that is full. */
+  async function whileWaiting(request: Uint8Array, look: (pid: number) => void): Promise<void> {
+    const [pipe] = await openPipes(1);
+    if (pipe === undefined) throw new Error("a pipe");
+    writeSync(pipe.writeEnd, new Uint8Array(65_536));
+    const child = spawn(UNSEALER, [tpm.tcti], { stdio: ["pipe", "ignore", "ignore", pipe.writeEnd], env: {} });
+    const ended = once(child, "exit");
+    child.stdin?.end(request);
+    const pid = child.pid ?? 0;
+    await expect.poll(() => readFileSync(`/proc/${pid}/wchan`, "utf8"), { timeout: 5000 }).toMatch(/poll/);
+    look(pid);
+    drain(pipe.readEnd);
+    expect(await ended).toEqual([0, null]);
+    for (const fd of [pipe.readEnd, pipe.writeEnd]) closeSync(fd);
+  }
+
+  it("I4: holds the secret once, in locked pages that no dump and no child has", async () => {
+    const secret = randomBytes(4096);
+    const sealed = await openSealed(tpm, "p384", keys, { secret });
+    await whileWaiting(unsealRequest({ ...sealed, release, anchors: keys.anchors }), (pid) => {
+      // Another user, this one included, may not even look.
+      if (process.getuid?.() !== 0) expect(() => findInMemory(pid, secret)).toThrow(/EACCES|EPERM/);
+      else
+        expect(findInMemory(pid, secret)).toEqual([{ copies: 1, flags: expect.arrayContaining(["lo", "dd", "wf"]) }]);
+    });
+  });
+
+  it("I4: holds the key no more once the secret is decrypted", async () => {
+    const key = randomBytes(32);
+    const sealed = await craft(key, padSecret(utf8("a secret")));
+    await whileWaiting(unsealRequest({ ...sealed, release, anchors: keys.anchors }), (pid) => {
+      if (process.getuid?.() === 0) expect(findInMemory(pid, key)).toEqual([]);
+    });
+  });
+});
+
 describe("what is damaged", () => {
   it("I10: every kind of damage ends in a failure by name, and nothing is written", async () => {
     const last = (bytes: Uint8Array) => bytes.length - 1;
@@ -212,18 +264,6 @@ describe("what is damaged", () => {
 });
 
 describe("an operator's mistake that authenticates", () => {
-  /** Sealed by somebody who holds the operator's key and follows the format only half way. */
-  async function craft(data: Uint8Array, padded: Uint8Array): Promise<Imported> {
-    const ek = openEkCertificate(await readEkCertificate(tpm, "p384"));
-    const label = { ...LABEL, ekName: ek.name };
-    const nonce = Uint8Array.from(randomBytes(12));
-    const cipher = createCipheriv("aes-256-gcm", data.subarray(0, 32), nonce).setAAD(encodeCredentialLabel(label));
-    const ciphertext = concatBytes(cipher.update(padded), cipher.final(), cipher.getAuthTag());
-    const blob = encodeImportBlob(ek, measureObjectPolicy(keys.root.spkiPem, LABEL.name), data);
-    const sealed: SealedPackage = { version: 2, ...label, ...blob, nonce, ciphertext };
-    return { sealed, imported: await importInto(tpm, sealed) };
-  }
-
   it("I10: a padded secret with length zero, or longer than itself, is not delivered", async () => {
     const length = (value: number) => {
       const padded = padSecret(utf8("a secret"));
