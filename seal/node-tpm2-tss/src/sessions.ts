@@ -1,7 +1,7 @@
-import type { CommandOptions, SignalOptions } from "./commands.ts";
-import { ESYS_TR, HASH, type HashName, type PermanentAuthority, SESSION_ATTRIBUTE, SESSION_TYPE } from "./constants.ts";
+import type { CommandOptions, Input, SignalOptions } from "./commands.ts";
+import { HASH, type HashName, type PermanentAuthority, SESSION_ATTRIBUTE, SESSION_TYPE } from "./constants.ts";
 import { GeneralCommands } from "./general.ts";
-import { handleOf, Session, type TpmHandle, TpmObject } from "./handles.ts";
+import { Session, type TpmHandle, TpmObject } from "./handles.ts";
 
 /** What a session is for. */
 export interface SessionOptions extends CommandOptions {
@@ -35,7 +35,7 @@ export abstract class SessionCommands extends GeneralCommands {
     auth: Uint8Array,
     options: SignalOptions = {},
   ): Promise<void> {
-    await this.run("TR_SetAuth", [handleOf(authority), auth], options);
+    await this.run("TR_SetAuth", [authority, auth], options);
   }
   /**
    * What disposing the handle does: flushes an object or session, forgets a persistent object or NV index. One that the TPM
@@ -53,14 +53,20 @@ export abstract class SessionCommands extends GeneralCommands {
       (encrypt ? SESSION_ATTRIBUTE.encrypt : 0) |
       (decrypt ? SESSION_ATTRIBUTE.decrypt : 0);
     const keyBits = encrypt || decrypt ? SESSION_KEY_BITS : 0;
-    const [salt, bound] = [saltKey?.tr ?? ESYS_TR.none, bind === undefined ? ESYS_TR.none : handleOf(bind)];
-    const inputs = [salt, bound, SESSION_TYPE[kind], HASH[hash], keyBits, attributes];
+    const inputs: readonly Input[] = [
+      saltKey ?? "none",
+      bind ?? "none",
+      SESSION_TYPE[kind],
+      HASH[hash],
+      keyBits,
+      attributes,
+    ];
     const answers = await this.run("StartAuthSession", inputs, options, [], "FlushContext");
     return new Session(this.connection, answers.number(0), kind);
   }
   /** The session's newest nonceTPM, as ESYS knows it. Sends nothing. */
   async nonceTpm(session: Session, options: SignalOptions = {}): Promise<Uint8Array> {
-    return (await this.run("TRSess_GetNonceTPM", [session.tr], options)).bytes(0);
+    return (await this.run("TRSess_GetNonceTPM", [session], options)).bytes(0);
   }
 
   /**
@@ -69,7 +75,7 @@ export abstract class SessionCommands extends GeneralCommands {
    * too; a saved session is gone from here, and can be loaded once.
    */
   async contextSave(handle: TpmObject | Session, options: SignalOptions = {}): Promise<Uint8Array> {
-    const answers = await this.run("ContextSave", [handle.tr], options);
+    const answers = await this.run("ContextSave", [handle], options);
     if (handle instanceof Session) this.connection.forget(handle.tr);
     return answers.bytes(0);
   }

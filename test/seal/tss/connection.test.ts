@@ -60,6 +60,18 @@ describe("handles", () => {
     await load();
   });
 
+  test("a handle of another connection is a TypeError, not whatever has its number here", async () => {
+    const foreign = await (async () => {
+      await using tpm = await open();
+      return await tpm.loadExternal(softwareKey().publicArea, "owner");
+    })();
+    await using tpm = await open();
+    await using _key = await tpm.loadExternal(softwareKey().publicArea, "owner");
+    await expect(tpm.readPublic(foreign)).rejects.toThrow("handle: made by another connection");
+    await foreign[Symbol.asyncDispose]();
+    expect((await inTpm(tpm)).length).toBe(1);
+  });
+
   test("more sessions than a command can carry are a TypeError", async () => {
     await using tpm = await open();
     const sessions = ["password", "password", "password", "password"] as const;
@@ -80,6 +92,24 @@ describe("the queue", () => {
     expect(await after).toEqual(values.reduce((pcr, value) => hash("sha256", pcr, hash("sha256", u32(value))), before));
   });
 
+  test("a command takes its bytes when it is called, not when its turn comes", async () => {
+    await using tpm = await open();
+    const before = await pcr16(tpm);
+    const digest = hash("sha256", u32(1));
+    const busy = tpm.getRandom(8);
+    const extended = tpm.pcrExtend(16, new Map([["sha256", digest] as const]));
+    const event = new Uint8Array([1, 2, 3]);
+    const measured = tpm.pcrEvent(16, event);
+    event.fill(0);
+    await Promise.all([busy, extended]);
+    expect((await measured).get("sha256")).toEqual(hash("sha256", new Uint8Array([1, 2, 3])));
+    expect(await pcr16(tpm)).toEqual(
+      hash("sha256", hash("sha256", before, digest), hash("sha256", new Uint8Array([1, 2, 3]))),
+    );
+    // @ts-expect-error what a caller without types may pass
+    await expect(tpm.pcrEvent(16, [1, 2])).rejects.toThrow("PCR_Event: expected a Uint8Array, got object");
+  });
+
   test("a command that waits when its signal aborts is never sent, and rejects at once with the signal's reason", async () => {
     await using tpm = await open();
     const before = await pcr16(tpm);
@@ -96,6 +126,23 @@ describe("the queue", () => {
     expect(await pcr16(tpm)).toEqual(expected);
     await expect(tpm.getRandom(1, { signal })).rejects.toBe("no longer wanted");
     expect((await tpm.getRandom(1)).length).toBe(1);
+  });
+
+  test("many commands wait for one signal without a warning, and a reason may be a number", async () => {
+    await using tpm = await open();
+    const warnings: Error[] = [];
+    const warn = (warning: Error) => warnings.push(warning);
+    process.on("warning", warn);
+    const abortion = new AbortController();
+    const waiting = Array.from({ length: 40 }, () => tpm.getRandom(1, { signal: abortion.signal }));
+    abortion.abort(0x100);
+    const outcomes = await Promise.allSettled(waiting);
+    await new Promise((resolve) => setImmediate(resolve));
+    process.off("warning", warn);
+    expect(new Set(outcomes.map((outcome) => outcome.status === "rejected" && outcome.reason))).toEqual(
+      new Set([0x100]),
+    );
+    expect(warnings).toEqual([]);
   });
 
   test("a command that was sent runs to its end whatever its signal does", async () => {
