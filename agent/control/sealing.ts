@@ -55,11 +55,17 @@ export interface SealingService {
   }>;
 }
 
+/** What the service needs of a launch's environment, and of what reports are made of. */
+export type SealingEnvironment = Pick<LaunchEnvironment, "tss" | "store" | "now" | "inputs">;
+export type SealingSources = Pick<ReportSources, "tpm" | "ak" | "ekKind" | "ekName"> & {
+  readonly record: Pick<ReportSources["record"], "state">;
+};
+
 /**
  * One act at a time: two transactions at once could each see what the other is about to change. Nothing is changed while a launch is
  * under way.
  */
-export function createSealingService(environment: LaunchEnvironment, sources: ReportSources): SealingService {
+export function createSealingService(environment: SealingEnvironment, sources: SealingSources): SealingService {
   const { tss, store } = environment;
   const requireLaunched = () => {
     const { kind } = sources.record.state;
@@ -123,7 +129,7 @@ export function createSealingService(environment: LaunchEnvironment, sources: Re
   };
 }
 
-async function readRecords(environment: LaunchEnvironment, { ekName }: ReportSources) {
+async function readRecords(environment: SealingEnvironment, { ekName }: SealingSources) {
   const { tss } = environment;
   const logins: [string, string | null][] = [];
   for (const { sealed } of await currentCredentials(environment)) {
@@ -139,14 +145,14 @@ async function readRecords(environment: LaunchEnvironment, { ekName }: ReportSou
 }
 
 /** The newest generations as of now: what the machine booted with, and what was handed in since. */
-async function currentCredentials(environment: LaunchEnvironment): Promise<readonly Credential[]> {
+async function currentCredentials(environment: SealingEnvironment): Promise<readonly Credential[]> {
   const booted = [...(environment.inputs.partial.credentials?.values() ?? [])];
   const files = booted.map(({ sealed, envelope }) => ({ path: sealed.name, bytes: envelope }));
   const { anchors } = requireDocuments(environment);
   return [...(await chooseCredentials(anchors, files, environment.store.content)).byName.values()];
 }
 
-async function checkCredential(environment: LaunchEnvironment, sealed: SealedPackage): Promise<CredentialCheck> {
+async function checkCredential(environment: SealingEnvironment, sealed: SealedPackage): Promise<CredentialCheck> {
   const { tss, store } = environment;
   const { anchors, releases } = requireDocuments(environment);
   const findings = diagnoseUnseal({
@@ -167,7 +173,7 @@ function asCapped(found: UnsealFinding): UnsealFinding {
   return found.item.startsWith(`PCR ${AGENT_PCR} `) ? { ...found, code: "agent-pcr-capped" } : found;
 }
 
-async function provision(environment: LaunchEnvironment): Promise<void> {
+async function provision(environment: SealingEnvironment): Promise<void> {
   const { anchors, releases } = requireDocuments(environment);
   const [release] = releases;
   if (release === undefined) throw new AgentError("ERR_LAUNCH", "release", { expected: "one", got: "none" });
@@ -176,7 +182,7 @@ async function provision(environment: LaunchEnvironment): Promise<void> {
 }
 
 /** With an owner set, the counter could only be defined with the escrow file: it has to be there first. */
-async function requireProvisioned(tss: LaunchEnvironment["tss"]): Promise<void> {
+async function requireProvisioned(tss: SealingEnvironment["tss"]): Promise<void> {
   const epoch = await readEpoch(tss);
   if (epoch.kind === "present" && epoch.value !== null) return;
   throw new AgentError("ERR_LAUNCH", "epoch counter", {
@@ -185,7 +191,7 @@ async function requireProvisioned(tss: LaunchEnvironment["tss"]): Promise<void> 
   });
 }
 
-function requireDocuments({ inputs }: LaunchEnvironment) {
+function requireDocuments({ inputs }: SealingEnvironment) {
   const { anchors, releases } = inputs.partial;
   if (anchors !== undefined && releases !== undefined) return { anchors, releases };
   throw new AgentError("ERR_ENVIRONMENT", "cabinet", {

@@ -17,7 +17,26 @@ import { concatBytes, IronclawError, toBase64, utf8 } from "../../policy/index.t
 
 const NONCE = "ab".repeat(32);
 const calls: unknown[] = [];
+const sealing: ControlService["sealing"] = {
+  check: async () => [{ name: "hsm-pin", generation: 1, findings: [] }],
+  records: async () => ({ ekName: "000b", boot: "00", logins: { "hsm-pin": null }, anchor: null }),
+  reseal: async (envelope) => {
+    calls.push(envelope);
+    return { name: "hsm-pin", generation: 2 };
+  },
+  abortReseal: async (name) => {
+    calls.push(name);
+  },
+  order: async (envelope) => {
+    calls.push(envelope);
+    return { order: "retry-login" };
+  },
+  own: async (...blobs) => {
+    calls.push(blobs);
+  },
+};
 const service: ControlService = {
+  sealing,
   status: async () => ({ state: "serving", reasons: [], devices: [] }),
   endorsement: async () => ({ ekCertificates: [utf8("ek")], akPublic: utf8("ak"), akName: Uint8Array.of(0, 11) }),
   activate: async (...blobs) => {
@@ -49,6 +68,15 @@ describe("a control request", () => {
     ],
     [`{"id":3,"op":"challenge","nonce":"${NONCE}","bank":"sha384","pcrs":[0,13]}`, { id: 3, ok: true, length: 4711 }],
     ['{"id":4,"op":"audit","from":7,"limit":500}', { id: 4, ok: true, records: [{ from: 7, limit: 500 }] }],
+    ['{"id":5,"op":"check"}', { id: 5, ok: true, credentials: [{ name: "hsm-pin", generation: 1, findings: [] }] }],
+    [
+      '{"id":6,"op":"records"}',
+      { id: 6, ok: true, ekName: "000b", boot: "00", logins: { "hsm-pin": null }, anchor: null },
+    ],
+    ['{"id":7,"op":"reseal","package":"AQI="}', { id: 7, ok: true, name: "hsm-pin", generation: 2 }],
+    ['{"id":8,"op":"abort-reseal","name":"hsm-pin"}', { id: 8, ok: true }],
+    ['{"id":9,"op":"order","order":"AQI="}', { id: 9, ok: true, order: "retry-login" }],
+    ['{"id":10,"op":"own","credentialBlob":"AQI=","encryptedSecret":"Aw=="}', { id: 10, ok: true }],
   ])("%s is answered under its id", async (line, expected) => {
     expect(await answer(line)).toEqual(expected);
   });
