@@ -496,7 +496,7 @@ describe("the same TPM, after the machine", () => {
     expect(toHex(replayCel(launchRecords(), bank))).toBe(release.pcrs[bank]["13"]);
     const { answer, pin } = await replayAndUnseal([]);
     expect(answer.kind).toBe("released");
-    const expected = Buffer.concat([Uint8Array.of(stage.machine.pin.length), stage.machine.pin]);
+    const expected = Buffer.concat([Uint8Array.of(0, stage.machine.pin.length), stage.machine.pin]);
     expect(Buffer.compare(pin ?? new Uint8Array(), expected)).toBe(0);
   });
 
