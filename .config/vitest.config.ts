@@ -14,6 +14,7 @@ const parts = [
   "test/attest/certificate-chain.test.ts",
   "test/attest/endorsement.test.ts",
   "test/seal/tss/leak.test.ts",
+  "test/seal/tss/published.test.ts",
   "test/seal/unsealer.test.ts",
   "test/seal/unsealer-credentials.test.ts",
   "test/seal/unsealer-epoch.test.ts",

@@ -9,7 +9,7 @@ export interface SignalOptions {
    * A command that still waits when this aborts is never sent, and rejects with the signal's reason. One that was sent runs
    * to its end. A method that sends several commands stops before the next.
    */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** What every command takes that can have sessions. */

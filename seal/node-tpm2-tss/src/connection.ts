@@ -19,6 +19,7 @@ export interface Request {
 }
 
 const MAX_SESSIONS = 3;
+const BAD_SEQUENCE = 0x70007; // TSS2_ESYS_RC_BAD_SEQUENCE
 
 /** The answers of one command, in the order native/commands-*.c states. A wrong kind is a bug in this package. */
 export class Answers {
@@ -84,7 +85,8 @@ export class Connection {
       await this.#enqueue({ command, inputs: [handle], signal });
     } catch (cause) {
       if (cause === signal?.reason) this.#held.set(handle, command);
-      throw cause;
+      // ESYS takes no command after an answer that failed its checks: the error that said so must not be hidden by this one.
+      if (!(cause instanceof TpmError && cause.rc === BAD_SEQUENCE)) throw cause;
     }
   }
 

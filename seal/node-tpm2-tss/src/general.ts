@@ -36,7 +36,11 @@ export abstract class GeneralCommands extends Commands {
     count: number,
     options: CommandOptions = {},
   ): Promise<{ more: boolean; data: Uint8Array }> {
-    const inputs = [capability, property, count].map((value) => unsigned("capability", value, U32_MAX));
+    const inputs = [
+      unsigned("capability", capability, U32_MAX),
+      unsigned("property", property, U32_MAX),
+      unsigned("count", count, U32_MAX),
+    ];
     const answers = await this.run("GetCapability", inputs, options);
     return { more: answers.number(0) !== 0, data: answers.bytes(1) };
   }
@@ -85,9 +89,9 @@ export abstract class GeneralCommands extends Commands {
   }
 
   /** The most bytes of one NV command. A fixed property: asked for once. */
-  protected async nvBufferMax(signal?: AbortSignal): Promise<number> {
-    const options = signal === undefined ? {} : { signal };
-    this.#nvBufferMax ??= (await this.properties(PROPERTY.nvBufferMax, 1, options)).get(PROPERTY.nvBufferMax) ?? 0;
-    return this.#nvBufferMax > 0 ? this.#nvBufferMax : NV_BUFFER_LEAST;
+  protected async nvBufferMax(signal: AbortSignal | undefined): Promise<number> {
+    const { nvBufferMax } = PROPERTY;
+    this.#nvBufferMax ??= (await this.properties(nvBufferMax, 1, { signal })).get(nvBufferMax) ?? NV_BUFFER_LEAST;
+    return this.#nvBufferMax;
   }
 }

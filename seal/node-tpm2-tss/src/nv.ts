@@ -74,7 +74,7 @@ export abstract class NvCommands extends PcrCommands {
   }
   /** The whole index, in as many commands as its size needs. */
   async nvRead(index: TpmObject, options: NvDataOptions = {}): Promise<Uint8Array> {
-    const { dataSize } = await this.nvReadPublic(index, signalOf(options));
+    const { dataSize } = await this.nvReadPublic(index, { signal: options.signal });
     const data = new Uint8Array(dataSize);
     const chunk = await this.#chunk(options);
     for (let offset = 0; offset < dataSize; offset += chunk) {
@@ -95,15 +95,16 @@ export abstract class NvCommands extends PcrCommands {
   ): Promise<void> {
     const start = unsigned("offset", options.offset ?? 0, U16_MAX);
     unsigned("end of data", start + data.length, U16_MAX);
+    const whole = new Uint8Array(data); // as it is now, not when its turn comes
     const chunk = await this.#chunk(options);
     let done = 0;
     // An empty write is a command too: it marks the index as written.
     do {
-      const part = data.slice(done, done + chunk);
+      const part = whole.subarray(done, done + chunk);
       const inputs = [authorityOf(index, options), index, part, start + done];
       await this.run("NV_Write", inputs, options, ["password"]);
       done += part.length;
-    } while (done < data.length);
+    } while (done < whole.length);
   }
   /** A counter's first increment sets it above every counter that was ever deleted. */
   async nvIncrement(index: TpmObject, options: NvOptions = {}): Promise<void> {
@@ -127,7 +128,8 @@ export abstract class NvCommands extends PcrCommands {
     options: NvOptions & SigningOptions & { readonly offset?: number; readonly size?: number } = {},
   ): Promise<Attestation> {
     const offset = unsigned("offset", options.offset ?? 0, U16_MAX);
-    const size = options.size ?? Math.max(0, (await this.nvReadPublic(index, signalOf(options))).dataSize - offset);
+    const size =
+      options.size ?? Math.max(0, (await this.nvReadPublic(index, { signal: options.signal })).dataSize - offset);
     const handles = [key, authorityOf(index, options), index];
     const inputs = [...handles, qualifyingData, options.scheme ?? KEY_SCHEME, unsigned("size", size, U16_MAX), offset];
     return attestation(await this.run("NV_Certify", inputs, options, ["password", "password"]));
@@ -141,5 +143,3 @@ export abstract class NvCommands extends PcrCommands {
 function authorityOf(index: TpmObject, { authority = "index" }: NvOptions): TpmObject | "owner" | "platform" {
   return authority === "index" ? index : authority;
 }
-
-const signalOf = ({ signal }: CommandOptions): CommandOptions => (signal === undefined ? {} : { signal });

@@ -138,7 +138,8 @@ export abstract class ObjectCommands extends PolicyCommands {
   }
   /**
    * Writes the sealed data to a file descriptor, on the worker in C, and returns how many bytes it was: no JavaScript value
-   * holds the data. The descriptor stays open. What `unseal` says of libtss2's heap holds here too.
+   * holds the data. The descriptor stays open; it must take the data at once, or the command ends in an I/O error. What
+   * `unseal` says of libtss2's heap holds here too.
    */
   async unsealToFd(object: TpmObject, fd: number, options: CommandOptions = {}): Promise<number> {
     const inputs = [object, unsigned("fd", fd, 0x7fffffff)];

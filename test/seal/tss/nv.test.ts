@@ -91,7 +91,10 @@ describe("reading and writing", () => {
     const data = await tpm.getRandom(2048);
     await withIndex(tpm, { dataSize: 2048 }, async (object) => {
       expect(await refusal(tpm.nvRead(object))).toBe("tpm NV_Read 0x14a");
-      await tpm.nvWrite(object, data);
+      const given = new Uint8Array(data);
+      const written = tpm.nvWrite(object, given);
+      given.fill(0);
+      await written;
       expect(await tpm.nvRead(object)).toEqual(data);
       await tpm.nvWrite(object, data.slice(0, 1000), { authority: "owner", offset: 7, maxChunk: 33 });
       const changed = concatBytes(data.slice(0, 7), data.slice(0, 1000), data.slice(1007));
