@@ -13,6 +13,7 @@ const parts = [
   "test/agent/spawner.test.ts",
   "test/attest/certificate-chain.test.ts",
   "test/attest/endorsement.test.ts",
+  "test/bench/bench.test.ts",
   "test/seal/unsealer.test.ts",
   "test/seal/unsealer-credentials.test.ts",
   "test/seal/unsealer-epoch.test.ts",
