@@ -15,6 +15,7 @@ const parts = [
   "test/attest/endorsement.test.ts",
   "test/seal/tss/leak.test.ts",
   "test/seal/tss/published.test.ts",
+  "test/bench/bench.test.ts",
   "test/seal/unsealer.test.ts",
   "test/seal/unsealer-credentials.test.ts",
   "test/seal/unsealer-epoch.test.ts",

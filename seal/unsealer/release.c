@@ -163,13 +163,14 @@ static TSS2_RC approved_by_root(const struct policy *policy)
 static const struct {
     const char *command;
     TSS2_RC (*take)(const struct policy *policy);
+    bool of_epoch;
 } STEPS[] = {
-    { "TPM2_PolicyPCR", measured_as_expected },
-    { "TPM2_PolicyNV", epoch_of_release },
-    { "TPM2_PolicyCommandCode", only_unseal },
-    { "TPM2_PolicyAuthorize", approved_by_release_key },
-    { "TPM2_PolicyNV", epoch_of_delegation },
-    { "TPM2_PolicyAuthorize", approved_by_root },
+    { "TPM2_PolicyPCR", measured_as_expected, false },
+    { "TPM2_PolicyNV", epoch_of_release, true },
+    { "TPM2_PolicyCommandCode", only_unseal, false },
+    { "TPM2_PolicyAuthorize", approved_by_release_key, false },
+    { "TPM2_PolicyNV", epoch_of_delegation, true },
+    { "TPM2_PolicyAuthorize", approved_by_root, false },
 };
 
 /* The answer to the first step that the TPM refuses. Without expect the others are taken all the same: the TPM decides at Unseal. */
@@ -178,12 +179,11 @@ static struct command_answer take_steps(const struct policy *policy)
     struct command_answer refusal = { NULL, TSS2_RC_SUCCESS };
 
     for (size_t i = 0; i < sizeof STEPS / sizeof STEPS[0] && (refusal.rc == TSS2_RC_SUCCESS || !policy->expect); i++) {
+        const bool unopened = STEPS[i].of_epoch && policy->epoch == ESYS_TR_NONE;
         TSS2_RC rc = STEPS[i].take(policy);
         if (rc != TSS2_RC_SUCCESS && refusal.rc == TSS2_RC_SUCCESS)
-            refusal = (struct command_answer){ STEPS[i].command, rc };
+            refusal = (struct command_answer){ unopened ? "TPM2_NV_ReadPublic" : STEPS[i].command, rc };
     }
-    if (refusal.rc != TSS2_RC_SUCCESS && policy->epoch == ESYS_TR_NONE && refusal.rc == policy->no_epoch)
-        refusal.command = "TPM2_NV_ReadPublic";
     return refusal;
 }
 
