@@ -36,7 +36,7 @@ const orderSchema = z.discriminatedUnion("order", [
 export type Order = z.infer<typeof orderSchema>;
 
 /** @throws PolicyError ERR_ENVELOPE_MALFORMED for an order that no machine would take */
-export function signOrder(order: Order, operator: SigningKey): Promise<Uint8Array> {
+export async function signOrder(order: Order, operator: SigningKey): Promise<Uint8Array> {
   return signEnvelope(ORDER_TYPE, encodeCanonicalJson(order, orderSchema, "ERR_ENVELOPE_MALFORMED", "order"), operator);
 }
 

@@ -120,10 +120,9 @@ export class Store {
 
   /** @throws SealError ERR_STORE when the medium cannot be read or is too small */
   static open(medium: StoreMedium): { readonly store: Store; readonly opened: OpenedStore } {
-    const slots = ([0, 1] as const).map((index) => readSlot(medium, index));
-    const valid = slots.filter((slot) => typeof slot === "object").sort((a, b) => (a.sequence > b.sequence ? -1 : 1));
-    const current = valid[0] ?? null;
-    const damaged = current === null && slots[1] === "damaged";
+    const [first, second] = [readSlot(medium, 0), readSlot(medium, 1)];
+    const current = newer(asSlot(0, first), asSlot(1, second));
+    const damaged = current === null && second.some((byte) => byte !== 0);
     return { store: new Store(medium, current), opened: { content: current?.content ?? EMPTY_STORE, damaged } };
   }
 
@@ -180,16 +179,22 @@ export function parseSlot(bytes: Uint8Array): { readonly sequence: bigint; reado
   }
 }
 
-function readSlot(medium: StoreMedium, index: 0 | 1): Slot | "empty" | "damaged" {
-  let bytes: Uint8Array;
+function readSlot(medium: StoreMedium, index: 0 | 1): Uint8Array {
   try {
-    bytes = medium.read(index * STORE_SLOT_BYTES, STORE_SLOT_BYTES);
+    return medium.read(index * STORE_SLOT_BYTES, STORE_SLOT_BYTES);
   } catch (cause) {
     throw unusable("read", cause);
   }
+}
+
+function asSlot(index: 0 | 1, bytes: Uint8Array): Slot | null {
   const slot = parseSlot(bytes);
-  if (slot !== null) return { index, ...slot };
-  return bytes.every((byte) => byte === 0) ? "empty" : "damaged";
+  return slot === null ? null : { index, ...slot };
+}
+
+function newer(a: Slot | null, b: Slot | null): Slot | null {
+  if (a === null || b === null) return a ?? b;
+  return a.sequence > b.sequence ? a : b;
 }
 
 function encodeContent({ ekName, entries }: StoreContent): Uint8Array {

@@ -89,11 +89,16 @@ export function writeLogin(tss: Tss, record: LoginRecord): Promise<void> {
   const bytes = encodeLoginRecord(record);
   return withRecords(tss, { handle: LOGIN_INDEX, size: LOGIN_BYTES }, async (index) => {
     const { offset } = findSlot(await tss.nvRead(index), record.name);
+    if (offset === null) throw malformed("table", `room for ${record.name}`, `${RECORDS} other names`);
     await tss.nvWrite(index, bytes, { offset });
   });
 }
 
-function findSlot(table: Uint8Array, name: string): { readonly offset: number; readonly bytes: Uint8Array | null } {
+/** The record of this name, else where there is room for one; null when there is none. */
+function findSlot(
+  table: Uint8Array,
+  name: string,
+): { readonly offset: number | null; readonly bytes: Uint8Array | null } {
   const wanted = toHex(nameDigest(name));
   let free: number | null = null;
   for (let offset = 0; offset < LOGIN_BYTES; offset += RECORD_BYTES) {
@@ -101,7 +106,6 @@ function findSlot(table: Uint8Array, name: string): { readonly offset: number; r
     if (toHex(bytes.subarray(0, 16)) === wanted) return { offset, bytes };
     if (free === null && bytes.every((byte) => byte === 0)) free = offset;
   }
-  if (free === null) throw malformed("table", `room for ${name}`, `${RECORDS} other names`);
   return { offset: free, bytes: null };
 }
 

@@ -1,7 +1,7 @@
 import { cp, mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { HANDLE_RANGE, PROPERTY, TpmError, type TpmObject, Tpm as Tss } from "node-tpm2-tss";
+import { HANDLE_RANGE, PROPERTY, TpmError, Tpm as Tss } from "node-tpm2-tss";
 import {
   extendPcr,
   hashInBank,
@@ -15,6 +15,7 @@ import {
 import {
   AGENT_PCR,
   type Anchors,
+  fromHex,
   type Release,
   type SigningKey,
   sha256,
@@ -226,8 +227,15 @@ export async function lockoutCounter(tss: Tss): Promise<number> {
   return (await tss.properties(PROPERTY.lockoutCounter, 1)).get(PROPERTY.lockoutCounter) ?? Number.NaN;
 }
 
-/** An object with an authValue that counts for the dictionary-attack lockout: what a stranger guesses at. */
-export async function createGuessable(tss: Tss): Promise<TpmObject> {
-  const storage = Uint8Array.from(Buffer.from("0023000b00030072000000060080004300100003001000000000", "hex"));
-  return tss.createPrimary("owner", storage, { sensitive: { auth: utf8("secret") } });
+const STORAGE_KEY = "0023000b00030072000000060080004300100003001000000000";
+const SEALED_DATA = "0008000b000000520000" + "00100000";
+
+/** Somebody else guesses at a password that counts, until the TPM locks itself. */
+export async function lockOut(tss: Tss): Promise<void> {
+  const template = fromHex(STORAGE_KEY);
+  await using guessed = await tss.createPrimary("owner", template, { sensitive: { auth: utf8("secret") } });
+  await tss.setAuth(guessed, utf8("a guess"));
+  const guess = () => answerOf(tss.create(guessed, fromHex(SEALED_DATA), { sensitive: { data: utf8("x") } }));
+  for (let tries = 0; tries < 64; tries++) if ((await guess()) === "0x921") return;
+  throw new Error("the TPM does not lock itself");
 }
