@@ -129,6 +129,11 @@ export async function provision(bench: Tools, changes: Provisioning): Promise<Pr
   };
 }
 
+/** The same documents on a machine that has kept nothing. */
+export function afresh(provisioned: Provisioned): Provisioned {
+  return { ...provisioned, identity: { store: memoryMedium() } };
+}
+
 /** A slot with these documents, one file each. */
 export function bundle(...documents: readonly Uint8Array[]): Uint8Array {
   return encodeBundle(documents.map((bytes, index) => [`/${index}.json`, bytes]));
