@@ -33,6 +33,8 @@ import {
   type ReleaseDraft,
   type StoreMedium,
   sealOffline,
+  signSealedPackage,
+  verifySealedPackage,
 } from "../../seal/index.ts";
 import { logEvent, logHeader } from "./firmware-log-writer.ts";
 import type { LaunchBench } from "./launch-fixture.ts";
@@ -129,6 +131,11 @@ export async function provision(bench: Tools, changes: Provisioning): Promise<Pr
   };
 }
 
+/** The same documents on a machine that has kept nothing. */
+export function afresh(provisioned: Provisioned): Provisioned {
+  return { ...provisioned, identity: { store: memoryMedium() } };
+}
+
 /** A slot with these documents, one file each. */
 export function bundle(...documents: readonly Uint8Array[]): Uint8Array {
   return encodeBundle(documents.map((bytes, index) => [`/${index}.json`, bytes]));
@@ -151,6 +158,20 @@ export function sealOnBench(
     label: { ...LABEL, ...(label.kind === undefined || label.kind === "pin" ? {} : { tokenSerial: null }), ...label },
     operator: keys.operator,
   });
+}
+
+type BlobField = "duplicate" | "encryptedSeed" | "nonce" | "ciphertext";
+
+/** A package in which the operator signed other bytes than were sealed. */
+export async function damagedPackage(
+  { keys }: Pick<LaunchBench, "keys">,
+  envelope: Uint8Array,
+  field: BlobField,
+): Promise<Uint8Array> {
+  const sealed = await verifySealedPackage(envelope, keys.anchors);
+  const last = sealed[field].length - 1;
+  const changed = sealed[field].map((byte, index) => (index === last ? byte ^ 1 : byte));
+  return signSealedPackage({ ...sealed, [field]: changed }, keys.operator);
 }
 
 function encodeConfig({ programs, bus, directory }: Tools, changes: Partial<AgentConfig>): Uint8Array {

@@ -1,4 +1,14 @@
-import { chmodSync, closeSync, copyFileSync, mkdirSync, mkdtempSync, realpathSync, renameSync, rmSync } from "node:fs";
+import {
+  chmodSync,
+  closeSync,
+  copyFileSync,
+  cpSync,
+  mkdirSync,
+  mkdtempSync,
+  realpathSync,
+  renameSync,
+  rmSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseConfig } from "../../agent/config.ts";
@@ -41,6 +51,7 @@ import { type SoftwareTpm, startSwtpm } from "./swtpm.ts";
 import { type BusCommand, type BusFault, openTpmBus, type TpmBus } from "./tpm-bus.ts";
 
 export {
+  afresh,
   bundle,
   DEVICES,
   FIRMWARE_LOG,
@@ -117,6 +128,8 @@ export interface LaunchBench extends AsyncDisposable {
   attack(provisioned: Provisioned, name?: string): Promise<{ answer: UnsealAnswer; received: Uint8Array }>;
   /** As if no log-in had ever been tried on this TPM. */
   forgetLogins(): Promise<void>;
+  /** The TPM as its maker left it, at the next power cycle: no counter, no records, nothing imported. */
+  renewTpm(): void;
   /** Puts another key into the token, as files; see `TokenKey`. */
   addKey(key: TokenKey): Uint8Array;
 }
@@ -138,6 +151,8 @@ export async function openLaunchBench({ banks, token: kind }: BenchOptions = {})
   const keys = await createSealKeys();
   const programs = makePrograms(directory, token);
   const tools = { directory, machine, bus, token, keys, programs, ekCertificate };
+  const [state, asMade] = [join(machine.directory, "state"), join(directory, "tpm-as-made")];
+  cpSync(state, asMade, { recursive: true });
   let last: Provisioned["identity"] | null = null;
   return {
     ...tools,
@@ -153,6 +168,7 @@ export async function openLaunchBench({ banks, token: kind }: BenchOptions = {})
     agentPcr: () => readAgentPcr(bus),
     attack: (provisioned, name = "hsm-pin") => attack(tools, provisioned, name),
     forgetLogins: () => forgetLogins(bus),
+    renewTpm: () => cpSync(asMade, state, { recursive: true }),
     addKey: (key) => addTokenKey(directory, key),
     [Symbol.asyncDispose]: async () => {
       await bus[Symbol.asyncDispose]();

@@ -103,14 +103,14 @@ export interface WatchOptions {
   readonly killShimAt?: ShimStep;
   readonly shimTimeoutMs?: number;
   /** Before each request to the shim. */
-  readonly onShimStep?: (step: ShimStep) => void;
+  readonly onShimStep?: (step: ShimStep) => void | Promise<void>;
 }
 
 /** Every request to the shim goes on the list; before the chosen one the process is really killed. */
 export async function openWatchedShim(fd: number, spawner: BenchSpawner, options: WatchOptions): Promise<Shim> {
   const step = async (name: ShimStep) => {
     spawner.calls.push(name);
-    options.onShimStep?.(name);
+    await options.onShimStep?.(name);
     if (options.killShimAt === name) await spawner.killShim();
   };
   await step("open");
