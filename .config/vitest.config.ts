@@ -7,6 +7,9 @@ const root = resolve(import.meta.dirname, "..");
 const parts = [
   "test/agent/cli.test.ts",
   "test/agent/launch*.test.ts",
+  "test/agent/cli/**/*.test.ts",
+  "test/agent/launch.test.ts",
+  "test/agent/launch-faults.test.ts",
   "test/agent/report.test.ts",
   "test/agent/service.test.ts",
   "test/agent/spawner.test.ts",

@@ -30,10 +30,10 @@ const EVENT_WORDS: Readonly<Record<Release["events"][number]["kind"], string>> =
   anchors: "trust anchors",
   policy: "policy",
   profile: "sandbox profile",
-  library: "PKCS#11 library",
-  closure: "its closure",
-  file: "its configuration",
-  environment: "its environment",
+  library: "library",
+  closure: "closure",
+  file: "configuration file",
+  environment: "environment",
   devices: "visible devices",
 };
 

@@ -31,7 +31,7 @@ export const command: Command = {
   },
   examples: [
     "ironclaw keys delegate --root root.pem --release-key release.pub --last-epoch 8 --out delegation.json",
-    "ironclaw keys delegate --root pkcs11:token=root;object=root?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=pin --release-key release.pub --last-epoch 8 --credential hsm-pin --credential state --credential tls-key --out delegation.json",
+    "ironclaw keys delegate --root 'pkcs11:token=root;object=root?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=pin' --release-key release.pub --last-epoch 8 --credential hsm-pin --credential state --credential tls-key --out delegation.json",
   ],
   run: async (input, io) => {
     const lastEpoch = input.integer("last-epoch", 0, MAX_EPOCH) ?? 0; // parsing has required it

@@ -12,7 +12,7 @@ export const command: Command = {
   },
   examples: [
     "ironclaw keys public release.pem --out release.pub",
-    "ironclaw keys public pkcs11:token=root;object=root?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=pin --out root.pub",
+    "ironclaw keys public 'pkcs11:token=root;object=root?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=pin' --out root.pub",
   ],
   run: async (input, io) => {
     const { spkiPem } = await openSigningKey(input.positional(0));

@@ -15,7 +15,13 @@ import { SealError } from "../../seal/index.ts";
 import type { Pkcs11Uri } from "./pkcs11-uri.ts";
 
 // PKCS#11 v2.40, pkcs11t.h.
-const CKF = { osLockingOk: 0x2, serialSession: 0x4, userPinFinalTry: 0x2_0000, userPinLocked: 0x4_0000 } as const;
+const CKF = {
+  osLockingOk: 0x2,
+  serialSession: 0x4,
+  tokenInitialized: 0x400,
+  userPinFinalTry: 0x2_0000,
+  userPinLocked: 0x4_0000,
+} as const;
 const CKU = { user: 1, contextSpecific: 2 } as const;
 const CKO = { publicKey: 2, privateKey: 3 } as const;
 const CKA = {
@@ -144,7 +150,11 @@ function findSlot(library: PKCS11, { token, serial }: Pkcs11Uri): Buffer {
     slot,
     info: asTokenError("C_GetTokenInfo", () => library.C_GetTokenInfo(slot)),
   }));
-  const [found, second] = slots.filter(({ info }) => matches(info.label, token) && matches(info.serialNumber, serial));
+  // SoftHSM, and others, show the next token to make as one that is there.
+  const [found, second] = slots.filter(
+    ({ info }) =>
+      (info.flags & CKF.tokenInitialized) !== 0 && matches(info.label, token) && matches(info.serialNumber, serial),
+  );
   if (found === undefined) throw tokenError("token", "one that the URI names", "none");
   if (second !== undefined) throw tokenError("token", "one that the URI names", "two", undefined, "name its serial");
   // A wrong PIN would now lock the token: that try is left to a person.
