@@ -5,11 +5,8 @@ const root = resolve(import.meta.dirname, "..");
 
 /** Tests that drive whole programs many times over: real software TPMs, shims and spawners, minutes of them. */
 const parts = [
-  "test/agent/cli.test.ts",
   "test/agent/launch*.test.ts",
   "test/agent/cli/**/*.test.ts",
-  "test/agent/launch.test.ts",
-  "test/agent/launch-faults.test.ts",
   "test/agent/report.test.ts",
   "test/agent/service.test.ts",
   "test/agent/spawner.test.ts",
@@ -18,6 +15,7 @@ const parts = [
   "test/seal/tss/leak.test.ts",
   "test/seal/tss/published.test.ts",
   "test/bench/bench.test.ts",
+  "test/fuzz/fuzz.test.ts",
   "test/seal/unsealer.test.ts",
   "test/seal/unsealer-credentials.test.ts",
   "test/seal/unsealer-epoch.test.ts",

@@ -154,8 +154,9 @@ function resizeField(bytes: Uint8Array, { random }: Mutation): Uint8Array {
 
 /** A number in decimal digits, as JSON and profiles have them. */
 function changeDecimal(bytes: Uint8Array, { random }: Mutation): Uint8Array {
-  const at = bytes.findIndex((byte, index) => isDigit(byte) && index >= random.below(bytes.length));
-  if (at < 0) return bytes;
+  let at = random.below(bytes.length + 1);
+  while (at < bytes.length && !isDigit(bytes[at] ?? 0)) at++;
+  if (at === bytes.length) return bytes;
   let end = at;
   while (isDigit(bytes[end] ?? 0)) end++;
   return replaceRange(bytes, at, end - at, new TextEncoder().encode(`${random.pick(edges)}`));

@@ -68,10 +68,10 @@ import {
 } from "../support/firmware-log-writer.ts";
 import { peImage } from "../support/pe-image.ts";
 import { documentBytes, policyDocument } from "../support/policy-document.ts";
+import { encodeQuote } from "../support/quote-writer.ts";
 import { byteArray, INITIALIZE_VALUES, requestFrame, ulongs } from "../support/rpc-client.ts";
 import { root } from "./catalogue.ts";
 import { operatorKeyPem, releaseKeyPem, rootKeyPem } from "./keys.ts";
-import { encodeQuoteAttest } from "./quote.ts";
 
 type Seeds = Readonly<Record<string, Uint8Array>>;
 
@@ -279,7 +279,7 @@ function tpmSeeds(): Record<string, Seeds> {
     exponent: 0,
     modulus: filled(256, 0xc1),
   };
-  const quote = encodeQuoteAttest({
+  const quote = encodeQuote({
     qualifiedSigner: tpmName(encodeTpmPublic(ecc)),
     extraData: filled(32, 4),
     clockInfo: { clock: 123456n, resetCount: 3, restartCount: 1, safe: true },
@@ -396,6 +396,7 @@ function imageSeeds(): Record<string, Seeds> {
       ]),
       signed: peImage([[".linux", filled(10, 2)]], filled(8, 3)),
     },
+    "pci-devices": { two: utf8("1af4:1041\n8086:0d57\n") },
     der: {
       oids: der("0603550411", "06082a864886f70d0101"),
       nested: der("300a", "0201ff", "3005", "0403010203"),

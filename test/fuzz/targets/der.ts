@@ -1,31 +1,13 @@
-import { type DerElement, derOid, parseDer } from "../../../attest/der.ts";
-import { ByteWriter } from "../../../policy/bytes.ts";
+import { derOid, parseDer } from "../../../attest/der.ts";
+import { encodeDer } from "../../support/der-writer.ts";
 import { expectSame } from "../property.ts";
 
 const objectIdentifier = 0x06;
 
 export function run(bytes: Uint8Array): void {
   const elements = parseDer(bytes);
-  expectSame(bytes, encode(elements), "der");
+  expectSame(bytes, encodeDer(elements), "der");
   for (const { tag, content } of elements) {
     if (tag === objectIdentifier) derOid(content);
   }
-}
-
-function encode(elements: readonly DerElement[]): Uint8Array {
-  const writer = new ByteWriter();
-  for (const { tag, content } of elements) {
-    const { length } = content;
-    writer.u8(tag);
-    if (length < 0x80) writer.u8(length);
-    else if (length < 0x100) writer.u8(0x81).u8(length);
-    else if (length < 0x10000) writer.u8(0x82).u16(length);
-    else
-      writer
-        .u8(0x83)
-        .u8(length >> 16)
-        .u16(length & 0xffff);
-    writer.bytes(content);
-  }
-  return writer.finish();
 }

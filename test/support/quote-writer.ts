@@ -2,7 +2,7 @@ import type { QuoteAttest } from "../../attest/tpm-structures.ts";
 import { ByteWriter } from "../../policy/bytes.ts";
 
 /** TPMS_ATTEST as a TPM writes it. The verifier only reads quotes, so their writer is here. */
-export function encodeQuoteAttest(attest: QuoteAttest): Uint8Array {
+export function encodeQuote(attest: QuoteAttest): Uint8Array {
   const { clockInfo } = attest;
   const writer = new ByteWriter().u32(0xff544347).u16(0x8018).sized16(attest.qualifiedSigner).sized16(attest.extraData);
   writer
