@@ -33,11 +33,13 @@ export const COMMANDS: Readonly<Record<string, Loader>> = {
   report: () => import("./report.ts"),
   reseal: () => import("./reseal.ts"),
   seal: () => import("./seal.ts"),
+  "tpm note-login": () => import("./tpm-note-login.ts"),
   "tpm own": () => import("./tpm-own.ts"),
   "tpm play": () => import("./tpm-play.ts"),
   "tpm provision": () => import("./tpm-provision.ts"),
   "tpm raise": () => import("./tpm-raise.ts"),
   "tpm show": () => import("./tpm-show.ts"),
+  "tpm software": () => import("./tpm-software.ts"),
   unseal: () => import("./unseal.ts"),
   verify: () => import("./verify.ts"),
 };

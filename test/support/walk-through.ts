@@ -9,6 +9,7 @@ import { startSwtpm } from "./swtpm.ts";
 const run = promisify(execFile);
 const project = resolve(import.meta.dirname, "../..");
 const README = join(project, "agent/cli/README.md");
+
 export interface WalkThrough extends AsyncDisposable {
   /** Where it ran: every file that the README names is there. */
   readonly directory: string;
@@ -32,15 +33,13 @@ export async function runWalkThrough(): Promise<WalkThrough> {
   try {
     const image = await layOut(directory);
     await layOutEndorsement(directory, tpm);
-    const program = `#!/bin/sh\nexec ${process.execPath} ${project}/agent/cli/ironclaw.ts "$@"\n`;
-    await mkdir(join(directory, "bin"));
-    await writeFile(join(directory, "bin/ironclaw"), program, { mode: 0o755 });
+    await putProgram(directory);
     await writeFile(join(directory, "pin"), `${LAYOUT_PIN}\n`, { mode: 0o600 });
     await writeFile(join(directory, "client.key"), LAYOUT_FILE, { mode: 0o600 });
     const outputs: string[] = [];
     let everything = "";
     const runBlocks = async (heading: string) => {
-      for (const block of await blocksUnder(heading)) {
+      for (const block of await blocksUnder(README, heading)) {
         const { stdout, stderr } = await runBlock(directory, block);
         outputs.push(stdout);
         everything += `${stdout}${stderr}`;
@@ -58,18 +57,26 @@ export async function runWalkThrough(): Promise<WalkThrough> {
   }
 }
 
-/** The shell blocks between a heading and the next. */
-async function blocksUnder(heading: string): Promise<readonly string[]> {
-  const text = await readFile(README, "utf8");
+/** `ironclaw` on the path of the blocks. */
+export async function putProgram(directory: string): Promise<void> {
+  const program = `#!/bin/sh\nexec ${process.execPath} ${project}/agent/cli/ironclaw.ts "$@"\n`;
+  await mkdir(join(directory, "bin"));
+  await writeFile(join(directory, "bin/ironclaw"), program, { mode: 0o755 });
+}
+
+/** The shell blocks of a document between a heading and the next. */
+export async function blocksUnder(document: string, heading: string): Promise<readonly string[]> {
+  const text = await readFile(document, "utf8");
   const start = text.indexOf(`\n${heading}\n`);
-  if (start < 0) throw new Error(`README: no heading ${heading}`);
+  if (start < 0) throw new Error(`${document}: no heading ${heading}`);
   const section = text.slice(start + 1).split(/\n#+ /)[0] ?? "";
   const blocks = [...section.matchAll(/```sh\n([\s\S]*?)```/g)].map(([, block = ""]) => block);
-  if (blocks.length === 0) throw new Error(`README: no blocks under ${heading}`);
+  if (blocks.length === 0) throw new Error(`${document}: no blocks under ${heading}`);
   return blocks;
 }
 
-function runBlock(directory: string, block: string): Promise<{ stdout: string; stderr: string }> {
+/** Runs a block as it stands, in `directory`, ended by its first failing command. */
+export function runBlock(directory: string, block: string): Promise<{ stdout: string; stderr: string }> {
   const PATH = `${join(directory, "bin")}:${process.env["PATH"] ?? ""}`;
   return run("sh", ["-eu", "-c", block], { cwd: directory, env: { ...process.env, PATH } });
 }
