@@ -13,6 +13,7 @@ const parts = [
   "test/agent/spawner.test.ts",
   "test/attest/certificate-chain.test.ts",
   "test/attest/endorsement.test.ts",
+  "test/seal/diagnosis-cost.test.ts",
   "test/seal/unsealer.test.ts",
 ];
 
