@@ -16,6 +16,7 @@ const parts = [
   "test/seal/tss/published.test.ts",
   "test/bench/bench.test.ts",
   "test/fuzz/fuzz.test.ts",
+  "test/seal/diagnosis-cost.test.ts",
   "test/seal/unsealer.test.ts",
   "test/seal/unsealer-credentials.test.ts",
   "test/seal/unsealer-epoch.test.ts",

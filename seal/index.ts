@@ -1,5 +1,6 @@
 // The whole surface of `seal`: other folders import from here only.
 export * from "./advice.ts";
+export * from "./blob-diagnosis.ts";
 export * from "./carry-out-order.ts";
 export * from "./compare-releases.ts";
 export * from "./credentials.ts";
