@@ -58,7 +58,8 @@ export interface AuditOptions {
 /**
  * Verifies the log and opens it for appending; creates it when it is missing (mode 0600). Reads the whole file.
  * Does not establish who wrote the records; see AUDIT.md.
- * @throws AgentError `ERR_AUDIT_MALFORMED` for an edited, reordered or shortened log, `ERR_ENVIRONMENT` when it cannot be opened
+ * @throws AgentError `ERR_AUDIT_MALFORMED` for an edited or reordered log, `ERR_AUDIT_ROLLED_BACK` for one that lacks the anchored
+ *   record, `ERR_ENVIRONMENT` when it cannot be opened
  */
 export function openAudit(options: AuditOptions): OpenAuditLog {
   const fd = openLog(options.path, constants.O_RDWR | constants.O_CREAT | constants.O_APPEND);
@@ -95,7 +96,7 @@ export function readAudit(path: string, from: number, limit: number): readonly A
 /**
  * Verifies a whole log and returns its head. Reads it in pieces, whatever its size.
  * @param anchor a head of this log that was kept elsewhere, e.g. in a report: the log has to reach it
- * @throws AgentError `ERR_AUDIT_MALFORMED`, also when bytes follow the last record; `ERR_ENVIRONMENT`
+ * @throws AgentError `ERR_AUDIT_MALFORMED`, also when bytes follow the last record; `ERR_AUDIT_ROLLED_BACK`; `ERR_ENVIRONMENT`
  */
 export function verifyAudit(path: string, anchor: AuditHead | null): AuditHead {
   const fd = openLog(path, constants.O_RDONLY);
@@ -216,7 +217,7 @@ function verifyLog(
     onRecord(record);
   }
   if (!anchored) {
-    throw new AgentError("ERR_AUDIT_MALFORMED", "audit log: anchored record", {
+    throw new AgentError("ERR_AUDIT_ROLLED_BACK", "audit log: anchored record", {
       expected: `record ${anchor?.seq} with the anchored hash`,
       got: `a log that ends with record ${head.seq}`,
       hint: "the log was shortened, exchanged or rolled back",

@@ -15,6 +15,10 @@ const schema = z.strictObject({
   programs: absolutePath,
   scopes: absolutePath,
   auditLog: absolutePath,
+  /** Whether the directory of `auditLog` is the state volume, whose key is the sealed credential `state`. */
+  stateVolume: z.boolean(),
+  /** File or raw device of the store; null keeps nothing from boot to boot. */
+  store: absolutePath.nullable(),
   firmwareLog: absolutePath,
   pciDevices: absolutePath,
   controlPort: absolutePath,

@@ -13,6 +13,7 @@ import { type ErrorFields, type ExitCode, IronclawError } from "../policy/index.
  * - `ERR_CONFIG_INVALID`: the agent's configuration file cannot be used
  * - `ERR_AUDIT_WRITE`: a decision record could not be written
  * - `ERR_AUDIT_MALFORMED`: an audit log does not follow its format
+ * - `ERR_AUDIT_ROLLED_BACK`: an audit log ends before a record that is known to have been in it
  * - `ERR_RPC_MALFORMED`: a workload's message cannot be read
  * - `ERR_LAUNCH`: the launch sequence cannot go on
  * - `ERR_NATIVE`: a system call made for the agent by its native addon failed
@@ -29,6 +30,7 @@ export type AgentErrorCode =
   | "ERR_CONFIG_INVALID"
   | "ERR_AUDIT_WRITE"
   | "ERR_AUDIT_MALFORMED"
+  | "ERR_AUDIT_ROLLED_BACK"
   | "ERR_RPC_MALFORMED"
   | "ERR_LAUNCH"
   | "ERR_NATIVE"
@@ -45,6 +47,7 @@ const EXIT_CODES: Readonly<Record<AgentErrorCode, ExitCode>> = {
   ERR_CONFIG_INVALID: 3,
   ERR_AUDIT_WRITE: 4,
   ERR_AUDIT_MALFORMED: 3,
+  ERR_AUDIT_ROLLED_BACK: 3,
   ERR_RPC_MALFORMED: 3,
   ERR_LAUNCH: 1,
   ERR_NATIVE: 4,

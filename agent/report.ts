@@ -24,7 +24,7 @@ export const SOFTWARE = { name: "ironclaw-guest-agent", version: "0.1.0" } as co
 const RSA_CERTIFICATE = 0x01c00002;
 const P384_CERTIFICATE = 0x01c00016;
 
-/** The EK that this machine is known by: the one its PIN is sealed to, else the one that has a certificate, P-384 first. */
+/** The EK that this machine is known by: the one its credentials are sealed to, else the one that has a certificate, P-384 first. */
 export function endorsementKeyKind(
   sealed: Pick<SealedPackage, "ekName"> | undefined,
   certificates: readonly Pick<EkCertificate, "nvIndex">[],
@@ -72,11 +72,11 @@ async function currentClaims(
     nonce,
     ueid: machineUeid(sources.ekName),
     software: SOFTWARE,
-    debugEnabled: inputs.release?.image.variant === "dev",
+    debugEnabled: record.release?.image.variant === "dev",
     measured: measuredClaims(record.state.kind, records),
     asserted: {
       machine: inputs.machine ?? "unnamed",
-      image: imageOf(inputs.release),
+      image: imageOf(record.release),
       reasons: record.state.kind === "refused" ? record.state.reasons : [],
       unseal: record.answers,
       token: record.token ?? null,

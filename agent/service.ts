@@ -8,23 +8,34 @@ import {
   type Reason,
   reasonFrom,
   type ShimProcessClaim,
-  type Tpm,
 } from "../attest/index.ts";
 import { openCabinet } from "../policy/index.ts";
-import { openTpm } from "../seal/index.ts";
-import { openAudit, readAudit } from "./audit.ts";
+import {
+  isOwnershipSecret,
+  type MachineTpm,
+  memoryMedium,
+  openStoreFile,
+  openTpm,
+  Store,
+  type StoreContent,
+} from "../seal/index.ts";
+import { type AuditLog, openAudit, readAudit } from "./audit.ts";
 import { type AgentConfig, parseConfig } from "./config.ts";
 import { answerControlLine, type ControlService, MAX_REQUEST } from "./control/control.ts";
 import { VirtioPort } from "./control/port.ts";
-import { type LaunchRecord, newLaunchRecord, SHIM_ID } from "./launch/environment.ts";
+import { createSealingService, type SealingService } from "./control/sealing.ts";
+import { AgentError } from "./errors.ts";
+import { type LaunchEnvironment, type LaunchRecord, newLaunchRecord, SHIM_ID } from "./launch/environment.ts";
 import { type LaunchInputs, type ReadInputs, readInputs } from "./launch/inputs.ts";
 import { launch } from "./launch/launch.ts";
 import { MeasurementLog } from "./launch/measurement-log.ts";
+import { settleServed } from "./launch/served.ts";
 import { openNative } from "./native/index.ts";
 import { endorsementKeyKind, evidenceSources, frameReport, type ReportSources } from "./report.ts";
 import { serveScopes } from "./serve.ts";
 import { openShim, type Shim } from "./shim-client.ts";
 import { openSpawner, type Spawner } from "./spawner-client.ts";
+import { createStateVolume, MachineAudit } from "./state-volume.ts";
 
 /** The spawner leaves its socket here (SPAWNER.md). */
 const SPAWNER_FD = 3;
@@ -37,32 +48,41 @@ export async function runAgent(configPath: string): Promise<never> {
   native.setNonDumpable();
   const spawner = openSpawner(native, SPAWNER_FD);
   const tpm = await openTpm({ tcti: config.tcti, nativeDirectory: config.programs });
-  const inputs = await readCabinet(config);
+  const store = openStore(config);
+  const inputs = await readCabinet(config, store.content);
   const record = newLaunchRecord();
   const log = new MeasurementLog(tpm, config.agentPcr);
-  const audit = openAudit({ path: config.auditLog, now: Date.now, anchor: null });
+  const audit = new MachineAudit();
+  if (!config.stateVolume) audit.open(openAudit({ path: config.auditLog, now: Date.now, anchor: null }));
+  const volume = { tss: tpm.tss, spawner, native, auditLog: config.auditLog, audit, now: Date.now };
   const shims: Shim[] = [];
 
-  const sources = await gatherSources({ config, tpm, log, record, inputs: inputs.partial, audit, spawner, shims });
-  const { ended } = await serveControl(config, controlService(config, sources));
-  const launched = await launch(
-    {
-      ...{ config, configBytes, tpm, log, spawner, inputs },
-      devices: await visibleDevices(config),
-      closeFd: (fd) => native.closeFd(fd),
-      realPath: (path) => realpathSync(path),
-      openShim: async (fd) => {
-        const shim = await openShim(fd, native);
-        shims.push(shim);
-        return shim;
-      },
+  const environment: LaunchEnvironment = {
+    ...{ config, configBytes, tpm, tss: tpm.tss, store, log, spawner, inputs },
+    now: Date.now,
+    stateVolume: config.stateVolume ? createStateVolume(volume) : null,
+    devices: await visibleDevices(config),
+    closeFd: (fd) => native.closeFd(fd),
+    realPath: (path) => realpathSync(path),
+    openShim: async (fd) => {
+      const shim = await openShim(fd, native);
+      shims.push(shim);
+      return shim;
     },
-    record,
+  };
+  const sources = await gatherSources({ config, tpm, log, record, inputs: inputs.partial, audit, spawner, shims });
+  const { ended } = await serveControl(
+    config,
+    controlService(config, sources, createSealingService(environment, sources)),
   );
+  const launched = await launch(environment, record);
   console.error(`agent: ${describe(record)}`);
   if (launched !== null && inputs.partial.policy !== undefined) {
     await serveScopes({ config, policy: inputs.partial.policy, launched, audit, native, spawner });
     await spawner.startWorkloads();
+    for (const problem of await settleServed(environment, record)) {
+      console.error(`agent: after the launch: ${problem.code} ${problem.item}: ${problem.got}`);
+    }
   }
   return ended;
 }
@@ -73,15 +93,28 @@ function describe({ state }: LaunchRecord): string {
   return `refused: ${state.reasons.map(({ code, item }) => `${code} ${item}`).join("; ")}`;
 }
 
+/** What the machine keeps from boot to boot. Without a usable store everything still works; only the imports are made again. */
+function openStore({ store: path }: AgentConfig): Store {
+  if (path === null) return Store.open(memoryMedium()).store;
+  try {
+    const { store, opened } = Store.open(openStoreFile(path));
+    if (opened.damaged) console.error("agent: store: no valid copy, begun again");
+    return store;
+  } catch (error) {
+    console.error(`agent: ${error instanceof Error ? error.message : "store: unknown failure"}, going on without`);
+    return Store.open(memoryMedium()).store;
+  }
+}
+
 /** The cabinet is host-writable: it is read once, through the raw device, and nothing on it is mounted. */
-async function readCabinet(config: AgentConfig): Promise<ReadInputs> {
+async function readCabinet(config: AgentConfig, store: StoreContent): Promise<ReadInputs> {
   try {
     const device = openSync(config.cabinet, "r");
     const cabinet = openCabinet((offset, length) => {
       const bytes = new Uint8Array(length);
       return bytes.subarray(0, readSync(device, bytes, 0, length, offset));
     });
-    return await readInputs(cabinet);
+    return await readInputs(cabinet, store);
   } catch (error) {
     const reasons: Reason[] = [reasonFrom(error, "cabinet")];
     return { partial: {}, reasons };
@@ -104,11 +137,11 @@ async function visibleDevices(config: AgentConfig): Promise<readonly string[]> {
 
 interface Gathered {
   readonly config: AgentConfig;
-  readonly tpm: Tpm;
+  readonly tpm: MachineTpm;
   readonly log: MeasurementLog;
   readonly record: LaunchRecord;
   readonly inputs: Partial<LaunchInputs>;
-  readonly audit: ReturnType<typeof openAudit>;
+  readonly audit: AuditLog;
   readonly spawner: Spawner;
   readonly shims: readonly Shim[];
 }
@@ -116,7 +149,8 @@ interface Gathered {
 async function gatherSources(gathered: Gathered): Promise<ReportSources> {
   const { config, tpm, log, record, inputs, audit, spawner, shims } = gathered;
   const certificates = await tpm.ekCertificates();
-  const ekKind = endorsementKeyKind(inputs.sealed, certificates);
+  const [credential] = inputs.credentials?.values() ?? [];
+  const ekKind = endorsementKeyKind(credential?.sealed, certificates);
   return {
     ...{ tpm, log, record, inputs, audit },
     ak: await tpm.createAttestationKey(),
@@ -149,9 +183,14 @@ function ownNamespaces(shim: ReadonlyMap<string, string>, spawner: ReadonlyMap<s
     .sort();
 }
 
-function controlService(config: AgentConfig, sources: ReportSources): (report: VirtioPort) => ControlService {
+function controlService(
+  config: AgentConfig,
+  sources: ReportSources,
+  sealing: SealingService,
+): (report: VirtioPort) => ControlService {
   const { tpm, ak, ekKind, record } = sources;
   return (report) => ({
+    sealing,
     status: async () => ({
       state: record.state.kind,
       reasons: record.state.kind === "refused" ? record.state.reasons : [],
@@ -159,7 +198,15 @@ function controlService(config: AgentConfig, sources: ReportSources): (report: V
       phases: record.phases.map(({ kind, at }) => ({ phase: kind, at: Math.round(at) })),
     }),
     endorsement: async () => ({ ekCertificates: sources.ekCertificates, akPublic: ak.publicArea, akName: ak.name }),
-    activate: (credentialBlob, encryptedSecret) => tpm.activateCredential(ak, credentialBlob, encryptedSecret, ekKind),
+    activate: async (credentialBlob, encryptedSecret) => {
+      const secret = await tpm.activateCredential(ak, credentialBlob, encryptedSecret, ekKind);
+      if (!isOwnershipSecret(secret)) return secret;
+      secret.fill(0);
+      throw new AgentError("ERR_CONTROL_MALFORMED", "credential", {
+        expected: "a challenge",
+        got: "an ownership secret",
+      });
+    },
     audit: async (from, limit) => readAudit(config.auditLog, from, limit),
     challenge: async (challenge) => {
       const evidence = encodeEvidence(await collectEvidence(tpm, ak, evidenceSources(sources), challenge));

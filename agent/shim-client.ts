@@ -19,7 +19,7 @@ import {
 } from "./shim-replies.ts";
 
 /** Ops of SHIM.md. There are no others. */
-const OP = { ready: 1, probe: 2, load: 3, login: 4, keys: 5, sign: 6, arm: 7, status: 8 } as const;
+const OP = { ready: 1, probe: 2, load: 3, login: 4, keys: 5, sign: 6, arm: 7, status: 8, credential: 9 } as const;
 
 /** CK_RSA_PKCS_PSS_PARAMS: CKM_ of the hash, CKG_ of the mask generation, salt length in bytes. */
 export interface PssParameters {
@@ -49,9 +49,14 @@ export interface Shim {
   readonly ready: ShimReady;
   /** Tries what must be impossible. Before `load` only. */
   probe(): Promise<readonly ProbeAttempt[]>;
+  /**
+   * Lets the shim take a secret from its credential channel into a new file of its own, readable by itself alone. Before `load`
+   * only. The directory must exist and be writable under the profile. After a failure the shim is of no use.
+   */
+  credential(path: string): Promise<void>;
   /** Loads and initialises the library at an absolute path of the shim's own root. Once. */
   load(path: string): Promise<LoadedLibrary>;
-  /** Lets the shim take the PIN from its pipe and log in. Once: a failure is not tried again. */
+  /** Lets the shim take the PIN from its credential channel and log in. Once: a failure is not tried again. rv 0x21: no PIN came, none was tried. */
   login(slotId: bigint): Promise<void>;
   keys(): Promise<readonly ShimKey[]>;
   sign(request: SignRequest): Promise<Uint8Array>;
@@ -94,7 +99,8 @@ export async function openShim(fd: number, native: Native, options: ShimOptions 
     ready,
     closed,
     probe: () => ask("probe", nothing, parseProbe),
-    load: (path) => ask("load", new ByteWriter().sized16(utf8(path)).finish(), parseLoaded),
+    credential: (path) => ask("credential", encodePath(path), parseNothing),
+    load: (path) => ask("load", encodePath(path), parseLoaded),
     login: (slotId) => ask("login", new ByteWriter().u64(slotId).finish(), parseNothing),
     keys: () => ask("keys", nothing, parseKeys),
     sign: (request) => ask("sign", encodeSign(request), parseSignature),
@@ -137,6 +143,10 @@ function parseReadyMessage(bytes: Uint8Array): ShimReady {
     throw new AgentError("ERR_SHIM_PROTOCOL", "shim READY", { expected: "id 0, op 1, rv 0", got: `op ${frame.op}` });
   }
   return parseReady(frame.payload);
+}
+
+function encodePath(path: string): Uint8Array {
+  return new ByteWriter().sized16(utf8(path)).finish();
 }
 
 function encodeSign({ handle, mechanism, pss, data }: SignRequest): Uint8Array {

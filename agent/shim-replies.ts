@@ -17,13 +17,17 @@ export interface ProbeAttempt {
   readonly errno: number;
 }
 
+/** Flags of a token that tell how many wrong PINs it has seen (PKCS#11 v2.40, CK_TOKEN_INFO). */
+export const TOKEN_FLAG = { userPinCountLow: 0x10000, userPinFinalTry: 0x20000, userPinLocked: 0x40000 } as const;
+
 export interface ShimSlot {
   readonly slotId: bigint;
   readonly label: string;
   readonly manufacturer: string;
   readonly model: string;
   readonly serial: string;
-  readonly flags: bigint;
+  /** CKF_... of the token. PKCS#11 defines the lower 32 bits; the others are left out. */
+  readonly flags: number;
   readonly firmware: string;
   readonly hardware: string;
 }
@@ -109,7 +113,7 @@ function parseSlot(reader: ByteReader): ShimSlot {
     manufacturer: padded(reader, 32),
     model: padded(reader, 16),
     serial: padded(reader, 16),
-    flags: reader.u64("flags"),
+    flags: Number(BigInt.asUintN(32, reader.u64("flags"))),
     firmware: version(reader),
     hardware: version(reader),
   };

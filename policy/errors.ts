@@ -49,6 +49,8 @@ export type PolicyErrorCode =
   | "ERR_PROFILE_INVALID"
   | "ERR_RELEASE_MALFORMED"
   | "ERR_RELEASE_SIGNATURE"
+  | "ERR_RELEASE_EXPIRED"
+  | "ERR_RELEASE_NOT_YET_VALID"
   | "ERR_KEY_MALFORMED";
 
 /** A document or byte string that `policy` was asked to read is malformed or does not verify. */

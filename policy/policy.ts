@@ -2,6 +2,7 @@ import { z } from "zod";
 import { PolicyError } from "./errors.ts";
 import { parseJson } from "./json.ts";
 import { MECHANISMS, type MechanismType, mechanismRow } from "./mechanisms.ts";
+import { CREDENTIAL_NAME } from "./sealing-policy.ts";
 
 export const POLICY_MAX_BYTES = 1 << 20;
 const POLICY_MAX_DEPTH = 16;
@@ -16,6 +17,9 @@ const path = z
   .max(1024)
   .refine(isNormalisedPath, "expected an absolute path without empty, '.' or '..' components");
 const digests = z.record(path, hex64);
+const credential = z
+  .string()
+  .regex(CREDENTIAL_NAME, "expected a credential's name of a-z, 0-9 and '-', at most 32 characters");
 const mechanismType = z.enum(MECHANISMS.map((row) => row.type) as [MechanismType, ...MechanismType[]]);
 
 const mechanismRule = z.strictObject({
@@ -50,6 +54,9 @@ const policySchema = z.strictObject({
   connect: z.tuple([]),
   spares: z.int().min(0).max(4),
   token: z.strictObject({ label: printable(32).min(1), serial: printable(16).min(1) }),
+  credentials: z
+    .strictObject({ pin: credential, files: z.record(path, credential) })
+    .default({ pin: "hsm-pin", files: {} }),
   keys: z.record(name, z.strictObject({ spki: sha256Tag, does: z.enum(["sign", "decrypt", "unwrap"]) })),
   callers: z.record(
     name,
@@ -98,6 +105,9 @@ function brokenReferences(policy: Policy): string[] {
     ...(Object.hasOwn(module.closure, module.path) || Object.hasOwn(module.config, module.path)
       ? [`module: ${module.path} is listed twice`]
       : []),
+    ...Object.keys(policy.credentials.files)
+      .filter((file) => !policy.writable.some((directory) => file.startsWith(`${directory}/`)))
+      .map((file) => `credentials: ${file} is in no writable directory`),
     ...Object.keys(module.config)
       .filter((file) => Object.hasOwn(module.closure, file))
       .map((file) => `module: ${file} is listed twice`),

@@ -1,20 +1,13 @@
 import { z } from "zod";
-import { equalBytes, fromBase64, fromHex, toHex } from "./bytes.ts";
+import { fromHex } from "./bytes.ts";
 import { encodeCanonicalJson, parseCanonicalJson } from "./canonical-json.ts";
+import { delegationSchema, verifyApproval, verifyDelegation } from "./delegation.ts";
 import { parseEnvelope, verifyEnvelope } from "./envelope.ts";
+import { EPOCH_REF, MAX_EPOCH } from "./epoch.ts";
 import { PolicyError } from "./errors.ts";
-import { parseVerificationKey, verifySignature } from "./keys.ts";
-import {
-  AGENT_PCR,
-  encodePolicyApproval,
-  measureDelegation,
-  measurePolicy,
-  type PcrValues,
-  RELEASE_POLICY_REF,
-  ROOT_POLICY_REF,
-  releasePolicySteps,
-  SEAL_PCRS,
-} from "./tpm-policy.ts";
+import { parseVerificationKey } from "./keys.ts";
+import { AGENT_PCR, BOOT_PCRS, RELEASE_REF, raiseSteps, releaseSteps, SEAL_PCRS } from "./sealing-policy.ts";
+import type { PcrValues } from "./tpm-policy.ts";
 
 /** DSSE payload type of a release. */
 export const RELEASE_TYPE = "application/vnd.ironclaw.release+json";
@@ -23,7 +16,8 @@ const hex = (bytes: number) =>
   z.string().regex(new RegExp(`^[0-9a-f]{${2 * bytes}}$`), `expected ${bytes} bytes in lower-case hexadecimal`);
 // 16 and 23 can be reset by any program, 17 to 22 from a locality: a release binds none of them.
 const pcrIndex = z.string().regex(/^(?:[0-9]|1[0-5])$/, "expected a PCR index from 0 to 15");
-const utcTime = z.iso.datetime({ offset: false });
+/** UTC, ISO 8601 ending in Z. */
+export const utcTime = z.iso.datetime({ offset: false });
 
 /**
  * Kinds of agent-PCR events before the unseal, in the order of a launch: what a release predicts. A later kind in a release
@@ -41,21 +35,17 @@ export const preUnsealKinds = [
   "devices",
 ] as const;
 
-const approvalSchema = z.strictObject({
-  policyRef: z.string().regex(/^(?:[0-9a-f]{2}){1,64}$/),
-  approved: hex(32),
-  signature: z.string().max(512),
-});
+const signature = z.string().max(512);
 
 const releaseSchema = z
   .strictObject({
-    version: z.literal(1),
+    version: z.literal(2),
     name: z.string().min(1).max(128),
     image: z.strictObject({
       id: hex(32),
       variant: z.enum(["demo", "dev", "release"]),
     }),
-    epoch: z.int().nonnegative(),
+    epoch: z.int().min(0).max(MAX_EPOCH),
     notBefore: utcTime,
     notAfter: utcTime,
     agentPcr: z.literal(AGENT_PCR),
@@ -73,9 +63,10 @@ const releaseSchema = z
       )
       .min(1)
       .max(4096),
-    tpmPolicy: approvalSchema,
+    unseal: signature,
+    raise: signature.nullable(),
     releaseKey: z.string().max(4096),
-    delegation: approvalSchema,
+    delegation: delegationSchema,
   })
   .refine(({ pcrs }) => SEAL_PCRS.every((index) => `${index}` in pcrs.sha256), {
     path: ["pcrs", "sha256"],
@@ -88,12 +79,17 @@ const releaseSchema = z
   .refine(({ notBefore, notAfter }) => Date.parse(notBefore) <= Date.parse(notAfter), {
     path: ["notAfter"],
     message: "expected a time after notBefore",
+  })
+  .refine(({ epoch, delegation }) => epoch <= delegation.lastEpoch, {
+    path: ["epoch"],
+    message: "expected an epoch for which the root has delegated",
   });
 
-/** The reference values of one image, library and policy together; digests are lower-case hexadecimal, keys PEM. */
+/**
+ * The reference values of one image, library and policy together; digests are lower-case hexadecimal, keys PEM. `raise` is there
+ * when the release ends all lower epochs: the agent then raises the epoch counter once this release serves.
+ */
 export type Release = z.infer<typeof releaseSchema>;
-/** A digest approved for TPM2_PolicyAuthorize. */
-export type PolicyApproval = Release["tpmPolicy"];
 /** An agent-PCR event that the release expects. */
 export type ExpectedEvent = Release["events"][number];
 
@@ -107,61 +103,71 @@ export function encodeRelease(release: Release): Uint8Array {
   return encodeCanonicalJson(release, releaseSchema, "ERR_RELEASE_MALFORMED", "release");
 }
 
-/** The SHA-256 values of the PCRs that the sealed PIN depends on. */
+/** The SHA-256 values of the PCRs that a sealed credential depends on. */
 export function sealPcrValues(release: Pick<Release, "pcrs">): PcrValues {
+  return pcrValues(release, SEAL_PCRS);
+}
+
+/** Of these, the ones of the boot. */
+export function bootPcrValues(release: Pick<Release, "pcrs">): PcrValues {
+  return pcrValues(release, BOOT_PCRS);
+}
+
+function pcrValues(release: Pick<Release, "pcrs">, indices: readonly number[]): PcrValues {
   return new Map(
-    SEAL_PCRS.map((index) => [index, fromHex(release.pcrs.sha256[`${index}`] ?? "", `pcrs.sha256.${index}`)]),
+    indices.map((index) => [index, fromHex(release.pcrs.sha256[`${index}`] ?? "", `pcrs.sha256.${index}`)]),
   );
 }
 
 /**
- * Proves that the release root stands behind the release key, the release key behind the document, and that what it
- * approved for the TPM is exactly the document's seal PCRs and the Unseal command.
- * Does not establish that the values are those of any machine, that the epoch is current, nor that the events replay to the agent PCR.
+ * Proves that the release root stands behind the release key, the release key behind the document, and that what both approved
+ * for the TPM is exactly the document's seal PCRs and epoch and the Unseal command.
+ * Does not establish that the values are those of any machine, that the epoch has not ended, that the document's dates include
+ * today (see `requireCurrent`), nor that the events replay to the agent PCR.
  *
- * @param now defaults to the system's clock, which a host can set: the dates stop mistakes, the epoch stops rollback
  * @throws PolicyError ERR_ENVELOPE_MALFORMED, ERR_RELEASE_MALFORMED, ERR_KEY_MALFORMED, ERR_ENVELOPE_SIGNATURE, ERR_RELEASE_SIGNATURE
  */
-export async function verifyRelease(bytes: Uint8Array, releaseRootPem: string, now = new Date()): Promise<Release> {
+export async function verifyReleaseSignatures(bytes: Uint8Array, releaseRootPem: string): Promise<Release> {
   const envelope = parseEnvelope(bytes);
   const release = parseRelease(envelope.payload);
-  parseVerificationKey(release.releaseKey);
-  const delegated = measureDelegation(release.releaseKey);
-  await verifyApproval("delegation", release.delegation, releaseRootPem, ROOT_POLICY_REF, delegated);
-  await verifyEnvelope(envelope, RELEASE_TYPE, release.releaseKey);
-  const approved = measurePolicy(releasePolicySteps(sealPcrValues(release)));
-  await verifyApproval("tpmPolicy", release.tpmPolicy, release.releaseKey, RELEASE_POLICY_REF, approved);
-  verifyDates(release, now);
+  const { releaseKey, epoch } = release;
+  parseVerificationKey(releaseKey);
+  await verifyDelegation(releaseRootPem, releaseKey, release.delegation);
+  await verifyEnvelope(envelope, RELEASE_TYPE, releaseKey);
+  const unseal = { steps: releaseSteps(releaseRootPem, sealPcrValues(release), epoch), policyRef: RELEASE_REF };
+  await verifyApproval("unseal", releaseKey, unseal, release.unseal);
+  if (release.raise !== null) {
+    const raise = { steps: raiseSteps(releaseRootPem, bootPcrValues(release), epoch), policyRef: EPOCH_REF };
+    await verifyApproval("raise", releaseKey, raise, release.raise);
+  }
   return release;
 }
 
-async function verifyApproval(
-  field: string,
-  approval: PolicyApproval,
-  keyPem: string,
-  policyRef: Uint8Array,
-  digest: Uint8Array,
-): Promise<void> {
-  const refuse = (what: string, expected: string, got: string) =>
-    new PolicyError("ERR_RELEASE_SIGNATURE", `release ${field}.${what}`, {
-      expected,
-      got,
-    });
-  if (!equalBytes(fromHex(approval.policyRef), policyRef))
-    throw refuse("policyRef", toHex(policyRef), approval.policyRef);
-  if (approval.approved !== toHex(digest)) throw refuse("approved", toHex(digest), approval.approved);
-  const signature = fromBase64(approval.signature, `release ${field}.signature`);
-  if (!(await verifySignature(keyPem, encodePolicyApproval(digest, policyRef), signature))) {
-    throw refuse("signature", "one that verifies under the key above it", "one that does not");
-  }
+/**
+ * `verifyReleaseSignatures`, then the dates.
+ *
+ * @param now defaults to the system's clock, which a host can set: the dates stop mistakes, the epoch stops rollback
+ * @throws PolicyError as `verifyReleaseSignatures`, ERR_RELEASE_EXPIRED, ERR_RELEASE_NOT_YET_VALID
+ */
+export async function verifyRelease(bytes: Uint8Array, releaseRootPem: string, now = new Date()): Promise<Release> {
+  const release = await verifyReleaseSignatures(bytes, releaseRootPem);
+  requireCurrent(release, now);
+  return release;
 }
 
-function verifyDates(release: Release, now: Date): void {
+/** @throws PolicyError ERR_RELEASE_EXPIRED, ERR_RELEASE_NOT_YET_VALID; both ends belong to the release */
+export function requireCurrent({ notBefore, notAfter }: Pick<Release, "notBefore" | "notAfter">, now: Date): void {
   const time = now.getTime();
-  if (time >= Date.parse(release.notBefore) && time <= Date.parse(release.notAfter)) return;
-  throw new PolicyError("ERR_RELEASE_SIGNATURE", "release dates", {
-    expected: `a time from ${release.notBefore} to ${release.notAfter}`,
+  const dates = {
+    expected: `a time from ${notBefore} to ${notAfter}`,
     got: Number.isNaN(time) ? "no time" : now.toISOString(),
-    hint: "the release is not valid yet or has expired, or the clock is wrong",
-  });
+  };
+  if (!(time >= Date.parse(notBefore))) {
+    const hint = "the release is not valid yet, or the clock is behind";
+    throw new PolicyError("ERR_RELEASE_NOT_YET_VALID", "release dates", { ...dates, hint });
+  }
+  if (!(time <= Date.parse(notAfter))) {
+    const hint = "sign the release again with a later end, or correct the clock";
+    throw new PolicyError("ERR_RELEASE_EXPIRED", "release dates", { ...dates, hint });
+  }
 }

@@ -1,35 +1,45 @@
 import { sha256 } from "@noble/hashes/sha2.js";
-import { ByteWriter, concatBytes, utf8 } from "./bytes.ts";
-import { measureKeyName } from "./keys.ts";
-
-/** PCR that the agent's launch events are extended into. Cannot be reset without a reboot. */
-export const AGENT_PCR = 13;
-/** PCRs of the SHA-256 bank that the sealed PIN depends on, ascending. */
-export const SEAL_PCRS: readonly number[] = [4, 9, 11, 12, AGENT_PCR];
-/** policyRef of what a release key signs. */
-export const RELEASE_POLICY_REF = utf8("ironclaw/release/v1");
-/** policyRef of what the release root signs. */
-export const ROOT_POLICY_REF = utf8("ironclaw/root/v1");
+import { ByteWriter, concatBytes } from "./bytes.ts";
 
 /** PCR index -> 32-byte value of the SHA-256 bank. */
 export type PcrValues = ReadonlyMap<number, Uint8Array>;
 
-/** One step of a TPM policy session, as a value: its digest is predicted here, the TPM executes it in the unsealer. */
+/** TPM_EO of TPM2_PolicyNV: how the index's content is compared with the operand, both as big-endian numbers. */
+export const NV_OPERATION = { unsignedLt: 0x0005, unsignedGe: 0x0007, unsignedLe: 0x0009 } as const;
+export type NvOperation = keyof typeof NV_OPERATION;
+
+/**
+ * One step of a TPM policy session, as a value (TPM 2.0 Library, Part 3, "Enhanced Authorization Commands"). Its digest is
+ * predicted here; `executePolicy` of `seal` is the twin that a TPM runs.
+ */
 export type PolicyStep =
   | { readonly kind: "pcr"; readonly pcrs: PcrValues }
+  /** The index, by the Name that it has once it is written, compared with an operand of 8 bytes. */
+  | { readonly kind: "nv"; readonly name: Uint8Array; readonly operation: NvOperation; readonly operand: bigint }
+  | { readonly kind: "nvWritten"; readonly written: boolean }
   | { readonly kind: "commandCode"; readonly code: number }
-  | {
-      readonly kind: "authorize";
-      readonly keyName: Uint8Array;
-      readonly policyRef: Uint8Array;
-    };
+  | { readonly kind: "authorize"; readonly keyName: Uint8Array; readonly policyRef: Uint8Array }
+  /** The authorisation of the object or hierarchy with this Name; a hierarchy's Name is its handle. */
+  | { readonly kind: "secret"; readonly name: Uint8Array; readonly policyRef: Uint8Array }
+  | { readonly kind: "authValue" }
+  /** One of these digests, of which the session has reached one; 2 to 8. */
+  | { readonly kind: "or"; readonly branches: readonly Uint8Array[] };
 
-/** TPM_CC_Unseal. */
-export const COMMAND_UNSEAL = 0x0000_015e;
-const COMMAND_POLICY_AUTHORIZE = 0x0000_016a;
-const COMMAND_POLICY_COMMAND_CODE = 0x0000_016c;
-const COMMAND_POLICY_PCR = 0x0000_017f;
+export const TPM_CC = {
+  nvIncrement: 0x0000_0134,
+  policySecret: 0x0000_0151,
+  policyNv: 0x0000_0149,
+  unseal: 0x0000_015e,
+  policyAuthorize: 0x0000_016a,
+  policyAuthValue: 0x0000_016b,
+  policyCommandCode: 0x0000_016c,
+  policyOr: 0x0000_0171,
+  policyPcr: 0x0000_017f,
+  policyNvWritten: 0x0000_018f,
+} as const;
+
 const ALG_SHA256 = 0x000b;
+const ZERO = new Uint8Array(32);
 
 /**
  * TPML_PCR_SELECTION of one bank (SHA-256 unless told), 3 bitmap bytes.
@@ -52,61 +62,54 @@ export function measurePcrDigest(pcrs: PcrValues): Uint8Array {
 
 /** policyDigest (32 bytes, SHA-256) that a session reaches after `steps`, in order, from zero. */
 export function measurePolicy(steps: readonly PolicyStep[]): Uint8Array {
-  return steps.reduce(extendPolicy, new Uint8Array(32));
+  return steps.reduce(extendPolicy, ZERO);
 }
 
 function extendPolicy(digest: Uint8Array, step: PolicyStep): Uint8Array {
   switch (step.kind) {
-    case "pcr": {
-      const selection = encodePcrSelection(step.pcrs.keys());
-      return extend(digest, COMMAND_POLICY_PCR, concatBytes(selection, measurePcrDigest(step.pcrs)));
-    }
+    case "pcr":
+      return extend(digest, TPM_CC.policyPcr, encodePcrSelection(step.pcrs.keys()), measurePcrDigest(step.pcrs));
+    case "nv":
+      return extend(digest, TPM_CC.policyNv, measureNvComparison(step.operation, step.operand), step.name);
+    case "nvWritten":
+      return extend(digest, TPM_CC.policyNvWritten, Uint8Array.of(step.written ? 1 : 0));
     case "commandCode":
-      return extend(digest, COMMAND_POLICY_COMMAND_CODE, new ByteWriter().u32(step.code).finish());
+      return extend(digest, TPM_CC.policyCommandCode, new ByteWriter().u32(step.code).finish());
+    // PolicyAuthorize and PolicyOR put the digest back to zero: what was approved is replaced by who approved it.
     case "authorize":
-      // TPM2_PolicyAuthorize resets the digest first: what was approved is replaced by who approved it.
-      return sha256(concatBytes(extend(new Uint8Array(32), COMMAND_POLICY_AUTHORIZE, step.keyName), step.policyRef));
+      return withRef(extend(ZERO, TPM_CC.policyAuthorize, step.keyName), step.policyRef);
+    case "secret":
+      return withRef(extend(digest, TPM_CC.policySecret, step.name), step.policyRef);
+    case "authValue":
+      return extend(digest, TPM_CC.policyAuthValue);
+    case "or":
+      return extend(ZERO, TPM_CC.policyOr, ...step.branches);
     default:
       return step satisfies never;
   }
 }
 
-function extend(digest: Uint8Array, commandCode: number, argument: Uint8Array): Uint8Array {
-  return sha256(new ByteWriter().bytes(digest).u32(commandCode).bytes(argument).finish());
+function extend(digest: Uint8Array, commandCode: number, ...argument: readonly Uint8Array[]): Uint8Array {
+  return sha256(concatBytes(digest, new ByteWriter().u32(commandCode).finish(), ...argument));
+}
+
+/** The second half of PolicyUpdate (Part 3, 23.2.3): the policyRef is hashed in by itself, also when it is empty. */
+function withRef(digest: Uint8Array, policyRef: Uint8Array): Uint8Array {
+  return sha256(concatBytes(digest, policyRef));
+}
+
+/** operandB of PolicyNV: 8 bytes, big-endian, as a counter holds them. */
+export function encodeNvOperand(operand: bigint): Uint8Array {
+  return new ByteWriter().u64(operand).finish();
+}
+
+function measureNvComparison(operation: NvOperation, operand: bigint): Uint8Array {
+  const offset = 0;
+  return sha256(new ByteWriter().u64(operand).u16(offset).u16(NV_OPERATION[operation]).finish());
 }
 
 function ascending(pcrs: PcrValues): readonly (readonly [number, Uint8Array])[] {
   return [...pcrs].sort(([a], [b]) => a - b);
-}
-
-/** The steps that a release key approves: the seal PCRs have these values, and the command is TPM2_Unseal. */
-export function releasePolicySteps(pcrs: PcrValues): readonly PolicyStep[] {
-  return [
-    { kind: "pcr", pcrs },
-    { kind: "commandCode", code: COMMAND_UNSEAL },
-  ];
-}
-
-/** The digest that the release root approves for a release key. */
-export function measureDelegation(releaseKeyPem: string): Uint8Array {
-  return measurePolicy([
-    {
-      kind: "authorize",
-      keyName: measureKeyName(releaseKeyPem),
-      policyRef: RELEASE_POLICY_REF,
-    },
-  ]);
-}
-
-/** authPolicy of every object sealed under a release root. */
-export function measureObjectPolicy(rootKeyPem: string): Uint8Array {
-  return measurePolicy([
-    {
-      kind: "authorize",
-      keyName: measureKeyName(rootKeyPem),
-      policyRef: ROOT_POLICY_REF,
-    },
-  ]);
 }
 
 /** The bytes a key signs (with SHA-256) so that TPM2_PolicyAuthorize accepts `approved` under `policyRef`. */

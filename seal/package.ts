@@ -2,6 +2,8 @@ import { z } from "zod";
 import {
   type Anchors,
   ByteReader,
+  ByteWriter,
+  CREDENTIAL_NAME,
   encodeCanonicalJson,
   equalBytes,
   fromBase64,
@@ -10,45 +12,78 @@ import {
   measureObjectPolicy,
   parseCanonicalJson,
   parseEnvelope,
-  ROOT_POLICY_REF,
   type SigningKey,
+  sha256Hex,
   signEnvelope,
   toBase64,
   toHex,
+  utcTime,
+  utf8,
   verifyEnvelope,
 } from "../policy/index.ts";
 import { type EkProfile, ekProfileOfName } from "./ek-public.ts";
 import { SealError } from "./errors.ts";
 import { encodeSealedPublic, type ImportBlob, SEALED_OBJECT_ATTRIBUTES } from "./import-blob.ts";
+import { isPaddedSize, NONCE_BYTES, TAG_BYTES } from "./padding.ts";
 
 /** DSSE payload type of a sealed package. */
 export const SEALED_TYPE = "application/vnd.ironclaw.sealed+json";
+/** Size of what the TPM seals: the AES-256 key under which the secret is encrypted. */
+export const SEALED_KEY_BYTES = 32;
 
-/** A sealed PIN for one TPM. See FORMATS.md, section 6. */
-export interface SealedPackage extends ImportBlob {
-  readonly version: 1;
-  /** What is sealed, e.g. `hsm-pin`. */
+/**
+ * What the secret is for. `pin`: logs in to the token with the serial number. `file`: goes into a file of the shim, e.g. the TLS
+ * client key of a network HSM. `volume-key`: opens the state volume.
+ */
+export const CREDENTIAL_KINDS = ["pin", "file", "volume-key"] as const;
+export type CredentialKind = (typeof CREDENTIAL_KINDS)[number];
+
+/** What a package says about its secret. All of it is authenticated data of the encryption: two packages cannot swap their blobs. */
+export interface CredentialLabel {
+  /** What is sealed, e.g. `hsm-pin`; 1 to 32 of a-z, 0-9 and -. */
   readonly name: string;
-  /** Rises with each new seal for the same machine. */
+  readonly kind: CredentialKind;
+  /** Rises with each new seal of this name for the same machine. */
   readonly generation: number;
-  /** Serial number of the HSM token that the PIN belongs to. */
-  readonly tokenSerial: string;
+  /** UTC; null when the secret does not end by itself. */
+  readonly notAfter: string | null;
+  /** Serial number of the HSM token that the PIN belongs to; null for other kinds. */
+  readonly tokenSerial: string | null;
   /** Name of the parent EK, 34 or 50 bytes. */
   readonly ekName: Uint8Array;
-  readonly policyRef: Uint8Array;
 }
 
-const sealedSchema = z.strictObject({
-  version: z.literal(1),
-  name: z.string().regex(/^[a-z0-9-]{1,64}$/, "expected 1 to 64 of a-z, 0-9 and -"),
-  generation: z.int().min(1),
-  tokenSerial: z.string().regex(/^[ -~]{1,64}$/, "expected 1 to 64 printable ASCII characters"),
-  ekName: z.string().regex(/^(?:000b[0-9a-f]{64}|000c[0-9a-f]{96})$/, "expected a SHA-256 or SHA-384 name"),
-  policyRef: z.literal(toHex(ROOT_POLICY_REF)),
-  objectPublic: z.string().max(512),
-  duplicate: z.string().max(512),
-  encryptedSeed: z.string().max(512),
-});
+/** A sealed secret for one TPM. See FORMATS.md, section 6. */
+export interface SealedPackage extends CredentialLabel, ImportBlob {
+  readonly version: 2;
+  /** 12 bytes. */
+  readonly nonce: Uint8Array;
+  /** AES-256-GCM of the padded secret, the tag of 16 bytes at its end. */
+  readonly ciphertext: Uint8Array;
+}
+
+const sealedSchema = z
+  .strictObject({
+    version: z.literal(2),
+    name: z.string().regex(CREDENTIAL_NAME, "expected 1 to 32 of a-z, 0-9 and -"),
+    kind: z.enum(CREDENTIAL_KINDS),
+    generation: z.int().min(1).max(0xffff_ffff),
+    notAfter: utcTime.nullable(),
+    tokenSerial: z
+      .string()
+      .regex(/^[ -~]{1,64}$/, "expected 1 to 64 printable ASCII characters")
+      .nullable(),
+    ekName: z.string().regex(/^(?:000b[0-9a-f]{64}|000c[0-9a-f]{96})$/, "expected a SHA-256 or SHA-384 name"),
+    objectPublic: z.string().max(512),
+    duplicate: z.string().max(512),
+    encryptedSeed: z.string().max(512),
+    nonce: z.string().max(32),
+    ciphertext: z.string().max(65_536),
+  })
+  .refine(({ kind, tokenSerial }) => (kind === "pin") === (tokenSerial !== null), {
+    path: ["tokenSerial"],
+    message: "expected a token's serial number for a pin, and none for anything else",
+  });
 
 /** Signs a package as the operator. @throws SealError ERR_SEALED_MALFORMED for values that no reader would take */
 export async function signSealedPackage(sealed: SealedPackage, operator: SigningKey): Promise<Uint8Array> {
@@ -57,18 +92,30 @@ export async function signSealedPackage(sealed: SealedPackage, operator: Signing
 
 /** The package's document, the payload of its envelope. */
 export function encodeSealedPackage(sealed: SealedPackage): Uint8Array {
+  const { version, name, kind, generation, notAfter, tokenSerial } = sealed;
   const document = {
-    version: sealed.version,
-    name: sealed.name,
-    generation: sealed.generation,
-    tokenSerial: sealed.tokenSerial,
+    ...{ version, name, kind, generation, notAfter, tokenSerial },
     ekName: toHex(sealed.ekName),
-    policyRef: toHex(sealed.policyRef),
     objectPublic: toBase64(sealed.objectPublic),
     duplicate: toBase64(sealed.duplicate),
     encryptedSeed: toBase64(sealed.encryptedSeed),
+    nonce: toBase64(sealed.nonce),
+    ciphertext: toBase64(sealed.ciphertext),
   };
   return asSealed(() => encodeCanonicalJson(document, sealedSchema, "ERR_ENVELOPE_MALFORMED", "sealed package"));
+}
+
+/** Additional authenticated data of the encryption. What opens with other data than these was sealed under another label. */
+export function encodeCredentialLabel(label: CredentialLabel): Uint8Array {
+  return new ByteWriter()
+    .bytes(utf8("ironclaw/sealed/v2\0"))
+    .sized16(utf8(label.name))
+    .sized16(utf8(label.kind))
+    .u32(label.generation)
+    .sized16(utf8(label.notAfter ?? ""))
+    .sized16(utf8(label.tokenSerial ?? ""))
+    .sized16(label.ekName)
+    .finish();
 }
 
 /**
@@ -80,35 +127,53 @@ export function encodeSealedPackage(sealed: SealedPackage): Uint8Array {
 export function parseSealedPackage(payload: Uint8Array, rootKeyPem: string): SealedPackage {
   const sealed = asSealed(() => {
     const document = parseCanonicalJson(payload, sealedSchema, "ERR_ENVELOPE_MALFORMED", "sealed package");
-    const { version, name, generation, tokenSerial } = document;
+    const { version, name, kind, generation, notAfter, tokenSerial } = document;
     return {
-      version,
-      name,
-      generation,
-      tokenSerial,
+      ...{ version, name, kind, generation, notAfter, tokenSerial },
       ekName: fromHex(document.ekName, "ekName"),
-      policyRef: fromHex(document.policyRef, "policyRef"),
       objectPublic: fromBase64(document.objectPublic, "objectPublic"),
       duplicate: fromBase64(document.duplicate, "duplicate"),
       encryptedSeed: fromBase64(document.encryptedSeed, "encryptedSeed"),
+      nonce: fromBase64(document.nonce, "nonce"),
+      ciphertext: fromBase64(document.ciphertext, "ciphertext"),
     };
   });
   const profile = ekProfileOfName(sealed.ekName);
   if (profile === null) throw malformed("ekName", "a SHA-256 or SHA-384 name", `${sealed.ekName.length} bytes`);
-  checkObjectPublic(sealed.objectPublic, measureObjectPolicy(rootKeyPem));
+  checkObjectPublic(sealed.objectPublic, measureObjectPolicy(rootKeyPem, sealed.name));
   checkSizes(sealed, profile);
   return sealed;
 }
 
 /**
  * Proves that the operator of `anchors` signed the package and that its object opens only to the release root of `anchors`.
- * Does not establish that it is for this TPM (compare `ekName`), nor that its generation is the newest.
+ * Does not establish that it is for this TPM (compare `ekName`), that its generation is the newest, nor that its time has not ended.
  *
  * @throws SealError ERR_SEALED_MALFORMED; PolicyError ERR_ENVELOPE_MALFORMED, ERR_ENVELOPE_SIGNATURE
  */
 export async function verifySealedPackage(bytes: Uint8Array, anchors: Anchors): Promise<SealedPackage> {
   const payload = await verifyEnvelope(parseEnvelope(bytes), SEALED_TYPE, anchors.operator);
   return parseSealedPackage(payload, anchors.releaseRoot);
+}
+
+/**
+ * Which credential and generation a package claims to be, without believing anything else of it; null when it does not even say that.
+ * For telling damages apart only.
+ */
+export function peekSealedPackage(bytes: Uint8Array): Pick<SealedPackage, "name" | "generation"> | null {
+  try {
+    const claimed = claimSchema.safeParse(JSON.parse(new TextDecoder().decode(parseEnvelope(bytes).payload)));
+    return claimed.success ? claimed.data : null;
+  } catch {
+    return null;
+  }
+}
+
+const claimSchema = z.object({ name: z.string().regex(CREDENTIAL_NAME), generation: z.int().min(1).max(0xffff_ffff) });
+
+/** SHA-256 of a package's document in hexadecimal: what records of it name, whoever wrapped it into an envelope again. */
+export function packageDigest(sealed: SealedPackage): string {
+  return sha256Hex(encodeSealedPackage(sealed));
 }
 
 function checkObjectPublic(objectPublic: Uint8Array, authPolicy: Uint8Array): void {
@@ -132,16 +197,21 @@ function checkObjectPublic(objectPublic: Uint8Array, authPolicy: Uint8Array): vo
 }
 
 function checkSizes(sealed: SealedPackage, profile: EkProfile): void {
-  const duplicate = 2 + profile.hashSize + SENSITIVE_SIZE;
-  const seed = profile.kind === "L-1" ? 256 : 2 * (2 + 48);
-  if (sealed.duplicate.length !== duplicate)
-    throw malformed("duplicate", `${duplicate} bytes`, `${sealed.duplicate.length}`);
-  if (sealed.encryptedSeed.length !== seed)
-    throw malformed("encryptedSeed", `${seed} bytes`, `${sealed.encryptedSeed.length}`);
+  const sizes: readonly (readonly [string, Uint8Array, number])[] = [
+    ["duplicate", sealed.duplicate, 2 + profile.hashSize + SENSITIVE_SIZE],
+    ["encryptedSeed", sealed.encryptedSeed, profile.kind === "L-1" ? 256 : 2 * (2 + 48)],
+    ["nonce", sealed.nonce, NONCE_BYTES],
+  ];
+  for (const [field, bytes, expected] of sizes) {
+    if (bytes.length !== expected) throw malformed(field, `${expected} bytes`, `${bytes.length}`);
+  }
+  if (!isPaddedSize(sealed.ciphertext.length - TAG_BYTES)) {
+    throw malformed("ciphertext", "a padded secret and its tag", `${sealed.ciphertext.length} bytes`);
+  }
 }
 
-/** TPM2B_SENSITIVE of 64 bytes of data: size, type, empty authValue, seedValue, data. */
-const SENSITIVE_SIZE = 2 + 2 + 2 + (2 + 32) + (2 + 64);
+/** TPM2B_SENSITIVE around the sealed key: size, type, empty authValue, seedValue, data. */
+const SENSITIVE_SIZE = 2 + 2 + 2 + (2 + 32) + (2 + SEALED_KEY_BYTES);
 
 function asSealed<T>(read: () => T): T {
   try {

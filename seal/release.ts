@@ -1,93 +1,107 @@
 import { type LaunchEvent, predictAgentPcr } from "../attest/index.ts";
 import {
   AGENT_PCR,
-  COMMAND_UNSEAL,
-  encodePolicyApproval,
+  bootPcrValues,
+  type Delegation,
+  EPOCH_REF,
   encodeRelease,
+  epochLimit,
   equalBytes,
   fromHex,
-  measureDelegation,
-  measurePolicy,
+  measureEpochName,
   type PcrValues,
-  type PolicyApproval,
   type PolicyStep,
-  RELEASE_POLICY_REF,
+  RELEASE_REF,
   RELEASE_TYPE,
   type Release,
-  ROOT_POLICY_REF,
-  releasePolicySteps,
+  raiseSteps,
+  releaseSteps,
   SEAL_PCRS,
   type SigningKey,
   sealPcrValues,
   sha256,
   signEnvelope,
-  toBase64,
+  TPM_CC,
   toHex,
+  verifyDelegation,
 } from "../policy/index.ts";
+import { signPolicy } from "./delegation.ts";
 import { SealError } from "./errors.ts";
 
 /** A release before it is signed: everything but what the signatures add. */
-export type ReleaseDraft = Omit<Release, "version" | "agentPcr" | "tpmPolicy" | "releaseKey" | "delegation">;
+export interface ReleaseDraft
+  extends Omit<Release, "version" | "agentPcr" | "unseal" | "raise" | "releaseKey" | "delegation"> {
+  /** Whether the release ends all lower epochs once it serves. */
+  readonly raise: boolean;
+}
 
 export interface ReleaseKeys {
   readonly releaseKey: SigningKey;
   /** The root's approval of that release key, from `signDelegation`: the root key itself can stay offline. */
-  readonly delegation: PolicyApproval;
-}
-
-/** The release root approves a release key. Once per release key; releases under it then need no root key. */
-export async function signDelegation(root: SigningKey, releaseKeyPem: string): Promise<PolicyApproval> {
-  return signApproval(root, ROOT_POLICY_REF, measureDelegation(releaseKeyPem));
+  readonly delegation: Delegation;
+  /** Public half of the root, SubjectPublicKeyInfo PEM. */
+  readonly rootKeyPem: string;
 }
 
 /**
- * Signs a release: its document, and the TPM policy that the document's PCR values make.
- * Signs nothing but PolicyPCR over the seal PCRs followed by PolicyCommandCode(Unseal): a signed policy without the first would outlive the cap,
- * one without the second could be used to duplicate the PIN in clear.
+ * Signs a release: its document, and the TPM policies that the document's PCR values and epoch make.
+ * Signs nothing but the one shape of `releaseSteps` and of `raiseSteps`.
  *
- * @throws SealError ERR_RELEASE_REFUSED; PolicyError ERR_RELEASE_MALFORMED
+ * @throws SealError ERR_RELEASE_REFUSED; PolicyError ERR_RELEASE_MALFORMED, ERR_RELEASE_SIGNATURE for a delegation of another root or key
  */
 export async function signRelease(draft: ReleaseDraft, keys: ReleaseKeys): Promise<Uint8Array> {
-  const { releaseKey, delegation } = keys;
+  const { releaseKey, delegation, rootKeyPem } = keys;
   const { name, image, epoch, notBefore, notAfter, pcrs, events } = draft;
-  const steps = releasePolicySteps(sealPcrValues(draft));
-  const approved = approveReleasePolicy(steps, events.map(toLaunchEvent));
+  await verifyDelegation(rootKeyPem, releaseKey.spkiPem, delegation);
+  if (epoch > delegation.lastEpoch)
+    throw refused("epoch", `at most ${delegation.lastEpoch}, which the root approved`, `${epoch}`);
+  if (draft.raise && epoch === 0) throw refused("epoch", "1 or more, to end a lower one", "0");
+  const unseal = releaseSteps(rootKeyPem, sealPcrValues(draft), epoch);
+  checkReleasePolicy(unseal, { events: events.map(toLaunchEvent), epochName: measureEpochName(rootKeyPem), epoch });
+  checkBootPcrs(sealPcrValues(draft));
   checkSecondBank(draft);
+  const raise = raiseSteps(rootKeyPem, bootPcrValues(draft), epoch);
   const release: Release = {
-    version: 1,
-    name,
-    image,
-    epoch,
-    notBefore,
-    notAfter,
-    agentPcr: AGENT_PCR,
-    pcrs,
-    events,
-    tpmPolicy: await signApproval(releaseKey, RELEASE_POLICY_REF, approved),
+    version: 2,
+    ...{ name, image, epoch, notBefore, notAfter, agentPcr: AGENT_PCR, pcrs, events },
+    unseal: await signPolicy(releaseKey, unseal, RELEASE_REF),
+    raise: draft.raise ? await signPolicy(releaseKey, raise, EPOCH_REF) : null,
     releaseKey: releaseKey.spkiPem,
     delegation,
   };
-  if (delegation.approved !== toHex(measureDelegation(releaseKey.spkiPem))) {
-    throw refused("delegation", "an approval of this release key", "an approval of another key");
-  }
   return signEnvelope(RELEASE_TYPE, encodeRelease(release), releaseKey);
 }
 
+/** What a release's policy has to agree with. */
+export interface ReleasePolicyContext {
+  /** What the agent measures before the unseal: the agent PCR must be their replay. */
+  readonly events: readonly LaunchEvent[];
+  readonly epochName: Uint8Array;
+  readonly epoch: number;
+}
+
 /**
- * The digest of `steps`, if they are a policy that a release key may approve.
- * @param events what the agent measures before the unseal: the agent PCR must be their replay
+ * Refuses every policy but the one that a release key may approve: PolicyPCR over the seal PCRs, PolicyNV of the epoch,
+ * PolicyCommandCode(Unseal). The gate of the signing tool, whoever made the steps.
  * @throws SealError ERR_RELEASE_REFUSED
  */
-export function approveReleasePolicy(steps: readonly PolicyStep[], events: readonly LaunchEvent[]): Uint8Array {
-  const [first, second, ...others] = steps;
+export function checkReleasePolicy(steps: readonly PolicyStep[], context: ReleasePolicyContext): void {
+  const [first, second, third, ...others] = steps;
   if (first?.kind !== "pcr") throw refused("policy step 1", "PolicyPCR", first?.kind ?? "nothing");
-  if (second?.kind !== "commandCode") throw refused("policy step 2", "PolicyCommandCode", second?.kind ?? "nothing");
-  if (second.code !== COMMAND_UNSEAL)
-    throw refused("command code", `0x${COMMAND_UNSEAL.toString(16)}`, `0x${second.code.toString(16)}`);
-  if (others.length > 0) throw refused("policy", "two steps", `${steps.length}`);
+  if (second?.kind !== "nv") throw refused("policy step 2", "PolicyNV", second?.kind ?? "nothing");
+  if (third?.kind !== "commandCode") throw refused("policy step 3", "PolicyCommandCode", third?.kind ?? "nothing");
+  if (third.code !== TPM_CC.unseal)
+    throw refused("command code", `0x${TPM_CC.unseal.toString(16)}`, `0x${third.code.toString(16)}`);
+  if (others.length > 0) throw refused("policy", "three steps", `${steps.length}`);
+  checkEpoch(second, context);
   checkSealPcrs(first.pcrs);
-  checkAgentPcr(first.pcrs.get(AGENT_PCR) ?? new Uint8Array(), events);
-  return measurePolicy(steps);
+  checkAgentPcr(first.pcrs.get(AGENT_PCR) ?? new Uint8Array(), context.events);
+}
+
+function checkEpoch(step: Extract<PolicyStep, { kind: "nv" }>, { epochName, epoch }: ReleasePolicyContext): void {
+  if (!equalBytes(step.name, epochName)) throw refused("epoch counter", toHex(epochName), toHex(step.name));
+  if (step.operation !== "unsignedLe") throw refused("epoch comparison", "unsignedLe", step.operation);
+  if (step.operand !== epochLimit(epoch)) throw refused("epoch limit", `${epochLimit(epoch)}`, `${step.operand}`);
 }
 
 function checkSealPcrs(pcrs: PcrValues): void {
@@ -97,6 +111,14 @@ function checkSealPcrs(pcrs: PcrValues): void {
     throw refused("PCR selection", SEAL_PCRS.join(" "), indices.join(" ") || "none");
   for (const [index, value] of pcrs) {
     if (value.length !== 32) throw refused(`PCR ${index}`, "32 bytes", `${value.length}`);
+  }
+}
+
+/** A bank that the firmware never extended would be satisfied by any boot. PCR 12 is zero in an image without overrides. */
+function checkBootPcrs(pcrs: PcrValues): void {
+  for (const index of [4, 9, 11]) {
+    if (pcrs.get(index)?.every((byte) => byte === 0) === true)
+      throw refused(`PCR ${index}`, "a measured boot", "zero: a boot that measures nothing would unseal");
   }
 }
 
@@ -120,15 +142,6 @@ function checkSecondBank(draft: ReleaseDraft): void {
 
 function toLaunchEvent(event: Release["events"][number]): LaunchEvent {
   return { ...event, sha256: fromHex(event.sha256, `event ${event.name}`) };
-}
-
-async function signApproval(key: SigningKey, policyRef: Uint8Array, approved: Uint8Array): Promise<PolicyApproval> {
-  const signature = await key.sign(encodePolicyApproval(approved, policyRef));
-  return {
-    policyRef: toHex(policyRef),
-    approved: toHex(approved),
-    signature: toBase64(signature),
-  };
 }
 
 function refused(what: string, expected: string, got: string): SealError {

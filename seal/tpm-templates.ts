@@ -1,4 +1,5 @@
-import type { EndorsementKeyKind } from "../attest/index.ts";
+import { HANDLE_RANGE, type Tpm as Tss } from "node-tpm2-tss";
+import type { EkCertificate, EndorsementKeyKind } from "../attest/index.ts";
 import { fromHex } from "../policy/index.ts";
 
 /**
@@ -48,4 +49,24 @@ export const ekTemplates: Readonly<Record<EndorsementKeyKind, EkTemplate>> = {
 export function isEkCertificateIndex(nvIndex: number): boolean {
   const high = nvIndex >= 0x01c00012 && nvIndex <= 0x01c0007e && nvIndex % 2 === 0;
   return nvIndex === 0x01c00002 || nvIndex === 0x01c0000a || high;
+}
+
+/** EK certificates from NV, in order of their index; empty when the TPM has none. Not verified here. */
+export async function readEkCertificates(tss: Tss): Promise<readonly EkCertificate[]> {
+  const certificates: EkCertificate[] = [];
+  for (const nvIndex of (await tss.handles(HANDLE_RANGE.nvIndex)).filter(isEkCertificateIndex)) {
+    await using index = await tss.trFromTpmPublic(nvIndex);
+    const der = derPrefix(await tss.nvRead(index));
+    if (der !== null) certificates.push({ nvIndex, der });
+  }
+  return certificates;
+}
+
+/** The DER SEQUENCE at the start of an NV index, without padding; null when there is none, as in an index never filled. */
+function derPrefix(bytes: Uint8Array): Uint8Array | null {
+  const SEQUENCE = 0x30;
+  const TWO_LENGTH_BYTES = 0x82; // every certificate is between 256 and 65535 bytes long
+  if (bytes.length < 4 || bytes[0] !== SEQUENCE || bytes[1] !== TWO_LENGTH_BYTES) return null;
+  const length = 4 + new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength).getUint16(2);
+  return length <= bytes.length ? bytes.slice(0, length) : null;
 }

@@ -1,5 +1,6 @@
+import { createHash } from "node:crypto";
 import { join } from "node:path";
-import { HANDLE_RANGE, type PrimaryKey, TpmError, type TpmObject, Tpm as Tss } from "node-tpm2-tss";
+import { type HashName, type PrimaryKey, TpmError, Tpm as Tss } from "node-tpm2-tss";
 import {
   type AttestationKey,
   AttestError,
@@ -10,7 +11,8 @@ import {
   type Quote,
   type Tpm,
 } from "../attest/index.ts";
-import { attestationKeyTemplate, type EkTemplate, ekTemplates, isEkCertificateIndex } from "./tpm-templates.ts";
+import { openEkPolicy, openEndorsementKey } from "./endorsement.ts";
+import { attestationKeyTemplate, readEkCertificates } from "./tpm-templates.ts";
 
 export interface TpmLocation {
   /** `device:/dev/tpmrm0` in a guest. Explicit: nothing is searched for. */
@@ -19,8 +21,13 @@ export interface TpmLocation {
   readonly nativeDirectory?: string;
 }
 
+/** The TPM as the agent attests with it, and the connection itself for the sealing functions of this folder. */
+export interface MachineTpm extends Tpm {
+  readonly tss: Tss;
+}
+
 /** Connects to a TPM. Throws AttestError `ERR_TPM_UNAVAILABLE` when there is none, or the addon is missing. */
-export async function openTpm({ tcti, nativeDirectory = defaultNativeDirectory() }: TpmLocation): Promise<Tpm> {
+export async function openTpm({ tcti, nativeDirectory = defaultNativeDirectory() }: TpmLocation): Promise<MachineTpm> {
   try {
     return new EsysTpm(await Tss.open({ tcti, nativeDirectory }));
   } catch (cause) {
@@ -39,24 +46,23 @@ function defaultNativeDirectory(): string {
 }
 
 /** The `Tpm` of attest over libtss2-esys. Holds no object or session between calls but attestation keys. */
-class EsysTpm implements Tpm {
-  readonly #tss: Tss;
+class EsysTpm implements MachineTpm {
+  readonly tss: Tss;
   readonly #keys = new WeakMap<AttestationKey, PrimaryKey>();
+  /** They change with a reset only, and that ends this process. */
+  #banks: readonly HashName[] | null = null;
 
   constructor(tss: Tss) {
-    this.#tss = tss;
+    this.tss = tss;
   }
 
   activeBanks(): Promise<readonly PcrBank[]> {
-    return answered(async () => {
-      const active = (await this.#tss.pcrBanks()).filter(({ pcrs }) => pcrs.length > 0).map(({ bank }) => bank);
-      return active.filter((bank) => bank === "sha256" || bank === "sha384");
-    });
+    return answered(async () => (await allocatedBanks(this.tss)).filter(isPcrBank));
   }
 
   pcrRead(bank: PcrBank, indices: readonly number[]): Promise<Map<number, Uint8Array>> {
     return answered(async () => {
-      const values = new Map((await this.#tss.pcrRead([{ bank, pcrs: indices }])).get(bank) ?? []);
+      const values = new Map((await this.tss.pcrRead([{ bank, pcrs: indices }])).get(bank) ?? []);
       const missing = indices.filter((index) => !values.has(index));
       if (missing.length === 0) return values;
       throw new AttestError("ERR_TPM", `${bank} bank`, {
@@ -67,16 +73,16 @@ class EsysTpm implements Tpm {
   }
 
   pcrExtend(index: number, digests: Readonly<Record<PcrBank, Uint8Array>>): Promise<void> {
-    const values = new Map<PcrBank, Uint8Array>([
-      ["sha256", digests.sha256],
-      ["sha384", digests.sha384],
-    ]);
-    return answered(() => this.#tss.pcrExtend(index, values));
+    return answered(async () => {
+      this.#banks ??= await allocatedBanks(this.tss);
+      const values = this.#banks.map((bank) => [bank, digestIn(bank, digests)] as const);
+      await this.tss.pcrExtend(index, new Map(values));
+    });
   }
 
   createAttestationKey(): Promise<AttestationKey> {
     return answered(async () => {
-      const primary = await this.#tss.createPrimary("endorsement", attestationKeyTemplate);
+      const primary = await this.tss.createPrimary("endorsement", attestationKeyTemplate);
       const key: AttestationKey = {
         publicArea: primary.publicArea,
         name: primary.name,
@@ -89,25 +95,17 @@ class EsysTpm implements Tpm {
   }
 
   quote(key: AttestationKey, extraData: Uint8Array, bank: PcrBank, pcrs: readonly number[]): Promise<Quote> {
-    return answered(() => this.#tss.quote(this.#primary(key), extraData, [{ bank, pcrs }]));
+    return answered(() => this.tss.quote(this.#primary(key), extraData, [{ bank, pcrs }]));
   }
 
   ekCertificates(): Promise<readonly EkCertificate[]> {
-    return answered(async () => {
-      const certificates: EkCertificate[] = [];
-      for (const nvIndex of (await this.#tss.handles(HANDLE_RANGE.nvIndex)).filter(isEkCertificateIndex)) {
-        await using index = await this.#tss.trFromTpmPublic(nvIndex);
-        const der = derPrefix(await this.#tss.nvRead(index));
-        if (der !== null) certificates.push({ nvIndex, der });
-      }
-      return certificates;
-    });
+    return answered(() => readEkCertificates(this.tss));
   }
 
   endorsementKey(kind: EndorsementKeyKind): Promise<EndorsementKeyPublic> {
     return answered(async () => {
-      await using ek = await this.#endorsementObject(ekTemplates[kind]);
-      const { publicArea, name } = await this.#tss.readPublic(ek);
+      await using ek = await openEndorsementKey(this.tss, kind);
+      const { publicArea, name } = await this.tss.readPublic(ek);
       return { publicArea, name };
     });
   }
@@ -119,36 +117,25 @@ class EsysTpm implements Tpm {
     kind: EndorsementKeyKind = "p384",
   ): Promise<Uint8Array> {
     return answered(async () => {
-      const template = ekTemplates[kind];
-      await using ek = await this.#endorsementObject(template);
+      await using ek = await openEndorsementKey(this.tss, kind);
       // Keeps the credential off a bus that is only listened to. The EK's Name is not checked here, so it does not stop
       // somebody in the middle of the bus; that one learns a challenge, no sealed secret.
-      await using cipher = await this.#tss.startAuthSession({
+      await using cipher = await this.tss.startAuthSession({
         kind: "hmac",
         saltKey: ek,
         encrypt: true,
       });
-      await using policy = await this.#tss.startAuthSession({ kind: "policy", hash: template.hash });
-      await this.#tss.policySecret("endorsement", policy);
-      if (template.alternatives.length > 0) await this.#tss.policyOr(policy, template.alternatives);
+      await using policy = await openEkPolicy(this.tss, kind);
       const sessions = ["password", policy, cipher] as const;
-      return await this.#tss.activateCredential(this.#primary(key), ek, credentialBlob, encryptedSecret, { sessions });
+      return await this.tss.activateCredential(this.#primary(key), ek, credentialBlob, encryptedSecret, { sessions });
     });
   }
 
   close(): Promise<void> {
-    return this.#tss.close();
+    return this.tss.close();
   }
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
-  }
-
-  /** The EK at its persistent handle, else made from the template: the seed is the same, so the key is. */
-  async #endorsementObject({ persistentHandle, template }: EkTemplate): Promise<TpmObject> {
-    const persistent = await this.#tss.handles(HANDLE_RANGE.persistent);
-    return persistent.includes(persistentHandle)
-      ? await this.#tss.trFromTpmPublic(persistentHandle)
-      : await this.#tss.createPrimary("endorsement", template);
   }
 
   #primary(key: AttestationKey): PrimaryKey {
@@ -156,6 +143,30 @@ class EsysTpm implements Tpm {
     if (primary === undefined) throw new TypeError("attestation key: made by another connection");
     return primary;
   }
+}
+
+async function allocatedBanks(tss: Tss): Promise<readonly HashName[]> {
+  return (await tss.pcrBanks()).filter(({ pcrs }) => pcrs.length > 0).map(({ bank }) => bank);
+}
+
+function isPcrBank(bank: HashName): bank is PcrBank {
+  return bank === "sha256" || bank === "sha384";
+}
+
+/** OpenSSL's names of the banks that this project does not keep. */
+const FURTHER_BANKS = {
+  sha1: "sha1",
+  sha512: "sha512",
+  sm3_256: "sm3",
+  sha3_256: "sha3-256",
+  sha3_384: "sha3-384",
+  sha3_512: "sha3-512",
+} as const;
+
+/** No bank stays open: a PCR that keeps its value in one bank could be replayed there. */
+function digestIn(bank: HashName, digests: Readonly<Record<PcrBank, Uint8Array>>): Uint8Array {
+  if (isPcrBank(bank)) return digests[bank];
+  return Uint8Array.from(createHash(FURTHER_BANKS[bank]).update(digests.sha384).digest());
 }
 
 /** Turns the binding's error into the one the `Tpm` interface promises. */
@@ -166,13 +177,4 @@ async function answered<T>(command: () => Promise<T>): Promise<T> {
     if (cause instanceof TpmError) throw new AttestError("ERR_TPM", cause.message, { cause });
     throw cause;
   }
-}
-
-/** The DER SEQUENCE at the start of an NV index, without padding; null when there is none, as in an index never filled. */
-function derPrefix(bytes: Uint8Array): Uint8Array | null {
-  const SEQUENCE = 0x30;
-  const TWO_LENGTH_BYTES = 0x82; // every certificate is between 256 and 65535 bytes long
-  if (bytes.length < 4 || bytes[0] !== SEQUENCE || bytes[1] !== TWO_LENGTH_BYTES) return null;
-  const length = 4 + new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength).getUint16(2);
-  return length <= bytes.length ? bytes.slice(0, length) : null;
 }

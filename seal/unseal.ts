@@ -2,58 +2,102 @@ import { spawn } from "node:child_process";
 import {
   type Anchors,
   ByteWriter,
+  credentialRef,
+  delegationSteps,
+  EPOCH_INDEX,
   encodeTpmtSignature,
   encodeVerificationKeyPublic,
+  epochLimit,
   fromBase64,
-  fromHex,
   measurePcrDigest,
-  type PolicyApproval,
+  measurePolicy,
+  type PolicyStep,
+  RELEASE_REF,
   type Release,
+  releaseSteps,
   SEAL_PCRS,
   sealPcrValues,
   utf8,
 } from "../policy/index.ts";
 import { ekProfileOfName } from "./ek-public.ts";
 import { SealError } from "./errors.ts";
-import type { SealedPackage } from "./package.ts";
+import { encodeCredentialLabel, type SealedPackage } from "./package.ts";
 import { parseUnsealAnswer, type UnsealAnswer } from "./unseal-answer.ts";
 
 /** Longest line that is read from the unsealer, in bytes. */
 const MAX_ANSWER_BYTES = 8192;
-const REQUEST_VERSION = 1;
+const REQUEST_VERSION = 2;
+
+export interface UnsealRequest {
+  readonly sealed: SealedPackage;
+  /** Content of the TPM2B_PRIVATE that TPM2_Import made of the package's blob on this TPM. */
+  readonly imported: Uint8Array;
+  readonly release: Release;
+  readonly anchors: Anchors;
+  /** How many file descriptors receive the secret, 1 to 16. Default 1. */
+  readonly sinks?: number;
+}
 
 /**
- * The unsealer's request (FORMATS.md, section 7). Holds no secret.
- * All three inputs must have been verified before: `verifySealedPackage`, `verifyRelease`, measured anchors.
+ * The unsealer's request (FORMATS.md, section 8). Holds no secret.
+ * All inputs must have been verified before: `verifySealedPackage`, `verifyRelease`, measured anchors.
  *
- * @param sinks how many file descriptors receive the PIN, 1 to 16
+ * @throws SealError ERR_RELEASE_REFUSED when the root delegated the release key for other credentials only
  */
-export function unsealRequest(sealed: SealedPackage, release: Release, anchors: Anchors, sinks = 1): Uint8Array {
+export function unsealRequest({ sealed, imported, release, anchors, sinks = 1 }: UnsealRequest): Uint8Array {
+  const { releaseRoot } = anchors;
+  const { releaseKey, epoch } = release;
+  const { lastEpoch } = release.delegation;
   const profile = ekProfileOfName(sealed.ekName);
   if (profile === null)
     throw new SealError("ERR_SEALED_MALFORMED", "ekName", {
       expected: "34 or 50 bytes",
       got: `${sealed.ekName.length}`,
     });
-  const writer = new ByteWriter()
-    .bytes(utf8("ICUS"))
-    .u32(REQUEST_VERSION)
-    .sized16(sealed.ekName)
-    .u32(profile.persistentHandle);
-  writer.sized16(sealed.objectPublic).sized16(sealed.duplicate).sized16(sealed.encryptedSeed);
+  const writer = new ByteWriter().bytes(utf8("ICUS")).u32(REQUEST_VERSION);
+  writer.sized16(sealed.ekName).u32(profile.persistentHandle).sized16(sealed.objectPublic).sized16(imported);
+  writer.sized16(sealed.nonce).sized16(encodeCredentialLabel(sealed)).sized16(sealed.ciphertext);
   writer
     .sized16(measurePcrDigest(sealPcrValues(release)))
     .u8(SEAL_PCRS.length)
     .bytes(Uint8Array.from(SEAL_PCRS));
-  writeApproval(writer, release.releaseKey, release.tpmPolicy);
-  writeApproval(writer, anchors.releaseRoot, release.delegation);
+  writer.u32(EPOCH_INDEX).u64(epochLimit(epoch)).u64(epochLimit(lastEpoch));
+  writeApproval(writer, {
+    keyPem: releaseKey,
+    policyRef: RELEASE_REF,
+    steps: releaseSteps(releaseRoot, sealPcrValues(release), epoch),
+    signature: release.unseal,
+  });
+  writeApproval(writer, {
+    keyPem: releaseRoot,
+    policyRef: credentialRef(sealed.name),
+    steps: delegationSteps(releaseRoot, releaseKey, lastEpoch),
+    signature: delegatedSignature(release, sealed.name),
+  });
   return writer.u8(sinks).finish();
 }
 
-function writeApproval(writer: ByteWriter, keyPem: string, approval: PolicyApproval): void {
-  const signature = encodeTpmtSignature(keyPem, fromBase64(approval.signature, "signature"));
-  writer.sized16(encodeVerificationKeyPublic(keyPem)).sized16(fromHex(approval.policyRef, "policyRef"));
-  writer.sized16(fromHex(approval.approved, "approved")).sized16(signature);
+/** The root's signature for one credential. @throws SealError ERR_RELEASE_REFUSED when there is none */
+export function delegatedSignature({ delegation }: Pick<Release, "delegation">, name: string): string {
+  const found = delegation.credentials.find((entry) => entry.name === name);
+  if (found !== undefined) return found.signature;
+  throw new SealError("ERR_RELEASE_REFUSED", `release delegation for ${name}`, {
+    expected: "the root's approval of the release key for this credential",
+    got: delegation.credentials.map((entry) => entry.name).join(" "),
+    hint: "the root has to delegate this credential to the release key, and the release has to be signed again",
+  });
+}
+
+interface Approval {
+  readonly keyPem: string;
+  readonly policyRef: Uint8Array;
+  readonly steps: readonly PolicyStep[];
+  readonly signature: string;
+}
+
+function writeApproval(writer: ByteWriter, { keyPem, policyRef, steps, signature }: Approval): void {
+  writer.sized16(encodeVerificationKeyPublic(keyPem)).sized16(policyRef).sized16(measurePolicy(steps));
+  writer.sized16(encodeTpmtSignature(keyPem, fromBase64(signature, "signature")));
 }
 
 export interface Unsealer {
@@ -62,7 +106,7 @@ export interface Unsealer {
   /** TCTI of libtss2, e.g. `device:/dev/tpmrm0`. */
   readonly tcti: string;
   readonly request: Uint8Array;
-  /** Write ends that receive `u8 length | PIN`; as many as the request says, none with `discard`. They stay open here: the caller closes them. */
+  /** Write ends that receive `u16 length | secret`; as many as the request says, none with `discard`. They stay open here: the caller closes them. */
   readonly sinks: readonly number[];
   /** Asks the TPM, but writes nothing to the sinks even if it would release: for a launch that has already been refused. */
   readonly discard?: boolean;
@@ -71,7 +115,7 @@ export interface Unsealer {
 }
 
 /**
- * Runs the one-shot unsealer. The PIN goes from its process into the sinks and never through this one.
+ * Runs the one-shot unsealer. The secret goes from its process into the sinks and never through this one.
  * A refusal by the TPM is a value; no attempt at all is an error.
  *
  * @throws SealError ERR_UNSEALER when it cannot be started, runs out of time, or answers what it must not

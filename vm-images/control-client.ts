@@ -13,6 +13,8 @@ export interface ChallengeRequest {
   readonly pcrs: readonly number[];
 }
 
+export type SealingOp = "check" | "records" | "reseal" | "abort-reseal" | "order" | "own";
+
 export interface ControlClient {
   /** `timeoutMs` for this request alone: one sent before the guest's agent runs may be lost, and holds up the next. */
   status(timeoutMs?: number): Promise<ControlAnswer>;
@@ -22,6 +24,8 @@ export interface ControlClient {
   activate(credentialBlob: Uint8Array, encryptedSecret: Uint8Array): Promise<Uint8Array>;
   /** A report over the report port, at most 4 MiB. Not verified in any way. */
   challenge(request: ChallengeRequest): Promise<Uint8Array>;
+  /** What an operator asks about sealed credentials: `check`, `records`, `reseal`, `abort-reseal`, `order`, `own`. */
+  sealing(op: SealingOp, fields?: Readonly<Record<string, unknown>>): Promise<ControlAnswer>;
   audit(from: number, limit: number): Promise<ControlAnswer>;
   close(): void;
 }
@@ -90,6 +94,7 @@ export function openControl({ control, report, timeoutMs = 60_000 }: ControlSock
           throw error;
         });
       }),
+    sealing: (op, fields) => inTurn(() => ask(op, fields)),
     audit: (from, limit) => inTurn(() => ask("audit", { from, limit })),
     close: () => {
       control.destroy();

@@ -1,6 +1,6 @@
 import { randomBytes, timingSafeEqual } from "node:crypto";
 import { AttestError, createEnrolment, type Endorsement, type Enrolment, makeCredential } from "../attest/index.ts";
-import { fromBase64, fromHex } from "../policy/index.ts";
+import { fromBase64, fromHex, toBase64 } from "../policy/index.ts";
 import type { ControlClient } from "./control-client.ts";
 import { ImageError } from "./errors.ts";
 
@@ -26,4 +26,22 @@ export async function enrol(
     throw new AttestError("ERR_CREDENTIAL", "activate", { expected: "the credential's secret", got: "another value" });
   }
   return enrolment;
+}
+
+/**
+ * Gives the machine's TPM an owner: a secret made for its EK and AK travels as a credential, and owner and lockout authorisation follow
+ * from it on both sides. Keep `ownership` before calling: whoever loses it cannot delete the counter or clear the TPM any more.
+ * @throws ImageError ERR_VM_CONTROL when the machine refuses, e.g. because its TPM has an owner
+ */
+export async function giveOwner(
+  secret: Uint8Array,
+  endorsement: Endorsement,
+  enrolment: Enrolment,
+  control: Pick<ControlClient, "sealing">,
+): Promise<void> {
+  const credential = await makeCredential(endorsement.ekPublic, fromHex(enrolment.akName), secret);
+  await control.sealing("own", {
+    credentialBlob: toBase64(credential.credentialBlob),
+    encryptedSecret: toBase64(credential.encryptedSecret),
+  });
 }

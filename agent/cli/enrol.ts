@@ -1,9 +1,12 @@
 import { encodeEnrolment } from "../../attest/index.ts";
-import { enrol } from "../../vm-images/enrol.ts";
+import { fromHex } from "../../policy/index.ts";
+import { createOwnershipSecret, deriveOwnership, encodeEscrow } from "../../seal/index.ts";
+import { enrol, giveOwner } from "../../vm-images/enrol.ts";
 import { type Command, UsageError } from "./command.ts";
 import { ASSURANCE_OPTION, EK_OPTIONS, readEndorsement } from "./ek-options.ts";
 import { openMachine } from "./machine-ports.ts";
 import { deliver, JSON_OPTION } from "./output.ts";
+import { writeEscrow } from "./tpm-own.ts";
 
 export const command: Command = {
   summary: "enrol a running machine: its AK is bound to the certified EK by TPM2_ActivateCredential, then pinned",
@@ -12,11 +15,17 @@ export const command: Command = {
     machine: { type: "string", value: "DIR", help: "the running machine's directory of port sockets", required: true },
     ...EK_OPTIONS,
     assurance: ASSURANCE_OPTION,
+    escrow: {
+      type: "string",
+      value: "FILE",
+      help: "give the TPM an owner as well; its authorisations go into this new file (mode 0600)",
+    },
     out: { type: "string", value: "FILE", help: "the enrolment", required: true },
     json: JSON_OPTION,
   },
   examples: [
     "ironclaw enrol vm-1 --machine /tmp/ironclaw-dev-x1/vm --ek-certificate ek.der --ca ca.pem --out enrolment.json",
+    "ironclaw enrol vm-1 --machine /tmp/ironclaw-dev-x1/vm --ek-certificate ek.der --ca ca.pem --escrow escrow.json --out enrolment.json",
   ],
   run: async (input, io) => {
     const name = input.positional(0);
@@ -26,6 +35,13 @@ export const command: Command = {
     const control = await openMachine(input.text("machine"));
     try {
       const enrolment = await enrol(name, endorsement, control);
+      const escrow = input.optional("escrow");
+      if (escrow !== undefined) {
+        const secret = createOwnershipSecret();
+        // Written and flushed before the TPM has it: an owner that nobody knows could not be undone.
+        await writeEscrow(escrow, encodeEscrow(fromHex(enrolment.ekName), deriveOwnership(secret)));
+        await giveOwner(secret, endorsement, enrolment, control);
+      }
       const { ekName, akName, assurance } = enrolment;
       await deliver(input, io, encodeEnrolment(enrolment), { name, ekName, akName, assurance }, `enrolled ${name}`);
       return 0;

@@ -1,15 +1,20 @@
 import { z } from "zod";
 import { IronclawError, parseJson, toBase64, toHex, utf8 } from "../../policy/index.ts";
 import { AgentError } from "../errors.ts";
+import type { SealingService } from "./sealing.ts";
 
-/** Longest request line, in bytes. The largest real one, `activate`, is under 2 KiB. */
-export const MAX_REQUEST = 16_384;
+/** Longest request line, in bytes: a sealed package with a file of 32 KiB in it. */
+export const MAX_REQUEST = 131_072;
 
 const hex = (bytes: number) =>
   z.string().regex(new RegExp(`^[0-9a-f]{${2 * bytes}}$`), `${bytes} bytes in hexadecimal`);
 const blob = z
   .string()
   .max(4_096)
+  .regex(/^[A-Za-z0-9+/]*={0,2}$/, "base64");
+const envelope = z
+  .string()
+  .max(100_000)
   .regex(/^[A-Za-z0-9+/]*={0,2}$/, "base64");
 const id = z.number().int().nonnegative();
 
@@ -33,13 +38,22 @@ const request = z.discriminatedUnion("op", [
     from: z.number().int().nonnegative(),
     limit: z.number().int().min(1).max(500),
   }),
+  z.strictObject({ id, op: z.literal("check") }),
+  z.strictObject({ id, op: z.literal("records") }),
+  z.strictObject({ id, op: z.literal("reseal"), package: envelope }),
+  z.strictObject({ id, op: z.literal("abort-reseal"), name: z.string().max(64) }),
+  z.strictObject({ id, op: z.literal("order"), order: envelope }),
+  z.strictObject({ id, op: z.literal("own"), credentialBlob: blob, encryptedSecret: blob }),
 ]);
 
 export type ControlRequest = z.infer<typeof request>;
 
-/** What the agent does for each request. Nothing here changes what the agent serves, and no answer holds a secret but
- * the credential that the asking verifier itself sealed to this TPM. */
+/**
+ * What the agent does for each request. Nothing here changes what the agent serves, and no answer holds a secret but the credential
+ * that the asking verifier itself sealed to this TPM. What changes what the next boot may do is signed by the operator.
+ */
 export interface ControlService {
+  readonly sealing: SealingService;
   status(): Promise<Record<string, unknown>>;
   endorsement(): Promise<{ ekCertificates: readonly Uint8Array[]; akPublic: Uint8Array; akName: Uint8Array }>;
   activate(credentialBlob: Uint8Array, encryptedSecret: Uint8Array): Promise<Uint8Array>;
@@ -69,7 +83,8 @@ export async function answerControlLine(service: ControlService, line: string): 
   } catch (error) {
     const code = error instanceof IronclawError ? error.code : "ERR_INTERNAL";
     const message = error instanceof Error ? error.message : "unknown failure";
-    return JSON.stringify({ id: requestId, ok: false, error: { code, message } });
+    const hint = error instanceof IronclawError && error.hint !== undefined ? { hint: error.hint } : {};
+    return JSON.stringify({ id: requestId, ok: false, error: { code, message, ...hint } });
   }
 }
 
@@ -98,5 +113,34 @@ async function serveRequest(service: ControlService, parsed: ControlRequest): Pr
       };
     case "audit":
       return { records: await service.audit(parsed.from, parsed.limit) };
+    default:
+      return serveSealing(service.sealing, parsed);
+  }
+}
+
+type SealingRequest = Extract<
+  ControlRequest,
+  { op: "check" | "records" | "reseal" | "abort-reseal" | "order" | "own" }
+>;
+
+async function serveSealing(sealing: SealingService, parsed: SealingRequest): Promise<Record<string, unknown>> {
+  const bytes = (text: string) => new Uint8Array(Buffer.from(text, "base64"));
+  switch (parsed.op) {
+    case "check":
+      return { credentials: await sealing.check() };
+    case "records":
+      return sealing.records();
+    case "reseal":
+      return sealing.reseal(bytes(parsed.package));
+    case "abort-reseal":
+      await sealing.abortReseal(parsed.name);
+      return {};
+    case "order":
+      return sealing.order(bytes(parsed.order));
+    case "own":
+      await sealing.own(bytes(parsed.credentialBlob), bytes(parsed.encryptedSecret));
+      return {};
+    default:
+      return parsed satisfies never;
   }
 }

@@ -1,5 +1,6 @@
 import type { Reason, Tpm } from "../../attest/index.ts";
-import type { TpmAnswer, UnsealAnswer } from "../../seal/index.ts";
+import type { Release } from "../../policy/index.ts";
+import type { Credential, MachineTpm, Store, TpmAnswer, UnsealAnswer } from "../../seal/index.ts";
 import type { AgentConfig } from "../config.ts";
 import { AgentError } from "../errors.ts";
 import type { Shim } from "../shim-client.ts";
@@ -18,14 +19,28 @@ export interface LaunchEnvironment {
   readonly config: AgentConfig;
   readonly configBytes: Uint8Array;
   readonly tpm: Tpm;
+  /** The connection behind `tpm`, for what sealing asks of the TPM. */
+  readonly tss: MachineTpm["tss"];
+  /** What the machine keeps from boot to boot. */
+  readonly store: Store;
+  /** Milliseconds since 1970. */
+  now(): number;
   readonly log: MeasurementLog;
   readonly spawner: Spawner;
   readonly inputs: ReadInputs;
   readonly devices: readonly string[];
   openShim(requestFd: number): Promise<Shim>;
   closeFd(fd: number): void;
+  /** Opens the state volume with the key that `deliver` has the unsealer write into the descriptor it is given. */
+  readonly stateVolume: StateVolume | null;
   /** Where a file of the root really lies: the spawner copies regular files only, the loader asks for links. */
   realPath(path: string): string;
+}
+
+/** The encrypted volume with the audit log; null where the machine has none by its measured configuration. */
+export interface StateVolume {
+  /** @throws AgentError ERR_STATE_VOLUME, ERR_AUDIT_MALFORMED; whatever `deliver` throws */
+  open(deliver: (sink: number) => Promise<void>): Promise<void>;
 }
 
 /** What is known about the launch, for the report: filled as far as the launch came. */
@@ -39,6 +54,10 @@ export interface LaunchRecord {
   digests: ReadonlyMap<string, string>;
   mapped: readonly string[];
   answers: readonly TpmAnswer[];
+  /** The release that the measurements belong to, or come nearest to. */
+  release?: Release;
+  /** What was unsealed, by name. */
+  unsealed: readonly Credential[];
   /** Every state so far with the moment it was entered, in milliseconds of `performance.now()`. */
   phases: readonly { readonly kind: LaunchState["kind"]; readonly at: number }[];
 }
@@ -53,6 +72,7 @@ export function newLaunchRecord(): LaunchRecord {
     digests: new Map(),
     mapped: [],
     answers: [],
+    unsealed: [],
     phases: [{ kind: "booted", at: performance.now() }],
   };
 }

@@ -1,4 +1,4 @@
-import { type Reason, reasonFrom } from "../../attest/index.ts";
+import { type Reason, reason, reasonFrom } from "../../attest/index.ts";
 import {
   type Anchors,
   type BundleEntry,
@@ -11,9 +11,9 @@ import {
   parsePolicy,
   type Release,
   type SlotName,
-  verifyRelease,
+  verifyReleaseSignatures,
 } from "../../policy/index.ts";
-import { type SealedPackage, verifySealedPackage } from "../../seal/index.ts";
+import { type ChosenCredentials, type Credential, chooseCredentials, type StoreContent } from "../../seal/index.ts";
 import { AgentError } from "../errors.ts";
 
 /** A file of a cabinet bundle, with its place on the cabinet so that the spawner can copy it from the device. */
@@ -29,8 +29,10 @@ export interface LaunchInputs {
   readonly policyBytes: Uint8Array;
   readonly anchors: Anchors;
   readonly policy: Policy;
-  readonly release: Release;
-  readonly sealed: SealedPackage;
+  /** Releases whose signatures hold, at least one. Which of them applies, the measurements say. */
+  readonly releases: readonly Release[];
+  /** The newest generation of each sealed credential, by name. */
+  readonly credentials: ReadonlyMap<string, Credential>;
   readonly module: readonly CabinetFile[];
   readonly token: readonly CabinetFile[];
   readonly machine: string;
@@ -42,8 +44,11 @@ export interface ReadInputs {
   readonly reasons: readonly Reason[];
 }
 
-/** Read and check every document of the cabinet. One damaged document does not hide what is wrong with the next. */
-export async function readInputs(cabinet: Cabinet): Promise<ReadInputs> {
+/**
+ * Read and check every document of the cabinet. One damaged document does not hide what is wrong with the next.
+ * @param store what the machine has kept of its credentials
+ */
+export async function readInputs(cabinet: Cabinet, store: StoreContent): Promise<ReadInputs> {
   const reasons: Reason[] = [];
   const attempt = async <T>(item: string, act: () => T | Promise<T>): Promise<T | undefined> => {
     try {
@@ -55,26 +60,58 @@ export async function readInputs(cabinet: Cabinet): Promise<ReadInputs> {
   };
   const slot = (name: SlotName): CabinetSlot => {
     const found = cabinet.slot(name);
-    if (found === null) {
-      const fields = { expected: "a document", got: "an empty slot" };
-      throw new AgentError("ERR_ENVIRONMENT", `cabinet slot ${name}`, fields);
-    }
-    return found;
+    if (found !== null) return found;
+    const fields = { expected: "a document", got: "an empty slot" };
+    throw new AgentError("ERR_ENVIRONMENT", `cabinet slot ${name}`, fields);
   };
 
   const anchorsBytes = await attempt("anchors", () => slot("anchors").bytes);
   const policyBytes = await attempt("policy", () => slot("policy").bytes);
   const anchors = anchorsBytes && (await attempt("anchors", () => parseAnchors(anchorsBytes)));
   const policy = policyBytes && (await attempt("policy", () => parsePolicy(policyBytes)));
-  const release =
-    anchors && (await attempt("release", () => verifyRelease(slot("release").bytes, anchors.releaseRoot)));
-  const sealed = anchors && (await attempt("sealed", () => verifySealedPackage(slot("sealed").bytes, anchors)));
+  const releases = anchors && (await attempt("release", () => readReleases(cabinet.slot("release"), anchors, reasons)));
+  const chosen = anchors && (await attempt("sealed", () => readCredentials(cabinet.slot("sealed"), anchors, store)));
+  reasons.push(...(chosen?.findings ?? []));
   const module = await attempt("module", () => filesOf(slot("module")));
   const token = await attempt("token", () => filesOf(cabinet.slot("token")));
   const machine = await attempt("machine", () => machineName(cabinet.slot("machine")));
 
-  const partial = { anchorsBytes, policyBytes, anchors, policy, release, sealed, module, token, machine };
+  const credentials = chosen?.byName;
+  const partial = { anchorsBytes, policyBytes, anchors, policy, releases, credentials, module, token, machine };
   return { partial: withoutUndefined(partial), reasons };
+}
+
+/** One release that holds is enough; what is wrong with the others matters only when there is none. */
+async function readReleases(
+  slot: CabinetSlot | null,
+  anchors: Anchors,
+  reasons: Reason[],
+): Promise<readonly Release[] | undefined> {
+  const releases: Release[] = [];
+  const problems: Reason[] = [];
+  for (const { path, bytes } of slot === null ? [] : parseBundle(slot.bytes)) {
+    try {
+      releases.push(await verifyReleaseSignatures(bytes, anchors.releaseRoot));
+    } catch (error) {
+      problems.push(releaseProblem(error, path));
+    }
+  }
+  if (releases.length > 0) return releases;
+  if (problems.length === 0) problems.push(reason("release-missing", "release", "at least one", "none"));
+  reasons.push(...problems);
+  return undefined;
+}
+
+const UNTRUSTED: ReadonlySet<string> = new Set(["ERR_RELEASE_SIGNATURE", "ERR_ENVELOPE_SIGNATURE"]);
+
+function releaseProblem(error: unknown, path: string): Reason {
+  const { code, expected, got } = reasonFrom(error, path);
+  return reason(UNTRUSTED.has(code) ? "release-not-trusted" : "release-malformed", path, expected, got);
+}
+
+/** An empty slot leaves what the machine has kept; a credential that is in neither is missed by its name. */
+function readCredentials(slot: CabinetSlot | null, anchors: Anchors, store: StoreContent): Promise<ChosenCredentials> {
+  return chooseCredentials(anchors, slot === null ? [] : parseBundle(slot.bytes), store);
 }
 
 function filesOf(slot: CabinetSlot | null): CabinetFile[] {

@@ -33,7 +33,7 @@ export async function launch(environment: LaunchEnvironment, record: LaunchRecor
     } finally {
       environment.closeFd(fds.pin); // a shim that finds the pipe empty sees its end at once
     }
-    await logIn(environment, shim, record, slot);
+    await logIn(environment, inputs, shim, record, slot);
     const keys = await checkKeys(environment, inputs, shim, record);
     enter(record, { kind: "capping" });
     const serving: LaunchState = { kind: "serving", scopes: inputs.policy.scopes.map((scope) => scope.name) };

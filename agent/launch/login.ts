@@ -1,59 +1,96 @@
 import { createPublicKey, randomBytes, verify } from "node:crypto";
-import { reason } from "../../attest/index.ts";
+import { type Reason, reason } from "../../attest/index.ts";
 import { mechanismRow, type Policy, sha256 } from "../../policy/index.ts";
-import { runUnsealer, unsealRequest } from "../../seal/index.ts";
+import { type LoginOutcome, packageDigest, readLogin, type SealedPackage, writeLogin } from "../../seal/index.ts";
+import { AgentError } from "../errors.ts";
 import type { Shim } from "../shim-client.ts";
 import type { ShimSlot } from "../shim-replies.ts";
-import { answersOf, enter, type LaunchEnvironment, type LaunchRecord, Refusal } from "./environment.ts";
+import { enter, type LaunchEnvironment, type LaunchRecord, Refusal } from "./environment.ts";
 import type { LaunchInputs } from "./inputs.ts";
 import { findServedKeys, keyEvent, type ServedKey, type TokenIdentity, tokenEvent } from "./keys.ts";
+import type { MeasuredInputs } from "./measure.ts";
+import { STATE_CREDENTIAL } from "./tpm-check.ts";
+import { tpmStep, unsealCredential } from "./unseal.ts";
 
 /**
- * Probe the sandbox, load the library, find the one token the PIN is for, and have the TPM send it into the shim's pipe.
- * @param pinFd the pipe's write end; stays the caller's
+ * Probe the sandbox, deliver the library's files, load it, find the one token the PIN is for, open the state volume, and have the
+ * TPM send the PIN into the shim's channel.
+ * @param channel its write end; stays the caller's
  * @throws Refusal, or AgentError for a shim that fails
  */
 export async function unsealInto(
   environment: LaunchEnvironment,
-  inputs: LaunchInputs,
+  inputs: MeasuredInputs,
   shim: Shim,
   record: LaunchRecord,
-  pinFd: number,
+  channel: number,
 ): Promise<ShimSlot> {
+  const { policy, release, anchors } = inputs;
+  const deliver = (name: string, sink: number) =>
+    unsealCredential(environment, record, { credential: needed(inputs, name), release, anchors }, sink);
   await probeSandbox(shim, record);
-  const loaded = await shim.load(inputs.policy.module.path);
-  record.mapped = loaded.objects;
-  checkMapped(inputs.policy, loaded.objects);
-  const slot = findToken(inputs, loaded.slots);
-  const answer = await runUnsealer({
-    path: `${environment.config.programs}/unsealer`,
-    tcti: environment.config.tcti,
-    request: unsealRequest(inputs.sealed, inputs.release, inputs.anchors),
-    sinks: [pinFd],
-  });
-  record.answers = answersOf(answer);
-  if (answer.kind !== "released") {
-    const got = record.answers.map((entry) => `${entry.command} ${entry.rc}`).join(", ") || answer.kind;
-    throw new Refusal([reason("tpm-refused", "TPM2_Unseal", "the sealed PIN", got)]);
+  for (const [path, name] of Object.entries(policy.credentials.files).sort(([a], [b]) => (a < b ? -1 : 1))) {
+    await deliver(name, channel);
+    await shim.credential(path);
   }
+  const loaded = await shim.load(policy.module.path);
+  record.mapped = loaded.objects;
+  checkMapped(policy, loaded.objects);
+  const slot = findToken(inputs, loaded.slots);
+  await environment.stateVolume?.open((sink) => deliver(STATE_CREDENTIAL, sink));
+  await deliver(policy.credentials.pin, channel);
   return slot;
 }
 
-/** Log in, once: a wrong PIN is not tried again. */
+function needed({ credentials }: LaunchInputs, name: string) {
+  const credential = credentials.get(name);
+  if (credential !== undefined) return credential;
+  throw new Refusal([reason("credential-missing", name, "a sealed package in the cabinet", "none")]);
+}
+
+/**
+ * Log in, once. That it is being tried is in the TPM before it is: a PIN whose try ended badly, or was cut off by a power failure, is
+ * not tried again before an operator acts (I11).
+ */
 export async function logIn(
   environment: LaunchEnvironment,
+  inputs: MeasuredInputs,
   shim: Shim,
   record: LaunchRecord,
   slot: ShimSlot,
 ): Promise<void> {
   enter(record, { kind: "logging-in" });
-  await shim.login(slot.slotId);
+  const { sealed } = needed(inputs, inputs.policy.credentials.pin);
+  const note = await beginLogin(environment, sealed);
+  try {
+    await shim.login(slot.slotId);
+  } catch (error) {
+    // Only the token's own word counts as its answer; anything else leaves the try as one whose end is not known.
+    if (!(error instanceof AgentError) || error.rv === undefined || !PIN_REFUSED.has(error.rv)) throw error;
+    await note("refused");
+    throw new Refusal([reason("pin-refused", slot.label, "0x0", `0x${error.rv.toString(16)}`)]);
+  }
+  await note("accepted");
   const { label, serial, model, manufacturer, firmware } = slot;
   const token: TokenIdentity = { label, serial, model, manufacturer, firmware };
   await environment.log.measure(tokenEvent(token), () => {
     record.token = token;
   });
 }
+
+/** Writes down that this package is being tried. Returns how to write down the end. */
+async function beginLogin({ tss }: LaunchEnvironment, sealed: SealedPackage) {
+  const { name, generation } = sealed;
+  const known = await tpmStep("login record", () => readLogin(tss, name));
+  const tries = known.kind === "record" ? known.record.tries : 0n;
+  const tried = { name, generation, tries: tries + 1n, package: packageDigest(sealed) };
+  const note = (outcome: LoginOutcome) => tpmStep("login record", () => writeLogin(tss, { ...tried, outcome }));
+  await note("trying");
+  return note;
+}
+
+/** CKR_PIN_INCORRECT, CKR_PIN_INVALID, CKR_PIN_LEN_RANGE, CKR_PIN_EXPIRED, CKR_PIN_LOCKED. */
+const PIN_REFUSED: ReadonlySet<bigint> = new Set([0xa0n, 0xa1n, 0xa2n, 0xa3n, 0xa4n]);
 
 /** The escape probe, before any code of the library runs in the shim. */
 async function probeSandbox(shim: Shim, record: LaunchRecord): Promise<void> {
@@ -81,15 +118,31 @@ function checkMapped({ module }: Policy, objects: readonly string[]): void {
     throw new Refusal(foreign.map((path) => reason("unpinned-object", path, "a pinned path", "mapped")));
 }
 
-/** The token that policy and sealed package name: a PIN is never tried on another one. */
+/** CKF_USER_PIN_FINAL_TRY and CKF_USER_PIN_LOCKED of a token's flags. */
+const FINAL_TRY = 0x20000;
+const LOCKED = 0x40000;
+
+/** The token that policy and sealed package name: a PIN is never tried on another one, nor on one that would lock. */
 function findToken(inputs: LaunchInputs, slots: readonly ShimSlot[]): ShimSlot {
   const { label, serial } = inputs.policy.token;
+  const { tokenSerial } = needed(inputs, inputs.policy.credentials.pin).sealed;
   const slot = slots.find((candidate) => candidate.serial === serial && candidate.label === label);
-  if (slot !== undefined && inputs.sealed.tokenSerial === serial) return slot;
-  const found = slots.map((candidate) => `${candidate.label}/${candidate.serial}`).join(", ") || "no token";
-  throw new Refusal([
-    reason("hsm-absent", "token", `${label}/${serial}`, `${found}; PIN sealed for ${inputs.sealed.tokenSerial}`),
-  ]);
+  if (slot === undefined || tokenSerial !== serial) {
+    const found = slots.map((candidate) => `${candidate.label}/${candidate.serial}`).join(", ") || "no token";
+    throw new Refusal([
+      reason("hsm-absent", "token", `${label}/${serial}`, `${found}; PIN sealed for ${tokenSerial ?? "no token"}`),
+    ]);
+  }
+  const reasons = lockReasons(slot);
+  if (reasons.length > 0) throw new Refusal(reasons);
+  return slot;
+}
+
+function lockReasons({ label, flags }: ShimSlot): readonly Reason[] {
+  if ((flags & LOCKED) !== 0) return [reason("hsm-locked", label, "a token that takes a PIN", "CKF_USER_PIN_LOCKED")];
+  if ((flags & FINAL_TRY) !== 0)
+    return [reason("hsm-final-try", label, "more than one try before it locks", "CKF_USER_PIN_FINAL_TRY")];
+  return [];
 }
 
 /** Match the token's keys with the policy's, use each once, measure each, then forbid the shim new code. */

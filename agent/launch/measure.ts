@@ -1,31 +1,68 @@
 import { type LaunchEvent, type Reason, reason, reasonFrom } from "../../attest/index.ts";
-import { fromHex, type Policy, SEAL_PCRS, toHex } from "../../policy/index.ts";
-import { runUnsealer, unsealRequest } from "../../seal/index.ts";
+import { fromHex, type Policy, type Release, SEAL_PCRS, toHex } from "../../policy/index.ts";
 import { AgentError } from "../errors.ts";
 import type { ShimDigest } from "../spawner-client.ts";
 import { answersOf, type LaunchEnvironment, type LaunchRecord, Refusal, SHIM_ID } from "./environment.ts";
 import { documentEvents, launchEvents, pinnedDigest } from "./expected-events.ts";
 import { type PlannedFile, planShimFiles, SHIM_PATH } from "./files.ts";
 import type { LaunchInputs } from "./inputs.ts";
+import { credentialReasons, prepareTpm, readTpmStates, type TpmStates } from "./tpm-check.ts";
+import { askTpm } from "./unseal.ts";
 
 /** agent.json, anchors, policy: measured before anything in them is acted on. */
 const DOCUMENT_EVENTS = 3;
+
+/** What the TPM itself refuses for, and is asked about. Of all other reasons it knows nothing, and would release. */
+const REFUSED_BY_TPM: ReadonlySet<string> = new Set([
+  "agent-pcr-used",
+  "library-mismatch",
+  "measurement-changed",
+  "pcr-changed",
+  "release-key-revoked",
+  "release-revoked",
+]);
+
+/** Where the TPM lacks what the question needs, it is not asked: nothing may be imported into a TPM that is not this machine's. */
+const UNASKABLE: ReadonlySet<string> = new Set([
+  "endorsement-auth-set",
+  "epoch-unwritten",
+  "hierarchy-disabled",
+  "parent-changed",
+  "tpm-cleared",
+  "tpm-not-provisioned",
+  "tpm-replaced",
+  "wrong-hierarchy",
+]);
+
+/** What a launch goes on with once everything measured as one release says. */
+export interface MeasuredInputs extends LaunchInputs {
+  readonly release: Release;
+}
 
 /**
  * Measure every document and file, name each difference from pin and release, and return the inputs when there is none.
  * @throws Refusal with all reasons, after the TPM was asked to unseal all the same
  */
-export async function measureEverything(environment: LaunchEnvironment, record: LaunchRecord): Promise<LaunchInputs> {
+export async function measureEverything(environment: LaunchEnvironment, record: LaunchRecord): Promise<MeasuredInputs> {
   const { inputs } = environment;
   const reasons: Reason[] = [...(await agentPcrReasons(environment)), ...inputs.reasons];
+  await prepareTpm(environment, inputs.partial).catch((error: unknown) =>
+    reasons.push(reasonFrom(error, "TPM records")),
+  );
   const documents = await measureDocuments(environment);
   const events = [...documents, ...(await measureFiles(environment, record, reasons))];
-  await compareWithRelease(environment, events, reasons);
-  if (reasons.length > 0 || !isComplete(inputs.partial)) {
-    await askTpmAnyway(environment, record, reasons);
+  const chosen = await chooseRelease(environment, events, reasons);
+  if (chosen !== null) {
+    record.release = chosen.release;
+    reasons.push(...chosen.reasons);
+  }
+  if (reasons.length > 0 || chosen === null || !isComplete(inputs.partial)) {
+    const matters = (codes: ReadonlySet<string>) => reasons.some(({ code }) => codes.has(code));
+    if (chosen !== null && matters(REFUSED_BY_TPM) && !matters(UNASKABLE))
+      await askTpmAnyway(environment, record, chosen.release, reasons);
     throw new Refusal(reasons);
   }
-  return inputs.partial;
+  return { ...inputs.partial, release: chosen.release };
 }
 
 /** A file that cannot be copied is one more reason; what was measured before it stays measured. */
@@ -45,8 +82,8 @@ async function measureFiles(
 }
 
 function isComplete(partial: Partial<LaunchInputs>): partial is LaunchInputs {
-  const { anchors, policy, release, sealed, module, token } = partial;
-  return [anchors, policy, release, sealed, module, token].every((part) => part !== undefined);
+  const { anchors, policy, releases, credentials, module, token } = partial;
+  return [anchors, policy, releases, credentials, module, token].every((part) => part !== undefined);
 }
 
 async function agentPcrReasons({ tpm, config }: LaunchEnvironment): Promise<Reason[]> {
@@ -115,17 +152,48 @@ function pinReasons(policy: Policy, plan: readonly PlannedFile[], digests: Reado
   });
 }
 
-/**
- * Name what differs from the release: each agent event by itself, then the PCRs, which see the events' order too. The TPM
- * decides, this explains.
- */
-async function compareWithRelease(
+interface ChosenRelease {
+  readonly release: Release;
+  readonly reasons: readonly Reason[];
+}
+
+/** The release that the measurements belong to, else the one they come nearest to; null when there is none to compare with. */
+async function chooseRelease(
   environment: LaunchEnvironment,
   events: readonly LaunchEvent[],
   reasons: Reason[],
-): Promise<void> {
-  const { release } = environment.inputs.partial;
-  if (release === undefined) return;
+): Promise<ChosenRelease | null> {
+  const { partial } = environment.inputs;
+  const boot = await environment.tpm.pcrRead("sha256", SEAL_PCRS);
+  const states = isComplete(partial) ? await statesOrReason(environment, partial, reasons) : null;
+  const candidates = (partial.releases ?? []).map((release) => {
+    const differences = [...eventReasons(release, events), ...pcrReasons(release, boot)];
+    const others = isComplete(partial) && states ? credentialReasons(environment, partial, states, release) : [];
+    return { release, differences: differences.length, reasons: [...differences, ...others] };
+  });
+  // What was measured counts first: a release of other measurements is not this machine's, however well it stands otherwise.
+  const [nearest] = candidates.sort(
+    (a, b) => a.differences - b.differences || a.reasons.length - b.reasons.length, // a stable sort
+  );
+  return nearest ?? null;
+}
+
+async function statesOrReason(
+  environment: LaunchEnvironment,
+  inputs: LaunchInputs,
+  reasons: Reason[],
+): Promise<TpmStates | null> {
+  try {
+    return await readTpmStates(environment, inputs);
+  } catch (error) {
+    reasons.push(reasonFrom(error, "TPM state"));
+    return null;
+  }
+}
+
+/** Each agent event that differs, by itself. The TPM decides, this explains. */
+function eventReasons(release: Release, events: readonly LaunchEvent[]): Reason[] {
+  const reasons: Reason[] = [];
   const measured = new Map(events.map(({ kind, name, sha256 }) => [`${kind} ${name}`, toHex(sha256)]));
   for (const { kind, name, sha256 } of release.events) {
     const item = `${kind} ${name}`;
@@ -134,30 +202,38 @@ async function compareWithRelease(
     measured.delete(item);
   }
   for (const [item, got] of measured) reasons.push(reason("measurement-changed", item, "nothing", got));
-  const boot = await environment.tpm.pcrRead("sha256", SEAL_PCRS);
-  for (const index of SEAL_PCRS) {
-    const expected = release.pcrs.sha256[String(index)] ?? "a predicted value";
-    const got = toHex(boot.get(index) ?? new Uint8Array());
-    if (expected !== got) reasons.push(reason("pcr-changed", `PCR ${index} (sha256)`, expected, got));
-  }
+  return reasons;
 }
 
-/** After a mismatch the TPM is asked all the same: it refuses, not a comparison in this code. Its data are discarded. */
-async function askTpmAnyway(environment: LaunchEnvironment, record: LaunchRecord, reasons: Reason[]): Promise<void> {
-  const { sealed, release, anchors } = environment.inputs.partial;
-  if (!sealed || !release || !anchors) return;
+/** The PCRs, which see the events' order too. */
+function pcrReasons(release: Release, boot: ReadonlyMap<number, Uint8Array>): Reason[] {
+  return SEAL_PCRS.flatMap((index) => {
+    const expected = release.pcrs.sha256[String(index)] ?? "a predicted value";
+    const got = toHex(boot.get(index) ?? new Uint8Array());
+    return expected === got ? [] : [reason("pcr-changed", `PCR ${index} (sha256)`, expected, got)];
+  });
+}
+
+/**
+ * After a mismatch the TPM is asked for the PIN all the same: it refuses, not a comparison in this code. Its data are discarded.
+ * One credential speaks for all: they are sealed under the same measurements.
+ */
+async function askTpmAnyway(
+  environment: LaunchEnvironment,
+  record: LaunchRecord,
+  release: Release,
+  reasons: Reason[],
+): Promise<void> {
+  const { anchors, policy, credentials } = environment.inputs.partial;
+  const credential =
+    policy === undefined ? credentials?.values().next().value : credentials?.get(policy.credentials.pin);
+  if (anchors === undefined || credential === undefined) return;
   try {
-    const answer = await runUnsealer({
-      path: `${environment.config.programs}/unsealer`,
-      tcti: environment.config.tcti,
-      request: unsealRequest(sealed, release, anchors),
-      sinks: [],
-      discard: true,
-    });
-    record.answers = answersOf(answer);
+    const answer = await askTpm(environment, { credential, release, anchors }, []);
+    record.answers = [...record.answers, ...answersOf(answer)];
     if (answer.kind === "discarded")
       reasons.push(reason("tpm-would-release", "TPM2_Unseal", "a refusal by the TPM", "data, discarded"));
   } catch (error) {
-    reasons.push(reasonFrom(error, "unsealer"));
+    reasons.push(...(error instanceof Refusal ? error.reasons : [reasonFrom(error, "unsealer")]));
   }
 }

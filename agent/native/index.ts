@@ -44,6 +44,8 @@ export interface Native {
   receiveWithFds(fd: number, max: number, timeoutMs?: number): Promise<Message>;
   peerCredentials(fd: number): PeerCredentials;
   closeFd(fd: number): void;
+  /** A pipe's read end, then its write end, neither inherited by a started program. */
+  pipe(): readonly [number, number];
   /** Two connected AF_UNIX sockets that a started program does not inherit by itself. */
   socketPair(type: "stream" | "seqpacket"): readonly [number, number];
   /** No core dumps of this process, and its memory is closed to other processes of the same user. */
@@ -67,6 +69,7 @@ interface Binding {
   receiveWithFds(fd: number, max: number, timeoutMs: number): Promise<Message>;
   peerCredentials(fd: number): PeerCredentials;
   closeFd(fd: number): void;
+  pipe(): readonly [number, number];
   socketPair(type: number): readonly [number, number];
   setNonDumpable(): void;
   watchNotifications(listenerFd: number, onEvent: (attempt: Attempt) => void): Watch;
@@ -90,6 +93,7 @@ export function openNative(directory: string): Native {
       later("receiveWithFds", () => binding.receiveWithFds(fd, max, timeoutMs)),
     peerCredentials: (fd) => now("peerCredentials", () => binding.peerCredentials(fd)),
     closeFd: (fd) => now("closeFd", () => binding.closeFd(fd)),
+    pipe: () => now("pipe", () => binding.pipe()),
     socketPair: (type) => now("socketPair", () => binding.socketPair(SOCKET_TYPES[type])),
     setNonDumpable: () => now("setNonDumpable", () => binding.setNonDumpable()),
     watchNotifications: (fd, onEvent) => now("watchNotifications", () => binding.watchNotifications(fd, onEvent)),

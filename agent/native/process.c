@@ -1,4 +1,5 @@
 #include <errno.h>
+#include <fcntl.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -52,9 +53,27 @@ napi_value native_close_fd(napi_env env, napi_callback_info info) {
   return close(fd) == 0 ? NULL : throw_errno(env, errno, "close");
 }
 
+static napi_value fd_pair(napi_env env, const int pair[2]) {
+  napi_value result, element;
+  napi_create_array_with_length(env, 2, &result);
+  for (uint32_t i = 0; i < 2; i++) {
+    napi_create_int32(env, pair[i], &element);
+    napi_set_element(env, result, i, element);
+  }
+  return result;
+}
+
+/* pipe(): its read end, then its write end, closed on exec */
+napi_value native_pipe(napi_env env, napi_callback_info info) {
+  int pair[2];
+  (void)info;
+  if (pipe2(pair, O_CLOEXEC) != 0) return throw_errno(env, errno, "pipe");
+  return fd_pair(env, pair);
+}
+
 /* socketPair("stream" | "seqpacket" as 1 | 5): two connected AF_UNIX sockets, closed on exec */
 napi_value native_socket_pair(napi_env env, napi_callback_info info) {
-  napi_value argv[1], result, element;
+  napi_value argv[1];
   size_t argc = 1;
   int32_t type = 0;
   int pair[2];
@@ -64,12 +83,7 @@ napi_value native_socket_pair(napi_env env, napi_callback_info info) {
     return NULL;
   }
   if (socketpair(AF_UNIX, type | SOCK_CLOEXEC, 0, pair) != 0) return throw_errno(env, errno, "socketpair");
-  napi_create_array_with_length(env, 2, &result);
-  for (uint32_t i = 0; i < 2; i++) {
-    napi_create_int32(env, pair[i], &element);
-    napi_set_element(env, result, i, element);
-  }
-  return result;
+  return fd_pair(env, pair);
 }
 
 /* setNonDumpable(): no core dump, and no other process of the same user reads this one's memory */

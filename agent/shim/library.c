@@ -1,12 +1,11 @@
 #include <link.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include "load.h"
 #include "shim.h"
 
-enum { MAX_SLOTS = 16, MAX_OBJECTS = 128, MAX_PIN = 63, MAX_TEXT = 512 };
+enum { MAX_SLOTS = 16, MAX_OBJECTS = 128, MAX_TEXT = 512 };
 
 struct object_list { struct writer *out; uint16_t count; };
 
@@ -107,41 +106,24 @@ static CK_RV load_library(struct shim *shim, const char *path, struct writer *ou
   return rv;
 }
 
-/* dlopen would expand $ORIGIN and the like, and search for a name without a slash. */
-static bool usable_path(const uint8_t *path, size_t length) {
-  return path != NULL && length > 0 && length <= MAX_PATH && path[0] == '/' && memchr(path, 0, length) == NULL &&
-         memchr(path, '$', length) == NULL;
-}
-
 CK_RV op_load(struct shim *shim, struct reader *in, struct writer *out) {
-  size_t length = read_u16(in);
-  const uint8_t *bytes = read_bytes(in, length);
-  expect_end(in);
-  if (shim->phase != PHASE_FRESH) return CKR_FUNCTION_NOT_SUPPORTED;
-  if (!usable_path(bytes, length)) return CKR_ARGUMENTS_BAD;
   char path[MAX_PATH + 1];
-  memcpy(path, bytes, length);
-  path[length] = 0;
+  bool usable = read_path(in, path);
+  if (shim->phase != PHASE_FRESH) return CKR_FUNCTION_NOT_SUPPORTED;
+  /* dlopen would expand $ORIGIN and the like. */
+  if (!usable || strchr(path, '$') != NULL) return CKR_ARGUMENTS_BAD;
   CK_RV rv = load_library(shim, path, out);
   shim->phase = rv == CKR_OK ? PHASE_LOADED : PHASE_FAILED;
   return rv;
 }
 
-/* The PIN goes from the pipe into one locked page that no dump has, to the library, and is wiped. */
-static CK_RV login_from_pipe(struct shim *shim, CK_BYTE *page) {
-  if (!read_exactly(PIN_FD, page, 1) || page[0] == 0 || page[0] > MAX_PIN) return CKR_PIN_LEN_RANGE;
-  if (!read_exactly(PIN_FD, page + 1, page[0])) return CKR_PIN_LEN_RANGE;
-  return shim->library.login(shim->session, CKU_USER, page + 1, page[0]);
-}
-
+/* The PIN goes from the channel into locked pages, to the library, and is wiped. */
 static CK_RV login_once(struct shim *shim) {
-  size_t size = (size_t)sysconf(_SC_PAGESIZE);
-  CK_BYTE *page = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (page == MAP_FAILED) return CKR_HOST_MEMORY;
-  CK_RV rv = CKR_HOST_MEMORY;
-  if (mlock(page, size) == 0 && madvise(page, size, MADV_DONTDUMP) == 0) rv = login_from_pipe(shim, page);
-  explicit_bzero(page, size);
-  if (munmap(page, size) != 0) return CKR_HOST_MEMORY;
+  struct credential *pin;
+  CK_RV rv = take_credential(MAX_PIN, &pin);
+  if (rv != CKR_OK) return rv;
+  rv = shim->library.login(shim->session, CKU_USER, pin->bytes, pin->length);
+  drop_credential(pin);
   return rv;
 }
 
@@ -152,7 +134,7 @@ CK_RV op_login(struct shim *shim, struct reader *in, struct writer *out) {
   if (shim->phase != PHASE_LOADED) return CKR_FUNCTION_NOT_SUPPORTED;
   CK_RV rv = shim->library.open_session(slot, CKF_SERIAL_SESSION, NULL, NULL, &shim->session);
   if (rv == CKR_OK) rv = login_once(shim);
-  if (close(PIN_FD) != 0) rv = CKR_GENERAL_ERROR;
+  if (close(CREDENTIAL_FD) != 0) rv = CKR_GENERAL_ERROR;
   /* Once, whatever came of it: a token locks itself after a few wrong PINs. */
   shim->phase = rv == CKR_OK ? PHASE_LOGGED_IN : PHASE_FAILED;
   return rv;

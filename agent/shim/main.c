@@ -19,7 +19,7 @@ void expect_end(const struct reader *reader) {
 }
 
 static void keep_only_own_descriptors(void) {
-  if (fcntl(REQUEST_FD, F_GETFD) < 0 || fcntl(PIN_FD, F_GETFD) < 0) fail(EXIT_ENVIRONMENT, "fd 3 and fd 4");
+  if (fcntl(REQUEST_FD, F_GETFD) < 0 || fcntl(CREDENTIAL_FD, F_GETFD) < 0) fail(EXIT_ENVIRONMENT, "fd 3 and fd 4");
   if (syscall(SYS_close_range, FIRST_FREE_FD, ~0U, 0) != 0) fail(EXIT_ENVIRONMENT, "close_range");
 }
 

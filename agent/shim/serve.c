@@ -1,6 +1,8 @@
 #include "shim.h"
 
-enum op { OP_PROBE = 2, OP_LOAD = 3, OP_LOGIN = 4, OP_KEYS = 5, OP_SIGN = 6, OP_ARM = 7, OP_STATUS = 8 };
+enum op {
+  OP_PROBE = 2, OP_LOAD = 3, OP_LOGIN = 4, OP_KEYS = 5, OP_SIGN = 6, OP_ARM = 7, OP_STATUS = 8, OP_CREDENTIAL = 9
+};
 
 CK_RV op_arm(struct shim *shim, struct reader *in, struct writer *out) {
   expect_end(in);
@@ -27,6 +29,7 @@ static CK_RV dispatch(struct shim *shim, struct request *request, struct writer 
     case OP_SIGN: return op_sign(shim, &request->payload, out);
     case OP_ARM: return op_arm(shim, &request->payload, out);
     case OP_STATUS: return op_status(shim, &request->payload, out);
+    case OP_CREDENTIAL: return op_credential(shim, &request->payload, out);
     default: return CKR_FUNCTION_NOT_SUPPORTED;
   }
 }

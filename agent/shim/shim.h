@@ -10,9 +10,10 @@
 
 /* agent/SHIM.md describes the protocol, policy/runtime/README.md the compiled profile. */
 
-enum { REQUEST_FD = 3, PIN_FD = 4, FIRST_FREE_FD = 5 };
+enum { REQUEST_FD = 3, CREDENTIAL_FD = 4, FIRST_FREE_FD = 5 };
 enum { EXIT_PROTOCOL = 3, EXIT_ENVIRONMENT = 4 };
 enum { MAX_FRAME = 65536 + 64, MAX_LIMITS = 64, MAX_RULES = 64, MAX_PATH = 255, MAX_KEYS = 256 };
+enum { MAX_PIN = 255, MAX_CREDENTIAL = 32766 };
 
 /* --- profile.c: the compiled profile, read before anything is confined --- */
 
@@ -56,6 +57,8 @@ uint16_t read_u16(struct reader *reader);
 const uint8_t *read_bytes(struct reader *reader, size_t length);
 /* True when nothing is left and nothing was missing. */
 bool read_end(const struct reader *reader);
+/* A payload that is one sized16 path, and nothing else. True when it is absolute and fits `path`, MAX_PATH + 1 bytes. */
+bool read_path(struct reader *reader, char *path);
 
 /* A reply under construction. What does not fit sets `full`. */
 struct writer { size_t length; bool full; uint8_t bytes[4 + MAX_FRAME]; };
@@ -77,6 +80,15 @@ void reply_end(struct writer *writer, CK_RV rv);
 void send_ready(const struct confinement *confinement, int notifier);
 /* Reads exactly `length` bytes. */
 bool read_exactly(int fd, void *bytes, size_t length);
+
+/* --- credential.c: what the unsealer sends --- */
+
+/* In locked pages that no dump holds. */
+struct credential { size_t length; CK_BYTE bytes[MAX_CREDENTIAL]; };
+/* Waits for one frame: 1 to `max` bytes, else CKR_DATA_LEN_RANGE. The caller drops it. */
+CK_RV take_credential(size_t max, struct credential **credential);
+/* Wipes and frees it. */
+void drop_credential(struct credential *credential);
 
 /* --- the library --- */
 
@@ -113,6 +125,7 @@ CK_RV op_keys(struct shim *shim, struct reader *in, struct writer *out);
 CK_RV op_sign(struct shim *shim, struct reader *in, struct writer *out);
 CK_RV op_arm(struct shim *shim, struct reader *in, struct writer *out);
 CK_RV op_status(struct shim *shim, struct reader *in, struct writer *out);
+CK_RV op_credential(struct shim *shim, struct reader *in, struct writer *out);
 void serve(struct shim *shim);
 
 /* Ends the process; `what` is a fixed text without any input. */

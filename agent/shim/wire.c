@@ -31,6 +31,16 @@ uint32_t read_u32(struct reader *reader) { return (uint32_t)read_number(reader, 
 uint64_t read_u64(struct reader *reader) { return read_number(reader, 8); }
 bool read_end(const struct reader *reader) { return !reader->bad && reader->left == 0; }
 
+bool read_path(struct reader *reader, char *path) {
+  size_t length = read_u16(reader);
+  const uint8_t *bytes = read_bytes(reader, length);
+  expect_end(reader);
+  if (length == 0 || length > MAX_PATH || bytes[0] != '/' || memchr(bytes, 0, length) != NULL) return false;
+  memcpy(path, bytes, length);
+  path[length] = 0;
+  return true;
+}
+
 void write_bytes(struct writer *writer, const void *bytes, size_t length) {
   if (writer->full || length > sizeof writer->bytes - writer->length) {
     writer->full = true;

@@ -1,11 +1,11 @@
-/* The one line that the unsealer prints: see ../FORMATS.md, section 7. */
+/* The one line that the unsealer prints: see ../FORMATS.md, section 8. */
 #ifndef IRONCLAW_UNSEALER_ANSWER_H
 #define IRONCLAW_UNSEALER_ANSWER_H
 
 #include <stddef.h>
 #include <stdint.h>
 
-#define REFUSALS_MAX 4
+#define REFUSALS_MAX 2 /* a policy step, and TPM2_Unseal */
 
 enum outcome { OUTCOME_FAILED, OUTCOME_RELEASED, OUTCOME_REFUSED, OUTCOME_DISCARDED };
 

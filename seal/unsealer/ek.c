@@ -198,11 +198,8 @@ static TSS2_RC open_ek_use(ESYS_CONTEXT *esys, const struct ek *ek, ESYS_TR *ret
     return rc;
 }
 
-static int import_sealed(ESYS_CONTEXT *esys, const struct request *request, const struct ek *ek, TPM2B_PRIVATE **ret,
-                         struct answer *answer)
+int load_sealed(ESYS_CONTEXT *esys, const struct request *request, const struct ek *ek, ESYS_TR *ret, struct answer *answer)
 {
-    const TPM2B_DATA no_inner_key = { 0 };
-    const TPMT_SYM_DEF_OBJECT no_inner = { .algorithm = TPM2_ALG_NULL };
     ESYS_TR use;
     TSS2_RC rc = open_ek_use(esys, ek, &use);
 
@@ -210,31 +207,10 @@ static int import_sealed(ESYS_CONTEXT *esys, const struct request *request, cons
         answer_failed(answer, "TPM2_PolicySecret", rc, NULL);
         return -1;
     }
-    rc = Esys_Import(esys, ek->handle, use, ESYS_TR_NONE, ESYS_TR_NONE, &no_inner_key, &request->object, &request->duplicate,
-                     &request->seed, &no_inner, ret);
+    rc = Esys_Load(esys, ek->handle, use, ESYS_TR_NONE, ESYS_TR_NONE, &request->imported, &request->object, ret);
     (void)Esys_FlushContext(esys, use);
     if (rc == TSS2_RC_SUCCESS)
         return 0;
-    answer_failed(answer, "TPM2_Import", rc, NULL);
+    answer_failed(answer, "TPM2_Load", rc, NULL);
     return -1;
-}
-
-int load_sealed(ESYS_CONTEXT *esys, const struct request *request, const struct ek *ek, ESYS_TR *ret, struct answer *answer)
-{
-    TPM2B_PRIVATE *imported = NULL;
-    ESYS_TR use;
-
-    if (import_sealed(esys, request, ek, &imported, answer) != 0)
-        return -1;
-    TSS2_RC rc = open_ek_use(esys, ek, &use);
-    if (rc != TSS2_RC_SUCCESS) {
-        answer_failed(answer, "TPM2_PolicySecret", rc, NULL);
-    } else {
-        rc = Esys_Load(esys, ek->handle, use, ESYS_TR_NONE, ESYS_TR_NONE, imported, &request->object, ret);
-        (void)Esys_FlushContext(esys, use);
-        if (rc != TSS2_RC_SUCCESS)
-            answer_failed(answer, "TPM2_Load", rc, NULL);
-    }
-    Esys_Free(imported);
-    return rc == TSS2_RC_SUCCESS ? 0 : -1;
 }

@@ -18,7 +18,7 @@ struct ek {
 int open_ek(ESYS_CONTEXT *esys, const struct request *request, struct ek *ret, struct answer *answer);
 void close_ek(ESYS_CONTEXT *esys, struct ek *ek);
 
-/* Import and Load of the sealed object. 0 with the loaded object, or -1 with the reason in answer. */
+/* Load of the imported object. 0 with the loaded object, or -1 with the reason in answer. */
 int load_sealed(ESYS_CONTEXT *esys, const struct request *request, const struct ek *ek, ESYS_TR *ret, struct answer *answer);
 
 #endif

@@ -1,30 +1,22 @@
 /*
- * One-shot unsealer: reads a request, asks the TPM, writes the PIN to the sinks, prints one line, ends.
- * A process of its own because libtss2 keeps copies of what it unsealed until its memory is gone: see ../FORMATS.md, section 7.
+ * One-shot unsealer: reads a request, asks the TPM, writes the secret to the sinks, prints one line, ends.
+ * A process of its own, so that whatever a library may have copied goes with its memory: see ../FORMATS.md, section 8.
  */
 #include <errno.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <tss2/tss2_esys.h>
 #include <tss2/tss2_tctildr.h>
 #include <unistd.h>
 
 #include "answer.h"
+#include "clock.h"
+#include "decrypt.h"
 #include "ek.h"
 #include "release.h"
 #include "request.h"
 #include "secret.h"
-
-static unsigned long milliseconds(void)
-{
-    struct timespec now;
-
-    if (clock_gettime(CLOCK_MONOTONIC, &now) != 0)
-        return 0;
-    return (unsigned long)now.tv_sec * 1000 + (unsigned long)now.tv_nsec / 1000000;
-}
 
 /* 0 with the number of bytes before the end of the input, or -1 when there are more than max. */
 static int read_input(uint8_t *buffer, size_t max, size_t *ret)
@@ -62,28 +54,30 @@ static int read_request(struct request *ret, bool discard, struct answer *answer
     return -1;
 }
 
-/* The data is in libtss2's memory only as long as it takes to copy it to the locked page. */
-static void deliver(TPM2B_SENSITIVE_DATA *data, uint8_t *page, const struct request *request, bool discard, struct answer *answer)
+/* The key is in libtss2's memory only as long as it takes to copy it to locked pages, and there until the secret is decrypted. */
+static void deliver(TPM2B_SENSITIVE_DATA *data, struct secret *secret, const struct request *request, struct answer *answer)
 {
-    const size_t size = data->size;
+    const bool is_key = data->size == sizeof secret->key;
 
-    if (!discard)
-        memcpy(page, data->buffer, size);
+    if (is_key)
+        memcpy(secret->key, data->buffer, sizeof secret->key);
     explicit_bzero(data, sizeof *data);
-    if (discard) {
-        answer->outcome = OUTCOME_DISCARDED;
+    size_t length = is_key ? decrypt_secret(request, secret) : 0;
+    explicit_bzero(secret->key, sizeof secret->key);
+    if (length == 0) {
+        answer_failed(answer, "decrypt", 0, "the ciphertext does not belong to key and label");
         return;
     }
-    int written = write_sinks(page, size, request->sinks);
-    explicit_bzero(page, size);
+    int written = write_sinks(secret->padded, 2 + length, request->sinks);
+    explicit_bzero(secret->padded, sizeof secret->padded);
     if (written == 0)
         answer->outcome = OUTCOME_RELEASED;
     else
-        answer_failed(answer, "write", 0, "sealed data is malformed, or a sink is closed");
+        answer_failed(answer, "write", 0, "a sink is closed, or nobody reads it");
 }
 
 static void release_object(ESYS_CONTEXT *esys, const struct request *request, const struct tickets *tickets, const struct ek *ek,
-                           uint8_t *page, bool discard, struct answer *answer)
+                           struct secret *secret, bool discard, struct answer *answer)
 {
     ESYS_TR object = ESYS_TR_NONE;
     TPM2B_SENSITIVE_DATA *data = NULL;
@@ -92,14 +86,16 @@ static void release_object(ESYS_CONTEXT *esys, const struct request *request, co
         return;
     int refused = unseal(esys, request, tickets, ek->handle, object, &data, answer);
     (void)Esys_FlushContext(esys, object);
-    if (refused == 0)
-        deliver(data, page, request, discard, answer);
-    else if (data != NULL)
+    if (refused == 0 && discard)
+        answer->outcome = OUTCOME_DISCARDED;
+    else if (refused == 0)
+        deliver(data, secret, request, answer);
+    if (data != NULL)
         explicit_bzero(data, sizeof *data);
     Esys_Free(data);
 }
 
-static void run(ESYS_CONTEXT *esys, const struct request *request, uint8_t *page, bool discard, struct answer *answer)
+static void run(ESYS_CONTEXT *esys, const struct request *request, struct secret *secret, bool discard, struct answer *answer)
 {
     struct tickets tickets;
     struct ek ek;
@@ -108,7 +104,7 @@ static void run(ESYS_CONTEXT *esys, const struct request *request, uint8_t *page
         return;
     if (open_ek(esys, request, &ek, answer) != 0)
         return;
-    release_object(esys, request, &tickets, &ek, page, discard, answer);
+    release_object(esys, request, &tickets, &ek, secret, discard, answer);
     close_ek(esys, &ek);
 }
 
@@ -116,24 +112,24 @@ static void run_with_tpm(const char *tcti_name, const struct request *request, b
 {
     TSS2_TCTI_CONTEXT *tcti = NULL;
     ESYS_CONTEXT *esys = NULL;
-    uint8_t *page = open_secret_page();
+    struct secret *secret = open_secret();
 
-    if (page == NULL) {
-        answer_failed(answer, "mlock", 0, "no locked page");
+    if (secret == NULL) {
+        answer_failed(answer, "mlock", 0, "no locked pages");
         return;
     }
     TSS2_RC rc = Tss2_TctiLdr_Initialize(tcti_name, &tcti);
     if (rc == TSS2_RC_SUCCESS)
         rc = Esys_Initialize(&esys, tcti, NULL);
     if (rc == TSS2_RC_SUCCESS)
-        run(esys, request, page, discard, answer);
+        run(esys, request, secret, discard, answer);
     else
         answer_failed(answer, "TCTI", rc, NULL);
     if (esys != NULL)
         Esys_Finalize(&esys);
     if (tcti != NULL)
         Tss2_TctiLdr_Finalize(&tcti);
-    close_secret_page(page);
+    close_secret(secret);
 }
 
 int main(int argc, char **argv)
@@ -141,7 +137,7 @@ int main(int argc, char **argv)
     struct answer answer = { .outcome = OUTCOME_FAILED };
     static struct request request;
     const bool discard = argc == 3 && strcmp(argv[2], "--discard") == 0;
-    const unsigned long start = milliseconds();
+    const long start = milliseconds();
 
     /* libtss2 would print names of files and commands, and in its debug levels their contents. */
     if (harden_process() != 0 || setenv("TSS2_LOG", "all+NONE", 1) != 0)
@@ -150,6 +146,6 @@ int main(int argc, char **argv)
         answer_failed(&answer, "request", 0, "arguments");
     else if (read_request(&request, discard, &answer) == 0)
         run_with_tpm(argv[1], &request, discard, &answer);
-    answer.ms = milliseconds() - start;
+    answer.ms = (unsigned long)(milliseconds() - start);
     return print_answer(&answer);
 }

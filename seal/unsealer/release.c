@@ -4,6 +4,7 @@
 #include <stdbool.h>
 #include <string.h>
 #include <tss2/tss2_mu.h>
+#include <tss2/tss2_sys.h>
 
 /* A PCR outside the selection may move between PolicyPCR and Unseal; more often than this is not an accident. */
 #define RACES_MAX 8
@@ -12,6 +13,14 @@
 static TSS2_RC base_code(TSS2_RC rc)
 {
     return (rc & TPM2_RC_FMT1) != 0 ? rc & (TPM2_RC_FMT1 | 0x3f) : rc;
+}
+
+/* The TPM's own words, through the kernel's resource manager or not; anything else says that it was not reached. */
+static bool is_tpm_answer(TSS2_RC rc)
+{
+    const TSS2_RC layer = rc & TSS2_RC_LAYER_MASK;
+
+    return layer == TSS2_TPM_RC_LAYER || layer == TSS2_RESMGR_TPM_RC_LAYER;
 }
 
 static TSS2_RC approval_digest(const struct approval *approval, TPM2B_DIGEST *ret)
@@ -82,19 +91,6 @@ static TSS2_RC open_session(ESYS_CONTEXT *esys, ESYS_TR salt_key, ESYS_TR *ret)
     return rc;
 }
 
-/* One step of the policy; the first that is refused is remembered. */
-struct steps {
-    const char *command;
-    TSS2_RC rc;
-};
-
-static bool step(struct steps *steps, const char *command, TSS2_RC rc)
-{
-    if (rc != TSS2_RC_SUCCESS && steps->rc == TSS2_RC_SUCCESS)
-        *steps = (struct steps){ command, rc };
-    return rc == TSS2_RC_SUCCESS;
-}
-
 static TSS2_RC authorize(ESYS_CONTEXT *esys, ESYS_TR session, const struct approval *approval, const TPMT_TK_VERIFIED *ticket)
 {
     uint8_t area[sizeof(TPMT_PUBLIC)];
@@ -110,83 +106,165 @@ static TSS2_RC authorize(ESYS_CONTEXT *esys, ESYS_TR session, const struct appro
                                 &name, ticket);
 }
 
-/*
- * All steps in order, each attempted even after a refusal: the TPM decides at Unseal, not this program.
- * With the expected digest a changed measurement shows at PolicyPCR; without it the TPM takes the PCRs as they are.
- */
-static struct steps run_policy(ESYS_CONTEXT *esys, const struct request *request, const struct tickets *tickets, ESYS_TR session,
-                               bool expect)
+/* What the steps of one policy session work on. */
+struct policy {
+    ESYS_CONTEXT *esys;
+    const struct request *request;
+    const struct tickets *tickets;
+    ESYS_TR epoch;    /* the counter; ESYS_TR_NONE when it cannot be opened */
+    TSS2_RC no_epoch; /* and why */
+    ESYS_TR session;
+    bool expect;      /* name the expected PCR digest, so that a changed measurement shows at PolicyPCR and nowhere else */
+};
+
+static TSS2_RC measured_as_expected(const struct policy *policy)
 {
-    struct steps steps = { NULL, TSS2_RC_SUCCESS };
     const TPM2B_DIGEST actual = { 0 };
 
-    if (!step(&steps, "TPM2_PolicyPCR",
-              Esys_PolicyPCR(esys, session, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE, expect ? &request->pcr_digest : &actual,
-                             &request->pcrs)) &&
-        expect)
-        return steps; /* the next session runs them all */
-    (void)step(&steps, "TPM2_PolicyCommandCode",
-               Esys_PolicyCommandCode(esys, session, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE, TPM2_CC_Unseal));
-    (void)step(&steps, "TPM2_PolicyAuthorize", authorize(esys, session, &request->release, &tickets->release));
-    (void)step(&steps, "TPM2_PolicyAuthorize", authorize(esys, session, &request->root, &tickets->root));
-    return steps;
+    return Esys_PolicyPCR(policy->esys, policy->session, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE,
+                          policy->expect ? &policy->request->pcr_digest : &actual, &policy->request->pcrs);
+}
+
+/* The counter may be read with its own empty password. */
+static TSS2_RC epoch_within(const struct policy *policy, const TPM2B_OPERAND *limit)
+{
+    if (policy->epoch == ESYS_TR_NONE)
+        return policy->no_epoch;
+    return Esys_PolicyNV(policy->esys, policy->epoch, policy->epoch, policy->session, ESYS_TR_PASSWORD, ESYS_TR_NONE, ESYS_TR_NONE,
+                         limit, 0, TPM2_EO_UNSIGNED_LE);
+}
+
+static TSS2_RC epoch_of_release(const struct policy *policy)
+{
+    return epoch_within(policy, &policy->request->release_limit);
+}
+
+static TSS2_RC only_unseal(const struct policy *policy)
+{
+    return Esys_PolicyCommandCode(policy->esys, policy->session, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE, TPM2_CC_Unseal);
+}
+
+static TSS2_RC approved_by_release_key(const struct policy *policy)
+{
+    return authorize(policy->esys, policy->session, &policy->request->release, &policy->tickets->release);
+}
+
+static TSS2_RC epoch_of_delegation(const struct policy *policy)
+{
+    return epoch_within(policy, &policy->request->delegation_limit);
+}
+
+static TSS2_RC approved_by_root(const struct policy *policy)
+{
+    return authorize(policy->esys, policy->session, &policy->request->root, &policy->tickets->root);
+}
+
+/* The order is part of the policy's digest: see ../FORMATS.md, section 3. */
+static const struct {
+    const char *command;
+    TSS2_RC (*take)(const struct policy *policy);
+    bool of_epoch;
+} STEPS[] = {
+    { "TPM2_PolicyPCR", measured_as_expected, false },
+    { "TPM2_PolicyNV", epoch_of_release, true },
+    { "TPM2_PolicyCommandCode", only_unseal, false },
+    { "TPM2_PolicyAuthorize", approved_by_release_key, false },
+    { "TPM2_PolicyNV", epoch_of_delegation, true },
+    { "TPM2_PolicyAuthorize", approved_by_root, false },
+};
+
+/* The answer to the first step that the TPM refuses. Without expect the others are taken all the same: the TPM decides at Unseal. */
+static struct command_answer take_steps(const struct policy *policy)
+{
+    struct command_answer refusal = { NULL, TSS2_RC_SUCCESS };
+
+    for (size_t i = 0; i < sizeof STEPS / sizeof STEPS[0] && (refusal.rc == TSS2_RC_SUCCESS || !policy->expect); i++) {
+        const bool unopened = STEPS[i].of_epoch && policy->epoch == ESYS_TR_NONE;
+        TSS2_RC rc = STEPS[i].take(policy);
+        if (rc != TSS2_RC_SUCCESS && refusal.rc == TSS2_RC_SUCCESS)
+            refusal = (struct command_answer){ unopened ? "TPM2_NV_ReadPublic" : STEPS[i].command, rc };
+    }
+    return refusal;
 }
 
 struct attempt {
-    struct steps policy;  /* first refused step */
-    TSS2_RC session;      /* StartAuthSession */
-    TSS2_RC unseal;       /* TPM2_Unseal, when it was asked */
+    TSS2_RC session;               /* StartAuthSession */
+    struct command_answer refusal; /* first refused step */
     bool asked;
+    TSS2_RC unseal; /* TPM2_Unseal, when it was asked */
 };
 
-static struct attempt attempt_once(ESYS_CONTEXT *esys, const struct request *request, const struct tickets *tickets, ESYS_TR salt_key,
-                                   ESYS_TR object, bool expect, TPM2B_SENSITIVE_DATA **ret)
+/* libtss2 keeps the last response, here with the key in it, in a buffer of its own. */
+static void wipe_response(ESYS_CONTEXT *esys)
 {
-    struct attempt attempt = { .policy = { NULL, TSS2_RC_SUCCESS } };
-    ESYS_TR session = ESYS_TR_NONE;
+    TSS2_SYS_CONTEXT *sys = NULL;
+    const uint8_t *response = NULL;
+    size_t size = 0;
 
-    attempt.session = open_session(esys, salt_key, &session);
+    if (Esys_GetSysContext(esys, &sys) == TSS2_RC_SUCCESS && Tss2_Sys_GetRpBuffer(sys, &size, &response) == TSS2_RC_SUCCESS)
+        explicit_bzero((uint8_t *)response, size);
+}
+
+static struct attempt attempt_once(struct policy *policy, ESYS_TR salt_key, ESYS_TR object, TPM2B_SENSITIVE_DATA **ret)
+{
+    struct attempt attempt = { .session = open_session(policy->esys, salt_key, &policy->session) };
+
     if (attempt.session != TSS2_RC_SUCCESS)
         return attempt;
-    attempt.policy = run_policy(esys, request, tickets, session, expect);
-    attempt.asked = !expect || attempt.policy.rc == TSS2_RC_SUCCESS;
-    if (attempt.asked)
-        attempt.unseal = Esys_Unseal(esys, object, session, ESYS_TR_NONE, ESYS_TR_NONE, ret);
-    (void)Esys_FlushContext(esys, session);
+    attempt.refusal = take_steps(policy);
+    attempt.asked = !policy->expect || attempt.refusal.rc == TSS2_RC_SUCCESS;
+    if (attempt.asked) {
+        attempt.unseal = Esys_Unseal(policy->esys, object, policy->session, ESYS_TR_NONE, ESYS_TR_NONE, ret);
+        wipe_response(policy->esys);
+    }
+    (void)Esys_FlushContext(policy->esys, policy->session);
     return attempt;
 }
 
 static bool raced(const struct attempt *attempt)
 {
-    return attempt->policy.rc == TPM2_RC_PCR_CHANGED || (attempt->asked && attempt->unseal == TPM2_RC_PCR_CHANGED);
+    return attempt->refusal.rc == TPM2_RC_PCR_CHANGED || (attempt->asked && attempt->unseal == TPM2_RC_PCR_CHANGED);
 }
 
-static struct attempt attempt_with_retries(ESYS_CONTEXT *esys, const struct request *request, const struct tickets *tickets,
-                                           ESYS_TR salt_key, ESYS_TR object, bool expect, TPM2B_SENSITIVE_DATA **ret)
+static struct attempt attempt_with_retries(struct policy *policy, ESYS_TR salt_key, ESYS_TR object, TPM2B_SENSITIVE_DATA **ret)
 {
-    struct attempt attempt = attempt_once(esys, request, tickets, salt_key, object, expect, ret);
+    struct attempt attempt = attempt_once(policy, salt_key, object, ret);
 
     for (int races = 1; races < RACES_MAX && raced(&attempt); races++)
-        attempt = attempt_once(esys, request, tickets, salt_key, object, expect, ret);
+        attempt = attempt_once(policy, salt_key, object, ret);
     return attempt;
 }
 
-int unseal(ESYS_CONTEXT *esys, const struct request *request, const struct tickets *tickets, ESYS_TR salt_key, ESYS_TR object,
-           TPM2B_SENSITIVE_DATA **ret, struct answer *answer)
+static int unseal_under(struct policy *policy, ESYS_TR salt_key, ESYS_TR object, TPM2B_SENSITIVE_DATA **ret, struct answer *answer)
 {
-    struct attempt attempt = attempt_with_retries(esys, request, tickets, salt_key, object, true, ret);
+    struct attempt attempt = attempt_with_retries(policy, salt_key, object, ret);
 
     if (attempt.session == TSS2_RC_SUCCESS && attempt.asked && attempt.unseal == TSS2_RC_SUCCESS)
         return 0;
     if (attempt.session == TSS2_RC_SUCCESS && !attempt.asked) {
-        answer_refused(answer, attempt.policy.command, attempt.policy.rc);
-        attempt = attempt_with_retries(esys, request, tickets, salt_key, object, false, ret);
+        answer_refused(answer, attempt.refusal.command, attempt.refusal.rc);
+        policy->expect = false;
+        attempt = attempt_with_retries(policy, salt_key, object, ret);
     }
     if (attempt.session != TSS2_RC_SUCCESS)
         answer_failed(answer, "TPM2_StartAuthSession", attempt.session, NULL);
+    else if (!is_tpm_answer(attempt.unseal))
+        answer_failed(answer, "TPM2_Unseal", attempt.unseal, NULL);
     else if (attempt.unseal != TSS2_RC_SUCCESS)
         answer_refused(answer, "TPM2_Unseal", attempt.unseal);
     else /* the approved policy holds although the expected digest did not: the request contradicts itself */
         answer_failed(answer, "request", 0, "expected PCR digest is not of the approved policy");
     return -1;
+}
+
+int unseal(ESYS_CONTEXT *esys, const struct request *request, const struct tickets *tickets, ESYS_TR salt_key, ESYS_TR object,
+           TPM2B_SENSITIVE_DATA **ret, struct answer *answer)
+{
+    struct policy policy = { .esys = esys, .request = request, .tickets = tickets, .epoch = ESYS_TR_NONE, .expect = true };
+
+    policy.no_epoch = Esys_TR_FromTPMPublic(esys, request->epoch_index, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE, &policy.epoch);
+    int refused = unseal_under(&policy, salt_key, object, ret, answer);
+    if (policy.epoch != ESYS_TR_NONE)
+        (void)Esys_TR_Close(esys, &policy.epoch);
+    return refused;
 }

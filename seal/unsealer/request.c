@@ -32,37 +32,49 @@ static int take_number(struct reader *reader, size_t size, uint32_t *ret)
 }
 
 /* A u16 length, then as many bytes, at least min and at most max. */
-static int take_sized(struct reader *reader, size_t min, size_t max, const uint8_t **ret, size_t *ret_length)
+static int take_sized(struct reader *reader, size_t min, size_t max, struct bytes *ret)
 {
     uint32_t length;
 
     if (take_number(reader, 2, &length) != 0 || length < min || length > max)
         return -1;
-    *ret_length = length;
-    return take(reader, length, ret);
+    ret->length = length;
+    return take(reader, length, &ret->at);
 }
 
 /* Into the buffer of a TPM2B. */
 static int take_buffer(struct reader *reader, size_t min, size_t max, uint8_t *buffer, UINT16 *ret_size)
 {
-    const uint8_t *bytes;
-    size_t length;
+    struct bytes bytes;
 
-    if (take_sized(reader, min, max, &bytes, &length) != 0)
+    if (take_sized(reader, min, max, &bytes) != 0)
         return -1;
-    memcpy(buffer, bytes, length);
-    *ret_size = (UINT16)length;
+    memcpy(buffer, bytes.at, bytes.length);
+    *ret_size = (UINT16)bytes.length;
+    return 0;
+}
+
+/* u64 as the operand of PolicyNV: the same 8 bytes. */
+static int take_operand(struct reader *reader, TPM2B_OPERAND *ret)
+{
+    const uint8_t *bytes;
+
+    if (take(reader, 8, &bytes) != 0)
+        return -1;
+    memcpy(ret->buffer, bytes, 8);
+    ret->size = 8;
     return 0;
 }
 
 static int take_public(struct reader *reader, size_t max, TPM2B_PUBLIC *ret)
 {
-    const uint8_t *bytes;
-    size_t length, offset = 0;
+    struct bytes bytes;
+    size_t offset = 0;
 
-    if (take_sized(reader, 1, max, &bytes, &length) != 0)
+    if (take_sized(reader, 1, max, &bytes) != 0)
         return -1;
-    if (Tss2_MU_TPMT_PUBLIC_Unmarshal(bytes, length, &offset, &ret->publicArea) != TSS2_RC_SUCCESS || offset != length)
+    if (Tss2_MU_TPMT_PUBLIC_Unmarshal(bytes.at, bytes.length, &offset, &ret->publicArea) != TSS2_RC_SUCCESS ||
+        offset != bytes.length)
         return -1;
     ret->size = 0; /* libtss2 writes it when it marshals */
     return 0;
@@ -70,12 +82,12 @@ static int take_public(struct reader *reader, size_t max, TPM2B_PUBLIC *ret)
 
 static int take_signature(struct reader *reader, TPMT_SIGNATURE *ret)
 {
-    const uint8_t *bytes;
-    size_t length, offset = 0;
+    struct bytes bytes;
+    size_t offset = 0;
 
-    if (take_sized(reader, 1, 512, &bytes, &length) != 0)
+    if (take_sized(reader, 1, 512, &bytes) != 0)
         return -1;
-    if (Tss2_MU_TPMT_SIGNATURE_Unmarshal(bytes, length, &offset, ret) != TSS2_RC_SUCCESS || offset != length)
+    if (Tss2_MU_TPMT_SIGNATURE_Unmarshal(bytes.at, bytes.length, &offset, ret) != TSS2_RC_SUCCESS || offset != bytes.length)
         return -1;
     return 0;
 }
@@ -98,7 +110,7 @@ static int take_head(struct reader *reader)
 
     if (take(reader, 4, &magic) != 0 || memcmp(magic, "ICUS", 4) != 0)
         return -1;
-    return take_number(reader, 4, &version) == 0 && version == 1 ? 0 : -1;
+    return take_number(reader, 4, &version) == 0 && version == 2 ? 0 : -1;
 }
 
 static int take_name(struct reader *reader, TPM2B_NAME *ret)
@@ -143,6 +155,11 @@ static int take_pcrs(struct reader *reader, TPML_PCR_SELECTION *ret)
     return 0;
 }
 
+static int take_epoch_index(struct reader *reader, TPM2_HANDLE *ret)
+{
+    return take_number(reader, 4, ret) == 0 && *ret >= 0x01800000 && *ret <= 0x01bfffff ? 0 : -1;
+}
+
 static int take_sinks(struct reader *reader, unsigned *ret)
 {
     uint32_t sinks;
@@ -166,14 +183,22 @@ const char *parse_request(const uint8_t *bytes, size_t length, struct request *r
         return "ekPersistentHandle";
     if (take_object(&reader, &ret->object) != 0)
         return "objectPublic";
-    if (take_buffer(&reader, 1, 512, ret->duplicate.buffer, &ret->duplicate.size) != 0)
-        return "duplicate";
-    if (take_buffer(&reader, 1, 512, ret->seed.secret, &ret->seed.size) != 0)
-        return "encryptedSeed";
+    if (take_buffer(&reader, 1, 512, ret->imported.buffer, &ret->imported.size) != 0)
+        return "imported";
+    if (take_sized(&reader, NONCE_SIZE, NONCE_SIZE, &ret->nonce) != 0)
+        return "nonce";
+    if (take_sized(&reader, 1, 512, &ret->label) != 0)
+        return "label";
+    if (take_sized(&reader, PADDED_MIN + TAG_SIZE, PADDED_MAX + TAG_SIZE, &ret->ciphertext) != 0)
+        return "ciphertext";
     if (take_buffer(&reader, 32, 32, ret->pcr_digest.buffer, &ret->pcr_digest.size) != 0)
         return "pcrDigest";
     if (take_pcrs(&reader, &ret->pcrs) != 0)
         return "pcrs";
+    if (take_epoch_index(&reader, &ret->epoch_index) != 0)
+        return "epoch index";
+    if (take_operand(&reader, &ret->release_limit) != 0 || take_operand(&reader, &ret->delegation_limit) != 0)
+        return "epoch limits";
     if (take_approval(&reader, &ret->release) != 0)
         return "release approval";
     if (take_approval(&reader, &ret->root) != 0)

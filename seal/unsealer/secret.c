@@ -1,6 +1,8 @@
 #include "secret.h"
 
 #include <errno.h>
+#include <limits.h>
+#include <poll.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -9,8 +11,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "clock.h"
+
 #define FIRST_SINK 3
-#define SECRET_PAGE 4096
+#define DELIVERY_MS 10000
 
 int harden_process(void)
 {
@@ -21,31 +25,31 @@ int harden_process(void)
         return -1;
     if (signal(SIGPIPE, SIG_IGN) == SIG_ERR || getrlimit(RLIMIT_MEMLOCK, &locked) != 0)
         return -1;
-    /* Under a limit MCL_FUTURE would make a later allocation fail; then only the secret's page is locked. */
+    /* Under a limit MCL_FUTURE would make a later allocation fail; then only the secret's pages are locked. */
     if (locked.rlim_cur == RLIM_INFINITY)
         return mlockall(MCL_CURRENT | MCL_FUTURE);
     return 0;
 }
 
-uint8_t *open_secret_page(void)
+struct secret *open_secret(void)
 {
-    void *page = mmap(NULL, SECRET_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    const size_t size = sizeof(struct secret);
+    void *pages = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
-    if (page == MAP_FAILED)
+    if (pages == MAP_FAILED)
         return NULL;
-    if (mlock(page, SECRET_PAGE) == 0 && madvise(page, SECRET_PAGE, MADV_DONTDUMP) == 0 &&
-        madvise(page, SECRET_PAGE, MADV_WIPEONFORK) == 0)
-        return page;
+    if (mlock(pages, size) == 0 && madvise(pages, size, MADV_DONTDUMP) == 0 && madvise(pages, size, MADV_WIPEONFORK) == 0)
+        return pages;
     int saved = errno;
-    (void)munmap(page, SECRET_PAGE);
+    (void)munmap(pages, size);
     errno = saved;
     return NULL;
 }
 
-void close_secret_page(uint8_t *page)
+void close_secret(struct secret *secret)
 {
-    explicit_bzero(page, SECRET_PAGE);
-    (void)munmap(page, SECRET_PAGE);
+    explicit_bzero(secret, sizeof *secret);
+    (void)munmap(secret, sizeof *secret);
 }
 
 int check_sinks(unsigned count)
@@ -55,17 +59,36 @@ int check_sinks(unsigned count)
     for (unsigned i = 0; i < count; i++) {
         if (fstat((int)(FIRST_SINK + i), &status) != 0)
             return 0;
-        /* Never a file: the PIN must not reach a disk. */
+        /* Never a file: the secret must not reach a disk. */
         if (!S_ISFIFO(status.st_mode) && !S_ISSOCK(status.st_mode))
             return 0;
     }
     return close_range(FIRST_SINK + count, ~0U, 0) == 0;
 }
 
-static int write_all(int fd, const uint8_t *bytes, size_t length)
+/* Until the sink takes bytes. Of those that poll calls writable, pipes and sockets alike take PIPE_BUF bytes without blocking. */
+static int wait_writable(int fd, long deadline)
+{
+    struct pollfd sink = { .fd = fd, .events = POLLOUT };
+
+    for (;;) {
+        long left = deadline - milliseconds();
+        int ready = poll(&sink, 1, left > 0 ? (int)left : 0);
+        if (ready > 0)
+            return 0;
+        if (ready == 0)
+            errno = ETIMEDOUT;
+        if (errno != EINTR)
+            return -1;
+    }
+}
+
+static int write_all(int fd, const uint8_t *bytes, size_t length, long deadline)
 {
     while (length > 0) {
-        ssize_t written = write(fd, bytes, length);
+        if (wait_writable(fd, deadline) != 0)
+            return -1;
+        ssize_t written = write(fd, bytes, length < PIPE_BUF ? length : PIPE_BUF);
         if (written < 0 && errno == EINTR)
             continue;
         if (written <= 0)
@@ -76,14 +99,12 @@ static int write_all(int fd, const uint8_t *bytes, size_t length)
     return 0;
 }
 
-int write_sinks(const uint8_t *data, size_t size, unsigned count)
+int write_sinks(const uint8_t *bytes, size_t length, unsigned count)
 {
-    if (size < 2 || data[0] == 0 || data[0] >= size) {
-        errno = EBADMSG;
-        return -1;
-    }
+    const long deadline = milliseconds() + DELIVERY_MS;
+
     for (unsigned i = 0; i < count; i++) {
-        if (write_all((int)(FIRST_SINK + i), data, 1 + (size_t)data[0]) != 0)
+        if (write_all((int)(FIRST_SINK + i), bytes, length, deadline) != 0)
             return -1;
     }
     return 0;

@@ -1,39 +1,56 @@
 import { execFile } from "node:child_process";
+import { createHash } from "node:crypto";
 import { closeSync, constants, openSync, readSync } from "node:fs";
-import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { promisify } from "node:util";
+import { Tpm as Tss } from "node-tpm2-tss";
 import { type LaunchEvent, launchEventDigests, predictAgentPcr } from "../../attest/index.ts";
-import { type Anchors, type Release, type SigningKey, sha256, toHex, utf8, verifyRelease } from "../../policy/index.ts";
+import {
+  type Anchors,
+  concatBytes,
+  type Delegation,
+  type Release,
+  type SigningKey,
+  sha256,
+  toHex,
+  utf8,
+  verifyReleaseSignatures,
+} from "../../policy/index.ts";
+import { signDelegation } from "../../seal/delegation.ts";
+import { importSealed } from "../../seal/endorsement.ts";
 import { createSigningKey, type SigningKeyKind } from "../../seal/keys.ts";
 import { sealOffline } from "../../seal/offline-seal.ts";
-import { type SealedPackage, verifySealedPackage } from "../../seal/package.ts";
-import { type ReleaseDraft, signDelegation, signRelease } from "../../seal/release.ts";
+import { type CredentialLabel, type SealedPackage, verifySealedPackage } from "../../seal/package.ts";
+import { type ReleaseDraft, signRelease } from "../../seal/release.ts";
 import { runUnsealer, unsealRequest } from "../../seal/unseal.ts";
 import type { UnsealAnswer } from "../../seal/unseal-answer.ts";
 import type { SoftwareTpm } from "./swtpm.ts";
+import { readEkCertificate, tpmTool } from "./tpm-tools.ts";
+
+export { readBytes, readEkCertificate, tpmTool, withFiles } from "./tpm-tools.ts";
 
 const run = promisify(execFile);
 
 /** A day inside every release made here. */
 export const NOW = new Date("2027-01-15T12:00:00Z");
 export const PIN = utf8("correct horse 4711");
-export const UNSEALER = resolve(import.meta.dirname, "../../build/native/unsealer");
+export const NATIVE_DIRECTORY = resolve(import.meta.dirname, "../../build/native");
+export const UNSEALER = join(NATIVE_DIRECTORY, "unsealer");
 
 /** What the test's launch measures; the agent PCR of every release made here is its replay. */
 export const LAUNCH: readonly LaunchEvent[] = [
-  {
-    kind: "config",
-    name: "/etc/ironclaw/agent.json",
-    sha256: sha256(utf8("configuration")),
-  },
-  {
-    kind: "library",
-    name: "/usr/lib/softhsm/libsofthsm2.so",
-    sha256: sha256(utf8("library")),
-  },
+  { kind: "config", name: "/etc/ironclaw/agent.json", sha256: sha256(utf8("configuration")) },
+  { kind: "library", name: "/usr/lib/softhsm/libsofthsm2.so", sha256: sha256(utf8("library")) },
 ];
+
+/** What the test's firmware and image measure, one event in each of these PCRs. PCR 12 stays zero. */
+const BOOT = [4, 9, 11].map((pcr) => ({
+  pcr,
+  sha256: sha256(utf8(`boot ${pcr}`)),
+  sha384: Uint8Array.from(createHash("sha384").update(`boot ${pcr}`).digest()),
+}));
 
 export interface SealKeys {
   readonly root: SigningKey;
@@ -50,18 +67,23 @@ export async function createSealKeys(kind: SigningKeyKind = "p256"): Promise<Sea
     root,
     releaseKey,
     operator,
-    anchors: {
-      version: 1,
-      releaseRoot: root.spkiPem,
-      operator: operator.spkiPem,
-    },
+    anchors: { version: 1, releaseRoot: root.spkiPem, operator: operator.spkiPem },
   };
 }
 
-/** A draft for a TPM whose PCRs are as after its start: zero but for the agent's. */
+/** A draft of epoch 1 for a TPM that was booted by `bootInto`. */
 export function releaseDraft(events: readonly LaunchEvent[] = LAUNCH): ReleaseDraft {
   const agent = predictAgentPcr(events);
-  const zeros = (bytes: number) => Object.fromEntries([4, 9, 11, 12].map((index) => [index, "00".repeat(bytes)]));
+  const boot = (bank: "sha256" | "sha384", size: number) =>
+    Object.fromEntries([
+      ...BOOT.map((event) => [
+        event.pcr,
+        createHash(bank)
+          .update(concatBytes(new Uint8Array(size), event[bank]))
+          .digest("hex"),
+      ]),
+      [12, "00".repeat(size)],
+    ]);
   return {
     name: "test",
     image: { id: "ab".repeat(32), variant: "demo" },
@@ -69,73 +91,110 @@ export function releaseDraft(events: readonly LaunchEvent[] = LAUNCH): ReleaseDr
     notBefore: "2027-01-01T00:00:00Z",
     notAfter: "2027-12-31T23:59:59Z",
     pcrs: {
-      sha256: { ...zeros(32), 13: toHex(agent.sha256) },
-      sha384: { ...zeros(48), 13: toHex(agent.sha384) },
+      sha256: { ...boot("sha256", 32), 13: toHex(agent.sha256) },
+      sha384: { ...boot("sha384", 48), 13: toHex(agent.sha384) },
     },
     events: events.map(
-      ({ kind, name, sha256: digest }) =>
-        ({
-          kind,
-          name,
-          sha256: toHex(digest),
-        }) as ReleaseDraft["events"][number],
+      ({ kind, name, sha256: digest }) => ({ kind, name, sha256: toHex(digest) }) as ReleaseDraft["events"][number],
     ),
+    raise: false,
   };
 }
 
-export async function makeRelease(keys: SealKeys, draft = releaseDraft()): Promise<Release> {
-  return verifyRelease(await signedRelease(keys, draft), keys.root.spkiPem, NOW);
+/** What the root approves unless a test says otherwise. */
+export const DELEGATED = { credentials: ["hsm-pin"], lastEpoch: 4 };
+
+export async function makeRelease(keys: SealKeys, draft = releaseDraft(), delegated = DELEGATED): Promise<Release> {
+  return verifyReleaseSignatures(await signedRelease(keys, draft, delegated), keys.root.spkiPem);
 }
 
-export async function signedRelease(keys: SealKeys, draft = releaseDraft()): Promise<Uint8Array> {
-  const delegation = await signDelegation(keys.root, keys.releaseKey.spkiPem);
-  return signRelease(draft, { releaseKey: keys.releaseKey, delegation });
+export function signDelegationOf({ root, releaseKey }: SealKeys, delegated = DELEGATED): Promise<Delegation> {
+  return signDelegation(root, { releaseKeyPem: releaseKey.spkiPem, ...delegated });
 }
 
-/** The EK certificate, DER, from the TPM's NV: 0x01c00002 RSA-2048, 0x01c00016 P-384. */
-export async function readEkCertificate(tpm: SoftwareTpm, ek: "rsa" | "p384"): Promise<Uint8Array> {
-  const { stdout } = await run("tpm2_nvread", ["-C", "o", ek === "rsa" ? "0x01c00002" : "0x01c00016"], {
-    encoding: "buffer",
-    env: { ...process.env, TPM2TOOLS_TCTI: tpm.tcti },
-  });
-  return Uint8Array.from(stdout);
+export async function signedRelease(
+  keys: SealKeys,
+  draft = releaseDraft(),
+  delegated = DELEGATED,
+): Promise<Uint8Array> {
+  const delegation = await signDelegationOf(keys, delegated);
+  return signRelease(draft, { releaseKey: keys.releaseKey, delegation, rootKeyPem: keys.root.spkiPem });
 }
 
-export async function sealFor(tpm: SoftwareTpm, ek: "rsa" | "p384", keys: SealKeys, pin = PIN): Promise<Uint8Array> {
+export interface SealOptions {
+  readonly secret?: Uint8Array;
+  readonly label?: Partial<CredentialLabel>;
+}
+
+export const LABEL: Omit<CredentialLabel, "ekName"> = {
+  name: "hsm-pin",
+  kind: "pin",
+  generation: 1,
+  notAfter: null,
+  tokenSerial: "0123456789abcdef",
+};
+
+/** The signed package. */
+export async function sealFor(
+  tpm: SoftwareTpm,
+  ek: "rsa" | "p384",
+  keys: SealKeys,
+  { secret = PIN, label = {} }: SealOptions = {},
+): Promise<Uint8Array> {
   return sealOffline({
     ekCertificate: await readEkCertificate(tpm, ek),
-    pin: Uint8Array.from(pin),
+    secret: Uint8Array.from(secret),
     rootKeyPem: keys.root.spkiPem,
-    name: "hsm-pin",
-    generation: 1,
-    tokenSerial: "0123456789abcdef",
+    label: { ...LABEL, ...label },
     operator: keys.operator,
   });
 }
 
-export async function openSealed(tpm: SoftwareTpm, ek: "rsa" | "p384", keys: SealKeys): Promise<SealedPackage> {
-  return verifySealedPackage(await sealFor(tpm, ek, keys), keys.anchors);
+/** A package, and what TPM2_Import made of it. */
+export interface Imported {
+  readonly sealed: SealedPackage;
+  readonly imported: Uint8Array;
 }
 
-/** One of tpm2-tools, as an independent peer. */
-export async function tpmTool(tpm: SoftwareTpm, tool: string, ...args: readonly string[]): Promise<string> {
-  const { stdout } = await run(tool, [...args], {
-    env: { ...process.env, TPM2TOOLS_TCTI: tpm.tcti },
-  });
-  return stdout;
+export async function openSealed(
+  tpm: SoftwareTpm,
+  ek: "rsa" | "p384",
+  keys: SealKeys,
+  options: SealOptions = {},
+): Promise<Imported> {
+  const sealed = await verifySealedPackage(await sealFor(tpm, ek, keys, options), keys.anchors);
+  return { sealed, imported: await importInto(tpm, sealed) };
+}
+
+export async function importInto({ tcti }: Pick<SoftwareTpm, "tcti">, sealed: SealedPackage): Promise<Uint8Array> {
+  // A software TPM takes one connection at a time: the unsealer needs this one closed.
+  await using tss = await Tss.open({ tcti, nativeDirectory: NATIVE_DIRECTORY });
+  return await importSealed(tss, sealed);
 }
 
 export async function extendAgentPcr(tpm: SoftwareTpm, events: readonly LaunchEvent[]): Promise<void> {
-  for (const event of events) {
-    const digests = launchEventDigests(event);
-    await tpmTool(tpm, "tpm2_pcrextend", `13:sha256=${toHex(digests.sha256)},sha384=${toHex(digests.sha384)}`);
-  }
+  await extendPcrs(
+    tpm,
+    events.map((event) => ({ pcr: 13, ...launchEventDigests(event) })),
+  );
 }
 
-/** A power cycle, then the measured launch. */
+/** A power cycle, then the measured boot and launch. */
 export async function bootInto(tpm: SoftwareTpm, events: readonly LaunchEvent[] = LAUNCH): Promise<void> {
   await tpm.restart();
+  await extendPcrs(tpm, BOOT);
   await extendAgentPcr(tpm, events);
+}
+
+interface Extension {
+  readonly pcr: number;
+  readonly sha256: Uint8Array;
+  readonly sha384: Uint8Array;
+}
+
+async function extendPcrs(tpm: SoftwareTpm, extensions: readonly Extension[]): Promise<void> {
+  const args = extensions.map(({ pcr, sha256, sha384 }) => `${pcr}:sha256=${toHex(sha256)},sha384=${toHex(sha384)}`);
+  await tpmTool(tpm, "tpm2_pcrextend", ...args);
 }
 
 export interface UnsealTry {
@@ -145,24 +204,16 @@ export interface UnsealTry {
   readonly sinks?: number;
 }
 
-/** Runs the unsealer with named pipes as sinks; `received` is what each of them holds afterwards. */
-export async function tryUnseal({
-  tcti,
-  request,
-  discard = false,
-  sinks = 1,
-}: UnsealTry): Promise<{ answer: UnsealAnswer; received: Uint8Array[] }> {
-  const directory = await mkdtemp(join(tmpdir(), "ironclaw-sinks-"));
-  const pipes: { readEnd: number; writeEnd: number }[] = [];
+export interface Unsealed {
+  readonly answer: UnsealAnswer;
+  /** What each sink holds afterwards. */
+  readonly received: readonly Uint8Array[];
+}
+
+/** Runs the unsealer with named pipes as sinks. */
+export async function tryUnseal({ tcti, request, discard = false, sinks = 1 }: UnsealTry): Promise<Unsealed> {
+  const pipes = await openPipes(sinks);
   try {
-    for (let index = 0; index < sinks; index++) {
-      const path = join(directory, `${index}`);
-      await run("mkfifo", [path]);
-      pipes.push({
-        readEnd: openSync(path, constants.O_RDONLY | constants.O_NONBLOCK),
-        writeEnd: openSync(path, constants.O_WRONLY),
-      });
-    }
     const answer = await runUnsealer({
       path: UNSEALER,
       tcti,
@@ -176,54 +227,51 @@ export async function tryUnseal({
       closeSync(readEnd);
       closeSync(writeEnd);
     }
-    await rm(directory, { recursive: true });
   }
 }
 
-function drain(fd: number): Uint8Array {
-  const buffer = new Uint8Array(4096);
+export interface Pipe {
+  readonly readEnd: number;
+  readonly writeEnd: number;
+}
+
+/** Named pipes, whose names are gone again. Reading does not block. */
+export async function openPipes(count: number): Promise<readonly Pipe[]> {
+  const directory = await mkdtemp(join(tmpdir(), "ironclaw-sinks-"));
+  const paths = Array.from({ length: count }, (_, index) => join(directory, `${index}`));
+  if (count > 0) await run("mkfifo", paths);
+  const pipes = paths.map((path) => ({
+    readEnd: openSync(path, constants.O_RDONLY | constants.O_NONBLOCK),
+    writeEnd: openSync(path, constants.O_WRONLY),
+  }));
+  await rm(directory, { recursive: true });
+  return pipes;
+}
+
+/** Everything that is in a pipe now. */
+export function drain(fd: number): Uint8Array {
+  const parts: Uint8Array[] = [];
+  const buffer = new Uint8Array(65_536);
   try {
-    return buffer.slice(0, readSync(fd, buffer));
+    for (let got = readSync(fd, buffer); got > 0; got = readSync(fd, buffer)) parts.push(buffer.slice(0, got));
   } catch (error) {
-    if (error instanceof Error && "code" in error && error.code === "EAGAIN") return new Uint8Array();
-    throw error;
+    if (!(error instanceof Error && "code" in error && error.code === "EAGAIN")) throw error;
   }
+  return concatBytes(...parts);
 }
 
 export async function unsealWith(
   tpm: SoftwareTpm,
-  sealed: SealedPackage,
+  { sealed, imported }: Imported,
   release: Release,
-  keys: SealKeys,
-  options: { discard?: boolean; sinks?: number; tcti?: string } = {},
-): Promise<{ answer: UnsealAnswer; received: Uint8Array[] }> {
-  const { discard = false, sinks = 1, tcti = tpm.tcti } = options;
-  return tryUnseal({
-    tcti,
-    request: unsealRequest(sealed, release, keys.anchors, sinks),
-    discard,
-    sinks,
-  });
+  { anchors }: Pick<SealKeys, "anchors">,
+  { discard = false, sinks = 1, tcti = tpm.tcti }: { discard?: boolean; sinks?: number; tcti?: string } = {},
+): Promise<Unsealed> {
+  const request = unsealRequest({ sealed, imported, release, anchors, sinks });
+  return tryUnseal({ tcti, request, discard, sinks });
 }
 
-/** What a sink receives: u8 length | PIN. */
-export const DELIVERED: Uint8Array = Uint8Array.of(PIN.length, ...PIN);
-
-/** Files in a directory of their own, by name; for tools that take paths. */
-export async function withFiles<T>(
-  files: Readonly<Record<string, Uint8Array>>,
-  use: (at: (name: string) => string) => Promise<T>,
-): Promise<T> {
-  const directory = await mkdtemp(join(tmpdir(), "ironclaw-files-"));
-  try {
-    const at = (name: string) => join(directory, name);
-    for (const [name, bytes] of Object.entries(files)) await writeFile(at(name), bytes);
-    return await use(at);
-  } finally {
-    await rm(directory, { recursive: true });
-  }
-}
-
-export async function readBytes(path: string): Promise<Uint8Array> {
-  return Uint8Array.from(await readFile(path));
+/** What a sink receives: u16 length | secret. */
+export function delivered(secret: Uint8Array = PIN): Uint8Array {
+  return concatBytes(Uint8Array.of(secret.length >> 8, secret.length & 0xff), secret);
 }

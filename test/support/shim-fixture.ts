@@ -6,7 +6,7 @@ import type { Writable } from "node:stream";
 import type { Attempt } from "../../agent/native/index.ts";
 import { type Native, openNative } from "../../agent/native/index.ts";
 import { openShim, type Shim } from "../../agent/shim-client.ts";
-import { concatBytes, utf8 } from "../../policy/bytes.ts";
+import { ByteWriter, utf8 } from "../../policy/bytes.ts";
 import { compileProfile } from "../../policy/runtime/compile.ts";
 import { parseProfile } from "../../policy/runtime/parse.ts";
 
@@ -36,7 +36,7 @@ export function openBench(): Bench {
 
 /** Compiles `test/hostile/<name>.c` and gives the path of the result. */
 export function buildHostile(
-  bench: Bench,
+  bench: Pick<Bench, "directory">,
   name: string,
   kind: "module" | "program",
   extra: readonly string[] = [],
@@ -100,8 +100,10 @@ export interface Started {
   readonly shim: Shim;
   readonly child: ChildProcess;
   readonly attempts: readonly Attempt[];
-  /** Writes a PIN the way the unsealer does: u8 length, then the bytes. */
-  givePin(pin: string): void;
+  /** Writes a secret the way the unsealer does: u16 length, then the bytes. */
+  give(secret: string | Uint8Array): void;
+  /** Writes these bytes into the credential channel, whatever they are, and ends it. */
+  giveBroken(bytes: Uint8Array): void;
   /** Exit code and signal, once the process is gone. */
   readonly ended: Promise<{ readonly code: number | null; readonly signal: NodeJS.Signals | null }>;
 }
@@ -113,7 +115,7 @@ interface Raw {
   readonly stderr: () => string;
 }
 
-/** Starts the shim with a request socket at fd 3 and a PIN channel at fd 4; gives the agent's end, unread. */
+/** Starts the shim with a request socket at fd 3 and a credential channel at fd 4; gives the agent's end, unread. */
 export function startRaw(addon: Native, { profile, environment }: StartOptions): Raw {
   const [ours, theirs] = addon.socketPair("stream");
   const child = spawn(join(NATIVE_DIRECTORY, "shim"), [profile], {
@@ -124,7 +126,7 @@ export function startRaw(addon: Native, { profile, environment }: StartOptions):
   addon.closeFd(theirs);
   const texts: string[] = [];
   child.stderr?.on("data", (bytes: Uint8Array) => texts.push(new TextDecoder().decode(bytes)));
-  // the PIN channel ends with the shim, whatever was still in it
+  // the credential channel ends with the shim, whatever was still in it
   child.stdio[4]?.on("error", () => undefined);
   const ended = new Promise<{ code: number | null; signal: NodeJS.Signals | null }>((done) => {
     child.on("close", (code, signal) => done({ code, signal }));
@@ -139,9 +141,18 @@ export async function startShim(addon: Native, options: StartOptions): Promise<S
     timeoutMs: options.timeoutMs ?? 20_000,
     onAttempt: (attempt) => attempts.push(attempt),
   });
-  const givePin = (pin: string): void => {
-    // child_process types fd 4 as either direction; "pipe" gives a stream for both
-    (child.stdio[4] as Writable).write(concatBytes(Uint8Array.of(utf8(pin).length), utf8(pin)));
+  // child_process types fd 4 as either direction; "pipe" gives a stream for both
+  const channel = child.stdio[4] as Writable;
+  return {
+    shim,
+    child,
+    attempts,
+    give: (secret) => void channel.write(new ByteWriter().sized16(bytesOf(secret)).finish()),
+    giveBroken: (bytes) => void channel.end(bytes),
+    ended,
   };
-  return { shim, child, attempts, givePin, ended };
+}
+
+function bytesOf(secret: string | Uint8Array): Uint8Array {
+  return typeof secret === "string" ? utf8(secret) : secret;
 }

@@ -31,6 +31,7 @@ export function demoPolicy({ module, profileSha256, devices, token, executables 
     connect: [],
     spares: 0,
     token: { label: token.label, serial: token.serial },
+    credentials: { pin: "hsm-pin", files: {} },
     keys: {
       "release-ec": { spki: spkiOf(token, "release-ec"), does: "sign" },
       "document-rsa": { spki: spkiOf(token, "document-rsa"), does: "sign" },

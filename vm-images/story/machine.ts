@@ -1,10 +1,27 @@
+import { randomBytes } from "node:crypto";
 import { mkdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { parseConfig } from "../../agent/config.ts";
 import { expectedLaunchEvents } from "../../agent/launch/expected-events.ts";
 import { predictRelease, type ReleasePrediction } from "../../agent/launch/prediction.ts";
-import { encodeAnchors, encodeBundle, parsePolicy, sha256, sha256Hex, utf8 } from "../../policy/index.ts";
-import { createSigningKeyFile, loadSigningKey, sealOffline, signDelegation, signRelease } from "../../seal/index.ts";
+import {
+  type Delegation,
+  encodeAnchors,
+  encodeBundle,
+  parsePolicy,
+  sha256,
+  sha256Hex,
+  utf8,
+} from "../../policy/index.ts";
+import {
+  type CredentialLabel,
+  createSigningKeyFile,
+  loadSigningKey,
+  sealOffline,
+  signDelegation,
+  signRelease,
+  VOLUME_KEY_BYTES,
+} from "../../seal/index.ts";
 import { type Image, softhsmFiles } from "../build.ts";
 import type { ImageFile } from "../files.ts";
 import { GuestTree, requireGuestFile as requireFile } from "../guest-tree.ts";
@@ -78,24 +95,33 @@ export async function provisionMachine(order: MachineOrder): Promise<Machine> {
       name: `${image.manifest.variant}-1`,
       image: { id: image.manifest.id, variant: image.manifest.variant },
       epoch: 1,
+      raise: false,
     },
-    { releaseKey: keys.release, delegation: await signDelegation(keys.root, keys.release.spkiPem) },
+    { releaseKey: keys.release, rootKeyPem: keys.root.spkiPem, delegation: await delegate(keys) },
   );
-  const sealed = await sealOffline({
-    ekCertificate: order.ekCertificate,
-    pin: pin.slice(),
-    rootKeyPem: keys.root.spkiPem,
-    name: "hsm-pin",
-    generation: 1,
-    tokenSerial: token.serial,
-    operator: keys.operator,
-  });
+  const seal = (secret: Uint8Array, label: Pick<CredentialLabel, "name" | "kind" | "tokenSerial">) =>
+    sealOffline({
+      ekCertificate: order.ekCertificate,
+      secret,
+      rootKeyPem: keys.root.spkiPem,
+      label: { ...label, generation: 1, notAfter: null },
+      operator: keys.operator,
+    });
+  const sealedPin = await seal(pin.slice(), { name: "hsm-pin", kind: "pin", tokenSerial: token.serial });
+  const stateKey = randomBytes(VOLUME_KEY_BYTES);
+  const sealedState = await seal(stateKey, { name: "state", kind: "volume-key", tokenSerial: null });
   const contents: CabinetContents = new Map([
     ["module", encodeBundle(pairs(moduleFiles))],
     ["policy", policyBytes],
     ["anchors", anchors],
-    ["release", release],
-    ["sealed", sealed],
+    ["release", encodeBundle([["/release.json", release]])],
+    [
+      "sealed",
+      encodeBundle([
+        ["/hsm-pin.json", sealedPin],
+        ["/state.json", sealedState],
+      ]),
+    ],
     ["machine", utf8(`${JSON.stringify({ name })}\n`)],
     ["token", encodeBundle(pairs(token.files))],
   ]);
@@ -110,6 +136,11 @@ async function openKeys(directory: string) {
     return (await exists(path)) ? loadSigningKey(path) : createSigningKeyFile(path);
   };
   return { root: await open("root"), release: await open("release"), operator: await open("operator") };
+}
+
+/** The root approves the release key once; afterwards it could be locked away. */
+function delegate({ root, release }: Awaited<ReturnType<typeof openKeys>>): Promise<Delegation> {
+  return signDelegation(root, { releaseKeyPem: release.spkiPem, credentials: ["hsm-pin", "state"], lastEpoch: 100 });
 }
 
 function validity(): { notBefore: string; notAfter: string } {

@@ -1,4 +1,4 @@
-/* Sessions and the policy commands that run in them. */
+/* Sessions, and saved contexts of sessions and objects. */
 #include "tpm2_tss.h"
 
 /* keyBits 0 asks for no parameter encryption, else AES-CFB; what encrypts is decided by the session's attributes. */
@@ -35,85 +35,34 @@ static TSS2_RC run_get_nonce_tpm(struct job *job) {
     return rc;
 }
 
-/* in: authHandle, policySession, nonceTPM, cpHashA, policyRef, expiration. out: timeout, ticket. */
-static TSS2_RC run_policy_secret(struct job *job) {
-    TPM2B_NONCE nonce;
-    TPM2B_DIGEST cp_hash;
-    TPM2B_NONCE policy_ref;
-    TPM2B_TIMEOUT *timeout = NULL;
-    TPMT_TK_AUTH *ticket = NULL;
-    TSS2_RC rc = in_digest(job, 2, &nonce);
-    THEN(in_digest(job, 3, &cp_hash));
-    THEN(in_digest(job, 4, &policy_ref));
-    THEN(Esys_PolicySecret(job->tpm->esys, job->in[0].number, job->in[1].number, SESSIONS(job), &nonce, &cp_hash, &policy_ref,
-                           (INT32)job->in[5].number, &timeout, &ticket));
-    THEN(out_bytes(job, timeout->buffer, timeout->size));
-    THEN(out_auth_ticket(job, ticket));
-    Esys_Free(timeout);
-    Esys_Free(ticket);
+/* in: handle. out: TPMS_CONTEXT, with what ESYS knows of the handle inside. A saved session is gone from ESYS, an object stays. */
+static TSS2_RC run_context_save(struct job *job) {
+    TPMS_CONTEXT *context = NULL;
+    TSS2_RC rc = Esys_ContextSave(job->tpm->esys, job->in[0].number, &context);
+    THEN(out_context(job, context));
+    Esys_Free(context);
     return rc;
 }
 
-/* in: policySession, pcrDigest, pcrs. */
-static TSS2_RC run_policy_pcr(struct job *job) {
-    TPM2B_DIGEST digest;
-    TPML_PCR_SELECTION selection;
-    TSS2_RC rc = in_digest(job, 1, &digest);
-    THEN(in_pcr_selection(job, 2, &selection));
-    THEN(Esys_PolicyPCR(job->tpm->esys, job->in[0].number, SESSIONS(job), &digest, &selection));
+/* in: TPMS_CONTEXT. out: handle, the TPM's own handle, and the Name of an object. */
+static TSS2_RC run_context_load(struct job *job) {
+    TPMS_CONTEXT context;
+    TPM2_HANDLE handle = 0;
+    ESYS_TR loaded = ESYS_TR_NONE;
+    TSS2_RC rc = in_context(job, 0, &context);
+    THEN(Esys_ContextLoad(job->tpm->esys, &context, &loaded));
+    THEN(Esys_TR_GetTpmHandle(job->tpm->esys, loaded, &handle));
+    THEN(out_number(job, loaded));
+    THEN(out_number(job, handle));
+    if ((handle & TPM2_HR_RANGE_MASK) == TPM2_HR_TRANSIENT) THEN(out_name_of(job, loaded));
+    if (rc != TSS2_RC_SUCCESS && loaded != ESYS_TR_NONE) (void)Esys_FlushContext(job->tpm->esys, loaded);
     return rc;
-}
-
-/* in: policySession, branches (TPML_DIGEST). */
-static TSS2_RC run_policy_or(struct job *job) {
-    TPML_DIGEST branches;
-    TSS2_RC rc = in_digest_list(job, 1, &branches);
-    THEN(Esys_PolicyOR(job->tpm->esys, job->in[0].number, SESSIONS(job), &branches));
-    return rc;
-}
-
-/* in: policySession, code. */
-static TSS2_RC run_policy_command_code(struct job *job) {
-    return Esys_PolicyCommandCode(job->tpm->esys, job->in[0].number, SESSIONS(job), job->in[1].number);
-}
-
-/* in: policySession, approvedPolicy, policyRef, keySign, checkTicket. */
-static TSS2_RC run_policy_authorize(struct job *job) {
-    TPM2B_DIGEST approved;
-    TPM2B_NONCE policy_ref;
-    TPM2B_NAME key_sign;
-    TPMT_TK_VERIFIED ticket;
-    TSS2_RC rc = in_digest(job, 1, &approved);
-    THEN(in_digest(job, 2, &policy_ref));
-    THEN(in_name(job, 3, &key_sign));
-    THEN(in_verified_ticket(job, 4, &ticket));
-    THEN(Esys_PolicyAuthorize(job->tpm->esys, job->in[0].number, SESSIONS(job), &approved, &policy_ref, &key_sign, &ticket));
-    return rc;
-}
-
-/* in: policySession. out: policyDigest. */
-static TSS2_RC run_policy_get_digest(struct job *job) {
-    TPM2B_DIGEST *digest = NULL;
-    TSS2_RC rc = Esys_PolicyGetDigest(job->tpm->esys, job->in[0].number, SESSIONS(job), &digest);
-    THEN(out_bytes(job, digest->buffer, digest->size));
-    Esys_Free(digest);
-    return rc;
-}
-
-/* in: session. */
-static TSS2_RC run_policy_restart(struct job *job) {
-    return Esys_PolicyRestart(job->tpm->esys, job->in[0].number, SESSIONS(job));
 }
 
 const struct command session_commands[] = {
     {"StartAuthSession", "nnnnnn", run_start_auth_session},
     {"TRSess_GetNonceTPM", "n", run_get_nonce_tpm},
-    {"PolicySecret", "nnbbbn", run_policy_secret},
-    {"PolicyPCR", "nbb", run_policy_pcr},
-    {"PolicyOR", "nb", run_policy_or},
-    {"PolicyCommandCode", "nn", run_policy_command_code},
-    {"PolicyAuthorize", "nbbbb", run_policy_authorize},
-    {"PolicyGetDigest", "n", run_policy_get_digest},
-    {"PolicyRestart", "n", run_policy_restart},
+    {"ContextSave", "n", run_context_save},
+    {"ContextLoad", "b", run_context_load},
     {NULL, NULL, NULL},
 };

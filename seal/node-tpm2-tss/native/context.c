@@ -43,8 +43,20 @@ static TSS2_RC run_tr_close(struct job *job) {
     return Esys_TR_Close(job->tpm->esys, &object);
 }
 
+/* in: handle, authValue. ESYS keeps the value with the handle, for "password" and for HMAC sessions. */
+static TSS2_RC run_tr_set_auth(struct job *job) {
+    TPM2B_AUTH auth;
+    TSS2_RC rc = in_digest(job, 1, &auth);
+    THEN(Esys_TR_SetAuth(job->tpm->esys, job->in[0].number, &auth));
+    explicit_bzero(&auth, sizeof auth);
+    return rc;
+}
+
+/* What the TPM lost already, as by Clear, is only forgotten: otherwise it could not be given up at all. */
 static TSS2_RC run_flush_context(struct job *job) {
-    return Esys_FlushContext(job->tpm->esys, job->in[0].number);
+    const TSS2_RC gone = TPM2_RC_HANDLE | TPM2_RC_P | TPM2_RC_1;
+    const TSS2_RC rc = Esys_FlushContext(job->tpm->esys, job->in[0].number);
+    return (rc & ~TSS2_RC_LAYER_MASK) == gone ? run_tr_close(job) : rc;
 }
 
 const struct command context_commands[] = {
@@ -52,11 +64,15 @@ const struct command context_commands[] = {
     {"Close", "", run_close},
     {"TR_FromTPMPublic", "n", run_tr_from_tpm_public},
     {"TR_Close", "n", run_tr_close},
+    {"TR_SetAuth", "nb", run_tr_set_auth},
     {"FlushContext", "n", run_flush_context},
     {NULL, NULL, NULL},
 };
 
-static const struct command *const tables[] = {context_commands, session_commands, object_commands, data_commands};
+static const struct command *const tables[] = {
+    context_commands, session_commands, policy_commands,    object_commands,  unseal_commands,
+    proof_commands,   pcr_commands,     nv_commands,        hierarchy_commands, general_commands,
+};
 
 const struct command *find_command(const char *name) {
     for (size_t table = 0; table < sizeof tables / sizeof tables[0]; table++) {

@@ -40,13 +40,23 @@ DEFINE_IN(digest_values, TPML_DIGEST_VALUES)
 DEFINE_IN(digest_list, TPML_DIGEST)
 DEFINE_IN(signature, TPMT_SIGNATURE)
 DEFINE_IN(verified_ticket, TPMT_TK_VERIFIED)
+DEFINE_IN(hashcheck_ticket, TPMT_TK_HASHCHECK)
+DEFINE_IN(creation_ticket, TPMT_TK_CREATION)
 DEFINE_IN(sig_scheme, TPMT_SIG_SCHEME)
+DEFINE_IN(sym_def_object, TPMT_SYM_DEF_OBJECT)
+DEFINE_IN(public_parms, TPMT_PUBLIC_PARMS)
+DEFINE_IN(context, TPMS_CONTEXT)
+static DEFINE_IN(sensitive_area, TPMT_SENSITIVE)
+static DEFINE_IN(nv_public_area, TPMS_NV_PUBLIC)
 DEFINE_IN_SIZED(digest, TPM2B_DIGEST, buffer)
 DEFINE_IN_SIZED(data, TPM2B_DATA, buffer)
 DEFINE_IN_SIZED(name, TPM2B_NAME, name)
 DEFINE_IN_SIZED(private, TPM2B_PRIVATE, buffer)
 DEFINE_IN_SIZED(id_object, TPM2B_ID_OBJECT, credential)
 DEFINE_IN_SIZED(encrypted_secret, TPM2B_ENCRYPTED_SECRET, secret)
+DEFINE_IN_SIZED(sensitive_data, TPM2B_SENSITIVE_DATA, buffer)
+DEFINE_IN_SIZED(event, TPM2B_EVENT, buffer)
+DEFINE_IN_SIZED(nv_buffer, TPM2B_MAX_NV_BUFFER, buffer)
 
 DEFINE_OUT(public, TPMT_PUBLIC)
 DEFINE_OUT(pcr_selection, TPML_PCR_SELECTION)
@@ -55,11 +65,26 @@ DEFINE_OUT(verified_ticket, TPMT_TK_VERIFIED)
 DEFINE_OUT(auth_ticket, TPMT_TK_AUTH)
 DEFINE_OUT(nv_public, TPMS_NV_PUBLIC)
 DEFINE_OUT(capability, TPMS_CAPABILITY_DATA)
+DEFINE_OUT(creation_data, TPMS_CREATION_DATA)
+DEFINE_OUT(creation_ticket, TPMT_TK_CREATION)
+DEFINE_OUT(digest_values, TPML_DIGEST_VALUES)
+DEFINE_OUT(context, TPMS_CONTEXT)
+DEFINE_OUT(time_info, TPMS_TIME_INFO)
 
-/* ESYS takes the TPM2B; its size field stays 0, and libtss2-mu fills it in. */
+/* ESYS takes the TPM2B of these; its size field stays 0, and libtss2-mu fills it in. */
 TSS2_RC in_public(const struct job *job, size_t index, TPM2B_PUBLIC *to) {
     memset(to, 0, sizeof *to);
     return in_public_area(job, index, &to->publicArea);
+}
+
+TSS2_RC in_sensitive(const struct job *job, size_t index, TPM2B_SENSITIVE *to) {
+    memset(to, 0, sizeof *to);
+    return in_sensitive_area(job, index, &to->sensitiveArea);
+}
+
+TSS2_RC in_nv_public(const struct job *job, size_t index, TPM2B_NV_PUBLIC *to) {
+    memset(to, 0, sizeof *to);
+    return in_nv_public_area(job, index, &to->nvPublic);
 }
 
 TSS2_RC out_number(struct job *job, uint32_t number) {

@@ -53,8 +53,14 @@ struct command {
 /* Tables, each ended by an entry without a name. */
 extern const struct command context_commands[];
 extern const struct command session_commands[];
+extern const struct command policy_commands[];
 extern const struct command object_commands[];
-extern const struct command data_commands[];
+extern const struct command unseal_commands[];
+extern const struct command proof_commands[];
+extern const struct command pcr_commands[];
+extern const struct command nv_commands[];
+extern const struct command hierarchy_commands[];
+extern const struct command general_commands[];
 
 /* The command with this name, or NULL. */
 const struct command *find_command(const char *name);
@@ -69,6 +75,13 @@ TSS2_RC in_digest_values(const struct job *job, size_t index, TPML_DIGEST_VALUES
 TSS2_RC in_digest_list(const struct job *job, size_t index, TPML_DIGEST *to);
 TSS2_RC in_signature(const struct job *job, size_t index, TPMT_SIGNATURE *to);
 TSS2_RC in_verified_ticket(const struct job *job, size_t index, TPMT_TK_VERIFIED *to);
+TSS2_RC in_hashcheck_ticket(const struct job *job, size_t index, TPMT_TK_HASHCHECK *to);
+TSS2_RC in_creation_ticket(const struct job *job, size_t index, TPMT_TK_CREATION *to);
+TSS2_RC in_sym_def_object(const struct job *job, size_t index, TPMT_SYM_DEF_OBJECT *to);
+TSS2_RC in_public_parms(const struct job *job, size_t index, TPMT_PUBLIC_PARMS *to);
+TSS2_RC in_context(const struct job *job, size_t index, TPMS_CONTEXT *to);
+TSS2_RC in_sensitive(const struct job *job, size_t index, TPM2B_SENSITIVE *to);
+TSS2_RC in_nv_public(const struct job *job, size_t index, TPM2B_NV_PUBLIC *to);
 TSS2_RC in_sig_scheme(const struct job *job, size_t index, TPMT_SIG_SCHEME *to);
 TSS2_RC in_digest(const struct job *job, size_t index, TPM2B_DIGEST *to);
 TSS2_RC in_data(const struct job *job, size_t index, TPM2B_DATA *to);
@@ -76,6 +89,9 @@ TSS2_RC in_name(const struct job *job, size_t index, TPM2B_NAME *to);
 TSS2_RC in_private(const struct job *job, size_t index, TPM2B_PRIVATE *to);
 TSS2_RC in_id_object(const struct job *job, size_t index, TPM2B_ID_OBJECT *to);
 TSS2_RC in_encrypted_secret(const struct job *job, size_t index, TPM2B_ENCRYPTED_SECRET *to);
+TSS2_RC in_sensitive_data(const struct job *job, size_t index, TPM2B_SENSITIVE_DATA *to);
+TSS2_RC in_event(const struct job *job, size_t index, TPM2B_EVENT *to);
+TSS2_RC in_nv_buffer(const struct job *job, size_t index, TPM2B_MAX_NV_BUFFER *to);
 
 /* marshal.c: outputs, in the order JavaScript receives them. */
 TSS2_RC out_number(struct job *job, uint32_t number);
@@ -87,6 +103,11 @@ TSS2_RC out_verified_ticket(struct job *job, const TPMT_TK_VERIFIED *from);
 TSS2_RC out_auth_ticket(struct job *job, const TPMT_TK_AUTH *from);
 TSS2_RC out_nv_public(struct job *job, const TPMS_NV_PUBLIC *from);
 TSS2_RC out_capability(struct job *job, const TPMS_CAPABILITY_DATA *from);
+TSS2_RC out_creation_data(struct job *job, const TPMS_CREATION_DATA *from);
+TSS2_RC out_creation_ticket(struct job *job, const TPMT_TK_CREATION *from);
+TSS2_RC out_digest_values(struct job *job, const TPML_DIGEST_VALUES *from);
+TSS2_RC out_context(struct job *job, const TPMS_CONTEXT *from);
+TSS2_RC out_time_info(struct job *job, const TPMS_TIME_INFO *from);
 /* The Name of a loaded object, as ESYS computed it from the public area. */
 TSS2_RC out_name_of(struct job *job, ESYS_TR handle);
 

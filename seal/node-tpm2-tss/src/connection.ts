@@ -1,3 +1,4 @@
+import { setMaxListeners } from "node:events";
 import type { NativeBinding, NativeConnection, NativeValue } from "./binding.ts";
 import { ESYS_TR } from "./constants.ts";
 import { TpmError } from "./errors.ts";
@@ -5,7 +6,20 @@ import { TpmError } from "./errors.ts";
 /** How a handle is given up: flushed from the TPM, or only forgotten by ESYS (persistent objects, NV indices). */
 export type Release = "FlushContext" | "TR_Close";
 
+/** One command on its way to the TPM. */
+export interface Request {
+  /** Its name in native/commands-*.c. */
+  readonly command: string;
+  readonly inputs: readonly NativeValue[];
+  readonly sessions?: readonly number[];
+  /** Keeps the command from being sent; once it was, changes nothing. */
+  readonly signal?: AbortSignal | undefined;
+  /** The first answer is a handle, to be given up like this: at the latest by `close`. */
+  readonly holds?: Release | undefined;
+}
+
 const MAX_SESSIONS = 3;
+const BAD_SEQUENCE = 0x70007; // TSS2_ESYS_RC_BAD_SEQUENCE
 
 /** The answers of one command, in the order native/commands-*.c states. A wrong kind is a bug in this package. */
 export class Answers {
@@ -23,6 +37,9 @@ export class Answers {
     const value = this.#values[position];
     if (typeof value !== "number") throw new TypeError(`answer ${position}: expected a number`);
     return value;
+  }
+  get length(): number {
+    return this.#values.length;
   }
   /** All answers from `position` on. */
   rest(position: number): readonly Uint8Array[] {
@@ -47,22 +64,30 @@ export class Connection {
     this.#native = binding.connection();
   }
 
-  /** Throws TpmError with the TPM's or the library's answer; TypeError after `close`. */
-  run(command: string, sessions: readonly number[], inputs: readonly NativeValue[]): Promise<Answers> {
-    if (this.#closing !== null) return Promise.reject(new TypeError(`${command}: the connection is closed`));
-    return this.#enqueue(command, sessions, inputs);
+  /** Throws TpmError with the TPM's or the library's answer; the signal's reason; TypeError after `close`. */
+  run(request: Request): Promise<Answers> {
+    if (this.#closing !== null) return Promise.reject(new TypeError(`${request.command}: the connection is closed`));
+    return this.#enqueue(request);
   }
 
-  /** Remembers a handle until it is released, at the latest by `close`. */
-  hold(handle: number, release: Release): void {
-    this.#held.set(handle, release);
+  /** The handle is gone already: the command before this said so. */
+  forget(handle: number): void {
+    this.#held.delete(handle);
   }
 
   /** Does nothing for a handle that was released before. */
-  async release(handle: number): Promise<void> {
+  async release(handle: number, signal?: AbortSignal): Promise<void> {
     const command = this.#held.get(handle);
-    if (command === undefined || !this.#held.delete(handle)) return;
-    await this.#enqueue(command, [], [handle]);
+    if (command === undefined) return;
+    signal?.throwIfAborted();
+    this.#held.delete(handle);
+    try {
+      await this.#enqueue({ command, inputs: [handle], signal });
+    } catch (cause) {
+      if (cause === signal?.reason) this.#held.set(handle, command);
+      // ESYS takes no command after an answer that failed its checks: the error that said so must not be hidden by this one.
+      if (!(cause instanceof TpmError && cause.rc === BAD_SEQUENCE)) throw cause;
+    }
   }
 
   /** Waits for queued commands, releases what is still held, ends the connection. May be called twice. */
@@ -73,22 +98,64 @@ export class Connection {
 
   async #releaseAllAndClose(): Promise<void> {
     // Queued commands may still add handles: let them end first.
-    await this.#tail.catch(() => undefined);
+    await this.#tail;
     // A TPM that no longer answers must not keep the connection open.
     await Promise.allSettled([...this.#held.keys()].reverse().map((handle) => this.release(handle)));
-    await this.#enqueue("Close", [], []);
+    await this.#enqueue({ command: "Close", inputs: [] });
   }
 
-  async #enqueue(command: string, sessions: readonly number[], inputs: readonly NativeValue[]): Promise<Answers> {
+  async #enqueue(request: Request): Promise<Answers> {
+    const { command, sessions = [], signal } = request;
     if (sessions.length > MAX_SESSIONS)
       throw new TypeError(`${command} sessions: expected at most ${MAX_SESSIONS}, got ${sessions.length}`);
-    const [first = ESYS_TR.none, second = ESYS_TR.none, third = ESYS_TR.none] = sessions;
-    const answer = this.#tail.then(() => this.#binding.run(this.#native, command, [first, second, third], inputs));
-    this.#tail = answer.catch(() => undefined);
+    signal?.throwIfAborted();
+    const inputs = snapshot(command, request.inputs);
+    let sent = false;
+    const answers = this.#tail
+      .then(() => {
+        signal?.throwIfAborted();
+        sent = true;
+        return this.#send({ ...request, inputs });
+      })
+      .finally(() => wipe(inputs));
+    this.#tail = answers.catch(() => undefined);
     try {
-      return new Answers(await answer);
+      return await (signal === undefined ? answers : unlessAborted(answers, signal, () => !sent));
     } catch (cause) {
-      throw typeof cause === "number" ? new TpmError(cause, command, this.#binding.decode(cause)) : cause;
+      // A number that was not sent for is the signal's reason.
+      throw sent && typeof cause === "number" ? new TpmError(cause, command, this.#binding.decode(cause)) : cause;
     }
   }
+
+  async #send({ command, inputs, sessions = [], holds }: Request): Promise<Answers> {
+    const [first = ESYS_TR.none, second = ESYS_TR.none, third = ESYS_TR.none] = sessions;
+    const answers = new Answers(await this.#binding.run(this.#native, command, [first, second, third], inputs));
+    if (holds !== undefined && answers.length > 0) this.#held.set(answers.number(0), holds);
+    return answers;
+  }
+}
+
+/** Copies, so that the caller may use its buffers again while the command waits. */
+function snapshot(command: string, inputs: readonly NativeValue[]): readonly NativeValue[] {
+  return inputs.map((input) => {
+    if (typeof input === "number") return input;
+    if (!(input instanceof Uint8Array)) throw new TypeError(`${command}: expected a Uint8Array, got ${typeof input}`);
+    return new Uint8Array(input);
+  });
+}
+
+function wipe(inputs: readonly NativeValue[]): void {
+  for (const input of inputs) if (typeof input !== "number") input.fill(0);
+}
+
+/** `answer`, or the signal's reason as soon as it aborts while `waits()`. */
+function unlessAborted<T>(answer: Promise<T>, signal: AbortSignal, waits: () => boolean): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const abort = () => {
+      if (waits()) reject(signal.reason);
+    };
+    setMaxListeners(0, signal); // one for each command that waits is no leak
+    signal.addEventListener("abort", abort, { once: true });
+    answer.then(resolve, reject).finally(() => signal.removeEventListener("abort", abort));
+  });
 }

@@ -40,3 +40,15 @@ export class TpmError extends Error {
     this.command = command;
   }
 }
+
+/** Bytes that are not the structure they should be: too short, too long, or with a value that is not allowed there. */
+export class TpmFormatError extends Error {
+  /** The TCG's name of the structure, e.g. `TPML_PCR_SELECTION`. */
+  readonly structure: string;
+
+  constructor(structure: string, text: string) {
+    super(`${structure}: ${text}`);
+    this.name = "TpmFormatError";
+    this.structure = structure;
+  }
+}

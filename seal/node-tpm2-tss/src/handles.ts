@@ -1,5 +1,4 @@
 import type { Connection } from "./connection.ts";
-import { ESYS_TR } from "./constants.ts";
 
 /** Something in the TPM that this connection refers to. Disposing flushes it, or forgets it when it is persistent. */
 export class TpmHandle implements AsyncDisposable {
@@ -12,6 +11,12 @@ export class TpmHandle implements AsyncDisposable {
     this.tr = tr;
   }
 
+  /** `tr`, for a command on this connection. Throws a TypeError for another, where the number may be something else. */
+  trOn(connection: Connection): number {
+    if (connection !== this.#connection) throw new TypeError("handle: made by another connection");
+    return this.tr;
+  }
+
   /** Does nothing the second time, or after the connection was closed. */
   [Symbol.asyncDispose](): Promise<void> {
     return this.#connection.release(this.tr);
@@ -20,7 +25,10 @@ export class TpmHandle implements AsyncDisposable {
 
 /** A key, another object, or an NV index. */
 export class TpmObject extends TpmHandle {
-  /** nameAlg, then the digest of the public area. Of persistent handles: what the connection answered, unauthenticated. */
+  /**
+   * nameAlg, then the digest of the public area. Of persistent handles and NV indices: what the connection answered,
+   * unauthenticated. An index's Name changes with its first write: `nvReadPublic` has the present one.
+   */
   readonly name: Uint8Array;
 
   constructor(connection: Connection, tr: number, name: Uint8Array) {
@@ -29,14 +37,31 @@ export class TpmObject extends TpmHandle {
   }
 }
 
-/** A key that was made here, with its public area. */
-export class PrimaryKey extends TpmObject {
+/** What Create and CreatePrimary tell of the object they made, as CertifyCreation and the caller need it. */
+export interface Creation {
   /** TPMT_PUBLIC. */
   readonly publicArea: Uint8Array;
+  /** TPMS_CREATION_DATA. */
+  readonly creationData: Uint8Array;
+  /** Digest of `creationData` with the object's nameAlg. */
+  readonly creationHash: Uint8Array;
+  /** TPMT_TK_CREATION. */
+  readonly creationTicket: Uint8Array;
+}
 
-  constructor(connection: Connection, tr: number, name: Uint8Array, publicArea: Uint8Array) {
+/** A key that was made here, with its public area and creation data. */
+export class PrimaryKey extends TpmObject implements Creation {
+  readonly publicArea: Uint8Array;
+  readonly creationData: Uint8Array;
+  readonly creationHash: Uint8Array;
+  readonly creationTicket: Uint8Array;
+
+  constructor(connection: Connection, tr: number, name: Uint8Array, creation: Creation) {
     super(connection, tr, name);
-    this.publicArea = publicArea;
+    this.publicArea = creation.publicArea;
+    this.creationData = creation.creationData;
+    this.creationHash = creation.creationHash;
+    this.creationTicket = creation.creationTicket;
   }
 }
 
@@ -50,9 +75,5 @@ export class Session extends TpmHandle {
   }
 }
 
-/** What authorises or encrypts a command: an empty password, or a session. */
+/** What authorises or encrypts a command: the authValue in clear (empty unless `setAuth` gave one), or a session. */
 export type Authorization = "password" | Session;
-
-export function sessionHandles(sessions: readonly Authorization[]): readonly number[] {
-  return sessions.map((session) => (session === "password" ? ESYS_TR.password : session.tr));
-}

@@ -1,4 +1,5 @@
-import { HASH, HASH_SIZE, type HashName, hashName } from "./constants.ts";
+import { Reader, U16_MAX, U32_MAX, unsigned } from "./bytes.ts";
+import { CAPABILITY, HASH, HASH_SIZE, type HashName, hashName } from "./constants.ts";
 
 /** The PCRs of one bank. Indices 0 to 23, each once; an empty list selects nothing. */
 export interface PcrSelection {
@@ -7,7 +8,7 @@ export interface PcrSelection {
 }
 
 const SELECT_BYTES = 3;
-const MAX_PCR = SELECT_BYTES * 8 - 1;
+export const MAX_PCR = SELECT_BYTES * 8 - 1;
 
 /** TPML_DIGEST: u32 count, then each digest with a u16 size. 2 to 8 digests make a PolicyOR. */
 export function encodeDigestList(digests: readonly Uint8Array[]): Uint8Array {
@@ -34,8 +35,7 @@ export function encodePcrSelection(selections: readonly PcrSelection[]): Uint8Ar
     view.setUint16(start, HASH[bank]);
     view.setUint8(start + 2, SELECT_BYTES);
     for (const pcr of pcrs) {
-      if (!Number.isInteger(pcr) || pcr < 0 || pcr > MAX_PCR)
-        throw new TypeError(`pcr: expected 0 to ${MAX_PCR}, got ${pcr}`);
+      unsigned("pcr", pcr, MAX_PCR);
       const at = start + 3 + (pcr >> 3);
       const bit = 1 << (pcr & 7);
       if ((view.getUint8(at) & bit) !== 0) throw new TypeError(`pcr: ${pcr} is given twice`);
@@ -45,22 +45,35 @@ export function encodePcrSelection(selections: readonly PcrSelection[]): Uint8Ar
   return bytes;
 }
 
-/** The inverse, for what the TPM answered; banks of unknown algorithms are left out. Indices ascend. */
+/**
+ * The inverse; indices ascend. Throws TpmFormatError, also for a bank of an unknown algorithm: who extends or quotes every
+ * active bank must not be told of fewer.
+ */
 export function parsePcrSelection(bytes: Uint8Array): readonly PcrSelection[] {
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const reader = new Reader(bytes, "TPML_PCR_SELECTION");
+  const selections = readPcrSelection(reader);
+  reader.end();
+  return selections;
+}
+
+function readPcrSelection(reader: Reader): readonly PcrSelection[] {
   const selections: PcrSelection[] = [];
-  let offset = 4;
-  for (let left = view.getUint32(0); left > 0; left--) {
-    const bank = hashName(view.getUint16(offset));
-    const size = view.getUint8(offset + 2);
-    const pcrs: number[] = [];
-    for (let pcr = 0; pcr < size * 8; pcr++) {
-      if ((view.getUint8(offset + 3 + (pcr >> 3)) & (1 << (pcr & 7))) !== 0) pcrs.push(pcr);
-    }
-    if (bank !== null) selections.push({ bank, pcrs });
-    offset += 3 + size;
+  for (let left = reader.u32(); left > 0; left--) {
+    const bank = readHashName(reader);
+    const size = reader.u8();
+    if (size !== SELECT_BYTES) throw reader.malformed(`sizeofSelect: expected ${SELECT_BYTES}, got ${size}`);
+    const select = reader.bytes(SELECT_BYTES);
+    const isSelected = (pcr: number) => ((select[pcr >> 3] ?? 0) & (1 << (pcr & 7))) !== 0;
+    selections.push({ bank, pcrs: Array.from({ length: MAX_PCR + 1 }, (_, pcr) => pcr).filter(isSelected) });
   }
   return selections;
+}
+
+function readHashName(reader: Reader): HashName {
+  const algorithm = reader.u16();
+  const name = hashName(algorithm);
+  if (name === null) throw reader.malformed(`expected a hash algorithm, got 0x${algorithm.toString(16)}`);
+  return name;
 }
 
 /** TPML_DIGEST_VALUES. Throws a TypeError when a digest's size is not its algorithm's. */
@@ -74,36 +87,116 @@ export function encodeDigestValues(digests: ReadonlyMap<HashName, Uint8Array>): 
   return Uint8Array.from(parts);
 }
 
-/** TPMS_NV_PUBLIC. */
+/** The inverse. Throws TpmFormatError, also for an algorithm that is unknown or given twice. */
+export function parseDigestValues(bytes: Uint8Array): ReadonlyMap<HashName, Uint8Array> {
+  const reader = new Reader(bytes, "TPML_DIGEST_VALUES");
+  const digests = new Map<HashName, Uint8Array>();
+  for (let left = reader.u32(); left > 0; left--) {
+    const name = readHashName(reader);
+    if (digests.has(name)) throw reader.malformed(`${name} is given twice`);
+    digests.set(name, reader.bytes(HASH_SIZE[name]));
+  }
+  reader.end();
+  return digests;
+}
+
+/** TPMS_NV_PUBLIC: what an NV index is. Its digest is the index's Name. */
 export interface NvPublic {
+  /** The TPM's handle, 0x01xxxxxx. */
   readonly index: number;
+  readonly nameAlg: HashName;
+  /** TPMA_NV. Bits 4 to 7 are the type: 0 ordinary, 1 counter, 2 bits, 4 extend. */
   readonly attributes: number;
+  /** Empty, or a digest of the size of `nameAlg`. */
+  readonly authPolicy: Uint8Array;
   readonly dataSize: number;
 }
 
+/** Throws a TypeError for a number out of its range. */
+export function encodeNvPublic({ index, nameAlg, attributes, authPolicy, dataSize }: NvPublic): Uint8Array {
+  const bytes = new Uint8Array(14 + authPolicy.length);
+  const view = new DataView(bytes.buffer);
+  view.setUint32(0, unsigned("index", index, U32_MAX));
+  view.setUint16(4, HASH[nameAlg]);
+  view.setUint32(6, unsigned("attributes", attributes, U32_MAX));
+  view.setUint16(10, unsigned("authPolicy size", authPolicy.length, U16_MAX));
+  bytes.set(authPolicy, 12);
+  view.setUint16(12 + authPolicy.length, unsigned("dataSize", dataSize, U16_MAX));
+  return bytes;
+}
+
+/** The inverse. Throws TpmFormatError. */
 export function parseNvPublic(bytes: Uint8Array): NvPublic {
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  const policySize = view.getUint16(10);
-  return {
-    index: view.getUint32(0),
-    attributes: view.getUint32(6),
-    dataSize: view.getUint16(12 + policySize),
-  };
+  const reader = new Reader(bytes, "TPMS_NV_PUBLIC");
+  const index = reader.u32();
+  const nameAlg = readHashName(reader);
+  const attributes = reader.u32();
+  const authPolicy = reader.bytes(reader.u16());
+  const dataSize = reader.u16();
+  reader.end();
+  return { index, nameAlg, attributes, authPolicy, dataSize };
 }
 
-/** The list inside TPMS_CAPABILITY_DATA for TPM_CAP_HANDLES. */
+/** TPMS_TIME_INFO. */
+export interface TimeInfo {
+  /** Milliseconds since the TPM was powered on. */
+  readonly time: bigint;
+  /** Milliseconds that the TPM was on since it was last cleared. */
+  readonly clock: bigint;
+  /** TPM Resets since the last Clear. */
+  readonly resetCount: number;
+  /** TPM Restarts and Resumes since the last Reset. */
+  readonly restartCount: number;
+  /** Whether no greater `clock` was ever answered. */
+  readonly safe: boolean;
+}
+
+/** Throws TpmFormatError. */
+export function parseTimeInfo(bytes: Uint8Array): TimeInfo {
+  const reader = new Reader(bytes, "TPMS_TIME_INFO");
+  const [time, clock, resetCount, restartCount, safe] = [
+    reader.u64(),
+    reader.u64(),
+    reader.u32(),
+    reader.u32(),
+    reader.u8(),
+  ];
+  if (safe > 1) throw reader.malformed(`safe: expected 0 or 1, got ${safe}`);
+  reader.end();
+  return { time, clock, resetCount, restartCount, safe: safe === 1 };
+}
+
+/** TPMS_CAPABILITY_DATA of TPM_CAP_HANDLES. Throws TpmFormatError. */
 export function parseHandles(data: Uint8Array): readonly number[] {
-  const view = new DataView(data.buffer, data.byteOffset, data.byteLength);
-  return Array.from({ length: view.getUint32(4) }, (_, position) => view.getUint32(8 + 4 * position));
+  return parseCapability(data, CAPABILITY.handles, (reader) => readList(reader, () => reader.u32()));
 }
 
-/** The list inside TPMS_CAPABILITY_DATA for TPM_CAP_TPM_PROPERTIES. */
+/** TPMS_CAPABILITY_DATA of TPM_CAP_TPM_PROPERTIES: values by property. Throws TpmFormatError. */
 export function parseProperties(data: Uint8Array): ReadonlyMap<number, number> {
-  const view = new DataView(data.buffer, data.byteOffset, data.byteLength);
-  return new Map(
-    Array.from({ length: view.getUint32(4) }, (_, position) => [
-      view.getUint32(8 + 8 * position),
-      view.getUint32(12 + 8 * position),
-    ]),
-  );
+  return parseCapability(data, CAPABILITY.tpmProperties, (reader) => {
+    const values = readList(reader, () => [reader.u32(), reader.u32()] as const);
+    const properties = new Map(values);
+    if (properties.size !== values.length) throw reader.malformed("a property is given twice");
+    return properties;
+  });
+}
+
+/** TPMS_CAPABILITY_DATA of TPM_CAP_PCRS. Throws TpmFormatError. */
+export function parsePcrBanks(data: Uint8Array): readonly PcrSelection[] {
+  return parseCapability(data, CAPABILITY.pcrs, readPcrSelection);
+}
+
+function parseCapability<T>(data: Uint8Array, expected: number, readData: (reader: Reader) => T): T {
+  const reader = new Reader(data, "TPMS_CAPABILITY_DATA");
+  const capability = reader.u32();
+  if (capability !== expected) throw reader.malformed(`capability: expected ${expected}, got ${capability}`);
+  const value = readData(reader);
+  reader.end();
+  return value;
+}
+
+function readList<T>(reader: Reader, readOne: () => T): readonly T[] {
+  const list: T[] = [];
+  for (let left = reader.u32(); left > 0; left--) list.push(readOne());
+  return list;
 }

@@ -1,0 +1,80 @@
+import { readFile, stat } from "node:fs/promises";
+import { TpmError } from "node-tpm2-tss";
+import { parseAnchors, type Release, verifyReleaseSignatures } from "../../policy/index.ts";
+import {
+  type MachineTpm,
+  memoryMedium,
+  type Ownership,
+  openStoreFile,
+  openTpm,
+  parseEscrow,
+  SealError,
+  Store,
+} from "../../seal/index.ts";
+import { AgentError } from "../errors.ts";
+import type { CommandInput, CommandOption } from "./command.ts";
+import { readInput, reasonOf } from "./files.ts";
+
+export const TCTI_OPTION: CommandOption = {
+  type: "string",
+  value: "TCTI",
+  help: "the TPM, e.g. device:/dev/tpmrm0 or swtpm:path=tpm.sock",
+  required: true,
+};
+export const ANCHORS_OPTION: CommandOption = { type: "string", value: "FILE", help: "trust anchors", required: true };
+export const STORE_OPTION: CommandOption = {
+  type: "string",
+  value: "FILE",
+  help: "the machine's store (default: nothing is kept)",
+};
+export const RELEASES_OPTION: CommandOption = {
+  type: "string",
+  value: "FILE",
+  help: "signed release; may be given several times",
+  multiple: true,
+  required: true,
+};
+
+/** Connects, runs, and disconnects. The TPM's refusal of a command is exit code 4. */
+export async function withTpm<T>(input: CommandInput, use: (tpm: MachineTpm) => Promise<T>): Promise<T> {
+  await using tpm = await openTpm({ tcti: input.text("tcti") });
+  try {
+    return await use(tpm);
+  } catch (cause) {
+    if (cause instanceof TpmError) throw new SealError("ERR_SEAL_TPM", cause.message, { cause });
+    throw cause;
+  }
+}
+
+export async function readAnchors(input: CommandInput) {
+  return parseAnchors(await readInput(input.text("anchors"), "anchors"));
+}
+
+/** Releases whose signatures hold under the anchors; their dates are for the one who uses them. */
+export async function readReleases(input: CommandInput, rootKeyPem: string): Promise<readonly Release[]> {
+  const files = input.list("release");
+  return Promise.all(files.map(async (file) => verifyReleaseSignatures(await readInput(file, "release"), rootKeyPem)));
+}
+
+/** The store of `--store`, or one that forgets. */
+export async function withStore<T>(input: CommandInput, use: (store: Store) => Promise<T>): Promise<T> {
+  const path = input.optional("store");
+  if (path === undefined) return use(Store.open(memoryMedium()).store);
+  const medium = openStoreFile(path);
+  try {
+    return await use(Store.open(medium).store);
+  } finally {
+    medium.close();
+  }
+}
+
+/** An escrow file, which only its owner may read. */
+export async function readEscrow(path: string): Promise<Ownership & { readonly ekName: string }> {
+  const unusable = (got: string) =>
+    new AgentError("ERR_ENVIRONMENT", `escrow ${path}`, { expected: "a file of mode 0600", got });
+  const mode = await stat(path).catch((cause: unknown) => {
+    throw unusable(reasonOf(cause));
+  });
+  if ((mode.mode & 0o077) !== 0) throw unusable(`mode 0${(mode.mode & 0o777).toString(8)}`);
+  return parseEscrow(new Uint8Array(await readFile(path)));
+}

@@ -1,0 +1,50 @@
+import { toHex } from "../../policy/index.ts";
+import { provisionEpoch, provisionRecords, readEpoch } from "../../seal/index.ts";
+import { type Command, UsageError } from "./command.ts";
+import { answer, JSON_OPTION } from "./output.ts";
+import {
+  ANCHORS_OPTION,
+  RELEASES_OPTION,
+  readAnchors,
+  readEscrow,
+  readReleases,
+  TCTI_OPTION,
+  withTpm,
+} from "./tpm-options.ts";
+
+export const command: Command = {
+  summary: "define a TPM's epoch counter and records; a machine does it by itself while the TPM has no owner",
+  positionals: [],
+  options: {
+    tcti: TCTI_OPTION,
+    anchors: ANCHORS_OPTION,
+    release: {
+      ...RELEASES_OPTION,
+      multiple: true,
+      help: "any release of this root: its delegation approves the first increment",
+    },
+    escrow: { type: "string", value: "FILE", help: "the owner's authorisation, when the TPM has an owner" },
+    json: JSON_OPTION,
+  },
+  examples: [
+    "ironclaw tpm provision --tcti device:/dev/tpmrm0 --anchors anchors.json --release release.json",
+    "ironclaw tpm provision --tcti device:/dev/tpmrm0 --anchors anchors.json --release release.json --escrow escrow.json",
+  ],
+  run: async (input, io) => {
+    const { releaseRoot } = await readAnchors(input);
+    const [release] = await readReleases(input, releaseRoot);
+    if (release === undefined) throw new UsageError("--release", { expected: "a file", got: "none" });
+    const escrow = input.optional("escrow");
+    const owner = escrow === undefined ? null : await readEscrow(escrow);
+    return withTpm(input, async ({ tss }): Promise<0> => {
+      if (owner !== null) await tss.setAuth("owner", owner.ownerAuth);
+      await provisionEpoch(tss, releaseRoot, release.delegation);
+      await provisionRecords(tss);
+      const epoch = await readEpoch(tss);
+      const value = epoch.kind === "present" && epoch.value !== null ? Number(epoch.value) : null;
+      const name = epoch.kind === "present" ? toHex(epoch.name) : null;
+      answer(input, io, { epoch: value, name }, `provisioned: epoch counter at ${value}`);
+      return 0;
+    });
+  },
+};

@@ -1,0 +1,106 @@
+import type { Reason } from "../../attest/index.ts";
+import type { Release } from "../../policy/index.ts";
+import {
+  blocks,
+  type Credential,
+  diagnoseUnseal,
+  PERMANENT,
+  provisionEpoch,
+  provisionRecords,
+  readAnchor,
+  readEpoch,
+  readLogin,
+  readPermanent,
+  readTpmState,
+  type TpmState,
+  type UnsealFinding,
+} from "../../seal/index.ts";
+import type { LaunchEnvironment } from "./environment.ts";
+import type { LaunchInputs } from "./inputs.ts";
+import { tpmStep } from "./unseal.ts";
+
+/** The sealed credential that opens the state volume. */
+export const STATE_CREDENTIAL = "state";
+
+/**
+ * A TPM that this machine has never used gets its epoch counter and records. One that it has used and that lost them was cleared:
+ * that is for an operator to look at, so nothing is done here, and the diagnosis says so.
+ */
+export async function prepareTpm({ tss, store }: LaunchEnvironment, inputs: Partial<LaunchInputs>): Promise<void> {
+  const { anchors, releases } = inputs;
+  const [release] = releases ?? [];
+  if (anchors === undefined || release === undefined) return;
+  await tpmStep("TPM records", async () => {
+    if (store.content.ekName !== null || (await isProvisioned(tss))) return;
+    if (((await readPermanent(tss)) & PERMANENT.ownerAuthSet) !== 0) return;
+    await provisionEpoch(tss, anchors.releaseRoot, release.delegation);
+    await provisionRecords(tss);
+  });
+}
+
+/** All three: a power cut may have come between any two of them. */
+async function isProvisioned(tss: LaunchEnvironment["tss"]): Promise<boolean> {
+  if ((await readEpoch(tss)).kind === "missing") return false;
+  if ((await readLogin(tss, STATE_CREDENTIAL)).kind === "missing") return false;
+  return (await readAnchor(tss)).kind !== "missing";
+}
+
+/** Names of the credentials that a launch under these inputs needs. */
+export function neededCredentials(
+  environment: LaunchEnvironment,
+  { policy }: Pick<LaunchInputs, "policy">,
+): readonly string[] {
+  const { pin, files } = policy.credentials;
+  const state = environment.stateVolume === null ? [] : [STATE_CREDENTIAL];
+  return [...new Set([...state, ...Object.values(files), pin])];
+}
+
+/** Findings that the launch itself explains better: it knows the events behind the PCRs. */
+const EXPLAINED_BY_EVENTS: ReadonlySet<string> = new Set([
+  "measurement-changed",
+  "agent-not-launched",
+  "agent-pcr-capped",
+]);
+
+/** A TPM's state for each needed credential, read once. */
+export type TpmStates = ReadonlyMap<string, { readonly credential: Credential; readonly state: TpmState }>;
+
+export async function readTpmStates(environment: LaunchEnvironment, inputs: LaunchInputs): Promise<TpmStates> {
+  const states = new Map<string, { credential: Credential; state: TpmState }>();
+  for (const name of neededCredentials(environment, inputs)) {
+    const credential = inputs.credentials.get(name);
+    if (credential === undefined) continue;
+    const { ekName } = credential.sealed;
+    const state = await tpmStep("TPM state", () => readTpmState(environment.tss, { ekName, name }));
+    states.set(name, { credential, state });
+  }
+  return states;
+}
+
+/** Everything but the PCRs that keeps a needed credential sealed under this release; the TPM has not been asked yet. */
+export function credentialReasons(
+  environment: LaunchEnvironment,
+  inputs: LaunchInputs,
+  states: TpmStates,
+  release: Release,
+): readonly Reason[] {
+  const { store } = environment;
+  const now = new Date(environment.now());
+  const common = {
+    rootKeyPem: inputs.anchors.releaseRoot,
+    releases: [release],
+    knownEkName: store.content.ekName,
+    now,
+  };
+  const found = neededCredentials(environment, inputs).flatMap((name): readonly (Reason | UnsealFinding)[] => {
+    const entry = states.get(name);
+    if (entry === undefined)
+      return [{ code: "credential-missing", item: name, expected: "a sealed package in the cabinet", got: "none" }];
+    return diagnoseUnseal({ ...common, state: entry.state, sealed: entry.credential.sealed }).filter(
+      (finding) => blocks(finding) && !EXPLAINED_BY_EVENTS.has(finding.code),
+    );
+  });
+  // What is wrong with the TPM or the release is the same for every credential.
+  const distinct = new Map(found.map((entry) => [JSON.stringify(entry), entry]));
+  return [...distinct.values()];
+}

@@ -1,0 +1,114 @@
+import { TpmError } from "node-tpm2-tss";
+import { reason } from "../../attest/index.ts";
+import type { Anchors, Release } from "../../policy/index.ts";
+import {
+  type Credential,
+  importSealed,
+  keepImported,
+  runUnsealer,
+  SealError,
+  type SealedPackage,
+  type UnsealAnswer,
+  unsealRequest,
+} from "../../seal/index.ts";
+import { answersOf, type LaunchEnvironment, type LaunchRecord, Refusal } from "./environment.ts";
+
+export interface UnsealOrder {
+  readonly credential: Credential;
+  readonly release: Release;
+  readonly anchors: Anchors;
+}
+
+/**
+ * Has the TPM send one credential into `sink`, or refuses with the TPM's own words.
+ * @param sink write end of a pipe or socket; stays the caller's
+ * @throws Refusal; SealError when the attempt did not get as far as an answer
+ */
+export async function unsealCredential(
+  environment: LaunchEnvironment,
+  record: LaunchRecord,
+  order: UnsealOrder,
+  sink: number,
+): Promise<void> {
+  const answer = await askTpm(environment, order, [sink]);
+  record.answers = [...record.answers, ...answersOf(answer)];
+  if (answer.kind === "released") {
+    record.unsealed = [...record.unsealed, order.credential];
+    return;
+  }
+  const { name } = order.credential.sealed;
+  if (answer.kind === "failed" && answer.command === "decrypt")
+    throw damaged(name, "a ciphertext of another key or label");
+  const got = answersOf(answer)
+    .map((entry) => `${entry.command} ${entry.rc}`)
+    .join(", ");
+  throw new Refusal([reason("tpm-refused", `TPM2_Unseal of ${name}`, "the sealed credential", got || answer.kind)]);
+}
+
+/** The operator signed it, and yet it does not open. No other generation is tried: that PIN may have been changed since. */
+function damaged(name: string, got: string): Refusal {
+  return new Refusal([reason("blob-damaged", name, "a package that this TPM can open", got)]);
+}
+
+/** TPM_RC_INTEGRITY of the private area: parameter 1 of TPM2_Load. */
+const DAMAGED_PRIVATE = "0x000001df";
+
+/**
+ * One answer of the TPM for one credential. A kept private area that does not load any more (TPM2_Clear, a damaged store) is
+ * imported again from the blob of the same package: never from another generation.
+ *
+ * @param sinks empty: the TPM is asked, and whatever it would release is discarded
+ */
+export async function askTpm(
+  environment: LaunchEnvironment,
+  { credential, release, anchors }: UnsealOrder,
+  sinks: readonly number[],
+): Promise<UnsealAnswer> {
+  const { sealed } = credential;
+  const ask = (imported: Uint8Array) =>
+    runUnsealer({
+      path: `${environment.config.programs}/unsealer`,
+      tcti: environment.config.tcti,
+      request: unsealRequest({ sealed, imported, release, anchors, sinks: Math.max(1, sinks.length) }),
+      sinks,
+      discard: sinks.length === 0,
+    });
+  if (credential.imported === null) return ask(await importAndKeep(environment, credential));
+  const answer = await ask(credential.imported);
+  const stale = answer.kind === "failed" && answer.command === "TPM2_Load" && answer.rc === DAMAGED_PRIVATE;
+  return stale ? ask(await importAndKeep(environment, credential)) : answer;
+}
+
+async function importAndKeep(environment: LaunchEnvironment, credential: Credential): Promise<Uint8Array> {
+  const { sealed, envelope } = credential;
+  const imported = await tpmStep(`sealed ${sealed.name}`, () => importWhole(environment, sealed));
+  try {
+    keepImported(environment.store, { name: sealed.name, generation: sealed.generation, package: envelope, imported });
+  } catch {
+    // A store that cannot be written costs an import at the next boot, nothing else.
+  }
+  return imported;
+}
+
+/** Response codes of format one that are about a parameter: of TPM2_Import, parts of the blob. */
+const PARAMETER_ERROR = 0xc0;
+
+async function importWhole({ tss }: LaunchEnvironment, sealed: SealedPackage): Promise<Uint8Array> {
+  try {
+    return await importSealed(tss, sealed);
+  } catch (error) {
+    if (error instanceof TpmError && error.layer === "tpm" && (error.rc & PARAMETER_ERROR) === PARAMETER_ERROR)
+      throw damaged(sealed.name, `TPM2_Import 0x${error.rc.toString(16).padStart(8, "0")}`);
+    throw error;
+  }
+}
+
+/** Gives the TPM's refusal of a command a type of this project. */
+export async function tpmStep<T>(item: string, act: () => Promise<T>): Promise<T> {
+  try {
+    return await act();
+  } catch (cause) {
+    if (!(cause instanceof TpmError)) throw cause;
+    throw new SealError("ERR_SEAL_TPM", item, { expected: "the TPM's consent", got: cause.message, cause });
+  }
+}

@@ -1,0 +1,123 @@
+import { reason, reasonFrom } from "../attest/index.ts";
+import { equalBytes, toHex } from "../policy/index.ts";
+import { readAnchor, writeAnchor } from "../seal/index.ts";
+import { type AuditLog, type Durability, type OpenAuditLog, openAudit } from "./audit.ts";
+import type { AuditEntry, AuditHead } from "./audit-record.ts";
+import { EMPTY_HEAD } from "./audit-record.ts";
+import { AgentError } from "./errors.ts";
+import { type LaunchEnvironment, Refusal, type StateVolume } from "./launch/environment.ts";
+import { tpmStep } from "./launch/unseal.ts";
+import type { Native } from "./native/index.ts";
+import type { Spawner } from "./spawner-client.ts";
+
+/** How far the log may run ahead of the TPM: by time, and by records. */
+const ANCHOR_MILLISECONDS = 10_000;
+const ANCHOR_RECORDS = 10_000;
+
+/** The machine's audit log: there once it is opened. Before that nothing can be decided, so nothing is written. */
+export class MachineAudit implements AuditLog {
+  #log: OpenAuditLog | null = null;
+
+  open(log: OpenAuditLog): void {
+    this.#log = log;
+  }
+  append(entry: AuditEntry, durability: Durability): Promise<AuditHead> {
+    if (this.#log !== null) return this.#log.append(entry, durability);
+    return Promise.reject(new AgentError("ERR_AUDIT_WRITE", "audit log: not open yet"));
+  }
+  head(): AuditHead {
+    return this.#log?.head() ?? EMPTY_HEAD;
+  }
+  close(): void {
+    this.#log?.close();
+  }
+}
+
+interface StateVolumeParts {
+  readonly tss: LaunchEnvironment["tss"];
+  readonly spawner: Pick<Spawner, "openState">;
+  readonly native: Pick<Native, "pipe" | "closeFd">;
+  readonly auditLog: string;
+  readonly audit: MachineAudit;
+  readonly now: () => number;
+}
+
+/**
+ * The encrypted volume that the audit log lies on. Which volume is this machine's, and how far its log had come, stands in the TPM:
+ * another machine's volume, an earlier copy of this one and a shortened log are told apart and refused (I8).
+ */
+export function createStateVolume(parts: StateVolumeParts): StateVolume {
+  return {
+    open: async (deliver) => {
+      try {
+        await openStateVolume(parts, deliver);
+      } catch (error) {
+        throw refusalOf(error);
+      }
+    },
+  };
+}
+
+async function openStateVolume(parts: StateVolumeParts, deliver: (sink: number) => Promise<void>): Promise<void> {
+  const { tss, spawner, native, auditLog, audit, now } = parts;
+  const known = await tpmStep("audit anchor", () => readAnchor(tss));
+  if (known.kind === "missing")
+    throw new Refusal([reason("tpm-not-provisioned", "audit anchor", "its NV index", "none")]);
+  const anchor = known.kind === "anchor" ? known.anchor : null;
+  const opened = await withKey(native, deliver, (keyFd) => spawner.openState({ format: anchor === null }, keyFd));
+  if (anchor !== null && !equalBytes(anchor.volumeId, opened.volumeId))
+    throw new Refusal([reason("state-swapped", "state volume", toHex(anchor.volumeId), toHex(opened.volumeId))]);
+  const log = openAudit({ path: auditLog, now, anchor });
+  // A volume that is new to the TPM is taken over as it is: there is nothing yet that its log could be behind.
+  await tpmStep("audit anchor", () => writeAnchor(tss, { volumeId: opened.volumeId, ...log.head() }));
+  audit.open(log);
+  keepAnchored(tss, opened.volumeId, log);
+}
+
+/** What is wrong with the volume, as a reason of the launch; anything else stays what it is. */
+function refusalOf(error: unknown): unknown {
+  if (!(error instanceof AgentError)) return error;
+  const { expected, got } = reasonFrom(error, "state volume");
+  if (error.state !== undefined) return new Refusal([reason(error.state, "state volume", expected, got)]);
+  if (error.code === "ERR_AUDIT_ROLLED_BACK")
+    return new Refusal([reason("audit-rolled-back", "audit log", expected, got)]);
+  return error;
+}
+
+/** The key goes from the unsealer into a pipe, and from there into the spawner. */
+async function withKey<T>(
+  native: StateVolumeParts["native"],
+  deliver: (sink: number) => Promise<void>,
+  use: (keyFd: number) => Promise<T>,
+): Promise<T> {
+  const [keyFd, sink] = native.pipe();
+  try {
+    try {
+      await deliver(sink);
+    } finally {
+      native.closeFd(sink);
+    }
+    return await use(keyFd);
+  } finally {
+    native.closeFd(keyFd);
+  }
+}
+
+/** Writes the log's head into the TPM when it has moved: every ten seconds, and earlier when many records came. */
+function keepAnchored(tss: StateVolumeParts["tss"], volumeId: Uint8Array, log: OpenAuditLog): void {
+  let anchored = log.head().seq;
+  let due = performance.now() + ANCHOR_MILLISECONDS;
+  const tick = async (): Promise<void> => {
+    const head = log.head();
+    const late = performance.now() >= due || head.seq - anchored >= ANCHOR_RECORDS;
+    if (head.seq === anchored || !late) return;
+    due = performance.now() + ANCHOR_MILLISECONDS;
+    try {
+      await writeAnchor(tss, { volumeId, ...head });
+      anchored = head.seq;
+    } catch (error) {
+      console.error(`agent: audit anchor: ${error instanceof Error ? error.message : "unknown failure"}`);
+    }
+  };
+  setInterval(() => void tick(), 500).unref();
+}

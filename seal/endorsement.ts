@@ -1,0 +1,83 @@
+import { HANDLE_RANGE, type Session, type TpmObject, type Tpm as Tss } from "node-tpm2-tss";
+import type { EndorsementKeyKind } from "../attest/index.ts";
+import { equalBytes, toHex } from "../policy/index.ts";
+import { ekProfileOfName } from "./ek-public.ts";
+import { SealError } from "./errors.ts";
+import type { SealedPackage } from "./package.ts";
+import { type EkTemplate, ekTemplates } from "./tpm-templates.ts";
+
+/** The EK kind whose Name has this algorithm and size. @throws SealError ERR_SEAL_EK for neither */
+export function ekKindOfName(ekName: Uint8Array): EndorsementKeyKind {
+  const profile = ekProfileOfName(ekName);
+  if (profile !== null) return profile.kind === "L-1" ? "rsa2048" : "p384";
+  throw new SealError("ERR_SEAL_EK", "EK name", { expected: "34 or 50 bytes", got: `${ekName.length}` });
+}
+
+/** The EK at its persistent handle, else made from the template: the seed is the same, so the key is. Its Name is not checked. */
+export async function openEndorsementKey(tss: Tss, kind: EndorsementKeyKind): Promise<TpmObject> {
+  const { persistentHandle, template } = ekTemplates[kind];
+  const persistent = await tss.handles(HANDLE_RANGE.persistent);
+  return persistent.includes(persistentHandle)
+    ? await tss.trFromTpmPublic(persistentHandle)
+    : await tss.createPrimary("endorsement", template);
+}
+
+/** A policy session good for one use of an EK: see decision 0005 for why not its empty password. Dispose it. */
+export async function openEkPolicy(tss: Tss, kind: EndorsementKeyKind): Promise<Session> {
+  const { hash, alternatives }: EkTemplate = ekTemplates[kind];
+  const session = await tss.startAuthSession({ kind: "policy", hash });
+  try {
+    await tss.policySecret("endorsement", session);
+    if (alternatives.length > 0) await tss.policyOr(session, alternatives);
+    return session;
+  } catch (error) {
+    await session[Symbol.asyncDispose]();
+    throw error;
+  }
+}
+
+/**
+ * Imports a package's blob under this TPM's EK, and returns the private area (content of a TPM2B_PRIVATE) that loads there until
+ * TPM2_Clear. It is encrypted to the TPM: nothing in it is secret to whoever keeps it.
+ *
+ * @throws SealError ERR_SEAL_WRONG_PARENT when this TPM's EK has another Name; TpmError with the TPM's answer
+ */
+export async function importSealed(tss: Tss, sealed: SealedPackage): Promise<Uint8Array> {
+  const kind = ekKindOfName(sealed.ekName);
+  await using parent = await openParent(tss, sealed.ekName);
+  await using use = await openEkPolicy(tss, kind);
+  return await tss.import(parent, sealed.objectPublic, sealed.duplicate, sealed.encryptedSeed, { sessions: [use] });
+}
+
+/**
+ * Loads what `importSealed` returned and compares the loaded object's Name with the package's public area: it is the object, and
+ * this TPM can open it. Says nothing about whether its policy is met.
+ *
+ * @throws SealError ERR_SEAL_WRONG_PARENT; TpmError 0x1df when the private area is damaged or of before a TPM2_Clear
+ */
+export async function checkImported(tss: Tss, sealed: SealedPackage, imported: Uint8Array): Promise<void> {
+  const kind = ekKindOfName(sealed.ekName);
+  await using parent = await openParent(tss, sealed.ekName);
+  await using use = await openEkPolicy(tss, kind);
+  await using object = await tss.load(parent, imported, sealed.objectPublic, { sessions: [use] });
+  const { publicArea } = await tss.readPublic(object);
+  if (equalBytes(publicArea, sealed.objectPublic)) return;
+  const fields = { expected: toHex(sealed.objectPublic), got: toHex(publicArea) };
+  throw new SealError("ERR_SEALED_MALFORMED", "loaded object's public area", fields);
+}
+
+/** Whatever is at the persistent handle: if it is not the EK, the EK is made from its template, as the unsealer does. */
+async function openParent(tss: Tss, ekName: Uint8Array): Promise<TpmObject> {
+  const kind = ekKindOfName(ekName);
+  const found = await openEndorsementKey(tss, kind);
+  if (equalBytes(found.name, ekName)) return found;
+  await found[Symbol.asyncDispose]();
+  const made = await tss.createPrimary("endorsement", ekTemplates[kind].template);
+  if (equalBytes(made.name, ekName)) return made;
+  await made[Symbol.asyncDispose]();
+  throw new SealError("ERR_SEAL_WRONG_PARENT", "endorsement key", {
+    expected: toHex(ekName),
+    got: toHex(made.name),
+    hint: "the package was sealed for another TPM: seal again with this one's EK certificate",
+  });
+}

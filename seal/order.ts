@@ -1,0 +1,60 @@
+import { z } from "zod";
+import {
+  CREDENTIAL_NAME,
+  encodeCanonicalJson,
+  parseCanonicalJson,
+  parseEnvelope,
+  type SigningKey,
+  signEnvelope,
+  verifyEnvelope,
+} from "../policy/index.ts";
+import { SealError } from "./errors.ts";
+
+/** DSSE payload type of an operator's order. */
+export const ORDER_TYPE = "application/vnd.ironclaw.order+json";
+
+const ekName = z.string().regex(/^(?:[0-9a-f]{68}|[0-9a-f]{100})$/, "expected the Name of an endorsement key");
+const record = z.string().regex(/^[0-9a-f]{128}$/, "expected 64 bytes in hexadecimal");
+const bootNonce = z.string().regex(/^[0-9a-f]{64}$/, "expected 32 bytes in hexadecimal");
+
+const orderSchema = z.discriminatedUnion("order", [
+  z.strictObject({
+    version: z.literal(1),
+    order: z.literal("retry-login"),
+    ekName,
+    name: z.string().regex(CREDENTIAL_NAME),
+    record,
+  }),
+  z.strictObject({ version: z.literal(1), order: z.literal("new-volume"), ekName, anchor: record }),
+  z.strictObject({ version: z.literal(1), order: z.literal("provision"), ekName, boot: bootNonce }),
+]);
+
+/**
+ * An act of the operator that a machine cannot take by itself. Bound to the TPM and to the record as it is now, so that it is good
+ * once: what it allows changes the record. FORMATS.md, section 7.
+ */
+export type Order = z.infer<typeof orderSchema>;
+
+/** @throws PolicyError ERR_ENVELOPE_MALFORMED for an order that no machine would take */
+export async function signOrder(order: Order, operator: SigningKey): Promise<Uint8Array> {
+  return signEnvelope(ORDER_TYPE, encodeCanonicalJson(order, orderSchema, "ERR_ENVELOPE_MALFORMED", "order"), operator);
+}
+
+/**
+ * Proves that the operator signed it. Does not establish that it is for this machine or its present state.
+ * @throws PolicyError ERR_ENVELOPE_MALFORMED, ERR_ENVELOPE_SIGNATURE
+ */
+export async function verifyOrder(bytes: Uint8Array, operatorPem: string): Promise<Order> {
+  const payload = await verifyEnvelope(parseEnvelope(bytes), ORDER_TYPE, operatorPem);
+  return parseCanonicalJson(payload, orderSchema, "ERR_ENVELOPE_MALFORMED", "order");
+}
+
+/** @throws SealError ERR_ORDER unless `got` is `expected` */
+export function requireOrdered(what: string, expected: string, got: string): void {
+  if (expected === got) return;
+  throw new SealError("ERR_ORDER", `order ${what}`, {
+    expected,
+    got,
+    hint: "an order is for one machine and one state of it: make a new one from what the machine says now",
+  });
+}

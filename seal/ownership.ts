@@ -1,0 +1,129 @@
+import { createHmac, randomBytes } from "node:crypto";
+import { PROPERTY, type Session, type Tpm as Tss } from "node-tpm2-tss";
+import { z } from "zod";
+import {
+  concatBytes,
+  encodeCanonicalJson,
+  equalBytes,
+  fromHex,
+  parseCanonicalJson,
+  toHex,
+  utf8,
+} from "../policy/index.ts";
+import { SealError } from "./errors.ts";
+
+// FORMATS.md, section 10. With both authorisations set, root of a guest can neither delete the epoch counter nor clear the TPM.
+// The endorsement authorisation stays empty: unattended unsealing uses the EK through it.
+
+export const AUTH_BYTES = 32;
+const hexAuth = z.string().regex(new RegExp(`^[0-9a-f]{${2 * AUTH_BYTES}}$`));
+const escrowSchema = z
+  .strictObject({
+    version: z.literal(1),
+    ekName: z.string().regex(/^(?:[0-9a-f]{68}|[0-9a-f]{100})$/),
+    ownerAuth: hexAuth,
+    lockoutAuth: hexAuth,
+  })
+  .readonly();
+
+/** The operator's copy of a TPM's owner and lockout authorisation. Secret: mode 0600, offline. */
+export interface Ownership {
+  readonly ownerAuth: Uint8Array;
+  readonly lockoutAuth: Uint8Array;
+}
+
+/** Begins every ownership secret: an agent that opens credentials for verifiers never gives such a one away. */
+const SECRET_PREFIX = utf8("IRONOWN1");
+
+/** A new ownership secret, 32 bytes, of which 24 are random. */
+export function createOwnershipSecret(): Uint8Array {
+  return concatBytes(SECRET_PREFIX, randomBytes(AUTH_BYTES - SECRET_PREFIX.length));
+}
+
+export function isOwnershipSecret(secret: Uint8Array): boolean {
+  return secret.length === AUTH_BYTES && equalBytes(secret.subarray(0, SECRET_PREFIX.length), SECRET_PREFIX);
+}
+
+/**
+ * Both authorisations from one secret, so that one credential carries them to a machine.
+ * @throws SealError ERR_SEAL_INPUT for a secret that is none of `createOwnershipSecret`
+ */
+export function deriveOwnership(secret: Uint8Array): Ownership {
+  if (!isOwnershipSecret(secret))
+    throw new SealError("ERR_SEAL_INPUT", "ownership secret", { expected: "one made for that", got: "another secret" });
+  const derive = (label: string) => Uint8Array.from(createHmac("sha256", secret).update(label).digest());
+  return { ownerAuth: derive("ironclaw/owner/v1"), lockoutAuth: derive("ironclaw/lockout/v1") };
+}
+
+/** The escrow file's bytes: they hold the secrets. */
+export function encodeEscrow(ekName: Uint8Array, { ownerAuth, lockoutAuth }: Ownership): Uint8Array {
+  const document = { version: 1, ekName: toHex(ekName), ownerAuth: toHex(ownerAuth), lockoutAuth: toHex(lockoutAuth) };
+  return encodeCanonicalJson(document, escrowSchema, "ERR_ENVELOPE_MALFORMED", "escrow");
+}
+
+export function parseEscrow(bytes: Uint8Array): Ownership & { readonly ekName: string } {
+  const { ekName, ownerAuth, lockoutAuth } = parseCanonicalJson(
+    bytes,
+    escrowSchema,
+    "ERR_ENVELOPE_MALFORMED",
+    "escrow",
+  );
+  return { ekName, ownerAuth: fromHex(ownerAuth), lockoutAuth: fromHex(lockoutAuth) };
+}
+
+/** TPMA_PERMANENT. */
+export const PERMANENT = {
+  ownerAuthSet: 1 << 0,
+  endorsementAuthSet: 1 << 1,
+  lockoutAuthSet: 1 << 2,
+  disableClear: 1 << 8,
+  inLockout: 1 << 9,
+} as const;
+
+export async function readPermanent(tss: Tss): Promise<number> {
+  return (await tss.properties(PROPERTY.permanent, 1)).get(PROPERTY.permanent) ?? 0;
+}
+
+/**
+ * Sets owner and lockout authorisation on a TPM that has neither. The values travel encrypted in a session salted to the EK,
+ * whose Name the caller has compared. A crash between the two is mended by calling it again with the same values.
+ * Does not establish that a lockout authorisation which is there already is this one: a try would cost the TPM's only one.
+ *
+ * @throws SealError ERR_SEAL_OWNED when an authorisation is set already and is not this one; TpmError
+ */
+export async function takeOwnership(
+  tss: Tss,
+  saltKey: Parameters<Tss["readPublic"]>[0],
+  own: Ownership,
+): Promise<void> {
+  const permanent = await readPermanent(tss);
+  await using session = await tss.startAuthSession({ kind: "hmac", saltKey, decrypt: true });
+  const [ownerSet, lockoutSet] = [PERMANENT.ownerAuthSet, PERMANENT.lockoutAuthSet].map(
+    (bit) => (permanent & bit) !== 0,
+  );
+  // The owner's is set first: a lockout authorisation alone is nobody's crash of ours.
+  if (lockoutSet && !ownerSet) throw owned("lockout authorisation", "an empty one, as the owner's is");
+  if (ownerSet) await requireOwner(tss, session, own.ownerAuth);
+  else await tss.hierarchyChangeAuth("owner", own.ownerAuth, { sessions: [session] });
+  if (!lockoutSet) await tss.hierarchyChangeAuth("lockout", own.lockoutAuth, { sessions: [session] });
+}
+
+/** A wrong owner authorisation costs no dictionary-attack count; the lockout's own would, so it is not tried. */
+async function requireOwner(tss: Tss, session: Session, ownerAuth: Uint8Array): Promise<void> {
+  await tss.setAuth("owner", ownerAuth);
+  try {
+    await tss.hierarchyChangeAuth("owner", ownerAuth, { sessions: [session] });
+  } catch (cause) {
+    await tss.setAuth("owner", new Uint8Array());
+    throw owned("owner authorisation", "an empty one, or the one of this escrow", cause);
+  }
+}
+
+function owned(what: string, expected: string, cause?: unknown): SealError {
+  return new SealError("ERR_SEAL_OWNED", what, {
+    expected,
+    got: "another",
+    hint: "this TPM has an owner already: use that owner's escrow file, or clear the TPM in the firmware's set-up",
+    cause,
+  });
+}

@@ -1,0 +1,89 @@
+import { PROPERTY, TpmError, type Tpm as Tss } from "node-tpm2-tss";
+import type { EndorsementKeyKind } from "../attest/index.ts";
+import { equalBytes, SEAL_PCRS } from "../policy/index.ts";
+import { openEkCertificate } from "./ek-public.ts";
+import { ekKindOfName, openEndorsementKey } from "./endorsement.ts";
+import { type EpochState, readEpoch } from "./epoch.ts";
+import { type LoginState, readLogin } from "./tpm-records.ts";
+import { ekTemplates, readEkCertificates } from "./tpm-templates.ts";
+
+/** Everything about a TPM that decides whether a credential would unseal now, read without using a single authorisation. */
+export interface TpmState {
+  /** The endorsement key of the wanted kind: its Name, or the TPM's answer to making it. */
+  readonly ek: { readonly kind: "name"; readonly name: Uint8Array } | { readonly kind: "failed"; readonly rc: number };
+  /** Names of the endorsement keys that the TPM's own certificates are for. */
+  readonly certifiedEkNames: readonly Uint8Array[];
+  /** Whether the wanted Name is that of the same template in the owner hierarchy. Looked at only when the EK differs. */
+  readonly inOwnerHierarchy: boolean;
+  readonly epoch: EpochState;
+  readonly login: LoginState;
+  /** Values of the seal PCRs; null when the SHA-256 bank is not active. */
+  readonly pcrs: ReadonlyMap<number, Uint8Array> | null;
+  /** TPMA_PERMANENT and TPMA_STARTUP_CLEAR. */
+  readonly permanent: number;
+  readonly startupClear: number;
+  readonly lockout: { readonly counter: number; readonly maxTries: number; readonly intervalSeconds: number };
+}
+
+/** @throws TpmError when the TPM does not even answer such questions */
+export async function readTpmState(
+  tss: Tss,
+  wanted: { readonly ekName: Uint8Array; readonly name: string },
+): Promise<TpmState> {
+  const kind = ekKindOfName(wanted.ekName);
+  const ek = await readEk(tss, kind);
+  const found = ek.kind === "name" && equalBytes(ek.name, wanted.ekName);
+  const properties = await tss.properties(PROPERTY.permanent, 32);
+  const property = (tag: number) => properties.get(tag) ?? 0;
+  return {
+    ek,
+    certifiedEkNames: await readCertifiedNames(tss),
+    inOwnerHierarchy: !found && (await isOwnerKey(tss, kind, wanted.ekName)),
+    epoch: await readEpoch(tss),
+    login: await readLogin(tss, wanted.name),
+    pcrs: await readSealPcrs(tss),
+    permanent: property(PROPERTY.permanent),
+    startupClear: property(PROPERTY.startupClear),
+    lockout: {
+      counter: property(PROPERTY.lockoutCounter),
+      maxTries: property(PROPERTY.maxAuthFail),
+      intervalSeconds: property(PROPERTY.lockoutInterval),
+    },
+  };
+}
+
+async function readEk(tss: Tss, kind: EndorsementKeyKind): Promise<TpmState["ek"]> {
+  try {
+    await using ek = await openEndorsementKey(tss, kind);
+    return { kind: "name", name: ek.name };
+  } catch (error) {
+    if (error instanceof TpmError) return { kind: "failed", rc: error.rc };
+    throw error;
+  }
+}
+
+async function readCertifiedNames(tss: Tss): Promise<readonly Uint8Array[]> {
+  const certificates = await readEkCertificates(tss);
+  return certificates.flatMap(({ der }) => {
+    try {
+      return [openEkCertificate(der).name];
+    } catch {
+      return []; // of a kind of key that nothing is sealed to here
+    }
+  });
+}
+
+/** A package for a key that was made from the EK's template in the wrong hierarchy: tools offer that by mistake. */
+async function isOwnerKey(tss: Tss, kind: EndorsementKeyKind, name: Uint8Array): Promise<boolean> {
+  try {
+    await using key = await tss.createPrimary("owner", ekTemplates[kind].template);
+    return equalBytes(key.name, name);
+  } catch {
+    return false; // an owner with an authorisation of its own: then it cannot be told
+  }
+}
+
+async function readSealPcrs(tss: Tss): Promise<TpmState["pcrs"]> {
+  const bank = (await tss.pcrRead([{ bank: "sha256", pcrs: SEAL_PCRS }])).get("sha256");
+  return bank !== undefined && SEAL_PCRS.every((index) => bank.has(index)) ? bank : null;
+}

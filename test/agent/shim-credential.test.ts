@@ -1,0 +1,210 @@
+import { existsSync, lstatSync, mkdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { AgentError } from "../../agent/errors.ts";
+import type { LoadedLibrary } from "../../agent/shim-replies.ts";
+import { ByteWriter } from "../../policy/bytes.ts";
+import {
+  type Bench,
+  buildHostile,
+  makeToken,
+  native,
+  openBench,
+  SOFTHSM,
+  type Started,
+  startShim,
+  TEST_PIN,
+  type Token,
+  writeHostProfile,
+} from "../support/shim-fixture.ts";
+
+const CKR_FUNCTION_FAILED = 0x6n;
+const CKR_ARGUMENTS_BAD = 0x7n;
+const CKR_DATA_LEN_RANGE = 0x21n;
+const CKR_FUNCTION_NOT_SUPPORTED = 0x54n;
+const LARGEST = 32_766;
+
+let bench: Bench;
+let token: Token;
+let profile: string;
+let attacker: string;
+const addon = native();
+const running: Started[] = [];
+
+beforeAll(() => {
+  bench = openBench();
+  token = makeToken(bench);
+  profile = writeHostProfile(bench, token);
+  attacker = buildHostile(bench, "attacker", "module");
+});
+
+afterAll(() => {
+  for (const { child } of running) child.kill("SIGKILL");
+  bench.remove();
+});
+
+async function start(): Promise<Started> {
+  const started = await startShim(addon, { profile, environment: token.environment });
+  running.push(started);
+  return started;
+}
+
+async function rvOf(promise: Promise<unknown>): Promise<bigint | undefined> {
+  const error = await promise.then(
+    () => null,
+    (reason: unknown) => reason,
+  );
+  expect(error).toBeInstanceOf(AgentError);
+  return error instanceof AgentError ? error.rv : undefined;
+}
+
+function benchSlot(library: LoadedLibrary): bigint {
+  return library.slots.find(({ label }) => label === "bench")?.slotId ?? -1n;
+}
+
+let files = 0;
+/** A path in the one directory that the profile lets the shim write to. */
+function writable(name = `key-${files++}.pem`): string {
+  return join(token.tokens, name);
+}
+
+function secretOf(length: number): Uint8Array {
+  return Uint8Array.from({ length }, (_, index) => (index * 7 + length) & 0xff);
+}
+
+describe("a credential file", () => {
+  test.each([1, 255, 4096, LARGEST])("I4: %i bytes reach a new file that its owner alone may read", async (length) => {
+    const { shim, give } = await start();
+    const path = writable();
+    give(secretOf(length));
+    await shim.credential(path);
+    expect(new Uint8Array(readFileSync(path))).toEqual(secretOf(length));
+    expect(statSync(path).mode & 0o777).toBe(0o400);
+  });
+
+  test("I4: several secrets and the PIN come through the one channel, in order", async () => {
+    const { shim, give, attempts } = await start();
+    const paths = [writable(), writable()];
+    for (const [index, path] of paths.entries()) {
+      give(secretOf(LARGEST - index));
+      await shim.credential(path);
+    }
+    give(TEST_PIN);
+    const library = await shim.load(SOFTHSM);
+    await shim.login(benchSlot(library));
+    expect((await shim.keys()).length).toBe(2);
+    for (const [index, path] of paths.entries())
+      expect(new Uint8Array(readFileSync(path))).toEqual(secretOf(LARGEST - index));
+    expect(attempts).toEqual([]);
+  });
+
+  test("I5: nothing outside the profile's writable directories is written", async () => {
+    for (const path of [
+      join(bench.directory, "key.pem"),
+      "/tmp/ironclaw-key.pem",
+      "/ironclaw-key.pem",
+      "/etc/key.pem",
+    ]) {
+      const { shim, give } = await start();
+      give("secret");
+      expect(await rvOf(shim.credential(path)), path).toBe(CKR_FUNCTION_FAILED);
+      expect(existsSync(path), path).toBe(false);
+    }
+  });
+
+  test("I5: what is there already is not written through, and no directory is made", async () => {
+    const existing = writable();
+    const target = join(token.tokens, "target");
+    const link = writable();
+    const dangling = writable();
+    writeFileSync(existing, "before");
+    writeFileSync(target, "before");
+    symlinkSync(target, link);
+    symlinkSync(join(token.tokens, "nothing"), dangling);
+    mkdirSync(writable("directory"));
+    for (const path of [existing, link, dangling, writable("directory"), writable("missing/key.pem")]) {
+      const { shim, give } = await start();
+      give("secret");
+      expect(await rvOf(shim.credential(path)), path).toBe(CKR_FUNCTION_FAILED);
+    }
+    expect([existing, target].map((path) => readFileSync(path, "utf8"))).toEqual(["before", "before"]);
+    expect(lstatSync(dangling).isSymbolicLink()).toBe(true);
+    expect(existsSync(writable("missing"))).toBe(false);
+    expect(existsSync(join(token.tokens, "nothing"))).toBe(false);
+  });
+
+  test("I10: a path that is not absolute, or too long, is refused", async () => {
+    for (const path of ["", "key.pem", `/${"k".repeat(255)}`, "/a\0b"]) {
+      const { shim } = await start();
+      expect(await rvOf(shim.credential(path)), path).toBe(CKR_ARGUMENTS_BAD);
+    }
+  });
+
+  test("I10: a frame that is empty, too long or cut short makes no file", async () => {
+    const frames = [
+      new Uint8Array(0),
+      Uint8Array.of(0),
+      new ByteWriter().u16(0).finish(),
+      new ByteWriter()
+        .u16(LARGEST + 1)
+        .bytes(new Uint8Array(LARGEST + 1))
+        .finish(),
+      new ByteWriter().u16(10).bytes(new Uint8Array(9)).finish(),
+    ];
+    for (const frame of frames) {
+      const { shim, giveBroken } = await start();
+      const path = writable();
+      giveBroken(frame);
+      expect(await rvOf(shim.credential(path))).toBe(CKR_DATA_LEN_RANGE);
+      expect(existsSync(path)).toBe(false);
+    }
+  });
+
+  test("I11: after a failure nothing of the channel can be tried as a PIN", async () => {
+    const { shim, give } = await start();
+    give("a key, not a PIN");
+    expect(await rvOf(shim.credential("key.pem"))).toBe(CKR_ARGUMENTS_BAD);
+    for (const refused of [shim.credential(writable()), shim.load(SOFTHSM), shim.login(0n), shim.arm()])
+      expect(await rvOf(refused)).toBe(CKR_FUNCTION_NOT_SUPPORTED);
+    expect(await shim.status()).toBe(0n);
+  });
+
+  test("I5: once a library is loaded, and after ARM, no credential is taken any more", async () => {
+    const { shim, give } = await start();
+    const paths = [writable(), writable(), writable()];
+    const refused = async (path = "") => {
+      expect(await rvOf(shim.credential(path))).toBe(CKR_FUNCTION_NOT_SUPPORTED);
+      expect(existsSync(path)).toBe(false);
+    };
+    const library = await shim.load(SOFTHSM);
+    await refused(paths[0]);
+    give(TEST_PIN);
+    await shim.login(benchSlot(library));
+    await refused(paths[1]);
+    await shim.arm();
+    await refused(paths[2]);
+    expect((await shim.keys()).length).toBe(2);
+  });
+});
+
+describe("the PIN in the channel", () => {
+  test.each([1, 64, 255])("I4: a PIN of %i bytes reaches the library", async (length) => {
+    const { shim, give } = await start();
+    await shim.load(attacker);
+    give("7".repeat(length));
+    await shim.login(0n);
+    expect(await shim.keys()).toHaveLength(1);
+  });
+
+  test("I11: without a PIN of 1 to 255 bytes C_Login is not called, and not asked for again", async () => {
+    const long = new ByteWriter().u16(256).bytes(new Uint8Array(256).fill(0x37)).finish();
+    const old = Uint8Array.of(4, 0x31, 0x32, 0x33, 0x34); // length in one byte, as once
+    for (const bytes of [new Uint8Array(0), Uint8Array.of(0, 0), Uint8Array.of(0, 5, 0x31), long, old]) {
+      const { shim, giveBroken } = await start();
+      const library = await shim.load(SOFTHSM);
+      giveBroken(bytes);
+      expect(await rvOf(shim.login(benchSlot(library)))).toBe(CKR_DATA_LEN_RANGE);
+      expect(await rvOf(shim.login(benchSlot(library)))).toBe(CKR_FUNCTION_NOT_SUPPORTED);
+    }
+  });
+});
