@@ -105,7 +105,8 @@ function comparePcrs(from: Release, to: Release): readonly ReleaseChange[] {
   return indices
     .filter((pcr) => pcr !== 13 && !(imageChanged && BOOT_PCRS.includes(pcr)) && pcrDiffers(from, to, pcr))
     .map((pcr): ReleaseChange => {
-      const [old, next] = [from.pcrs.sha256[`${pcr}`] ?? null, to.pcrs.sha256[`${pcr}`] ?? null];
+      const bank = from.pcrs.sha256[`${pcr}`] === to.pcrs.sha256[`${pcr}`] ? "sha384" : "sha256";
+      const [old, next] = [from.pcrs[bank][`${pcr}`] ?? null, to.pcrs[bank][`${pcr}`] ?? null];
       const change = old === null ? "added" : next === null ? "removed" : "changed";
       return { item: `PCR ${pcr}`, change, from: old, to: next, consequence: `covers ${pcrCovers(pcr)}` };
     });

@@ -2,6 +2,7 @@ import {
   type Anchors,
   type BundleEntry,
   encodeBundle,
+  IronclawError,
   parseBundle,
   parsePolicy,
   type Release,
@@ -19,6 +20,9 @@ export type DocumentSlot = (typeof DOCUMENT_SLOTS)[number];
 export function isDocumentSlot(slot: SlotName): slot is DocumentSlot {
   return (DOCUMENT_SLOTS as readonly SlotName[]).includes(slot);
 }
+
+/** A document as it was handed in. */
+export type GivenDocument = Pick<BundleEntry, "path" | "bytes">;
 
 export interface ReleaseFacts {
   readonly file: string;
@@ -44,16 +48,17 @@ export interface CheckedDocuments {
 
 /**
  * The bundle of some signed documents, each under its own file name: `/NAME.json` for a credential, `/HASH.json` for a release.
- * @throws PolicyError, SealError for a document that does not verify; AgentError ERR_CONFIG_INVALID for two of one file name
+ * @throws AgentError ERR_CONFIG_INVALID for a document that does not verify, or two of one file name
  */
 export async function bundleDocuments(
   slot: DocumentSlot,
-  documents: readonly Uint8Array[],
+  documents: readonly GivenDocument[],
   anchors: Anchors,
 ): Promise<Uint8Array> {
   const files = new Map<string, Uint8Array>();
-  for (const bytes of documents) {
-    const file = await fileNameOf(slot, bytes, anchors);
+  for (const document of documents) {
+    const { bytes } = document;
+    const file = await fileNameOf(slot, document, anchors);
     const twice = slot === "release" ? "one release given twice" : "two of one credential's name";
     if (files.has(file))
       throw new AgentError("ERR_CONFIG_INVALID", `${slot} ${file}`, { expected: "one document", got: twice });
@@ -66,17 +71,36 @@ export async function bundleDocuments(
 export async function addDocument(
   slot: DocumentSlot,
   bundle: Uint8Array | undefined,
-  document: Uint8Array,
+  document: GivenDocument,
   anchors: Anchors,
 ): Promise<Uint8Array> {
   const files = new Map(bundle === undefined ? [] : parseBundle(bundle).map(({ path, bytes }) => [path, bytes]));
-  return encodeBundle(files.set(await fileNameOf(slot, document, anchors), document));
+  return encodeBundle(files.set(await fileNameOf(slot, document, anchors), document.bytes));
 }
 
-async function fileNameOf(slot: DocumentSlot, bytes: Uint8Array, anchors: Anchors): Promise<string> {
-  if (slot === "sealed") return sealedFileName(await verifySealedPackage(bytes, anchors));
-  await verifyReleaseSignatures(bytes, anchors.releaseRoot);
-  return releaseFileName(bytes);
+async function fileNameOf(slot: DocumentSlot, document: GivenDocument, anchors: Anchors): Promise<string> {
+  if (slot === "sealed") return sealedFileName(await openSealed(document, anchors));
+  await openRelease(document, anchors);
+  return releaseFileName(document.bytes);
+}
+
+function openSealed({ path, bytes }: GivenDocument, anchors: Anchors): Promise<SealedPackage> {
+  return named(`sealed ${path}`, () => verifySealedPackage(bytes, anchors));
+}
+
+function openRelease({ path, bytes }: GivenDocument, anchors: Anchors): Promise<Release> {
+  return named(`release ${path}`, () => verifyReleaseSignatures(bytes, anchors.releaseRoot));
+}
+
+/** Of several documents the message says which. */
+async function named<T>(document: string, act: () => Promise<T>): Promise<T> {
+  try {
+    return await act();
+  } catch (cause) {
+    if (!(cause instanceof IronclawError)) throw cause;
+    const fields = { cause, ...(cause.hint === undefined ? {} : { hint: cause.hint }) };
+    throw new AgentError("ERR_CONFIG_INVALID", `${document}: ${cause.message}`, fields);
+  }
 }
 
 /** By its content: several releases of one name are no mistake, and a new signature is another document. */
@@ -91,7 +115,7 @@ function sealedFileName({ name }: Pick<SealedPackage, "name">): string {
 /**
  * Verifies every document of both slots as the launch will, and says what is in them.
  * @param policyBytes the cabinet's policy, if it has one: a release for another policy unseals nothing beside it
- * @throws PolicyError, SealError for a document that does not verify; AgentError ERR_CONFIG_INVALID for a file of another name
+ * @throws AgentError ERR_CONFIG_INVALID for a document that does not verify, or a file of another name; PolicyError for a damaged bundle
  */
 export async function checkDocuments(
   slots: Partial<Record<DocumentSlot, Uint8Array>>,
@@ -101,13 +125,13 @@ export async function checkDocuments(
 ): Promise<CheckedDocuments> {
   const releases: { readonly entry: BundleEntry; readonly release: Release }[] = [];
   for (const entry of slots.release === undefined ? [] : parseBundle(slots.release)) {
-    const release = await verifyReleaseSignatures(entry.bytes, anchors.releaseRoot);
+    const release = await openRelease(entry, anchors);
     requireFileName(entry, releaseFileName(entry.bytes));
     releases.push({ entry, release });
   }
   const sealed: SealedFacts[] = [];
   for (const entry of slots.sealed === undefined ? [] : parseBundle(slots.sealed)) {
-    const { name, kind, generation, notAfter, tokenSerial } = await verifySealedPackage(entry.bytes, anchors);
+    const { name, kind, generation, notAfter, tokenSerial } = await openSealed(entry, anchors);
     requireFileName(entry, sealedFileName({ name })); // so that no two have one name
     sealed.push({ file: entry.path, name, kind, generation, notAfter, tokenSerial });
   }

@@ -36,7 +36,9 @@ export const command: Command = {
       if (path !== undefined) contents.set(slot, await readSlotContent(slot, path));
     }
     for (const slot of DOCUMENT_SLOTS) {
-      const documents = await Promise.all(input.list(slot).map((path) => readInput(path, slot)));
+      const documents = await Promise.all(
+        input.list(slot).map(async (path) => ({ path, bytes: await readInput(path, slot) })),
+      );
       contents.set(slot, await bundleDocuments(slot, documents, anchorsOf(contents)));
     }
     const facts = await checkContents(contents);

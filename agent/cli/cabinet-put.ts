@@ -41,7 +41,7 @@ async function newContent(
     if (add) throw new UsageError("--add", { expected: "the slot release or sealed", got: slot });
     return readSlotContent(slot, path);
   }
-  const document = await readInput(path, slot);
+  const document = { path, bytes: await readInput(path, slot) };
   const anchors = anchorsOf(contents);
   if (add) return addDocument(slot, contents.get(slot), document, anchors);
   return bundleDocuments(slot, [document], anchors);

@@ -1,6 +1,6 @@
-import { encodeDelegation, keyIdOf, MAX_EPOCH } from "../../policy/index.ts";
+import { CREDENTIAL_NAME, encodeDelegation, keyIdOf, MAX_EPOCH } from "../../policy/index.ts";
 import { signDelegation } from "../../seal/index.ts";
-import type { Command } from "./command.ts";
+import { type Command, UsageError } from "./command.ts";
 import { readText } from "./files.ts";
 import { deliver, JSON_OPTION } from "./output.ts";
 import { openSigningKey, signingKeyOption } from "./signing-key.ts";
@@ -36,6 +36,8 @@ export const command: Command = {
   run: async (input, io) => {
     const lastEpoch = input.integer("last-epoch", 0, MAX_EPOCH) ?? 0; // parsing has required it
     const named = input.list("credential");
+    const odd = named.find((name) => !CREDENTIAL_NAME.test(name));
+    if (odd !== undefined) throw new UsageError("--credential", { expected: "1 to 32 of a-z, 0-9 and -", got: odd });
     const releaseKey = await readText(input.text("release-key"), "release key");
     const root = await openSigningKey(input.text("root"));
     const order = { releaseKeyPem: releaseKey, credentials: named.length === 0 ? CREDENTIALS : named, lastEpoch };

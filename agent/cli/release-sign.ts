@@ -41,7 +41,7 @@ export const command: Command = {
     const { releaseRoot: rootKeyPem } = parseAnchors(await readInput(input.text("anchors"), "anchors"));
     const document = parseDelegation(await readInput(input.text("delegation"), "delegation"));
     const releaseKey = await openSigningKey(input.text("key"));
-    if (document.releaseKey !== releaseKey.spkiPem) throw notDelegated(document.releaseKey, releaseKey.spkiPem);
+    requireDelegated(keyIdOf(document.releaseKey), keyIdOf(releaseKey.spkiPem));
     const name = input.text("name");
     // `signRelease` checks every field against the release's schema.
     const draft = { name, image, epoch, ...validity, pcrs, events, raise } as ReleaseDraft;
@@ -63,8 +63,12 @@ function readValidity(input: CommandInput): { readonly notBefore: string; readon
   throw new UsageError("--not-before", { expected: "a time before --not-after", got: notBefore });
 }
 
-function notDelegated(expected: string, got: string): SealError {
-  const fields = { expected: `${keyIdOf(expected)}, which was delegated to`, got: keyIdOf(got) };
+function requireDelegated(delegated: string, got: string): void {
+  if (delegated === got) return;
   const hint = "`ironclaw keys delegate` approves this key";
-  return new SealError("ERR_RELEASE_REFUSED", "release key", { ...fields, hint });
+  throw new SealError("ERR_RELEASE_REFUSED", "release key", {
+    expected: `${delegated}, which was delegated to`,
+    got,
+    hint,
+  });
 }

@@ -133,7 +133,10 @@ function checkHere(input: CommandInput): Promise<readonly Check[]> {
         const state = await readTpmState(tss, sealed);
         const question = { state, rootKeyPem: anchors.releaseRoot, sealed, releases, now: new Date() };
         const found = [...diagnoseUnseal({ ...question, knownEkName: store.content.ekName })];
-        if (!found.some(blocks)) found.push(...(await diagnoseBlob(tss, sealed, imported)));
+        if (!found.some(blocks)) {
+          const blob = await diagnoseBlob(tss, sealed, imported);
+          if (blob.kind === "damaged") found.push(blob.finding);
+        }
         checks.push({ name: sealed.name, generation: sealed.generation, findings: explained(found) });
       }
       if (checks.length === 0)

@@ -89,7 +89,7 @@ export async function bootStateMachine(
     port.write(`${order}\n`);
     return next();
   };
-  while ((await next()) !== "up");
+  while ((await next()) !== "up") continue;
   return {
     ask,
     follow: async (order, enough) => {

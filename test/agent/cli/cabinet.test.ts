@@ -128,6 +128,8 @@ describe("I2: a cabinet is written only when all of it verifies", () => {
     const before = readFileSync(at("other.img"));
     for (const more of slot === "anchors" ? [[]] : [[], ["--add"]])
       expectComplaint(await cli(put(slot, name, ...more)), 3, name);
+    // Of several documents the message says which.
+    expect((await cli(put(slot, name))).err).toMatch(slot === "anchors" ? /release \/[0-9a-f]{16}\.json: / : name);
     expect(readFileSync(at("other.img")).equals(before)).toBe(true);
   });
 

@@ -7,6 +7,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { UsageError } from "../../../agent/cli/command.ts";
 import { isPkcs11Uri, parsePkcs11Uri } from "../../../agent/cli/pkcs11-uri.ts";
 import { openSigningKey } from "../../../agent/cli/signing-key.ts";
+import { withTokenSession } from "../../../agent/cli/token-session.ts";
 import {
   encodeSpkiPem,
   parseAnchors,
@@ -247,6 +248,31 @@ describe("a key on a token", () => {
       expect(result.err).toMatch(message);
       for (const secret of [TOKEN_PIN, "wrong-pin-5555"]) expect(result.err + result.out).not.toContain(secret);
     }
+  });
+});
+
+describe("I11: a token that is about to lock", () => {
+  const named = parsePkcs11Uri(uri("token=signing"));
+  /** A library with one token; whoever logs in has failed the test. */
+  const library = (flags: number): PKCS11 =>
+    ({
+      C_Initialize: () => {},
+      C_Finalize: () => {},
+      C_GetSlotList: () => [Buffer.alloc(8)],
+      C_GetTokenInfo: () => ({ label: "signing".padEnd(32), serialNumber: "1".padEnd(16), flags }),
+      C_OpenSession: () => {
+        throw new Error("CKR_GENERAL_ERROR:5 at PKCS11.C_OpenSession");
+      },
+    }) as unknown as PKCS11;
+
+  test.each([
+    [0x2_0000, /more than one PIN try left, got the final one/],
+    [0x4_0000, /expected one that takes its PIN, got one that is locked/],
+    [0x0, /C_OpenSession: expected success, got CKR_GENERAL_ERROR/],
+  ])("with flags 0x%x is not logged in to", (flags, message) => {
+    const act = () => withTokenSession(library(0x400 | flags), named, TOKEN_PIN, () => 0);
+    expect(act).toThrow(message);
+    expect(act).not.toThrow(TOKEN_PIN);
   });
 });
 
