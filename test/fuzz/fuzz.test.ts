@@ -1,6 +1,7 @@
 import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
+import { utf8 } from "../../policy/index.ts";
 import { listTargets, readCorpus, root } from "./catalogue.ts";
 import { fuzzTarget } from "./supervise.ts";
 
@@ -25,6 +26,15 @@ function parsersOf(folder: string): readonly string[] {
   );
 }
 
+/** One mebibyte of the same again and again: lists of the most elements, and texts of the greatest length. */
+function repeated(bytes: Uint8Array): Uint8Array {
+  const large = new Uint8Array(1 << 20);
+  for (let at = 0; at < large.length && bytes.length > 0; at += bytes.length) {
+    large.set(bytes.subarray(0, large.length - at), at);
+  }
+  return large;
+}
+
 describe("every parser of bytes", () => {
   test.each(targets)(
     "I10: $name: its corpus, past findings and mutations of them end in a value or a typed error",
@@ -39,6 +49,15 @@ describe("every parser of bytes", () => {
       expect(accepted).toBeGreaterThan(0);
     },
   );
+
+  test.each(targets)("I10: $name: a mebibyte of anything ends in a value or a typed error, soon", async (target) => {
+    const large = [utf8("["), utf8("a"), utf8('"\\n"'), utf8("/a "), new Uint8Array(8), ...readCorpus(target.name)].map(
+      repeated,
+    );
+    const budget = { runs: 0, milliseconds: 0 };
+    const { findings } = await fuzzTarget(target, { seed: 1, budget, corpus: large, timeLimit: 10_000 });
+    expect(findings.map(({ what, detail }) => ({ what, detail }))).toEqual([]);
+  });
 
   test.each(["policy", "attest"])("I10: each exported parser of %s has a target that calls it", (folder) => {
     const texts = new Map(targets.map(({ name, path }) => [name, readFileSync(path, "utf8")]));
