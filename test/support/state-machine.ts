@@ -89,7 +89,7 @@ export async function bootStateMachine(
     port.write(`${order}\n`);
     return next();
   };
-  while ((await next()) !== "up") continue;
+  while ((await next()) !== "up");
   return {
     ask,
     follow: async (order, enough) => {
