@@ -17,9 +17,12 @@ const ANCHOR_RECORDS = 10_000;
 /** The machine's audit log: there once it is opened. Before that nothing can be decided, so nothing is written. */
 export class MachineAudit implements AuditLog {
   #log: OpenAuditLog | null = null;
+  #stopAnchoring: () => void = () => undefined;
 
-  open(log: OpenAuditLog): void {
+  /** @param stopAnchoring ends what keeps the log's head in the TPM; called when the log is closed */
+  open(log: OpenAuditLog, stopAnchoring: () => void = () => undefined): void {
     this.#log = log;
+    this.#stopAnchoring = stopAnchoring;
   }
   append(entry: AuditEntry, durability: Durability): Promise<AuditHead> {
     if (this.#log !== null) return this.#log.append(entry, durability);
@@ -29,6 +32,7 @@ export class MachineAudit implements AuditLog {
     return this.#log?.head() ?? EMPTY_HEAD;
   }
   close(): void {
+    this.#stopAnchoring();
     this.#log?.close();
   }
 }
@@ -70,8 +74,7 @@ async function openStateVolume(parts: StateVolumeParts, deliver: (sink: number) 
   const log = openAudit({ path: auditLog, now, anchor });
   // A volume that is new to the TPM is taken over as it is: there is nothing yet that its log could be behind.
   await tpmStep("audit anchor", () => writeAnchor(tss, { volumeId: opened.volumeId, ...log.head() }));
-  audit.open(log);
-  keepAnchored(tss, opened.volumeId, log);
+  audit.open(log, keepAnchored(tss, opened.volumeId, log));
 }
 
 /** What is wrong with the volume, as a reason of the launch; anything else stays what it is. */
@@ -103,8 +106,11 @@ async function withKey<T>(
   }
 }
 
-/** Writes the log's head into the TPM when it has moved: every ten seconds, and earlier when many records came. */
-function keepAnchored(tss: StateVolumeParts["tss"], volumeId: Uint8Array, log: OpenAuditLog): void {
+/**
+ * Writes the log's head into the TPM when it has moved: every ten seconds, and earlier when many records came.
+ * @returns how to end that
+ */
+function keepAnchored(tss: StateVolumeParts["tss"], volumeId: Uint8Array, log: OpenAuditLog): () => void {
   let anchored = log.head().seq;
   let due = performance.now() + ANCHOR_MILLISECONDS;
   const tick = async (): Promise<void> => {
@@ -119,5 +125,7 @@ function keepAnchored(tss: StateVolumeParts["tss"], volumeId: Uint8Array, log: O
       console.error(`agent: audit anchor: ${error instanceof Error ? error.message : "unknown failure"}`);
     }
   };
-  setInterval(() => void tick(), 500).unref();
+  const timer = setInterval(() => void tick(), 500);
+  timer.unref();
+  return () => clearInterval(timer);
 }

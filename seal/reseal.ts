@@ -60,10 +60,10 @@ export function abortReseal(store: Store, name: string): void {
   store.write({ ...content, entries });
 }
 
-/** After a launch with this package came to serve: it stays, every other generation of its name goes. */
+/** After a launch with this package came to serve: it stays, earlier generations of its name go. A later one was handed in since. */
 export function commitServed(store: Store, entry: Omit<StoreEntry, "state">, ekName: Uint8Array): void {
   const { entries } = store.content;
-  const others = entries.filter(({ name }) => name !== entry.name);
+  const others = entries.filter(({ name, generation }) => name !== entry.name || generation > entry.generation);
   const content: StoreContent = { ekName: toHex(ekName), entries: sorted([...others, { ...entry, state: "served" }]) };
   if (!equalBytes(encodeSlot(0n, content), encodeSlot(0n, store.content))) store.write(content);
 }

@@ -54,8 +54,8 @@ export async function bootVm(options: VmOptions): Promise<Vm> {
     await rm(path, { force: true });
   }
   await copyFile(firmware.vars, paths.vars);
-  if (options.state === undefined) await makeBlankDisk(paths.state, STATE_BYTES);
-  if (options.store === undefined) await makeBlankDisk(paths.store, STORE_BYTES);
+  await makeBlankDisk(options.state ?? paths.state, STATE_BYTES);
+  await makeBlankDisk(options.store ?? paths.store, STORE_BYTES);
   const child = spawn("qemu-system-x86_64", qemuArguments({ ...options, directory }, firmware), {
     stdio: ["ignore", "ignore", "pipe"],
     ...(options.signal === undefined ? {} : { signal: options.signal, killSignal: "SIGKILL" }),

@@ -1,12 +1,12 @@
 import { PROPERTY } from "node-tpm2-tss";
-import { launchEventDigests } from "../../attest/index.ts";
+import { isLaunchEventKind, type LaunchEvent, launchEvent, launchEventDigests } from "../../attest/index.ts";
 import { AGENT_PCR, fromHex } from "../../policy/index.ts";
 import type { MachineTpm } from "../../seal/index.ts";
 import { AgentError } from "../errors.ts";
 import type { Command } from "./command.ts";
 import { readInput } from "./files.ts";
 import { answer, JSON_OPTION } from "./output.ts";
-import { parsePrediction } from "./prediction.ts";
+import { type Prediction, parsePrediction } from "./prediction.ts";
 import { TCTI_OPTION, withTpm } from "./tpm-options.ts";
 
 export const command: Command = {
@@ -20,14 +20,14 @@ export const command: Command = {
   examples: ["ironclaw tpm play prediction.json --tcti swtpm:path=tpm.sock"],
   run: async (input, io) => {
     const prediction = parsePrediction(await readInput(input.positional(0), "prediction"));
-    return withTpm(input, async (tpm) => {
+    return withTpm(input, async (tpm): Promise<0> => {
       await requireSoftwareTpm(tpm);
       for (const { pcr, sha256, sha384 } of prediction.boot) {
         await tpm.pcrExtend(pcr, { sha256: fromHex(sha256), sha384: fromHex(sha384) });
       }
       const events = input.flag("boot-only") ? [] : prediction.events;
       for (const event of events) {
-        await tpm.pcrExtend(AGENT_PCR, launchEventDigests({ ...event, sha256: fromHex(event.sha256) }));
+        await tpm.pcrExtend(AGENT_PCR, launchEventDigests(toLaunchEvent(event)));
       }
       const extended = prediction.boot.length + events.length;
       answer(input, io, { extended }, `extended ${extended} measurements`);
@@ -35,6 +35,11 @@ export const command: Command = {
     });
   },
 };
+
+function toLaunchEvent({ kind, name, sha256 }: Prediction["events"][number]): LaunchEvent {
+  if (isLaunchEventKind(kind)) return launchEvent(kind, name, fromHex(sha256, `event ${name}`));
+  throw new AgentError("ERR_CONFIG_INVALID", `event ${name}: kind`, { expected: "a kind of launch event", got: kind });
+}
 
 /** TPM_PT_MANUFACTURER of libtpms, "IBM\0". */
 const LIBTPMS = 0x49424d00;

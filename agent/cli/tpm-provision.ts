@@ -36,7 +36,7 @@ export const command: Command = {
     if (release === undefined) throw new UsageError("--release", { expected: "a file", got: "none" });
     const escrow = input.optional("escrow");
     const owner = escrow === undefined ? null : await readEscrow(escrow);
-    return withTpm(input, async ({ tss }) => {
+    return withTpm(input, async ({ tss }): Promise<0> => {
       if (owner !== null) await tss.setAuth("owner", owner.ownerAuth);
       await provisionEpoch(tss, releaseRoot, release.delegation);
       await provisionRecords(tss);

@@ -60,19 +60,17 @@ export async function readInputs(cabinet: Cabinet, store: StoreContent): Promise
   };
   const slot = (name: SlotName): CabinetSlot => {
     const found = cabinet.slot(name);
-    if (found === null) {
-      const fields = { expected: "a document", got: "an empty slot" };
-      throw new AgentError("ERR_ENVIRONMENT", `cabinet slot ${name}`, fields);
-    }
-    return found;
+    if (found !== null) return found;
+    const fields = { expected: "a document", got: "an empty slot" };
+    throw new AgentError("ERR_ENVIRONMENT", `cabinet slot ${name}`, fields);
   };
 
   const anchorsBytes = await attempt("anchors", () => slot("anchors").bytes);
   const policyBytes = await attempt("policy", () => slot("policy").bytes);
   const anchors = anchorsBytes && (await attempt("anchors", () => parseAnchors(anchorsBytes)));
   const policy = policyBytes && (await attempt("policy", () => parsePolicy(policyBytes)));
-  const releases = anchors && (await attempt("release", () => readReleases(slot("release"), anchors, reasons)));
-  const chosen = anchors && (await attempt("sealed", () => readCredentials(slot("sealed"), anchors, store)));
+  const releases = anchors && (await attempt("release", () => readReleases(cabinet.slot("release"), anchors, reasons)));
+  const chosen = anchors && (await attempt("sealed", () => readCredentials(cabinet.slot("sealed"), anchors, store)));
   reasons.push(...(chosen?.findings ?? []));
   const module = await attempt("module", () => filesOf(slot("module")));
   const token = await attempt("token", () => filesOf(cabinet.slot("token")));
@@ -85,13 +83,13 @@ export async function readInputs(cabinet: Cabinet, store: StoreContent): Promise
 
 /** One release that holds is enough; what is wrong with the others matters only when there is none. */
 async function readReleases(
-  slot: CabinetSlot,
+  slot: CabinetSlot | null,
   anchors: Anchors,
   reasons: Reason[],
 ): Promise<readonly Release[] | undefined> {
   const releases: Release[] = [];
   const problems: Reason[] = [];
-  for (const { path, bytes } of parseBundle(slot.bytes)) {
+  for (const { path, bytes } of slot === null ? [] : parseBundle(slot.bytes)) {
     try {
       releases.push(await verifyReleaseSignatures(bytes, anchors.releaseRoot));
     } catch (error) {
@@ -99,7 +97,7 @@ async function readReleases(
     }
   }
   if (releases.length > 0) return releases;
-  if (problems.length === 0) problems.push(reason("release-missing", "release", "at least one", "an empty bundle"));
+  if (problems.length === 0) problems.push(reason("release-missing", "release", "at least one", "none"));
   reasons.push(...problems);
   return undefined;
 }
@@ -111,8 +109,9 @@ function releaseProblem(error: unknown, path: string): Reason {
   return reason(UNTRUSTED.has(code) ? "release-not-trusted" : "release-malformed", path, expected, got);
 }
 
-function readCredentials(slot: CabinetSlot, anchors: Anchors, store: StoreContent): Promise<ChosenCredentials> {
-  return chooseCredentials(anchors, parseBundle(slot.bytes), store);
+/** An empty slot leaves what the machine has kept; a credential that is in neither is missed by its name. */
+function readCredentials(slot: CabinetSlot | null, anchors: Anchors, store: StoreContent): Promise<ChosenCredentials> {
+  return chooseCredentials(anchors, slot === null ? [] : parseBundle(slot.bytes), store);
 }
 
 function filesOf(slot: CabinetSlot | null): CabinetFile[] {

@@ -66,9 +66,9 @@ export async function logIn(
     await shim.login(slot.slotId);
   } catch (error) {
     // Only the token's own word counts as its answer; anything else leaves the try as one whose end is not known.
-    if (error instanceof AgentError && error.code === "ERR_SHIM_REFUSED" && refusedByToken(error.rv))
-      await note("refused");
-    throw error;
+    if (!(error instanceof AgentError) || error.rv === undefined || !PIN_REFUSED.has(error.rv)) throw error;
+    await note("refused");
+    throw new Refusal([reason("pin-refused", slot.label, "0x0", `0x${error.rv.toString(16)}`)]);
   }
   await note("accepted");
   const { label, serial, model, manufacturer, firmware } = slot;
@@ -91,10 +91,6 @@ async function beginLogin({ tss }: LaunchEnvironment, sealed: SealedPackage) {
 
 /** CKR_PIN_INCORRECT, CKR_PIN_INVALID, CKR_PIN_LEN_RANGE, CKR_PIN_EXPIRED, CKR_PIN_LOCKED. */
 const PIN_REFUSED: ReadonlySet<bigint> = new Set([0xa0n, 0xa1n, 0xa2n, 0xa3n, 0xa4n]);
-
-function refusedByToken(rv: bigint | undefined): boolean {
-  return rv !== undefined && PIN_REFUSED.has(rv);
-}
 
 /** The escape probe, before any code of the library runs in the shim. */
 async function probeSandbox(shim: Shim, record: LaunchRecord): Promise<void> {

@@ -6,20 +6,32 @@ import { answersOf, type LaunchEnvironment, type LaunchRecord, Refusal, SHIM_ID 
 import { documentEvents, launchEvents, pinnedDigest } from "./expected-events.ts";
 import { type PlannedFile, planShimFiles, SHIM_PATH } from "./files.ts";
 import type { LaunchInputs } from "./inputs.ts";
-import { credentialReasons, neededCredentials, prepareTpm, readTpmStates, type TpmStates } from "./tpm-check.ts";
+import { credentialReasons, prepareTpm, readTpmStates, type TpmStates } from "./tpm-check.ts";
 import { askTpm } from "./unseal.ts";
 
 /** agent.json, anchors, policy: measured before anything in them is acted on. */
 const DOCUMENT_EVENTS = 3;
 
-/** Reasons that the TPM knows nothing about: it would release, and is not asked. */
-const REFUSED_BY_AGENT: ReadonlySet<string> = new Set([
-  "release-expired",
-  "release-not-yet-valid",
-  "credential-expired",
-  "credential-rolled-back",
-  "credential-ambiguous",
-  "login-tried",
+/** What the TPM itself refuses for, and is asked about. Of all other reasons it knows nothing, and would release. */
+const REFUSED_BY_TPM: ReadonlySet<string> = new Set([
+  "agent-pcr-used",
+  "library-mismatch",
+  "measurement-changed",
+  "pcr-changed",
+  "release-key-revoked",
+  "release-revoked",
+]);
+
+/** Where the TPM lacks what the question needs, it is not asked: nothing may be imported into a TPM that is not this machine's. */
+const UNASKABLE: ReadonlySet<string> = new Set([
+  "endorsement-auth-set",
+  "epoch-unwritten",
+  "hierarchy-disabled",
+  "parent-changed",
+  "tpm-cleared",
+  "tpm-not-provisioned",
+  "tpm-replaced",
+  "wrong-hierarchy",
 ]);
 
 /** What a launch goes on with once everything measured as one release says. */
@@ -39,13 +51,14 @@ export async function measureEverything(environment: LaunchEnvironment, record: 
   );
   const documents = await measureDocuments(environment);
   const events = [...documents, ...(await measureFiles(environment, record, reasons))];
-  const chosen = await chooseRelease(environment, events);
+  const chosen = await chooseRelease(environment, events, reasons);
   if (chosen !== null) {
     record.release = chosen.release;
     reasons.push(...chosen.reasons);
   }
   if (reasons.length > 0 || chosen === null || !isComplete(inputs.partial)) {
-    if (chosen !== null && reasons.some(({ code }) => !REFUSED_BY_AGENT.has(code)))
+    const matters = (codes: ReadonlySet<string>) => reasons.some(({ code }) => codes.has(code));
+    if (chosen !== null && matters(REFUSED_BY_TPM) && !matters(UNASKABLE))
       await askTpmAnyway(environment, record, chosen.release, reasons);
     throw new Refusal(reasons);
   }
@@ -148,18 +161,34 @@ interface ChosenRelease {
 async function chooseRelease(
   environment: LaunchEnvironment,
   events: readonly LaunchEvent[],
+  reasons: Reason[],
 ): Promise<ChosenRelease | null> {
   const { partial } = environment.inputs;
   const boot = await environment.tpm.pcrRead("sha256", SEAL_PCRS);
-  const states: TpmStates = isComplete(partial) ? await readTpmStates(environment, partial) : new Map();
-  const candidates = (partial.releases ?? []).map((release): ChosenRelease => {
+  const states = isComplete(partial) ? await statesOrReason(environment, partial, reasons) : null;
+  const candidates = (partial.releases ?? []).map((release) => {
     const differences = [...eventReasons(release, events), ...pcrReasons(release, boot)];
-    const others = isComplete(partial) ? credentialReasons(environment, partial, states, release) : [];
-    return { release, reasons: [...differences, ...others] };
+    const others = isComplete(partial) && states ? credentialReasons(environment, partial, states, release) : [];
+    return { release, differences: differences.length, reasons: [...differences, ...others] };
   });
-  const [first, ...rest] = candidates;
-  if (first === undefined) return null;
-  return rest.reduce((best, next) => (next.reasons.length < best.reasons.length ? next : best), first);
+  // What was measured counts first: a release of other measurements is not this machine's, however well it stands otherwise.
+  const [nearest] = candidates.sort(
+    (a, b) => a.differences - b.differences || a.reasons.length - b.reasons.length, // a stable sort
+  );
+  return nearest ?? null;
+}
+
+async function statesOrReason(
+  environment: LaunchEnvironment,
+  inputs: LaunchInputs,
+  reasons: Reason[],
+): Promise<TpmStates | null> {
+  try {
+    return await readTpmStates(environment, inputs);
+  } catch (error) {
+    reasons.push(reasonFrom(error, "TPM state"));
+    return null;
+  }
 }
 
 /** Each agent event that differs, by itself. The TPM decides, this explains. */
@@ -185,7 +214,10 @@ function pcrReasons(release: Release, boot: ReadonlyMap<number, Uint8Array>): Re
   });
 }
 
-/** After a mismatch the TPM is asked all the same: it refuses, not a comparison in this code. Its data are discarded. */
+/**
+ * After a mismatch the TPM is asked for the PIN all the same: it refuses, not a comparison in this code. Its data are discarded.
+ * One credential speaks for all: they are sealed under the same measurements.
+ */
 async function askTpmAnyway(
   environment: LaunchEnvironment,
   record: LaunchRecord,
@@ -193,18 +225,15 @@ async function askTpmAnyway(
   reasons: Reason[],
 ): Promise<void> {
   const { anchors, policy, credentials } = environment.inputs.partial;
-  if (!anchors || !credentials) return;
-  const names = policy === undefined ? [...credentials.keys()] : neededCredentials(environment, { policy });
-  for (const name of names) {
-    const credential = credentials.get(name);
-    if (credential === undefined) continue;
-    try {
-      const answer = await askTpm(environment, { credential, release, anchors }, []);
-      record.answers = [...record.answers, ...answersOf(answer)];
-      if (answer.kind === "discarded")
-        reasons.push(reason("tpm-would-release", `TPM2_Unseal of ${name}`, "a refusal by the TPM", "data, discarded"));
-    } catch (error) {
-      reasons.push(reasonFrom(error, `unsealer for ${name}`));
-    }
+  const credential =
+    policy === undefined ? credentials?.values().next().value : credentials?.get(policy.credentials.pin);
+  if (anchors === undefined || credential === undefined) return;
+  try {
+    const answer = await askTpm(environment, { credential, release, anchors }, []);
+    record.answers = [...record.answers, ...answersOf(answer)];
+    if (answer.kind === "discarded")
+      reasons.push(reason("tpm-would-release", "TPM2_Unseal", "a refusal by the TPM", "data, discarded"));
+  } catch (error) {
+    reasons.push(...(error instanceof Refusal ? error.reasons : [reasonFrom(error, "unsealer")]));
   }
 }

@@ -7,6 +7,7 @@ import {
   PERMANENT,
   provisionEpoch,
   provisionRecords,
+  readAnchor,
   readEpoch,
   readLogin,
   readPermanent,
@@ -30,13 +31,18 @@ export async function prepareTpm({ tss, store }: LaunchEnvironment, inputs: Part
   const [release] = releases ?? [];
   if (anchors === undefined || release === undefined) return;
   await tpmStep("TPM records", async () => {
-    const present =
-      (await readEpoch(tss)).kind === "present" && (await readLogin(tss, STATE_CREDENTIAL)).kind !== "missing";
-    const owned = ((await readPermanent(tss)) & PERMANENT.ownerAuthSet) !== 0;
-    if (present || owned || store.content.ekName !== null) return;
+    if (store.content.ekName !== null || (await isProvisioned(tss))) return;
+    if (((await readPermanent(tss)) & PERMANENT.ownerAuthSet) !== 0) return;
     await provisionEpoch(tss, anchors.releaseRoot, release.delegation);
     await provisionRecords(tss);
   });
+}
+
+/** All three: a power cut may have come between any two of them. */
+async function isProvisioned(tss: LaunchEnvironment["tss"]): Promise<boolean> {
+  if ((await readEpoch(tss)).kind === "missing") return false;
+  if ((await readLogin(tss, STATE_CREDENTIAL)).kind === "missing") return false;
+  return (await readAnchor(tss)).kind !== "missing";
 }
 
 /** Names of the credentials that a launch under these inputs needs. */

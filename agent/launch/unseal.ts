@@ -4,9 +4,11 @@ import type { Anchors, Release } from "../../policy/index.ts";
 import {
   type Credential,
   importSealed,
+  isStaleImport,
   keepImported,
   runUnsealer,
   SealError,
+  type SealedPackage,
   type UnsealAnswer,
   unsealRequest,
 } from "../../seal/index.ts";
@@ -35,15 +37,19 @@ export async function unsealCredential(
     record.unsealed = [...record.unsealed, order.credential];
     return;
   }
+  const { name } = order.credential.sealed;
+  if (answer.kind === "failed" && answer.command === "decrypt")
+    throw damaged(name, "a ciphertext of another key or label");
   const got = answersOf(answer)
     .map((entry) => `${entry.command} ${entry.rc}`)
     .join(", ");
-  const what = order.credential.sealed.name;
-  throw new Refusal([reason("tpm-refused", `TPM2_Unseal of ${what}`, "the sealed credential", got || answer.kind)]);
+  throw new Refusal([reason("tpm-refused", `TPM2_Unseal of ${name}`, "the sealed credential", got || answer.kind)]);
 }
 
-/** TPM_RC_INTEGRITY of the private area: parameter 1 of TPM2_Load. */
-const DAMAGED_PRIVATE = "0x000001df";
+/** The operator signed it, and yet it does not open. No other generation is tried: that PIN may have been changed since. */
+function damaged(name: string, got: string): Refusal {
+  return new Refusal([reason("blob-damaged", name, "a package that this TPM can open", got)]);
+}
 
 /**
  * One answer of the TPM for one credential. A kept private area that does not load any more (TPM2_Clear, a damaged store) is
@@ -67,19 +73,31 @@ export async function askTpm(
     });
   if (credential.imported === null) return ask(await importAndKeep(environment, credential));
   const answer = await ask(credential.imported);
-  const stale = answer.kind === "failed" && answer.command === "TPM2_Load" && answer.rc === DAMAGED_PRIVATE;
-  return stale ? ask(await importAndKeep(environment, credential)) : answer;
+  return isStaleImport(answer) ? ask(await importAndKeep(environment, credential)) : answer;
 }
 
 async function importAndKeep(environment: LaunchEnvironment, credential: Credential): Promise<Uint8Array> {
   const { sealed, envelope } = credential;
-  const imported = await tpmStep(`sealed ${sealed.name}`, () => importSealed(environment.tss, sealed));
+  const imported = await tpmStep(`sealed ${sealed.name}`, () => importWhole(environment, sealed));
   try {
     keepImported(environment.store, { name: sealed.name, generation: sealed.generation, package: envelope, imported });
   } catch {
     // A store that cannot be written costs an import at the next boot, nothing else.
   }
   return imported;
+}
+
+/** Response codes of format one that are about a parameter: of TPM2_Import, parts of the blob. */
+const PARAMETER_ERROR = 0xc0;
+
+async function importWhole({ tss }: LaunchEnvironment, sealed: SealedPackage): Promise<Uint8Array> {
+  try {
+    return await importSealed(tss, sealed);
+  } catch (error) {
+    if (error instanceof TpmError && error.layer === "tpm" && (error.rc & PARAMETER_ERROR) === PARAMETER_ERROR)
+      throw damaged(sealed.name, `TPM2_Import 0x${error.rc.toString(16).padStart(8, "0")}`);
+    throw error;
+  }
 }
 
 /** Gives the TPM's refusal of a command a type of this project. */

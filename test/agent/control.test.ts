@@ -18,6 +18,20 @@ import { concatBytes, IronclawError, toBase64, utf8 } from "../../policy/index.t
 const NONCE = "ab".repeat(32);
 const calls: unknown[] = [];
 const service: ControlService = {
+  sealing: {
+    check: async () => [],
+    reseal: async (envelope) => {
+      calls.push(envelope);
+      return { name: "hsm-pin", generation: 2 };
+    },
+    abortReseal: async (name) => void calls.push(name),
+    order: async (envelope) => {
+      calls.push(envelope);
+      return { order: "retry-login" };
+    },
+    own: async (...blobs) => void calls.push(blobs),
+    records: async () => ({ ekName: "000c", boot: "00", logins: { "hsm-pin": null }, anchor: null }),
+  },
   status: async () => ({ state: "serving", reasons: [], devices: [] }),
   endorsement: async () => ({ ekCertificates: [utf8("ek")], akPublic: utf8("ak"), akName: Uint8Array.of(0, 11) }),
   activate: async (...blobs) => {
@@ -49,6 +63,15 @@ describe("a control request", () => {
     ],
     [`{"id":3,"op":"challenge","nonce":"${NONCE}","bank":"sha384","pcrs":[0,13]}`, { id: 3, ok: true, length: 4711 }],
     ['{"id":4,"op":"audit","from":7,"limit":500}', { id: 4, ok: true, records: [{ from: 7, limit: 500 }] }],
+    ['{"id":5,"op":"check"}', { id: 5, ok: true, credentials: [] }],
+    ['{"id":6,"op":"reseal","package":"AQI="}', { id: 6, ok: true, name: "hsm-pin", generation: 2 }],
+    ['{"id":7,"op":"abort-reseal","name":"hsm-pin"}', { id: 7, ok: true }],
+    ['{"id":8,"op":"order","order":"AQI="}', { id: 8, ok: true, order: "retry-login" }],
+    ['{"id":9,"op":"own","credentialBlob":"AQI=","encryptedSecret":"Aw=="}', { id: 9, ok: true }],
+    [
+      '{"id":10,"op":"records"}',
+      { id: 10, ok: true, ekName: "000c", boot: "00", logins: { "hsm-pin": null }, anchor: null },
+    ],
   ])("%s is answered under its id", async (line, expected) => {
     expect(await answer(line)).toEqual(expected);
   });
@@ -172,8 +195,9 @@ describe("a control port", () => {
   });
 
   test("I10: a request hidden in the rest of a line that is too long is not served", async () => {
-    await host.write("y".repeat(MAX_REQUEST + 1));
-    expect(await next()).toBe("y".repeat(MAX_REQUEST + 1));
+    const writing = host.write("y".repeat(MAX_REQUEST + 1)); // more than a pipe holds
+    expect((await next()).length).toBeGreaterThan(MAX_REQUEST);
+    await writing;
     await host.write(`${JSON.stringify(status)}\n{"id":2}\n`);
     expect(await next()).toBe('{"id":2}');
   });

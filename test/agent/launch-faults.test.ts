@@ -1,10 +1,21 @@
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { type LaunchChecks, openLaunchChecks, programsWith, reasonOf, reasonsOf } from "../support/launch-checks.ts";
-import type { BootOptions, LaunchBench, Provisioned, SpawnerStep } from "../support/launch-fixture.ts";
-import { type BusCommand, TPM_CC } from "../support/tpm-bus.ts";
+import {
+  afresh,
+  type BootOptions,
+  type LaunchBench,
+  type Provisioned,
+  type SpawnerStep,
+} from "../support/launch-fixture.ts";
+import { type BusCommand, type BusFault, TPM_CC } from "../support/tpm-bus.ts";
 
 /** Left-over handles go with the unsealer; an EK that cannot be read at its handle is made again and has the same Name. */
 const SURVIVED: ReadonlySet<number> = new Set([TPM_CC.flushContext, TPM_CC.readPublic]);
+/** What leaves something behind in the TPM: whether it was done or not, nobody was told. */
+const CHANGES: ReadonlySet<number> = new Set([
+  ...[TPM_CC.nvDefineSpace, TPM_CC.nvIncrement, TPM_CC.nvWrite],
+  ...[TPM_CC.loadExternal, TPM_CC.startAuthSession, TPM_CC.import],
+]);
 const SWEEP = { timeout: 240_000 };
 
 let checks: LaunchChecks;
@@ -14,20 +25,38 @@ beforeAll(async () => {
   checks = await openLaunchChecks();
   ({ bench, provisioned } = checks);
 });
+// A try that a fault cut off is not taken again; here each launch stands for itself.
+beforeEach(() => bench.forgetLogins());
 afterAll(() => bench[Symbol.asyncDispose]());
 
 const boot: LaunchChecks["boot"] = (...args) => checks.boot(...args);
 const expectClosed: LaunchChecks["expectClosed"] = (...args) => checks.expectClosed(...args);
 const expectRefused: LaunchChecks["expectRefused"] = (...args) => checks.expectRefused(...args);
 
-describe("a fault at every step", () => {
+const at = (step: BusCommand, fault: BusFault) => (command: BusCommand) =>
+  command.index === step.index ? fault : null;
+
+/** The first and the last of each kind of command. */
+function firstAndLast(commands: readonly BusCommand[]): readonly BusCommand[] {
+  const kind = ({ client, code }: BusCommand) => `${client} ${code}`;
+  return commands.filter(
+    (command) =>
+      commands.find((other) => kind(other) === kind(command)) === command ||
+      commands.findLast((other) => kind(other) === kind(command)) === command,
+  );
+}
+
+describe("a fault at every TPM command of a launch whose machine is known to the TPM", () => {
   const sweep = async (client: BusCommand["client"]) => {
+    await (await boot())[Symbol.asyncDispose]();
     await using clean = await boot();
+    expect(clean.commands.map(({ code }) => code)).not.toContain(TPM_CC.import);
     const steps = clean.commands.filter((command) => command.client === client);
     expect(steps.length).toBeGreaterThan(10);
     for (const step of steps) {
-      await using booted = await boot({ fault: ({ index }) => (index === step.index ? "refuse" : null) });
-      if (SURVIVED.has(step.code)) {
+      await bench.forgetLogins();
+      await using booted = await boot({ fault: at(step, "refuse") });
+      if (client === "unsealer" && SURVIVED.has(step.code)) {
         expect(booted.record.state.kind).toBe("serving");
         await expectClosed();
       } else await expectRefused(booted);
@@ -40,13 +69,62 @@ describe("a fault at every step", () => {
   test("I3: an extend that was done but not answered ends in refused and capped", SWEEP, async () => {
     await using clean = await boot();
     const extends_ = clean.commands.filter(({ code }) => code === TPM_CC.pcrExtend);
-    for (const step of [0, 3, provisioned.events.length - 1, -4, -3, -1].map((at) => extends_.at(at))) {
-      await using booted = await boot({ fault: ({ index }) => (index === step?.index ? "lose" : null) });
+    for (const step of [0, 3, provisioned.events.length - 1, -4, -3, -1].map((index) => extends_.at(index))) {
+      if (step === undefined) throw new Error("fewer extends");
+      await bench.forgetLogins();
+      await using booted = await boot({ fault: at(step, "lose") });
       expect(booted.record.state.kind).toBe("refused");
       await expectClosed();
     }
   });
+});
 
+describe("a fault during the first launch on a TPM", () => {
+  const firstBoot = async (options: BootOptions = {}) => {
+    bench.renewTpm();
+    const machine = afresh(provisioned);
+    return { machine, booted: await boot(options, machine) };
+  };
+  const clean = async () => {
+    const { booted } = await firstBoot();
+    await using _ = booted;
+    expect(booted.record.state.kind).toBe("serving");
+    const firstExtend = booted.commands.findIndex(({ code }) => code === TPM_CC.pcrExtend);
+    const imports = booted.commands.findIndex(({ code }) => code === TPM_CC.import);
+    // From opening the EK to closing its session, around the import itself.
+    const importing = booted.commands.slice(imports - 5, imports + 2);
+    return { commands: booted.commands, provisioning: booted.commands.slice(0, firstExtend), importing };
+  };
+
+  test("I3: the first and the last of each kind of command that fails ends in refused and capped", SWEEP, async () => {
+    const { commands } = await clean();
+    for (const step of firstAndLast(commands)) {
+      const { booted, machine } = await firstBoot({ fault: at(step, "refuse") });
+      await using _ = booted;
+      if (step.client === "unsealer" && SURVIVED.has(step.code)) expect(booted.record.state.kind).toBe("serving");
+      else await expectRefused(booted, machine);
+    }
+  });
+
+  test.each(["refuse", "lose"] as const)(
+    "I3 I11: provisioning and import that break off at any command (%s) refuse, and the next boot completes them",
+    SWEEP,
+    async (fault) => {
+      const { provisioning, importing } = await clean();
+      expect(provisioning.filter(({ code }) => code === TPM_CC.nvDefineSpace)).toHaveLength(3);
+      const steps = [...provisioning, ...importing];
+      for (const step of fault === "refuse" ? steps : steps.filter(({ code }) => CHANGES.has(code))) {
+        const { booted, machine } = await firstBoot({ fault: at(step, fault) });
+        await using _ = booted;
+        expect(booted.record.state.kind).toBe("refused");
+        await using next = await boot({}, machine);
+        expect([step, next.record.state]).toEqual([step, expect.objectContaining({ kind: "serving" })]);
+      }
+    },
+  );
+});
+
+describe("a fault outside the TPM", () => {
   test.each(["prepareShim", "startShim"] satisfies SpawnerStep[])(
     "I3: a spawner that refuses %s ends the launch refused and capped",
     async (step) => {
@@ -104,6 +182,7 @@ describe("a fault at every step", () => {
     async () => {
       await using clean = await boot();
       for (const from of [0, 3, 18, clean.commands.length - 1]) {
+        await bench.forgetLogins();
         await using booted = await boot({
           fault: ({ client, index }) => (client === "agent" && index >= from ? "refuse" : null),
         });

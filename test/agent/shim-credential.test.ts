@@ -99,7 +99,12 @@ describe("a credential file", () => {
   });
 
   test("I5: nothing outside the profile's writable directories is written", async () => {
-    for (const path of [join(bench.directory, "key.pem"), "/tmp/ironclaw-key.pem", "/ironclaw-key.pem", "/etc/key.pem"]) {
+    for (const path of [
+      join(bench.directory, "key.pem"),
+      "/tmp/ironclaw-key.pem",
+      "/ironclaw-key.pem",
+      "/etc/key.pem",
+    ]) {
       const { shim, give } = await start();
       give("secret");
       expect(await rvOf(shim.credential(path)), path).toBe(CKR_FUNCTION_FAILED);
@@ -140,7 +145,10 @@ describe("a credential file", () => {
       new Uint8Array(0),
       Uint8Array.of(0),
       new ByteWriter().u16(0).finish(),
-      new ByteWriter().u16(LARGEST + 1).bytes(new Uint8Array(LARGEST + 1)).finish(),
+      new ByteWriter()
+        .u16(LARGEST + 1)
+        .bytes(new Uint8Array(LARGEST + 1))
+        .finish(),
       new ByteWriter().u16(10).bytes(new Uint8Array(9)).finish(),
     ];
     for (const frame of frames) {

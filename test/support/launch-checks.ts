@@ -5,6 +5,7 @@ import { expect } from "vitest";
 import { predictAgentPcr, type Reason } from "../../attest/index.ts";
 import { toBase64, toHex, utf8 } from "../../policy/index.ts";
 import {
+  type BenchOptions,
   type Boot,
   type BootOptions,
   eventsOf,
@@ -33,8 +34,8 @@ export interface LaunchChecks {
   expectRefused(booted: Boot, machine?: Provisioned): Promise<void>;
 }
 
-export async function openLaunchChecks(): Promise<LaunchChecks> {
-  const bench = await openLaunchBench();
+export async function openLaunchChecks(options: BenchOptions = {}): Promise<LaunchChecks> {
+  const bench = await openLaunchBench(options);
   const provisioned = await bench.provision();
   const expectClosed = async (machine = provisioned) => {
     const present = await bench.agentPcr();

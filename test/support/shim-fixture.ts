@@ -36,7 +36,7 @@ export function openBench(): Bench {
 
 /** Compiles `test/hostile/<name>.c` and gives the path of the result. */
 export function buildHostile(
-  bench: Bench,
+  bench: Pick<Bench, "directory">,
   name: string,
   kind: "module" | "program",
   extra: readonly string[] = [],

@@ -27,12 +27,18 @@ export interface TpmBus extends AsyncDisposable {
   /** Since the last `arm`. */
   readonly commands: readonly BusCommand[];
   /** Forget the commands so far, and from now on do this to the next ones. */
-  arm(fault?: (command: BusCommand) => BusFault): void;
+  arm(fault?: (command: BusCommand) => BusFault | Promise<BusFault>): void;
   /** What /dev/tpmrm0 does when a client has gone: none of its objects and sessions stays in the TPM. */
   flushClient(client: BusClient): Promise<void>;
 }
 
-export const TPM_CC = { pcrExtend: 0x182, unseal: 0x15e, flushContext: 0x165, readPublic: 0x173 } as const;
+export const TPM_CC = {
+  ...{ createPrimary: 0x131, load: 0x157, import: 0x156, unseal: 0x15e, flushContext: 0x165, readPublic: 0x173 },
+  ...{ startAuthSession: 0x176, pcrExtend: 0x182, pcrRead: 0x17e, getCapability: 0x17a, loadExternal: 0x167 },
+  ...{ verifySignature: 0x177, policySecret: 0x151, policyOr: 0x171, policyPcr: 0x17f, policyNv: 0x149 },
+  ...{ policyAuthorize: 0x16a, policyCommandCode: 0x16c, policyNvWritten: 0x18f },
+  ...{ nvDefineSpace: 0x12a, nvIncrement: 0x134, nvWrite: 0x137, nvRead: 0x14e, nvReadPublic: 0x169 },
+} as const;
 /** CreatePrimary, LoadExternal, Load, StartAuthSession, ContextLoad: their answers begin with a handle to flush later. */
 const MAKES_HANDLE: ReadonlySet<number> = new Set([0x131, 0x167, 0x157, 0x176, 0x161]);
 const FAILURE = Buffer.from("80010000000a00000101", "hex");
@@ -40,13 +46,13 @@ const FAILURE = Buffer.from("80010000000a00000101", "hex");
 export async function openTpmBus(tpm: SoftwareTpm): Promise<TpmBus> {
   const target = join(tpm.directory, "tpm.sock");
   const path = (client: BusClient) => join(tpm.directory, `bus-${client}.sock`);
-  const state = { commands: [] as BusCommand[], fault: (_: BusCommand): BusFault => null };
+  const state = { commands: [] as BusCommand[], fault: (_: BusCommand): BusFault | Promise<BusFault> => null };
   const handles = new Map<BusClient, Set<number>>(BUS_CLIENTS.map((client) => [client, new Set()]));
   const transmit = oneAtATime(target);
   const answer = async (client: BusClient, command: Buffer): Promise<Buffer> => {
     const seen = { client, index: state.commands.length, code: command.readUInt32BE(6) };
     state.commands.push(seen);
-    const fault = state.fault(seen);
+    const fault = await state.fault(seen);
     if (fault === "refuse") return FAILURE;
     const response = await transmit(command);
     keepHandles(handles.get(client) ?? new Set(), seen.code, command, response);
@@ -65,7 +71,7 @@ export async function openTpmBus(tpm: SoftwareTpm): Promise<TpmBus> {
     get commands() {
       return state.commands;
     },
-    arm: (fault = () => null) => {
+    arm: (fault: (command: BusCommand) => BusFault | Promise<BusFault> = () => null) => {
       Object.assign(state, { commands: [], fault });
     },
     flushClient: async (client) => {

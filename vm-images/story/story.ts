@@ -1,5 +1,5 @@
 import { cp, mkdir } from "node:fs/promises";
-import { join, resolve } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import type { Enrolment } from "../../attest/index.ts";
 import { buildImage, type Image } from "../build.ts";
 import { withScratch } from "../scratch.ts";
@@ -8,7 +8,7 @@ import { INTRUDER_UID } from "./demo-policy.ts";
 import { type Machine, provisionMachine } from "./machine.ts";
 import { countPinCopies, type PinCopies } from "./pin-copies.ts";
 import type { Progress, StepTiming } from "./progress.ts";
-import { type LaunchOutcome, type RunningMachine, requireServing, startMachine } from "./running.ts";
+import { type LaunchOutcome, type RunningMachine, type RunOrder, requireServing, startMachine } from "./running.ts";
 import { type ScopedUse, useScopes } from "./scoped-use.ts";
 import { addPolicyRule, type CabinetContents, changeLibraryByte } from "./tamper.ts";
 import { buildTamperedEsp } from "./tampered-esp.ts";
@@ -71,19 +71,32 @@ interface Stage {
   readonly image: Image;
   readonly tpm: TpmState;
   readonly machine: Machine;
+  /** What the machine writes from one boot to the next. */
+  readonly disks: MachineDisks;
+}
+
+type MachineDisks = NonNullable<RunOrder["disks"]>;
+
+/** A TPM's state and the disks that go with it: one machine at a time may run on them. */
+interface MachineState {
+  readonly directory: string;
+  readonly disks: MachineDisks;
+}
+
+function disksIn(directory: string): MachineDisks {
+  return { state: join(directory, "state.img"), store: join(directory, "store.img") };
 }
 
 async function tell(progress: Progress, directory: string): Promise<StoryResult> {
   const stage = await prepare(progress, directory, "demo");
   const clean = await progress.step("clean boot", () => cleanBoot(stage));
   // The TPM that saw the clean boot is the TPM of the tampered ones; a copy of its state lets two of them run at a time.
-  const twin = join(directory, "tpm-twin");
-  await cp(stage.tpm.directory, twin, { recursive: true });
+  const twin = { directory: join(directory, "tpm-twin"), disks: disksIn(join(directory, "twin-disks")) };
+  await cp(stage.tpm.directory, twin.directory, { recursive: true });
+  await cp(dirname(stage.disks.state), dirname(twin.disks.state), { recursive: true });
+  const own = { directory: stage.tpm.directory, disks: stage.disks };
   const { library, policy, initrd } = tamperings(stage, clean.enrolment);
-  const tampered = await Promise.all([
-    lane([() => library(stage.tpm.directory), () => policy(stage.tpm.directory)]),
-    lane([() => initrd(twin)]),
-  ]);
+  const tampered = await Promise.all([lane([() => library(own), () => policy(own)]), lane([() => initrd(twin)])]);
   const cleanAgain = await progress.step("clean boot again, same TPM", () => bootAgain(stage, clean.enrolment));
   return summarise(stage, clean, tampered.flat(), cleanAgain);
 }
@@ -119,7 +132,9 @@ export async function prepare(progress: Progress, directory: string, variant: "d
       ekCertificate: tpm.ekCertificates.p384,
     });
   });
-  return { progress, directory, image, tpm, machine };
+  const disks = disksIn(join(directory, "disks"));
+  await mkdir(dirname(disks.state), { recursive: true });
+  return { progress, directory, image, tpm, machine, disks };
 }
 
 interface CleanBoot {
@@ -131,12 +146,13 @@ interface CleanBoot {
   readonly pinCopies: PinCopies;
 }
 
-async function cleanBoot({ progress, directory, image, tpm, machine }: Stage): Promise<CleanBoot> {
+async function cleanBoot({ progress, directory, image, tpm, machine, disks }: Stage): Promise<CleanBoot> {
   const running = await startMachine({
     image,
     contents: machine.contents,
     tpmDirectory: tpm.directory,
     directory: join(directory, "clean"),
+    disks,
   });
   try {
     const launch = await progress.step("boot, measure, unseal, log in", () => running.launched());
@@ -162,18 +178,19 @@ async function cleanBoot({ progress, directory, image, tpm, machine }: Stage): P
 
 function tamperings(stage: Stage, enrolment: Enrolment) {
   const { directory, image, machine, progress } = stage;
-  const boot = (what: string, short: string, contents: CabinetContents, tpmDirectory: string, esp?: string) =>
+  const boot = (what: string, short: string, contents: CabinetContents, state: MachineState, esp?: string) =>
     progress.step(`tampered: ${what}`, async () => {
-      const order = { image, contents, tpmDirectory, directory: join(directory, short) };
+      const { directory: tpmDirectory, disks } = state;
+      const order = { image, contents, tpmDirectory, disks, directory: join(directory, short) };
       const running = await startMachine(esp === undefined ? order : { ...order, esp });
       return judgeTampered(what, running, stage, enrolment);
     });
   return {
-    library: (tpm: string) =>
+    library: (tpm: MachineState) =>
       boot("one byte of the PKCS#11 library", "t1", changeLibraryByte(machine.library)(machine.contents), tpm),
-    policy: (tpm: string) =>
+    policy: (tpm: MachineState) =>
       boot("one rule added to the policy", "t2", addPolicyRule(INTRUDER_UID)(machine.contents), tpm),
-    initrd: async (tpm: string) => {
+    initrd: async (tpm: MachineState) => {
       const esp = join(directory, "tampered-esp.img");
       await buildTamperedEsp(image, PLACES.cache, esp);
       return boot("one file added to the initrd", "t3", machine.contents, tpm, esp);
@@ -209,7 +226,7 @@ async function judgeTampered(
 }
 
 async function bootAgain(
-  { directory, image, tpm, machine }: Stage,
+  { directory, image, tpm, machine, disks }: Stage,
   enrolment: Enrolment,
 ): Promise<StoryResult["cleanAgain"]> {
   const running = await startMachine({
@@ -217,6 +234,7 @@ async function bootAgain(
     contents: machine.contents,
     tpmDirectory: tpm.directory,
     directory: join(directory, "again"),
+    disks,
   });
   try {
     const { state } = await running.launched();
