@@ -18,6 +18,7 @@ const parts = [
   "test/fuzz/fuzz.test.ts",
   "test/fuzz/harness.test.ts",
   "test/seal/diagnosis-cost.test.ts",
+  "test/seal/walk-through.test.ts",
   "test/seal/unsealer.test.ts",
   "test/seal/unsealer-credentials.test.ts",
   "test/seal/unsealer-epoch.test.ts",

@@ -40,6 +40,7 @@ export const COMMANDS: Readonly<Record<string, Loader>> = {
   "tpm raise": () => import("./tpm-raise.ts"),
   "tpm show": () => import("./tpm-show.ts"),
   "tpm software": () => import("./tpm-software.ts"),
+  "tpm unlock": () => import("./tpm-unlock.ts"),
   unseal: () => import("./unseal.ts"),
   verify: () => import("./verify.ts"),
 };

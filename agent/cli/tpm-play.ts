@@ -14,7 +14,7 @@ export const command: Command = {
   positionals: ["PREDICTION"],
   options: {
     tcti: TCTI_OPTION,
-    "boot-only": { type: "boolean", help: "leave the agent PCR at its reset value" },
+    part: { type: "string", value: "PART", help: "all (default), boot or agent" },
     json: JSON_OPTION,
   },
   examples: ["ironclaw tpm play prediction.json --tcti swtpm:path=tpm.sock"],
@@ -22,14 +22,16 @@ export const command: Command = {
     const prediction = parsePrediction(await readInput(input.positional(0), "prediction"));
     return withTpm(input, async (tpm): Promise<0> => {
       await requireSoftwareTpm(tpm);
-      for (const { pcr, sha256, sha384 } of prediction.boot) {
+      const part = input.choice("part", ["all", "boot", "agent"]);
+      const boot = part === "agent" ? [] : prediction.boot;
+      for (const { pcr, sha256, sha384 } of boot) {
         await tpm.pcrExtend(pcr, { sha256: fromHex(sha256), sha384: fromHex(sha384) });
       }
-      const events = input.flag("boot-only") ? [] : prediction.events;
+      const events = part === "boot" ? [] : prediction.events;
       for (const event of events) {
         await tpm.pcrExtend(AGENT_PCR, launchEventDigests(toLaunchEvent(event)));
       }
-      const extended = prediction.boot.length + events.length;
+      const extended = boot.length + events.length;
       answer(input, io, { extended }, `extended ${extended} measurements`);
       return 0;
     });

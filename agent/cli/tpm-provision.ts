@@ -8,6 +8,7 @@ import {
   readAnchors,
   readEscrow,
   readReleases,
+  requireEscrowOf,
   TCTI_OPTION,
   withTpm,
 } from "./tpm-options.ts";
@@ -37,7 +38,10 @@ export const command: Command = {
     const escrow = input.optional("escrow");
     const owner = escrow === undefined ? null : await readEscrow(escrow);
     return withTpm(input, async ({ tss }): Promise<0> => {
-      if (owner !== null) await tss.setAuth("owner", owner.ownerAuth);
+      if (owner !== null) {
+        await requireEscrowOf(tss, owner.ekName);
+        await tss.setAuth("owner", owner.ownerAuth);
+      }
       await provisionEpoch(tss, releaseRoot, release.delegation);
       await provisionRecords(tss);
       const epoch = await readEpoch(tss);
