@@ -223,8 +223,9 @@ async function askTpmAnyway(
 ): Promise<void> {
   const { anchors, policy, credentials } = environment.inputs.partial;
   if (!anchors || !credentials) return;
-  const names = policy === undefined ? [...credentials.keys()] : neededCredentials(environment, { policy });
-  for (const name of names) {
+  const uses = policy === undefined ? [] : neededCredentials(environment, { policy });
+  const names = policy === undefined ? credentials.keys() : uses.map(({ name }) => name);
+  for (const name of new Set(names)) {
     const credential = credentials.get(name);
     if (credential === undefined) continue;
     try {
