@@ -1,8 +1,9 @@
-import type { Reason } from "../../attest/index.ts";
+import { type Reason, reason } from "../../attest/index.ts";
 import type { Release } from "../../policy/index.ts";
 import {
   blocks,
   type Credential,
+  type CredentialKind,
   diagnoseUnseal,
   PERMANENT,
   provisionEpoch,
@@ -45,14 +46,22 @@ async function isProvisioned(tss: LaunchEnvironment["tss"]): Promise<boolean> {
   return (await readAnchor(tss)).kind !== "missing";
 }
 
-/** Names of the credentials that a launch under these inputs needs. */
+/** A credential that a launch needs, and what it is used as: a PIN must not end up in a file, nor a file be tried as a PIN. */
+export interface CredentialUse {
+  readonly name: string;
+  readonly kind: CredentialKind;
+}
+
 export function neededCredentials(
   environment: LaunchEnvironment,
   { policy }: Pick<LaunchInputs, "policy">,
-): readonly string[] {
+): readonly CredentialUse[] {
   const { pin, files } = policy.credentials;
-  const state = environment.stateVolume === null ? [] : [STATE_CREDENTIAL];
-  return [...new Set([...state, ...Object.values(files), pin])];
+  return [
+    ...(environment.stateVolume === null ? [] : [{ name: STATE_CREDENTIAL, kind: "volume-key" as const }]),
+    ...[...new Set(Object.values(files))].map((name) => ({ name, kind: "file" as const })),
+    { name: pin, kind: "pin" },
+  ];
 }
 
 /** Findings that the launch itself explains better: it knows the events behind the PCRs. */
@@ -67,9 +76,9 @@ export type TpmStates = ReadonlyMap<string, { readonly credential: Credential; r
 
 export async function readTpmStates(environment: LaunchEnvironment, inputs: LaunchInputs): Promise<TpmStates> {
   const states = new Map<string, { credential: Credential; state: TpmState }>();
-  for (const name of neededCredentials(environment, inputs)) {
+  for (const { name } of neededCredentials(environment, inputs)) {
     const credential = inputs.credentials.get(name);
-    if (credential === undefined) continue;
+    if (credential === undefined || states.has(name)) continue;
     const { ekName } = credential.sealed;
     const state = await tpmStep("TPM state", () => readTpmState(environment.tss, { ekName, name }));
     states.set(name, { credential, state });
@@ -92,14 +101,17 @@ export function credentialReasons(
     knownEkName: store.content.ekName,
     now,
   };
-  const found = neededCredentials(environment, inputs).flatMap((name): readonly (Reason | UnsealFinding)[] => {
-    const entry = states.get(name);
-    if (entry === undefined)
-      return [{ code: "credential-missing", item: name, expected: "a sealed package in the cabinet", got: "none" }];
-    return diagnoseUnseal({ ...common, state: entry.state, sealed: entry.credential.sealed }).filter(
-      (finding) => blocks(finding) && !EXPLAINED_BY_EVENTS.has(finding.code),
-    );
-  });
+  const found = neededCredentials(environment, inputs).flatMap(
+    ({ name, kind }): readonly (Reason | UnsealFinding)[] => {
+      const entry = states.get(name);
+      if (entry === undefined) return [reason("credential-missing", name, "a sealed package in the cabinet", "none")];
+      const { sealed } = entry.credential;
+      const findings = diagnoseUnseal({ ...common, state: entry.state, sealed }).filter(
+        (finding) => blocks(finding) && !EXPLAINED_BY_EVENTS.has(finding.code),
+      );
+      return sealed.kind === kind ? findings : [...findings, reason("credential-kind", name, kind, sealed.kind)];
+    },
+  );
   // What is wrong with the TPM or the release is the same for every credential.
   const distinct = new Map(found.map((entry) => [JSON.stringify(entry), entry]));
   return [...distinct.values()];

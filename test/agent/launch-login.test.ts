@@ -59,6 +59,7 @@ async function launchOn(machine: Provisioned, options: BootOptions = {}): Promis
 async function expectRefusedAs(code: string, machine: Provisioned, options: BootOptions = {}): Promise<Boot> {
   const booted = await launchOn(machine, options);
   expect(reasonsOf(booted).map((found) => found.code)).toEqual([code]);
+  expect(booted.record.answers).toEqual([]);
   await checks.expectRefused(booted, machine);
   return booted;
 }

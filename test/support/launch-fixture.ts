@@ -105,7 +105,7 @@ export interface Boot extends AsyncDisposable {
   readonly calls: readonly string[];
   /** Reasons given to the spawner's cap and reboot. */
   readonly capAsked: readonly string[];
-  /** Bytes that are still in the credential channel. */
+  /** What nobody took from the credential channel. */
   channelLeft(): Uint8Array;
 }
 

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { AgentError } from "../../agent/errors.ts";
 import { openShim, type Shim } from "../../agent/shim-client.ts";
 import type { Spawner } from "../../agent/spawner-client.ts";
-import { sha256, sha256Hex, toHex } from "../../policy/index.ts";
+import { concatBytes, sha256, sha256Hex, toHex } from "../../policy/index.ts";
 import { drain } from "./seal-fixture.ts";
 import { native } from "./shim-fixture.ts";
 
@@ -18,7 +18,7 @@ export interface BenchSpawner {
   /** Requests to the spawner and the shim, in order. */
   readonly calls: string[];
   readonly capAsked: string[];
-  /** Bytes that are still in the credential channel. */
+  /** What nobody took from the credential channel. */
   channelLeft(): Uint8Array;
   killShim(): Promise<void>;
   close(): Promise<void>;
@@ -39,8 +39,12 @@ export function openBenchSpawner({ cabinet, programs, cap }: SpawnerSetup): Benc
   const directory = mkdtempSync(join(tmpdir(), "ironclaw-channel-"));
   const calls: string[] = [];
   const capAsked: string[] = [];
-  const state: { child: ChildProcess | null; channel: number | null; profile: string } = {
-    ...{ child: null, channel: null, profile: "" },
+  const state: { child: ChildProcess | null; channel: number | null; left: Uint8Array; profile: string } = {
+    ...{ child: null, channel: null, left: new Uint8Array(), profile: "" },
+  };
+  const channelLeft = () => {
+    if (state.channel !== null) state.left = concatBytes(state.left, drain(state.channel));
+    return state.left;
   };
   const killShim = async () => {
     const { child } = state;
@@ -88,11 +92,12 @@ export function openBenchSpawner({ cabinet, programs, cap }: SpawnerSetup): Benc
     },
   };
   return {
-    ...{ spawner, calls, capAsked, killShim },
-    channelLeft: () => (state.channel === null ? new Uint8Array() : drain(state.channel)),
+    ...{ spawner, calls, capAsked, killShim, channelLeft },
     close: async () => {
       await killShim();
+      channelLeft();
       if (state.channel !== null) closeSync(state.channel);
+      state.channel = null;
       rmSync(directory, { recursive: true, force: true });
     },
   };

@@ -62,6 +62,7 @@ export interface Agent {
   kill(): void;
   /** The spawner's exit code. */
   readonly ended: Promise<number | null>;
+  /** May be called twice. */
   stop(): Promise<void>;
 }
 
@@ -244,6 +245,12 @@ function speak(child: ChildProcess, provisioned: Provisioned, directory: string,
     expect(bytes.includes(LAUNCH_PIN)).toBe(false); // I4
     return JSON.parse(bytes.toString());
   };
+  let stopping: Promise<void> | null = null;
+  const stop = async () => {
+    child.kill("SIGKILL");
+    await ended;
+    for (const port of ports) await port.close();
+  };
   let id = 0;
   const ask: Agent["ask"] = (request) => say(JSON.stringify({ id: ++id, ...request }));
   return {
@@ -266,10 +273,9 @@ function speak(child: ChildProcess, provisioned: Provisioned, directory: string,
       const children = readFileSync(`/proc/${child.pid}/task/${child.pid}/children`, "utf8");
       process.kill(Number(children.split(" ")[0]), "SIGKILL");
     },
-    stop: async () => {
-      child.kill("SIGKILL");
-      await ended;
-      for (const port of ports) await port.close();
+    stop: () => {
+      stopping ??= stop();
+      return stopping;
     },
   };
 }
