@@ -13,7 +13,12 @@ const parts = [
   "test/agent/spawner.test.ts",
   "test/attest/certificate-chain.test.ts",
   "test/attest/endorsement.test.ts",
+  "test/seal/cap.test.ts",
+  "test/seal/diagnosis.test.ts",
   "test/seal/diagnosis-cost.test.ts",
+  "test/seal/epoch.test.ts",
+  "test/seal/ownership.test.ts",
+  "test/seal/store.test.ts",
   "test/seal/unsealer.test.ts",
 ];
 
