@@ -13,13 +13,18 @@ export function ekKindOfName(ekName: Uint8Array): EndorsementKeyKind {
   throw new SealError("ERR_SEAL_EK", "EK name", { expected: "34 or 50 bytes", got: `${ekName.length}` });
 }
 
-/** The EK at its persistent handle, else made from the template: the seed is the same, so the key is. Its Name is not checked. */
-export async function openEndorsementKey(tss: Tss, kind: EndorsementKeyKind): Promise<TpmObject> {
+/**
+ * The EK at its persistent handle, else made from the template: the seed is the same, so the key is. Its Name is not checked.
+ * @param wanted Name to look for: another key at the handle, where an owner may put one, is then passed over
+ */
+export async function openEndorsementKey(tss: Tss, kind: EndorsementKeyKind, wanted?: Uint8Array): Promise<TpmObject> {
   const { persistentHandle, template } = ekTemplates[kind];
-  const persistent = await tss.handles(HANDLE_RANGE.persistent);
-  return persistent.includes(persistentHandle)
-    ? await tss.trFromTpmPublic(persistentHandle)
-    : await tss.createPrimary("endorsement", template);
+  if ((await tss.handles(HANDLE_RANGE.persistent)).includes(persistentHandle)) {
+    const persistent = await tss.trFromTpmPublic(persistentHandle);
+    if (wanted === undefined || equalBytes(persistent.name, wanted)) return persistent;
+    await persistent[Symbol.asyncDispose]();
+  }
+  return await tss.createPrimary("endorsement", template);
 }
 
 /** A policy session good for one use of an EK: see decision 0005 for why not its empty password. Dispose it. */
@@ -44,7 +49,7 @@ export async function openEkPolicy(tss: Tss, kind: EndorsementKeyKind): Promise<
  */
 export async function importSealed(tss: Tss, sealed: SealedPackage): Promise<Uint8Array> {
   const kind = ekKindOfName(sealed.ekName);
-  await using parent = await openEndorsementKey(tss, kind);
+  await using parent = await openEndorsementKey(tss, kind, sealed.ekName);
   requireParent(sealed, parent.name);
   await using use = await openEkPolicy(tss, kind);
   return await tss.import(parent, sealed.objectPublic, sealed.duplicate, sealed.encryptedSeed, { sessions: [use] });
@@ -58,7 +63,7 @@ export async function importSealed(tss: Tss, sealed: SealedPackage): Promise<Uin
  */
 export async function checkImported(tss: Tss, sealed: SealedPackage, imported: Uint8Array): Promise<void> {
   const kind = ekKindOfName(sealed.ekName);
-  await using parent = await openEndorsementKey(tss, kind);
+  await using parent = await openEndorsementKey(tss, kind, sealed.ekName);
   requireParent(sealed, parent.name);
   await using use = await openEkPolicy(tss, kind);
   await using object = await tss.load(parent, imported, sealed.objectPublic, { sessions: [use] });
