@@ -28,7 +28,10 @@ describe("policy document", () => {
     const document = policyDocument();
     const credentials = { pin: "hsm-pin", files: {} };
     expect(parsePolicy(documentBytes(document))).toEqual({ ...document, credentials });
-    const named = { ...document, credentials: { pin: "other-pin", files: { [`${document.writable[0]}/tls.key`]: "tls-key" } } };
+    const named = {
+      ...document,
+      credentials: { pin: "other-pin", files: { "/var/lib/softhsm/tokens/tls.key": "tls-key" } },
+    };
     expect(parsePolicy(documentBytes(named))).toEqual(named);
   });
 

@@ -19,7 +19,7 @@ export class TpmHandle implements AsyncDisposable {
 
   /** Does nothing the second time, or after the connection was closed. */
   [Symbol.asyncDispose](): Promise<void> {
-    return this.#connection.release(this.tr);
+    return this.#connection.release(this);
   }
 }
 

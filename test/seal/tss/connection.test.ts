@@ -24,6 +24,8 @@ const selection = [{ bank: "sha256", pcrs: [16] }] as const;
 const pcr16 = async (tpm: Tpm) => (await tpm.pcrRead(selection)).get("sha256")?.get(16) ?? u16(0);
 const extension = (value: number) => new Map([["sha256", hash("sha256", u32(value))] as const]);
 
+const RSA_CERTIFICATE = 0x01c00002;
+
 describe("handles", () => {
   test("disposing leaves no transient object and no session, also after an error", async () => {
     await using tpm = await open();
@@ -35,6 +37,20 @@ describe("handles", () => {
     };
     expect((await failure(work())).command).toBe("PolicyPCR");
     expect(await inTpm(tpm)).toEqual([]);
+  });
+
+  test("an index that several hold at once stays usable until the last of them lets go, in whatever order", async () => {
+    await using tpm = await open();
+    const [first, second] = [await tpm.trFromTpmPublic(RSA_CERTIFICATE), await tpm.trFromTpmPublic(RSA_CERTIFICATE)];
+    await first[Symbol.asyncDispose]();
+    await first[Symbol.asyncDispose](); // the second time does nothing
+    expect((await tpm.nvReadPublic(second)).dataSize).toBeGreaterThan(0);
+    // Opened while the last one lets go: the queue decides, not who asked first.
+    const opening = tpm.trFromTpmPublic(RSA_CERTIFICATE);
+    const closing = second[Symbol.asyncDispose]();
+    await using third = await opening;
+    await closing;
+    expect((await tpm.nvReadPublic(third)).dataSize).toBeGreaterThan(0);
   });
 
   test("closing flushes what was not disposed, ends queued commands first, and later commands are refused", async () => {
