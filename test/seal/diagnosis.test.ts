@@ -20,7 +20,8 @@ import {
   signedRelease,
   withTss,
 } from "../support/sealing-bench.ts";
-import { CONDITIONS, type Condition, enter, type Machine, openMachine } from "../support/unseal-conditions.ts";
+import { CONDITIONS } from "../support/unseal-conditions.ts";
+import { type Condition, enter, type Machine, openMachine } from "../support/unseal-machine.ts";
 
 let machine: Machine & AsyncDisposable;
 beforeAll(async () => {
