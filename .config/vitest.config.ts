@@ -5,14 +5,25 @@ const root = resolve(import.meta.dirname, "..");
 
 /** Tests that drive whole programs many times over: real software TPMs, shims and spawners, minutes of them. */
 const parts = [
-  "test/agent/cli.test.ts",
   "test/agent/launch*.test.ts",
+  "test/agent/cli/**/*.test.ts",
   "test/agent/report.test.ts",
   "test/agent/service.test.ts",
   "test/agent/spawner.test.ts",
   "test/attest/certificate-chain.test.ts",
   "test/attest/endorsement.test.ts",
+  "test/seal/tss/leak.test.ts",
+  "test/seal/tss/published.test.ts",
+  "test/bench/bench.test.ts",
+  "test/fuzz/fuzz.test.ts",
+  "test/fuzz/harness.test.ts",
+  "test/seal/diagnosis-cost.test.ts",
+  "test/seal/walk-through.test.ts",
   "test/seal/unsealer.test.ts",
+  "test/seal/unsealer-credentials.test.ts",
+  "test/seal/unsealer-epoch.test.ts",
+  "test/seal/unsealer-keys.test.ts",
+  "test/seal/unsealer-request.test.ts",
 ];
 
 // `fast` is what `npm run check` runs; `npm test` runs all three. `vm` builds the image and boots it.

@@ -6,11 +6,16 @@ export interface DerElement {
   readonly content: Uint8Array;
 }
 
+/** No certificate comes near; an element costs far more memory than its two octets. */
+const maxDer = 1 << 16;
+
 /**
- * Reads the elements that stand one after another in `bytes`: single-octet tags, definite lengths in their shortest form.
+ * Reads the elements that stand one after another in `bytes`, at most 64 KiB: single-octet tags, definite lengths in their
+ * shortest form.
  * @throws AttestError `ERR_ENDORSEMENT_MALFORMED`
  */
 export function parseDer(bytes: Uint8Array): readonly DerElement[] {
+  if (bytes.length > maxDer) throw malformed("size", `at most ${maxDer} bytes`, `${bytes.length}`);
   const elements: DerElement[] = [];
   let offset = 0;
   while (offset < bytes.length) {

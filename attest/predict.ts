@@ -1,4 +1,4 @@
-import { concatBytes, toHex, utf8 } from "../policy/index.ts";
+import { concatBytes, fromHex, toHex, utf8 } from "../policy/index.ts";
 import { extendPcr, hashInBank, type PcrBank, resetValue } from "./banks.ts";
 import { AttestError } from "./errors.ts";
 import { measurePe, type PeImage, parsePe, readPeSection } from "./pe.ts";
@@ -16,47 +16,67 @@ export type BootPcrValues = Readonly<Record<PcrBank, Readonly<Record<BootPcr, st
  */
 const stubSections = [".linux", ".osrel", ".cmdline", ".initrd", ".splash", ".dtb", ".pcrpkey"] as const;
 
+/** One TPM2_PCR_Extend of a boot, with its digest in each bank: lower-case hexadecimal. */
+export interface BootExtend extends Readonly<Record<PcrBank, string>> {
+  readonly pcr: Exclude<BootPcr, 12>;
+}
+
 /**
- * PCRs 4, 9, 11 and 12 after OVMF starts `uki` (systemd 252 stub) as its first boot option from removable media, Secure Boot off.
- *
- * PCR 4: firmware's boot events and the two PE images. PCR 9: command line and initrd, by the kernel's EFI stub. PCR 11: the
- * sections, by systemd-stub. PCR 12: untouched, because the image ships no add-ons, credentials or passed command line.
+ * Everything that OVMF, systemd-stub 252 and the kernel extend into PCRs 4, 9 and 11, in their order, when OVMF starts `uki` as its
+ * first boot option from removable media, Secure Boot off. PCR 12 stays untouched, because the image ships no add-ons, credentials
+ * or passed command line.
  *
  * A prediction, not a proof: it does not hold when an earlier boot option fails (PCR 4 then has more events), and it says
  * nothing about firmware (PCR 0 to 3, 7).
  * Throws {@link AttestError} ERR_PE_MALFORMED, or ERR_PCR_PREDICTION when a section is missing.
  */
-export function predictBootPcrs({ uki }: { readonly uki: Uint8Array }): BootPcrValues {
+export function predictBootExtends({ uki }: { readonly uki: Uint8Array }): readonly BootExtend[] {
   const image = parsePe(uki);
   const kernel = parsePe(requiredSection(image, ".linux"));
+  return [
+    extendOf(4, utf8("Calling EFI Application from Boot Option")), // EV_EFI_ACTION, no NUL
+    extendOf(4, new Uint8Array(4)), // EV_SEPARATOR
+    extendOfPe(image),
+    ...stubExtends(image),
+    extendOfPe(kernel), // systemd-stub starts the kernel through the firmware's LoadImage
+    extendOf(9, utf16le(requiredSection(image, ".cmdline"))), // the kernel's EFI stub
+    extendOf(9, requiredSection(image, ".initrd")),
+  ];
+}
+
+/** The values of PCRs 4, 9, 11 and 12 after these extends, from their reset value. Says nothing about who makes them. */
+export function foldBootExtends(extensions: readonly BootExtend[]): BootPcrValues {
+  const value = (bank: PcrBank, pcr: BootPcr) => {
+    const digests = extensions.filter((each) => each.pcr === pcr).map((each) => fromHex(each[bank], `PCR ${pcr}`));
+    return toHex(digests.reduce((old, digest) => extendPcr(bank, old, digest), resetValue(bank, pcr)));
+  };
   const inBank = (bank: PcrBank) => ({
-    4: pcrOf(bank, bootManagerDigests(bank, image, kernel)),
-    9: pcrOf(bank, kernelStubDigests(bank, image)),
-    11: pcrOf(bank, systemdStubDigests(bank, image)),
-    12: pcrOf(bank, []),
+    4: value(bank, 4),
+    9: value(bank, 9),
+    11: value(bank, 11),
+    12: value(bank, 12),
   });
   return { sha256: inBank("sha256"), sha384: inBank("sha384") };
 }
 
-function bootManagerDigests(bank: PcrBank, image: PeImage, kernel: PeImage): Uint8Array[] {
-  return [
-    hashInBank(bank, utf8("Calling EFI Application from Boot Option")), // EV_EFI_ACTION, no NUL
-    hashInBank(bank, new Uint8Array(4)), // EV_SEPARATOR
-    measurePe(image, bank),
-    measurePe(kernel, bank), // systemd-stub starts the kernel through the firmware's LoadImage
-  ];
+/** PCRs 4, 9, 11 and 12 after the boot of `predictBootExtends`, with its preconditions and errors. */
+export function predictBootPcrs(image: { readonly uki: Uint8Array }): BootPcrValues {
+  return foldBootExtends(predictBootExtends(image));
 }
 
-function kernelStubDigests(bank: PcrBank, image: PeImage): Uint8Array[] {
-  const commandLine = requiredSection(image, ".cmdline");
-  return [hashInBank(bank, utf16le(commandLine)), hashInBank(bank, requiredSection(image, ".initrd"))];
-}
-
-function systemdStubDigests(bank: PcrBank, image: PeImage): Uint8Array[] {
+function stubExtends(image: PeImage): readonly BootExtend[] {
   return stubSections.flatMap((name) => {
     const content = readPeSection(image, name);
-    return content === null ? [] : [hashInBank(bank, utf8(`${name}\0`)), hashInBank(bank, content)];
+    return content === null ? [] : [extendOf(11, utf8(`${name}\0`)), extendOf(11, content)];
   });
+}
+
+function extendOf(pcr: BootExtend["pcr"], content: Uint8Array): BootExtend {
+  return { pcr, sha256: toHex(hashInBank("sha256", content)), sha384: toHex(hashInBank("sha384", content)) };
+}
+
+function extendOfPe(image: PeImage): BootExtend {
+  return { pcr: 4, sha256: toHex(measurePe(image, "sha256")), sha384: toHex(measurePe(image, "sha384")) };
 }
 
 /** ASCII as UTF-16LE with a terminating NUL, as load options are passed. Other bytes have no agreed conversion: refused. */
@@ -81,9 +101,4 @@ function requiredSection(image: PeImage, name: string): Uint8Array {
     expected: "present",
     got: "absent",
   });
-}
-
-function pcrOf(bank: PcrBank, digests: readonly Uint8Array[]): string {
-  // None of these PCRs starts with ones, so one reset value serves all.
-  return toHex(digests.reduce((pcr, digest) => extendPcr(bank, pcr, digest), resetValue(bank, 0)));
 }

@@ -43,7 +43,10 @@ export interface Tpm extends AsyncDisposable {
   activeBanks(): Promise<readonly PcrBank[]>;
   /** Present values of all `indices`; ERR_TPM when the TPM lacks one in that bank. Not signed: use `quote` as evidence. */
   pcrRead(bank: PcrBank, indices: readonly number[]): Promise<Map<number, Uint8Array>>;
-  /** Extends every given bank in one command. `digests` has one for each bank, or a bank is left open. */
+  /**
+   * Extends every active bank in one command: the banks of this project with `digests`, any further one with its own hash of
+   * the SHA-384 digest. A bank that were left open could be filled with values that were published before.
+   */
   pcrExtend(index: number, digests: Readonly<Record<PcrBank, Uint8Array>>): Promise<void>;
   /** The same key at every call and boot until the endorsement seed changes. Dispose it: a TPM holds three objects. */
   createAttestationKey(): Promise<AttestationKey>;

@@ -38,12 +38,15 @@ export function measureEpochPolicy(rootKeyPem: string): Uint8Array {
   return measurePolicy([{ kind: "authorize", keyName: measureKeyName(rootKeyPem), policyRef: EPOCH_ROOT_REF }]);
 }
 
-/** Name of the counter once it is written, 34 bytes. The same on every TPM: it depends on the release root alone. */
-export function measureEpochName(rootKeyPem: string): Uint8Array {
+/**
+ * Name of the counter, 34 bytes. The same on every TPM: it depends on the release root alone. Policies name the written one;
+ * before its first increment the counter has the other.
+ */
+export function measureEpochName(rootKeyPem: string, { written = true } = {}): Uint8Array {
   const area = new ByteWriter()
     .u32(EPOCH_INDEX)
     .u16(ALG_SHA256)
-    .u32(EPOCH_ATTRIBUTES | WRITTEN)
+    .u32(written ? EPOCH_ATTRIBUTES | WRITTEN : EPOCH_ATTRIBUTES)
     .sized16(measureEpochPolicy(rootKeyPem))
     .u16(SIZE)
     .finish();

@@ -86,7 +86,7 @@ export function keyIdOf(spkiPem: string): string {
   return toHex(sha256(decodeSpkiPem(spkiPem)));
 }
 
-/** TPMT_PUBLIC (no size in front) under which TPM2_LoadExternal takes the key. P-256: 88 bytes, RSA-2048: 278 bytes. */
+/** TPMT_PUBLIC (no size in front) under which TPM2_LoadExternal takes the key. P-256: 86 bytes, RSA-2048: 278 bytes. */
 export function encodeVerificationKeyPublic(spkiPem: string): Uint8Array {
   const key = parseVerificationKey(spkiPem);
   const writer = new ByteWriter()

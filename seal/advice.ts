@@ -30,20 +30,24 @@ export const UNSEAL_FINDINGS = {
   "tpm-cleared": {
     blocks: true,
     advice:
-      "find out who cleared the TPM, then provision it again with `ironclaw tpm provision`: the sealed package still opens",
+      "find out who cleared the TPM, then have it set up again with `ironclaw order provision`: the sealed packages still open",
   },
   "tpm-not-provisioned": {
     blocks: true,
-    advice: "provision the TPM with `ironclaw tpm provision` and the owner's escrow file",
+    advice: "set the TPM up with `ironclaw tpm provision` and the owner's escrow file",
   },
   "tpm-locked-out": {
     blocks: false,
     advice: "somebody guesses a password on this TPM: it does not keep our credentials sealed, but find out who",
   },
-  "epoch-unwritten": { blocks: true, advice: "provision the TPM again: the counter's first increment did not happen" },
+  "epoch-unwritten": {
+    blocks: true,
+    advice: "set the TPM up again with `ironclaw tpm provision`: the counter's first increment did not happen",
+  },
   "epoch-foreign": {
     blocks: true,
-    advice: "the counter at our index is somebody else's: undefine it with the owner's authorisation, then provision",
+    advice:
+      "the counter at our index is somebody else's: undefine it with the owner's authorisation, then `ironclaw tpm provision`",
   },
   "pcr-bank-inactive": { blocks: true, advice: "activate the SHA-256 bank in the firmware's set-up, then reboot" },
   "pcr-never-extended": { blocks: true, advice: "the firmware does not measure the boot: switch measured boot on" },

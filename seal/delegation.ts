@@ -1,4 +1,5 @@
 import {
+  CREDENTIAL_NAME,
   type Delegation,
   delegatedPolicies,
   encodeDelegation,
@@ -22,14 +23,18 @@ export interface DelegationOrder {
 
 /**
  * The release root approves a release key. Once per release key; releases under it then need no root key.
- * @throws SealError ERR_RELEASE_REFUSED for no credential, one twice, or an epoch out of range; PolicyError ERR_KEY_MALFORMED
+ * @throws SealError ERR_RELEASE_REFUSED for no credential, one twice or misnamed, or an epoch out of range; PolicyError ERR_KEY_MALFORMED
  */
 export async function signDelegation(root: SigningKey, order: DelegationOrder): Promise<Delegation> {
   const { releaseKeyPem, lastEpoch } = order;
   const credentials = [...order.credentials].sort();
-  if (credentials.length === 0 || new Set(credentials).size !== credentials.length) {
-    const got = credentials.length === 0 ? "none" : "one twice";
-    throw new SealError("ERR_RELEASE_REFUSED", "delegation credentials", { expected: "names, each once", got });
+  const distinct = credentials.length > 0 && new Set(credentials).size === credentials.length;
+  if (!distinct || !credentials.every((name) => CREDENTIAL_NAME.test(name))) {
+    const expected = "names of 1 to 32 of a-z, 0-9 and -, each once";
+    throw new SealError("ERR_RELEASE_REFUSED", "delegation credentials", {
+      expected,
+      got: JSON.stringify(credentials),
+    });
   }
   if (!Number.isInteger(lastEpoch) || lastEpoch < 0 || lastEpoch > MAX_EPOCH) {
     const got = `${lastEpoch}`;

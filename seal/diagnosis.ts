@@ -41,7 +41,7 @@ export interface UnsealQuestion {
 /**
  * Would this credential unseal now, and if not, what stands in the way. Pure: it compares Names, values and flags, so it costs no
  * try and no count anywhere, and it tells apart what the TPM's response codes do not. Says nothing about whether the blob itself is
- * sound: only TPM2_Load shows that.
+ * sound: see `diagnoseBlob`.
  */
 export function diagnoseUnseal(question: UnsealQuestion): readonly UnsealFinding[] {
   return [
@@ -86,15 +86,18 @@ function parentFindings({ state, sealed }: UnsealQuestion): UnsealFinding[] {
 }
 
 function counterFindings({ state, rootKeyPem, sealed, knownEkName }: UnsealQuestion): UnsealFinding[] {
-  const { epoch, login } = state;
-  const wanted = toHex(measureEpochName(rootKeyPem));
+  const { epoch, login, startupClear } = state;
+  if ((startupClear & STORAGE_ENABLED) === 0) return []; // their hierarchy is off, so nothing is known about them
   if (epoch.kind === "missing" || login.kind === "missing") {
     const code = knownEkName === toHex(sealed.ekName) ? "tpm-cleared" : "tpm-not-provisioned";
     const item = epoch.kind === "missing" ? "epoch counter" : "login records";
     return [finding(code, item, "the NV index of this machine", "none")];
   }
-  if (epoch.value === null) return [finding("epoch-unwritten", "epoch counter", "a value", "none: never incremented")];
-  if (toHex(epoch.name) !== wanted) return [finding("epoch-foreign", "epoch counter", wanted, toHex(epoch.name))];
+  if (equalBytes(epoch.name, measureEpochName(rootKeyPem, { written: false })))
+    return [finding("epoch-unwritten", "epoch counter", "a value", "none: never incremented")];
+  const [wanted, got] = [toHex(measureEpochName(rootKeyPem)), toHex(epoch.name)];
+  if (got !== wanted) return [finding("epoch-foreign", "epoch counter", wanted, got)];
+  if (epoch.value === null) return [finding("epoch-foreign", "epoch counter", "no authorisation", "one that is set")];
   return [];
 }
 
@@ -137,10 +140,14 @@ function oneReleaseFindings(question: UnsealQuestion, release: Release): readonl
 function dateFindings({ name, notBefore, notAfter }: Release, now: Date): UnsealFinding[] {
   const time = now.getTime();
   if (!(time >= Date.parse(notBefore)))
-    return [finding("release-not-yet-valid", `release ${name}`, `from ${notBefore}`, now.toISOString())];
+    return [finding("release-not-yet-valid", `release ${name}`, `from ${notBefore}`, timeOf(now))];
   if (!(time <= Date.parse(notAfter)))
-    return [finding("release-expired", `release ${name}`, `until ${notAfter}`, now.toISOString())];
+    return [finding("release-expired", `release ${name}`, `until ${notAfter}`, timeOf(now))];
   return [];
+}
+
+function timeOf(now: Date): string {
+  return Number.isNaN(now.getTime()) ? "no time" : now.toISOString();
 }
 
 function measurementFindings({ pcrs }: TpmState, release: Release): UnsealFinding[] {
@@ -175,8 +182,8 @@ function isCapped(predicted: Uint8Array, got: Uint8Array): boolean {
 
 function credentialFindings({ state, sealed, now }: UnsealQuestion): UnsealFinding[] {
   const findings: UnsealFinding[] = [];
-  if (sealed.notAfter !== null && now.getTime() > Date.parse(sealed.notAfter))
-    findings.push(finding("credential-expired", sealed.name, `until ${sealed.notAfter}`, now.toISOString()));
+  if (sealed.notAfter !== null && !(now.getTime() <= Date.parse(sealed.notAfter)))
+    findings.push(finding("credential-expired", sealed.name, `until ${sealed.notAfter}`, timeOf(now)));
   if (state.login.kind === "record") findings.push(...loginFindings(sealed, state.login.record));
   return findings;
 }

@@ -44,8 +44,7 @@ export async function openEkPolicy(tss: Tss, kind: EndorsementKeyKind): Promise<
  */
 export async function importSealed(tss: Tss, sealed: SealedPackage): Promise<Uint8Array> {
   const kind = ekKindOfName(sealed.ekName);
-  await using parent = await openEndorsementKey(tss, kind);
-  requireParent(sealed, parent.name);
+  await using parent = await openParent(tss, sealed.ekName);
   await using use = await openEkPolicy(tss, kind);
   return await tss.import(parent, sealed.objectPublic, sealed.duplicate, sealed.encryptedSeed, { sessions: [use] });
 }
@@ -58,8 +57,7 @@ export async function importSealed(tss: Tss, sealed: SealedPackage): Promise<Uin
  */
 export async function checkImported(tss: Tss, sealed: SealedPackage, imported: Uint8Array): Promise<void> {
   const kind = ekKindOfName(sealed.ekName);
-  await using parent = await openEndorsementKey(tss, kind);
-  requireParent(sealed, parent.name);
+  await using parent = await openParent(tss, sealed.ekName);
   await using use = await openEkPolicy(tss, kind);
   await using object = await tss.load(parent, imported, sealed.objectPublic, { sessions: [use] });
   const { publicArea } = await tss.readPublic(object);
@@ -68,11 +66,18 @@ export async function checkImported(tss: Tss, sealed: SealedPackage, imported: U
   throw new SealError("ERR_SEALED_MALFORMED", "loaded object's public area", fields);
 }
 
-function requireParent({ ekName }: SealedPackage, present: Uint8Array): void {
-  if (equalBytes(ekName, present)) return;
+/** Whatever is at the persistent handle: if it is not the EK, the EK is made from its template, as the unsealer does. */
+async function openParent(tss: Tss, ekName: Uint8Array): Promise<TpmObject> {
+  const kind = ekKindOfName(ekName);
+  const found = await openEndorsementKey(tss, kind);
+  if (equalBytes(found.name, ekName)) return found;
+  await found[Symbol.asyncDispose]();
+  const made = await tss.createPrimary("endorsement", ekTemplates[kind].template);
+  if (equalBytes(made.name, ekName)) return made;
+  await made[Symbol.asyncDispose]();
   throw new SealError("ERR_SEAL_WRONG_PARENT", "endorsement key", {
     expected: toHex(ekName),
-    got: toHex(present),
+    got: toHex(made.name),
     hint: "the package was sealed for another TPM: seal again with this one's EK certificate",
   });
 }

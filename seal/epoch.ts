@@ -7,41 +7,51 @@ import {
   EPOCH_REF,
   EPOCH_ROOT_REF,
   epochStart,
+  equalBytes,
   firstIncrementSteps,
   fromBase64,
+  measureEpochName,
   measureEpochPolicy,
   measureKeyName,
   type PolicyStep,
   type Release,
   raiseDelegationSteps,
   raiseSteps,
+  toHex,
 } from "../policy/index.ts";
 import { SealError } from "./errors.ts";
 import { withNvIndex } from "./nv-index.ts";
 import { executePolicy, verifyApprovalTicket } from "./policy-session.ts";
 
-/** The epoch counter as a TPM has it. `value` is null before its first increment. */
+/** What a TPM has at the counter's index. `value` is null before the first increment, and when it is not our counter. */
 export type EpochState =
   | { readonly kind: "missing" }
   | { readonly kind: "present"; readonly name: Uint8Array; readonly value: bigint | null };
 
 const NV_WRITTEN = 0x2000_0000;
 const SIZE = 8;
+/** TPM_RC_BAD_AUTH of the first session. */
+const BAD_AUTH = 0x9a2;
 
 export function readEpoch(tss: Tss): Promise<EpochState> {
   return withNvIndex(tss, EPOCH_INDEX, async (index): Promise<EpochState> => {
     if (index === null) return { kind: "missing" };
-    const { attributes, name } = await tss.nvReadPublic(index);
-    const value = (attributes & NV_WRITTEN) === 0 ? null : await readCounter(tss, index);
-    return { kind: "present", name, value };
+    const { attributes, dataSize, name } = await tss.nvReadPublic(index);
+    // Another index is not read: it may want an authValue, and a wrong one counts for the dictionary-attack lockout.
+    const readable = attributes === (EPOCH_ATTRIBUTES | NV_WRITTEN) && dataSize === SIZE;
+    return { kind: "present", name, value: readable ? await readCounter(tss, index) : null };
   });
 }
 
-async function readCounter(tss: Tss, index: TpmObject): Promise<bigint> {
-  const bytes = await tss.nvRead(index);
-  if (bytes.length !== SIZE)
-    throw new SealError("ERR_SEAL_TPM", "epoch counter", { expected: `${SIZE} bytes`, got: `${bytes.length}` });
-  return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength).getBigUint64(0);
+/** Null for a counter with an authValue: it is no part of the Name, so ours may have been replaced by such a one. */
+async function readCounter(tss: Tss, index: TpmObject): Promise<bigint | null> {
+  try {
+    const bytes = await tss.nvRead(index);
+    return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength).getBigUint64(0);
+  } catch (error) {
+    if (error instanceof TpmError && error.rc === BAD_AUTH) return null;
+    throw error;
+  }
 }
 
 /**
@@ -49,6 +59,7 @@ async function readCounter(tss: Tss, index: TpmObject): Promise<bigint> {
  * again after a crash at any step. Needs the owner's authorisation, which is empty until the machine is enrolled.
  *
  * @param delegation of any release key of this root: its `first` approves the first increment, on every TPM
+ * @throws SealError ERR_SEAL_POLICY when another index is in its place; TpmError
  */
 export async function provisionEpoch(
   tss: Tss,
@@ -64,11 +75,22 @@ export async function provisionEpoch(
       authPolicy: measureEpochPolicy(rootKeyPem),
     });
   }
-  if (present.kind === "present" && present.value !== null) return;
+  if (present.kind === "present" && equalBytes(present.name, measureEpochName(rootKeyPem))) return;
+  if (present.kind === "present") requireUnwritten(present.name, rootKeyPem);
   const steps = firstIncrementSteps();
   const signature = fromBase64(delegation.first, "delegation.first");
   const ticket = await verifyApprovalTicket(tss, rootKeyPem, steps, EPOCH_ROOT_REF, signature);
   await increment(tss, [...steps, rootStep(rootKeyPem)], [ticket]);
+}
+
+function requireUnwritten(name: Uint8Array, rootKeyPem: string): void {
+  const expected = measureEpochName(rootKeyPem, { written: false });
+  if (equalBytes(name, expected)) return;
+  throw new SealError("ERR_SEAL_POLICY", "epoch counter", {
+    expected: toHex(expected),
+    got: toHex(name),
+    hint: "another index is in the counter's place: undefine it with the owner's authorisation, then provision again",
+  });
 }
 
 export interface RaisedEpoch {

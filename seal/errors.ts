@@ -27,6 +27,8 @@ const exitCodes = {
   ERR_ORDER: 3,
   /** A signing key file is missing, readable by others, or of another kind. */
   ERR_KEY_FILE: 4,
+  /** A signing key on a token: no such key, two of them, or the token refused. */
+  ERR_KEY_TOKEN: 4,
   /** The unsealer could not be run, or its answer cannot be read. */
   ERR_UNSEALER: 4,
 } as const;

@@ -1,6 +1,8 @@
 // The whole surface of `seal`: other folders import from here only.
 export * from "./advice.ts";
+export * from "./blob-diagnosis.ts";
 export * from "./carry-out-order.ts";
+export * from "./compare-releases.ts";
 export * from "./credentials.ts";
 export * from "./delegation.ts";
 export * from "./diagnosis.ts";
@@ -8,6 +10,7 @@ export * from "./ek-public.ts";
 export * from "./endorsement.ts";
 export * from "./epoch.ts";
 export * from "./errors.ts";
+export * from "./explain-release.ts";
 export * from "./import-blob.ts";
 export * from "./keys.ts";
 export * from "./offline-seal.ts";
@@ -15,7 +18,6 @@ export * from "./order.ts";
 export * from "./ownership.ts";
 export * from "./package.ts";
 export * from "./padding.ts";
-export * from "./policy-session.ts";
 export * from "./policy-session.ts";
 export * from "./release.ts";
 export * from "./reseal.ts";

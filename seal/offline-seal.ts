@@ -1,6 +1,7 @@
 import { createCipheriv, randomBytes } from "node:crypto";
-import { concatBytes, measureObjectPolicy, type SigningKey } from "../policy/index.ts";
+import { CREDENTIAL_NAME, concatBytes, measureObjectPolicy, type SigningKey } from "../policy/index.ts";
 import { openEkCertificate } from "./ek-public.ts";
+import { SealError } from "./errors.ts";
 import { encodeImportBlob } from "./import-blob.ts";
 import {
   type CredentialLabel,
@@ -40,6 +41,10 @@ export async function sealOffline({
 }: OfflineSeal): Promise<Uint8Array> {
   const key = randomBytes(SEALED_KEY_BYTES);
   try {
+    if (!CREDENTIAL_NAME.test(label.name)) {
+      const got = JSON.stringify(label.name);
+      throw new SealError("ERR_SEAL_INPUT", "credential name", { expected: "1 to 32 of a-z, 0-9 and -", got });
+    }
     const ek = openEkCertificate(ekCertificate);
     const complete = { ...label, ekName: ek.name };
     const sealed: SealedPackage = {

@@ -15,6 +15,7 @@ export const ORDER_TYPE = "application/vnd.ironclaw.order+json";
 
 const ekName = z.string().regex(/^(?:[0-9a-f]{68}|[0-9a-f]{100})$/, "expected the Name of an endorsement key");
 const record = z.string().regex(/^[0-9a-f]{128}$/, "expected 64 bytes in hexadecimal");
+const bootNonce = z.string().regex(/^[0-9a-f]{64}$/, "expected 32 bytes in hexadecimal");
 
 const orderSchema = z.discriminatedUnion("order", [
   z.strictObject({
@@ -25,6 +26,7 @@ const orderSchema = z.discriminatedUnion("order", [
     record,
   }),
   z.strictObject({ version: z.literal(1), order: z.literal("new-volume"), ekName, anchor: record }),
+  z.strictObject({ version: z.literal(1), order: z.literal("provision"), ekName, boot: bootNonce }),
 ]);
 
 /**
@@ -34,7 +36,7 @@ const orderSchema = z.discriminatedUnion("order", [
 export type Order = z.infer<typeof orderSchema>;
 
 /** @throws PolicyError ERR_ENVELOPE_MALFORMED for an order that no machine would take */
-export function signOrder(order: Order, operator: SigningKey): Promise<Uint8Array> {
+export async function signOrder(order: Order, operator: SigningKey): Promise<Uint8Array> {
   return signEnvelope(ORDER_TYPE, encodeCanonicalJson(order, orderSchema, "ERR_ENVELOPE_MALFORMED", "order"), operator);
 }
 

@@ -1,5 +1,5 @@
 import { createHmac, randomBytes } from "node:crypto";
-import { PROPERTY, type Tpm as Tss } from "node-tpm2-tss";
+import { PROPERTY, type Session, type Tpm as Tss } from "node-tpm2-tss";
 import { z } from "zod";
 import {
   concatBytes,
@@ -85,8 +85,9 @@ export async function readPermanent(tss: Tss): Promise<number> {
 }
 
 /**
- * Sets owner and lockout authorisation on a TPM that has neither. The values travel encrypted in a session salted to the EK.
- * A crash between the two is mended by calling it again with the same values.
+ * Sets owner and lockout authorisation on a TPM that has neither. The values travel encrypted in a session salted to the EK,
+ * whose Name the caller has compared. A crash between the two is mended by calling it again with the same values.
+ * Does not establish that a lockout authorisation which is there already is this one: a try would cost the TPM's only one.
  *
  * @throws SealError ERR_SEAL_OWNED when an authorisation is set already and is not this one; TpmError
  */
@@ -97,25 +98,32 @@ export async function takeOwnership(
 ): Promise<void> {
   const permanent = await readPermanent(tss);
   await using session = await tss.startAuthSession({ kind: "hmac", saltKey, decrypt: true });
-  if ((permanent & PERMANENT.ownerAuthSet) === 0)
-    await tss.hierarchyChangeAuth("owner", own.ownerAuth, { sessions: [session] });
-  else await requireOwner(tss, own.ownerAuth);
-  if ((permanent & PERMANENT.lockoutAuthSet) === 0)
-    await tss.hierarchyChangeAuth("lockout", own.lockoutAuth, { sessions: [session] });
+  const [ownerSet, lockoutSet] = [PERMANENT.ownerAuthSet, PERMANENT.lockoutAuthSet].map(
+    (bit) => (permanent & bit) !== 0,
+  );
+  // The owner's is set first: a lockout authorisation alone is nobody's crash of ours.
+  if (lockoutSet && !ownerSet) throw owned("lockout authorisation", "an empty one, as the owner's is");
+  if (ownerSet) await requireOwner(tss, session, own.ownerAuth);
+  else await tss.hierarchyChangeAuth("owner", own.ownerAuth, { sessions: [session] });
+  if (!lockoutSet) await tss.hierarchyChangeAuth("lockout", own.lockoutAuth, { sessions: [session] });
 }
 
 /** A wrong owner authorisation costs no dictionary-attack count; the lockout's own would, so it is not tried. */
-async function requireOwner(tss: Tss, ownerAuth: Uint8Array): Promise<void> {
+async function requireOwner(tss: Tss, session: Session, ownerAuth: Uint8Array): Promise<void> {
   await tss.setAuth("owner", ownerAuth);
   try {
-    await tss.hierarchyChangeAuth("owner", ownerAuth);
+    await tss.hierarchyChangeAuth("owner", ownerAuth, { sessions: [session] });
   } catch (cause) {
     await tss.setAuth("owner", new Uint8Array());
-    throw new SealError("ERR_SEAL_OWNED", "owner authorisation", {
-      expected: "an empty one, or the one of this escrow",
-      got: "another",
-      hint: "this TPM has an owner already: use that owner's escrow file, or clear the TPM in the firmware's set-up",
-      cause,
-    });
+    throw owned("owner authorisation", "an empty one, or the one of this escrow", cause);
   }
+}
+
+function owned(what: string, expected: string, cause?: unknown): SealError {
+  return new SealError("ERR_SEAL_OWNED", what, {
+    expected,
+    got: "another",
+    hint: "this TPM has an owner already: use that owner's escrow file, or clear the TPM in the firmware's set-up",
+    cause,
+  });
 }

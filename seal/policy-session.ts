@@ -5,6 +5,7 @@ import {
   encodeTpmtSignature,
   encodeVerificationKeyPublic,
   equalBytes,
+  fromHex,
   measurePcrDigest,
   measurePolicy,
   type PolicyStep,
@@ -25,7 +26,7 @@ export interface PolicySources {
 
 /**
  * Runs `steps` in a policy or trial session: the executing twin of `measurePolicy`. A step that the TPM refuses ends it.
- * In a trial session nothing is compared, so it shows the digest only.
+ * In a trial session nothing is compared and no ticket is needed: it shows the digest only.
  *
  * @throws TpmError with the TPM's answer; SealError ERR_SEAL_POLICY when a step's source is missing or is another index
  */
@@ -44,6 +45,9 @@ export async function executePolicy(
   }
 }
 
+/** TPMT_TK_VERIFIED of the null hierarchy: what a trial session, which compares nothing, takes. */
+const NO_TICKET = fromHex("8022400000070000");
+
 interface StepSources extends PolicySources {
   /** The digest before this step. */
   readonly reached: Uint8Array;
@@ -54,11 +58,7 @@ async function executeStep(tss: Tss, session: Session, step: PolicyStep, sources
   switch (step.kind) {
     case "pcr":
       // With the expected digest a changed measurement is refused here, not somewhere later.
-      return tss.policyPcr(
-        session,
-        [{ bank: "sha256", pcrs: [...step.pcrs.keys()] }],
-        session.kind === "trial" ? undefined : measurePcrDigest(step.pcrs),
-      );
+      return tss.policyPcr(session, [{ bank: "sha256", pcrs: [...step.pcrs.keys()] }], measurePcrDigest(step.pcrs));
     case "nv": {
       const index = required(sources.index, "NV index");
       if (!equalBytes(index.name, step.name)) throw missing("NV index name", toHex(step.name), toHex(index.name));
@@ -74,7 +74,7 @@ async function executeStep(tss: Tss, session: Session, step: PolicyStep, sources
         sources.reached,
         step.policyRef,
         step.keyName,
-        required(sources.ticket, "ticket"),
+        session.kind === "trial" ? NO_TICKET : required(sources.ticket, "ticket"),
       );
     case "secret":
       await tss.policySecret(required(sources.authority, "authority"), session, { policyRef: step.policyRef });

@@ -1,32 +1,36 @@
-import { closeSync, constants, fstatSync, fsyncSync, ftruncateSync, openSync, readSync, writeSync } from "node:fs";
+import {
+  closeSync,
+  constants,
+  fstatSync,
+  fsyncSync,
+  ftruncateSync,
+  openSync,
+  readSync,
+  type Stats,
+  writeSync,
+} from "node:fs";
+import { dirname } from "node:path";
 import { SealError } from "./errors.ts";
 import { STORE_BYTES, type StoreMedium } from "./store.ts";
 
 /**
- * A store in a file or on a raw device. A file that does not exist is made, mode 0600.
+ * A store in a file or on a raw device. A file that does not exist is made, mode 0600, and is there after a power cut.
  * @throws SealError ERR_STORE when it cannot be opened, or is neither a file nor a block device
  */
 export function openStoreFile(path: string): StoreMedium & { close(): void } {
-  let fd: number;
+  const fd = attempt(path, () => openSync(path, constants.O_RDWR | constants.O_CREAT, 0o600));
   try {
-    fd = openSync(path, constants.O_RDWR | constants.O_CREAT, 0o600);
-  } catch (cause) {
-    const got = cause instanceof Error && "code" in cause ? String(cause.code) : "a failure";
-    throw new SealError("ERR_STORE", `store ${path}`, { expected: "a file or device", got, cause });
-  }
-  const kind = fstatSync(fd);
-  if (!kind.isFile() && !kind.isBlockDevice()) {
+    attempt(path, () => prepare(path, fd));
+  } catch (error) {
     closeSync(fd);
-    throw new SealError("ERR_STORE", `store ${path}`, { expected: "a file or device", got: "something else" });
+    throw error;
   }
-  if (kind.isFile() && kind.size < STORE_BYTES) ftruncateSync(fd, STORE_BYTES);
   return {
     read: (offset, length) => {
       const bytes = new Uint8Array(length);
       for (let done = 0; done < length; ) {
         const count = readSync(fd, bytes, done, length - done, offset + done);
-        if (count === 0)
-          throw new SealError("ERR_STORE", `store ${path}`, { expected: `${STORE_BYTES} bytes`, got: "fewer" });
+        if (count === 0) throw unusable(path, `${STORE_BYTES} bytes`, "fewer");
         done += count;
       }
       return bytes;
@@ -39,4 +43,32 @@ export function openStoreFile(path: string): StoreMedium & { close(): void } {
     flush: () => fsyncSync(fd),
     close: () => closeSync(fd),
   };
+}
+
+function prepare(path: string, fd: number): void {
+  const kind: Stats = fstatSync(fd);
+  if (!kind.isFile() && !kind.isBlockDevice()) throw unusable(path, "a file or device", "something else");
+  if (!kind.isFile() || kind.size >= STORE_BYTES) return;
+  ftruncateSync(fd, STORE_BYTES);
+  // A new file is only there after a power cut when its directory was flushed too.
+  const directory = openSync(dirname(path), constants.O_RDONLY | constants.O_DIRECTORY);
+  try {
+    fsyncSync(directory);
+  } finally {
+    closeSync(directory);
+  }
+}
+
+function attempt<T>(path: string, act: () => T): T {
+  try {
+    return act();
+  } catch (cause) {
+    if (cause instanceof SealError) throw cause;
+    const got = cause instanceof Error && "code" in cause ? String(cause.code) : "a failure";
+    throw unusable(path, "a file or device", got, cause);
+  }
+}
+
+function unusable(path: string, expected: string, got: string, cause?: unknown): SealError {
+  return new SealError("ERR_STORE", `store ${path}`, { expected, got, cause });
 }

@@ -47,10 +47,10 @@ const contentSchema = z
         return (
           before === undefined ||
           before.name < entry.name ||
-          (before.name === entry.name && before.generation < entry.generation)
+          (before.name === entry.name && before.generation < entry.generation && before.state !== entry.state)
         );
       }),
-    { path: ["entries"], message: "expected entries by name, then generation, each once" },
+    { path: ["entries"], message: "expected entries by name, then generation, each once, at most one of each state" },
   );
 
 /** One package that the machine has kept. */
@@ -92,7 +92,7 @@ export function memoryMedium(bytes = new Uint8Array(STORE_BYTES)): StoreMedium {
   };
 }
 
-/** What a store held when it was opened. `damaged`: no slot is valid although something was written; used as empty. */
+/** What a store held when it was opened. `damaged`: no slot is valid although one was once; used as empty. */
 export interface OpenedStore {
   readonly content: StoreContent;
   readonly damaged: boolean;
@@ -106,7 +106,8 @@ interface Slot {
 
 /**
  * Two slots, of which the valid one with the higher sequence counts. A write goes to the other one, whole, and is flushed: a crash,
- * a full disk or a torn write at any byte leaves what was there.
+ * a full disk or a torn write at any byte leaves what was there. The first write fills both, the first slot first: so a first write
+ * that was cut off, with the second slot still zero, is told from a store that was damaged.
  */
 export class Store {
   readonly #medium: StoreMedium;
@@ -119,10 +120,9 @@ export class Store {
 
   /** @throws SealError ERR_STORE when the medium cannot be read or is too small */
   static open(medium: StoreMedium): { readonly store: Store; readonly opened: OpenedStore } {
-    const slots = ([0, 1] as const).map((index) => readSlot(medium, index));
-    const valid = slots.filter((slot) => typeof slot === "object").sort((a, b) => (a.sequence > b.sequence ? -1 : 1));
-    const current = valid[0] ?? null;
-    const damaged = current === null && slots.includes("damaged");
+    const [first, second] = [readSlot(medium, 0), readSlot(medium, 1)];
+    const current = newer(asSlot(0, first), asSlot(1, second));
+    const damaged = current === null && second.some((byte) => byte !== 0);
     return { store: new Store(medium, current), opened: { content: current?.content ?? EMPTY_STORE, damaged } };
   }
 
@@ -130,8 +130,14 @@ export class Store {
     return this.#current?.content ?? EMPTY_STORE;
   }
 
-  /** @throws SealError ERR_STORE; the earlier content is then still the store's */
+  /** @throws SealError ERR_STORE; what is read afterwards is the earlier content or this one, whole */
   write(content: StoreContent): void {
+    const first = this.#current === null;
+    this.#writeOther(content);
+    if (first) this.#writeOther(content);
+  }
+
+  #writeOther(content: StoreContent): void {
     const index = this.#current?.index === 0 ? 1 : 0;
     const sequence = (this.#current?.sequence ?? 0n) + 1n;
     const bytes = encodeSlot(sequence, content);
@@ -173,16 +179,22 @@ export function parseSlot(bytes: Uint8Array): { readonly sequence: bigint; reado
   }
 }
 
-function readSlot(medium: StoreMedium, index: 0 | 1): Slot | "empty" | "damaged" {
-  let bytes: Uint8Array;
+function readSlot(medium: StoreMedium, index: 0 | 1): Uint8Array {
   try {
-    bytes = medium.read(index * STORE_SLOT_BYTES, STORE_SLOT_BYTES);
+    return medium.read(index * STORE_SLOT_BYTES, STORE_SLOT_BYTES);
   } catch (cause) {
     throw unusable("read", cause);
   }
+}
+
+function asSlot(index: 0 | 1, bytes: Uint8Array): Slot | null {
   const slot = parseSlot(bytes);
-  if (slot !== null) return { index, ...slot };
-  return bytes.every((byte) => byte === 0) ? "empty" : "damaged";
+  return slot === null ? null : { index, ...slot };
+}
+
+function newer(a: Slot | null, b: Slot | null): Slot | null {
+  if (a === null || b === null) return a ?? b;
+  return a.sequence > b.sequence ? a : b;
 }
 
 function encodeContent({ ekName, entries }: StoreContent): Uint8Array {
@@ -193,7 +205,15 @@ function encodeContent({ ekName, entries }: StoreContent): Uint8Array {
       imported: imported === null ? null : toBase64(imported),
     })),
   };
-  return encodeCanonicalJson(document, contentSchema, "ERR_ENVELOPE_MALFORMED", "store");
+  try {
+    return encodeCanonicalJson(document, contentSchema, "ERR_ENVELOPE_MALFORMED", "store");
+  } catch (cause) {
+    throw new SealError("ERR_STORE", "store content", {
+      expected: "what a reader takes",
+      got: messageOf(cause),
+      cause,
+    });
+  }
 }
 
 function parseContent(bytes: Uint8Array): StoreContent {
@@ -205,6 +225,10 @@ function parseContent(bytes: Uint8Array): StoreContent {
       imported: imported === null ? null : fromBase64(imported, "imported"),
     })),
   };
+}
+
+function messageOf(cause: unknown): string {
+  return cause instanceof Error ? cause.message : String(cause);
 }
 
 function unusable(act: string, cause: unknown): SealError {

@@ -11,6 +11,7 @@ export const ANCHOR_INDEX = 0x0180_0022;
 const ATTRIBUTES = 0x0204_0004;
 const RECORD_BYTES = 64;
 const RECORDS = 8;
+const LOGIN_BYTES = RECORDS * RECORD_BYTES;
 const WRITTEN = 0x2000_0000;
 
 /** How the last try with a credential ended. `trying` is written before the try, and stays when the power goes. */
@@ -29,6 +30,7 @@ export interface LoginRecord {
 
 /** 64 bytes. */
 export function encodeLoginRecord(record: LoginRecord): Uint8Array {
+  requireDigest("package", record.package);
   return new ByteWriter()
     .bytes(nameDigest(record.name))
     .u8(LOGIN_OUTCOMES[record.outcome])
@@ -41,6 +43,7 @@ export function encodeLoginRecord(record: LoginRecord): Uint8Array {
 
 /** @throws SealError ERR_SEAL_RECORD for bytes that no agent wrote */
 export function parseLoginRecord(bytes: Uint8Array, name: string): LoginRecord {
+  requireSize("login record", bytes);
   const reader = new ByteReader(bytes, "login record");
   if (toHex(reader.bytes(16, "name")) !== toHex(nameDigest(name))) throw malformed("name", name, "another");
   const outcome = outcomeOf(reader.u8("outcome"));
@@ -66,7 +69,7 @@ function nameDigest(name: string): Uint8Array {
   return sha256(utf8(name)).slice(0, 16);
 }
 
-/** What the TPM says about one credential: no index at all, no record, or the record. */
+/** What the TPM says about one credential: no index of ours, no record, or the record. */
 export type LoginState =
   | { readonly kind: "missing" }
   | { readonly kind: "none" }
@@ -75,7 +78,7 @@ export type LoginState =
 /** @throws SealError ERR_SEAL_RECORD for a record that no agent wrote */
 export function readLogin(tss: Tss, name: string): Promise<LoginState> {
   return withNvIndex(tss, LOGIN_INDEX, async (index): Promise<LoginState> => {
-    if (index === null || !(await isWritten(tss, index))) return { kind: "missing" };
+    if (index === null || (await stateOf(tss, index, LOGIN_BYTES)) !== "written") return { kind: "missing" };
     const found = findSlot(await tss.nvRead(index), name);
     return found.bytes === null ? { kind: "none" } : { kind: "record", record: parseLoginRecord(found.bytes, name) };
   });
@@ -83,22 +86,26 @@ export function readLogin(tss: Tss, name: string): Promise<LoginState> {
 
 /** Writes the record of `record.name` into its slot. @throws SealError ERR_SEAL_RECORD when all eight belong to other names */
 export function writeLogin(tss: Tss, record: LoginRecord): Promise<void> {
-  return withNvIndex(tss, LOGIN_INDEX, async (index) => {
-    if (index === null) throw malformed("index", `NV index 0x${LOGIN_INDEX.toString(16)}`, "none");
+  const bytes = encodeLoginRecord(record);
+  return withRecords(tss, { handle: LOGIN_INDEX, size: LOGIN_BYTES }, async (index) => {
     const { offset } = findSlot(await tss.nvRead(index), record.name);
-    await tss.nvWrite(index, encodeLoginRecord(record), { offset });
+    if (offset === null) throw malformed("table", `room for ${record.name}`, `${RECORDS} other names`);
+    await tss.nvWrite(index, bytes, { offset });
   });
 }
 
-function findSlot(table: Uint8Array, name: string): { readonly offset: number; readonly bytes: Uint8Array | null } {
+/** The record of this name, else where there is room for one; null when there is none. */
+function findSlot(
+  table: Uint8Array,
+  name: string,
+): { readonly offset: number | null; readonly bytes: Uint8Array | null } {
   const wanted = toHex(nameDigest(name));
   let free: number | null = null;
-  for (let offset = 0; offset < RECORDS * RECORD_BYTES; offset += RECORD_BYTES) {
+  for (let offset = 0; offset < LOGIN_BYTES; offset += RECORD_BYTES) {
     const bytes = table.slice(offset, offset + RECORD_BYTES);
     if (toHex(bytes.subarray(0, 16)) === wanted) return { offset, bytes };
     if (free === null && bytes.every((byte) => byte === 0)) free = offset;
   }
-  if (free === null) throw malformed("table", `room for ${name}`, `${RECORDS} other names`);
   return { offset: free, bytes: null };
 }
 
@@ -114,12 +121,15 @@ export interface Anchor {
 /** 64 bytes. */
 export function encodeAnchor({ volumeId, seq, hash }: Anchor): Uint8Array {
   if (volumeId.length !== 16) throw new TypeError(`volume id: ${volumeId.length} bytes, not 16`);
+  if (!Number.isSafeInteger(seq) || seq < 0) throw new TypeError(`anchor seq: ${seq}`);
+  requireDigest("anchor hash", hash);
   return new ByteWriter().u8(1).bytes(new Uint8Array(7)).bytes(volumeId).u64(BigInt(seq)).bytes(fromHex(hash)).finish();
 }
 
 /** Null for an anchor that has not been set. @throws SealError ERR_SEAL_RECORD for bytes that no agent wrote */
 export function parseAnchor(bytes: Uint8Array): Anchor | null {
-  if (bytes.length === RECORD_BYTES && bytes.every((byte) => byte === 0)) return null;
+  requireSize("anchor", bytes);
+  if (bytes.every((byte) => byte === 0)) return null;
   const reader = new ByteReader(bytes, "anchor");
   if (reader.u8("version") !== 1) throw malformed("anchor version", "1", "another");
   if (reader.bytes(7, "reserved").some((byte) => byte !== 0)) throw malformed("reserved bytes", "zero", "others");
@@ -139,7 +149,7 @@ export type AnchorState =
 /** @throws SealError ERR_SEAL_RECORD for an anchor that no agent wrote */
 export function readAnchor(tss: Tss): Promise<AnchorState> {
   return withNvIndex(tss, ANCHOR_INDEX, async (index): Promise<AnchorState> => {
-    if (index === null || !(await isWritten(tss, index))) return { kind: "missing" };
+    if (index === null || (await stateOf(tss, index, RECORD_BYTES)) !== "written") return { kind: "missing" };
     const anchor = parseAnchor(await tss.nvRead(index));
     return anchor === null ? { kind: "none" } : { kind: "anchor", anchor };
   });
@@ -147,29 +157,64 @@ export function readAnchor(tss: Tss): Promise<AnchorState> {
 
 /** @throws SealError ERR_SEAL_RECORD when the TPM has no such index */
 export function writeAnchor(tss: Tss, anchor: Anchor | null): Promise<void> {
-  return withNvIndex(tss, ANCHOR_INDEX, async (index) => {
-    if (index === null) throw malformed("index", `NV index 0x${ANCHOR_INDEX.toString(16)}`, "none");
-    await tss.nvWrite(index, anchor === null ? new Uint8Array(RECORD_BYTES) : encodeAnchor(anchor));
-  });
+  const bytes = anchor === null ? new Uint8Array(RECORD_BYTES) : encodeAnchor(anchor);
+  return withRecords(tss, { handle: ANCHOR_INDEX, size: RECORD_BYTES }, (index) => tss.nvWrite(index, bytes));
 }
 
-/** Defines both indices if they are not there, filled with zeros. Can be called again after a crash at any step. */
+/**
+ * Defines both indices if they are not there, filled with zeros. Can be called again after a crash at any step.
+ * @throws SealError ERR_SEAL_RECORD when another index is in the place of one
+ */
 export async function provisionRecords(tss: Tss): Promise<void> {
   const wanted: readonly (readonly [number, number])[] = [
-    [LOGIN_INDEX, RECORDS * RECORD_BYTES],
+    [LOGIN_INDEX, LOGIN_BYTES],
     [ANCHOR_INDEX, RECORD_BYTES],
   ];
   for (const [handle, dataSize] of wanted) {
     await withNvIndex(tss, handle, async (present) => {
-      if (present !== null && (await isWritten(tss, present))) return;
+      const state = present === null ? "unwritten" : await stateOf(tss, present, dataSize);
+      if (state === "written") return;
+      if (state === "foreign") throw foreign(handle);
       await using defined = present ?? (await tss.nvDefineSpace({ index: handle, attributes: ATTRIBUTES, dataSize }));
       await tss.nvWrite(defined, new Uint8Array(dataSize));
     });
   }
 }
 
-async function isWritten(tss: Tss, index: TpmObject): Promise<boolean> {
-  return ((await tss.nvReadPublic(index)).attributes & WRITTEN) !== 0;
+/** Another index is neither read nor written: it may want an authValue, and a wrong one counts for the dictionary-attack lockout. */
+async function stateOf(tss: Tss, index: TpmObject, size: number): Promise<"written" | "unwritten" | "foreign"> {
+  const { attributes, dataSize, authPolicy } = await tss.nvReadPublic(index);
+  if ((attributes & ~WRITTEN) !== ATTRIBUTES || dataSize !== size || authPolicy.length > 0) return "foreign";
+  return (attributes & WRITTEN) === 0 ? "unwritten" : "written";
+}
+
+/** Runs `use` with an index of ours that is provisioned. @throws SealError ERR_SEAL_RECORD when there is none */
+function withRecords(
+  tss: Tss,
+  { handle, size }: { readonly handle: number; readonly size: number },
+  use: (index: TpmObject) => Promise<void>,
+): Promise<void> {
+  return withNvIndex(tss, handle, async (index) => {
+    const state = index === null ? "missing" : await stateOf(tss, index, size);
+    if (index === null || state !== "written") throw malformed("index", `NV index 0x${handle.toString(16)}`, state);
+    await use(index);
+  });
+}
+
+function requireSize(what: string, bytes: Uint8Array): void {
+  if (bytes.length !== RECORD_BYTES) throw malformed(`${what} size`, `${RECORD_BYTES} bytes`, `${bytes.length}`);
+}
+
+function requireDigest(what: string, digest: string): void {
+  if (!/^[0-9a-f]{64}$/.test(digest)) throw new TypeError(`${what}: expected 64 hexadecimal digits`);
+}
+
+function foreign(handle: number): SealError {
+  return new SealError("ERR_SEAL_RECORD", `NV index 0x${handle.toString(16)}`, {
+    expected: "ours, or none",
+    got: "another index",
+    hint: "undefine it with the owner's authorisation, then provision again",
+  });
 }
 
 function malformed(what: string, expected: string, got: string): SealError {

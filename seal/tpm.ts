@@ -1,5 +1,6 @@
+import { createHash } from "node:crypto";
 import { join } from "node:path";
-import { type PrimaryKey, TpmError, Tpm as Tss } from "node-tpm2-tss";
+import { type HashName, type PrimaryKey, TpmError, Tpm as Tss } from "node-tpm2-tss";
 import {
   type AttestationKey,
   AttestError,
@@ -48,16 +49,15 @@ function defaultNativeDirectory(): string {
 class EsysTpm implements MachineTpm {
   readonly tss: Tss;
   readonly #keys = new WeakMap<AttestationKey, PrimaryKey>();
+  /** They change with a reset only, and that ends this process. */
+  #banks: readonly HashName[] | null = null;
 
   constructor(tss: Tss) {
     this.tss = tss;
   }
 
   activeBanks(): Promise<readonly PcrBank[]> {
-    return answered(async () => {
-      const active = (await this.tss.pcrBanks()).filter(({ pcrs }) => pcrs.length > 0).map(({ bank }) => bank);
-      return active.filter((bank) => bank === "sha256" || bank === "sha384");
-    });
+    return answered(async () => (await allocatedBanks(this.tss)).filter(isPcrBank));
   }
 
   pcrRead(bank: PcrBank, indices: readonly number[]): Promise<Map<number, Uint8Array>> {
@@ -73,11 +73,11 @@ class EsysTpm implements MachineTpm {
   }
 
   pcrExtend(index: number, digests: Readonly<Record<PcrBank, Uint8Array>>): Promise<void> {
-    const values = new Map<PcrBank, Uint8Array>([
-      ["sha256", digests.sha256],
-      ["sha384", digests.sha384],
-    ]);
-    return answered(() => this.tss.pcrExtend(index, values));
+    return answered(async () => {
+      this.#banks ??= await allocatedBanks(this.tss);
+      const values = this.#banks.map((bank) => [bank, digestIn(bank, digests)] as const);
+      await this.tss.pcrExtend(index, new Map(values));
+    });
   }
 
   createAttestationKey(): Promise<AttestationKey> {
@@ -143,6 +143,30 @@ class EsysTpm implements MachineTpm {
     if (primary === undefined) throw new TypeError("attestation key: made by another connection");
     return primary;
   }
+}
+
+async function allocatedBanks(tss: Tss): Promise<readonly HashName[]> {
+  return (await tss.pcrBanks()).filter(({ pcrs }) => pcrs.length > 0).map(({ bank }) => bank);
+}
+
+function isPcrBank(bank: HashName): bank is PcrBank {
+  return bank === "sha256" || bank === "sha384";
+}
+
+/** OpenSSL's names of the banks that this project does not keep. */
+const FURTHER_BANKS = {
+  sha1: "sha1",
+  sha512: "sha512",
+  sm3_256: "sm3",
+  sha3_256: "sha3-256",
+  sha3_384: "sha3-384",
+  sha3_512: "sha3-512",
+} as const;
+
+/** No bank stays open: a PCR that keeps its value in one bank could be replayed there. */
+function digestIn(bank: HashName, digests: Readonly<Record<PcrBank, Uint8Array>>): Uint8Array {
+  if (isPcrBank(bank)) return digests[bank];
+  return Uint8Array.from(createHash(FURTHER_BANKS[bank]).update(digests.sha384).digest());
 }
 
 /** Turns the binding's error into the one the `Tpm` interface promises. */

@@ -52,3 +52,11 @@ function parse(text: string): unknown {
     return undefined;
   }
 }
+
+/** TPM_RC_INTEGRITY of the private area: parameter 1 of TPM2_Load. */
+const DAMAGED_PRIVATE = "0x000001df";
+
+/** Whether the kept private area does not load any more (TPM2_Clear, a damaged store), so that the package's blob has to be imported again. */
+export function isStaleImport(answer: UnsealAnswer): boolean {
+  return answer.kind === "failed" && answer.command === "TPM2_Load" && answer.rc === DAMAGED_PRIVATE;
+}

@@ -30,7 +30,12 @@ const pkcs11js = dirname(require.resolve("pkcs11js/package.json"));
 export const NATIVE_PARTS: readonly NativePart[] = [
   { output: "tpm2_tss.node", kind: "addon", directory: join(root, "seal/node-tpm2-tss/native"), libraries: TSS },
   { output: "agent_native.node", kind: "addon", directory: join(root, "agent/native") },
-  { output: "unsealer", kind: "program", directory: join(root, "seal/unsealer"), libraries: [...TSS, "crypto"] },
+  {
+    output: "unsealer",
+    kind: "program",
+    directory: join(root, "seal/unsealer"),
+    libraries: [...TSS, "tss2-sys", "crypto"],
+  },
   // Nothing of the shim may be visible to the library it loads: no -rdynamic.
   { output: "shim", kind: "program", directory: join(root, "agent/shim") },
   { output: "spawner", kind: "static", directory: join(root, "agent/spawner") },

@@ -10,23 +10,29 @@ import {
   openCabinet,
   parseAnchors,
   parseBundle,
-  parseEnvelope,
   parseJson,
   parsePolicy,
   type SlotName,
   sha256Hex,
   utf8,
-  verifyRelease,
 } from "../../policy/index.ts";
-import { verifySealedPackage } from "../../seal/index.ts";
+import { flat } from "../../seal/index.ts";
 import { AgentError } from "../errors.ts";
+import {
+  type CheckedDocuments,
+  checkDocuments,
+  type DocumentSlot,
+  isDocumentSlot,
+  type ReleaseFacts,
+  type SealedFacts,
+} from "./cabinet-documents.ts";
 import { UsageError } from "./command.ts";
 import { readInput, reasonOf } from "./files.ts";
 
 export const SLOTS = Object.keys(CABINET_SLOTS) as readonly SlotName[]; // the keys of a literal are exactly SlotName
 
 /** What a slot is to hold: a document as it is, or all files of a directory as a bundle of guest paths. */
-export async function readSlotContent(slot: SlotName, path: string): Promise<Uint8Array> {
+export async function readSlotContent(slot: Exclude<SlotName, DocumentSlot>, path: string): Promise<Uint8Array> {
   const isDirectory = (await stat(path).catch(() => null))?.isDirectory() ?? false;
   const bundled = slot === "module" || slot === "token";
   return isDirectory && bundled ? encodeBundle(await readTree(path, slot)) : readInput(path, slot);
@@ -50,11 +56,8 @@ export function machineDocument(name: string): Uint8Array {
   throw new UsageError("--name", { expected: "1 to 64 letters, digits, dots, dashes and underscores", got: name });
 }
 
-/**
- * Reads a slot's document as the launch will. Signatures are checked as far as `anchors` are given.
- * @throws IronclawError of the document's own reader
- */
-export async function checkSlot(slot: SlotName, bytes: Uint8Array, anchors: Anchors | null): Promise<void> {
+/** Reads a document as the launch will. @throws IronclawError of the document's own reader */
+function checkSlot(slot: Exclude<SlotName, DocumentSlot>, bytes: Uint8Array): void {
   switch (slot) {
     case "module":
     case "token":
@@ -65,14 +68,6 @@ export async function checkSlot(slot: SlotName, bytes: Uint8Array, anchors: Anch
       return;
     case "anchors":
       parseAnchors(bytes);
-      return;
-    case "release":
-      if (anchors === null) parseEnvelope(bytes);
-      else await verifyRelease(bytes, anchors.releaseRoot);
-      return;
-    case "sealed":
-      if (anchors === null) parseEnvelope(bytes);
-      else await verifySealedPackage(bytes, anchors);
       return;
     case "machine":
       parseJson(bytes, "machine", { maxBytes: CABINET_SLOTS.machine, maxDepth: 4 });
@@ -88,23 +83,62 @@ export interface SlotFacts {
   readonly bytes: number;
   /** null: the slot is empty. */
   readonly sha256: string | null;
+  /** The signed documents in the slots `release` and `sealed`. */
+  readonly documents?: readonly ReleaseFacts[] | readonly SealedFacts[];
 }
 
-/** Checks the documents against each other, anchors first, and says what is there. */
-export async function checkContents(contents: ReadonlyMap<SlotName, Uint8Array>): Promise<readonly SlotFacts[]> {
-  const anchorsBytes = contents.get("anchors");
-  const anchors = anchorsBytes === undefined ? null : parseAnchors(anchorsBytes);
-  for (const [slot, bytes] of contents) await checkSlot(slot, bytes, anchors);
-  return SLOTS.map((slot) => {
-    const bytes = contents.get(slot);
-    return { slot, bytes: bytes?.length ?? 0, sha256: bytes === undefined ? null : sha256Hex(bytes) };
+export interface CabinetFacts {
+  readonly slots: readonly SlotFacts[];
+  readonly warnings: readonly string[];
+}
+
+/** The anchors under which a cabinet's documents are checked. @throws AgentError ERR_CONFIG_INVALID without any */
+export function anchorsOf(contents: ReadonlyMap<SlotName, Uint8Array>): Anchors {
+  const bytes = contents.get("anchors");
+  if (bytes !== undefined) return parseAnchors(bytes);
+  throw new AgentError("ERR_CONFIG_INVALID", "cabinet slot anchors", {
+    expected: "trust anchors",
+    got: "an empty slot",
   });
 }
 
-export function renderSlots(facts: readonly SlotFacts[]): string {
-  return facts
-    .map(({ slot, bytes, sha256 }) => `${slot.padEnd(10)} ${`${bytes}`.padStart(9)}  ${sha256 ?? "-"}`)
-    .join("\n");
+/** Checks the documents against each other, and says what is there. */
+export async function checkContents(contents: ReadonlyMap<SlotName, Uint8Array>): Promise<CabinetFacts> {
+  for (const [slot, bytes] of contents) if (!isDocumentSlot(slot)) checkSlot(slot, bytes);
+  const { warnings, ...documents } = await checkSigned(contents);
+  const slots = SLOTS.map((slot): SlotFacts => {
+    const bytes = contents.get(slot);
+    const size = { slot, bytes: bytes?.length ?? 0, sha256: bytes === undefined ? null : sha256Hex(bytes) };
+    return isDocumentSlot(slot) ? { ...size, documents: documents[slot] } : size;
+  });
+  return { slots, warnings };
+}
+
+async function checkSigned(contents: ReadonlyMap<SlotName, Uint8Array>): Promise<CheckedDocuments> {
+  const [release, sealed] = [contents.get("release"), contents.get("sealed")];
+  if (release === undefined && sealed === undefined) return { release: [], sealed: [], warnings: [] };
+  const slots = { ...(release === undefined ? {} : { release }), ...(sealed === undefined ? {} : { sealed }) };
+  return checkDocuments(slots, anchorsOf(contents), contents.get("policy"), new Date());
+}
+
+export function renderCabinet({ slots, warnings }: CabinetFacts): string {
+  const lines = slots.flatMap(({ slot, bytes, sha256, documents = [] }) => [
+    `${slot.padEnd(10)} ${`${bytes}`.padStart(9)}  ${sha256 ?? "-"}`,
+    ...documents.map(
+      (document) => `  ${document.file}  ${"kind" in document ? sealedLine(document) : releaseLine(document)}`,
+    ),
+  ]);
+  return [...lines, ...warnings.map((warning) => `warning: ${flat(warning)}`)].join("\n");
+}
+
+function releaseLine({ name, epoch, raise, notBefore, notAfter, now }: ReleaseFacts): string {
+  const words = { valid: "valid now", "not-yet-valid": "not yet valid", expired: "expired" } as const;
+  return `${flat(name)}, epoch ${epoch}${raise ? ", ends lower ones" : ""}, ${notBefore} to ${notAfter} (${words[now]})`;
+}
+
+function sealedLine({ name, kind, generation, notAfter, tokenSerial }: SealedFacts): string {
+  const token = tokenSerial === null ? "" : ` of token ${tokenSerial}`;
+  return `${name}, ${kind}${token}, generation ${generation}, ${notAfter === null ? "no end" : `until ${notAfter}`}`;
 }
 
 /** The filled slots of a cabinet image or partition. @throws AgentError ERR_ENVIRONMENT; PolicyError for a damaged one */

@@ -18,6 +18,8 @@ export interface CommandOption {
   readonly value?: string;
   readonly help: string;
   readonly required?: boolean;
+  /** May be given several times, see `CommandInput.list`; every other option once. */
+  readonly multiple?: boolean;
 }
 
 export interface Command {
@@ -58,8 +60,29 @@ export class CommandInput {
     const value = this.#values[name];
     return typeof value === "string" ? value : undefined;
   }
+  /** Every value of an option that may be given several times, in their order. */
+  list(name: string): readonly string[] {
+    const values = this.#values[name];
+    return Array.isArray(values) ? values.filter((value) => typeof value === "string") : [];
+  }
   flag(name: string): boolean {
     return this.#values[name] === true;
+  }
+  /** A decimal number from `min` to `max`, or undefined when the option is not given. */
+  integer(name: string, min: number, max: number): number | undefined {
+    const got = this.optional(name);
+    if (got === undefined) return undefined;
+    const value = /^(?:0|[1-9][0-9]{0,14})$/.test(got) ? Number(got) : Number.NaN;
+    if (value >= min && value <= max) return value;
+    throw new UsageError(`--${name}`, { expected: `a number from ${min} to ${max}`, got });
+  }
+  /** A whole UTC time in ISO 8601, or undefined when the option is not given. */
+  time(name: string): string | undefined {
+    const got = this.optional(name);
+    if (got === undefined) return undefined;
+    const whole = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z$/.test(got) && !Number.isNaN(Date.parse(got));
+    if (whole) return got;
+    throw new UsageError(`--${name}`, { expected: "a time in UTC, e.g. 2027-11-01T00:00:00Z", got });
   }
   /** One of `values`; the first of them when the option is not given. */
   choice<T extends string>(name: string, values: readonly [T, ...T[]]): T {
@@ -99,22 +122,24 @@ export function parseCommandLine(command: Command, args: readonly string[]): Com
   }
   const values = Object.entries(command.options).map(([name, option]) => [
     name,
-    onlyValue(`--${name} ${option.value ?? ""}`.trim(), option, parsed.values[name]),
+    givenValue(`--${name} ${option.value ?? ""}`.trim(), option, parsed.values[name]),
   ]);
   return new CommandInput(Object.fromEntries(values), parsed.positionals);
 }
 
-function onlyValue(what: string, { required }: CommandOption, given: unknown): unknown {
+function givenValue(what: string, { required, multiple }: CommandOption, given: unknown): unknown {
   const found: readonly unknown[] = Array.isArray(given) ? given : [];
-  if (found.length > 1) throw new UsageError(what, { expected: "it once", got: `${found.length} times` });
   if (required === true && found.length === 0) throw new UsageError(what, { expected: "a value", got: "none" });
+  if (multiple === true) return found;
+  if (found.length > 1) throw new UsageError(what, { expected: "it once", got: `${found.length} times` });
   return found[0];
 }
 
 export function renderHelp(path: string, command: Command): string {
   const options = Object.entries(command.options).map(([name, option]) => {
     const left = `  --${name}${option.value === undefined ? "" : ` ${option.value}`}`;
-    return `${left.padEnd(30)} ${option.help}${option.required === true ? " (required)" : ""}`;
+    const notes = [...(option.required ? ["required"] : []), ...(option.multiple ? ["may be given again"] : [])];
+    return `${left.padEnd(30)} ${option.help}${notes.length === 0 ? "" : ` (${notes.join(", ")})`}`;
   });
   return [
     `${path}: ${command.summary}`,

@@ -1,12 +1,14 @@
 import { constants } from "node:fs";
 import { type FileHandle, lstat, open, rename, rm, writeFile } from "node:fs/promises";
+import type { ErrorFields } from "../../policy/index.ts";
+import { MAX_SECRET_BYTES } from "../../seal/index.ts";
 import { AgentError } from "../errors.ts";
 import { type SecretInput, UsageError } from "./command.ts";
 
 /** Of any input; a kernel image has 12 MB, a document at most 1 MiB (its own reader says so). */
 const MAX_INPUT = 256 << 20;
-/** Far more than any PIN: whether it is too long is for the seal to say. */
-const MAX_SECRET = 4096;
+/** What the shim hands to C_Login, in bytes. */
+const MAX_PIN = 255;
 
 /** @throws AgentError ERR_ENVIRONMENT (exit code 4) when there is no such file or pipe, or it cannot be read */
 export async function readInput(path: string, what: string): Promise<Uint8Array> {
@@ -72,8 +74,39 @@ export async function writeOutput(path: string, bytes: Uint8Array | string): Pro
   }
 }
 
-/** A secret from standard input, one line without its end. Never echoed, never an argument. */
-export async function readSecret(stream: SecretInput, what: string): Promise<Uint8Array> {
+/** A PIN from standard input: one line without its end. Never echoed, never an argument. */
+export async function readPin(stream: SecretInput): Promise<Uint8Array> {
+  const what = "PIN";
+  const whole = await readSecret(stream, what);
+  const pin = whole.slice(0, whole[whole.length - 1] === 10 ? -1 : undefined);
+  whole.fill(0);
+  const problem = pinProblem(pin);
+  if (problem === null) return pin;
+  pin.fill(0);
+  throw new UsageError(what, problem);
+}
+
+function pinProblem(pin: Uint8Array): ErrorFields | null {
+  if (pin.length === 0 || pin.length > MAX_PIN)
+    return { expected: `1 to ${MAX_PIN} bytes`, got: pin.length === 0 ? "none" : "more" };
+  // A carriage return or a second line would be sealed as part of the PIN, and the token then counts a wrong try.
+  if (pin.some((byte) => byte < 0x20 || byte === 0x7f))
+    return { expected: "one line without control characters", got: "another input" };
+  return null;
+}
+
+/** The bytes of a secret file from standard input, as they are. The caller wipes them. */
+export async function readSecretFile(stream: SecretInput): Promise<Uint8Array> {
+  const what = "secret file";
+  const bytes = await readSecret(stream, what);
+  if (bytes.length >= 1 && bytes.length <= MAX_SECRET_BYTES) return bytes;
+  bytes.fill(0);
+  const got = bytes.length === 0 ? "none" : "more";
+  throw new UsageError(what, { expected: `1 to ${MAX_SECRET_BYTES} bytes`, got });
+}
+
+/** All of standard input, cut one byte behind the longest secret there can be. */
+async function readSecret(stream: SecretInput, what: string): Promise<Uint8Array> {
   if (stream.isTTY) {
     throw new UsageError(what, {
       expected: "a pipe or a file on standard input",
@@ -81,7 +114,7 @@ export async function readSecret(stream: SecretInput, what: string): Promise<Uin
       hint: "for example: systemd-ask-password -n | ironclaw seal ...",
     });
   }
-  const whole = new Uint8Array(MAX_SECRET);
+  const whole = new Uint8Array(MAX_SECRET_BYTES + 1);
   let length = 0;
   for await (const chunk of stream) {
     const room = whole.length - length;
@@ -89,13 +122,9 @@ export async function readSecret(stream: SecretInput, what: string): Promise<Uin
     length += Math.min(room, chunk.length);
     chunk.fill(0);
   }
-  const end = whole[length - 1] === 10 ? length - 1 : length;
-  const secret = whole.slice(0, end);
+  const secret = whole.slice(0, length);
   whole.fill(0);
-  // A carriage return or a second line would be sealed as part of the PIN, and the token then counts a wrong try.
-  if (secret.every((byte) => byte >= 0x20 && byte !== 0x7f)) return secret;
-  secret.fill(0);
-  throw new UsageError(what, { expected: "one line without control characters", got: "another input" });
+  return secret;
 }
 
 const REASONS: Readonly<Record<string, string>> = {

@@ -4,7 +4,7 @@ import { readText } from "./files.ts";
 import { deliver, JSON_OPTION } from "./output.ts";
 
 export const command: Command = {
-  summary: "write a machine's trust anchors: whose releases it runs, and whose sealed PIN it takes",
+  summary: "write a machine's trust anchors: whose releases it runs, and whose sealed credentials it takes",
   positionals: [],
   options: {
     root: { type: "string", value: "FILE", help: "release root key (public, PEM)", required: true },

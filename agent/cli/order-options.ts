@@ -32,6 +32,8 @@ export interface PresentRecords {
   /** 64 bytes in hexadecimal; null when there is no record. */
   login(name: string): string | null;
   readonly anchor: string | null;
+  /** The running boot's nonce; null where no machine runs. */
+  readonly boot: string | null;
 }
 
 /** Reads the present records, has the operator's key sign what `make` makes of them, and gives it to the machine or TPM. */
@@ -51,11 +53,16 @@ async function orderMachine(
 ): Promise<Order> {
   const control = await openMachine(input.text("machine"));
   try {
-    const { ekName, logins, anchor } = await control.sealing("records");
+    const { ekName, logins, anchor, boot } = await control.sealing("records");
     const known =
       typeof logins === "object" && logins !== null ? new Map<string, unknown>(Object.entries(logins)) : new Map();
     const hex = (value: unknown) => (typeof value === "string" ? value : null);
-    const order = make({ ekName: String(ekName), login: (name) => hex(known.get(name)), anchor: hex(anchor) });
+    const order = make({
+      ekName: String(ekName),
+      login: (name) => hex(known.get(name)),
+      anchor: hex(anchor),
+      boot: hex(boot),
+    });
     await control.sealing("order", { order: toBase64(await signOrder(order, operator)) });
     return order;
   } finally {
@@ -73,8 +80,10 @@ function orderTpm(input: CommandInput, make: (records: PresentRecords) => Order,
       ekName: toHex(ek.name),
       login: () => (login.kind === "record" ? toHex(encodeLoginRecord(login.record)) : null),
       anchor: anchor.kind === "anchor" ? toHex(encodeAnchor(anchor.anchor)) : null,
+      boot: null,
     });
-    await carryOutOrder(tss, await verifyOrder(await signOrder(order, operator), operator.spkiPem), ek.name);
+    const signed = await verifyOrder(await signOrder(order, operator), operator.spkiPem);
+    await carryOutOrder(tss, signed, { ekName: ek.name, boot: new Uint8Array(), provision: async () => undefined });
     return order;
   });
 }

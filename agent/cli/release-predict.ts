@@ -1,3 +1,4 @@
+import { predictBootExtends } from "../../attest/index.ts";
 import { parseAnchors, parsePolicy, sha256 } from "../../policy/index.ts";
 import { readBuiltImage } from "../../vm-images/built-image.ts";
 import { parseConfig } from "../config.ts";
@@ -32,9 +33,12 @@ export const command: Command = {
       policy: parsePolicy(policyBytes),
       policyBytes,
     };
+    const { pcrs, events } = predictRelease(image.uki, expectedLaunchEvents(documents, sha256(image.shim)));
     const prediction: Prediction = {
       image: { id: image.id, variant: image.variant },
-      ...predictRelease(image.uki, expectedLaunchEvents(documents, sha256(image.shim))),
+      pcrs,
+      boot: [...predictBootExtends(image)],
+      events,
     };
     const out = input.optional("out");
     if (out === undefined) io.print(renderJson(prediction));

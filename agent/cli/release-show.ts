@@ -1,10 +1,11 @@
-import { keyIdOf, parseAnchors, type Release, verifyRelease } from "../../policy/index.ts";
+import { keyIdOf, parseAnchors, verifyReleaseSignatures } from "../../policy/index.ts";
+import { explainRelease, renderRelease } from "../../seal/index.ts";
 import type { Command } from "./command.ts";
 import { readInput } from "./files.ts";
 import { answer, JSON_OPTION } from "./output.ts";
 
 export const command: Command = {
-  summary: "verify a release and say what it lets unseal: image, dates, PCRs, events and who signed",
+  summary: "verify a release and say in words what it unseals: image, library set, policy, epoch, dates, key, PCRs",
   positionals: ["RELEASE"],
   options: {
     anchors: { type: "string", value: "FILE", help: "trust anchors: who may sign releases", required: true },
@@ -13,28 +14,11 @@ export const command: Command = {
   examples: ["ironclaw release show release.json --anchors anchors.json"],
   run: async (input, io) => {
     const { releaseRoot } = parseAnchors(await readInput(input.text("anchors"), "anchors"));
-    const release = await verifyRelease(await readInput(input.positional(0), "release"), releaseRoot);
-    const { name, image, epoch, notBefore, notAfter, pcrs, events } = release;
-    const signer = { releaseKey: keyIdOf(release.releaseKey), releaseRoot: keyIdOf(releaseRoot) };
-    const facts = { verified: true, name, image, epoch, notBefore, notAfter, ...signer, pcrs, events };
-    answer(input, io, facts, renderRelease(release, signer));
+    // Not the dates: that a release has expired is something to show, not a reason to show nothing.
+    const release = await verifyReleaseSignatures(await readInput(input.positional(0), "release"), releaseRoot);
+    const explanation = explainRelease(release, new Date());
+    const facts = { verified: true, releaseRoot: keyIdOf(releaseRoot), ...explanation };
+    answer(input, io, facts, `${renderRelease(explanation)}\n\nunder release root ${facts.releaseRoot}`);
     return 0;
   },
 };
-
-function renderRelease(release: Release, signer: { releaseKey: string; releaseRoot: string }): string {
-  const { name, image, epoch, notBefore, notAfter, pcrs, events } = release;
-  return [
-    `release ${name}: the signatures verify`,
-    `  image     ${image.id} (${image.variant}), epoch ${epoch}`,
-    `  valid     ${notBefore} to ${notAfter}`,
-    `  signed by ${signer.releaseKey}`,
-    `  under     ${signer.releaseRoot}`,
-    "",
-    "a PIN sealed to this root is released only while these PCRs (SHA-256) hold:",
-    ...Object.entries(pcrs.sha256).map(([pcr, value]) => `  ${pcr.padStart(3)}  ${value}`),
-    "",
-    "PCR 13 is the agent's; it holds after these events, in this order:",
-    ...events.map((event) => `  ${event.sha256}  ${event.kind} ${event.name}`),
-  ].join("\n");
-}

@@ -1,10 +1,12 @@
 import { readFile, stat } from "node:fs/promises";
 import { TpmError } from "node-tpm2-tss";
-import { parseAnchors, type Release, verifyReleaseSignatures } from "../../policy/index.ts";
+import { fromHex, parseAnchors, type Release, toHex, verifyReleaseSignatures } from "../../policy/index.ts";
 import {
+  ekKindOfName,
   type MachineTpm,
   memoryMedium,
   type Ownership,
+  openEndorsementKey,
   openStoreFile,
   openTpm,
   parseEscrow,
@@ -77,4 +79,11 @@ export async function readEscrow(path: string): Promise<Ownership & { readonly e
   });
   if ((mode.mode & 0o077) !== 0) throw unusable(`mode 0${(mode.mode & 0o777).toString(8)}`);
   return parseEscrow(new Uint8Array(await readFile(path)));
+}
+
+/** @throws AgentError ERR_ENVIRONMENT when the escrow file is of another TPM */
+export async function requireEscrowOf(tss: MachineTpm["tss"], ekName: string): Promise<void> {
+  await using ek = await openEndorsementKey(tss, ekKindOfName(fromHex(ekName)));
+  if (toHex(ek.name) === ekName) return;
+  throw new AgentError("ERR_ENVIRONMENT", "escrow", { expected: `the file of ${toHex(ek.name)}`, got: ekName });
 }

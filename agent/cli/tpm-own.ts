@@ -29,7 +29,7 @@ export const command: Command = {
   },
   examples: ["ironclaw tpm own --tcti device:/dev/tpmrm0 --escrow escrow.json"],
   run: (input, io) =>
-    withTpm(input, async ({ tss }) => {
+    withTpm(input, async ({ tss }): Promise<0> => {
       const kind = input.choice("kind", ["p384", "rsa2048"]);
       await using ek = await openEndorsementKey(tss, kind);
       const ownership = deriveOwnership(createOwnershipSecret());

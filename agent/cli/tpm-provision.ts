@@ -8,6 +8,7 @@ import {
   readAnchors,
   readEscrow,
   readReleases,
+  requireEscrowOf,
   TCTI_OPTION,
   withTpm,
 } from "./tpm-options.ts";
@@ -36,8 +37,11 @@ export const command: Command = {
     if (release === undefined) throw new UsageError("--release", { expected: "a file", got: "none" });
     const escrow = input.optional("escrow");
     const owner = escrow === undefined ? null : await readEscrow(escrow);
-    return withTpm(input, async ({ tss }) => {
-      if (owner !== null) await tss.setAuth("owner", owner.ownerAuth);
+    return withTpm(input, async ({ tss }): Promise<0> => {
+      if (owner !== null) {
+        await requireEscrowOf(tss, owner.ekName);
+        await tss.setAuth("owner", owner.ownerAuth);
+      }
       await provisionEpoch(tss, releaseRoot, release.delegation);
       await provisionRecords(tss);
       const epoch = await readEpoch(tss);

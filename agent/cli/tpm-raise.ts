@@ -13,7 +13,7 @@ export const command: Command = {
     const [release, ...others] = await readReleases(input, releaseRoot);
     if (release === undefined || others.length > 0)
       throw new UsageError("--release", { expected: "one", got: `${others.length + 1}` });
-    return withTpm(input, async ({ tss }) => {
+    return withTpm(input, async ({ tss }): Promise<0> => {
       const { from, to } = await raiseEpoch(tss, releaseRoot, release);
       const facts = { release: release.name, from: Number(from), to: Number(to) };
       answer(

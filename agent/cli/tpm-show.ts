@@ -19,7 +19,7 @@ export const command: Command = {
   options: { tcti: TCTI_OPTION, json: JSON_OPTION },
   examples: ["ironclaw tpm show --tcti device:/dev/tpmrm0", "ironclaw tpm show --tcti swtpm:path=tpm.sock --json"],
   run: (input, io) =>
-    withTpm(input, async (tpm) => {
+    withTpm(input, async (tpm): Promise<0> => {
       const facts = await readFacts(tpm);
       answer(input, io, facts, renderFacts(facts));
       return 0;

@@ -1,3 +1,4 @@
+import { randomBytes } from "node:crypto";
 import { AGENT_PCR, toHex } from "../../policy/index.ts";
 import {
   abortReseal,
@@ -11,6 +12,8 @@ import {
   encodeAnchor,
   encodeLoginRecord,
   openEndorsementKey,
+  provisionEpoch,
+  provisionRecords,
   readAnchor,
   readEpoch,
   readLogin,
@@ -46,22 +49,30 @@ export interface SealingService {
   /** The TPM's records as they are now, in hexadecimal; null where there is none. An order names them. */
   records(): Promise<{
     readonly ekName: string;
+    readonly boot: string;
     readonly logins: Readonly<Record<string, string | null>>;
     readonly anchor: string | null;
   }>;
 }
 
+/** What the service needs of a launch's environment, and of what reports are made of. */
+export type SealingEnvironment = Pick<LaunchEnvironment, "tss" | "store" | "now" | "inputs">;
+export type SealingSources = Pick<ReportSources, "tpm" | "ak" | "ekKind" | "ekName"> & {
+  readonly record: Pick<ReportSources["record"], "state">;
+};
+
 /**
  * One act at a time: two transactions at once could each see what the other is about to change. Nothing is changed while a launch is
  * under way.
  */
-export function createSealingService(environment: LaunchEnvironment, sources: ReportSources): SealingService {
+export function createSealingService(environment: SealingEnvironment, sources: SealingSources): SealingService {
   const { tss, store } = environment;
   const requireLaunched = () => {
     const { kind } = sources.record.state;
     if (kind === "serving" || kind === "refused") return;
     throw new AgentError("ERR_LAUNCH", "launch", { expected: "one that has ended", got: kind });
   };
+  const boot = Uint8Array.from(randomBytes(32));
   let tail: Promise<unknown> = Promise.resolve();
   const inTurn = <T>(act: () => Promise<T>): Promise<T> => {
     const turn = tail.then(() => tpmStep("TPM", act));
@@ -93,7 +104,7 @@ export function createSealingService(environment: LaunchEnvironment, sources: Re
       inTurn(async () => {
         requireLaunched();
         const order = await verifyOrder(envelope, requireDocuments(environment).anchors.operator);
-        await carryOutOrder(tss, order, sources.ekName);
+        await carryOutOrder(tss, order, { ekName: sources.ekName, boot, provision: () => provision(environment) });
         return { order: order.order };
       }),
     own: (credentialBlob, encryptedSecret) =>
@@ -114,32 +125,34 @@ export function createSealingService(environment: LaunchEnvironment, sources: Re
           for (const bytes of [secret, ownership.ownerAuth, ownership.lockoutAuth]) bytes.fill(0);
         }
       }),
-    records: () =>
-      inTurn(async () => {
-        const logins: [string, string | null][] = [];
-        for (const { sealed } of await currentCredentials(environment)) {
-          const login = await readLogin(tss, sealed.name);
-          logins.push([sealed.name, login.kind === "record" ? toHex(encodeLoginRecord(login.record)) : null]);
-        }
-        const anchor = await readAnchor(tss);
-        return {
-          ekName: toHex(sources.ekName),
-          logins: Object.fromEntries(logins),
-          anchor: anchor.kind === "anchor" ? toHex(encodeAnchor(anchor.anchor)) : null,
-        };
-      }),
+    records: () => inTurn(async () => ({ boot: toHex(boot), ...(await readRecords(environment, sources)) })),
+  };
+}
+
+async function readRecords(environment: SealingEnvironment, { ekName }: SealingSources) {
+  const { tss } = environment;
+  const logins: [string, string | null][] = [];
+  for (const { sealed } of await currentCredentials(environment)) {
+    const login = await readLogin(tss, sealed.name);
+    logins.push([sealed.name, login.kind === "record" ? toHex(encodeLoginRecord(login.record)) : null]);
+  }
+  const anchor = await readAnchor(tss);
+  return {
+    ekName: toHex(ekName),
+    logins: Object.fromEntries(logins),
+    anchor: anchor.kind === "anchor" ? toHex(encodeAnchor(anchor.anchor)) : null,
   };
 }
 
 /** The newest generations as of now: what the machine booted with, and what was handed in since. */
-async function currentCredentials(environment: LaunchEnvironment): Promise<readonly Credential[]> {
+async function currentCredentials(environment: SealingEnvironment): Promise<readonly Credential[]> {
   const booted = [...(environment.inputs.partial.credentials?.values() ?? [])];
   const files = booted.map(({ sealed, envelope }) => ({ path: sealed.name, bytes: envelope }));
   const { anchors } = requireDocuments(environment);
   return [...(await chooseCredentials(anchors, files, environment.store.content)).byName.values()];
 }
 
-async function checkCredential(environment: LaunchEnvironment, sealed: SealedPackage): Promise<CredentialCheck> {
+async function checkCredential(environment: SealingEnvironment, sealed: SealedPackage): Promise<CredentialCheck> {
   const { tss, store } = environment;
   const { anchors, releases } = requireDocuments(environment);
   const findings = diagnoseUnseal({
@@ -160,8 +173,16 @@ function asCapped(found: UnsealFinding): UnsealFinding {
   return found.item.startsWith(`PCR ${AGENT_PCR} `) ? { ...found, code: "agent-pcr-capped" } : found;
 }
 
+async function provision(environment: SealingEnvironment): Promise<void> {
+  const { anchors, releases } = requireDocuments(environment);
+  const [release] = releases;
+  if (release === undefined) throw new AgentError("ERR_LAUNCH", "release", { expected: "one", got: "none" });
+  await provisionEpoch(environment.tss, anchors.releaseRoot, release.delegation);
+  await provisionRecords(environment.tss);
+}
+
 /** With an owner set, the counter could only be defined with the escrow file: it has to be there first. */
-async function requireProvisioned(tss: LaunchEnvironment["tss"]): Promise<void> {
+async function requireProvisioned(tss: SealingEnvironment["tss"]): Promise<void> {
   const epoch = await readEpoch(tss);
   if (epoch.kind === "present" && epoch.value !== null) return;
   throw new AgentError("ERR_LAUNCH", "epoch counter", {
@@ -170,7 +191,7 @@ async function requireProvisioned(tss: LaunchEnvironment["tss"]): Promise<void> 
   });
 }
 
-function requireDocuments({ inputs }: LaunchEnvironment) {
+function requireDocuments({ inputs }: SealingEnvironment) {
   const { anchors, releases } = inputs.partial;
   if (anchors !== undefined && releases !== undefined) return { anchors, releases };
   throw new AgentError("ERR_ENVIRONMENT", "cabinet", {

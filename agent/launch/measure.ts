@@ -6,7 +6,7 @@ import { answersOf, type LaunchEnvironment, type LaunchRecord, Refusal, SHIM_ID 
 import { documentEvents, launchEvents, pinnedDigest } from "./expected-events.ts";
 import { type PlannedFile, planShimFiles, SHIM_PATH } from "./files.ts";
 import type { LaunchInputs } from "./inputs.ts";
-import { credentialReasons, neededCredentials, prepareTpm, readTpmStates, type TpmStates } from "./tpm-check.ts";
+import { credentialReasons, prepareTpm, readTpmStates, type TpmStates } from "./tpm-check.ts";
 import { askTpm } from "./unseal.ts";
 
 /** agent.json, anchors, policy: measured before anything in them is acted on. */
@@ -214,7 +214,10 @@ function pcrReasons(release: Release, boot: ReadonlyMap<number, Uint8Array>): Re
   });
 }
 
-/** After a mismatch the TPM is asked all the same: it refuses, not a comparison in this code. Its data are discarded. */
+/**
+ * After a mismatch the TPM is asked for the PIN all the same: it refuses, not a comparison in this code. Its data are discarded.
+ * One credential speaks for all: they are sealed under the same measurements.
+ */
 async function askTpmAnyway(
   environment: LaunchEnvironment,
   record: LaunchRecord,
@@ -222,19 +225,15 @@ async function askTpmAnyway(
   reasons: Reason[],
 ): Promise<void> {
   const { anchors, policy, credentials } = environment.inputs.partial;
-  if (!anchors || !credentials) return;
-  const uses = policy === undefined ? [] : neededCredentials(environment, { policy });
-  const names = policy === undefined ? credentials.keys() : uses.map(({ name }) => name);
-  for (const name of new Set(names)) {
-    const credential = credentials.get(name);
-    if (credential === undefined) continue;
-    try {
-      const answer = await askTpm(environment, { credential, release, anchors }, []);
-      record.answers = [...record.answers, ...answersOf(answer)];
-      if (answer.kind === "discarded")
-        reasons.push(reason("tpm-would-release", `TPM2_Unseal of ${name}`, "a refusal by the TPM", "data, discarded"));
-    } catch (error) {
-      reasons.push(...(error instanceof Refusal ? error.reasons : [reasonFrom(error, `unsealer for ${name}`)]));
-    }
+  const credential =
+    policy === undefined ? credentials?.values().next().value : credentials?.get(policy.credentials.pin);
+  if (anchors === undefined || credential === undefined) return;
+  try {
+    const answer = await askTpm(environment, { credential, release, anchors }, []);
+    record.answers = [...record.answers, ...answersOf(answer)];
+    if (answer.kind === "discarded")
+      reasons.push(reason("tpm-would-release", "TPM2_Unseal", "a refusal by the TPM", "data, discarded"));
+  } catch (error) {
+    reasons.push(...(error instanceof Refusal ? error.reasons : [reasonFrom(error, "unsealer")]));
   }
 }

@@ -4,6 +4,7 @@ import type { Anchors, Release } from "../../policy/index.ts";
 import {
   type Credential,
   importSealed,
+  isStaleImport,
   keepImported,
   runUnsealer,
   SealError,
@@ -50,9 +51,6 @@ function damaged(name: string, got: string): Refusal {
   return new Refusal([reason("blob-damaged", name, "a package that this TPM can open", got)]);
 }
 
-/** TPM_RC_INTEGRITY of the private area: parameter 1 of TPM2_Load. */
-const DAMAGED_PRIVATE = "0x000001df";
-
 /**
  * One answer of the TPM for one credential. A kept private area that does not load any more (TPM2_Clear, a damaged store) is
  * imported again from the blob of the same package: never from another generation.
@@ -75,8 +73,7 @@ export async function askTpm(
     });
   if (credential.imported === null) return ask(await importAndKeep(environment, credential));
   const answer = await ask(credential.imported);
-  const stale = answer.kind === "failed" && answer.command === "TPM2_Load" && answer.rc === DAMAGED_PRIVATE;
-  return stale ? ask(await importAndKeep(environment, credential)) : answer;
+  return isStaleImport(answer) ? ask(await importAndKeep(environment, credential)) : answer;
 }
 
 async function importAndKeep(environment: LaunchEnvironment, credential: Credential): Promise<Uint8Array> {

@@ -97,7 +97,7 @@ void each_workload_program(const struct settings *settings, void (*visit)(const 
 // The dev variant's root shell, if the image has one. Called again when it ends.
 void start_shell(struct spawner *spawner);
 
-// tpm_cap.c: extend PCR 13 in both banks. 0, or -1 when no bank was extended.
+// tpm_cap.c: extend PCR 13 in every active bank. 0, or -1 when the TPM did not.
 int cap_agent_pcr(const char *tpm);
 
 // requests.c: one packet from the agent.

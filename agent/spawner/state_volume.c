@@ -1,7 +1,7 @@
 // OPEN_STATE: the encrypted volume, from its disk to its mount. What lies where: agent/SPAWNER.md
+#include "state_volume.h"
 #include "device_mapper.h"
 #include "state_format.h"
-#include "state_header.h"
 #include "state_key.h"
 
 #include <errno.h>
@@ -10,34 +10,25 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/mount.h>
 #include <sys/random.h>
-#include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-#define MOUNT_POINT "/run/ironclaw/state"
 #define MIN_DISK_BYTES (80ull << 20) // volume, tags and journal
 #define SECTORS (STATE_VOLUME_BYTES / 512)
 #define INTEGRITY "ironclaw-state-integrity"
 #define CRYPT "ironclaw-state"
-#define ID_FILE "volume-id"
+#define CIPHER "capi:authenc(hmac(sha256),xts(aes))-random"
 
 // dm-integrity's modes: direct writes where a crash means to begin again, else through its journal.
 enum mode { MODE_DIRECT = 'D', MODE_JOURNAL = 'J' };
 
-// One request on its way.
-struct opening {
-    const struct spawner *spawner;
-    struct reply *reply;
-    int disk;
-    struct stat disk_status;
-    struct state_header header;
-    bool format;
-};
-
-static enum outcome damaged(const struct opening *opening, const char *step) {
+enum outcome damaged(const struct opening *opening, const char *step) {
     return fail(opening->reply, "state-damaged: %s: %s", step, strerror(errno));
+}
+
+static enum outcome truncated(const struct opening *opening, uint64_t expected, uint64_t got) {
+    return fail(opening->reply, "state-truncated: disk: expected %llu bytes, got %llu", (unsigned long long)expected, (unsigned long long)got);
 }
 
 static int disk_size(const struct opening *opening, uint64_t *bytes) {
@@ -56,7 +47,7 @@ static enum outcome look_at_disk(struct opening *opening, bool may_format) {
     uint64_t bytes;
     struct reply *reply = opening->reply;
     if (fstat(opening->disk, &opening->disk_status) != 0 || disk_size(opening, &bytes) != 0) return damaged(opening, "disk");
-    if (bytes < MIN_DISK_BYTES) return fail(reply, "state-truncated: disk: expected at least %llu bytes, got %llu", MIN_DISK_BYTES, (unsigned long long)bytes);
+    if (bytes < MIN_DISK_BYTES) return truncated(opening, MIN_DISK_BYTES, bytes);
     if (pread(opening->disk, blocks, sizeof blocks, 0) != (ssize_t)sizeof blocks) return damaged(opening, "disk");
     switch (parse_state_header(blocks[0], &opening->header)) {
     case HEADER_DAMAGED: return fail(reply, "state-damaged: header");
@@ -66,9 +57,7 @@ static enum outcome look_at_disk(struct opening *opening, bool may_format) {
         return new_header(&opening->header, bytes) == 0 ? OUTCOME_DONE : damaged(opening, "volume id");
     case HEADER_GOOD: break;
     }
-    if (bytes < opening->header.disk_bytes) {
-        return fail(reply, "state-truncated: disk: expected %llu bytes, got %llu", (unsigned long long)opening->header.disk_bytes, (unsigned long long)bytes);
-    }
+    if (bytes < opening->header.disk_bytes) return truncated(opening, opening->header.disk_bytes, bytes);
     return memcmp(blocks[1], "integrt", 8) == 0 ? OUTCOME_DONE : fail(reply, "state-damaged: dm-integrity superblock");
 }
 
@@ -91,8 +80,8 @@ static enum outcome open_integrity(const struct opening *opening, enum mode mode
 static enum outcome open_crypt(const struct opening *opening, dev_t integrity, char node[32]) {
     char parameters[256];
     dev_t crypt;
-    snprintf(parameters, sizeof parameters, "capi:authenc(hmac(sha256),xts(aes))-random " STATE_KEY_NAME " 0 %u:%u 0 2 integrity:48:aead sector_size:%d",
-             major(integrity), minor(integrity), STATE_BLOCK);
+    snprintf(parameters, sizeof parameters, CIPHER " " STATE_KEY_NAME " 0 %u:%u 0 2 integrity:48:aead sector_size:%d", major(integrity),
+             minor(integrity), STATE_BLOCK);
     if (dm_open(CRYPT, "crypt", SECTORS, parameters, &crypt) != 0) return fail(opening->reply, "state-kernel: dm-crypt: %s", strerror(errno));
     snprintf(node, 32, "/dev/dm-%u", minor(crypt));
     return OUTCOME_DONE;
@@ -111,7 +100,7 @@ static void close_stack(void) {
     if (dm_remove(CRYPT) != 0 || dm_remove(INTEGRITY) != 0) log_line("state volume: device mapper: %s", strerror(errno));
 }
 
-static int write_blocks(int disk, const void *blocks, size_t length) {
+int write_blocks(int disk, const void *blocks, size_t length) {
     return pwrite(disk, blocks, length, 0) == (ssize_t)length ? fsync(disk) : -1;
 }
 
@@ -126,90 +115,6 @@ static enum outcome format_body(const struct opening *opening) {
     if (volume < 0 || write_state_template(opening->spawner, volume) != 0) outcome = damaged(opening, "format");
     if (volume >= 0) close(volume);
     close_stack();
-    return outcome;
-}
-
-// The first and the last sector: where one of them authenticates the key is the right one, and what is wrong elsewhere is damage.
-static enum outcome authenticate(const struct opening *opening, const char *node) {
-    static uint8_t sector[STATE_BLOCK] __attribute__((aligned(STATE_BLOCK)));
-    static const off_t PLACES[] = {0, STATE_VOLUME_BYTES - STATE_BLOCK};
-    bool authentic = false;
-    int fd = open(node, O_RDONLY | O_DIRECT | O_CLOEXEC); // direct: only so the error says that it was the tag
-    if (fd < 0) return damaged(opening, node);
-    for (size_t i = 0; i < 2; i++) authentic |= pread(fd, sector, sizeof sector, PLACES[i]) >= 0 || errno != EILSEQ;
-    close(fd);
-    return authentic ? OUTCOME_DONE : fail(opening->reply, "state-foreign: nothing on it authenticates");
-}
-
-// A mount that nobody sees yet, or -1.
-static int mount_unseen(const char *node) {
-    int mounted = -1, fs = fsopen("ext4", FSOPEN_CLOEXEC);
-    if (fs < 0) return -1;
-    if (fsconfig(fs, FSCONFIG_SET_STRING, "source", node, 0) == 0 && fsconfig(fs, FSCONFIG_SET_STRING, "errors", "remount-ro", 0) == 0 &&
-        fsconfig(fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0) == 0) {
-        mounted = fsmount(fs, FSMOUNT_CLOEXEC, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC | MOUNT_ATTR_NOATIME);
-    }
-    int problem = errno;
-    close(fs);
-    errno = problem;
-    return mounted;
-}
-
-static int write_id(const struct opening *opening, int root) {
-    uid_t agent = opening->spawner->settings.agent_uid;
-    int fd = openat(root, ID_FILE, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0400);
-    if (fd < 0) return -1;
-    bool written = write(fd, opening->header.id, VOLUME_ID_SIZE) == VOLUME_ID_SIZE && fchown(fd, agent, agent) == 0;
-    close(fd);
-    return written && fchown(root, agent, agent) == 0 && fchmod(root, 0700) == 0 ? syncfs(root) : -1;
-}
-
-static bool has_id(const struct opening *opening, int root) {
-    uint8_t id[VOLUME_ID_SIZE + 1];
-    int fd = openat(root, ID_FILE, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC); // the directory is the agent's
-    if (fd < 0) return false;
-    ssize_t n = read(fd, id, sizeof id);
-    close(fd);
-    return n == VOLUME_ID_SIZE && memcmp(id, opening->header.id, VOLUME_ID_SIZE) == 0;
-}
-
-static enum outcome finish_format(const struct opening *opening, int root) {
-    uint8_t block[STATE_BLOCK];
-    if (write_id(opening, root) != 0) return damaged(opening, ID_FILE);
-    encode_state_header(&opening->header, block);
-    return write_blocks(opening->disk, block, sizeof block) == 0 ? OUTCOME_DONE : damaged(opening, "header");
-}
-
-static enum outcome settle_id(const struct opening *opening, int mounted) {
-    int root = openat(mounted, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (root < 0) return damaged(opening, "root");
-    enum outcome outcome = OUTCOME_DONE;
-    if (opening->format) outcome = finish_format(opening, root);
-    else if (!has_id(opening, root)) outcome = fail(opening->reply, "state-damaged: " ID_FILE ": not that of the header");
-    close(root);
-    return outcome;
-}
-
-// By descriptor: the mount point lies in a directory of the agent's, who could turn a name elsewhere.
-static int attach(int mounted) {
-    if (mkdir(MOUNT_POINT, 0700) != 0 && errno != EEXIST) return -1;
-    int place = open(MOUNT_POINT, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (place < 0) return -1;
-    int result = move_mount(mounted, "", place, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
-    int problem = errno;
-    close(place);
-    errno = problem;
-    return result;
-}
-
-static enum outcome mount_volume(const struct opening *opening, const char *node) {
-    enum outcome outcome = authenticate(opening, node);
-    if (outcome != OUTCOME_DONE) return outcome;
-    int mounted = mount_unseen(node);
-    if (mounted < 0) return damaged(opening, "mount");
-    outcome = settle_id(opening, mounted);
-    if (outcome == OUTCOME_DONE && attach(mounted) != 0) outcome = damaged(opening, MOUNT_POINT);
-    close(mounted); // a mount that was not attached ends here
     return outcome;
 }
 

@@ -1,5 +1,4 @@
 // Closing the agent PCR without the agent: one hand-built command, because no TPM library belongs into PID 1.
-#include "sha256.h"
 #include "spawner.h"
 #include "wire.h"
 
@@ -12,10 +11,8 @@
 #include <unistd.h>
 
 #define TPM_ST_SESSIONS 0x8002
-#define TPM_CC_PCR_Extend 0x182
+#define TPM_CC_PCR_Event 0x13c
 #define TPM_RS_PW 0x40000009
-#define TPM_ALG_SHA256 0x000b
-#define TPM_ALG_SHA384 0x000c
 #define TPM_RC_YIELDED 0x908
 #define TPM_RC_TESTING 0x90a
 #define TPM_RC_RETRY 0x922
@@ -24,38 +21,21 @@
 #define PATIENCE_MS 10000
 
 #define CAP_TEXT "ironclaw: agent lost"
-// SHA-384 of CAP_TEXT, so that PID 1 needs no second hash function. A test computes it.
-static const uint8_t CAP_SHA384[48] = {
-    0x86, 0x1c, 0x39, 0x65, 0x3f, 0xb3, 0xc7, 0x6b, 0x4b, 0xe4, 0xee, 0x76, 0x42, 0x04, 0xe5, 0x21,
-    0x0f, 0x90, 0x08, 0x1a, 0x0d, 0x13, 0xac, 0xc1, 0x92, 0x54, 0x6a, 0x60, 0x5d, 0x3e, 0x94, 0xb8,
-    0x78, 0x7e, 0xbf, 0x02, 0xed, 0xd6, 0x69, 0xd5, 0x01, 0xc3, 0x18, 0x3d, 0x14, 0xb9, 0xb6, 0x5f,
-};
 
-struct bank {
-    uint16_t algorithm;
-    uint8_t digest[48];
-    size_t length;
-};
-
-// TPM 2.0 Library, part 3, TPM2_PCR_Extend; part 1, password authorisation with an empty password.
-static size_t build_extend(uint8_t *command, size_t capacity, const struct bank *banks, uint32_t count) {
+// TPM 2.0 Library, part 3, TPM2_PCR_Event: the TPM hashes the text itself, for every bank that is active; part 1, password
+// authorisation with an empty password.
+static size_t build_event(uint8_t *command, size_t capacity) {
     struct writer out = {.bytes = command, .capacity = capacity};
-    size_t digests = 0;
-    for (uint32_t i = 0; i < count; i++) digests += 2 + banks[i].length;
     write_u16(&out, TPM_ST_SESSIONS);
-    write_u32(&out, (uint32_t)(10 + 4 + 4 + 9 + 4 + digests));
-    write_u32(&out, TPM_CC_PCR_Extend);
+    write_u32(&out, (uint32_t)(10 + 4 + 4 + 9 + 2 + strlen(CAP_TEXT)));
+    write_u32(&out, TPM_CC_PCR_Event);
     write_u32(&out, AGENT_PCR);
     write_u32(&out, 9); // authorisation area: handle, empty nonce, attributes, empty password
     write_u32(&out, TPM_RS_PW);
     write_u16(&out, 0);
     write_u8(&out, 0);
     write_u16(&out, 0);
-    write_u32(&out, count);
-    for (uint32_t i = 0; i < count; i++) {
-        write_u16(&out, banks[i].algorithm);
-        write_bytes(&out, banks[i].digest, banks[i].length);
-    }
+    write_sized16(&out, CAP_TEXT, strlen(CAP_TEXT));
     return out.failed ? 0 : out.length;
 }
 
@@ -89,36 +69,25 @@ static uint32_t transmit(int fd, const uint8_t *command, size_t length) {
 
 static bool worth_repeating(uint32_t code) { return code == TPM_RC_RETRY || code == TPM_RC_YIELDED || code == TPM_RC_TESTING; }
 
-static int extend(int fd, const struct bank *banks, uint32_t count) {
-    uint8_t command[256];
-    size_t length = build_extend(command, sizeof command, banks, count);
+static int extend(int fd) {
+    uint8_t command[128];
+    size_t length = build_event(command, sizeof command);
     uint32_t code = TPM_RC_RETRY;
     for (int attempt = 0; attempt < ATTEMPTS && worth_repeating(code); attempt++) {
         if (attempt > 0) usleep(50000);
         code = transmit(fd, command, length);
     }
-    if (code != 0) log_line("TPM2_PCR_Extend: response 0x%08x", code);
+    if (code != 0) log_line("TPM2_PCR_Event: response 0x%08x", code);
     return code == 0 ? 0 : -1;
 }
 
 int cap_agent_pcr(const char *tpm) {
-    struct bank banks[2] = {{.algorithm = TPM_ALG_SHA256, .length = 32}, {.algorithm = TPM_ALG_SHA384, .length = 48}};
-    struct sha256 hash;
-    sha256_begin(&hash);
-    sha256_update(&hash, CAP_TEXT, strlen(CAP_TEXT));
-    sha256_end(&hash, banks[0].digest);
-    memcpy(banks[1].digest, CAP_SHA384, sizeof CAP_SHA384);
     int fd = open_tpm(tpm);
     if (fd < 0) {
         log_line("%s: %s", tpm, strerror(errno));
         return -1;
     }
-    int result = extend(fd, banks, 2);
-    // A TPM that does not know one of the algorithms refuses both: then each by itself.
-    if (result != 0) {
-        int first = extend(fd, &banks[0], 1), second = extend(fd, &banks[1], 1);
-        result = first == 0 || second == 0 ? 0 : -1;
-    }
+    int result = extend(fd);
     close(fd);
     return result;
 }

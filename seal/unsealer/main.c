@@ -1,6 +1,6 @@
 /*
  * One-shot unsealer: reads a request, asks the TPM, writes the secret to the sinks, prints one line, ends.
- * A process of its own because libtss2 keeps copies of what it unsealed until its memory is gone: see ../FORMATS.md, section 8.
+ * A process of its own, so that whatever a library may have copied goes with its memory: see ../FORMATS.md, section 8.
  */
 #include <errno.h>
 #include <stdbool.h>

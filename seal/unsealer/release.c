@@ -4,6 +4,7 @@
 #include <stdbool.h>
 #include <string.h>
 #include <tss2/tss2_mu.h>
+#include <tss2/tss2_sys.h>
 
 /* A PCR outside the selection may move between PolicyPCR and Unseal; more often than this is not an accident. */
 #define RACES_MAX 8
@@ -162,13 +163,14 @@ static TSS2_RC approved_by_root(const struct policy *policy)
 static const struct {
     const char *command;
     TSS2_RC (*take)(const struct policy *policy);
+    bool of_epoch;
 } STEPS[] = {
-    { "TPM2_PolicyPCR", measured_as_expected },
-    { "TPM2_PolicyNV", epoch_of_release },
-    { "TPM2_PolicyCommandCode", only_unseal },
-    { "TPM2_PolicyAuthorize", approved_by_release_key },
-    { "TPM2_PolicyNV", epoch_of_delegation },
-    { "TPM2_PolicyAuthorize", approved_by_root },
+    { "TPM2_PolicyPCR", measured_as_expected, false },
+    { "TPM2_PolicyNV", epoch_of_release, true },
+    { "TPM2_PolicyCommandCode", only_unseal, false },
+    { "TPM2_PolicyAuthorize", approved_by_release_key, false },
+    { "TPM2_PolicyNV", epoch_of_delegation, true },
+    { "TPM2_PolicyAuthorize", approved_by_root, false },
 };
 
 /* The answer to the first step that the TPM refuses. Without expect the others are taken all the same: the TPM decides at Unseal. */
@@ -177,12 +179,11 @@ static struct command_answer take_steps(const struct policy *policy)
     struct command_answer refusal = { NULL, TSS2_RC_SUCCESS };
 
     for (size_t i = 0; i < sizeof STEPS / sizeof STEPS[0] && (refusal.rc == TSS2_RC_SUCCESS || !policy->expect); i++) {
+        const bool unopened = STEPS[i].of_epoch && policy->epoch == ESYS_TR_NONE;
         TSS2_RC rc = STEPS[i].take(policy);
         if (rc != TSS2_RC_SUCCESS && refusal.rc == TSS2_RC_SUCCESS)
-            refusal = (struct command_answer){ STEPS[i].command, rc };
+            refusal = (struct command_answer){ unopened ? "TPM2_NV_ReadPublic" : STEPS[i].command, rc };
     }
-    if (refusal.rc != TSS2_RC_SUCCESS && policy->epoch == ESYS_TR_NONE && refusal.rc == policy->no_epoch)
-        refusal.command = "TPM2_NV_ReadPublic";
     return refusal;
 }
 
@@ -193,6 +194,17 @@ struct attempt {
     TSS2_RC unseal; /* TPM2_Unseal, when it was asked */
 };
 
+/* libtss2 keeps the last response, here with the key in it, in a buffer of its own. */
+static void wipe_response(ESYS_CONTEXT *esys)
+{
+    TSS2_SYS_CONTEXT *sys = NULL;
+    const uint8_t *response = NULL;
+    size_t size = 0;
+
+    if (Esys_GetSysContext(esys, &sys) == TSS2_RC_SUCCESS && Tss2_Sys_GetRpBuffer(sys, &size, &response) == TSS2_RC_SUCCESS)
+        explicit_bzero((uint8_t *)response, size);
+}
+
 static struct attempt attempt_once(struct policy *policy, ESYS_TR salt_key, ESYS_TR object, TPM2B_SENSITIVE_DATA **ret)
 {
     struct attempt attempt = { .session = open_session(policy->esys, salt_key, &policy->session) };
@@ -201,8 +213,10 @@ static struct attempt attempt_once(struct policy *policy, ESYS_TR salt_key, ESYS
         return attempt;
     attempt.refusal = take_steps(policy);
     attempt.asked = !policy->expect || attempt.refusal.rc == TSS2_RC_SUCCESS;
-    if (attempt.asked)
+    if (attempt.asked) {
         attempt.unseal = Esys_Unseal(policy->esys, object, policy->session, ESYS_TR_NONE, ESYS_TR_NONE, ret);
+        wipe_response(policy->esys);
+    }
     (void)Esys_FlushContext(policy->esys, policy->session);
     return attempt;
 }

@@ -30,7 +30,7 @@ const service: ControlService = {
       return { order: "retry-login" };
     },
     own: async (...blobs) => void calls.push(blobs),
-    records: async () => ({ ekName: "000c", logins: { "hsm-pin": null }, anchor: null }),
+    records: async () => ({ ekName: "000c", boot: "00", logins: { "hsm-pin": null }, anchor: null }),
   },
   status: async () => ({ state: "serving", reasons: [], devices: [] }),
   endorsement: async () => ({ ekCertificates: [utf8("ek")], akPublic: utf8("ak"), akName: Uint8Array.of(0, 11) }),
@@ -68,7 +68,10 @@ describe("a control request", () => {
     ['{"id":7,"op":"abort-reseal","name":"hsm-pin"}', { id: 7, ok: true }],
     ['{"id":8,"op":"order","order":"AQI="}', { id: 8, ok: true, order: "retry-login" }],
     ['{"id":9,"op":"own","credentialBlob":"AQI=","encryptedSecret":"Aw=="}', { id: 9, ok: true }],
-    ['{"id":10,"op":"records"}', { id: 10, ok: true, ekName: "000c", logins: { "hsm-pin": null }, anchor: null }],
+    [
+      '{"id":10,"op":"records"}',
+      { id: 10, ok: true, ekName: "000c", boot: "00", logins: { "hsm-pin": null }, anchor: null },
+    ],
   ])("%s is answered under its id", async (line, expected) => {
     expect(await answer(line)).toEqual(expected);
   });

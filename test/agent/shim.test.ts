@@ -1,5 +1,5 @@
 import { constants, createPublicKey, type KeyObject, verify } from "node:crypto";
-import { closeSync, openSync, readFileSync, readSync, writeSync } from "node:fs";
+import { closeSync, openSync, readFileSync, writeSync } from "node:fs";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { AgentError } from "../../agent/errors.ts";
@@ -7,6 +7,7 @@ import type { Shim, SignRequest } from "../../agent/shim-client.ts";
 import type { LoadedLibrary, ShimKey } from "../../agent/shim-replies.ts";
 import { ByteWriter, utf8 } from "../../policy/bytes.ts";
 import { syscallNumber } from "../../policy/runtime/syscalls.ts";
+import { findInMemory } from "../support/process-memory.ts";
 import {
   type Bench,
   buildHostile,
@@ -233,7 +234,11 @@ describe("the library behind the shim", () => {
   test("I4: the PIN leaves no copy in the shim's memory after login", async () => {
     const { started } = await loggedIn();
     const pid = started.child.pid ?? 0;
-    if (process.getuid?.() === 0) expect(searchMemory(pid, TEST_PIN)).toEqual({ copies: 0, control: true });
+    if (process.getuid?.() === 0) {
+      for (const encoding of ["latin1", "utf16le"] as const)
+        expect(findInMemory(pid, Buffer.from(TEST_PIN, encoding))).toEqual([]);
+      expect(findInMemory(pid, utf8("SOFTHSM2_CONF="))).not.toEqual([]);
+    }
     // another user, this one included, may not even look
     else expect(() => openSync(`/proc/${pid}/mem`, "r")).toThrow(/EACCES|EPERM/);
   });
@@ -279,27 +284,6 @@ function publicKey(key: ShimKey): KeyObject {
 
 async function sha256(bytes: Uint8Array): Promise<Uint8Array> {
   return new Uint8Array(await crypto.subtle.digest("SHA-256", new Uint8Array(bytes)));
-}
-
-/** Copies of `secret` in all readable memory of a process; `control` shows that the search finds a known text. */
-function searchMemory(pid: number, secret: string): { copies: number; control: boolean } {
-  const fd = openSync(`/proc/${pid}/mem`, "r");
-  let copies = 0;
-  let control = false;
-  for (const line of readFileSync(`/proc/${pid}/maps`, "utf8").split("\n")) {
-    const [, from = "", to = "", access = ""] = /^([0-9a-f]+)-([0-9a-f]+) (\S+)/.exec(line) ?? [];
-    if (!access.startsWith("r") || /\[v(var|sys)/.test(line)) continue;
-    const bytes = Buffer.alloc(Number(BigInt(`0x${to}`) - BigInt(`0x${from}`)));
-    try {
-      readSync(fd, bytes, 0, bytes.length, BigInt(`0x${from}`));
-    } catch {
-      continue; // pages that no one can read, such as [vvar_vclock]
-    }
-    if (bytes.includes(Buffer.from(secret, "latin1")) || bytes.includes(Buffer.from(secret, "utf16le"))) copies += 1;
-    control ||= bytes.includes("SOFTHSM2_CONF=");
-  }
-  closeSync(fd);
-  return { copies, control };
 }
 
 describe("the shim's table", () => {

@@ -7,7 +7,7 @@ import fc from "fast-check";
 import { afterAll, describe, expect, it } from "vitest";
 import { AttestError } from "../../attest/errors.ts";
 import { measurePe, parsePe, readPeSection } from "../../attest/pe.ts";
-import { predictBootPcrs } from "../../attest/predict.ts";
+import { foldBootExtends, predictBootExtends, predictBootPcrs } from "../../attest/predict.ts";
 import { toHex } from "../../policy/index.ts";
 import { peImage } from "../support/pe-image.ts";
 
@@ -181,6 +181,17 @@ describe("predictBootPcrs", () => {
       12: replay(bank, []),
     });
     expect(got[12]).toMatch(/^0+$/);
+  });
+
+  it("the extends are in the order of the boot, and the values are their fold", () => {
+    const boot = predictBootExtends({ uki });
+    // Firmware's action, separator and image; the stub's sections; the kernel; its command line and initrd.
+    expect(boot.map(({ pcr }) => pcr)).toEqual([4, 4, 4, ...Array(8).fill(11), 4, 9, 9]);
+    expect(foldBootExtends(boot)).toEqual(predictBootPcrs({ uki }));
+    expect(foldBootExtends([]).sha384[4]).toBe("00".repeat(48));
+    const [first, second, ...rest] = boot;
+    if (first === undefined || second === undefined) throw new Error("two extends");
+    expect(foldBootExtends([second, first, ...rest]).sha256[4]).not.toBe(predictBootPcrs({ uki }).sha256[4]);
   });
 
   it("I2: a changed initrd changes PCRs 4, 9 and 11", () => {

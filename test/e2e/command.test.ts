@@ -56,15 +56,19 @@ describe("a machine provisioned by the command alone", () => {
     await ironclaw("keys anchors", { root: at("root.pub"), operator: at("operator.pub"), out: documents.anchors });
     put("policy.json", demoPolicy({ ...(await measured(image, module)), devices: vmPciDevices, token }));
     await ironclaw("release predict", { image: image.directory, ...documents, out: at("prediction.json") });
+    await ironclaw("keys delegate", {
+      ...{ root: at("root.pem"), "release-key": at("release.pub"), "last-epoch": "4", out: at("delegation.json") },
+    });
     await ironclaw(`release sign ${at("prediction.json")}`, {
-      ...{ name: "by-hand", "not-after": "2099-01-01T00:00:00Z" },
-      ...{ key: at("release.pem"), root: at("root.pem"), out: at("release.json") },
+      ...{ name: "by-hand", "not-after": "2099-01-01T00:00:00Z", epoch: "1", key: at("release.pem") },
+      ...{ delegation: at("delegation.json"), anchors: documents.anchors, out: at("release.json") },
     });
     const keys = { root: at("root.pub"), operator: at("operator.pem") };
-    await ironclaw("seal", { ...ek, ...keys, "token-serial": token.serial, out: at("sealed.json") }, pin);
-    await ironclaw(`cabinet new ${at("cabinet.img")}`, {
+    await ironclaw("seal", { ...ek, ...keys, "token-serial": token.serial, out: at("hsm-pin.json") }, pin);
+    await ironclaw("seal", { ...ek, ...keys, kind: "volume-key", out: at("state.json") });
+    await ironclaw(`cabinet new ${at("cabinet.img")} --sealed ${at("hsm-pin.json")}`, {
       ...{ name: "by-hand", module: at("module"), token: at("token") },
-      ...{ ...documents, release: at("release.json"), sealed: at("sealed.json") },
+      ...{ ...documents, release: at("release.json"), sealed: at("state.json") },
     });
     const contents = readCabinet(at("cabinet.img"));
     running = await startMachine({ image, contents, tpmDirectory: tpm.directory, directory: at("vm") });

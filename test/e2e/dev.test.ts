@@ -19,6 +19,7 @@ import {
 import {
   type Anchors,
   parseAnchors,
+  parseBundle,
   parsePolicy,
   preUnsealKinds,
   type Release,
@@ -26,7 +27,7 @@ import {
   toHex,
   verifyRelease,
 } from "../../policy/index.ts";
-import { openTpm, unsealRequest, verifySealedPackage } from "../../seal/index.ts";
+import { openStoreFile, openTpm, Store, unsealRequest, verifySealedPackage } from "../../seal/index.ts";
 import { INTRUDER_UID, SCOPED_UID } from "../../vm-images/story/demo-policy.ts";
 import { countPinCopies } from "../../vm-images/story/pin-copies.ts";
 import { Progress } from "../../vm-images/story/progress.ts";
@@ -74,7 +75,6 @@ beforeAll(async () => {
   const { image, tpm, machine } = stage;
   anchors = parseAnchors(machine.anchors);
   release = await verifyRelease(machine.release, anchors.releaseRoot);
-  request = unsealRequest(await verifySealedPackage(slot("sealed"), anchors), release, anchors);
   const vm = join(directory, "vm");
   running = await startMachine({ image, contents: machine.contents, tpmDirectory: tpm.directory, directory: vm });
   expect(await running.launched()).toMatchObject({ state: "serving", reasons: [] });
@@ -82,7 +82,23 @@ beforeAll(async () => {
   verdict = await attest(running.control, enrolment, machine);
   agentLog = parseCel(parseEvidence(verdict.report).agentLog);
   shell = await DevShell.open(await running.vm.port("ironclaw.shell"));
+  request = await genuineRequest(join(vm, "store.img"));
 });
+
+/** As the launch made it: with the private area that it imported, which the machine's store holds and any disk thief has. */
+async function genuineRequest(store: string): Promise<Uint8Array> {
+  const files = parseBundle(slot("sealed"));
+  const pin = files.find(({ path }) => path === "/hsm-pin.json")?.bytes ?? new Uint8Array();
+  const medium = openStoreFile(store);
+  try {
+    const { content } = Store.open(medium).store;
+    const imported = content.entries.find(({ name }) => name === "hsm-pin")?.imported;
+    if (imported == null) throw new Error("store: no imported private area of hsm-pin");
+    return unsealRequest({ sealed: await verifySealedPackage(pin, anchors), imported, release, anchors });
+  } finally {
+    medium.close();
+  }
+}
 
 /** Ids of the processes that run under this uid. */
 async function processesOf(uid: number): Promise<string[]> {
@@ -480,7 +496,7 @@ describe("the same TPM, after the machine", () => {
     expect(toHex(replayCel(launchRecords(), bank))).toBe(release.pcrs[bank]["13"]);
     const { answer, pin } = await replayAndUnseal([]);
     expect(answer.kind).toBe("released");
-    const expected = Buffer.concat([Uint8Array.of(stage.machine.pin.length), stage.machine.pin]);
+    const expected = Buffer.concat([Uint8Array.of(0, stage.machine.pin.length), stage.machine.pin]);
     expect(Buffer.compare(pin ?? new Uint8Array(), expected)).toBe(0);
   });
 

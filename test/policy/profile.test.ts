@@ -235,6 +235,13 @@ describe("the text and the file", () => {
     expect(() => parseProfile("x".repeat(70_000))).toThrow(/at most/);
   });
 
+  test("I10: a path of many components that is refused in the end is refused at once", () => {
+    const text = `profile a\narch x86_64\nlandlock read ${"/a".repeat(120)}\u00e9\n`;
+    const start = performance.now();
+    expect(() => parseProfile(text)).toThrow(/line 3: expected an absolute path/);
+    expect(performance.now() - start).toBeLessThan(1000);
+  });
+
   test("I10: any text and any damaged file end in a profile or a typed error", () => {
     const words = fc.constantFrom(
       "profile",

@@ -1,54 +1,24 @@
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import {
-  AGENT_PCR,
-  concatBytes,
-  encodeVerificationKeyPublic,
-  fromHex,
-  measureDelegation,
-  measureKeyName,
-  measureObjectPolicy,
-  measurePcrDigest,
-  measurePolicy,
-  parseEnvelope,
-  RELEASE_POLICY_REF,
-  ROOT_POLICY_REF,
-  releasePolicySteps,
-  SEAL_PCRS,
-  signEnvelope,
-  toHex,
-  utf8,
-} from "../../policy/index.ts";
+import { concatBytes, utf8 } from "../../policy/index.ts";
 import { openEkCertificate } from "../../seal/ek-public.ts";
 import { SealError } from "../../seal/errors.ts";
-import { encodeImportBlob } from "../../seal/import-blob.ts";
-import { createSigningKey } from "../../seal/keys.ts";
-import { sealOffline } from "../../seal/offline-seal.ts";
-import {
-  encodeSealedPackage,
-  parseSealedPackage,
-  SEALED_TYPE,
-  signSealedPackage,
-  verifySealedPackage,
-} from "../../seal/package.ts";
-import {
-  createSealKeys,
-  PIN,
-  readBytes,
-  readEkCertificate,
-  type SealKeys,
-  sealFor,
-  tpmTool,
-  withFiles,
-} from "../support/seal-fixture.ts";
+import { type OfflineSeal, sealOffline } from "../../seal/offline-seal.ts";
+import { verifySealedPackage } from "../../seal/package.ts";
+import { isPaddedSize, padSecret } from "../../seal/padding.ts";
+import { createSealKeys, LABEL, PIN, type SealKeys, sealFor } from "../support/seal-fixture.ts";
 import { type SoftwareTpm, startSwtpm } from "../support/swtpm.ts";
+import { readBytes, readEkCertificate, tpmTool, withFiles } from "../support/tpm-tools.ts";
 
 let tpm: SoftwareTpm;
 let keys: SealKeys;
+let input: Omit<OfflineSeal, "secret">;
 
 beforeAll(async () => {
   tpm = await startSwtpm();
   keys = await createSealKeys();
+  const ekCertificate = await readEkCertificate(tpm, "p384");
+  input = { ekCertificate, rootKeyPem: keys.root.spkiPem, label: LABEL, operator: keys.operator };
 });
 afterAll(() => tpm?.stop());
 
@@ -77,72 +47,6 @@ describe("the endorsement key", () => {
   });
 });
 
-describe("policy digests", () => {
-  /** Runs the tools in one trial session and returns its policy digest. */
-  async function trialDigest(steps: (session: string, out: string) => Promise<unknown>): Promise<Uint8Array> {
-    return withFiles({}, async (at) => {
-      await tpmTool(tpm, "tpm2_startauthsession", "-S", at("session"));
-      await steps(at("session"), at("digest"));
-      await tpmTool(tpm, "tpm2_flushcontext", at("session"));
-      return readBytes(at("digest"));
-    });
-  }
-
-  it("I2: what a release approves is what the TPM's trial session reaches", async () => {
-    await tpmTool(tpm, "tpm2_pcrextend", `${AGENT_PCR}:sha256=${"a5".repeat(32)}`, `9:sha256=${"99".repeat(32)}`);
-    await withFiles({}, async (at) => {
-      await tpmTool(tpm, "tpm2_pcrread", `sha256:${SEAL_PCRS.join()}`, "-o", at("pcrs"));
-      const values = await readBytes(at("pcrs"));
-      const pcrs = new Map(
-        SEAL_PCRS.map((index, order) => [index, values.slice(32 * order, 32 * order + 32)]).toReversed() as [
-          number,
-          Uint8Array,
-        ][],
-      );
-      const digest = await trialDigest(async (session, out) => {
-        await tpmTool(tpm, "tpm2_policypcr", "-S", session, "-l", `sha256:${SEAL_PCRS.join()}`);
-        await tpmTool(tpm, "tpm2_policycommandcode", "-S", session, "-L", out, "TPM2_CC_Unseal");
-      });
-      expect(measurePolicy(releasePolicySteps(pcrs))).toEqual(digest);
-      expect(measurePolicy(releasePolicySteps(pcrs).toReversed())).not.toEqual(digest);
-      expect(measurePcrDigest(pcrs)).toHaveLength(32);
-    });
-  });
-
-  it.each(["p256", "rsa2048"] as const)(
-    "I2: Names of %s keys and the digests of both approvals are the TPM's",
-    async (kind) => {
-      const { key } = await createSigningKey(kind);
-      const area = encodeVerificationKeyPublic(key.spkiPem);
-      const sized = concatBytes(Uint8Array.of(area.length >> 8, area.length & 0xff), area);
-      await withFiles({ public: sized, approved: new Uint8Array(32) }, async (at) => {
-        await tpmTool(tpm, "tpm2_loadexternal", "-C", "o", "-u", at("public"), "-c", at("context"), "-n", at("name"));
-        await tpmTool(tpm, "tpm2_flushcontext", "-t");
-        expect(measureKeyName(key.spkiPem)).toEqual(await readBytes(at("name")));
-        const authorize = (ref: Uint8Array) =>
-          trialDigest((session, out) =>
-            tpmTool(
-              tpm,
-              "tpm2_policyauthorize",
-              "-S",
-              session,
-              "-L",
-              out,
-              "-i",
-              at("approved"),
-              "-q",
-              toHex(ref),
-              "-n",
-              at("name"),
-            ),
-          );
-        expect(measureDelegation(key.spkiPem)).toEqual(await authorize(RELEASE_POLICY_REF));
-        expect(measureObjectPolicy(key.spkiPem)).toEqual(await authorize(ROOT_POLICY_REF));
-      });
-    },
-  );
-});
-
 describe("a seal", () => {
   it.each(EKS)(
     "I2: stock tools import it under the $ek EK, and find only the attributes asked for",
@@ -152,11 +56,7 @@ describe("a seal", () => {
         keys.anchors,
       );
       const sized = (bytes: Uint8Array) => concatBytes(Uint8Array.of(bytes.length >> 8, bytes.length & 0xff), bytes);
-      const files = {
-        public: sized(objectPublic),
-        duplicate: sized(duplicate),
-        seed: sized(encryptedSeed),
-      };
+      const files = { public: sized(objectPublic), duplicate: sized(duplicate), seed: sized(encryptedSeed) };
       await withFiles(files, async (at) => {
         const parent = ["-C", handle];
         if (ek === "rsa") {
@@ -164,19 +64,8 @@ describe("a seal", () => {
           await tpmTool(tpm, "tpm2_policysecret", "-S", at("session"), "-c", "e");
           parent.push("-P", `session:${at("session")}`);
         }
-        await tpmTool(
-          tpm,
-          "tpm2_import",
-          ...parent,
-          "-u",
-          at("public"),
-          "-i",
-          at("duplicate"),
-          "-s",
-          at("seed"),
-          "-r",
-          at("private"),
-        );
+        const blob = ["-u", at("public"), "-i", at("duplicate"), "-s", at("seed"), "-r", at("private")];
+        await tpmTool(tpm, "tpm2_import", ...parent, ...blob);
         if (ek === "rsa") await tpmTool(tpm, "tpm2_flushcontext", at("session"));
         expect((await readBytes(at("private"))).length).toBeGreaterThan(100);
         expect(await tpmTool(tpm, "tpm2_print", "-t", "TPM2B_PUBLIC", at("public"))).toMatch(/raw: 0x480/);
@@ -184,175 +73,83 @@ describe("a seal", () => {
     },
   );
 
-  it("I4: the PIN is wiped from the caller's buffer, whether it was sealed or not", async () => {
-    const certificate = await readEkCertificate(tpm, "p384");
-    const input = {
-      rootKeyPem: keys.root.spkiPem,
-      name: "hsm-pin",
-      generation: 1,
-      tokenSerial: "1",
-      operator: keys.operator,
-    };
+  it("I4: the secret is wiped from the caller's buffer, whether it was sealed or not", async () => {
     const good = Uint8Array.from(PIN);
-    await sealOffline({ ...input, ekCertificate: certificate, pin: good });
+    await sealOffline({ ...input, secret: good });
     const bad = Uint8Array.from(PIN);
-    await expect(sealOffline({ ...input, ekCertificate: new Uint8Array(3), pin: bad })).rejects.toBeInstanceOf(
+    await expect(sealOffline({ ...input, ekCertificate: new Uint8Array(3), secret: bad })).rejects.toBeInstanceOf(
       SealError,
     );
-    expect([...good, ...bad].every((byte) => byte === 0)).toBe(true);
+    const unnamed = Uint8Array.from(PIN);
+    const label = { ...LABEL, name: "HSM pin" };
+    await expect(sealOffline({ ...input, label, secret: unnamed })).rejects.toBeInstanceOf(Error);
+    expect([...good, ...bad, ...unnamed].every((byte) => byte === 0)).toBe(true);
   });
 
-  it("I4: a PIN of 1 to 63 bytes is sealed to one size, any other is refused without a word about it", async () => {
-    const ekCertificate = await readEkCertificate(tpm, "p384");
-    const input = {
-      ekCertificate,
-      rootKeyPem: keys.root.spkiPem,
-      name: "hsm-pin",
-      generation: 1,
-      tokenSerial: "1",
-      operator: keys.operator,
+  it("I4: neither the secret nor anything that repeats is in the package", async () => {
+    const secret = new Uint8Array(64).fill(0x37);
+    const packages = await Promise.all([1, 2].map(() => sealOffline({ ...input, secret: Uint8Array.from(secret) })));
+    const [first, second] = await Promise.all(packages.map((bytes) => verifySealedPackage(bytes, keys.anchors)));
+    if (first === undefined || second === undefined) throw new Error("two packages");
+    for (const field of ["objectPublic", "duplicate", "encryptedSeed", "nonce", "ciphertext"] as const)
+      expect(first[field], field).not.toEqual(second[field]);
+    expect(Buffer.from(first.ciphertext).includes(secret.subarray(0, 8))).toBe(false);
+  });
+
+  it("I4: secrets of 1 to 62 bytes are sealed to one size, and sizes then double", async () => {
+    const sizeOf = async (length: number) => {
+      const sealed = await sealOffline({ ...input, secret: new Uint8Array(length).fill(0x37) });
+      return (await verifySealedPackage(sealed, keys.anchors)).ciphertext.length - 16;
     };
-    const sizes = await Promise.all(
-      [1, 63].map(
-        async (length) =>
-          (
-            await sealOffline({
-              ...input,
-              pin: new Uint8Array(length).fill(0x37),
-            })
-          ).length,
-      ),
-    );
-    expect(new Set(sizes).size).toBe(1);
-    for (const length of [0, 64, 1000]) {
-      await expect(sealOffline({ ...input, pin: new Uint8Array(length) })).rejects.toMatchObject({
-        code: "ERR_SEAL_INPUT",
-        exitCode: 2,
-      });
+    expect(await Promise.all([1, 62, 63, 126, 127, 4096, 32_766].map(sizeOf))).toEqual([
+      64, 64, 128, 128, 256, 8192, 32_768,
+    ]);
+  });
+
+  it("I4: an empty secret and one that is too long are refused without a word about it", async () => {
+    for (const length of [0, 32_767, 100_000]) {
+      const secret = new Uint8Array(length).fill(0x37);
+      await expect(sealOffline({ ...input, secret })).rejects.toMatchObject({ code: "ERR_SEAL_INPUT", exitCode: 2 });
+      await expect(sealOffline({ ...input, secret: new Uint8Array(length) })).rejects.not.toThrow(/37|32767/);
     }
   });
 
-  it("I10: a name, serial or generation that no reader takes is refused when sealing", async () => {
-    const ekCertificate = await readEkCertificate(tpm, "p384");
-    const input = {
-      ekCertificate,
-      rootKeyPem: keys.root.spkiPem,
-      name: "hsm-pin",
-      generation: 1,
-      tokenSerial: "1",
-      operator: keys.operator,
-    };
+  it("I10: a name, kind, serial, time or generation that no reader takes is refused when sealing", async () => {
     for (const change of [
-      { name: "HSM pin" },
-      { name: "" },
       { generation: 0 },
       { generation: 1.5 },
+      { generation: 2 ** 32 },
       { tokenSerial: "" },
       { tokenSerial: "ä" },
+      { tokenSerial: null },
+      { kind: "file" as const },
+      { notAfter: "2027-01-01" },
+      { notAfter: "2027-01-01T00:00:00+01:00" },
     ]) {
-      await expect(sealOffline({ ...input, ...change, pin: utf8("1") })).rejects.toMatchObject({
+      const label = { ...LABEL, ...change };
+      await expect(sealOffline({ ...input, label, secret: utf8("1") }), JSON.stringify(change)).rejects.toMatchObject({
         code: "ERR_SEALED_MALFORMED",
       });
     }
+    for (const name of ["HSM pin", "", "x".repeat(33)])
+      await expect(sealOffline({ ...input, label: { ...LABEL, name }, secret: utf8("1") })).rejects.toMatchObject({
+        code: "ERR_SEAL_INPUT",
+      });
   });
 });
 
-describe("a sealed package", () => {
-  it("I2: what the operator signed is read back, under both EKs", async () => {
-    for (const { ek } of EKS) {
-      const bytes = await sealFor(tpm, ek, keys);
-      const sealed = await verifySealedPackage(bytes, keys.anchors);
-      expect(sealed).toMatchObject({
-        version: 1,
-        name: "hsm-pin",
-        generation: 1,
-        tokenSerial: "0123456789abcdef",
-      });
-      expect(encodeSealedPackage(sealed)).toEqual(parseEnvelope(bytes).payload);
-    }
-  });
-
-  it("I2: a package that a stranger signed is refused", async () => {
-    const stranger = await createSealKeys();
-    const bytes = await sealFor(tpm, "p384", {
-      ...keys,
-      operator: stranger.operator,
-    });
-    await expect(verifySealedPackage(bytes, keys.anchors)).rejects.toMatchObject({ code: "ERR_ENVELOPE_SIGNATURE" });
-  });
-
-  it("I2: a package sealed to another release root is refused", async () => {
-    const stranger = await createSealKeys();
-    const bytes = await sealFor(tpm, "p384", {
-      ...stranger,
-      operator: keys.operator,
-    });
-    await expect(verifySealedPackage(bytes, keys.anchors)).rejects.toThrow(/authPolicy/);
-  });
-
-  it.each([0x4c0, 0x400, 0x080, 0x482, 0x490, 0x492, 0xc80, 0])(
-    "I2: an object with attributes %i is refused before the TPM sees it",
-    async (attributes) => {
-      const ek = openEkCertificate(await readEkCertificate(tpm, "p384"));
-      const blob = encodeImportBlob(ek, measureObjectPolicy(keys.root.spkiPem), new Uint8Array(64), attributes);
-      const head = {
-        version: 1,
-        name: "hsm-pin",
-        generation: 1,
-        tokenSerial: "1",
-        ekName: ek.name,
-        policyRef: ROOT_POLICY_REF,
-      } as const;
-      const bytes = await signSealedPackage({ ...head, ...blob }, keys.operator);
-      await expect(verifySealedPackage(bytes, keys.anchors)).rejects.toMatchObject({
-        code: "ERR_SEALED_MALFORMED",
-        exitCode: 3,
-      });
-      await expect(verifySealedPackage(bytes, keys.anchors)).rejects.toThrow(/objectAttributes: expected 0x00000480/);
-    },
-  );
-
-  it("I10: a package whose parts have other sizes, types or a foreign policyRef is refused", async () => {
-    const sealed = await verifySealedPackage(await sealFor(tpm, "p384", keys), keys.anchors);
-    const flipAt = (bytes: Uint8Array, at: number) => bytes.map((byte, index) => (index === at ? byte ^ 1 : byte));
-    const changes = [
-      { objectPublic: flipAt(sealed.objectPublic, 1) },
-      { objectPublic: flipAt(sealed.objectPublic, 3) },
-      { objectPublic: flipAt(sealed.objectPublic, 11) },
-      { objectPublic: flipAt(sealed.objectPublic, 43) },
-      { objectPublic: concatBytes(sealed.objectPublic, new Uint8Array(1)) },
-      { objectPublic: sealed.objectPublic.slice(0, -1) },
-      { duplicate: sealed.duplicate.slice(1) },
-      { encryptedSeed: new Uint8Array(256) },
-      { ekName: concatBytes(fromHex("000b"), new Uint8Array(32)) },
-      { ekName: new Uint8Array(50) },
-      { policyRef: RELEASE_POLICY_REF },
-    ];
-    for (const change of changes) {
-      expect(() => parseSealedPackage(encodeSealedPackage({ ...sealed, ...change }), keys.root.spkiPem)).toThrow(
-        SealError,
-      );
-    }
-  });
-
-  it("I10: random and mutated documents end in a typed error or in the same package", async () => {
-    const { payload } = parseEnvelope(await sealFor(tpm, "p384", keys));
-    const mutated = fc
-      .tuple(fc.nat(payload.length - 1), fc.nat(255))
-      .map(([at, to]) => payload.map((byte, index) => (index === at ? to : byte)));
+describe("padding", () => {
+  it("I4: the padded secret is length, secret and zeros, in the smallest size that holds it", () => {
     fc.assert(
-      fc.property(fc.oneof(mutated, fc.uint8Array({ maxLength: 300 })), (input) => {
-        try {
-          expect(encodeSealedPackage(parseSealedPackage(input, keys.root.spkiPem))).toEqual(input);
-        } catch (error) {
-          expect(error).toBeInstanceOf(SealError);
-        }
+      fc.property(fc.uint8Array({ minLength: 1, maxLength: 5000 }), (secret) => {
+        const padded = padSecret(secret);
+        expect(isPaddedSize(padded.length)).toBe(true);
+        expect(padded.length === 64 || padded.length / 2 < secret.length + 2).toBe(true);
+        expect((padded[0] ?? 0) * 256 + (padded[1] ?? 0)).toBe(secret.length);
+        expect(padded.subarray(2, 2 + secret.length)).toEqual(secret);
+        expect(padded.subarray(2 + secret.length).every((byte) => byte === 0)).toBe(true);
       }),
-      { numRuns: 500 },
     );
-    const otherType = await signEnvelope(`${SEALED_TYPE}x`, payload, keys.operator);
-    await expect(verifySealedPackage(otherType, keys.anchors)).rejects.toMatchObject({
-      code: "ERR_ENVELOPE_SIGNATURE",
-    });
+    for (const size of [0, 32, 63, 65, 96, 65_536, 64.5, Number.NaN]) expect(isPaddedSize(size)).toBe(false);
   });
 });

@@ -1,36 +1,24 @@
 import {
-  concatBytes,
-  type DelegatedPolicy,
-  EPOCH_INDEX,
+  bootPcrValues,
   EPOCH_REF,
   EPOCH_ROOT_REF,
-  encodeNvOperand,
-  encodePolicyApproval,
-  encodeTpmtSignature,
-  encodeVerificationKeyPublic,
   epochStart,
   firstIncrementSteps,
-  fromBase64,
   measureEpochPolicy,
-  measurePolicy,
   type Release,
   raiseDelegationSteps,
   raiseSteps,
-  sealPcrValues,
-  sha256,
-  toHex,
 } from "../../policy/index.ts";
-import { BOOT_PCRS } from "../../policy/sealing-policy.ts";
-import { signDelegation } from "../../seal/delegation.ts";
-import type { SealKeys } from "./seal-fixture.ts";
+import { EPOCH_HANDLE, PolicySession } from "./policy-tools.ts";
+import { type SealKeys, signDelegationOf } from "./seal-fixture.ts";
 import type { SoftwareTpm } from "./swtpm.ts";
 import { tpmTool, withFiles } from "./tpm-tools.ts";
 
 // The epoch counter of a software TPM, by tpm2-tools: an independent peer of whatever provisions a machine.
 
-const INDEX = `0x${EPOCH_INDEX.toString(16).padStart(8, "0")}`;
 /** A counter that its owner increments at will. Deleting it makes its value the least that any later counter starts above. */
-const FOREIGN_INDEX = "0x01800030";
+const FOREIGN_HANDLE = "0x01800030";
+const BOOT = [4, 9, 11, 12];
 
 export interface EpochOptions {
   /** Value after the first increment. Default: the TPM's own, 1 in a new one. Only ever up. */
@@ -48,26 +36,22 @@ export async function defineEpoch(
   { value, written = true, attributes = "nt=counter|policywrite|authread|no_da" }: EpochOptions = {},
 ): Promise<void> {
   if (value !== undefined) await countTo(tpm, value - 1);
-  const policy = measureEpochPolicy(keys.root.spkiPem);
-  await withFiles({ policy }, (at) =>
-    tpmTool(tpm, "tpm2_nvdefine", INDEX, "-C", "o", "-a", attributes, "-L", at("policy")),
+  const keyPem = keys.root.spkiPem;
+  await withFiles({ policy: measureEpochPolicy(keyPem) }, (at) =>
+    tpmTool(tpm, "tpm2_nvdefine", EPOCH_HANDLE, "-C", "o", "-a", attributes, "-L", at("policy")),
   );
   if (!written) return;
-  const { first } = await signDelegation(keys.root, {
-    releaseKeyPem: keys.releaseKey.spkiPem,
-    credentials: ["hsm-pin"],
-    lastEpoch: 0,
-  });
-  await increment(tpm, async (session) => {
-    await tpmTool(tpm, "tpm2_policynvwritten", "-S", session, "c");
-    await tpmTool(tpm, "tpm2_policycommandcode", "-S", session, "TPM2_CC_NV_Increment");
-    const approval = { steps: firstIncrementSteps(), policyRef: EPOCH_ROOT_REF };
-    await authorize(tpm, session, keys.root.spkiPem, approval, first);
+  const { first } = await signDelegationOf(keys);
+  await PolicySession.with(tpm, async (session) => {
+    await session.epochUnwritten();
+    await session.command("TPM2_CC_NV_Increment");
+    await session.authorize({ keyPem, steps: firstIncrementSteps(), policyRef: EPOCH_ROOT_REF, signature: first });
+    await increment(tpm, session);
   });
 }
 
 export function undefineEpoch(tpm: SoftwareTpm): Promise<string> {
-  return tpmTool(tpm, "tpm2_nvundefine", INDEX, "-C", "o");
+  return tpmTool(tpm, "tpm2_nvundefine", EPOCH_HANDLE, "-C", "o");
 }
 
 /** The counter made again, with a first increment to `value`. */
@@ -76,82 +60,49 @@ export async function moveEpoch(tpm: SoftwareTpm, keys: SealKeys, value: number)
   await defineEpoch(tpm, keys, { value });
 }
 
-export async function readEpoch(tpm: SoftwareTpm): Promise<bigint> {
-  const hex = await tpmTool(tpm, "tpm2_nvread", INDEX, "-C", INDEX).then((text) => Buffer.from(text, "latin1"));
-  return hex.readBigUInt64BE();
+export function readEpoch(tpm: SoftwareTpm): Promise<number> {
+  return readCounter(tpm, EPOCH_HANDLE, EPOCH_HANDLE);
 }
 
 /** Increments once with a release's `raise`. Rejects when the TPM refuses, with the tool's message. */
-export async function raiseOnce(tpm: SoftwareTpm, keys: SealKeys, release: Release): Promise<void> {
-  const { releaseKey, epoch, delegation } = release;
+export async function raiseEpoch(tpm: SoftwareTpm, keys: SealKeys, release: Release): Promise<void> {
+  const { releaseKey, epoch } = release;
+  const { lastEpoch, raise } = release.delegation;
   const root = keys.root.spkiPem;
-  const bootPcrs = new Map([...sealPcrValues(release)].filter(([index]) => BOOT_PCRS.includes(index)));
-  await increment(tpm, async (session) => {
-    await tpmTool(tpm, "tpm2_policypcr", "-S", session, "-l", `sha256:${BOOT_PCRS.join()}`);
-    await policyNvBelow(tpm, session, epochStart(epoch));
-    await tpmTool(tpm, "tpm2_policycommandcode", "-S", session, "TPM2_CC_NV_Increment");
-    const raise = { steps: raiseSteps(root, bootPcrs, epoch), policyRef: EPOCH_REF };
-    await authorize(tpm, session, releaseKey, raise, release.raise ?? "");
-    await policyNvBelow(tpm, session, epochStart(delegation.lastEpoch));
-    const delegated = {
-      steps: raiseDelegationSteps(root, releaseKey, delegation.lastEpoch),
+  await PolicySession.with(tpm, async (session) => {
+    await session.pcr(BOOT);
+    await session.epoch("ult", epochStart(epoch));
+    await session.command("TPM2_CC_NV_Increment");
+    await session.authorize({
+      keyPem: releaseKey,
+      steps: raiseSteps(root, bootPcrValues(release), epoch),
+      policyRef: EPOCH_REF,
+      signature: release.raise ?? "",
+    });
+    await session.epoch("ult", epochStart(lastEpoch));
+    await session.authorize({
+      keyPem: root,
+      steps: raiseDelegationSteps(root, releaseKey, lastEpoch),
       policyRef: EPOCH_ROOT_REF,
-    };
-    await authorize(tpm, session, root, delegated, delegation.raise);
+      signature: raise,
+    });
+    await increment(tpm, session);
   });
 }
 
 async function countTo(tpm: SoftwareTpm, value: number): Promise<void> {
   if (value < 1) return;
-  await tpmTool(tpm, "tpm2_nvdefine", FOREIGN_INDEX, "-C", "o", "-a", "nt=counter|ownerwrite|ownerread");
-  const read = async () =>
-    Buffer.from(await tpmTool(tpm, "tpm2_nvread", FOREIGN_INDEX, "-C", "o"), "latin1").readBigUInt64BE();
-  do await tpmTool(tpm, "tpm2_nvincrement", FOREIGN_INDEX, "-C", "o");
-  while ((await read()) < value);
-  await tpmTool(tpm, "tpm2_nvundefine", FOREIGN_INDEX, "-C", "o");
+  await tpmTool(tpm, "tpm2_nvdefine", FOREIGN_HANDLE, "-C", "o", "-a", "nt=counter|ownerwrite|ownerread");
+  do await tpmTool(tpm, "tpm2_nvincrement", FOREIGN_HANDLE, "-C", "o");
+  while ((await readCounter(tpm, FOREIGN_HANDLE, "o")) < value);
+  await tpmTool(tpm, "tpm2_nvundefine", FOREIGN_HANDLE, "-C", "o");
 }
 
-async function increment(tpm: SoftwareTpm, satisfy: (session: string) => Promise<void>): Promise<void> {
-  await withFiles({}, async (at) => {
-    const session = at("session");
-    await tpmTool(tpm, "tpm2_startauthsession", "--policy-session", "-S", session);
-    try {
-      await satisfy(session);
-      await tpmTool(tpm, "tpm2_nvincrement", INDEX, "-C", INDEX, "-P", `session:${session}`);
-    } finally {
-      await tpmTool(tpm, "tpm2_flushcontext", session);
-    }
-  });
+async function readCounter(tpm: SoftwareTpm, handle: string, authorization: string): Promise<number> {
+  const bytes = Buffer.from(await tpmTool(tpm, "tpm2_nvread", handle, "-C", authorization), "latin1");
+  return Number(bytes.readBigUInt64BE());
 }
 
-function policyNvBelow(tpm: SoftwareTpm, session: string, limit: bigint): Promise<string> {
-  return withFiles({ operand: encodeNvOperand(limit) }, (at) =>
-    tpmTool(tpm, "tpm2_policynv", "-S", session, "-C", INDEX, "-i", at("operand"), INDEX, "ult"),
-  );
-}
-
-/** TPM2_PolicyAuthorize with everything it needs: the key loaded, the signature verified, its ticket. */
-async function authorize(
-  tpm: SoftwareTpm,
-  session: string,
-  keyPem: string,
-  { steps, policyRef }: Pick<DelegatedPolicy, "steps" | "policyRef">,
-  signature: string,
-): Promise<void> {
-  const area = encodeVerificationKeyPublic(keyPem);
-  const approved = measurePolicy(steps);
-  const files = {
-    public: concatBytes(Uint8Array.of(area.length >> 8, area.length & 0xff), area),
-    signature: encodeTpmtSignature(keyPem, fromBase64(signature)),
-    digest: sha256(encodePolicyApproval(approved, policyRef)),
-    approved,
-  };
-  await withFiles(files, async (at) => {
-    await tpmTool(tpm, "tpm2_loadexternal", "-C", "o", "-u", at("public"), "-c", at("key"), "-n", at("name"));
-    const verify = ["-c", at("key"), "-d", at("digest"), "-s", at("signature"), "-t", at("ticket")];
-    await tpmTool(tpm, "tpm2_verifysignature", ...verify);
-    await tpmTool(tpm, "tpm2_flushcontext", "-t");
-    const what = ["-i", at("approved"), "-q", toHex(policyRef), "-n", at("name"), "-t", at("ticket")];
-    await tpmTool(tpm, "tpm2_policyauthorize", "-S", session, ...what);
-  });
+function increment(tpm: SoftwareTpm, { authorization }: PolicySession): Promise<string> {
+  return tpmTool(tpm, "tpm2_nvincrement", EPOCH_HANDLE, "-C", EPOCH_HANDLE, "-P", authorization);
 }

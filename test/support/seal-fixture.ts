@@ -10,6 +10,7 @@ import { type LaunchEvent, launchEventDigests, predictAgentPcr } from "../../att
 import {
   type Anchors,
   concatBytes,
+  type Delegation,
   type Release,
   type SigningKey,
   sha256,
@@ -35,7 +36,7 @@ const run = promisify(execFile);
 /** A day inside every release made here. */
 export const NOW = new Date("2027-01-15T12:00:00Z");
 export const PIN = utf8("correct horse 4711");
-const NATIVE_DIRECTORY = resolve(import.meta.dirname, "../../build/native");
+export const NATIVE_DIRECTORY = resolve(import.meta.dirname, "../../build/native");
 export const UNSEALER = join(NATIVE_DIRECTORY, "unsealer");
 
 /** What the test's launch measures; the agent PCR of every release made here is its replay. */
@@ -107,14 +108,17 @@ export async function makeRelease(keys: SealKeys, draft = releaseDraft(), delega
   return verifyReleaseSignatures(await signedRelease(keys, draft, delegated), keys.root.spkiPem);
 }
 
+export function signDelegationOf({ root, releaseKey }: SealKeys, delegated = DELEGATED): Promise<Delegation> {
+  return signDelegation(root, { releaseKeyPem: releaseKey.spkiPem, ...delegated });
+}
+
 export async function signedRelease(
   keys: SealKeys,
   draft = releaseDraft(),
   delegated = DELEGATED,
 ): Promise<Uint8Array> {
-  const { root, releaseKey } = keys;
-  const delegation = await signDelegation(root, { releaseKeyPem: releaseKey.spkiPem, ...delegated });
-  return signRelease(draft, { releaseKey, delegation, rootKeyPem: root.spkiPem });
+  const delegation = await signDelegationOf(keys, delegated);
+  return signRelease(draft, { releaseKey: keys.releaseKey, delegation, rootKeyPem: keys.root.spkiPem });
 }
 
 export interface SealOptions {

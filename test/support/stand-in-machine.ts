@@ -4,7 +4,9 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { parseConfig } from "../../agent/config.ts";
 import { answerControlLine, type ControlService } from "../../agent/control/control.ts";
+import { createSealingService } from "../../agent/control/sealing.ts";
 import { expectedLaunchEvents } from "../../agent/launch/expected-events.ts";
+import { type LaunchInputs, readInputs } from "../../agent/launch/inputs.ts";
 import { frameReport } from "../../agent/report.ts";
 import {
   bankAlgorithm,
@@ -22,7 +24,7 @@ import {
   readPeSection,
 } from "../../attest/index.ts";
 import { AGENT_PCR, type Cabinet, concatBytes, parsePolicy, sha256, utf8 } from "../../policy/index.ts";
-import { openTpm } from "../../seal/index.ts";
+import { type MachineTpm, memoryMedium, openTpm, provisionEpoch, provisionRecords, Store } from "../../seal/index.ts";
 import { makeClaims, servingEvents } from "./evidence-maker.ts";
 import { logEvent, logHeader, separatorType, u16le, u32le } from "./firmware-log-writer.ts";
 import type { SoftwareTpm } from "./swtpm.ts";
@@ -65,8 +67,16 @@ export async function startStandIn(order: StandInOrder): Promise<AsyncDisposable
     locked: <T>(act: (log: typeof records) => Promise<T>) => act(records),
     claims: (nonce: Uint8Array) => ({ ...claims, nonce }),
   };
+  const store = Store.open(memoryMedium()).store;
+  const inputs = await readInputs(order.cabinet, store.content);
+  await provision(tpm, inputs.partial);
+  const sealing = createSealingService(
+    { tss: tpm.tss, store, now: Date.now, inputs },
+    { tpm, ak, ekKind: "p384", ekName, record: { state: { kind: "serving", scopes: [] } } },
+  );
   let report: Socket | null = null;
   const service: ControlService = {
+    sealing,
     status: async () => ({ state: "serving", reasons: [] }),
     endorsement: async () => ({ ekCertificates, akPublic: ak.publicArea, akName: ak.name }),
     activate: (blob, secret) => tpm.activateCredential(ak, blob, secret),
@@ -96,6 +106,14 @@ export async function startStandIn(order: StandInOrder): Promise<AsyncDisposable
       await tpm.close();
     },
   };
+}
+
+/** The epoch counter and the records, as the first launch makes them. */
+async function provision({ tss }: MachineTpm, { anchors, releases }: Partial<LaunchInputs>): Promise<void> {
+  const [release] = releases ?? [];
+  if (anchors === undefined || release === undefined) throw new Error("cabinet: no anchors or no release");
+  await provisionEpoch(tss, anchors.releaseRoot, release.delegation);
+  await provisionRecords(tss);
 }
 
 /** What the agent measures of these documents, when every file is as the policy pins it. */

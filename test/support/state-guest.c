@@ -2,6 +2,7 @@
 // lines on the first virtio port. One line of answer for each.
 #include "../../agent/spawner/device_mapper.h"
 #include "../../agent/spawner/request.h"
+#include "../../agent/spawner/sysfile.h"
 #include "../../vm-images/initrd/initrd.h"
 
 #include <dirent.h>
@@ -287,6 +288,7 @@ static void set_up(void) {
     mkdir("/run/ironclaw", 0755);
     if (chown("/run/ironclaw", AGENT_UID, AGENT_UID) != 0) give_up("chown", strerror(errno));
     load_modules();
+    if (write_line("/proc/sys/kernel/modules_disabled", "1") != 0) give_up("modules_disabled", strerror(errno));
     for (int tries = 0; (port = open_port()) < 0 && tries < 500; tries++) usleep(10000);
     if (port < 0) give_up(PORTS, strerror(errno));
     spawner.agent_pidfd = (int)syscall(SYS_pidfd_open, getpid(), 0);

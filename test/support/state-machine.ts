@@ -18,6 +18,8 @@ import { unpackPackages } from "../../vm-images/unpack.ts";
 
 const root = resolve(import.meta.dirname, "../..");
 const PATIENCE = 120_000;
+/** As hard as a released image's. */
+const COMMAND_LINE = "console=ttyS0 loglevel=4 panic=-1 lockdown=confidentiality init_on_free=1";
 
 /** Kernel and initrd of a machine that runs state-guest.c instead of an image. */
 export interface StateMachineFiles {
@@ -69,7 +71,7 @@ export async function bootStateMachine(
   const child = spawn("qemu-system-x86_64", [
     ...["-nodefaults", "-no-user-config", "-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"],
     ...["-m", "512", "-vga", "none", "-nic", "none", "-no-reboot", "-display", "none", "-serial", `file:${log}`],
-    ...["-kernel", kernel, "-initrd", initrd, "-append", "console=ttyS0 loglevel=4 panic=-1"],
+    ...["-kernel", kernel, "-initrd", initrd, "-append", COMMAND_LINE],
     ...Object.entries(disks).flatMap(([serial, file]) => writableDisk(serial, file)),
     ...["-device", "virtio-serial-pci,id=serial0,disable-legacy=on"],
     ...["-chardev", `socket,id=port0,path=${socket},server=on,wait=off`],

@@ -17,11 +17,16 @@ export interface SoftwareTpm extends AsyncDisposable {
   readonly directory: string;
   /** PEM: root, then issuer. Empty without certificates. */
   readonly caFiles: readonly string[];
-  /** A power cycle: PCRs, sessions and transient objects are gone, NV and seeds stay. */
-  restart(): Promise<void>;
+  /**
+   * A power cycle: PCRs, sessions and transient objects are gone, NV and seeds stay. `none` leaves TPM2_Startup to the caller:
+   * after TPM2_Shutdown(STATE) it decides between a TPM Restart and a TPM Resume.
+   */
+  restart(startup?: Startup): Promise<void>;
   /** Ends the process and removes the directory. May be called twice. */
   stop(): Promise<void>;
 }
+
+type Startup = "clear" | "none";
 
 export interface SoftwareTpmOptions {
   /**
@@ -57,9 +62,9 @@ export async function startSwtpm({
     directory,
     caFiles:
       endorsement === "certificates" ? [join(ca, "swtpm-localca-rootca-cert.pem"), join(ca, "issuercert.pem")] : [],
-    restart: async () => {
+    restart: async (startup) => {
       await stopProcess(child);
-      child = await startProcess(directory);
+      child = await startProcess(directory, startup);
     },
     stop,
     [Symbol.asyncDispose]: stop,
@@ -110,7 +115,7 @@ const lines = (entries: Readonly<Record<string, string>>) =>
     .map(([key, value]) => `${key} = ${value}\n`)
     .join("");
 
-async function startProcess(directory: string): Promise<ChildProcess> {
+async function startProcess(directory: string, startup: Startup = "clear"): Promise<ChildProcess> {
   const socket = join(directory, "tpm.sock");
   await Promise.all([socket, `${socket}.ctrl`].map((path) => rm(path, { force: true })));
   const child = spawn(
@@ -122,7 +127,7 @@ async function startProcess(directory: string): Promise<ChildProcess> {
         "--tpmstate",
         `dir=${join(directory, "state")}`,
         "--flags",
-        "not-need-init,startup-clear",
+        `not-need-init,startup-${startup}`,
       ],
       // The TCTI looks for the control channel beside the command channel.
       ...["--server", `type=unixio,path=${socket}`, "--ctrl", `type=unixio,path=${socket}.ctrl`],

@@ -96,10 +96,7 @@ async function tell(progress: Progress, directory: string): Promise<StoryResult>
   await cp(dirname(stage.disks.state), dirname(twin.disks.state), { recursive: true });
   const own = { directory: stage.tpm.directory, disks: stage.disks };
   const { library, policy, initrd } = tamperings(stage, clean.enrolment);
-  const tampered = await Promise.all([
-    lane([() => library(own), () => policy(own)]),
-    lane([() => initrd(twin)]),
-  ]);
+  const tampered = await Promise.all([lane([() => library(own), () => policy(own)]), lane([() => initrd(twin)])]);
   const cleanAgain = await progress.step("clean boot again, same TPM", () => bootAgain(stage, clean.enrolment));
   return summarise(stage, clean, tampered.flat(), cleanAgain);
 }

@@ -52,8 +52,11 @@ static TSS2_RC run_tr_set_auth(struct job *job) {
     return rc;
 }
 
+/* What the TPM lost already, as by Clear, is only forgotten: otherwise it could not be given up at all. */
 static TSS2_RC run_flush_context(struct job *job) {
-    return Esys_FlushContext(job->tpm->esys, job->in[0].number);
+    const TSS2_RC gone = TPM2_RC_HANDLE | TPM2_RC_P | TPM2_RC_1;
+    const TSS2_RC rc = Esys_FlushContext(job->tpm->esys, job->in[0].number);
+    return (rc & ~TSS2_RC_LAYER_MASK) == gone ? run_tr_close(job) : rc;
 }
 
 const struct command context_commands[] = {

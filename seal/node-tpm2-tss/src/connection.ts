@@ -1,3 +1,4 @@
+import { setMaxListeners } from "node:events";
 import type { NativeBinding, NativeConnection, NativeValue } from "./binding.ts";
 import { ESYS_TR } from "./constants.ts";
 import { TpmError } from "./errors.ts";
@@ -18,6 +19,7 @@ export interface Request {
 }
 
 const MAX_SESSIONS = 3;
+const BAD_SEQUENCE = 0x70007; // TSS2_ESYS_RC_BAD_SEQUENCE
 
 /** The answers of one command, in the order native/commands-*.c states. A wrong kind is a bug in this package. */
 export class Answers {
@@ -83,7 +85,8 @@ export class Connection {
       await this.#enqueue({ command, inputs: [handle], signal });
     } catch (cause) {
       if (cause === signal?.reason) this.#held.set(handle, command);
-      throw cause;
+      // ESYS takes no command after an answer that failed its checks: the error that said so must not be hidden by this one.
+      if (!(cause instanceof TpmError && cause.rc === BAD_SEQUENCE)) throw cause;
     }
   }
 
@@ -106,17 +109,21 @@ export class Connection {
     if (sessions.length > MAX_SESSIONS)
       throw new TypeError(`${command} sessions: expected at most ${MAX_SESSIONS}, got ${sessions.length}`);
     signal?.throwIfAborted();
+    const inputs = snapshot(command, request.inputs);
     let sent = false;
-    const answers = this.#tail.then(() => {
-      signal?.throwIfAborted();
-      sent = true;
-      return this.#send(request);
-    });
+    const answers = this.#tail
+      .then(() => {
+        signal?.throwIfAborted();
+        sent = true;
+        return this.#send({ ...request, inputs });
+      })
+      .finally(() => wipe(inputs));
     this.#tail = answers.catch(() => undefined);
     try {
       return await (signal === undefined ? answers : unlessAborted(answers, signal, () => !sent));
     } catch (cause) {
-      throw typeof cause === "number" ? new TpmError(cause, command, this.#binding.decode(cause)) : cause;
+      // A number that was not sent for is the signal's reason.
+      throw sent && typeof cause === "number" ? new TpmError(cause, command, this.#binding.decode(cause)) : cause;
     }
   }
 
@@ -128,12 +135,26 @@ export class Connection {
   }
 }
 
+/** Copies, so that the caller may use its buffers again while the command waits. */
+function snapshot(command: string, inputs: readonly NativeValue[]): readonly NativeValue[] {
+  return inputs.map((input) => {
+    if (typeof input === "number") return input;
+    if (!(input instanceof Uint8Array)) throw new TypeError(`${command}: expected a Uint8Array, got ${typeof input}`);
+    return new Uint8Array(input);
+  });
+}
+
+function wipe(inputs: readonly NativeValue[]): void {
+  for (const input of inputs) if (typeof input !== "number") input.fill(0);
+}
+
 /** `answer`, or the signal's reason as soon as it aborts while `waits()`. */
 function unlessAborted<T>(answer: Promise<T>, signal: AbortSignal, waits: () => boolean): Promise<T> {
   return new Promise((resolve, reject) => {
     const abort = () => {
       if (waits()) reject(signal.reason);
     };
+    setMaxListeners(0, signal); // one for each command that waits is no leak
     signal.addEventListener("abort", abort, { once: true });
     answer.then(resolve, reject).finally(() => signal.removeEventListener("abort", abort));
   });

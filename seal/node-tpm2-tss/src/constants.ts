@@ -26,8 +26,9 @@ export const HASH_SIZE: { readonly [name in HashName]: number } = {
 };
 
 /** The name of a TPM_ALG_ID, or null when it is no hash algorithm. */
-export const hashName = (algorithm: number): HashName | null =>
-  (Object.keys(HASH) as HashName[]).find((name) => HASH[name] === algorithm) ?? null;
+export function hashName(algorithm: number): HashName | null {
+  return (Object.keys(HASH) as HashName[]).find((name) => HASH[name] === algorithm) ?? null;
+}
 
 /** ESYS_TR: handles that exist without being opened. PCR n is n. */
 export const ESYS_TR = {

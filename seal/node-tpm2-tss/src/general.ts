@@ -1,5 +1,5 @@
 import { U16_MAX, U32_MAX, unsigned } from "./bytes.ts";
-import { type CommandOptions, Commands } from "./commands.ts";
+import { type CommandOptions, Commands, type SignalOptions } from "./commands.ts";
 import { CAPABILITY, PROPERTY, STARTUP_TYPE } from "./constants.ts";
 import { TpmFormatError } from "./errors.ts";
 import {
@@ -18,12 +18,15 @@ const NV_BUFFER_LEAST = 512; // of a TPM that does not say
 export abstract class GeneralCommands extends Commands {
   #nvBufferMax: number | null = null;
 
-  /** Firmware does this at power-on; a second one is refused. `state` resumes what `shutdown("state")` kept. */
-  async startup(type: keyof typeof STARTUP_TYPE, options: Pick<CommandOptions, "signal"> = {}): Promise<void> {
+  /**
+   * Firmware does this at power-on. `state` resumes what `shutdown("state")` kept. A TPM that was started already stays as it
+   * is, and ESYS takes that for success.
+   */
+  async startup(type: "clear" | "state", options: SignalOptions = {}): Promise<void> {
     await this.run("Startup", [STARTUP_TYPE[type]], options);
   }
   /** Announces that power will be cut. Without it the next start counts as a failed try for the dictionary-attack lockout. */
-  async shutdown(type: keyof typeof STARTUP_TYPE, options: CommandOptions = {}): Promise<void> {
+  async shutdown(type: "clear" | "state", options: CommandOptions = {}): Promise<void> {
     await this.run("Shutdown", [STARTUP_TYPE[type]], options);
   }
   /** TPMS_CAPABILITY_DATA, raw, and whether the TPM has more. */
@@ -33,7 +36,11 @@ export abstract class GeneralCommands extends Commands {
     count: number,
     options: CommandOptions = {},
   ): Promise<{ more: boolean; data: Uint8Array }> {
-    const inputs = [capability, property, count].map((value) => unsigned("capability", value, U32_MAX));
+    const inputs = [
+      unsigned("capability", capability, U32_MAX),
+      unsigned("property", property, U32_MAX),
+      unsigned("count", count, U32_MAX),
+    ];
     const answers = await this.run("GetCapability", inputs, options);
     return { more: answers.number(0) !== 0, data: answers.bytes(1) };
   }
@@ -82,9 +89,9 @@ export abstract class GeneralCommands extends Commands {
   }
 
   /** The most bytes of one NV command. A fixed property: asked for once. */
-  protected async nvBufferMax(signal?: AbortSignal): Promise<number> {
-    const options = signal === undefined ? {} : { signal };
-    this.#nvBufferMax ??= (await this.properties(PROPERTY.nvBufferMax, 1, options)).get(PROPERTY.nvBufferMax) ?? 0;
-    return this.#nvBufferMax > 0 ? this.#nvBufferMax : NV_BUFFER_LEAST;
+  protected async nvBufferMax(signal: AbortSignal | undefined): Promise<number> {
+    const { nvBufferMax } = PROPERTY;
+    this.#nvBufferMax ??= (await this.properties(nvBufferMax, 1, { signal })).get(nvBufferMax) ?? NV_BUFFER_LEAST;
+    return this.#nvBufferMax;
   }
 }

@@ -1,5 +1,4 @@
 import type { Connection } from "./connection.ts";
-import { ESYS_TR, type PermanentAuthority } from "./constants.ts";
 
 /** Something in the TPM that this connection refers to. Disposing flushes it, or forgets it when it is persistent. */
 export class TpmHandle implements AsyncDisposable {
@@ -10,6 +9,12 @@ export class TpmHandle implements AsyncDisposable {
   constructor(connection: Connection, tr: number) {
     this.#connection = connection;
     this.tr = tr;
+  }
+
+  /** `tr`, for a command on this connection. Throws a TypeError for another, where the number may be something else. */
+  trOn(connection: Connection): number {
+    if (connection !== this.#connection) throw new TypeError("handle: made by another connection");
+    return this.tr;
   }
 
   /** Does nothing the second time, or after the connection was closed. */
@@ -72,12 +77,3 @@ export class Session extends TpmHandle {
 
 /** What authorises or encrypts a command: the authValue in clear (empty unless `setAuth` gave one), or a session. */
 export type Authorization = "password" | Session;
-
-/** The ESYS_TR of a handle, or of a hierarchy by its name. */
-export function handleOf(authority: TpmHandle | PermanentAuthority): number {
-  return typeof authority === "string" ? ESYS_TR[authority] : authority.tr;
-}
-
-export function sessionHandles(sessions: readonly Authorization[]): readonly number[] {
-  return sessions.map((session) => (session === "password" ? ESYS_TR.password : session.tr));
-}

@@ -1,8 +1,9 @@
 import { U32_MAX, unsigned } from "./bytes.ts";
 import type { CommandOptions } from "./commands.ts";
-import { ESYS_TR, type PermanentAuthority } from "./constants.ts";
+import type { PermanentAuthority } from "./constants.ts";
 import { NvCommands } from "./nv.ts";
 
+/** The lockout against guessing authValues. */
 export interface DictionaryAttackParameters {
   /** Failed tries until the TPM is locked out; 0 locks it out at once. */
   readonly maxTries: number;
@@ -20,23 +21,25 @@ export abstract class HierarchyCommands extends NvCommands {
     newAuth: Uint8Array,
     options: CommandOptions = {},
   ): Promise<void> {
-    await this.run("HierarchyChangeAuth", [ESYS_TR[hierarchy], newAuth], options, ["password"]);
+    await this.run("HierarchyChangeAuth", [hierarchy, newAuth], options, ["password"]);
   }
   /**
    * TPM2_Clear: deletes the owner's and endorsement's objects and NV indices, makes a new owner seed, and empties the
-   * authValues of owner, endorsement and lockout. The endorsement seed stays.
+   * authValues of owner, endorsement and lockout. The endorsement seed stays. Dispose handles of such objects before: the TPM
+   * gives their numbers to the next ones.
    */
   async clear(authority: "lockout" | "platform", options: CommandOptions = {}): Promise<void> {
-    await this.run("Clear", [ESYS_TR[authority]], options, ["password"]);
+    await this.run("Clear", [authority], options, ["password"]);
   }
   /** Lockout may disable Clear, only platform enables it again. */
   async clearControl(authority: "lockout" | "platform", disable: boolean, options: CommandOptions = {}): Promise<void> {
-    await this.run("ClearControl", [ESYS_TR[authority], disable ? 1 : 0], options, ["password"]);
+    await this.run("ClearControl", [authority, disable ? 1 : 0], options, ["password"]);
   }
   /** Forgets all failed tries. */
   async dictionaryAttackLockReset(options: CommandOptions = {}): Promise<void> {
     await this.run("DictionaryAttackLockReset", [], options, ["password"]);
   }
+  /** Sets all three. */
   async dictionaryAttackParameters(
     parameters: DictionaryAttackParameters,
     options: CommandOptions = {},

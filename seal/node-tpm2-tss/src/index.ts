@@ -1,5 +1,5 @@
 export { ADDON_NAME, loadBinding, type NativeBinding } from "./binding.ts";
-export type { CommandOptions } from "./commands.ts";
+export type { CommandOptions, SignalOptions } from "./commands.ts";
 export {
   CAPABILITY,
   ESYS_TR,

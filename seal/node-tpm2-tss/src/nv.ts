@@ -1,12 +1,13 @@
 import { U16_MAX, unsigned } from "./bytes.ts";
 import { type CommandOptions, NOTHING } from "./commands.ts";
-import { ESYS_TR, type HashName } from "./constants.ts";
+import type { HashName } from "./constants.ts";
 import { TpmFormatError } from "./errors.ts";
-import { handleOf, TpmObject } from "./handles.ts";
+import { TpmObject } from "./handles.ts";
 import { PcrCommands } from "./pcrs.ts";
 import { type Attestation, attestation, KEY_SCHEME, type SigningOptions } from "./proofs.ts";
 import { encodeNvPublic, type NvPublic, parseNvPublic } from "./structures.ts";
 
+/** What the TPM says of an index. */
 export interface NvIndex extends NvPublic {
   readonly name: Uint8Array;
   /** TPMS_NV_PUBLIC. */
@@ -16,6 +17,7 @@ export interface NvIndex extends NvPublic {
 /** Whose authorisation is used: the index's own, or that of a hierarchy. */
 export type NvAuthority = "index" | "owner" | "platform";
 
+/** Of commands that an index or a hierarchy authorises. */
 export interface NvOptions extends CommandOptions {
   /** Default `index`. The default session, `"password"`, is then its own authValue. */
   readonly authority?: NvAuthority;
@@ -27,6 +29,7 @@ export interface NvDataOptions extends NvOptions {
   readonly maxChunk?: number;
 }
 
+/** An index to define. */
 export interface NvDefinition {
   /** 0x01xxxxxx. */
   readonly index: number;
@@ -51,7 +54,7 @@ export abstract class NvCommands extends PcrCommands {
   async nvDefineSpace(definition: NvDefinition, options: CommandOptions = {}): Promise<TpmObject> {
     const { authPolicy = NOTHING, nameAlg = "sha256", authority = "owner", auth = NOTHING } = definition;
     const publicArea = encodeNvPublic({ ...definition, authPolicy, nameAlg });
-    const inputs = [ESYS_TR[authority], auth, publicArea];
+    const inputs = [authority, auth, publicArea];
     const answers = await this.run("NV_DefineSpace", inputs, options, ["password"], "TR_Close");
     return new TpmObject(this.connection, answers.number(0), answers.bytes(1));
   }
@@ -60,23 +63,23 @@ export abstract class NvCommands extends PcrCommands {
     index: TpmObject,
     options: CommandOptions & { readonly authority?: "owner" | "platform" } = {},
   ): Promise<void> {
-    await this.run("NV_UndefineSpace", [ESYS_TR[options.authority ?? "owner"], index.tr], options, ["password"]);
+    await this.run("NV_UndefineSpace", [options.authority ?? "owner", index], options, ["password"]);
     this.connection.forget(index.tr);
   }
   /** What the index is, as the connection answers it. */
   async nvReadPublic(index: TpmObject, options: CommandOptions = {}): Promise<NvIndex> {
-    const answers = await this.run("NV_ReadPublic", [index.tr], options);
+    const answers = await this.run("NV_ReadPublic", [index], options);
     const raw = answers.bytes(0);
     return { ...parseNvPublic(raw), name: answers.bytes(1), raw };
   }
   /** The whole index, in as many commands as its size needs. */
   async nvRead(index: TpmObject, options: NvDataOptions = {}): Promise<Uint8Array> {
-    const { dataSize } = await this.nvReadPublic(index, signalOf(options));
+    const { dataSize } = await this.nvReadPublic(index, { signal: options.signal });
     const data = new Uint8Array(dataSize);
     const chunk = await this.#chunk(options);
     for (let offset = 0; offset < dataSize; offset += chunk) {
       const size = Math.min(chunk, dataSize - offset);
-      const inputs = [authorityOf(index, options), index.tr, size, offset];
+      const inputs = [authorityOf(index, options), index, size, offset];
       const part = (await this.run("NV_Read", inputs, options, ["password"])).bytes(0);
       if (part.length !== size)
         throw new TpmFormatError("TPM2B_MAX_NV_BUFFER", `expected ${size} bytes, got ${part.length}`);
@@ -92,29 +95,30 @@ export abstract class NvCommands extends PcrCommands {
   ): Promise<void> {
     const start = unsigned("offset", options.offset ?? 0, U16_MAX);
     unsigned("end of data", start + data.length, U16_MAX);
+    const whole = new Uint8Array(data); // as it is now, not when its turn comes
     const chunk = await this.#chunk(options);
     let done = 0;
     // An empty write is a command too: it marks the index as written.
     do {
-      const part = data.slice(done, done + chunk);
-      const inputs = [authorityOf(index, options), index.tr, part, start + done];
+      const part = whole.subarray(done, done + chunk);
+      const inputs = [authorityOf(index, options), index, part, start + done];
       await this.run("NV_Write", inputs, options, ["password"]);
       done += part.length;
-    } while (done < data.length);
+    } while (done < whole.length);
   }
   /** A counter's first increment sets it above every counter that was ever deleted. */
   async nvIncrement(index: TpmObject, options: NvOptions = {}): Promise<void> {
-    await this.run("NV_Increment", [authorityOf(index, options), index.tr], options, ["password"]);
+    await this.run("NV_Increment", [authorityOf(index, options), index], options, ["password"]);
   }
   /** H(old data || data), as a PCR; the TPM does not hash `data` first. */
   async nvExtend(index: TpmObject, data: Uint8Array, options: NvOptions = {}): Promise<void> {
-    await this.run("NV_Extend", [authorityOf(index, options), index.tr, data], options, ["password"]);
+    await this.run("NV_Extend", [authorityOf(index, options), index, data], options, ["password"]);
   }
   /** Sets the given ones of 64 bits; none is ever cleared. */
   async nvSetBits(index: TpmObject, bits: bigint, options: NvOptions = {}): Promise<void> {
     if (bits < 0n || bits > MAX_BITS) throw new TypeError(`bits: expected 64 bits, got ${bits}`);
     const [high, low] = [Number(bits >> 32n), Number(bits & 0xffffffffn)];
-    await this.run("NV_SetBits", [authorityOf(index, options), index.tr, high, low], options, ["password"]);
+    await this.run("NV_SetBits", [authorityOf(index, options), index, high, low], options, ["password"]);
   }
   /** Name and data of an index, from `offset` (default 0), `size` bytes (default: to its end). Authorisations: key, authority. */
   async nvCertify(
@@ -124,8 +128,9 @@ export abstract class NvCommands extends PcrCommands {
     options: NvOptions & SigningOptions & { readonly offset?: number; readonly size?: number } = {},
   ): Promise<Attestation> {
     const offset = unsigned("offset", options.offset ?? 0, U16_MAX);
-    const size = options.size ?? Math.max(0, (await this.nvReadPublic(index, signalOf(options))).dataSize - offset);
-    const handles = [key.tr, authorityOf(index, options), index.tr];
+    const size =
+      options.size ?? Math.max(0, (await this.nvReadPublic(index, { signal: options.signal })).dataSize - offset);
+    const handles = [key, authorityOf(index, options), index];
     const inputs = [...handles, qualifyingData, options.scheme ?? KEY_SCHEME, unsigned("size", size, U16_MAX), offset];
     return attestation(await this.run("NV_Certify", inputs, options, ["password", "password"]));
   }
@@ -135,8 +140,6 @@ export abstract class NvCommands extends PcrCommands {
   }
 }
 
-function authorityOf(index: TpmObject, { authority = "index" }: NvOptions): number {
-  return handleOf(authority === "index" ? index : authority);
+function authorityOf(index: TpmObject, { authority = "index" }: NvOptions): TpmObject | "owner" | "platform" {
+  return authority === "index" ? index : authority;
 }
-
-const signalOf = ({ signal }: CommandOptions): CommandOptions => (signal === undefined ? {} : { signal });

@@ -1,12 +1,13 @@
 import type { NativeValue } from "./binding.ts";
 import { U32_MAX, unsigned } from "./bytes.ts";
-import { type CommandOptions, NOTHING } from "./commands.ts";
+import { type CommandOptions, type Input, NOTHING } from "./commands.ts";
 import type { Answers } from "./connection.ts";
-import { ESYS_TR, type Hierarchy } from "./constants.ts";
+import type { Hierarchy } from "./constants.ts";
 import { type Creation, PrimaryKey, TpmObject } from "./handles.ts";
 import { PolicyCommands } from "./policies.ts";
 import { encodePcrSelection, type PcrSelection } from "./structures.ts";
 
+/** What a new object contains beyond its template. */
 export interface CreationOptions extends CommandOptions {
   /** The new object's authValue, which ESYS then knows, and the data to seal or the key to take. Default: both empty. */
   readonly sensitive?: { readonly auth?: Uint8Array; readonly data?: Uint8Array };
@@ -31,7 +32,7 @@ const NO_WRAPPER = Uint8Array.of(0x00, 0x10);
 export abstract class ObjectCommands extends PolicyCommands {
   /** The same template gives the same key as long as the hierarchy's seed lives. */
   async createPrimary(hierarchy: Hierarchy, template: Uint8Array, options: CreationOptions = {}): Promise<PrimaryKey> {
-    const inputs = [ESYS_TR[hierarchy], ...creationInputs(template, options)];
+    const inputs = [hierarchy, ...creationInputs(template, options)];
     const answers = await this.run("CreatePrimary", inputs, options, ["password"], "FlushContext");
     return new PrimaryKey(this.connection, answers.number(0), answers.bytes(1), creationOf(answers, 2));
   }
@@ -41,7 +42,7 @@ export abstract class ObjectCommands extends PolicyCommands {
     template: Uint8Array,
     options: CreationOptions = {},
   ): Promise<Creation & { readonly privateArea: Uint8Array }> {
-    const inputs = [parent.tr, ...creationInputs(template, options)];
+    const inputs = [parent, ...creationInputs(template, options)];
     const answers = await this.run("Create", inputs, options, ["password"]);
     return { privateArea: answers.bytes(0), ...creationOf(answers, 1) };
   }
@@ -53,7 +54,7 @@ export abstract class ObjectCommands extends PolicyCommands {
     options: CommandOptions = {},
   ): Promise<TpmObject> {
     return this.#loaded(
-      await this.run("Load", [parent.tr, privateArea, publicArea], options, ["password"], "FlushContext"),
+      await this.run("Load", [parent, privateArea, publicArea], options, ["password"], "FlushContext"),
     );
   }
   /**
@@ -65,9 +66,10 @@ export abstract class ObjectCommands extends PolicyCommands {
     hierarchy: Hierarchy,
     options: CommandOptions & { readonly sensitive?: Uint8Array } = {},
   ): Promise<TpmObject> {
-    const inputs = [publicArea, ESYS_TR[hierarchy], options.sensitive ?? NOTHING];
+    const inputs = [publicArea, hierarchy, options.sensitive ?? NOTHING];
     return this.#loaded(await this.run("LoadExternal", inputs, options, [], "FlushContext"));
   }
+  /** TPMT_PUBLIC and Names, as the connection answers them. */
   async readPublic(
     object: TpmObject,
     options: CommandOptions = {},
@@ -76,7 +78,7 @@ export abstract class ObjectCommands extends PolicyCommands {
     name: Uint8Array;
     qualifiedName: Uint8Array;
   }> {
-    const answers = await this.run("ReadPublic", [object.tr], options);
+    const answers = await this.run("ReadPublic", [object], options);
     return {
       publicArea: answers.bytes(0),
       name: answers.bytes(1),
@@ -91,7 +93,7 @@ export abstract class ObjectCommands extends PolicyCommands {
     encryptedSeed: Uint8Array,
     options: InnerWrapperOptions = {},
   ): Promise<Uint8Array> {
-    const inputs = [parent.tr, publicArea, duplicate, encryptedSeed, ...wrapperInputs(options)];
+    const inputs = [parent, publicArea, duplicate, encryptedSeed, ...wrapperInputs(options)];
     return (await this.run("Import", inputs, options, ["password"])).bytes(0);
   }
   /** For `import` under another parent; null: for none, with an empty seed. Needs a policy that has PolicyCommandCode(Duplicate). */
@@ -100,7 +102,7 @@ export abstract class ObjectCommands extends PolicyCommands {
     newParent: TpmObject | null,
     options: InnerWrapperOptions = {},
   ): Promise<{ encryptionKey: Uint8Array; duplicate: Uint8Array; encryptedSeed: Uint8Array }> {
-    const inputs = [object.tr, newParent?.tr ?? ESYS_TR.null, ...wrapperInputs(options)];
+    const inputs: readonly Input[] = [object, newParent ?? "null", ...wrapperInputs(options)];
     const answers = await this.run("Duplicate", inputs, options, ["password"]);
     return { encryptionKey: answers.bytes(0), duplicate: answers.bytes(1), encryptedSeed: answers.bytes(2) };
   }
@@ -111,7 +113,7 @@ export abstract class ObjectCommands extends PolicyCommands {
     newAuth: Uint8Array,
     options: CommandOptions = {},
   ): Promise<Uint8Array> {
-    return (await this.run("ObjectChangeAuth", [object.tr, parent.tr, newAuth], options, ["password"])).bytes(0);
+    return (await this.run("ObjectChangeAuth", [object, parent, newAuth], options, ["password"])).bytes(0);
   }
   /** Keeps a transient object at a persistent handle and returns it there; evicts a persistent one, and returns null. */
   async evictControl(
@@ -119,7 +121,7 @@ export abstract class ObjectCommands extends PolicyCommands {
     persistentHandle: number,
     options: CommandOptions & { readonly authority?: "owner" | "platform" } = {},
   ): Promise<TpmObject | null> {
-    const inputs = [ESYS_TR[options.authority ?? "owner"], object.tr, unsigned("handle", persistentHandle, U32_MAX)];
+    const inputs = [options.authority ?? "owner", object, unsigned("handle", persistentHandle, U32_MAX)];
     const answers = await this.run("EvictControl", inputs, options, ["password"], "TR_Close");
     if (answers.length > 0) return this.#loaded(answers);
     this.connection.forget(object.tr);
@@ -132,14 +134,15 @@ export abstract class ObjectCommands extends PolicyCommands {
    * a later command overwrites it.
    */
   async unseal(object: TpmObject, options: CommandOptions = {}): Promise<Uint8Array> {
-    return (await this.run("Unseal", [object.tr], options, ["password"])).bytes(0);
+    return (await this.run("Unseal", [object], options, ["password"])).bytes(0);
   }
   /**
    * Writes the sealed data to a file descriptor, on the worker in C, and returns how many bytes it was: no JavaScript value
-   * holds the data. The descriptor stays open. What `unseal` says of libtss2's heap holds here too.
+   * holds the data. The descriptor stays open; it must take the data at once, or the command ends in an I/O error. What
+   * `unseal` says of libtss2's heap holds here too.
    */
   async unsealToFd(object: TpmObject, fd: number, options: CommandOptions = {}): Promise<number> {
-    const inputs = [object.tr, unsigned("fd", fd, 0x7fffffff)];
+    const inputs = [object, unsigned("fd", fd, 0x7fffffff)];
     return (await this.run("UnsealToFd", inputs, options, ["password"])).number(0);
   }
 

@@ -40,7 +40,10 @@ export abstract class PcrCommands extends ProofCommands {
   ): Promise<void> {
     await this.run("PCR_Extend", [unsigned("pcr", pcr, MAX_PCR), encodeDigestValues(digests)], options, ["password"]);
   }
-  /** Extends every active bank with its own digest of `data` (up to 1024 bytes), in one command. Returns these digests. */
+  /**
+   * Extends every active bank with its own digest of `data` (up to 1024 bytes), in one command. Returns the digests: of every
+   * algorithm the TPM implements, which may be more than the active banks (`pcrBanks`).
+   */
   async pcrEvent(
     pcr: number,
     data: Uint8Array,

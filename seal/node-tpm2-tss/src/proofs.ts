@@ -1,10 +1,10 @@
-import type { CommandOptions } from "./commands.ts";
+import type { CommandOptions, Input } from "./commands.ts";
 import type { Answers } from "./connection.ts";
-import { ESYS_TR } from "./constants.ts";
 import type { Creation, TpmObject } from "./handles.ts";
 import { ObjectCommands } from "./objects.ts";
 import { encodePcrSelection, type PcrSelection } from "./structures.ts";
 
+/** Of commands that sign. */
 export interface SigningOptions extends CommandOptions {
   /** TPMT_SIG_SCHEME. Default: the key's own. */
   readonly scheme?: Uint8Array;
@@ -32,7 +32,7 @@ export abstract class ProofCommands extends ObjectCommands {
     selection: readonly PcrSelection[],
     options: SigningOptions = {},
   ): Promise<Attestation> {
-    const inputs = [key.tr, qualifyingData, options.scheme ?? KEY_SCHEME, encodePcrSelection(selection)];
+    const inputs = [key, qualifyingData, options.scheme ?? KEY_SCHEME, encodePcrSelection(selection)];
     return attestation(await this.run("Quote", inputs, options, ["password"]));
   }
   /** That `object` is loaded in the same TPM, with this Name. Authorisations: object, key. */
@@ -42,7 +42,7 @@ export abstract class ProofCommands extends ObjectCommands {
     qualifyingData: Uint8Array,
     options: SigningOptions = {},
   ): Promise<Attestation> {
-    const inputs = [object.tr, key.tr, qualifyingData, options.scheme ?? KEY_SCHEME];
+    const inputs = [object, key, qualifyingData, options.scheme ?? KEY_SCHEME];
     return attestation(await this.run("Certify", inputs, options, ["password", "password"]));
   }
   /** That this TPM made `object`, with this creation data. Authorisation: key. */
@@ -55,12 +55,12 @@ export abstract class ProofCommands extends ObjectCommands {
   ): Promise<Attestation> {
     const { creationHash, creationTicket } = creation;
     const scheme = options.scheme ?? KEY_SCHEME;
-    const inputs = [key.tr, object.tr, qualifyingData, creationHash, scheme, creationTicket];
+    const inputs = [key, object, qualifyingData, creationHash, scheme, creationTicket];
     return attestation(await this.run("CertifyCreation", inputs, options, ["password"]));
   }
   /** The TPM's clock. Authorisations: endorsement hierarchy, key. */
   async getTime(key: TpmObject, qualifyingData: Uint8Array, options: SigningOptions = {}): Promise<Attestation> {
-    const inputs = [ESYS_TR.endorsement, key.tr, qualifyingData, options.scheme ?? KEY_SCHEME];
+    const inputs: readonly Input[] = ["endorsement", key, qualifyingData, options.scheme ?? KEY_SCHEME];
     return attestation(await this.run("GetTime", inputs, options, ["password", "password"]));
   }
 
@@ -71,7 +71,7 @@ export abstract class ProofCommands extends ObjectCommands {
     options: SigningOptions & { readonly ticket?: Uint8Array } = {},
   ): Promise<Uint8Array> {
     const { scheme = KEY_SCHEME, ticket = NO_HASHCHECK } = options;
-    return (await this.run("Sign", [key.tr, digest, scheme, ticket], options, ["password"])).bytes(0);
+    return (await this.run("Sign", [key, digest, scheme, ticket], options, ["password"])).bytes(0);
   }
   /** Returns a TPMT_TK_VERIFIED. `digest` is not hashed again. */
   async verifySignature(
@@ -80,7 +80,7 @@ export abstract class ProofCommands extends ObjectCommands {
     signature: Uint8Array,
     options: CommandOptions = {},
   ): Promise<Uint8Array> {
-    return (await this.run("VerifySignature", [key.tr, digest, signature], options)).bytes(0);
+    return (await this.run("VerifySignature", [key, digest, signature], options)).bytes(0);
   }
   /** Encrypts `credential` to `key`, for an object of this Name in the same TPM. Needs the public part of `key` only. */
   async makeCredential(
@@ -89,7 +89,7 @@ export abstract class ProofCommands extends ObjectCommands {
     name: Uint8Array,
     options: CommandOptions = {},
   ): Promise<{ credentialBlob: Uint8Array; encryptedSecret: Uint8Array }> {
-    const answers = await this.run("MakeCredential", [key.tr, credential, name], options);
+    const answers = await this.run("MakeCredential", [key, credential, name], options);
     return {
       credentialBlob: answers.bytes(0),
       encryptedSecret: answers.bytes(1),
@@ -103,7 +103,7 @@ export abstract class ProofCommands extends ObjectCommands {
     encryptedSecret: Uint8Array,
     options: CommandOptions = {},
   ): Promise<Uint8Array> {
-    const inputs = [activated.tr, key.tr, credentialBlob, encryptedSecret];
+    const inputs = [activated, key, credentialBlob, encryptedSecret];
     return (await this.run("ActivateCredential", inputs, options, ["password", "password"])).bytes(0);
   }
 }

@@ -1,8 +1,9 @@
-import type { CommandOptions } from "./commands.ts";
-import { ESYS_TR, HASH, type HashName, type PermanentAuthority, SESSION_ATTRIBUTE, SESSION_TYPE } from "./constants.ts";
+import type { CommandOptions, Input, SignalOptions } from "./commands.ts";
+import { HASH, type HashName, type PermanentAuthority, SESSION_ATTRIBUTE, SESSION_TYPE } from "./constants.ts";
 import { GeneralCommands } from "./general.ts";
-import { handleOf, Session, type TpmHandle, TpmObject } from "./handles.ts";
+import { Session, type TpmHandle, TpmObject } from "./handles.ts";
 
+/** What a session is for. */
 export interface SessionOptions extends CommandOptions {
   readonly kind: Session["kind"];
   /** Hash of the session and of its policy digest. Default sha256. */
@@ -32,15 +33,19 @@ export abstract class SessionCommands extends GeneralCommands {
   async setAuth(
     authority: TpmHandle | PermanentAuthority,
     auth: Uint8Array,
-    options: Pick<CommandOptions, "signal"> = {},
+    options: SignalOptions = {},
   ): Promise<void> {
-    await this.run("TR_SetAuth", [handleOf(authority), auth], options);
+    await this.run("TR_SetAuth", [authority, auth], options);
   }
-  /** What disposing the handle does: flushes an object or session, forgets a persistent object or NV index. */
-  async flushContext(handle: TpmHandle, { signal }: Pick<CommandOptions, "signal"> = {}): Promise<void> {
+  /**
+   * What disposing the handle does: flushes an object or session, forgets a persistent object or NV index. One that the TPM
+   * lost already, as by Clear, is forgotten.
+   */
+  async flushContext(handle: TpmHandle, { signal }: SignalOptions = {}): Promise<void> {
     await this.connection.release(handle.tr, signal);
   }
 
+  /** An unsalted and unbound session has no secret of its own: its HMAC then proves only the authValues of the objects used. */
   async startAuthSession(options: SessionOptions): Promise<Session> {
     const { kind, hash = "sha256", saltKey, bind, encrypt = false, decrypt = false } = options;
     const attributes =
@@ -48,27 +53,34 @@ export abstract class SessionCommands extends GeneralCommands {
       (encrypt ? SESSION_ATTRIBUTE.encrypt : 0) |
       (decrypt ? SESSION_ATTRIBUTE.decrypt : 0);
     const keyBits = encrypt || decrypt ? SESSION_KEY_BITS : 0;
-    const [salt, bound] = [saltKey?.tr ?? ESYS_TR.none, bind === undefined ? ESYS_TR.none : handleOf(bind)];
-    const inputs = [salt, bound, SESSION_TYPE[kind], HASH[hash], keyBits, attributes];
+    const inputs: readonly Input[] = [
+      saltKey ?? "none",
+      bind ?? "none",
+      SESSION_TYPE[kind],
+      HASH[hash],
+      keyBits,
+      attributes,
+    ];
     const answers = await this.run("StartAuthSession", inputs, options, [], "FlushContext");
     return new Session(this.connection, answers.number(0), kind);
   }
   /** The session's newest nonceTPM, as ESYS knows it. Sends nothing. */
-  async nonceTpm(session: Session, options: Pick<CommandOptions, "signal"> = {}): Promise<Uint8Array> {
-    return (await this.run("TRSess_GetNonceTPM", [session.tr], options)).bytes(0);
+  async nonceTpm(session: Session, options: SignalOptions = {}): Promise<Uint8Array> {
+    return (await this.run("TRSess_GetNonceTPM", [session], options)).bytes(0);
   }
 
   /**
-   * TPMS_CONTEXT, with what ESYS knows of the handle added to its blob: only ESYS can load it again. The authValue that ESYS
-   * knows is in it, in clear. A saved object stays loaded too; a saved session is gone from here, and can be loaded once.
+   * TPMS_CONTEXT, with what ESYS knows of the handle added to its blob: only ESYS can load it again. The TPM protects its own
+   * part only: ESYS's part holds the authValue in clear, and whoever changes it is not noticed. A saved object stays loaded
+   * too; a saved session is gone from here, and can be loaded once.
    */
-  async contextSave(handle: TpmObject | Session, options: Pick<CommandOptions, "signal"> = {}): Promise<Uint8Array> {
-    const answers = await this.run("ContextSave", [handle.tr], options);
+  async contextSave(handle: TpmObject | Session, options: SignalOptions = {}): Promise<Uint8Array> {
+    const answers = await this.run("ContextSave", [handle], options);
     if (handle instanceof Session) this.connection.forget(handle.tr);
     return answers.bytes(0);
   }
   /** The inverse, also on another connection to the same TPM. A trial session comes back as one of kind `policy`. */
-  async contextLoad(context: Uint8Array, options: Pick<CommandOptions, "signal"> = {}): Promise<TpmObject | Session> {
+  async contextLoad(context: Uint8Array, options: SignalOptions = {}): Promise<TpmObject | Session> {
     const answers = await this.run("ContextLoad", [context], options, [], "FlushContext");
     const [tr, type] = [answers.number(0), answers.number(1) >>> 24];
     if (type === HANDLE_TYPE.hmacSession) return new Session(this.connection, tr, "hmac");

@@ -2,6 +2,7 @@ import { loadBinding } from "./binding.ts";
 import { Connection } from "./connection.ts";
 import { HierarchyCommands } from "./hierarchies.ts";
 
+/** How to reach a TPM. */
 export interface TpmOptions {
   /** TCTI configuration `name:value`, e.g. `device:/dev/tpmrm0`. Never searched for: a default could be another process's TPM. */
   readonly tcti: string;
@@ -33,6 +34,7 @@ export class Tpm extends HierarchyCommands implements AsyncDisposable {
   close(): Promise<void> {
     return this.connection.close();
   }
+  /** `close`. */
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }

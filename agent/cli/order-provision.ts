@@ -1,0 +1,20 @@
+import { type Command, UsageError } from "./command.ts";
+import { giveOrder, ORDER_OPTIONS } from "./order-options.ts";
+import { answer, JSON_OPTION } from "./output.ts";
+
+const { operator, machine } = ORDER_OPTIONS;
+
+export const command: Command = {
+  summary: "have a running machine set up its TPM again after somebody cleared it; the next boot unseals",
+  positionals: [],
+  options: { operator, machine: { ...machine, required: true }, json: JSON_OPTION },
+  examples: ["ironclaw order provision --machine /tmp/ironclaw-dev-x1/vm --operator operator.pem"],
+  run: async (input, io) => {
+    const order = await giveOrder(input, ({ ekName, boot }) => {
+      if (boot === null) throw new UsageError("--machine", { expected: "a running machine", got: "none" });
+      return { version: 1, order: "provision", ekName, boot };
+    });
+    answer(input, io, order, "counter and records are defined again; reboot the machine");
+    return 0;
+  },
+};

@@ -1,0 +1,90 @@
+import { chmodSync, cpSync, writeFileSync } from "node:fs";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { cli } from "../../support/cli.ts";
+import { type CliFixture, expectComplaint, makeCliFixture, PIN } from "../../support/cli-fixture.ts";
+
+let made: CliFixture;
+beforeAll(async () => {
+  made = await makeCliFixture();
+}, 120_000);
+afterAll(async () => {
+  await made?.[Symbol.asyncDispose]();
+});
+const at = (name: string) => made.at(name);
+
+const changed = (name: string, change: (document: string) => string): string => {
+  writeFileSync(at("changed"), change(made.text(name)));
+  return at("changed");
+};
+
+describe("a policy", () => {
+  test.each([
+    ["an unknown field", (policy: string) => policy.replace("{", '{"wildcard": true,'), /ERR_POLICY_INVALID/],
+    ["a duplicate key", (policy: string) => policy.replace('"serial": 7', '"serial": 7, "serial": 8'), /"serial"/],
+    [
+      "a scope with an unknown key",
+      (policy: string) => policy.replace('"key": "release-ec"', '"key": "nobody"'),
+      /unknown key nobody/,
+    ],
+    ["another version", (policy: string) => policy.replace('"version": 1', '"version": 2'), /version/],
+  ])("I6: a policy with %s is refused, by name", async (_, change, message) => {
+    const result = await cli(["policy", "check", changed("policy.json", change)]);
+    expectComplaint(result, 3, "policy check");
+    expect(result.err).toMatch(message);
+  });
+
+  test("I6: `policy explain` says no with the step that failed, and exits 1", async () => {
+    for (const [option, value, reason] of [
+      ["--caller", "nobody", /no, caller: the peer could not be identified/],
+      ["--caller", "backup", /no, caller: uid 2003 is not release-signer/],
+      ["--key", "vault", /no, key: vault is not visible/],
+      ["--mechanism", "CKM_AES_CBC", /no, mechanism: CKM_AES_CBC is not allowed/],
+    ] as const) {
+      const line = made.lineOf("policy explain");
+      line[line.indexOf(option) + 1] = value;
+      const { code, out } = await cli(line);
+      expect(code).toBe(1);
+      expect(out).toMatch(/^denied\n/);
+      expect(out).toMatch(reason);
+    }
+    const decrypt = await cli([...made.lineOf("policy explain"), "--operation", "decrypt"]);
+    expect(decrypt).toMatchObject({ code: 1, out: expect.stringContaining("does sign, not decrypt") });
+    const pss = made
+      .lineOf("policy explain")
+      .map((word) => ({ CKM_ECDSA: "CKM_RSA_PKCS_PSS", "release-ec": "release-rsa" })[word] ?? word);
+    expect(await cli(pss)).toMatchObject({ code: 0, out: expect.stringContaining("rsa-signing/CKM_RSA_PKCS_PSS") });
+  });
+});
+
+describe("a key file", () => {
+  test("a key file that others can read is not used, and the hint says how to repair it", async () => {
+    cpSync(at("operator.pem"), at("shared.pem"));
+    chmodSync(at("shared.pem"), 0o644);
+    const line = made.lineOf("seal").map((word) => (word === at("operator.pem") ? at("shared.pem") : word));
+    const result = await cli(line, PIN);
+    expectComplaint(result, 4, "mode 0644");
+    expect(result.err).toMatch(/expected mode 0600, got 0644 \(ERR_KEY_FILE\)\nhint: chmod 600 /);
+  });
+
+  test("a key is never overwritten", async () => {
+    const before = made.text("root.pem");
+    expectComplaint(await cli(["keys", "new", at("root.pem")]), 4, "keys new");
+    expect(made.text("root.pem")).toBe(before);
+  });
+});
+
+describe("an audit log", () => {
+  test("I8: a log that does not reach the head of a report, or ends in half a record, is refused", async () => {
+    const { out } = await cli(["audit", "verify", at("audit.log"), "--json"]);
+    const { seq, hash } = JSON.parse(out);
+    expect((await cli(["audit", "verify", at("audit.log"), "--head", `${seq}:${hash}`])).code).toBe(0);
+    const [first = ""] = made.text("audit.log").split("\n");
+    writeFileSync(at("changed"), `${first}\n`);
+    expect((await cli(["audit", "verify", at("changed")])).code).toBe(0);
+    expectComplaint(await cli(["audit", "verify", at("changed"), "--head", `${seq}:${hash}`]), 3, "a shortened log");
+    writeFileSync(at("changed"), made.text("audit.log").slice(0, -10));
+    expectComplaint(await cli(["audit", "verify", at("changed")]), 3, "half a record");
+    writeFileSync(at("changed"), made.text("audit.log").replace("first", "fjrst"));
+    expectComplaint(await cli(["audit", "verify", at("changed")]), 3, "an edited record");
+  });
+});

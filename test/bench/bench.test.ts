@@ -1,0 +1,53 @@
+import { execFile } from "node:child_process";
+import { resolve } from "node:path";
+import { promisify } from "node:util";
+import { describe, expect, it } from "vitest";
+import { compareTimes, median, timeRow } from "./bench.ts";
+
+const run = promisify(execFile);
+const HARNESS = resolve(import.meta.dirname, "run.ts");
+
+// Shapes only: no test depends on how long anything takes.
+describe("the benchmark", () => {
+  it("ends with one JSON document of machine and rows", async () => {
+    const { stdout } = await run(process.execPath, [HARNESS, "--json", "--iterations", "1"]);
+    const result = JSON.parse(stdout);
+    expect(result.machine).toEqual({
+      ...{ cpu: expect.any(String), cores: expect.any(Number), kernel: expect.any(String), node: process.version },
+      ...{ loadBefore: expect.any(Number), loadAfter: expect.any(Number) },
+    });
+    const ids = ["unseal", "unseal-p384", "unseal-rsa", "unseal-import", "unseal-import-p384", "unseal-import-rsa"];
+    expect(result.rows.map(({ id }: { id: string }) => id)).toEqual(ids);
+    for (const row of result.rows) {
+      expect(Object.keys(row)).toEqual(["id", "what", "ours", "peer", "unit", "ratio", "target", "ok"]);
+      expect(row).toMatchObject({ unit: "ms", target: 1.5, what: expect.any(String), ok: expect.any(Boolean) });
+      expect(row.ours > 0 && row.peer > 0 && row.ratio > 0).toBe(true);
+    }
+  });
+
+  it("measures the rows that are asked for, and refuses others", async () => {
+    const { stdout } = await run(process.execPath, [HARNESS, "--json", "--iterations", "1", "--only", "unseal-rsa"]);
+    expect(JSON.parse(stdout).rows.map(({ id }: { id: string }) => id)).toEqual(["unseal-rsa"]);
+    for (const args of [
+      ["--only", "nothing"],
+      ["--only", ""],
+      ["--iterations", "0"],
+      ["--iterations", "x"],
+      ["more"],
+    ]) {
+      const refused = run(process.execPath, [HARNESS, ...args]);
+      await expect(refused, args.join(" ")).rejects.toMatchObject({ code: 2, stdout: "" });
+    }
+  });
+
+  it("compares medians of runs that take turns", async () => {
+    expect([median([3, 1, 2]), median([4, 1, 3, 2]), median([7])]).toEqual([2, 2.5, 7]);
+    const order: string[] = [];
+    const way = (name: string) => async () => void order.push(name);
+    await compareTimes({ ours: way("o"), peer: way("p") }, 1);
+    expect(order.join("")).toBe("oppooppo");
+    const row = { id: "x", what: "y", target: 1.5 };
+    expect(timeRow(row, { ours: 3, peer: 2 })).toEqual({ ...row, ours: 3, peer: 2, unit: "ms", ratio: 1.5, ok: true });
+    expect(timeRow(row, { ours: 3.001, peer: 2 }).ok).toBe(false);
+  });
+});

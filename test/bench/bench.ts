@@ -1,0 +1,107 @@
+import { availableParallelism, cpus, release as kernel, loadavg } from "node:os";
+
+/** One line of a result: our way against the peer's, in one run on one machine. */
+export interface Row {
+  readonly id: string;
+  /** What is measured, and against what. */
+  readonly what: string;
+  readonly ours: number;
+  readonly peer: number;
+  readonly unit: string;
+  /** ours / peer. */
+  readonly ratio: number;
+  readonly target: number;
+  /** Whether the ratio keeps the target: at most for times, at least for rates. */
+  readonly ok: boolean;
+}
+
+export interface Machine {
+  readonly cpu: string;
+  readonly cores: number;
+  readonly kernel: string;
+  readonly node: string;
+  /** Load averages over a minute, before and after: a busy machine makes times long and their ratio still useful. */
+  readonly loadBefore: number;
+  readonly loadAfter: number;
+}
+
+export interface Result {
+  readonly machine: Machine;
+  readonly rows: readonly Row[];
+}
+
+/** Rows that are measured together, because they share what is expensive to set up. */
+export interface Suite {
+  readonly ids: readonly string[];
+  /** Measures those of `ids` that are wanted. */
+  run(wanted: ReadonlySet<string>, options: BenchOptions): Promise<readonly Row[]>;
+}
+
+export interface BenchOptions {
+  /** Measured runs of each way; a suite may scale it. */
+  readonly iterations: number;
+}
+
+/** Runs that are not counted: caches, page faults, the first import. */
+const WARM_UP = 3;
+
+export interface Compared {
+  readonly ours: number;
+  readonly peer: number;
+}
+
+/**
+ * Median milliseconds of both ways. Interleaved, each in turn first, so that whatever else the machine does meets both.
+ */
+export async function compareTimes(
+  ways: { readonly ours: () => Promise<void>; readonly peer: () => Promise<void> },
+  iterations: number,
+): Promise<Compared> {
+  const times: Record<keyof Compared, number[]> = { ours: [], peer: [] };
+  for (let round = 0; round < WARM_UP + iterations; round++) {
+    for (const way of round % 2 === 0 ? (["ours", "peer"] as const) : (["peer", "ours"] as const)) {
+      const start = performance.now();
+      await ways[way]();
+      if (round >= WARM_UP) times[way].push(performance.now() - start);
+    }
+  }
+  return { ours: median(times.ours), peer: median(times.peer) };
+}
+
+export function median(values: readonly number[]): number {
+  const sorted = [...values].sort((a, b) => a - b);
+  const middle = sorted.length / 2;
+  return ((sorted[Math.floor(middle)] ?? Number.NaN) + (sorted[Math.ceil(middle) - 1] ?? Number.NaN)) / 2;
+}
+
+/** A row of times: less is better. */
+export function timeRow({ id, what, target }: Pick<Row, "id" | "what" | "target">, { ours, peer }: Compared): Row {
+  const ratio = ours / peer;
+  const measured = { ours: round(ours), peer: round(peer), unit: "ms", ratio: round(ratio) };
+  return { id, what, ...measured, target, ok: ratio <= target };
+}
+
+function round(value: number): number {
+  return Math.round(value * 1000) / 1000;
+}
+
+export async function runSuites(
+  suites: readonly Suite[],
+  wanted: ReadonlySet<string>,
+  options: BenchOptions,
+): Promise<Result> {
+  const [loadBefore = 0] = loadavg();
+  const rows: Row[] = [];
+  for (const suite of suites) {
+    if (suite.ids.some((id) => wanted.has(id))) rows.push(...(await suite.run(wanted, options)));
+  }
+  const [loadAfter = 0] = loadavg();
+  const machine: Machine = {
+    cpu: cpus()[0]?.model ?? "unknown",
+    cores: availableParallelism(),
+    kernel: kernel(),
+    node: process.version,
+    ...{ loadBefore: round(loadBefore), loadAfter: round(loadAfter) },
+  };
+  return { machine, rows };
+}

@@ -1,0 +1,154 @@
+import { copyFileSync, mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { loadSigningKey, openStoreFile, Store, sealOffline } from "../../seal/index.ts";
+import { Progress } from "../../vm-images/story/progress.ts";
+import { type LaunchOutcome, type RunningMachine, startMachine } from "../../vm-images/story/running.ts";
+import { useScopes } from "../../vm-images/story/scoped-use.ts";
+import { PLACES, prepare } from "../../vm-images/story/story.ts";
+import { cli } from "../support/cli.ts";
+
+const directory = mkdtempSync(join(tmpdir(), "life-"));
+const at = (name: string) => join(directory, name);
+const operator = join(PLACES.keys, "operator.pem");
+/** The audit log's head is in the TPM at the latest after ten seconds; a slow machine gets more. */
+const ANCHOR_PATIENCE = 60_000;
+
+let stage: Awaited<ReturnType<typeof prepare>>;
+
+beforeAll(async () => {
+  stage = await prepare(new Progress({ write: () => true }), directory, "demo");
+});
+afterAll(() => rmSync(directory, { recursive: true, force: true }));
+
+interface Run {
+  readonly running: RunningMachine;
+  readonly launch: LaunchOutcome;
+  /** Directory of the machine's ports, for commands. */
+  readonly ports: string;
+}
+
+/** One boot of the same machine: its TPM goes on, and its disks do unless others are given. */
+async function boot<T>(name: string, use: (run: Run) => Promise<T>, state = stage.disks.state): Promise<T> {
+  const ports = at(name);
+  const running = await startMachine({
+    ...{ image: stage.image, contents: stage.machine.contents, tpmDirectory: stage.tpm.directory, directory: ports },
+    disks: { state, store: stage.disks.store },
+  });
+  try {
+    return await use({ running, launch: await running.launched(), ports });
+  } finally {
+    await running.stop();
+  }
+}
+
+const codesOf = ({ reasons }: LaunchOutcome) => reasons.map((reason) => (reason as { readonly code: string }).code); // as the agent writes them
+
+/** A command that talks to the running machine; its ports take one connection at a time. */
+async function ironclaw({ running, ports }: Run, ...words: string[]) {
+  running.control.close();
+  const { code, out, err } = await cli([...words, "--machine", ports, "--json"]);
+  expect({ words, code, err }).toEqual({ words, code: expect.any(Number), err: "" });
+  return { code, facts: JSON.parse(out) as Record<string, unknown> };
+}
+
+async function sealNextPin(): Promise<string> {
+  const root = await loadSigningKey(join(PLACES.keys, "root.pem"));
+  const envelope = await sealOffline({
+    ekCertificate: stage.tpm.ekCertificates.p384,
+    secret: stage.machine.pin.slice(),
+    rootKeyPem: root.spkiPem,
+    label: { name: "hsm-pin", kind: "pin", generation: 2, notAfter: null, tokenSerial: stage.machine.token.serial },
+    operator: await loadSigningKey(operator),
+  });
+  writeFileSync(at("sealed-2.json"), envelope);
+  return at("sealed-2.json");
+}
+
+function storeEntries() {
+  const medium = openStoreFile(stage.disks.store);
+  try {
+    return Store.open(medium).store.content.entries.map(
+      ({ name, generation, state }) => `${name} ${generation} ${state}`,
+    );
+  } finally {
+    medium.close();
+  }
+}
+
+describe("the life of a machine", () => {
+  const earlier = () => at("earlier/state.img");
+  let records = 0;
+
+  it("I11: the first boot sets up counter, records and state volume; a reseal is pending until a boot has served with it", async () => {
+    await boot("one", async (run) => {
+      expect(run.launch).toMatchObject({ state: "serving", reasons: [] });
+      await expect.poll(storeEntries).toEqual(["hsm-pin 1 served", "state 1 served"]);
+      const { facts } = await ironclaw(run, "reseal", "--sealed", await sealNextPin());
+      expect(facts).toMatchObject({ act: "pending", name: "hsm-pin", generation: 2 });
+      expect(storeEntries()).toEqual(["hsm-pin 1 served", "hsm-pin 2 pending", "state 1 served"]);
+      const check = await ironclaw(run, "unseal", "--check");
+      expect(check).toMatchObject({ code: 1, facts: { wouldUnseal: false } });
+      expect(JSON.stringify(check.facts)).toContain("agent-pcr-capped");
+    });
+    mkdirSync(dirname(earlier()), { recursive: true });
+    copyFileSync(stage.disks.state, earlier());
+  });
+
+  it("I11: the next boot serves with the new generation, and the old one is gone; I8: the audit log goes on and is anchored", async () => {
+    await boot("two", async (run) => {
+      expect(run.launch).toMatchObject({ state: "serving", reasons: [] });
+      await expect.poll(storeEntries).toEqual(["hsm-pin 2 served", "state 1 served"]);
+      const use = await useScopes(run.running, stage.machine.token);
+      expect(use.signatures.every(({ verified }) => verified)).toBe(true);
+      records = use.deniedCaller.auditSeq;
+      await expect
+        .poll(async () => anchoredSeq(await run.running.control.sealing("records")), {
+          timeout: ANCHOR_PATIENCE,
+          interval: 1000,
+        })
+        .toBeGreaterThanOrEqual(records);
+    });
+    expect(records).toBeGreaterThan(0);
+  });
+
+  it("I8: an earlier copy of the state volume is told apart and refused", async () => {
+    await boot(
+      "three",
+      async ({ launch }) => {
+        expect(launch.state).toBe("refused");
+        expect(codesOf(launch)).toEqual(["audit-rolled-back"]);
+      },
+      earlier(),
+    );
+  });
+
+  it("I8: a blank disk in its place is refused until the operator orders a new volume", async () => {
+    const blank = at("blank.img");
+    writeFileSync(blank, "");
+    await boot(
+      "four",
+      async (run) => {
+        expect(codesOf(run.launch)).toEqual(["state-blank"]);
+        const { code } = await ironclaw(run, "order", "new-volume", "--operator", operator);
+        expect(code).toBe(0);
+      },
+      blank,
+    );
+    await boot(
+      "five",
+      async ({ launch, running }) => {
+        expect(launch).toMatchObject({ state: "serving", reasons: [] });
+        expect(anchoredSeq(await running.control.sealing("records"))).toBeLessThan(records);
+      },
+      blank,
+    );
+    expect(statSync(blank).size).toBeGreaterThan(0);
+  });
+});
+
+/** Sequence number in the anchor's 64 bytes: 8 of version, 16 of volume id, then u64. */
+function anchoredSeq({ anchor }: Readonly<Record<string, unknown>>): number {
+  return typeof anchor === "string" ? Number(BigInt(`0x${anchor.slice(48, 64)}`)) : -1;
+}

@@ -1,0 +1,5 @@
+import { parseConfig } from "../../../agent/config.ts";
+
+export function run(bytes: Uint8Array): void {
+  parseConfig(bytes);
+}

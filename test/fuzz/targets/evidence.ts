@@ -1,0 +1,10 @@
+import { encodeEvidence, measureExtraData, parseEvidence } from "../../../attest/evidence.ts";
+import { expectSame } from "../property.ts";
+
+export const maxLength = 16384;
+
+export function run(bytes: Uint8Array): void {
+  const evidence = parseEvidence(bytes);
+  expectSame(bytes, encodeEvidence(evidence), "evidence");
+  measureExtraData(new Uint8Array(32), evidence);
+}

@@ -1,0 +1,27 @@
+import {
+  parseFilters,
+  parseKeys,
+  parseLoaded,
+  parseNothing,
+  parseProbe,
+  parseReady,
+  parseSignature,
+  parseStatus,
+} from "../../../agent/shim-replies.ts";
+
+const parsers = [
+  parseReady,
+  parseProbe,
+  parseLoaded,
+  parseKeys,
+  parseFilters,
+  parseStatus,
+  parseSignature,
+  parseNothing,
+];
+
+/** The first byte says which reply the rest is. */
+export function run(bytes: Uint8Array): void {
+  const parse = parsers[(bytes[0] ?? 0) % parsers.length] ?? parseReady;
+  parse(bytes.subarray(1));
+}

@@ -1,0 +1,43 @@
+import { closeSync, openSync, readFileSync, readSync } from "node:fs";
+
+/** A mapping of a process in which a text was found. */
+export interface Found {
+  readonly copies: number;
+  /** VmFlags of /proc/PID/smaps: lo locked, dd not in dumps, wf empty in a child. */
+  readonly flags: readonly string[];
+}
+
+/** Where `secret` is in all readable memory of a process. Only root may look into one that is not dumpable. */
+export function findInMemory(pid: number, secret: Uint8Array): readonly Found[] {
+  const fd = openSync(`/proc/${pid}/mem`, "r");
+  try {
+    return readFileSync(`/proc/${pid}/smaps`, "utf8")
+      .split(/^(?=[0-9a-f]+-[0-9a-f]+ )/m)
+      .map((mapping) => ({ mapping, bytes: readMapping(fd, mapping) }))
+      .map(({ mapping, bytes }) => ({
+        copies: countCopies(bytes, secret),
+        flags: (/^VmFlags: (.*)$/m.exec(mapping)?.[1] ?? "").trim().split(" "),
+      }))
+      .filter(({ copies }) => copies > 0);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+function readMapping(fd: number, mapping: string): Buffer {
+  const [, from = "", to = "", access = ""] = /^([0-9a-f]+)-([0-9a-f]+) (\S+)/.exec(mapping) ?? [];
+  if (!access.startsWith("r") || /\[v(var|sys)/.test(mapping)) return Buffer.alloc(0);
+  const bytes = Buffer.alloc(Number(BigInt(`0x${to}`) - BigInt(`0x${from}`)));
+  try {
+    readSync(fd, bytes, 0, bytes.length, BigInt(`0x${from}`));
+    return bytes;
+  } catch {
+    return Buffer.alloc(0); // pages that no one can read, such as [vvar_vclock]
+  }
+}
+
+function countCopies(bytes: Buffer, secret: Uint8Array): number {
+  let copies = 0;
+  for (let at = bytes.indexOf(secret); at >= 0; at = bytes.indexOf(secret, at + 1)) copies += 1;
+  return copies;
+}
