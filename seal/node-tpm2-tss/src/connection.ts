@@ -16,6 +16,14 @@ export interface Request {
   readonly signal?: AbortSignal | undefined;
   /** The first answer is a handle, to be given up like this: at the latest by `close`. */
   readonly holds?: Release | undefined;
+  /** The handle that this command gives up; skipped while another owner has it too. */
+  readonly gives?: number | undefined;
+}
+
+/** A handle that was made here. A persistent object or NV index that is opened twice has one ESYS_TR, and two owners. */
+interface Held {
+  readonly command: Release;
+  readonly owners: number;
 }
 
 const MAX_SESSIONS = 3;
@@ -55,7 +63,7 @@ export class Answers {
 export class Connection {
   readonly #binding: NativeBinding;
   readonly #native: NativeConnection;
-  readonly #held = new Map<number, Release>();
+  readonly #held = new Map<number, Held>();
   #tail: Promise<unknown> = Promise.resolve();
   #closing: Promise<void> | null = null;
 
@@ -75,16 +83,14 @@ export class Connection {
     this.#held.delete(handle);
   }
 
-  /** Does nothing for a handle that was released before. */
+  /** For one owner, who does it once. Does nothing for a handle that is gone. */
   async release(handle: number, signal?: AbortSignal): Promise<void> {
-    const command = this.#held.get(handle);
-    if (command === undefined) return;
-    signal?.throwIfAborted();
-    this.#held.delete(handle);
+    const held = this.#held.get(handle);
+    if (held === undefined) return;
     try {
-      await this.#enqueue({ command, inputs: [handle], signal });
+      // Whether another owner has it too shows in the command's turn: an opening may wait before it.
+      await this.#enqueue({ command: held.command, inputs: [handle], gives: handle, signal });
     } catch (cause) {
-      if (cause === signal?.reason) this.#held.set(handle, command);
       // ESYS takes no command after an answer that failed its checks: the error that said so must not be hidden by this one.
       if (!(cause instanceof TpmError && cause.rc === BAD_SEQUENCE)) throw cause;
     }
@@ -100,7 +106,8 @@ export class Connection {
     // Queued commands may still add handles: let them end first.
     await this.#tail;
     // A TPM that no longer answers must not keep the connection open.
-    await Promise.allSettled([...this.#held.keys()].reverse().map((handle) => this.release(handle)));
+    const handles = [...this.#held].reverse().flatMap(([handle, { owners }]) => Array<number>(owners).fill(handle));
+    await Promise.allSettled(handles.map((handle) => this.release(handle)));
     await this.#enqueue({ command: "Close", inputs: [] });
   }
 
@@ -127,11 +134,25 @@ export class Connection {
     }
   }
 
-  async #send({ command, inputs, sessions = [], holds }: Request): Promise<Answers> {
+  async #send({ command, inputs, sessions = [], holds, gives }: Request): Promise<Answers> {
+    if (gives !== undefined && !this.#giveUp(gives)) return new Answers([]);
     const [first = ESYS_TR.none, second = ESYS_TR.none, third = ESYS_TR.none] = sessions;
     const answers = new Answers(await this.#binding.run(this.#native, command, [first, second, third], inputs));
-    if (holds !== undefined && answers.length > 0) this.#held.set(answers.number(0), holds);
+    if (holds !== undefined && answers.length > 0) this.#hold(answers.number(0), holds);
     return answers;
+  }
+
+  #hold(handle: number, command: Release): void {
+    this.#held.set(handle, { command, owners: 1 + (this.#held.get(handle)?.owners ?? 0) });
+  }
+
+  /** Whether that was its last owner. */
+  #giveUp(handle: number): boolean {
+    const held = this.#held.get(handle);
+    if (held === undefined) return false;
+    if (held.owners === 1) return this.#held.delete(handle);
+    this.#held.set(handle, { ...held, owners: held.owners - 1 });
+    return false;
   }
 }
 

@@ -72,6 +72,25 @@ describe("handles", () => {
     expect((await inTpm(tpm)).length).toBe(1);
   });
 
+  test("an NV index that is opened twice at once stays open until both are disposed", async () => {
+    await using tpm = await open();
+    const index = 0x01800050;
+    await using defined = await tpm.nvDefineSpace({ index, attributes: 0x02040004, dataSize: 8 });
+    await tpm.nvWrite(defined, hash("sha256", u32(1)).slice(0, 8));
+    const use = async () => {
+      await using opened = await tpm.trFromTpmPublic(index);
+      return (await tpm.nvRead(opened)).length;
+    };
+    expect(await Promise.all(Array.from({ length: 8 }, use))).toEqual(Array(8).fill(8));
+    const [first, second] = [await tpm.trFromTpmPublic(index), await tpm.trFromTpmPublic(index)];
+    const closing = first[Symbol.asyncDispose]();
+    const third = await tpm.trFromTpmPublic(index); // waits behind the closing
+    await closing;
+    await first[Symbol.asyncDispose](); // once is enough
+    expect((await tpm.nvRead(second)).length + (await tpm.nvRead(third)).length).toBe(16);
+    await tpm.nvUndefineSpace(defined);
+  });
+
   test("more sessions than a command can carry are a TypeError", async () => {
     await using tpm = await open();
     const sessions = ["password", "password", "password", "password"] as const;
