@@ -48,7 +48,12 @@ describe("an agent that is killed during its launch, below the real spawner", ()
     });
     const { ended } = agent;
     const launched = agent.launched().then(({ state }) => `the launch ended: ${state}`);
-    expect([code, turn, when, await Promise.race([ended, launched.catch(() => ended)])]).toEqual([code, turn, when, 10]);
+    expect([code, turn, when, await Promise.race([ended, launched.catch(() => ended)])]).toEqual([
+      code,
+      turn,
+      when,
+      10,
+    ]);
     expect(agent.console()).toContain("agent PCR capped, rebooting");
     bus.arm();
     await bus.flushClient("agent"); // it and its unsealer are gone

@@ -12,6 +12,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { inspect } from "node:util";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
+import type { AuditEntry } from "../../agent/audit-record.ts";
 import { AgentError, STATE_PROBLEMS, type StateProblem } from "../../agent/errors.ts";
 import { Refusal } from "../../agent/launch/environment.ts";
 import type { Spawner } from "../../agent/spawner-client.ts";
@@ -100,10 +101,10 @@ const anchor = async () => {
 };
 const reasonsOf = (failure: unknown) => (failure instanceof Refusal ? failure.reasons : failure);
 
-const ENTRY = {
+const ENTRY: AuditEntry = {
   ...{ caller: null, scope: "release-signing", key: null, mechanism: null, operation: "connect" },
   ...{ inputDigest: null, decision: "deny", step: "caller", reason: "unknown" },
-} as const;
+};
 async function append(audit: MachineAudit, records: number): Promise<void> {
   for (let record = 0; record < records; record++) await audit.append(ENTRY, "written");
 }
