@@ -42,6 +42,13 @@ describe("the agent below the real spawner", () => {
     expect(agent.console()).not.toContain(LAUNCH_PIN);
   });
 
+  test("I10: enrolments that are asked for while the launch runs are answered, and disturb it in nothing", async () => {
+    const agent = await start();
+    // Each opens the endorsement key beside the launch, which opens it too.
+    for (let round = 0; round < 4; round++) await enrolled(agent);
+    expect(await agent.launched()).toMatchObject({ state: "serving", reasons: [] });
+  });
+
   test("I10: answers after junk on its control port, and says no to what it does not know", async () => {
     const agent = await start();
     await agent.launched();
