@@ -13,13 +13,18 @@ export function ekKindOfName(ekName: Uint8Array): EndorsementKeyKind {
   throw new SealError("ERR_SEAL_EK", "EK name", { expected: "34 or 50 bytes", got: `${ekName.length}` });
 }
 
-/** The EK at its persistent handle, else made from the template: the seed is the same, so the key is. Its Name is not checked. */
-export async function openEndorsementKey(tss: Tss, kind: EndorsementKeyKind): Promise<TpmObject> {
+/**
+ * The EK at its persistent handle, else made from the template: the seed is the same, so the key is. Its Name is not checked.
+ * @param wanted Name to look for: another key at the handle, where an owner may put one, is then passed over
+ */
+export async function openEndorsementKey(tss: Tss, kind: EndorsementKeyKind, wanted?: Uint8Array): Promise<TpmObject> {
   const { persistentHandle, template } = ekTemplates[kind];
-  const persistent = await tss.handles(HANDLE_RANGE.persistent);
-  return persistent.includes(persistentHandle)
-    ? await tss.trFromTpmPublic(persistentHandle)
-    : await tss.createPrimary("endorsement", template);
+  if ((await tss.handles(HANDLE_RANGE.persistent)).includes(persistentHandle)) {
+    const persistent = await tss.trFromTpmPublic(persistentHandle);
+    if (wanted === undefined || equalBytes(persistent.name, wanted)) return persistent;
+    await persistent[Symbol.asyncDispose]();
+  }
+  return await tss.createPrimary("endorsement", template);
 }
 
 /** A policy session good for one use of an EK: see decision 0005 for why not its empty password. Dispose it. */
@@ -66,18 +71,14 @@ export async function checkImported(tss: Tss, sealed: SealedPackage, imported: U
   throw new SealError("ERR_SEALED_MALFORMED", "loaded object's public area", fields);
 }
 
-/** Whatever is at the persistent handle: if it is not the EK, the EK is made from its template, as the unsealer does. */
+/** The EK that a package is sealed under, whatever is at its persistent handle. */
 async function openParent(tss: Tss, ekName: Uint8Array): Promise<TpmObject> {
-  const kind = ekKindOfName(ekName);
-  const found = await openEndorsementKey(tss, kind);
+  const found = await openEndorsementKey(tss, ekKindOfName(ekName), ekName);
   if (equalBytes(found.name, ekName)) return found;
   await found[Symbol.asyncDispose]();
-  const made = await tss.createPrimary("endorsement", ekTemplates[kind].template);
-  if (equalBytes(made.name, ekName)) return made;
-  await made[Symbol.asyncDispose]();
   throw new SealError("ERR_SEAL_WRONG_PARENT", "endorsement key", {
     expected: toHex(ekName),
-    got: toHex(made.name),
+    got: toHex(found.name),
     hint: "the package was sealed for another TPM: seal again with this one's EK certificate",
   });
 }

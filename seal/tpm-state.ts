@@ -25,13 +25,16 @@ export interface TpmState {
   readonly lockout: { readonly counter: number; readonly maxTries: number; readonly intervalSeconds: number };
 }
 
-/** @throws TpmError when the TPM does not even answer such questions */
+/**
+ * @throws TpmError when the TPM does not even answer such questions, e.g. for want of a free slot; SealError ERR_SEAL_RECORD for a
+ * login record that no agent wrote
+ */
 export async function readTpmState(
   tss: Tss,
   wanted: { readonly ekName: Uint8Array; readonly name: string },
 ): Promise<TpmState> {
   const kind = ekKindOfName(wanted.ekName);
-  const ek = await readEk(tss, kind);
+  const ek = await readEk(tss, kind, wanted.ekName);
   const found = ek.kind === "name" && equalBytes(ek.name, wanted.ekName);
   const properties = await tss.properties(PROPERTY.permanent, 32);
   const property = (tag: number) => properties.get(tag) ?? 0;
@@ -52,12 +55,15 @@ export async function readTpmState(
   };
 }
 
-async function readEk(tss: Tss, kind: EndorsementKeyKind): Promise<TpmState["ek"]> {
+/** TPM_RC_HIERARCHY and TPM_RC_HANDLE of the first handle, TPM_RC_BAD_AUTH of the first session: the hierarchy cannot be used. */
+const HIERARCHY_CLOSED: readonly number[] = [0x185, 0x18b, 0x9a2];
+
+async function readEk(tss: Tss, kind: EndorsementKeyKind, wanted: Uint8Array): Promise<TpmState["ek"]> {
   try {
-    await using ek = await openEndorsementKey(tss, kind);
+    await using ek = await openEndorsementKey(tss, kind, wanted);
     return { kind: "name", name: ek.name };
   } catch (error) {
-    if (error instanceof TpmError) return { kind: "failed", rc: error.rc };
+    if (error instanceof TpmError && HIERARCHY_CLOSED.includes(error.rc)) return { kind: "failed", rc: error.rc };
     throw error;
   }
 }

@@ -1,4 +1,4 @@
-import { HANDLE_RANGE, type Tpm as Tss } from "node-tpm2-tss";
+import { HANDLE_RANGE, TpmError, type Tpm as Tss } from "node-tpm2-tss";
 import type { EkCertificate, EndorsementKeyKind } from "../attest/index.ts";
 import { fromHex } from "../policy/index.ts";
 
@@ -55,11 +55,28 @@ export function isEkCertificateIndex(nvIndex: number): boolean {
 export async function readEkCertificates(tss: Tss): Promise<readonly EkCertificate[]> {
   const certificates: EkCertificate[] = [];
   for (const nvIndex of (await tss.handles(HANDLE_RANGE.nvIndex)).filter(isEkCertificateIndex)) {
-    await using index = await tss.trFromTpmPublic(nvIndex);
-    const der = derPrefix(await tss.nvRead(index));
+    const der = await readCertificate(tss, nvIndex);
     if (der !== null) certificates.push({ nvIndex, der });
   }
   return certificates;
+}
+
+/** TPMA_NV. An owner cannot make an index with PLATFORMCREATE. */
+const NV = { noDa: 0x0200_0000, written: 0x2000_0000, platformCreate: 0x4000_0000 } as const;
+/** TPM_RC_NV_AUTHORIZATION, TPM_RC_AUTH_UNAVAILABLE, TPM_RC_BAD_AUTH of the first session. */
+const NOT_FOR_US: readonly number[] = [0x149, 0x12f, 0x9a2];
+
+/** Null for an index that whoever is the owner may have put there: one wrong password there must neither count nor end the search. */
+async function readCertificate(tss: Tss, nvIndex: number): Promise<Uint8Array | null> {
+  await using index = await tss.trFromTpmPublic(nvIndex);
+  const { attributes } = await tss.nvReadPublic(index);
+  if ((attributes & NV.written) === 0 || (attributes & (NV.noDa | NV.platformCreate)) === 0) return null;
+  try {
+    return derPrefix(await tss.nvRead(index));
+  } catch (error) {
+    if (error instanceof TpmError && NOT_FOR_US.includes(error.rc)) return null;
+    throw error;
+  }
 }
 
 /** The DER SEQUENCE at the start of an NV index, without padding; null when there is none, as in an index never filled. */

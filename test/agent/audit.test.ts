@@ -114,10 +114,10 @@ describe("audit log", () => {
   it("I8: a log that ends before its anchor is refused, and so is another log", async () => {
     const head = await writeLog(4);
     rewrite((lines) => lines.slice(0, 2));
-    expect(codeOf(() => open({ anchor: head }))).toBe("ERR_AUDIT_MALFORMED");
-    expect(codeOf(() => open({ anchor: { seq: 2, hash: head.hash } }))).toBe("ERR_AUDIT_MALFORMED");
+    expect(codeOf(() => open({ anchor: head }))).toBe("ERR_AUDIT_ROLLED_BACK");
+    expect(codeOf(() => open({ anchor: { seq: 2, hash: head.hash } }))).toBe("ERR_AUDIT_ROLLED_BACK");
     rmSync(path);
-    expect(codeOf(() => open({ anchor: head }))).toBe("ERR_AUDIT_MALFORMED");
+    expect(codeOf(() => open({ anchor: head }))).toBe("ERR_AUDIT_ROLLED_BACK");
     expect(codeOf(() => open({ anchor: EMPTY_HEAD }))).toBe("opened");
   });
 

@@ -17,7 +17,7 @@ const parseDocument = (changed: unknown) => parseConfig(utf8(JSON.stringify(chan
 describe("the agent's configuration", () => {
   test("that of the image is read as it stands", () => {
     expect(parseConfig(bytes)).toEqual(document);
-    expect(FIELDS).toHaveLength(11);
+    expect(FIELDS).toHaveLength(13);
   });
 
   test.each(FIELDS)("I10: without %s it is refused by that name", (field) => {
@@ -27,7 +27,8 @@ describe("the agent's configuration", () => {
   });
 
   test.each(FIELDS)("I10: with another kind of value in %s it is refused by that name", (field) => {
-    for (const value of [null, 7, [], {}, true, ""]) {
+    const good: readonly unknown[] = { stateVolume: [true], store: [null] }[field] ?? [];
+    for (const value of [null, 7, [], {}, true, ""].filter((value) => !good.includes(value))) {
       expect(() => parseDocument({ ...document, [field]: value })).toThrow(`${field}:`);
     }
   });
@@ -48,7 +49,7 @@ describe("the agent's configuration", () => {
   });
 
   test.each(["relative", "./x", "", "\0", "/a\0b"])("I10: the path %j is refused", (path) => {
-    for (const field of FIELDS.filter((name) => !["version", "agentPcr", "tcti"].includes(name))) {
+    for (const field of FIELDS.filter((name) => !["version", "agentPcr", "tcti", "stateVolume"].includes(name))) {
       expect(() => parseDocument({ ...document, [field]: path })).toThrow(`${field}:`);
     }
   });

@@ -26,7 +26,13 @@ const text = (value: string) => new TextEncoder().encode(value);
 describe("policy document", () => {
   it("I6: a complete document is read as written", () => {
     const document = policyDocument();
-    expect(parsePolicy(documentBytes(document))).toEqual(document);
+    const credentials = { pin: "hsm-pin", files: {} };
+    expect(parsePolicy(documentBytes(document))).toEqual({ ...document, credentials });
+    const named = {
+      ...document,
+      credentials: { pin: "other-pin", files: { "/var/lib/softhsm/tokens/tls.key": "tls-key" } },
+    };
+    expect(parsePolicy(documentBytes(named))).toEqual(named);
   });
 
   it.each<[string, (document: PolicyDocument) => void, RegExp]>([
@@ -41,6 +47,16 @@ describe("policy document", () => {
     ["a caller without executable", (d) => Object.assign(d.callers, { any: { uid: 5, exe: [] } }), /callers\.any\.exe/],
     ["a path that climbs", (d) => Object.assign(d, { writable: ["/var/../etc"] }), /writable\.0/],
     ["a path with a NUL byte", (d) => Object.assign(d, { writable: ["/var\0/etc"] }), /writable\.0/],
+    [
+      "a credential's file outside the writable directories",
+      (d) => Object.assign(d, { credentials: { pin: "hsm-pin", files: { "/etc/tls.key": "tls-key" } } }),
+      /\/etc\/tls\.key is in no writable directory/,
+    ],
+    [
+      "a credential whose name no seal can have",
+      (d) => Object.assign(d, { credentials: { pin: "HSM PIN", files: {} } }),
+      /credentials\.pin/,
+    ],
     ["a network destination", (d) => Object.assign(d, { connect: ["10.0.0.1:443"] }), /connect/],
     ["devices out of order", (d) => Object.assign(d, { devices: ["1af4:1042", "1af4:1041"] }), /devices/],
     ["an unknown key in a scope", (d) => Object.assign(d.scopes[0] ?? {}, { key: "other" }), /unknown key other/],

@@ -3,6 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { diagnoseBlob } from "../../seal/blob-diagnosis.ts";
 import { importSealed } from "../../seal/endorsement.ts";
 import type { SealedPackage } from "../../seal/package.ts";
+import { attestationKeyTemplate } from "../../seal/tpm-templates.ts";
 import { openPackage } from "../support/open-package.ts";
 import {
   boot,
@@ -111,13 +112,19 @@ test("I2: a package for another EK is refused and not called damaged", async () 
   );
 });
 
-test("I2: a TPM that has no session left, or a locked endorsement hierarchy, does not make the blob damaged", async () => {
+test("I2: a TPM that has no session or no room left, or a closed endorsement hierarchy, does not make the blob damaged", async () => {
   const sealed = packageFor("p384");
   await withTss(machine.tpm, async (tss) => {
     const kept = await importSealed(tss, sealed);
     for (let taken = 0; taken < 3; taken++) await tss.startAuthSession({ kind: "hmac" });
     for (const imported of [null, kept])
       await expect(diagnoseBlob(tss, sealed, imported)).rejects.toMatchObject({ command: "StartAuthSession" });
+  });
+  await withTss(machine.tpm, async (tss) => {
+    const kept = await importSealed(tss, sealed);
+    for (let taken = 0; taken < 2; taken++) await tss.createPrimary("endorsement", attestationKeyTemplate);
+    for (const imported of [null, kept])
+      await expect(diagnoseBlob(tss, sealed, imported)).rejects.toMatchObject({ command: "Load", rc: 0x902 });
   });
   await withTss(machine.tpm, async (tss) => {
     await tss.hierarchyChangeAuth("endorsement", Uint8Array.of(1));

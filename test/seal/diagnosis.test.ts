@@ -8,6 +8,7 @@ import { packageDigest } from "../../seal/package.ts";
 import { openTpm } from "../../seal/tpm.ts";
 import { LOGIN_OUTCOMES, type LoginOutcome, type LoginState } from "../../seal/tpm-records.ts";
 import { readTpmState, type TpmState } from "../../seal/tpm-state.ts";
+import { attestationKeyTemplate } from "../../seal/tpm-templates.ts";
 import { openPackage } from "../support/open-package.ts";
 import {
   boot,
@@ -87,6 +88,14 @@ test("I2: the lockout's end is said in the TPM's own time, and when it has come 
     const look = async () => diagnoseUnseal({ ...healthy(), state: await readTpmState(tss, wanted()) });
     expect(await look()).toMatchObject([{ code: "tpm-locked-out", got: "2 tries, ends in 3 s at most" }]);
     await expect.poll(look, { timeout: 20_000, interval: 500 }).toEqual([]);
+  });
+});
+
+test("I2: a TPM that has no room to answer is a failure, not a finding about its hierarchies", async () => {
+  await machine.fresh.restore();
+  await withTss(machine.tpm, async (tss) => {
+    for (let taken = 0; taken < 3; taken++) await tss.createPrimary("endorsement", attestationKeyTemplate);
+    await expect(readTpmState(tss, wanted())).rejects.toMatchObject({ rc: 0x902 });
   });
 });
 

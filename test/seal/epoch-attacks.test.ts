@@ -18,7 +18,7 @@ import {
 } from "../../policy/index.ts";
 import { importSealed, openEndorsementKey } from "../../seal/endorsement.ts";
 import { provisionEpoch, raiseEpoch, readEpoch } from "../../seal/epoch.ts";
-import { deriveOwnership, takeOwnership } from "../../seal/ownership.ts";
+import { createOwnershipSecret, deriveOwnership, takeOwnership } from "../../seal/ownership.ts";
 import type { SealedPackage } from "../../seal/package.ts";
 import { runSteps } from "../support/epoch-attacks.ts";
 import { openPackage, unsealTickets } from "../support/open-package.ts";
@@ -45,7 +45,7 @@ let served: Awaited<ReturnType<typeof snapshot>>;
 let first: Release;
 let second: Release;
 let sealed: SealedPackage;
-const ownership = deriveOwnership(new Uint8Array(32).fill(7));
+const ownership = deriveOwnership(createOwnershipSecret());
 
 beforeAll(async () => {
   tpm = await startSwtpm();

@@ -7,8 +7,10 @@ import { EPOCH_INDEX, PolicyError, type Release, toHex, utf8 } from "../../polic
 import { openEndorsementKey } from "../../seal/endorsement.ts";
 import { provisionEpoch } from "../../seal/epoch.ts";
 import {
+  createOwnershipSecret,
   deriveOwnership,
   encodeEscrow,
+  isOwnershipSecret,
   type Ownership,
   PERMANENT,
   parseEscrow,
@@ -40,9 +42,9 @@ let tpm: SoftwareTpm;
 let keys: BenchKeys;
 let release: Release;
 let fresh: Awaited<ReturnType<typeof snapshot>>;
-const SECRET = new Uint8Array(32).map((_, index) => 0xc0 ^ (index * 5));
+const SECRET = createOwnershipSecret();
 const own = deriveOwnership(SECRET);
-const other = deriveOwnership(SECRET.toReversed());
+const other = deriveOwnership(createOwnershipSecret());
 
 beforeAll(async () => {
   tpm = await startSwtpm();
@@ -214,7 +216,15 @@ describe("the escrow", () => {
     const hmac = (label: string) => createHmac("sha256", SECRET).update(label).digest("hex");
     expect(toHex(own.ownerAuth)).toBe(hmac("ironclaw/owner/v1"));
     expect(toHex(own.lockoutAuth)).toBe(hmac("ironclaw/lockout/v1"));
-    for (const size of [0, 31, 33]) expect(() => deriveOwnership(new Uint8Array(size))).toThrow(TypeError);
+  });
+
+  test("I4: a secret that was not made for it gives none, and one that was is told apart from a verifier's challenge", () => {
+    for (const secret of [new Uint8Array(), SECRET.subarray(1), new Uint8Array(32), new Uint8Array([...SECRET, 0])]) {
+      expect(isOwnershipSecret(secret)).toBe(false);
+      expect(() => deriveOwnership(secret)).toThrow(expect.objectContaining({ code: "ERR_SEAL_INPUT" }));
+    }
+    expect(isOwnershipSecret(SECRET)).toBe(true);
+    expect(createOwnershipSecret()).not.toEqual(SECRET);
   });
 
   test("I11: what is written is read, in its one encoding", () => {

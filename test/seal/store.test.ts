@@ -166,6 +166,7 @@ describe.each(HISTORIES)("I11: writing to %s", (_what, history) => {
 
 describe("reading", () => {
   const history = [LATER, OLD, NEW];
+  const ONCE = [OLD];
   const both = (): FaultMedium => mediumAfter(history);
   const flip = (medium: FaultMedium, at: number) =>
     medium.write(
@@ -182,6 +183,14 @@ describe("reading", () => {
         expect(damaged).toBe(false);
         expect(["OLD", "NEW"]).toContain(content);
       }
+    }
+  });
+
+  test("I11: after one write alone either slot may be damaged: the content is in both", () => {
+    for (const slot of [0, 1]) {
+      const medium = mediumAfter(ONCE);
+      flip(medium, slot * STORE_SLOT_BYTES + HEADER);
+      expect(opened(medium)).toEqual({ content: "OLD", damaged: false });
     }
   });
 

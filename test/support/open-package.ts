@@ -58,7 +58,7 @@ export async function unsealTickets(tss: Tss, { sealed, release, anchors }: Seal
 export async function loadSealed(tss: Tss, { sealed, imported }: SealedCredential): Promise<TpmObject> {
   const kind = ekKindOfName(sealed.ekName);
   const privateArea = imported ?? (await importSealed(tss, sealed));
-  await using parent = await openEndorsementKey(tss, kind);
+  await using parent = await openEndorsementKey(tss, kind, sealed.ekName);
   await using use = await openEkPolicy(tss, kind);
   return await tss.load(parent, privateArea, sealed.objectPublic, { sessions: [use] });
 }
@@ -97,14 +97,18 @@ export async function openPackage(tss: Tss, credential: SealedCredential): Promi
   const tickets = await unsealTickets(tss, credential);
   await using object = await loadSealed(tss, credential);
   const kind = ekKindOfName(credential.sealed.ekName);
-  await using session = await startSalted(tss, kind);
+  await using session = await startSalted(tss, kind, credential.sealed.ekName);
   await satisfy(tss, session, credential, tickets);
   return decrypt(credential.sealed, await tss.unseal(object, { sessions: [session] }));
 }
 
 /** As the unsealer's: salted to the EK, the response encrypted. */
-export async function startSalted(tss: Tss, kind: ReturnType<typeof ekKindOfName>): Promise<Session> {
-  await using saltKey = await openEndorsementKey(tss, kind);
+export async function startSalted(
+  tss: Tss,
+  kind: ReturnType<typeof ekKindOfName>,
+  ekName?: Uint8Array,
+): Promise<Session> {
+  await using saltKey = await openEndorsementKey(tss, kind, ekName);
   return await tss.startAuthSession({ kind: "policy", saltKey, encrypt: true });
 }
 

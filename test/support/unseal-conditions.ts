@@ -122,6 +122,34 @@ const known = ({ sealed }: Machine) => toHex(sealed.ekName);
 export const CONDITIONS: readonly Condition[] = [
   { what: "nothing is wrong", codes: [], make: async () => ({}) },
   {
+    what: "somebody else's key lies at the EK's persistent handle",
+    codes: [],
+    make: onTpm(async (tss) => {
+      const { persistentHandle, template } = ekTemplates.p384;
+      const ek = await tss.trFromTpmPublic(persistentHandle);
+      await tss.evictControl(ek, persistentHandle);
+      await using key = await tss.createPrimary("owner", template);
+      await tss.evictControl(key, persistentHandle);
+    }),
+  },
+  {
+    what: "indices among those of the EK certificates are empty, closed, or want a password that counts",
+    codes: [],
+    make: onTpm(async (tss) => {
+      const auth = utf8("guess me");
+      await tss.nvDefineSpace({ index: 0x01c0_001c, attributes: 0x0204_0004, dataSize: 600 });
+      const others = [
+        { index: 0x01c0_001e, attributes: 0x0004_0004, dataSize: 600, auth },
+        { index: 0x01c0_0020, attributes: 0x0204_0004, dataSize: 600, auth },
+        { index: 0x01c0_0022, attributes: 0x0202_0004, dataSize: 600 },
+      ];
+      for (const definition of others) {
+        await using index = await tss.nvDefineSpace(definition);
+        await tss.nvWrite(index, new Uint8Array(600));
+      }
+    }),
+  },
+  {
     what: "the package was sealed for another TPM",
     codes: ["tpm-replaced"],
     shows: { item: /endorsement key/, expected: /^000c/, got: /^000c/ },
