@@ -1,4 +1,4 @@
-import { extendPcr, type LaunchEvent, launchEventDigests, type Reason, reason } from "../attest/index.ts";
+import { extendPcr, hashInBank, type LaunchEvent, launchEventDigests, type Reason, reason } from "../attest/index.ts";
 import {
   AGENT_PCR,
   BOOT_PCRS,
@@ -10,6 +10,7 @@ import {
   sealPcrValues,
   sha256,
   toHex,
+  utf8,
 } from "../policy/index.ts";
 import { UNSEAL_FINDINGS, type UnsealFindingCode } from "./advice.ts";
 import { PERMANENT } from "./ownership.ts";
@@ -172,12 +173,16 @@ function agentPcrFindings(got: Uint8Array, release: Release): UnsealFinding[] {
   return [finding(code, item, toHex(expected), toHex(got))];
 }
 
+/** What the spawner extends when the agent is gone. */
+const AGENT_LOST = hashInBank("sha256", utf8("ironclaw: agent lost"));
+
 /** The cap right behind the predicted value; with a token's and keys' events between, only the agent's own log tells. */
 function isCapped(predicted: Uint8Array, got: Uint8Array): boolean {
-  return ["serving", "refused"].some((name) => {
-    const cap: LaunchEvent = { kind: "cap", name, sha256: sha256(new Uint8Array()) };
-    return equalBytes(extendPcr("sha256", predicted, launchEventDigests(cap).sha256), got);
-  });
+  const caps = ["serving", "refused"].map(
+    (name): LaunchEvent => ({ kind: "cap", name, sha256: sha256(new Uint8Array()) }),
+  );
+  const digests = [...caps.map((cap) => launchEventDigests(cap).sha256), AGENT_LOST];
+  return digests.some((digest) => equalBytes(extendPcr("sha256", predicted, digest), got));
 }
 
 function credentialFindings({ state, sealed, now }: UnsealQuestion): UnsealFinding[] {

@@ -100,7 +100,8 @@ export interface RaisedEpoch {
 
 /**
  * Raises the counter to the start of the release's epoch: from then on no release of a lower epoch unseals on this TPM. For a
- * machine that serves under this release, and boots its image. Does nothing when the counter is there already.
+ * machine that serves under this release, and boots its image. Does nothing when the counter is there already, and stops after 4096
+ * increments: the next call goes on.
  *
  * @throws TpmError when the TPM refuses; SealError ERR_SEAL_POLICY for a release that raises nothing or a counter that is missing
  */
@@ -111,12 +112,16 @@ export async function raiseEpoch(tss: Tss, rootKeyPem: string, release: Release)
       expected: "a counter, and a release that raises it",
       got: before.kind,
     });
-  const target = epochStart(release.epoch);
+  const last = before.value + MAX_INCREMENTS;
+  const target = epochStart(release.epoch) < last ? epochStart(release.epoch) : last;
   const plan = await planRaise(tss, rootKeyPem, release, release.raise);
   let value = before.value;
   for (; value < target; value += 1n) await increment(tss, plan.steps, plan.tickets);
   return { from: before.value, to: value };
 }
+
+/** Increments of one call. A release that skips many epochs is caught up with over several boots, none of which it holds up for long. */
+const MAX_INCREMENTS = 4096n;
 
 /** Both tickets are good for every increment. */
 async function planRaise(

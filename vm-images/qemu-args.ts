@@ -100,6 +100,8 @@ export function qemuArguments(options: VmOptions, firmware: Firmware): string[] 
   const paths = vmPaths(options.directory);
   return [
     ...["-nodefaults", "-no-user-config", "-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"],
+    // Waking up from S3 resets the TPM and not the guest: its PCRs would start again under a machine that goes on.
+    ...["-global", "ICH9-LPC.disable_s3=1", "-global", "ICH9-LPC.disable_s4=1"],
     ...["-m", String(options.memoryMiB ?? 512), "-vga", "none", "-nic", "none", "-no-reboot", "-display", "none"],
     ...["-drive", `if=pflash,format=raw,unit=0,readonly=on,file=${escaped(firmware.code)}`],
     ...["-drive", `if=pflash,format=raw,unit=1,file=${escaped(paths.vars)}`],

@@ -22,9 +22,13 @@ const REFUSED_BY_TPM: ReadonlySet<string> = new Set([
   "release-revoked",
 ]);
 
-/** Where the TPM lacks what the question needs, it is not asked: nothing may be imported into a TPM that is not this machine's. */
+/**
+ * Where the TPM lacks what the question needs, it is not asked: nothing may be imported into a TPM that is not this machine's, and a
+ * foreign index in the counter's place could cost a count of the lockout.
+ */
 const UNASKABLE: ReadonlySet<string> = new Set([
   "endorsement-auth-set",
+  "epoch-foreign",
   "epoch-unwritten",
   "hierarchy-disabled",
   "parent-changed",

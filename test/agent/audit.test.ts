@@ -162,7 +162,8 @@ describe("audit log", () => {
         const changed = Uint8Array.from(bytes);
         changed[at] = (changed[at] ?? 0) ^ flip;
         writeFileSync(path, changed);
-        expect(codeOf(() => open({ anchor: head }))).toBe("ERR_AUDIT_MALFORMED");
+        // A line feed that is gone makes its record a part of one, which is cut off: then the anchored one is missing.
+        expect(codeOf(() => open({ anchor: head }))).toMatch(/^ERR_AUDIT_(MALFORMED|ROLLED_BACK)$/);
       }),
       { numRuns: 150 },
     );

@@ -102,15 +102,8 @@ const anchor = async () => {
 const reasonsOf = (failure: unknown) => (failure instanceof Refusal ? failure.reasons : failure);
 
 const ENTRY: AuditEntry = {
-  caller: null,
-  scope: "release-signing",
-  key: null,
-  mechanism: null,
-  operation: "connect",
-  inputDigest: null,
-  decision: "deny",
-  step: "caller",
-  reason: "unknown",
+  ...{ caller: null, scope: "release-signing", key: null, mechanism: null, operation: "connect" },
+  ...{ inputDigest: null, decision: "deny", step: "caller", reason: "unknown" },
 };
 async function append(audit: MachineAudit, records: number): Promise<void> {
   for (let record = 0; record < records; record++) await audit.append(ENTRY, "written");

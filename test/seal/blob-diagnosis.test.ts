@@ -15,7 +15,7 @@ import {
   sealFor,
   withTss,
 } from "../support/sealing-bench.ts";
-import { type Machine, openMachine } from "../support/unseal-conditions.ts";
+import { type Machine, openMachine } from "../support/unseal-machine.ts";
 
 let machine: Machine & AsyncDisposable;
 const packages = new Map<EkKind, SealedPackage>();

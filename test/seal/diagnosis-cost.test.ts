@@ -3,7 +3,8 @@ import { diagnoseUnseal } from "../../seal/diagnosis.ts";
 import { readTpmState } from "../../seal/tpm-state.ts";
 import { openPackage } from "../support/open-package.ts";
 import { loadedHandles, lockoutCounter, withTss } from "../support/sealing-bench.ts";
-import { CONDITIONS, enter, type Machine, openMachine } from "../support/unseal-conditions.ts";
+import { CONDITIONS } from "../support/unseal-conditions.ts";
+import { enter, type Machine, openMachine } from "../support/unseal-machine.ts";
 
 const ATTEMPTS = 50;
 

@@ -29,6 +29,7 @@ import {
 } from "../../policy/index.ts";
 import { signPolicy } from "../../seal/delegation.ts";
 import { provisionEpoch } from "../../seal/epoch.ts";
+import { createSigningKey } from "../../seal/keys.ts";
 import { executePolicy, type PolicySources, verifyApprovalTicket } from "../../seal/policy-session.ts";
 import { attestationKeyTemplate } from "../../seal/tpm-templates.ts";
 import {
@@ -189,6 +190,15 @@ describe("each kind of step", () => {
     const steps: PolicyStep[] = [{ kind: "secret", name: object.name, policyRef: REF }];
     for (const kind of ["trial", "policy"] as const)
       expect(await digestOf(kind, steps, { authority: object })).toBe(toHex(measurePolicy(steps)));
+  });
+
+  test("I2: an RSA-2048 key approves as a P-256 key does", async () => {
+    const { key } = await createSigningKey("rsa2048");
+    const approved = [commandCode(0x15e)];
+    const step: PolicyStep = { kind: "authorize", keyName: measureKeyName(key.spkiPem), policyRef: REF };
+    const tickets = [await ticketFor(key, approved, REF)];
+    for (const kind of ["trial", "policy"] as const)
+      expect(await digestOf(kind, [...approved, step], { tickets })).toBe(toHex(measurePolicy([...approved, step])));
   });
 
   test("I2: an approval by another key than the one named is refused", async () => {

@@ -2,92 +2,30 @@ import { execFile } from "node:child_process";
 import { promisify } from "node:util";
 import type { Tpm as Tss } from "node-tpm2-tss";
 import { type LaunchEvent, launchEventDigests } from "../../attest/index.ts";
-import {
-  AGENT_PCR,
-  EPOCH_ATTRIBUTES,
-  EPOCH_INDEX,
-  measureEpochPolicy,
-  type Release,
-  sha256,
-  toHex,
-  utf8,
-} from "../../policy/index.ts";
-import type { UnsealFindingCode } from "../../seal/advice.ts";
-import type { UnsealQuestion } from "../../seal/diagnosis.ts";
+import { AGENT_PCR, EPOCH_ATTRIBUTES, EPOCH_INDEX, measureEpochPolicy, sha256, utf8 } from "../../policy/index.ts";
 import { provisionEpoch, raiseEpoch } from "../../seal/epoch.ts";
 import { packageDigest, type SealedPackage, verifySealedPackage } from "../../seal/package.ts";
 import { openTpm } from "../../seal/tpm.ts";
 import { type LoginOutcome, provisionRecords, writeLogin } from "../../seal/tpm-records.ts";
 import { ekTemplates } from "../../seal/tpm-templates.ts";
 import {
-  type BenchKeys,
   boot,
   createBenchKeys,
   LAUNCH,
   lockOut,
   makeRelease,
-  NOW,
   readEkCertificate,
   sealedEnvelope,
   sealFor,
-  snapshot,
   withTss,
 } from "./sealing-bench.ts";
 import { type SoftwareTpm, startSwtpm } from "./swtpm.ts";
+import { type Condition, known, type Machine, onTpm } from "./unseal-machine.ts";
 
 // Everything that stands between a sealed credential and its secret, made for real on a software TPM.
 
 const run = promisify(execFile);
 
-/** Provisioned, with a package and a release for it; each condition starts from here. */
-export interface Machine {
-  readonly tpm: SoftwareTpm;
-  readonly keys: BenchKeys;
-  readonly sealed: SealedPackage;
-  readonly release: Release;
-  readonly fresh: Awaited<ReturnType<typeof snapshot>>;
-}
-
-export async function openMachine(): Promise<Machine & AsyncDisposable> {
-  const tpm = await startSwtpm();
-  const keys = await createBenchKeys();
-  const release = await makeRelease(keys);
-  const sealed = await withTss(tpm, async (tss) => {
-    await provisionEpoch(tss, keys.root.spkiPem, release.delegation);
-    await provisionRecords(tss);
-    return sealFor(tss, keys);
-  });
-  const fresh = await snapshot(tpm);
-  return {
-    ...{ tpm, keys, sealed, release, fresh },
-    [Symbol.asyncDispose]: async () => {
-      await fresh.discard();
-      await tpm.stop();
-    },
-  };
-}
-
-/** What differs from a machine that would unseal. */
-export type Change = Partial<Omit<UnsealQuestion, "state" | "rootKeyPem">>;
-
-/** Findings as `code` or `code item`, expected and got where a person has to see them. */
-export interface Condition {
-  readonly what: string;
-  /** All codes that come out, each once. */
-  readonly codes: readonly UnsealFindingCode[];
-  /** Parts of one finding. */
-  readonly shows?: { readonly item?: RegExp; readonly expected?: RegExp; readonly got?: RegExp };
-  /** Brings the booted machine into this condition. The TPM is the machine's, or the one that is returned. */
-  readonly make: (machine: Machine) => Promise<Change & { readonly other?: SoftwareTpm }>;
-}
-
-const wrong = (tss: Tss, change: (tss: Tss) => Promise<unknown>) => change(tss).then(() => undefined);
-const onTpm =
-  (change: (tss: Tss, machine: Machine) => Promise<unknown>): Condition["make"] =>
-  async (machine) => {
-    await withTss(machine.tpm, (tss) => wrong(tss, () => change(tss, machine)));
-    return {};
-  };
 const withRelease =
   (options: Parameters<typeof makeRelease>[1]): Condition["make"] =>
   async ({ keys }) => ({
@@ -116,8 +54,6 @@ async function sealedElsewhere({ keys }: Machine): Promise<SealedPackage> {
 async function tool({ tpm }: Machine, name: string, ...args: readonly string[]): Promise<void> {
   await run(name, [...args], { env: { ...process.env, TPM2TOOLS_TCTI: tpm.tcti } });
 }
-
-const known = ({ sealed }: Machine) => toHex(sealed.ekName);
 
 export const CONDITIONS: readonly Condition[] = [
   { what: "nothing is wrong", codes: [], make: async () => ({}) },
@@ -430,23 +366,4 @@ async function raiseToTwo(tss: Tss, { keys }: Machine): Promise<void> {
 async function extendAsAgent(tpm: SoftwareTpm, events: readonly LaunchEvent[]): Promise<void> {
   await using agent = await openTpm({ tcti: tpm.tcti });
   for (const event of events) await agent.pcrExtend(AGENT_PCR, launchEventDigests(event));
-}
-
-/** Boots the machine anew and brings it into a condition. */
-export async function enter(
-  machine: Machine,
-  condition: Condition,
-): Promise<{ readonly tpm: SoftwareTpm; readonly question: Omit<UnsealQuestion, "state"> } & AsyncDisposable> {
-  const { fresh, keys, release, sealed } = machine;
-  await fresh.restore();
-  await boot(machine.tpm);
-  const { other, ...change } = await condition.make(machine);
-  return {
-    tpm: other ?? machine.tpm,
-    question: {
-      ...{ rootKeyPem: keys.root.spkiPem, sealed, releases: [release], knownEkName: known(machine), now: NOW },
-      ...change,
-    },
-    [Symbol.asyncDispose]: async () => other?.stop(),
-  };
 }

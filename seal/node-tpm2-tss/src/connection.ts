@@ -16,14 +16,14 @@ export interface Request {
   readonly signal?: AbortSignal | undefined;
   /** The first answer is a handle, to be given up like this: at the latest by `close`. */
   readonly holds?: Release | undefined;
-  /** Asked when its turn has come: false leaves the command out, and there are no answers. */
-  readonly wanted?: (() => boolean) | undefined;
+  /** The handle that this command gives up; skipped while another owner has it too. */
+  readonly gives?: number | undefined;
 }
 
-/** A handle of ESYS: how it is given up, and how many of our objects mean it. */
+/** A handle that was made here. A persistent object or NV index that is opened twice has one ESYS_TR, and two owners. */
 interface Held {
   readonly command: Release;
-  uses: number;
+  readonly owners: number;
 }
 
 const MAX_SESSIONS = 3;
@@ -64,7 +64,6 @@ export class Connection {
   readonly #binding: NativeBinding;
   readonly #native: NativeConnection;
   readonly #held = new Map<number, Held>();
-  readonly #released = new WeakSet<object>();
   #tail: Promise<unknown> = Promise.resolve();
   #closing: Promise<void> | null = null;
 
@@ -84,33 +83,17 @@ export class Connection {
     this.#held.delete(handle);
   }
 
-  /**
-   * Gives up one of our handles; does nothing the second time. ESYS knows a persistent object or NV index by one number, however often
-   * it was opened, and forgets it at the first TR_Close: so that is sent with the last of ours, when its turn has come.
-   */
-  async release(handle: { readonly tr: number }, signal?: AbortSignal): Promise<void> {
-    if (this.#released.has(handle)) return;
-    signal?.throwIfAborted();
-    this.#released.add(handle);
+  /** For one owner, who does it once. Does nothing for a handle that is gone. */
+  async release(handle: number, signal?: AbortSignal): Promise<void> {
+    const held = this.#held.get(handle);
+    if (held === undefined) return;
     try {
-      await this.#giveUp(handle.tr, signal);
+      // Whether another owner has it too shows in the command's turn: an opening may wait before it.
+      await this.#enqueue({ command: held.command, inputs: [handle], gives: handle, signal });
     } catch (cause) {
-      if (cause === signal?.reason) this.#released.delete(handle);
       // ESYS takes no command after an answer that failed its checks: the error that said so must not be hidden by this one.
       if (!(cause instanceof TpmError && cause.rc === BAD_SEQUENCE)) throw cause;
     }
-  }
-
-  async #giveUp(tr: number, signal?: AbortSignal): Promise<void> {
-    const command = this.#held.get(tr)?.command;
-    if (command === undefined) return;
-    const wanted = () => {
-      const held = this.#held.get(tr);
-      if (held === undefined) return false;
-      held.uses -= 1;
-      return held.uses <= 0 && this.#held.delete(tr);
-    };
-    await this.#enqueue({ command, inputs: [tr], signal, wanted });
   }
 
   /** Waits for queued commands, releases what is still held, ends the connection. May be called twice. */
@@ -123,13 +106,8 @@ export class Connection {
     // Queued commands may still add handles: let them end first.
     await this.#tail;
     // A TPM that no longer answers must not keep the connection open.
-    const held = [...this.#held].reverse();
-    await Promise.allSettled(
-      held.map(([tr, each]) => {
-        each.uses = 1;
-        return this.#giveUp(tr);
-      }),
-    );
+    const handles = [...this.#held].reverse().flatMap(([handle, { owners }]) => Array<number>(owners).fill(handle));
+    await Promise.allSettled(handles.map((handle) => this.release(handle)));
     await this.#enqueue({ command: "Close", inputs: [] });
   }
 
@@ -144,7 +122,7 @@ export class Connection {
       .then(() => {
         signal?.throwIfAborted();
         sent = true;
-        return request.wanted?.() === false ? new Answers([]) : this.#send({ ...request, inputs });
+        return this.#send({ ...request, inputs });
       })
       .finally(() => wipe(inputs));
     this.#tail = answers.catch(() => undefined);
@@ -156,17 +134,25 @@ export class Connection {
     }
   }
 
-  #hold(tr: number, command: Release): void {
-    const held = this.#held.get(tr);
-    if (held === undefined) this.#held.set(tr, { command, uses: 1 });
-    else held.uses += 1;
-  }
-
-  async #send({ command, inputs, sessions = [], holds }: Request): Promise<Answers> {
+  async #send({ command, inputs, sessions = [], holds, gives }: Request): Promise<Answers> {
+    if (gives !== undefined && !this.#giveUp(gives)) return new Answers([]);
     const [first = ESYS_TR.none, second = ESYS_TR.none, third = ESYS_TR.none] = sessions;
     const answers = new Answers(await this.#binding.run(this.#native, command, [first, second, third], inputs));
     if (holds !== undefined && answers.length > 0) this.#hold(answers.number(0), holds);
     return answers;
+  }
+
+  #hold(handle: number, command: Release): void {
+    this.#held.set(handle, { command, owners: 1 + (this.#held.get(handle)?.owners ?? 0) });
+  }
+
+  /** Whether that was its last owner. */
+  #giveUp(handle: number): boolean {
+    const held = this.#held.get(handle);
+    if (held === undefined) return false;
+    if (held.owners === 1) return this.#held.delete(handle);
+    this.#held.set(handle, { ...held, owners: held.owners - 1 });
+    return false;
   }
 }
 

@@ -5,6 +5,7 @@ export class TpmHandle implements AsyncDisposable {
   /** The ESYS_TR: meaningful to the connection that made it only. */
   readonly tr: number;
   readonly #connection: Connection;
+  #released = false;
 
   constructor(connection: Connection, tr: number) {
     this.#connection = connection;
@@ -19,7 +20,20 @@ export class TpmHandle implements AsyncDisposable {
 
   /** Does nothing the second time, or after the connection was closed. */
   [Symbol.asyncDispose](): Promise<void> {
-    return this.#connection.release(this);
+    return this.release();
+  }
+
+  /** Disposes, unless `signal` aborts while that waits; then it can be done again. */
+  async release(signal?: AbortSignal): Promise<void> {
+    if (this.#released) return;
+    signal?.throwIfAborted();
+    this.#released = true;
+    try {
+      await this.#connection.release(this.tr, signal);
+    } catch (cause) {
+      if (cause === signal?.reason) this.#released = false;
+      throw cause;
+    }
   }
 }
 

@@ -42,7 +42,7 @@ export abstract class SessionCommands extends GeneralCommands {
    * lost already, as by Clear, is forgotten.
    */
   async flushContext(handle: TpmHandle, { signal }: SignalOptions = {}): Promise<void> {
-    await this.connection.release(handle, signal);
+    await handle.release(signal);
   }
 
   /** An unsalted and unbound session has no secret of its own: its HMAC then proves only the authValues of the objects used. */
