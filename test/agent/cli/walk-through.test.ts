@@ -51,6 +51,21 @@ describe("the walk-through of the README", () => {
     expect(walk.everything).not.toContain("PRIVATE KEY");
   });
 
+  test("I2: enrolment gave the TPM an owner, whose authorisations are in the escrow file alone", () => {
+    const { ekName, ownerAuth, lockoutAuth } = json("escrow.json");
+    expect(statSync(at("escrow.json")).mode & 0o777).toBe(0o600);
+    expect(json("enrolment.json")).toMatchObject({ ekName });
+    for (const secret of [ownerAuth, lockoutAuth]) {
+      expect(secret).toMatch(/^[0-9a-f]{64}$/);
+      expect(walk.everything).not.toContain(secret);
+    }
+  });
+
+  test("I2: a running machine says what its next boot needs, with advice", () => {
+    expect(walk.everything).toMatch(/hsm-pin, generation 1: stays sealed\n {2}agent-pcr-capped: PCR 13 /);
+    expect(walk.everything).toContain("only a reboot can unseal again");
+  });
+
   test("I1: what `measure` printed is what the policy pins", () => {
     const { environment: _none, ...measured } = json("module.json");
     expect(json("policy.json").module).toMatchObject(measured);
