@@ -1,10 +1,12 @@
 import { type Reason, reason } from "../../attest/index.ts";
-import type { Release } from "../../policy/index.ts";
+import { equalBytes, fromHex, type Release } from "../../policy/index.ts";
 import {
   blocks,
   type Credential,
   type CredentialKind,
   diagnoseUnseal,
+  ekKindOfName,
+  openEndorsementKey,
   PERMANENT,
   provisionEpoch,
   provisionRecords,
@@ -13,6 +15,7 @@ import {
   readLogin,
   readPermanent,
   readTpmState,
+  type StoreContent,
   type TpmState,
   type UnsealFinding,
 } from "../../seal/index.ts";
@@ -24,15 +27,15 @@ import { tpmStep } from "./unseal.ts";
 export const STATE_CREDENTIAL = "state";
 
 /**
- * A TPM that this machine has never used gets its epoch counter and records. One that it has used and that lost them was cleared:
- * that is for an operator to look at, so nothing is done here, and the diagnosis says so.
+ * A TPM that this machine has never used, its first or one that replaces it, gets its epoch counter and records. One that it has used
+ * and that lost them was cleared: that is for an operator to look at, so nothing is done here, and the diagnosis says so.
  */
 export async function prepareTpm({ tss, store }: LaunchEnvironment, inputs: Partial<LaunchInputs>): Promise<void> {
   const { anchors, releases } = inputs;
   const [release] = releases ?? [];
   if (anchors === undefined || release === undefined) return;
   await tpmStep("TPM records", async () => {
-    if (store.content.ekName !== null || (await isProvisioned(tss))) return;
+    if ((await isProvisioned(tss)) || (await wasUsed(tss, store.content))) return;
     if (((await readPermanent(tss)) & PERMANENT.ownerAuthSet) !== 0) return;
     await provisionEpoch(tss, anchors.releaseRoot, release.delegation);
     await provisionRecords(tss);
@@ -44,6 +47,13 @@ async function isProvisioned(tss: LaunchEnvironment["tss"]): Promise<boolean> {
   if ((await readEpoch(tss)).kind === "missing") return false;
   if ((await readLogin(tss, STATE_CREDENTIAL)).kind === "missing") return false;
   return (await readAnchor(tss)).kind !== "missing";
+}
+
+async function wasUsed(tss: LaunchEnvironment["tss"], { ekName }: StoreContent): Promise<boolean> {
+  if (ekName === null) return false;
+  const known = fromHex(ekName);
+  await using ek = await openEndorsementKey(tss, ekKindOfName(known));
+  return equalBytes(ek.name, known);
 }
 
 /** A credential that a launch needs, and what it is used as: a PIN must not end up in a file, nor a file be tried as a PIN. */

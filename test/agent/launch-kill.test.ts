@@ -61,6 +61,12 @@ describe("an agent that is killed during its launch, below the real spawner", ()
     await agent.stop();
   }
 
+  /** Each write of a login record, some extends, and the first of every other kind. */
+  function turnsBefore(code: number, last: number): readonly number[] {
+    if (code === TPM_CC.nvWrite) return Array.from({ length: last + 1 }, (_, turn) => turn);
+    return code === TPM_CC.pcrExtend ? [0, last >> 1, last - 1, last] : [0];
+  }
+
   test("I3: at the first and the last command of each kind, and at each extend, leaves a capped PCR", {
     timeout: 600_000,
   }, async () => {
@@ -71,7 +77,7 @@ describe("an agent that is killed during its launch, below the real spawner", ()
     );
     for (const code of codes) {
       const last = commands.filter((command) => command.code === code).length - 1;
-      const before = code === TPM_CC.pcrExtend ? [0, last >> 1, last - 1, last] : [0];
+      const before = turnsBefore(code, last);
       for (const turn of before) await expectCapped({ code, turn }, "before");
       // After the last extend, the cap, the launch has ended: that agent serves.
       await expectCapped({ code, turn: code === TPM_CC.pcrExtend ? last - 1 : last }, "after");

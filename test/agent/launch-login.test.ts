@@ -1,8 +1,19 @@
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import { memoryMedium, STORE_BYTES } from "../../seal/index.ts";
-import { type LoginRecord, type LoginState, readLogin, writeLogin } from "../../seal/tpm-records.ts";
+import { toHex } from "../../policy/index.ts";
+import {
+  carryOutOrder,
+  encodeLoginRecord,
+  type LoginRecord,
+  type LoginState,
+  memoryMedium,
+  openEkCertificate,
+  readLogin,
+  STORE_BYTES,
+  signOrder,
+  verifyOrder,
+} from "../../seal/index.ts";
 import type { TriedPin } from "../support/counting-token.ts";
 import { asked, type LaunchChecks, openLaunchChecks, reasonsOf } from "../support/launch-checks.ts";
 import {
@@ -45,10 +56,19 @@ async function loginRecord(): Promise<LoginRecord> {
   if (state.kind !== "record") throw new Error(`login record: ${state.kind}`);
   return state.record;
 }
-/** What carrying out an operator's order `retry-login` writes. */
+/** The operator's order, made from what the machine says, verified and carried out as the agent does it. */
 async function allowRetry(): Promise<void> {
-  const record = await loginRecord();
-  await withTpm(bench.bus, ({ tss }) => writeLogin(tss, { ...record, outcome: "retry-allowed" }));
+  const { operator } = bench.keys;
+  const record = toHex(encodeLoginRecord(await loginRecord()));
+  const { name: ekName } = openEkCertificate(bench.ekCertificate);
+  const order = { version: 1, order: "retry-login", ekName: toHex(ekName), name: "hsm-pin", record } as const;
+  const signed = await signOrder(order, operator);
+  const place = { ekName, boot: new Uint8Array(32), provision: () => Promise.reject(new Error("not ordered")) };
+  await withTpm(bench.bus, async ({ tss }) => carryOutOrder(tss, await verifyOrder(signed, operator.spkiPem), place));
+  // It is used up: the record it names is not the present one any more.
+  await expect(
+    withTpm(bench.bus, async ({ tss }) => carryOutOrder(tss, await verifyOrder(signed, operator.spkiPem), place)),
+  ).rejects.toMatchObject({ code: "ERR_ORDER" });
 }
 
 async function launchOn(machine: Provisioned, options: BootOptions = {}): Promise<Boot> {

@@ -201,6 +201,21 @@ describe("a TPM that has changed", () => {
     expect([kindOf(booted), asked(booted, TPM_CC.nvDefineSpace)]).toEqual(["serving", 3]);
   });
 
+  test("I2: one that replaces another is provisioned like a new one, for the generation that was sealed to it", async () => {
+    const machine = await served();
+    const content = contentOf(machine.identity.store);
+    const another = `000c${"5a".repeat(48)}`; // the board that died
+    write(machine.identity.store, {
+      ekName: another,
+      entries: content.entries.map((entry) => ({ ...entry, imported: null })),
+    });
+    const next = await bench.provision({ on: machine, label: { generation: 2 } });
+    bench.renewTpm();
+    const booted = await launchOn(next);
+    expect([kindOf(booted), asked(booted, TPM_CC.nvDefineSpace), booted.settled]).toEqual(["serving", 3, []]);
+    expect(contentOf(machine.identity.store)).toMatchObject({ ekName: content.ekName, entries: [{ generation: 2 }] });
+  });
+
   test("I2: one with an owner and without records is named, and nobody's authorisation is guessed", async () => {
     const own = async () => {
       await clear();

@@ -2,17 +2,7 @@ import { copyFileSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { predictAgentPcr } from "../../attest/index.ts";
-import {
-  encodeAnchors,
-  encodeBundle,
-  fromBase64,
-  parseBundle,
-  type SlotName,
-  sha256Hex,
-  toHex,
-  utf8,
-} from "../../policy/index.ts";
-import { parseSealedPackage, signSealedPackage } from "../../seal/package.ts";
+import { encodeBundle, parseBundle, sha256Hex, toHex, utf8 } from "../../policy/index.ts";
 import {
   asked,
   type LaunchChecks,
@@ -24,7 +14,6 @@ import {
 } from "../support/launch-checks.ts";
 import {
   type BootOptions,
-  bundle,
   DEVICES,
   eventsOf,
   LAUNCH_PIN,
@@ -33,7 +22,7 @@ import {
   type Provisioned,
   withinReach,
 } from "../support/launch-fixture.ts";
-import { createSealKeys, delivered, tpmTool } from "../support/seal-fixture.ts";
+import { delivered, tpmTool } from "../support/seal-fixture.ts";
 import { SOFTHSM } from "../support/shim-fixture.ts";
 import { TPM_CC } from "../support/tpm-bus.ts";
 
@@ -349,177 +338,3 @@ test("I2: a TPM without the second bank is refused: it would leave that bank's r
 });
 
 const fromHexOf = (hex: string | undefined) => Uint8Array.from(Buffer.from(hex ?? "", "hex"));
-
-describe("documents of the cabinet", () => {
-  const CHECKED: readonly SlotName[] = ["policy", "anchors", "release", "sealed", "module", "machine"];
-
-  test.each(CHECKED)("I10: a damaged %s slot is refused with a typed reason that names it", async (slot) => {
-    const content = provisioned.slots.get(slot) ?? new Uint8Array();
-    const damage = (cabinet: Uint8Array) => {
-      const at = Buffer.from(cabinet).indexOf(content, 4096);
-      return cabinet.map((byte, index) => (index === at + 5 ? byte ^ 0x20 : byte));
-    };
-    await using booted = await boot({ cabinet: damage });
-    expect(reasonOf(booted, "ERR_CABINET_CHECKSUM", slot)).toMatchObject({ expected: sha256Hex(content) });
-    await expectRefused(booted);
-  });
-
-  test.each(["policy", "anchors"] satisfies SlotName[])(
-    "I10: an empty %s slot is refused with a typed reason that names it",
-    async (slot) => {
-      await using booted = await boot({ slots: (slots) => void slots.delete(slot) });
-      expect(reasonOf(booted, "ERR_ENVIRONMENT", slot)).toMatchObject({ expected: "a document", got: "an empty slot" });
-      await expectRefused(booted);
-    },
-  );
-
-  test.each<[SlotName, string, string]>([
-    ["release", "release-missing", "release"],
-    ["sealed", "credential-missing", "hsm-pin"],
-  ])("I2: an empty %s slot, and one with a bundle of nothing, is refused as %s", async (slot, code, item) => {
-    const machine = await bench.provision(); // what a store has kept of a package would do in its place
-    for (const content of [null, encodeBundle([])]) {
-      const slots = (all: Map<SlotName, Uint8Array>) => void (content ? all.set(slot, content) : all.delete(slot));
-      await using booted = await boot({ slots }, machine);
-      expect(reasonOf(booted, code, item)).toBeDefined();
-      expect(reasonOf(booted, "tpm-would-release")).toBeUndefined();
-      await expectRefused(booted, machine);
-    }
-  });
-
-  test.each<[SlotName, string]>([
-    ["policy", "ERR_POLICY_MALFORMED"],
-    ["anchors", "ERR_POLICY_MALFORMED"],
-    ["release", "ERR_BYTES_TRUNCATED"],
-    ["sealed", "ERR_BYTES_TRUNCATED"],
-    ["module", "ERR_BYTES_TRUNCATED"],
-    ["machine", "ERR_POLICY_MALFORMED"],
-  ])("I10: a %s document that was cut short is refused as %s", async (slot, code) => {
-    const cut = (slots: Map<SlotName, Uint8Array>) =>
-      slots.set(slot, (slots.get(slot) ?? new Uint8Array()).slice(0, -3));
-    await using booted = await boot({ slots: cut });
-    expect(reasonOf(booted, code, slot)).toBeDefined();
-    await expectRefused(booted);
-  });
-
-  test.each(["objectPublic", "duplicate", "encryptedSeed"] as const)(
-    "I10: a signed package whose %s is one byte short is refused before the TPM sees it",
-    async (field) => {
-      const { keys } = bench;
-      const envelope = JSON.parse(new TextDecoder().decode(provisioned.packages.get("hsm-pin"))) as { payload: string };
-      const sealed = parseSealedPackage(fromBase64(envelope.payload, "payload"), keys.root.spkiPem);
-      const short = await signSealedPackage({ ...sealed, [field]: sealed[field].slice(0, -1) }, keys.operator);
-      const machine = await bench.provision(); // one that has kept no copy of the package
-      await using booted = await boot({ slots: (slots) => void slots.set("sealed", bundle(short)) }, machine);
-      expect(reasonOf(booted, "blob-damaged", "/0.json")?.got).toContain(field);
-      expect(booted.commands.some(({ client }) => client === "unsealer")).toBe(false);
-      await expectRefused(booted, machine);
-    },
-  );
-
-  test("I10: every document broken at once gives a reason for each", async () => {
-    await using booted = await boot({ slots: (slots) => CHECKED.forEach((slot) => void slots.set(slot, utf8("{"))) });
-    const items = new Set(reasonsOf(booted).map(({ item }) => item));
-    // Release and package hang from the anchors: without these nothing can be said about them.
-    expect([...items].sort()).toEqual(["anchors", "machine", "module", "policy"]);
-    expect(reasonsOf(booted).map(({ code }) => code)).not.toContain("ERR_UNEXPECTED");
-    await expectRefused(booted);
-  });
-
-  test("I2: foreign anchors refuse release and package together", async () => {
-    const anchors = encodeAnchors((await createSealKeys()).anchors);
-    await using booted = await boot({ slots: (slots) => void slots.set("anchors", anchors) });
-    expect(reasonOf(booted, "release-not-trusted", "/0.json")).toBeDefined();
-    expect(reasonOf(booted, "blob-damaged", "/0.json")).toBeDefined();
-    await expectRefused(booted);
-  });
-});
-
-describe("token and keys", () => {
-  test.each([
-    ["a token with another serial number", { policy: "0000000000000000", sealed: "0000000000000000" }],
-    ["a PIN that was sealed for another token", { policy: null, sealed: "0000000000000000" }],
-  ])("I11: %s refuses before the PIN is asked for", async (_, serials) => {
-    const machine = await bench.provision({
-      label: { tokenSerial: serials.sealed },
-      policy: (draft) => {
-        if (serials.policy !== null) draft.token = { ...draft.token, serial: serials.policy };
-      },
-    });
-    await using booted = await boot({}, machine);
-    expect(reasonsOf(booted)).toHaveLength(1);
-    expect(reasonOf(booted, "hsm-absent", "token")?.got).toContain(bench.token.serial);
-    expect(booted.commands.some(({ client }) => client === "unsealer")).toBe(false);
-    expect(booted.calls).not.toContain("login");
-    expect(booted.channelLeft()).toEqual(new Uint8Array());
-    await expectRefused(booted, machine);
-  });
-
-  test("I11: a wrong PIN is tried once, and the launch ends refused", async () => {
-    const machine = await bench.provision({ pin: `${LAUNCH_PIN}-not` });
-    await using booted = await boot({}, machine);
-    expect(reasonsOf(booted)).toEqual([{ code: "pin-refused", item: bench.token.label, expected: "0x0", got: "0xa0" }]);
-    expect(booted.calls.filter((call) => call === "login")).toHaveLength(1);
-    expect(booted.calls.at(-1)).toBe("login");
-    expect(asked(booted, TPM_CC.unseal)).toBe(1);
-    expect(booted.channelLeft()).toEqual(new Uint8Array());
-    await expectRefused(booted, machine);
-  });
-
-  const withKey = (name: string, spki: Uint8Array, does: "sign" | "decrypt" | "unwrap" = "sign") =>
-    bench.provision({
-      policy: (draft) => {
-        draft.keys = { ...draft.keys, [name]: { spki: `sha256:${sha256Hex(spki)}`, does } };
-      },
-    });
-
-  test("I6: a key of the policy that the token does not hold refuses", async () => {
-    const machine = await withKey("lost", utf8("no such key"));
-    await using booted = await boot({}, machine);
-    expect(reasonsOf(booted)).toEqual([
-      {
-        code: "key-unknown",
-        item: "lost",
-        expected: `exactly one object with sha256:${sha256Hex(utf8("no such key"))}`,
-        got: "0",
-      },
-    ]);
-    expect(booted.calls).not.toContain("sign");
-    await expectRefused(booted, machine);
-  });
-
-  test("I7: a key that may leave the token is not served", async () => {
-    const machine = await withKey("open", bench.addKey({ label: "open", id: "11", kind: "extractable" }));
-    await using booted = await boot({}, machine);
-    expect(reasonsOf(booted)).toEqual(
-      expect.arrayContaining([
-        { code: "key-attributes", item: "open extractable", expected: "false", got: "true" },
-        { code: "key-attributes", item: "open neverExtractable", expected: "true", got: "false" },
-      ]),
-    );
-    expect(booted.record.keys).toEqual([]);
-    expect(booted.calls).not.toContain("sign");
-    await expectRefused(booted, machine);
-  });
-
-  test("I6: two objects with the key that a name stands for refuse", async () => {
-    const first = bench.addKey({ label: "twin", id: "12", kind: "imported" });
-    const again = await withKey("twin", first);
-    await using alone = await boot({}, again);
-    // One of it is found, and is no key to serve either: it came from outside.
-    expect(reasonOf(alone, "key-attributes", "twin alwaysSensitive")).toMatchObject({ got: "false" });
-    bench.addKey({ label: "twin", id: "13", kind: "imported" });
-    await using booted = await boot({}, again);
-    expect(reasonOf(booted, "key-unknown", "twin")?.got).toBe("2");
-    await expectRefused(booted, again);
-  });
-
-  test("I7: a key that is to do what the token does not let it do is not served", async () => {
-    const machine = await withKey("document-rsa", bench.token.keys["document-rsa"] ?? new Uint8Array(), "unwrap");
-    await using booted = await boot({}, machine);
-    expect(reasonsOf(booted)).toEqual([
-      { code: "key-attributes", item: "document-rsa unwrap", expected: "true", got: "false" },
-    ]);
-    await expectRefused(booted, machine);
-  });
-});

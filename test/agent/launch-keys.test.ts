@@ -1,0 +1,105 @@
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { sha256Hex, utf8 } from "../../policy/index.ts";
+import { asked, type LaunchChecks, openLaunchChecks, reasonOf, reasonsOf } from "../support/launch-checks.ts";
+import { LAUNCH_PIN, type LaunchBench } from "../support/launch-fixture.ts";
+import { TPM_CC } from "../support/tpm-bus.ts";
+
+let checks: LaunchChecks;
+let bench: LaunchBench;
+beforeAll(async () => {
+  checks = await openLaunchChecks();
+  ({ bench } = checks);
+});
+afterAll(() => bench[Symbol.asyncDispose]());
+
+const boot: LaunchChecks["boot"] = (...args) => checks.boot(...args);
+const expectRefused: LaunchChecks["expectRefused"] = (...args) => checks.expectRefused(...args);
+
+describe("token and keys", () => {
+  test.each([
+    ["a token with another serial number", { policy: "0000000000000000", sealed: "0000000000000000" }],
+    ["a PIN that was sealed for another token", { policy: null, sealed: "0000000000000000" }],
+  ])("I11: %s refuses before the PIN is asked for", async (_, serials) => {
+    const machine = await bench.provision({
+      label: { tokenSerial: serials.sealed },
+      policy: (draft) => {
+        if (serials.policy !== null) draft.token = { ...draft.token, serial: serials.policy };
+      },
+    });
+    await using booted = await boot({}, machine);
+    expect(reasonsOf(booted)).toHaveLength(1);
+    expect(reasonOf(booted, "hsm-absent", "token")?.got).toContain(bench.token.serial);
+    expect(booted.commands.some(({ client }) => client === "unsealer")).toBe(false);
+    expect(booted.calls).not.toContain("login");
+    expect(booted.channelLeft()).toEqual(new Uint8Array());
+    await expectRefused(booted, machine);
+  });
+
+  test("I11: a wrong PIN is tried once, and the launch ends refused", async () => {
+    const machine = await bench.provision({ pin: `${LAUNCH_PIN}-not` });
+    await using booted = await boot({}, machine);
+    expect(reasonsOf(booted)).toEqual([{ code: "pin-refused", item: bench.token.label, expected: "0x0", got: "0xa0" }]);
+    expect(booted.calls.filter((call) => call === "login")).toHaveLength(1);
+    expect(booted.calls.at(-1)).toBe("login");
+    expect(asked(booted, TPM_CC.unseal)).toBe(1);
+    expect(booted.channelLeft()).toEqual(new Uint8Array());
+    await expectRefused(booted, machine);
+  });
+
+  const withKey = (name: string, spki: Uint8Array, does: "sign" | "decrypt" | "unwrap" = "sign") =>
+    bench.provision({
+      policy: (draft) => {
+        draft.keys = { ...draft.keys, [name]: { spki: `sha256:${sha256Hex(spki)}`, does } };
+      },
+    });
+
+  test("I6: a key of the policy that the token does not hold refuses", async () => {
+    const machine = await withKey("lost", utf8("no such key"));
+    await using booted = await boot({}, machine);
+    expect(reasonsOf(booted)).toEqual([
+      {
+        code: "key-unknown",
+        item: "lost",
+        expected: `exactly one object with sha256:${sha256Hex(utf8("no such key"))}`,
+        got: "0",
+      },
+    ]);
+    expect(booted.calls).not.toContain("sign");
+    await expectRefused(booted, machine);
+  });
+
+  test("I7: a key that may leave the token is not served", async () => {
+    const machine = await withKey("open", bench.addKey({ label: "open", id: "11", kind: "extractable" }));
+    await using booted = await boot({}, machine);
+    expect(reasonsOf(booted)).toEqual(
+      expect.arrayContaining([
+        { code: "key-attributes", item: "open extractable", expected: "false", got: "true" },
+        { code: "key-attributes", item: "open neverExtractable", expected: "true", got: "false" },
+      ]),
+    );
+    expect(booted.record.keys).toEqual([]);
+    expect(booted.calls).not.toContain("sign");
+    await expectRefused(booted, machine);
+  });
+
+  test("I6: two objects with the key that a name stands for refuse", async () => {
+    const first = bench.addKey({ label: "twin", id: "12", kind: "imported" });
+    const again = await withKey("twin", first);
+    await using alone = await boot({}, again);
+    // One of it is found, and is no key to serve either: it came from outside.
+    expect(reasonOf(alone, "key-attributes", "twin alwaysSensitive")).toMatchObject({ got: "false" });
+    bench.addKey({ label: "twin", id: "13", kind: "imported" });
+    await using booted = await boot({}, again);
+    expect(reasonOf(booted, "key-unknown", "twin")?.got).toBe("2");
+    await expectRefused(booted, again);
+  });
+
+  test("I7: a key that is to do what the token does not let it do is not served", async () => {
+    const machine = await withKey("document-rsa", bench.token.keys["document-rsa"] ?? new Uint8Array(), "unwrap");
+    await using booted = await boot({}, machine);
+    expect(reasonsOf(booted)).toEqual([
+      { code: "key-attributes", item: "document-rsa unwrap", expected: "true", got: "false" },
+    ]);
+    await expectRefused(booted, machine);
+  });
+});
