@@ -47,7 +47,7 @@ export const UNSEAL_FINDINGS = {
   "epoch-foreign": {
     blocks: true,
     advice:
-      "the counter at our index is somebody else's: undefine it with the owner's authorisation, then `ironclaw tpm provision`",
+      "the counter at our index is somebody else's: `ironclaw tpm provision --replace`, with the owner's escrow if there is one",
   },
   "pcr-bank-inactive": { blocks: true, advice: "activate the SHA-256 bank in the firmware's set-up, then reboot" },
   "pcr-never-extended": { blocks: true, advice: "the firmware does not measure the boot: switch measured boot on" },

@@ -83,13 +83,25 @@ export async function provisionEpoch(
   await increment(tss, [...steps, rootStep(rootKeyPem)], [ticket]);
 }
 
+/**
+ * Takes away what lies at the counter's index: somebody's own index, or the counter of a root that is lost. The TPM remembers its highest
+ * count, so the next counter starts above it. With the owner's authorisation set, that is needed.
+ *
+ * @throws TpmError
+ */
+export async function undefineEpoch(tss: Tss): Promise<void> {
+  if ((await readEpoch(tss)).kind === "missing") return;
+  await using index = await tss.trFromTpmPublic(EPOCH_INDEX);
+  await tss.nvUndefineSpace(index);
+}
+
 function requireUnwritten(name: Uint8Array, rootKeyPem: string): void {
   const expected = measureEpochName(rootKeyPem, { written: false });
   if (equalBytes(name, expected)) return;
   throw new SealError("ERR_SEAL_POLICY", "epoch counter", {
     expected: toHex(expected),
     got: toHex(name),
-    hint: "another index is in the counter's place: undefine it with the owner's authorisation, then provision again",
+    hint: "another index is in the counter's place: `ironclaw tpm provision --replace`, with the owner's escrow if there is one",
   });
 }
 

@@ -1,5 +1,5 @@
 import { toHex } from "../../policy/index.ts";
-import { provisionEpoch, provisionRecords, readEpoch } from "../../seal/index.ts";
+import { provisionEpoch, provisionRecords, readEpoch, undefineEpoch } from "../../seal/index.ts";
 import { type Command, UsageError } from "./command.ts";
 import { answer, JSON_OPTION } from "./output.ts";
 import {
@@ -25,11 +25,12 @@ export const command: Command = {
       help: "any release of this root: its delegation approves the first increment",
     },
     escrow: { type: "string", value: "FILE", help: "the owner's authorisation, when the TPM has an owner" },
+    replace: { type: "boolean", help: "take away another root's counter, or any other index in its place, first" },
     json: JSON_OPTION,
   },
   examples: [
     "ironclaw tpm provision --tcti device:/dev/tpmrm0 --anchors anchors.json --release release.json",
-    "ironclaw tpm provision --tcti device:/dev/tpmrm0 --anchors anchors.json --release release.json --escrow escrow.json",
+    "ironclaw tpm provision --tcti device:/dev/tpmrm0 --anchors anchors.json --release release.json --escrow escrow.json --replace",
   ],
   run: async (input, io) => {
     const { releaseRoot } = await readAnchors(input);
@@ -42,6 +43,7 @@ export const command: Command = {
         await requireEscrowOf(tss, owner.ekName);
         await tss.setAuth("owner", owner.ownerAuth);
       }
+      if (input.flag("replace")) await undefineEpoch(tss);
       await provisionEpoch(tss, releaseRoot, release.delegation);
       await provisionRecords(tss);
       const epoch = await readEpoch(tss);

@@ -17,7 +17,7 @@ import {
   utf8,
 } from "../../policy/index.ts";
 import { importSealed, openEndorsementKey } from "../../seal/endorsement.ts";
-import { provisionEpoch, raiseEpoch, readEpoch } from "../../seal/epoch.ts";
+import { provisionEpoch, raiseEpoch, readEpoch, undefineEpoch } from "../../seal/epoch.ts";
 import { createOwnershipSecret, deriveOwnership, takeOwnership } from "../../seal/ownership.ts";
 import type { SealedPackage } from "../../seal/package.ts";
 import { runSteps } from "../support/epoch-attacks.ts";
@@ -76,6 +76,21 @@ async function counterValue(tss: Tss): Promise<bigint> {
   const state = await readEpoch(tss);
   if (state.kind === "missing" || state.value === null) throw new Error("no counter");
   return state.value;
+}
+
+/** Without our comparison of Names: the TPM has to refuse by itself. */
+async function unsealWithAnyIndex(tss: Tss, release = first): Promise<void> {
+  const root = keys.root.spkiPem;
+  const credential = { sealed, release, anchors: keys.anchors };
+  const tickets = await unsealTickets(tss, credential);
+  await using index = await tss.trFromTpmPublic(EPOCH_INDEX);
+  await using session = await tss.startAuthSession({ kind: "policy" });
+  const steps = [
+    ...releaseSteps(root, sealPcrValues(release), release.epoch),
+    ...delegationSteps(root, release.releaseKey, release.delegation.lastEpoch),
+    { kind: "authorize", keyName: measureKeyName(root), policyRef: credentialRef(sealed.name) } as const,
+  ];
+  await runSteps(tss, session, steps, { index, tickets, anyPcrs: false });
 }
 
 async function undefine(tss: Tss, handle = EPOCH_INDEX): Promise<void> {
@@ -148,21 +163,6 @@ describe("root of the guest and the counter", () => {
     });
   });
 
-  /** Without our comparison of Names: the TPM has to refuse by itself. */
-  async function unsealWithAnyIndex(tss: Tss): Promise<void> {
-    const root = keys.root.spkiPem;
-    const credential = { sealed, release: first, anchors: keys.anchors };
-    const tickets = await unsealTickets(tss, credential);
-    await using index = await tss.trFromTpmPublic(EPOCH_INDEX);
-    await using session = await tss.startAuthSession({ kind: "policy" });
-    const steps = [
-      ...releaseSteps(root, sealPcrValues(first), first.epoch),
-      ...delegationSteps(root, first.releaseKey, first.delegation.lastEpoch),
-      { kind: "authorize", keyName: measureKeyName(root), policyRef: credentialRef(sealed.name) } as const,
-    ];
-    await runSteps(tss, session, steps, { index, tickets, anyPcrs: false });
-  }
-
   test("I2: the same counter with an authorisation has our Name, and only denies: nothing opens, nothing is counted", async () => {
     await withTss(tpm, async (tss) => {
       await undefine(tss);
@@ -234,6 +234,29 @@ describe("once the owner's and the lockout's authorisation are set", () => {
     await withTss(tpm, async (tss) => {
       expect(await raiseEpoch(tss, keys.root.spkiPem, second)).toEqual({ from: 16n, to: 32n });
       expect(await open(tss, second)).toEqual(PIN);
+    });
+  });
+
+  test("I2: a lost root is replaced with the owner's authorisation; the TPM then opens for the new root, and no more for the old", async () => {
+    const next = await createBenchKeys();
+    const [low, high] = [await makeRelease(next, { raise: true }), await makeRelease(next, { epoch: 2, raise: true })];
+    const old = await makeRelease(keys, { epoch: 2, raise: true });
+    await withTss(tpm, async (tss) => {
+      await raiseEpoch(tss, keys.root.spkiPem, old);
+      await expect(provisionEpoch(tss, next.root.spkiPem, high.delegation)).rejects.toMatchObject({
+        code: "ERR_SEAL_POLICY",
+      });
+      expect(await answerOf(undefineEpoch(tss))).toBe("0x9a2");
+      await tss.setAuth("owner", ownership.ownerAuth);
+      await undefineEpoch(tss);
+      await provisionEpoch(tss, next.root.spkiPem, high.delegation);
+      // The new root's releases go on from the old one's epoch.
+      expect(await counterValue(tss)).toBe(epochStart(2) + 1n);
+      const renewed = await sealFor(tss, next);
+      expect(await openPackage(tss, { sealed: renewed, release: high, anchors: next.anchors })).toEqual(PIN);
+      expect(await answerOf(openPackage(tss, { sealed: renewed, release: low, anchors: next.anchors }))).toBe("0x126");
+      await expect(open(tss, old)).rejects.toMatchObject({ code: "ERR_SEAL_POLICY" });
+      expect(await answerOf(unsealWithAnyIndex(tss, old))).toMatch(/^0x(?:1c4|14a)$/);
     });
   });
 
