@@ -37,7 +37,16 @@ export type Order = z.infer<typeof orderSchema>;
 
 /** @throws PolicyError ERR_ENVELOPE_MALFORMED for an order that no machine would take */
 export async function signOrder(order: Order, operator: SigningKey): Promise<Uint8Array> {
-  return signEnvelope(ORDER_TYPE, encodeCanonicalJson(order, orderSchema, "ERR_ENVELOPE_MALFORMED", "order"), operator);
+  return signEnvelope(ORDER_TYPE, encodeOrder(order), operator);
+}
+
+export function encodeOrder(order: Order): Uint8Array {
+  return encodeCanonicalJson(order, orderSchema, "ERR_ENVELOPE_MALFORMED", "order");
+}
+
+/** Says nothing about who wrote it: `verifyOrder` does. */
+export function parseOrder(bytes: Uint8Array): Order {
+  return parseCanonicalJson(bytes, orderSchema, "ERR_ENVELOPE_MALFORMED", "order");
 }
 
 /**
@@ -45,8 +54,7 @@ export async function signOrder(order: Order, operator: SigningKey): Promise<Uin
  * @throws PolicyError ERR_ENVELOPE_MALFORMED, ERR_ENVELOPE_SIGNATURE
  */
 export async function verifyOrder(bytes: Uint8Array, operatorPem: string): Promise<Order> {
-  const payload = await verifyEnvelope(parseEnvelope(bytes), ORDER_TYPE, operatorPem);
-  return parseCanonicalJson(payload, orderSchema, "ERR_ENVELOPE_MALFORMED", "order");
+  return parseOrder(await verifyEnvelope(parseEnvelope(bytes), ORDER_TYPE, operatorPem));
 }
 
 /** @throws SealError ERR_ORDER unless `got` is `expected` */

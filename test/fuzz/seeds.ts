@@ -2,6 +2,7 @@
 import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { EMPTY_HEAD, encodeRecord } from "../../agent/audit-record.ts";
+import { encodeCounters } from "../../agent/counter-mirror.ts";
 import { encodePrepareShim, encodeStartShim } from "../../agent/spawner-messages.ts";
 import {
   celRecord,
@@ -16,6 +17,7 @@ import {
   encodePcrs,
   encodeTpmPublic,
   encodeTpmSignature,
+  foldBootExtends,
   launchEvent,
   parseFirmwareLog,
   replayFirmwareLog,
@@ -50,6 +52,7 @@ import {
 import { compileProfile } from "../../policy/runtime/compile.ts";
 import { parseProfile } from "../../policy/runtime/parse.ts";
 import { encodeSealedPublic } from "../../seal/import-blob.ts";
+import { encodeOrder } from "../../seal/order.ts";
 import { encodeEscrow } from "../../seal/ownership.ts";
 import { encodeSealedPackage, type SealedPackage } from "../../seal/package.ts";
 import { EMPTY_STORE, encodeSlot } from "../../seal/store.ts";
@@ -167,8 +170,21 @@ function storedSeeds(): Record<string, Seeds> {
       set: encodeAnchor({ volumeId: filled(16, 1), seq: 12, hash: "cd".repeat(32) }),
       unset: filled(64, 0),
     },
+    order: {
+      retry: encodeOrder({ version: 1, order: "retry-login", ekName, name: "hsm-pin", record: "01".repeat(64) }),
+      volume: encodeOrder({ version: 1, order: "new-volume", ekName, anchor: "02".repeat(64) }),
+      provision: encodeOrder({ version: 1, order: "provision", ekName, boot: "03".repeat(32) }),
+    },
+    "tpm-counters": { some: encodeCounters({ epoch: 33n, resetCount: 7 }) },
+    prediction: { boot: madePrediction() },
     escrow: { plain: encodeEscrow(fromHex(ekName), { ownerAuth: filled(32, 1), lockoutAuth: filled(32, 2) }) },
   };
+}
+
+function madePrediction(): Uint8Array {
+  const boot = ([4, 9, 11] as const).map((pcr) => ({ pcr, sha256: "ab".repeat(32), sha384: "cd".repeat(48) }));
+  const events = [{ kind: "config", name: "/etc/ironclaw/agent.json", sha256: "ef".repeat(32) }];
+  return json({ image: { id: "ab".repeat(32), variant: "demo" }, pcrs: foldBootExtends(boot), boot, events });
 }
 
 function releaseSeeds(): Record<string, Seeds> {
@@ -471,6 +487,12 @@ function agentSeeds(): Record<string, Seeds> {
         .sized16(utf8("net 2\n"))
         .finish(),
       workloads: reply(6).u16(3).finish(),
+      state: reply(7)
+        .u8(1)
+        .bytes(filled(16, 9))
+        .u64(1n << 26n)
+        .finish(),
+      swapped: new ByteWriter().u8(7).u8(1).bytes(utf8("state-swapped: volume id")).finish(),
       refused: new ByteWriter().u8(1).u8(1).bytes(utf8("no")).finish(),
     },
     "rpc-frames": {

@@ -1,4 +1,5 @@
 import {
+  parseOpenStateReply,
   parsePeerExeReply,
   parsePrepareShimReply,
   parseShimStatusReply,
@@ -20,6 +21,9 @@ export function run(bytes: Uint8Array): void {
       return;
     case SPAWNER_OPS.startWorkloads:
       parseStartWorkloadsReply(bytes);
+      return;
+    case SPAWNER_OPS.openState:
+      parseOpenStateReply(bytes);
       return;
     default:
       parseStartShimReply(bytes);
