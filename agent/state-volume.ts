@@ -1,9 +1,11 @@
+import { dirname } from "node:path";
 import { reason, reasonFrom } from "../attest/index.ts";
 import { equalBytes, toHex } from "../policy/index.ts";
 import { readAnchor, writeAnchor } from "../seal/index.ts";
 import { type AuditLog, type Durability, type OpenAuditLog, openAudit } from "./audit.ts";
 import type { AuditEntry, AuditHead } from "./audit-record.ts";
 import { EMPTY_HEAD } from "./audit-record.ts";
+import { readMirror, readTpmCounters, rollbackReasons, writeMirror } from "./counter-mirror.ts";
 import { AgentError } from "./errors.ts";
 import { type LaunchEnvironment, Refusal, type StateVolume } from "./launch/environment.ts";
 import { tpmStep } from "./launch/unseal.ts";
@@ -48,7 +50,8 @@ interface StateVolumeParts {
 
 /**
  * The encrypted volume that the audit log lies on. Which volume is this machine's, and how far its log had come, stands in the TPM:
- * another machine's volume, an earlier copy of this one and a shortened log are told apart and refused (I8).
+ * another machine's volume, an earlier copy of this one and a shortened log are told apart and refused (I8). The other way round, the
+ * volume remembers how far the TPM's counters had come.
  */
 export function createStateVolume(parts: StateVolumeParts): StateVolume {
   return {
@@ -59,6 +62,7 @@ export function createStateVolume(parts: StateVolumeParts): StateVolume {
         throw refusalOf(error);
       }
     },
+    settle: async () => writeMirror(dirname(parts.auditLog), await readTpmCounters(parts.tss)),
   };
 }
 
@@ -71,7 +75,13 @@ async function openStateVolume(parts: StateVolumeParts, deliver: (sink: number) 
   const opened = await withKey(native, deliver, (keyFd) => spawner.openState({ format: anchor === null }, keyFd));
   if (anchor !== null && !equalBytes(anchor.volumeId, opened.volumeId))
     throw new Refusal([reason("state-swapped", "state volume", toHex(anchor.volumeId), toHex(opened.volumeId))]);
+  const directory = dirname(auditLog);
+  const present = await tpmStep("TPM counters", () => readTpmCounters(tss));
+  const mirrored = readMirror(directory);
+  const older = anchor === null || mirrored === null ? [] : rollbackReasons(mirrored, present);
+  if (older.length > 0) throw new Refusal(older);
   const log = openAudit({ path: auditLog, now, anchor });
+  writeMirror(directory, present);
   // A volume that is new to the TPM is taken over as it is: there is nothing yet that its log could be behind.
   await tpmStep("audit anchor", () => writeAnchor(tss, { volumeId: opened.volumeId, ...log.head() }));
   audit.open(log, keepAnchored(tss, opened.volumeId, log));

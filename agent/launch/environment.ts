@@ -41,6 +41,8 @@ export interface LaunchEnvironment {
 export interface StateVolume {
   /** @throws AgentError ERR_STATE_VOLUME, ERR_AUDIT_MALFORMED; whatever `deliver` throws */
   open(deliver: (sink: number) => Promise<void>): Promise<void>;
+  /** Once the launch serves: the volume remembers how far the TPM's counters have come. */
+  settle(): Promise<void>;
 }
 
 /** What is known about the launch, for the report: filled as far as the launch came. */

@@ -29,5 +29,6 @@ export async function settleServed(environment: LaunchEnvironment, record: Launc
   if (release?.raise != null && anchors !== undefined) {
     await attempt("epoch", () => tpmStep("epoch", () => raiseEpoch(environment.tss, anchors.releaseRoot, release)));
   }
+  await attempt("counters on the state volume", async () => environment.stateVolume?.settle());
   return problems;
 }

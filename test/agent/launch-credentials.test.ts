@@ -240,7 +240,8 @@ describe("the state volume's key", () => {
 
   test("I8: a volume that is refused ends the launch before the PIN is unsealed", async () => {
     const machine = await bench.provision({ credentials: [volumeKey] });
-    const other: BootOptions["stateVolume"] = () => ({
+    const other: NonNullable<BootOptions["stateVolume"]> = () => ({
+      settle: async () => undefined,
       open: async (deliver) => {
         const [keyFd, sink] = native().pipe();
         await deliver(sink);

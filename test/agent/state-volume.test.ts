@@ -11,13 +11,15 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { inspect } from "node:util";
+import fc from "fast-check";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
 import type { AuditEntry } from "../../agent/audit-record.ts";
+import { encodeCounters, parseCounters, readMirror, readTpmCounters, writeMirror } from "../../agent/counter-mirror.ts";
 import { AgentError, STATE_PROBLEMS, type StateProblem } from "../../agent/errors.ts";
 import { Refusal } from "../../agent/launch/environment.ts";
 import type { Spawner } from "../../agent/spawner-client.ts";
 import { createStateVolume, MachineAudit } from "../../agent/state-volume.ts";
-import { toHex } from "../../policy/index.ts";
+import { IronclawError, toHex } from "../../policy/index.ts";
 import { ANCHOR_INDEX, type MachineTpm, openTpm, provisionRecords, readAnchor, writeAnchor } from "../../seal/index.ts";
 import { NATIVE_DIRECTORY, native } from "../support/shim-fixture.ts";
 import { type SoftwareTpm, startSwtpm } from "../support/swtpm.ts";
@@ -65,8 +67,16 @@ interface Opening {
   readonly deliver?: (sink: number) => Promise<void>;
 }
 
-/** One opening with a spawner that takes the key and says which volume it is. */
+/** A boot of the machine: its TPM is reset, and counts that. */
+async function powerCycle(): Promise<void> {
+  await tpm.close();
+  await machine.restart();
+  tpm = await openTpm({ tcti: machine.tcti, nativeDirectory: NATIVE_DIRECTORY });
+}
+
+/** One opening, in a boot of its own, with a spawner that takes the key and says which volume it is. */
 async function open({ volumeId = VOLUME, openState, deliver }: Opening = {}) {
+  await powerCycle();
   const audit = new MachineAudit();
   audits.push(audit);
   const asked: Asked[] = [];
@@ -354,5 +364,73 @@ describe("the anchor of a log that grows", () => {
     await writeAnchor(tpm.tss, { volumeId: OTHER_VOLUME, seq: 9, hash: "09".repeat(32) });
     await pass(30_000);
     expect(await anchoredSeq()).toBe(9);
+  });
+});
+
+describe("the counters on the volume", () => {
+  const counters = () => readMirror(directory);
+
+  test("I2: are those of the TPM as the machine last saw it", async () => {
+    await anchoredLog(1);
+    expect(counters()).toEqual(await readTpmCounters(tpm.tss));
+    const before = counters()?.resetCount ?? 0;
+    expect((await open()).failure).toBeNull();
+    expect(counters()?.resetCount).toBe(before + 1);
+  });
+
+  test.each([
+    ["epoch counter", { epoch: 1n, resetCount: -1 }],
+    ["resetCount", { epoch: 0n, resetCount: 0 }],
+  ])("I2: a TPM whose %s is behind them was put back, and is refused", async (item, ahead) => {
+    await anchoredLog(2);
+    const { epoch, resetCount } = await readTpmCounters(tpm.tss);
+    // The opening below is one reset later.
+    writeMirror(directory, { epoch: epoch + ahead.epoch, resetCount: resetCount + 1 + ahead.resetCount });
+    const { failure } = await open();
+    expect(reasonsOf(failure)).toEqual([expect.objectContaining({ code: "tpm-rolled-back", item })]);
+  });
+
+  test("I2: a TPM that has lost its anchor was cleared: nothing is compared, and it is taken on", async () => {
+    await anchoredLog(2);
+    writeMirror(directory, { epoch: 1000n, resetCount: 1_000_000 });
+    await writeAnchor(tpm.tss, null);
+    expect((await open()).failure).toBeNull();
+    expect(counters()).toEqual(await readTpmCounters(tpm.tss));
+  });
+
+  test("I10: bytes that no agent wrote are damage, typed", async () => {
+    await anchoredLog(1);
+    for (const bytes of [
+      "",
+      "{}",
+      '{"version":2,"epoch":"1","resetCount":1}',
+      '{"version":1,"epoch":"-1","resetCount":1}',
+      "x".repeat(5000),
+    ]) {
+      writeFileSync(join(directory, "counters"), bytes);
+      expect((await open()).failure).not.toBeNull();
+    }
+    fc.assert(
+      fc.property(fc.uint8Array({ maxLength: 80 }), (bytes) => {
+        try {
+          expect(encodeCounters(parseCounters(bytes))).toEqual(bytes);
+        } catch (error) {
+          expect(error).toBeInstanceOf(IronclawError);
+        }
+      }),
+    );
+    fc.assert(
+      fc.property(fc.bigInt({ min: 0n, max: 2n ** 63n }), fc.nat(), (epoch, resetCount) => {
+        expect(parseCounters(encodeCounters({ epoch, resetCount }))).toEqual({ epoch, resetCount });
+      }),
+    );
+  });
+
+  test("I11: a replacement that was cut off leaves the counters of before", async () => {
+    await anchoredLog(1);
+    const before = counters();
+    writeFileSync(join(directory, "counters.new"), '{"version":1,"epo');
+    expect(counters()).toEqual(before);
+    expect((await open()).failure).toBeNull();
   });
 });
