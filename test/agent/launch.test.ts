@@ -77,6 +77,25 @@ describe("a clean launch", () => {
     expect(last).toMatchObject({ client: "agent", code: TPM_CC.pcrExtend });
     expect(asked(booted, TPM_CC.unseal)).toBe(1);
   });
+
+  test("I10: questions about the endorsement key all the time, as enrolments ask them, disturb it in nothing", async () => {
+    let ended = false;
+    let asking: Promise<number> = Promise.resolve(0);
+    await using booted = await boot({
+      beforeLaunch: async ({ tpm }) => {
+        const ask = async () => {
+          let answers = 0;
+          for (; !ended; answers++) await tpm.endorsementKey("p384"); // opens the key that the launch opens too
+          return answers;
+        };
+        asking = Promise.all([ask(), ask()]).then(([a, b]) => a + b);
+        asking.catch(() => undefined); // awaited below
+      },
+    });
+    ended = true;
+    expect(await asking).toBeGreaterThan(20);
+    expect(booted.record.state.kind).toBe("serving");
+  });
 });
 
 interface Mismatch {
