@@ -1,7 +1,7 @@
 import type { Tpm as Tss } from "node-tpm2-tss";
 import { type Anchors, equalBytes, type Release, toHex } from "../policy/index.ts";
+import { diagnoseBlob } from "./blob-diagnosis.ts";
 import { blocks, diagnoseUnseal, type UnsealFinding } from "./diagnosis.ts";
-import { checkImported, importSealed } from "./endorsement.ts";
 import { SealError } from "./errors.ts";
 import { type SealedPackage, verifySealedPackage } from "./package.ts";
 import { encodeSlot, type Store, type StoreContent, type StoreEntry } from "./store.ts";
@@ -42,10 +42,16 @@ export async function reseal({ tss, store, anchors, envelope, releases, now }: R
   const question = { state, rootKeyPem: anchors.releaseRoot, sealed, releases, knownEkName, now };
   const findings = diagnoseUnseal(question).filter((found) => blocks(found) && !LEFT_TO_THE_BOOT.has(found.code));
   if (findings.length > 0) throw refused(findings);
-  const imported = await importSealed(tss, sealed);
-  await checkImported(tss, sealed, imported);
+  const blob = await diagnoseBlob(tss, sealed, null);
+  if (blob.kind === "damaged") throw refused([blob.finding]);
   const entry: StoreEntry = {
-    ...{ name: sealed.name, generation: sealed.generation, state: "pending", package: envelope, imported },
+    ...{
+      name: sealed.name,
+      generation: sealed.generation,
+      state: "pending",
+      package: envelope,
+      imported: blob.imported,
+    },
   };
   store.write(withEntry(store.content, entry));
   return sealed;

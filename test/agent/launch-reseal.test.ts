@@ -148,7 +148,7 @@ describe("a reseal that is refused changes nothing", () => {
   test.each(["duplicate", "encryptedSeed"] as const)("I11: a package whose %s the TPM does not take", async (field) => {
     const damaged = await damagedPackage(bench, next, field);
     const machine = await serving();
-    await expectUnchanged(machine, () => resealOn(machine, damaged), { command: "Import" });
+    await expectUnchanged(machine, () => resealOn(machine, damaged), refusedWith("blob-damaged"));
   });
 
   test("I2: a package that the operator did not sign so", async () => {
