@@ -43,6 +43,8 @@ export interface AuditLog {
 export interface OpenAuditLog extends AuditLog {
   /** Bytes of an interrupted last write that were cut off; 0 when the log ended with a whole record. */
   readonly repairedBytes: number;
+  /** The last record that is on the disk: what may be remembered elsewhere. `head` can be ahead of it, and a power cut takes that. */
+  durableHead(): AuditHead;
 }
 
 export interface AuditOptions {
@@ -53,6 +55,8 @@ export interface AuditOptions {
   readonly anchor: AuditHead | null;
   /** The write system call. Returns the number of bytes written. */
   readonly write?: (fd: number, bytes: Uint8Array) => number;
+  /** The fdatasync system call. */
+  readonly sync?: (fd: number) => Promise<void>;
 }
 
 /**
@@ -66,13 +70,8 @@ export function openAudit(options: AuditOptions): OpenAuditLog {
   try {
     const { head, torn, end } = verifyLog(fd, options.anchor);
     if (torn > 0) ftruncateSync(fd, end);
-    return new FileAuditLog(
-      fd,
-      head,
-      torn,
-      options.now,
-      options.write ?? ((target, bytes) => writeSync(target, bytes)),
-    );
+    fdatasyncSync(fd);
+    return new FileAuditLog(fd, head, torn, options);
   } catch (error) {
     closeSync(fd);
     throw error;
@@ -123,27 +122,29 @@ class FileAuditLog implements OpenAuditLog {
   readonly #fd: number;
   readonly #now: () => number;
   readonly #write: (fd: number, bytes: Uint8Array) => number;
+  readonly #sync: (fd: number) => Promise<void>;
   #head: AuditHead;
+  #durable: AuditHead;
   #failure: AgentError | null = null;
   #group: NodeJS.Timeout | null = null;
   #open = true;
 
-  constructor(
-    fd: number,
-    head: AuditHead,
-    repaired: number,
-    now: () => number,
-    write: (fd: number, bytes: Uint8Array) => number,
-  ) {
+  constructor(fd: number, head: AuditHead, repaired: number, { now, write, sync }: AuditOptions) {
     this.#fd = fd;
     this.#head = head;
+    this.#durable = head;
     this.repairedBytes = repaired;
     this.#now = now;
-    this.#write = write;
+    this.#write = write ?? ((target, bytes) => writeSync(target, bytes));
+    this.#sync = sync ?? syncData;
   }
 
   head(): AuditHead {
     return this.#head;
+  }
+
+  durableHead(): AuditHead {
+    return this.#durable;
   }
 
   async append(entry: AuditEntry, durability: Durability): Promise<AuditHead> {
@@ -154,7 +155,7 @@ class FileAuditLog implements OpenAuditLog {
       const written = this.#write(this.#fd, line);
       if (written !== line.length) throw new Error(`${written} of ${line.length} bytes were written`);
       this.#head = head;
-      if (durability === "durable") await syncData(this.#fd);
+      if (durability === "durable") await this.#flush();
       else this.#syncSoon();
     } catch (cause) {
       throw this.#stop(cause);
@@ -178,10 +179,17 @@ class FileAuditLog implements OpenAuditLog {
     if (this.#group !== null) return;
     this.#group = setTimeout(() => {
       this.#group = null;
-      fdatasync(this.#fd, (error) => {
-        if (error !== null && this.#open) this.#stop(error);
+      this.#flush().catch((error) => {
+        if (this.#open) this.#stop(error);
       });
     }, GROUP_MILLISECONDS).unref();
+  }
+
+  /** What was written before it began is on the disk when it has ended. */
+  async #flush(): Promise<void> {
+    const head = this.#head;
+    await this.#sync(this.#fd);
+    if (head.seq > this.#durable.seq) this.#durable = head;
   }
 
   #stop(cause: unknown): AgentError {

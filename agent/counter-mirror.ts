@@ -1,5 +1,5 @@
-import { closeSync, fsyncSync, openSync, readFileSync, renameSync, writeSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { closeSync, fsyncSync, openSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { z } from "zod";
 import { type Reason, reason } from "../attest/index.ts";
 import { encodeCanonicalJson, parseCanonicalJson } from "../policy/index.ts";
@@ -7,24 +7,27 @@ import { type MachineTpm, readEpoch } from "../seal/index.ts";
 import { AgentError } from "./errors.ts";
 
 /**
- * What only moves up in a TPM, as a machine last saw it: the epoch counter, and TPMS_CLOCK_INFO's resetCount, which every boot raises.
- * A copy of it lies on the state volume, where the host can neither read nor change it, only put back what was there.
+ * What only moves up in a TPM, as a machine last saw it: the epoch counter, and TPMS_CLOCK_INFO's resetCount with restartCount, of which
+ * every boot raises one (TPM 2.0 part 1, section 36.3). A copy of it lies on the state volume, where the host can neither read nor change it, only put back what was there.
  */
 export interface TpmCounters {
   readonly epoch: bigint;
   readonly resetCount: number;
+  /** Begins again at each reset. */
+  readonly restartCount: number;
 }
 
 const schema = z.strictObject({
   version: z.literal(1),
   epoch: z.string().regex(/^(?:0|[1-9][0-9]{0,19})$/),
-  resetCount: z.int().min(0).max(0xffff_ffff),
+  resetCount: z.uint32(),
+  restartCount: z.uint32(),
 });
 
 export async function readTpmCounters(tss: MachineTpm["tss"]): Promise<TpmCounters> {
   const epoch = await readEpoch(tss);
-  const { resetCount } = await tss.readClock();
-  return { epoch: epoch.kind === "present" ? (epoch.value ?? 0n) : 0n, resetCount };
+  const { resetCount, restartCount } = await tss.readClock();
+  return { epoch: epoch.kind === "present" ? (epoch.value ?? 0n) : 0n, resetCount, restartCount };
 }
 
 /**
@@ -35,22 +38,28 @@ export function rollbackReasons(mirrored: TpmCounters, present: TpmCounters): re
   const reasons: Reason[] = [];
   if (present.epoch < mirrored.epoch)
     reasons.push(reason("tpm-rolled-back", "epoch counter", `${mirrored.epoch} or more`, `${present.epoch}`));
-  // A launch is once in a boot, and every boot resets the TPM.
-  if (present.resetCount <= mirrored.resetCount)
-    reasons.push(reason("tpm-rolled-back", "resetCount", `more than ${mirrored.resetCount}`, `${present.resetCount}`));
+  // A launch is once in a boot, and every boot resets or restarts the TPM.
+  if (!isLater(present, mirrored))
+    reasons.push(reason("tpm-rolled-back", "resetCount", `after ${bootOf(mirrored)}`, bootOf(present)));
   return reasons;
 }
 
-/** Canonical JSON `{"version":1,"epoch":decimal,"resetCount":number}`. */
-export function encodeCounters({ epoch, resetCount }: TpmCounters): Uint8Array {
-  return encodeCanonicalJson({ version: 1, epoch: `${epoch}`, resetCount }, schema, "ERR_POLICY_MALFORMED", "counters");
+function isLater(a: TpmCounters, b: TpmCounters): boolean {
+  return a.resetCount > b.resetCount || (a.resetCount === b.resetCount && a.restartCount > b.restartCount);
+}
+
+const bootOf = ({ resetCount, restartCount }: TpmCounters) => `${resetCount}.${restartCount}`;
+
+/** Canonical JSON `{"version":1,"epoch":decimal,"resetCount":number,"restartCount":number}`. */
+export function encodeCounters({ epoch, ...boot }: TpmCounters): Uint8Array {
+  return encodeCanonicalJson({ version: 1, epoch: `${epoch}`, ...boot }, schema, "ERR_POLICY_MALFORMED", "counters");
 }
 
 /** @throws AgentError ERR_STATE_VOLUME for bytes that no agent wrote */
 export function parseCounters(bytes: Uint8Array): TpmCounters {
   try {
-    const { epoch, resetCount } = parseCanonicalJson(bytes, schema, "ERR_POLICY_MALFORMED", "counters");
-    return { epoch: BigInt(epoch), resetCount };
+    const { epoch, resetCount, restartCount } = parseCanonicalJson(bytes, schema, "ERR_POLICY_MALFORMED", "counters");
+    return { epoch: BigInt(epoch), resetCount, restartCount };
   } catch (cause) {
     const fields = {
       expected: "the counters of a machine",
@@ -64,34 +73,41 @@ export function parseCounters(bytes: Uint8Array): TpmCounters {
 
 const fileIn = (directory: string) => join(directory, "counters");
 
-/** Null on a volume that has none yet. */
+/** Null on a volume that has none yet. @throws AgentError ERR_STATE_VOLUME */
 export function readMirror(directory: string): TpmCounters | null {
   let bytes: Uint8Array;
   try {
     bytes = new Uint8Array(readFileSync(fileIn(directory)));
   } catch (error) {
-    if (error instanceof Error && "code" in error && error.code === "ENOENT") return null;
-    throw error;
+    if (codeOf(error) === "ENOENT") return null;
+    throw unusable(error);
   }
   return parseCounters(bytes);
 }
 
-/** All of it or what was there, also when the power goes. */
+/** All of it or what was there, also when the power goes. @throws AgentError ERR_STATE_VOLUME, `state-full` when there is no room */
 export function writeMirror(directory: string, counters: TpmCounters): void {
   const path = fileIn(directory);
   const partial = `${path}.new`;
-  const file = openSync(partial, "w", 0o600);
   try {
-    writeSync(file, encodeCounters(counters));
-    fsyncSync(file);
-  } finally {
-    closeSync(file);
+    writeFileSync(partial, encodeCounters(counters), { mode: 0o600, flush: true });
+    renameSync(partial, path);
+    const parent = openSync(directory, "r");
+    try {
+      fsyncSync(parent);
+    } finally {
+      closeSync(parent);
+    }
+  } catch (error) {
+    throw unusable(error);
   }
-  renameSync(partial, path);
-  const parent = openSync(dirname(path), "r");
-  try {
-    fsyncSync(parent);
-  } finally {
-    closeSync(parent);
-  }
+}
+
+const codeOf = (error: unknown) => (error instanceof Error && "code" in error ? String(error.code) : "a failure");
+
+function unusable(cause: unknown): AgentError {
+  const got = codeOf(cause);
+  const state = got === "ENOSPC" || got === "EDQUOT" ? "state-full" : "state-damaged";
+  const expected = "room for the TPM's counters";
+  return new AgentError("ERR_STATE_VOLUME", "counters", { expected, got, state, cause });
 }

@@ -65,7 +65,8 @@ export const STATE_PROBLEMS = [
   "state-kernel",
 ] as const;
 
-export type StateProblem = (typeof STATE_PROBLEMS)[number];
+/** `state-full`: there is no room for the little that every launch writes. */
+export type StateProblem = (typeof STATE_PROBLEMS)[number] | "state-full";
 
 export interface AgentErrorFields extends ErrorFields {
   /** The CK_RV behind `ERR_SHIM_REFUSED`. */

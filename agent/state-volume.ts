@@ -117,14 +117,19 @@ async function withKey<T>(
 }
 
 /**
- * Writes the log's head into the TPM when it has moved: every ten seconds, and earlier when many records came.
+ * Writes the log's head into the TPM when it has moved: every ten seconds, and earlier when many records came. Only what is on the disk:
+ * after a power cut an anchor ahead of the log would look like a log that was cut.
  * @returns how to end that
  */
-function keepAnchored(tss: StateVolumeParts["tss"], volumeId: Uint8Array, log: OpenAuditLog): () => void {
-  let anchored = log.head().seq;
+function keepAnchored(
+  tss: StateVolumeParts["tss"],
+  volumeId: Uint8Array,
+  log: Pick<OpenAuditLog, "durableHead">,
+): () => void {
+  let anchored = log.durableHead().seq;
   let due = performance.now() + ANCHOR_MILLISECONDS;
   const tick = async (): Promise<void> => {
-    const head = log.head();
+    const head = log.durableHead();
     const late = performance.now() >= due || head.seq - anchored >= ANCHOR_RECORDS;
     if (head.seq === anchored || !late) return;
     due = performance.now() + ANCHOR_MILLISECONDS;

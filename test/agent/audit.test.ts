@@ -60,6 +60,27 @@ function rewrite(change: (lines: string[]) => string[]): void {
 }
 
 describe("audit log", () => {
+  it("I11: the durable head is the last record that a sync covered, and stays when a sync fails", async () => {
+    const syncs: { readonly end: () => void; readonly fail: () => void }[] = [];
+    const sync = () =>
+      new Promise<void>((resolve, reject) => syncs.push({ end: resolve, fail: () => reject(new Error("EIO")) }));
+    const log = open({ sync });
+    const heads = () => [log.head().seq, log.durableHead().seq];
+    await log.append(entry, "written");
+    expect(heads()).toEqual([1, 0]);
+    const second = log.append(entry, "durable");
+    const third = log.append(entry, "durable"); // written while the sync for the second is under way
+    expect(heads()).toEqual([3, 0]);
+    syncs[0]?.end();
+    await second;
+    expect(heads()).toEqual([3, 2]);
+    syncs[1]?.fail();
+    await expect(third).rejects.toMatchObject({ code: "ERR_AUDIT_WRITE" });
+    expect(heads()).toEqual([3, 2]);
+    log.close();
+    expect(open().durableHead().seq).toBe(3);
+  });
+
   it("I8: a log goes on where it ended", async () => {
     const head = await writeLog(3);
     const log = open({ anchor: head });

@@ -1,9 +1,11 @@
 import {
   closeSync,
+  mkdirSync,
   mkdtempSync,
   readFileSync,
   readSync,
   rmSync,
+  symlinkSync,
   truncateSync,
   writeFileSync,
   writeSync,
@@ -14,7 +16,14 @@ import { inspect } from "node:util";
 import fc from "fast-check";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
 import type { AuditEntry } from "../../agent/audit-record.ts";
-import { encodeCounters, parseCounters, readMirror, readTpmCounters, writeMirror } from "../../agent/counter-mirror.ts";
+import {
+  encodeCounters,
+  parseCounters,
+  readMirror,
+  readTpmCounters,
+  rollbackReasons,
+  writeMirror,
+} from "../../agent/counter-mirror.ts";
 import { AgentError, STATE_PROBLEMS, type StateProblem } from "../../agent/errors.ts";
 import { Refusal } from "../../agent/launch/environment.ts";
 import type { Spawner } from "../../agent/spawner-client.ts";
@@ -115,8 +124,10 @@ const ENTRY: AuditEntry = {
   ...{ caller: null, scope: "release-signing", key: null, mechanism: null, operation: "connect" },
   ...{ inputDigest: null, decision: "deny", step: "caller", reason: "unknown" },
 };
+/** Records of which the last, and with it all, is on the disk. */
 async function append(audit: MachineAudit, records: number): Promise<void> {
-  for (let record = 0; record < records; record++) await audit.append(ENTRY, "written");
+  for (let record = 1; record < records; record++) await audit.append(ENTRY, "written");
+  await audit.append(ENTRY, "durable");
 }
 
 /** A machine whose volume has a log of so many records, anchored at its end. */
@@ -383,16 +394,36 @@ describe("the counters on the volume", () => {
     ["resetCount", { epoch: 0n, resetCount: 0 }],
   ])("I2: a TPM whose %s is behind them was put back, and is refused", async (item, ahead) => {
     await anchoredLog(2);
-    const { epoch, resetCount } = await readTpmCounters(tpm.tss);
+    const { epoch, resetCount, restartCount } = await readTpmCounters(tpm.tss);
     // The opening below is one reset later.
-    writeMirror(directory, { epoch: epoch + ahead.epoch, resetCount: resetCount + 1 + ahead.resetCount });
+    const boot = { resetCount: resetCount + 1 + ahead.resetCount, restartCount };
+    writeMirror(directory, { epoch: epoch + ahead.epoch, ...boot });
     const { failure } = await open();
     expect(reasonsOf(failure)).toEqual([expect.objectContaining({ code: "tpm-rolled-back", item })]);
   });
 
+  test("I2: a TPM Restart leaves resetCount as it is and is no rollback; the same boot again is one", () => {
+    const counters = { epoch: 16n, resetCount: 7, restartCount: 2 };
+    expect(rollbackReasons(counters, { ...counters, restartCount: 3 })).toEqual([]);
+    expect(rollbackReasons(counters, { ...counters, resetCount: 8, restartCount: 0 })).toEqual([]);
+    for (const older of [counters, { ...counters, restartCount: 1 }, { ...counters, resetCount: 6, restartCount: 9 }])
+      expect(rollbackReasons(counters, older)).toMatchObject([{ code: "tpm-rolled-back", item: "resetCount" }]);
+  });
+
+  test("I11: a volume without room for them is refused as state-full, and one that cannot be read as state-damaged", async () => {
+    await anchoredLog(1);
+    // A device that is always full in the new copy's place.
+    symlinkSync("/dev/full", join(directory, "counters.new"));
+    expect(reasonsOf((await open()).failure)).toEqual([expect.objectContaining({ code: "state-full" })]);
+    rmSync(join(directory, "counters.new"));
+    rmSync(join(directory, "counters"));
+    mkdirSync(join(directory, "counters"));
+    expect(reasonsOf((await open()).failure)).toEqual([expect.objectContaining({ code: "state-damaged" })]);
+  });
+
   test("I2: a TPM that has lost its anchor was cleared: nothing is compared, and it is taken on", async () => {
     await anchoredLog(2);
-    writeMirror(directory, { epoch: 1000n, resetCount: 1_000_000 });
+    writeMirror(directory, { epoch: 1000n, resetCount: 1_000_000, restartCount: 0 });
     await writeAnchor(tpm.tss, null);
     expect((await open()).failure).toBeNull();
     expect(counters()).toEqual(await readTpmCounters(tpm.tss));
@@ -403,8 +434,8 @@ describe("the counters on the volume", () => {
     for (const bytes of [
       "",
       "{}",
-      '{"version":2,"epoch":"1","resetCount":1}',
-      '{"version":1,"epoch":"-1","resetCount":1}',
+      '{"version":2,"epoch":"1","resetCount":1,"restartCount":0}',
+      '{"version":1,"epoch":"-1","resetCount":1,"restartCount":0}',
       "x".repeat(5000),
     ]) {
       writeFileSync(join(directory, "counters"), bytes);
@@ -420,8 +451,9 @@ describe("the counters on the volume", () => {
       }),
     );
     fc.assert(
-      fc.property(fc.bigInt({ min: 0n, max: 2n ** 63n }), fc.nat(), (epoch, resetCount) => {
-        expect(parseCounters(encodeCounters({ epoch, resetCount }))).toEqual({ epoch, resetCount });
+      fc.property(fc.bigInt({ min: 0n, max: 2n ** 63n }), fc.nat(), fc.nat(), (epoch, resetCount, restartCount) => {
+        const counters = { epoch, resetCount, restartCount };
+        expect(parseCounters(encodeCounters(counters))).toEqual(counters);
       }),
     );
   });

@@ -175,7 +175,7 @@ function storedSeeds(): Record<string, Seeds> {
       volume: encodeOrder({ version: 1, order: "new-volume", ekName, anchor: "02".repeat(64) }),
       provision: encodeOrder({ version: 1, order: "provision", ekName, boot: "03".repeat(32) }),
     },
-    "tpm-counters": { some: encodeCounters({ epoch: 33n, resetCount: 7 }) },
+    "tpm-counters": { some: encodeCounters({ epoch: 33n, resetCount: 7, restartCount: 0 }) },
     prediction: { boot: madePrediction() },
     escrow: { plain: encodeEscrow(fromHex(ekName), { ownerAuth: filled(32, 1), lockoutAuth: filled(32, 2) }) },
   };
