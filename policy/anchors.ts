@@ -10,7 +10,7 @@ const anchorsSchema = z
   })
   .readonly();
 
-/** The two keys a machine trusts, SubjectPublicKeyInfo PEM: who may approve release keys, and who may seal a PIN for it. */
+/** The two keys a machine trusts, SubjectPublicKeyInfo PEM: who may approve release keys, and who may seal credentials for it. */
 export type Anchors = z.infer<typeof anchorsSchema>;
 
 /**

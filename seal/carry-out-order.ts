@@ -15,7 +15,7 @@ export interface OrderPlace {
 
 /**
  * Carries out an order whose signature was verified, if it is for this TPM and for its state as it is now. It is used up by that: the
- * record, or the boot, is another one afterwards.
+ * record is another one afterwards; `provision` is good until the boot ends.
  *
  * @throws SealError ERR_ORDER for another machine or another state, ERR_SEAL_RECORD; TpmError
  */

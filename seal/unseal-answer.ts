@@ -29,7 +29,7 @@ const answerSchema = z.discriminatedUnion("kind", [
 export type TpmAnswer = z.infer<typeof commandAnswer>;
 
 /**
- * What the unsealer did. `released`: every sink has the PIN; `ms` since its start. `refused`: the TPM said no, `answers` are its words.
+ * What the unsealer did. `released`: every sink has the secret; `ms` since its start. `refused`: the TPM said no, `answers` are its words.
  * `discarded`: the TPM would have released, nothing was written. `failed`: the attempt did not get as far as an answer.
  */
 export type UnsealAnswer = z.infer<typeof answerSchema>;

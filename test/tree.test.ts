@@ -27,6 +27,14 @@ function complaintsIn(folder: string): Promise<string> {
   );
 }
 
+/** Where a package may lie that `from` depends on: in its own `node_modules`, or in one further up. */
+function placesOf(from: string, dependency: string): readonly string[] {
+  const folders = from === "" ? [] : from.split("/");
+  return [...folders.keys(), folders.length].map((depth) =>
+    [...folders.slice(0, depth), "node_modules", dependency].join("/"),
+  );
+}
+
 describe("the tree", () => {
   test("the source type-checks", async () => {
     expect(await complaints(join(root, "node_modules/.bin/tsc"), ["--noEmit"])).toBe("");
@@ -68,9 +76,11 @@ describe("the tree", () => {
 
   test("the lock file records no download address, and an entry for every optional dependency", async () => {
     const lock = JSON.parse(await readFile(join(root, "package-lock.json"), "utf8"));
-    const packages: Record<string, { resolved?: string; optionalDependencies?: object }> = lock.packages;
+    const packages: Record<string, { resolved?: string; optionalDependencies?: Record<string, string> }> = lock.packages;
     for (const [name, entry] of Object.entries(packages)) {
       expect(entry.resolved ?? "", name).not.toMatch(/^http/);
+      for (const optional of Object.keys(entry.optionalDependencies ?? {}))
+        expect(placesOf(name, optional).filter((place) => place in packages), `${name} ${optional}`).not.toEqual([]);
     }
   });
 });

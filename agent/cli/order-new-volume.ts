@@ -3,7 +3,7 @@ import { giveOrder, ORDER_OPTIONS, requireRecord } from "./order-options.ts";
 import { answer, JSON_OPTION } from "./output.ts";
 
 export const command: Command = {
-  summary: "let a machine make a new state volume in place of one that is lost; its audit log begins anew",
+  summary: "let a machine make a new state volume, on a blank disk, in place of one that is lost",
   positionals: [],
   options: { ...ORDER_OPTIONS, json: JSON_OPTION },
   examples: ["ironclaw order new-volume --machine /tmp/ironclaw-dev-x1/vm --operator operator.pem"],

@@ -16,7 +16,7 @@ export const command: Command = {
     },
     tcti: TCTI_OPTION,
     anchors: ANCHORS_OPTION,
-    store: { ...STORE_OPTION, required: true },
+    store: { ...STORE_OPTION, help: "the machine's store", required: true },
     json: JSON_OPTION,
   },
   examples: [

@@ -29,13 +29,8 @@ export const STORE_OPTION: CommandOption = {
   value: "FILE",
   help: "the machine's store (default: nothing is kept)",
 };
-export const RELEASES_OPTION: CommandOption = {
-  type: "string",
-  value: "FILE",
-  help: "signed release; may be given several times",
-  multiple: true,
-  required: true,
-};
+export const RELEASE_OPTION: CommandOption = { type: "string", value: "FILE", help: "signed release", required: true };
+export const RELEASES_OPTION: CommandOption = { ...RELEASE_OPTION, multiple: true };
 
 /** Connects, runs, and disconnects. The TPM's refusal of a command is exit code 4. */
 export async function withTpm<T>(input: CommandInput, use: (tpm: MachineTpm) => Promise<T>): Promise<T> {
@@ -54,8 +49,12 @@ export async function readAnchors(input: CommandInput) {
 
 /** Releases whose signatures hold under the anchors; their dates are for the one who uses them. */
 export async function readReleases(input: CommandInput, rootKeyPem: string): Promise<readonly Release[]> {
-  const files = input.list("release");
-  return Promise.all(files.map(async (file) => verifyReleaseSignatures(await readInput(file, "release"), rootKeyPem)));
+  return Promise.all(input.list("release").map((file) => readRelease(file, rootKeyPem)));
+}
+
+/** One release, as `readReleases` reads several. */
+export async function readRelease(file: string, rootKeyPem: string): Promise<Release> {
+  return verifyReleaseSignatures(await readInput(file, "release"), rootKeyPem);
 }
 
 /** The store of `--store`, or one that forgets. */

@@ -1,13 +1,13 @@
 import { toHex } from "../../policy/index.ts";
 import { provisionEpoch, provisionRecords, readEpoch, undefineEpoch } from "../../seal/index.ts";
-import { type Command, UsageError } from "./command.ts";
+import type { Command } from "./command.ts";
 import { answer, JSON_OPTION } from "./output.ts";
 import {
   ANCHORS_OPTION,
-  RELEASES_OPTION,
+  RELEASE_OPTION,
   readAnchors,
   readEscrow,
-  readReleases,
+  readRelease,
   requireEscrowOf,
   TCTI_OPTION,
   withTpm,
@@ -20,8 +20,7 @@ export const command: Command = {
     tcti: TCTI_OPTION,
     anchors: ANCHORS_OPTION,
     release: {
-      ...RELEASES_OPTION,
-      multiple: true,
+      ...RELEASE_OPTION,
       help: "any release of this root: its delegation approves the first increment",
     },
     escrow: { type: "string", value: "FILE", help: "the owner's authorisation, when the TPM has an owner" },
@@ -34,8 +33,7 @@ export const command: Command = {
   ],
   run: async (input, io) => {
     const { releaseRoot } = await readAnchors(input);
-    const [release] = await readReleases(input, releaseRoot);
-    if (release === undefined) throw new UsageError("--release", { expected: "a file", got: "none" });
+    const release = await readRelease(input.text("release"), releaseRoot);
     const escrow = input.optional("escrow");
     const owner = escrow === undefined ? null : await readEscrow(escrow);
     return withTpm(input, async ({ tss }): Promise<0> => {

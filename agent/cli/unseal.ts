@@ -47,7 +47,7 @@ export const command: Command = {
     tcti: { ...TCTI_OPTION, required: false },
     anchors: { ...ANCHORS_OPTION, required: false },
     release: { ...RELEASES_OPTION, required: false },
-    sealed: { type: "string", value: "FILE", help: "sealed package; may be given several times", multiple: true },
+    sealed: { type: "string", value: "FILE", help: "sealed package", multiple: true },
     store: STORE_OPTION,
     name: { type: "string", value: "NAME", help: "with --sink: which credential (default hsm-pin)" },
     json: JSON_OPTION,

@@ -16,7 +16,7 @@ describe("the operator guide", () => {
     },
   );
 
-  it("I2: has no section for a code that nothing gives", () => {
+  it("I2: has no section for a code that is not in the table", () => {
     expect([...sections.keys()].toSorted()).toEqual(Object.keys(UNSEAL_FINDINGS).toSorted());
   });
 

@@ -30,7 +30,7 @@ test.each(["owner", "endorsement", "platform", "lockout"] as const)(
   },
 );
 
-test("an encrypting session hides the new authValue and still agrees on it", async () => {
+test("an authValue set in an encrypting session is used by the next command", async () => {
   await using tpm = await openAt(swtpm);
   await using key = await tpm.createPrimary("endorsement", storageTemplate);
   await using session = await tpm.startAuthSession({ kind: "hmac", saltKey: key, decrypt: true });
