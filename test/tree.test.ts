@@ -76,11 +76,15 @@ describe("the tree", () => {
 
   test("the lock file records no download address, and an entry for every optional dependency", async () => {
     const lock = JSON.parse(await readFile(join(root, "package-lock.json"), "utf8"));
-    const packages: Record<string, { resolved?: string; optionalDependencies?: Record<string, string> }> = lock.packages;
+    const packages: Record<string, { resolved?: string; optionalDependencies?: Record<string, string> }> =
+      lock.packages;
     for (const [name, entry] of Object.entries(packages)) {
       expect(entry.resolved ?? "", name).not.toMatch(/^http/);
       for (const optional of Object.keys(entry.optionalDependencies ?? {}))
-        expect(placesOf(name, optional).filter((place) => place in packages), `${name} ${optional}`).not.toEqual([]);
+        expect(
+          placesOf(name, optional).filter((place) => place in packages),
+          `${name} ${optional}`,
+        ).not.toEqual([]);
     }
   });
 });
