@@ -48,7 +48,7 @@ export async function runAgent(configPath: string): Promise<never> {
   native.setNonDumpable();
   const spawner = openSpawner(native, SPAWNER_FD);
   const tpm = await openTpm({ tcti: config.tcti, nativeDirectory: config.programs });
-  const store = openStore(config);
+  const { store, storeKeeps } = openStore(config);
   const inputs = await readCabinet(config, store.content);
   const record = newLaunchRecord();
   const log = new MeasurementLog(tpm, config.agentPcr);
@@ -73,7 +73,7 @@ export async function runAgent(configPath: string): Promise<never> {
   const sources = await gatherSources({ config, tpm, log, record, inputs: inputs.partial, audit, spawner, shims });
   const { ended } = await serveControl(
     config,
-    controlService(config, sources, createSealingService(environment, sources)),
+    controlService(config, sources, createSealingService(environment, { ...sources, storeKeeps })),
   );
   const launched = await launch(environment, record);
   console.error(`agent: ${describe(record)}`);
@@ -93,16 +93,20 @@ function describe({ state }: LaunchRecord): string {
   return `refused: ${state.reasons.map(({ code, item }) => `${code} ${item}`).join("; ")}`;
 }
 
-/** What the machine keeps from boot to boot. Without a usable store everything still works; only the imports are made again. */
-function openStore({ store: path }: AgentConfig): Store {
-  if (path === null) return Store.open(memoryMedium()).store;
+/**
+ * What the machine keeps from boot to boot. Without a usable store everything still works, but the imports are made again, and no reseal
+ * is taken in. It is not made here: where a disk is missing, a file in its place would be gone with the boot.
+ */
+function openStore({ store: path }: AgentConfig): { readonly store: Store; readonly storeKeeps: boolean } {
+  const forgetful = { store: Store.open(memoryMedium()).store, storeKeeps: false };
+  if (path === null) return forgetful;
   try {
-    const { store, opened } = Store.open(openStoreFile(path));
+    const { store, opened } = Store.open(openStoreFile(path, { create: false }));
     if (opened.damaged) console.error("agent: store: no valid copy, begun again");
-    return store;
+    return { store, storeKeeps: true };
   } catch (error) {
     console.error(`agent: ${error instanceof Error ? error.message : "store: unknown failure"}, going on without`);
-    return Store.open(memoryMedium()).store;
+    return forgetful;
   }
 }
 

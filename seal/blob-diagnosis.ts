@@ -9,9 +9,6 @@ export type BlobDiagnosis =
   | { readonly kind: "sound"; readonly imported: Uint8Array }
   | { readonly kind: "damaged"; readonly finding: UnsealFinding };
 
-/** What the unsealer takes (FORMATS.md, section 8); an EK of either kind makes far less. The store could hold anything. */
-const MAX_PRIVATE_BYTES = 512;
-
 /**
  * Whether a package's blob is what was sealed for this TPM. For after `diagnoseUnseal` found the EK to be the package's: only then
  * does the TPM's refusal of Import or Load mean that the blob is damaged. Loads what was imported before, if there is something;
@@ -24,7 +21,7 @@ export async function diagnoseBlob(
   sealed: SealedPackage,
   imported: Uint8Array | null,
 ): Promise<BlobDiagnosis> {
-  if (imported !== null && imported.length <= MAX_PRIVATE_BYTES) {
+  if (imported !== null) {
     if ((await refusal(() => checkImported(tss, sealed, imported))) === null) return { kind: "sound", imported };
   }
   let anew = new Uint8Array();

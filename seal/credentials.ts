@@ -27,7 +27,7 @@ export interface PackageFile {
 
 /**
  * The newest generation of each credential, from what the operator put into the cabinet and what the machine has kept. A damaged
- * package is replaced by a kept copy of the *same* generation only: an older one may hold a PIN that was changed since.
+ * package is replaced by a kept one of the same generation or a later one only: an older one may hold a PIN that was changed since.
  *
  * @param anchors the operator's key verifies every package again, also those of the store: nothing is believed because it is there
  */
@@ -62,7 +62,7 @@ async function readKept(anchors: Anchors, entries: readonly StoreEntry[]): Promi
   const read = entries.map(async (entry): Promise<Credential | null> => {
     try {
       const sealed = await verifySealedPackage(entry.package, anchors);
-      return { sealed, envelope: entry.package, imported: entry.imported };
+      return { sealed, envelope: entry.package, imported: usableImport(entry) };
     } catch {
       return null;
     }
@@ -70,17 +70,24 @@ async function readKept(anchors: Anchors, entries: readonly StoreEntry[]): Promi
   return (await Promise.all(read)).filter((credential) => credential !== null);
 }
 
+/** What the unsealer takes (FORMATS.md, section 8); an EK of either kind makes far less. */
+const MAX_PRIVATE_BYTES = 512;
+
+function usableImport({ imported }: StoreEntry): Uint8Array | null {
+  return imported !== null && imported.length > 0 && imported.length <= MAX_PRIVATE_BYTES ? imported : null;
+}
+
 function importedOf(kept: readonly Credential[], sealed: SealedPackage): Uint8Array | null {
   const digest = packageDigest(sealed);
   return kept.find((entry) => packageDigest(entry.sealed) === digest)?.imported ?? null;
 }
 
-/** What a damaged package claims to be is good enough for using a copy of exactly that, which was verified. */
+/** What a damaged package claims to be is good enough for using a kept one of that generation or a later one, which was verified. */
 function isKeptGeneration(bytes: Uint8Array, kept: readonly Credential[]): boolean {
   const claimed = peekSealedPackage(bytes);
   if (claimed === null) return false;
   const newest = kept.filter(({ sealed }) => sealed.name === claimed.name).map(({ sealed }) => sealed.generation);
-  return newest.length > 0 && Math.max(...newest) === claimed.generation;
+  return newest.length > 0 && Math.max(...newest) >= claimed.generation;
 }
 
 function isAnother(a: SealedPackage, b: SealedPackage): boolean {

@@ -87,12 +87,15 @@ function parentFindings({ state, sealed }: UnsealQuestion): UnsealFinding[] {
 }
 
 function counterFindings({ state, rootKeyPem, sealed, knownEkName }: UnsealQuestion): UnsealFinding[] {
-  const { epoch, login, startupClear } = state;
+  const { epoch, login, hasAnchor, startupClear } = state;
   if ((startupClear & STORAGE_ENABLED) === 0) return []; // their hierarchy is off, so nothing is known about them
-  if (epoch.kind === "missing" || login.kind === "missing") {
-    const code = knownEkName === toHex(sealed.ekName) ? "tpm-cleared" : "tpm-not-provisioned";
-    const item = epoch.kind === "missing" ? "epoch counter" : "login records";
-    return [finding(code, item, "the NV index of this machine", "none")];
+  if (epoch.kind === "missing" || login.kind === "missing" || !hasAnchor) {
+    const missing =
+      epoch.kind === "missing" ? "epoch counter" : login.kind === "missing" ? "login records" : "audit anchor";
+    // A clear takes the owner's authorisation away too: with one set, somebody with that authorisation took the index.
+    const owned = (state.permanent & PERMANENT.ownerAuthSet) !== 0;
+    const code = knownEkName === toHex(sealed.ekName) && !owned ? "tpm-cleared" : "tpm-not-provisioned";
+    return [finding(code, missing, "the NV index of this machine", "none")];
   }
   if (equalBytes(epoch.name, measureEpochName(rootKeyPem, { written: false })))
     return [finding("epoch-unwritten", "epoch counter", "a value", "none: never incremented")];

@@ -15,14 +15,16 @@ import { SealError } from "./errors.ts";
 // FORMATS.md, section 10. With both authorisations set, root of a guest can neither delete the epoch counter nor clear the TPM.
 // The endorsement authorisation stays empty: unattended unsealing uses the EK through it.
 
-export const AUTH_BYTES = 32;
-const hexAuth = z.string().regex(new RegExp(`^[0-9a-f]{${2 * AUTH_BYTES}}$`));
+const SECRET_BYTES = 32;
 const escrowSchema = z
   .strictObject({
     version: z.literal(1),
     ekName: z.string().regex(/^(?:[0-9a-f]{68}|[0-9a-f]{100})$/),
-    ownerAuth: hexAuth,
-    lockoutAuth: hexAuth,
+    secret: z.string().regex(new RegExp(`^[0-9a-f]{${2 * SECRET_BYTES}}$`)),
+  })
+  .refine(({ secret }) => isOwnershipSecret(fromHex(secret)), {
+    path: ["secret"],
+    message: "expected an ownership secret",
   })
   .readonly();
 
@@ -37,11 +39,11 @@ const SECRET_PREFIX = utf8("IRONOWN1");
 
 /** A new ownership secret, 32 bytes, of which 24 are random. */
 export function createOwnershipSecret(): Uint8Array {
-  return concatBytes(SECRET_PREFIX, randomBytes(AUTH_BYTES - SECRET_PREFIX.length));
+  return concatBytes(SECRET_PREFIX, randomBytes(SECRET_BYTES - SECRET_PREFIX.length));
 }
 
 export function isOwnershipSecret(secret: Uint8Array): boolean {
-  return secret.length === AUTH_BYTES && equalBytes(secret.subarray(0, SECRET_PREFIX.length), SECRET_PREFIX);
+  return secret.length === SECRET_BYTES && equalBytes(secret.subarray(0, SECRET_PREFIX.length), SECRET_PREFIX);
 }
 
 /**
@@ -55,20 +57,24 @@ export function deriveOwnership(secret: Uint8Array): Ownership {
   return { ownerAuth: derive("ironclaw/owner/v1"), lockoutAuth: derive("ironclaw/lockout/v1") };
 }
 
-/** The escrow file's bytes: they hold the secrets. */
-export function encodeEscrow(ekName: Uint8Array, { ownerAuth, lockoutAuth }: Ownership): Uint8Array {
-  const document = { version: 1, ekName: toHex(ekName), ownerAuth: toHex(ownerAuth), lockoutAuth: toHex(lockoutAuth) };
+/** The operator's copy of what gives a TPM its owner. */
+export interface Escrow {
+  /** Hexadecimal. */
+  readonly ekName: string;
+  /** Of `createOwnershipSecret`. */
+  readonly secret: Uint8Array;
+}
+
+/** The escrow file's bytes: they hold the secret. */
+export function encodeEscrow({ ekName, secret }: Escrow): Uint8Array {
+  const document = { version: 1 as const, ekName, secret: toHex(secret) };
   return encodeCanonicalJson(document, escrowSchema, "ERR_ENVELOPE_MALFORMED", "escrow");
 }
 
-export function parseEscrow(bytes: Uint8Array): Ownership & { readonly ekName: string } {
-  const { ekName, ownerAuth, lockoutAuth } = parseCanonicalJson(
-    bytes,
-    escrowSchema,
-    "ERR_ENVELOPE_MALFORMED",
-    "escrow",
-  );
-  return { ekName, ownerAuth: fromHex(ownerAuth), lockoutAuth: fromHex(lockoutAuth) };
+/** @throws PolicyError ERR_ENVELOPE_MALFORMED, which does not quote the file */
+export function parseEscrow(bytes: Uint8Array): Escrow {
+  const { ekName, secret } = parseCanonicalJson(bytes, escrowSchema, "ERR_ENVELOPE_MALFORMED", "escrow");
+  return { ekName, secret: fromHex(secret) };
 }
 
 /** TPMA_PERMANENT. */

@@ -14,11 +14,12 @@ import { SealError } from "./errors.ts";
 import { STORE_BYTES, type StoreMedium } from "./store.ts";
 
 /**
- * A store in a file or on a raw device. A file that does not exist is made, mode 0600, and is there after a power cut.
+ * A store in a file or on a raw device.
+ * @param create makes a file that does not exist, mode 0600, there after a power cut
  * @throws SealError ERR_STORE when it cannot be opened, or is neither a file nor a block device
  */
-export function openStoreFile(path: string): StoreMedium & { close(): void } {
-  const fd = attempt(path, () => openSync(path, constants.O_RDWR | constants.O_CREAT, 0o600));
+export function openStoreFile(path: string, { create = true } = {}): StoreMedium & { close(): void } {
+  const fd = attempt(path, () => openSync(path, constants.O_RDWR | (create ? constants.O_CREAT : 0), 0o600));
   try {
     attempt(path, () => prepare(path, fd));
   } catch (error) {

@@ -4,7 +4,7 @@ import { equalBytes, SEAL_PCRS } from "../policy/index.ts";
 import { openEkCertificate } from "./ek-public.ts";
 import { ekKindOfName, openEndorsementKey } from "./endorsement.ts";
 import { type EpochState, readEpoch } from "./epoch.ts";
-import { type LoginState, readLogin } from "./tpm-records.ts";
+import { type LoginState, readAnchor, readLogin } from "./tpm-records.ts";
 import { ekTemplates, readEkCertificates } from "./tpm-templates.ts";
 
 /** Everything about a TPM that decides whether a credential would unseal now, read without using a single authorisation. */
@@ -17,6 +17,8 @@ export interface TpmState {
   readonly inOwnerHierarchy: boolean;
   readonly epoch: EpochState;
   readonly login: LoginState;
+  /** Whether the audit anchor's index is there, set or not. */
+  readonly hasAnchor: boolean;
   /** Values of the seal PCRs; null when the SHA-256 bank is not active. */
   readonly pcrs: ReadonlyMap<number, Uint8Array> | null;
   /** TPMA_PERMANENT and TPMA_STARTUP_CLEAR. */
@@ -27,7 +29,7 @@ export interface TpmState {
 
 /**
  * @throws TpmError when the TPM does not even answer such questions, e.g. for want of a free slot; SealError ERR_SEAL_RECORD for a
- * login record that no agent wrote
+ * login record or anchor that no agent wrote
  */
 export async function readTpmState(
   tss: Tss,
@@ -44,6 +46,7 @@ export async function readTpmState(
     inOwnerHierarchy: !found && (await isOwnerKey(tss, kind, wanted.ekName)),
     epoch: await readEpoch(tss),
     login: await readLogin(tss, wanted.name),
+    hasAnchor: (await readAnchor(tss)).kind !== "missing",
     pcrs: await readSealPcrs(tss),
     permanent: property(PROPERTY.permanent),
     startupClear: property(PROPERTY.startupClear),

@@ -53,10 +53,10 @@ function parse(text: string): unknown {
   }
 }
 
-/** TPM_RC_INTEGRITY of the private area: parameter 1 of TPM2_Load. */
-const DAMAGED_PRIVATE = "0x000001df";
-
-/** Whether the kept private area does not load any more (TPM2_Clear, a damaged store), so that the package's blob has to be imported again. */
+/**
+ * Whether the kept private area does not load (TPM2_Clear, a damaged store), so that the package's blob has to be imported again: an
+ * answer of TPM2_Load about its first parameter (TPM_RC_FMT1 | TPM_RC_P | TPM_RC_1), whatever is wrong with it.
+ */
 export function isStaleImport(answer: UnsealAnswer): boolean {
-  return answer.kind === "failed" && answer.command === "TPM2_Load" && answer.rc === DAMAGED_PRIVATE;
+  return answer.kind === "failed" && answer.command === "TPM2_Load" && (Number(answer.rc) & ~0x3f) === 0x1c0;
 }

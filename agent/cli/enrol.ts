@@ -1,12 +1,10 @@
 import { encodeEnrolment } from "../../attest/index.ts";
-import { fromHex } from "../../policy/index.ts";
-import { createOwnershipSecret, deriveOwnership, encodeEscrow } from "../../seal/index.ts";
 import { enrol, giveOwner } from "../../vm-images/enrol.ts";
 import { type Command, UsageError } from "./command.ts";
 import { ASSURANCE_OPTION, EK_OPTIONS, readEndorsement } from "./ek-options.ts";
 import { openMachine } from "./machine-ports.ts";
 import { deliver, JSON_OPTION } from "./output.ts";
-import { writeEscrow } from "./tpm-own.ts";
+import { prepareEscrow } from "./tpm-options.ts";
 
 export const command: Command = {
   summary: "enrol a running machine: its AK is bound to the certified EK by TPM2_ActivateCredential, then pinned",
@@ -18,7 +16,7 @@ export const command: Command = {
     escrow: {
       type: "string",
       value: "FILE",
-      help: "give the TPM an owner as well; its authorisations go into this new file (mode 0600)",
+      help: "give the TPM an owner as well; what gives it one goes into this new file (mode 0600), or comes from it after an enrolment that was cut off",
     },
     out: { type: "string", value: "FILE", help: "the enrolment", required: true },
     json: JSON_OPTION,
@@ -37,9 +35,7 @@ export const command: Command = {
       const enrolment = await enrol(name, endorsement, control);
       const escrow = input.optional("escrow");
       if (escrow !== undefined) {
-        const secret = createOwnershipSecret();
-        // Written and flushed before the TPM has it: an owner that nobody knows could not be undone.
-        await writeEscrow(escrow, encodeEscrow(fromHex(enrolment.ekName), deriveOwnership(secret)));
+        const { secret } = await prepareEscrow(escrow, enrolment.ekName);
         await giveOwner(secret, endorsement, enrolment, control);
       }
       const { ekName, akName, assurance } = enrolment;

@@ -1,8 +1,12 @@
-import { readFile, stat } from "node:fs/promises";
+import { readFile, stat, writeFile } from "node:fs/promises";
 import { TpmError } from "node-tpm2-tss";
 import { fromHex, parseAnchors, type Release, toHex, verifyReleaseSignatures } from "../../policy/index.ts";
 import {
+  createOwnershipSecret,
+  deriveOwnership,
+  type Escrow,
   ekKindOfName,
+  encodeEscrow,
   type MachineTpm,
   memoryMedium,
   type Ownership,
@@ -69,15 +73,43 @@ export async function withStore<T>(input: CommandInput, use: (store: Store) => P
   }
 }
 
-/** An escrow file, which only its owner may read. */
-export async function readEscrow(path: string): Promise<Ownership & { readonly ekName: string }> {
+/** An escrow file, which only its owner may read, and the authorisations that follow from it. */
+export async function readEscrow(path: string): Promise<Escrow & Ownership> {
   const unusable = (got: string) =>
     new AgentError("ERR_ENVIRONMENT", `escrow ${path}`, { expected: "a file of mode 0600", got });
   const mode = await stat(path).catch((cause: unknown) => {
     throw unusable(reasonOf(cause));
   });
   if ((mode.mode & 0o077) !== 0) throw unusable(`mode 0${(mode.mode & 0o777).toString(8)}`);
-  return parseEscrow(new Uint8Array(await readFile(path)));
+  const escrow = parseEscrow(new Uint8Array(await readFile(path)));
+  return { ...escrow, ...deriveOwnership(escrow.secret) };
+}
+
+/**
+ * The escrow of a TPM that is about to get its owner: a new file, mode 0600, on the disk when this returns; or, after a take-over that
+ * was cut off, the file of before. An owner that nobody knows could not be undone.
+ *
+ * @throws AgentError ERR_ENVIRONMENT when there is a file of another TPM, or none can be made
+ */
+export async function prepareEscrow(path: string, ekName: string): Promise<Escrow> {
+  const escrow: Escrow = { ekName, secret: createOwnershipSecret() };
+  try {
+    await writeFile(path, encodeEscrow(escrow), { flag: "wx", mode: 0o600, flush: true });
+    return escrow;
+  } catch (cause) {
+    if (reasonOf(cause) !== "EEXIST")
+      throw new AgentError("ERR_ENVIRONMENT", `escrow ${path}`, {
+        expected: "a new file",
+        got: reasonOf(cause),
+        cause,
+      });
+  }
+  const known = await readEscrow(path);
+  if (known.ekName === ekName) return known;
+  throw new AgentError("ERR_ENVIRONMENT", `escrow ${path}`, {
+    expected: `a new file, or that of ${ekName}`,
+    got: known.ekName,
+  });
 }
 
 /** @throws AgentError ERR_ENVIRONMENT when the escrow file is of another TPM */

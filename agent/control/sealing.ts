@@ -25,7 +25,7 @@ import {
   verifyOrder,
 } from "../../seal/index.ts";
 import { AgentError } from "../errors.ts";
-import type { LaunchEnvironment } from "../launch/environment.ts";
+import type { LaunchEnvironment, LaunchRecord } from "../launch/environment.ts";
 import { tpmStep } from "../launch/unseal.ts";
 import type { ReportSources } from "../report.ts";
 
@@ -59,6 +59,8 @@ export interface SealingService {
 export type SealingEnvironment = Pick<LaunchEnvironment, "tss" | "store" | "now" | "inputs">;
 export type SealingSources = Pick<ReportSources, "tpm" | "ak" | "ekKind" | "ekName"> & {
   readonly record: Pick<ReportSources["record"], "state">;
+  /** Whether what is written into the store is there after a reboot. */
+  readonly storeKeeps: boolean;
 };
 
 /**
@@ -67,11 +69,12 @@ export type SealingSources = Pick<ReportSources, "tpm" | "ak" | "ekKind" | "ekNa
  */
 export function createSealingService(environment: SealingEnvironment, sources: SealingSources): SealingService {
   const { tss, store } = environment;
-  const requireLaunched = () => {
+  const requireState = (...expected: readonly LaunchRecord["state"]["kind"][]) => {
     const { kind } = sources.record.state;
-    if (kind === "serving" || kind === "refused") return;
-    throw new AgentError("ERR_LAUNCH", "launch", { expected: "one that has ended", got: kind });
+    if (expected.includes(kind)) return;
+    throw new AgentError("ERR_LAUNCH", "launch", { expected: expected.join(" or "), got: kind });
   };
+  const requireLaunched = () => requireState("serving", "refused");
   const boot = Uint8Array.from(randomBytes(32));
   let tail: Promise<unknown> = Promise.resolve();
   const inTurn = <T>(act: () => Promise<T>): Promise<T> => {
@@ -90,6 +93,12 @@ export function createSealingService(environment: SealingEnvironment, sources: S
     reseal: (envelope) =>
       inTurn(async () => {
         requireLaunched();
+        if (!sources.storeKeeps)
+          throw new AgentError("ERR_ENVIRONMENT", "store", {
+            expected: "one that is there after a reboot",
+            got: "none",
+            hint: "attach the machine's store disk and reboot, or put the new package into the cabinet",
+          });
         const { anchors, releases } = requireDocuments(environment);
         const now = new Date(environment.now());
         const { name, generation } = await reseal({ tss, store, anchors, envelope, releases, now });
@@ -104,6 +113,8 @@ export function createSealingService(environment: SealingEnvironment, sources: S
       inTurn(async () => {
         requireLaunched();
         const order = await verifyOrder(envelope, requireDocuments(environment).anchors.operator);
+        // While it is in use, the volume's anchor is written again and again.
+        if (order.order === "new-volume") requireState("refused");
         await carryOutOrder(tss, order, { ekName: sources.ekName, boot, provision: () => provision(environment) });
         return { order: order.order };
       }),

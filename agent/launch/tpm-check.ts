@@ -52,7 +52,7 @@ async function isProvisioned(tss: LaunchEnvironment["tss"]): Promise<boolean> {
 async function wasUsed(tss: LaunchEnvironment["tss"], { ekName }: StoreContent): Promise<boolean> {
   if (ekName === null) return false;
   const known = fromHex(ekName);
-  await using ek = await openEndorsementKey(tss, ekKindOfName(known));
+  await using ek = await openEndorsementKey(tss, ekKindOfName(known), known);
   return equalBytes(ek.name, known);
 }
 

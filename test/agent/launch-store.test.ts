@@ -8,6 +8,7 @@ import {
   type StoreContent,
   type StoreMedium,
 } from "../../seal/index.ts";
+import { attestationKeyTemplate, ekTemplates } from "../../seal/tpm-templates.ts";
 import { asked, type LaunchChecks, openLaunchChecks, reasonsOf } from "../support/launch-checks.ts";
 import { damagedPackage } from "../support/launch-documents.ts";
 import {
@@ -137,6 +138,24 @@ describe("a damaged blob", () => {
     expect((await launchOn(machine)).commands.map(({ code }) => code)).not.toContain(TPM_CC.import);
   });
 
+  test.each([
+    ["empty", () => new Uint8Array()],
+    ["too long", () => new Uint8Array(600)],
+    ["cut off", (kept: Uint8Array) => kept.slice(0, -1)],
+    ["of another size", (kept: Uint8Array) => kept.with(0, 0xff)],
+    ["zero", (kept: Uint8Array) => new Uint8Array(kept.length)],
+  ])("I11: nor does one that is %s stand in the way", async (_what, change) => {
+    const machine = await served();
+    const content = contentOf(machine.identity.store);
+    const changed = content.entries.map((entry) => ({
+      ...entry,
+      imported: change(entry.imported ?? new Uint8Array()),
+    }));
+    write(machine.identity.store, { ...content, entries: changed });
+    const booted = await launchOn(machine);
+    expect([kindOf(booted), imports(booted)]).toEqual(["serving", 1]);
+  });
+
   test("I11: a package that was damaged on the disk is replaced by the kept copy of the same generation", async () => {
     const machine = await served();
     const damaged = packageOf(machine).map((byte, index, all) => (index === all.length - 20 ? byte ^ 1 : byte));
@@ -144,7 +163,17 @@ describe("a damaged blob", () => {
     expect([kindOf(booted), imports(booted)]).toEqual(["serving", 0]);
   });
 
-  test("I11: but never by one of another generation", async () => {
+  test("I11: or by a later one, which served: what was handed in since outlives the cabinet", async () => {
+    const machine = await served();
+    const next = await bench.provision({ on: machine, label: { generation: 2 } });
+    expect(kindOf(await launchOn(next))).toBe("serving");
+    const damaged = packageOf(machine).map((byte, index, all) => (index === all.length - 20 ? byte ^ 1 : byte));
+    const booted = await launchOn(machine, packages(damaged));
+    expect(kindOf(booted)).toBe("serving");
+    expect(contentOf(machine.identity.store).entries).toMatchObject([{ generation: 2, state: "served" }]);
+  });
+
+  test("I11: but never by an earlier one", async () => {
     const machine = await served();
     const next = await bench.provision({ on: machine, label: { generation: 2 } });
     const damaged = packageOf(next).map((byte, index, all) => (index === all.length - 20 ? byte ^ 1 : byte));
@@ -193,6 +222,20 @@ describe("a TPM that has changed", () => {
     const again = await launchOn(machine);
     expect([kindOf(again), imports(again)]).toEqual(["serving", 1]);
     expect(imports(await launchOn(machine))).toBe(0);
+  });
+
+  test("I2: one that was cleared, with another key at the endorsement key's handle, is not taken for a new one", async () => {
+    const machine = await served();
+    await clear();
+    await withTpm(bench.bus, async ({ tss }) => {
+      await using key = await tss.createPrimary("endorsement", attestationKeyTemplate);
+      await using _kept = await tss.evictControl(key, ekTemplates.p384.persistentHandle);
+    });
+    const booted = await launchOn(machine);
+    expect(codesOf(booted)).toContain("tpm-cleared");
+    expect(asked(booted, TPM_CC.nvDefineSpace)).toBe(0);
+    await clear();
+    await provisionAgain();
   });
 
   test("I2: one that was cleared before it ever served is provisioned like a new one", async () => {

@@ -39,7 +39,6 @@ import {
   encodeDerSignature,
   encodeEnvelope,
   encodeRelease,
-  fromHex,
   keyIdOf,
   measureObjectPolicy,
   RELEASE_TYPE,
@@ -177,7 +176,7 @@ function storedSeeds(): Record<string, Seeds> {
     },
     "tpm-counters": { some: encodeCounters({ epoch: 33n, resetCount: 7, restartCount: 0 }) },
     prediction: { boot: madePrediction() },
-    escrow: { plain: encodeEscrow(fromHex(ekName), { ownerAuth: filled(32, 1), lockoutAuth: filled(32, 2) }) },
+    escrow: { plain: encodeEscrow({ ekName, secret: concatBytes(utf8("IRONOWN1"), filled(24, 1)) }) },
   };
 }
 

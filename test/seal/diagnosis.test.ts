@@ -160,7 +160,13 @@ describe("whatever a TPM says", () => {
       fc.record({ kind: fc.constant("name" as const), name }),
       fc.record({ kind: fc.constant("failed" as const), rc: u32 }),
     ),
-    ...{ certifiedEkNames: fc.array(name, { maxLength: 3 }), inOwnerHierarchy: fc.boolean(), epoch, login },
+    ...{
+      certifiedEkNames: fc.array(name, { maxLength: 3 }),
+      inOwnerHierarchy: fc.boolean(),
+      epoch,
+      login,
+      hasAnchor: fc.boolean(),
+    },
     pcrs: fc.option(
       fc.tuple(...SEAL_PCRS.map((pcr) => value.map((each) => [pcr, each] as const))).map((each) => new Map(each)),
     ),

@@ -3,7 +3,7 @@ import fc from "fast-check";
 import type { Tpm as Tss } from "node-tpm2-tss";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { makeCredential, parseTpmPublic } from "../../attest/index.ts";
-import { EPOCH_INDEX, PolicyError, type Release, toHex, utf8 } from "../../policy/index.ts";
+import { concatBytes, EPOCH_INDEX, PolicyError, type Release, toHex, utf8 } from "../../policy/index.ts";
 import { openEndorsementKey } from "../../seal/endorsement.ts";
 import { provisionEpoch } from "../../seal/epoch.ts";
 import {
@@ -210,7 +210,6 @@ describe("a TPM that is owned", () => {
 
 describe("the escrow", () => {
   const ekName = new Uint8Array(50).fill(7).with(0, 0).with(1, 0x0c);
-  const auth = fc.uint8Array({ minLength: 32, maxLength: 32 });
 
   test("both authorisations follow from the secret by HMAC-SHA256 over their labels", () => {
     const hmac = (label: string) => createHmac("sha256", SECRET).update(label).digest("hex");
@@ -229,24 +228,27 @@ describe("the escrow", () => {
 
   test("I11: what is written is read, in its one encoding", () => {
     fc.assert(
-      fc.property(auth, auth, fc.constantFrom(ekName, ekName.slice(0, 34)), (ownerAuth, lockoutAuth, name) => {
-        const bytes = encodeEscrow(name, { ownerAuth, lockoutAuth });
-        expect(parseEscrow(bytes)).toEqual({ ekName: toHex(name), ownerAuth, lockoutAuth });
-      }),
+      fc.property(
+        fc.uint8Array({ minLength: 24, maxLength: 24 }),
+        fc.constantFrom(ekName, ekName.slice(0, 34)),
+        (random, name) => {
+          const escrow = { ekName: toHex(name), secret: concatBytes(utf8("IRONOWN1"), random) };
+          expect(parseEscrow(encodeEscrow(escrow))).toEqual(escrow);
+        },
+      ),
     );
   });
 
   test("I4: any other file is a typed error, which does not say what the file holds", () => {
-    const good = encodeEscrow(ekName, own);
+    const good = encodeEscrow({ ekName: toHex(ekName), secret: SECRET });
     const mutated = fc.tuple(fc.nat(good.length - 1), fc.nat(255)).map(([at, to]) => good.with(at, to));
     fc.assert(
       fc.property(fc.oneof(mutated, fc.uint8Array({ maxLength: 100 })), (input) => {
         try {
-          const { ekName: name, ...ownership } = parseEscrow(input);
-          expect(encodeEscrow(Uint8Array.from(Buffer.from(name, "hex")), ownership)).toEqual(input);
+          expect(encodeEscrow(parseEscrow(input))).toEqual(input);
         } catch (error) {
           expect(error).toBeInstanceOf(PolicyError);
-          expect(`${error}`).not.toContain(toHex(own.ownerAuth).slice(0, 8));
+          expect(`${error}`).not.toContain(toHex(SECRET).slice(16, 24));
         }
       }),
       { numRuns: 300 },
@@ -254,8 +256,10 @@ describe("the escrow", () => {
     expect(() => parseEscrow(utf8("{}"))).toThrow(PolicyError);
   });
 
-  test("an authorisation of another size is not written", () => {
-    expect(() => encodeEscrow(ekName, { ...own, ownerAuth: new Uint8Array(20) })).toThrow(PolicyError);
-    expect(() => encodeEscrow(new Uint8Array(3), own)).toThrow(PolicyError);
+  test("another secret than one made for that, or another Name, is not written", () => {
+    const escrow = { ekName: toHex(ekName), secret: SECRET };
+    for (const secret of [SECRET.slice(1), new Uint8Array(32)])
+      expect(() => encodeEscrow({ ...escrow, secret })).toThrow(PolicyError);
+    expect(() => encodeEscrow({ ...escrow, ekName: "0b" })).toThrow(PolicyError);
   });
 });

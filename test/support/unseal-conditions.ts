@@ -6,7 +6,7 @@ import { AGENT_PCR, EPOCH_ATTRIBUTES, EPOCH_INDEX, measureEpochPolicy, sha256, u
 import { provisionEpoch, raiseEpoch } from "../../seal/epoch.ts";
 import { packageDigest, type SealedPackage, verifySealedPackage } from "../../seal/package.ts";
 import { openTpm } from "../../seal/tpm.ts";
-import { type LoginOutcome, provisionRecords, writeLogin } from "../../seal/tpm-records.ts";
+import { ANCHOR_INDEX, type LoginOutcome, provisionRecords, writeLogin } from "../../seal/tpm-records.ts";
 import { ekTemplates } from "../../seal/tpm-templates.ts";
 import {
   boot,
@@ -148,6 +148,30 @@ export const CONDITIONS: readonly Condition[] = [
       await withTss(machine.tpm, async (tss) => {
         await tss.clear("lockout");
         await provisionEpoch(tss, machine.keys.root.spkiPem, machine.release.delegation);
+      });
+      return { knownEkName: known(machine) };
+    },
+  },
+  {
+    what: "the audit anchor's index is gone",
+    codes: ["tpm-cleared"],
+    shows: { item: /audit anchor/ },
+    make: async (machine) => {
+      await withTss(machine.tpm, async (tss) => {
+        await using index = await tss.trFromTpmPublic(ANCHOR_INDEX);
+        await tss.nvUndefineSpace(index);
+      });
+      return { knownEkName: known(machine) };
+    },
+  },
+  {
+    what: "the TPM's owner took the counter away",
+    codes: ["tpm-not-provisioned"],
+    shows: { item: /epoch counter/ },
+    make: async (machine) => {
+      await withTss(machine.tpm, async (tss) => {
+        await undefineCounter(tss);
+        await tss.hierarchyChangeAuth("owner", utf8("a value"));
       });
       return { knownEkName: known(machine) };
     },

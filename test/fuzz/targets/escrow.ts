@@ -1,8 +1,7 @@
-import { fromHex } from "../../../policy/bytes.ts";
 import { encodeEscrow, parseEscrow } from "../../../seal/ownership.ts";
 import { expectSame } from "../property.ts";
 
 export function run(bytes: Uint8Array): void {
   const escrow = parseEscrow(bytes);
-  expectSame(bytes, encodeEscrow(fromHex(escrow.ekName), escrow), "escrow");
+  expectSame(bytes, encodeEscrow(escrow), "escrow");
 }
