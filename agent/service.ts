@@ -70,11 +70,10 @@ export async function runAgent(configPath: string): Promise<never> {
       return shim;
     },
   };
-  const sources = await gatherSources({ config, tpm, log, record, inputs: inputs.partial, audit, spawner, shims });
-  const { ended } = await serveControl(
-    config,
-    controlService(config, sources, createSealingService(environment, { ...sources, storeKeeps })),
-  );
+  const gathered = { config, tpm, log, record, inputs: inputs.partial, audit, spawner, shims };
+  const sources = await gatherSources(gathered).then(always, unavailable);
+  const sealing = createSealingService(environment, { record, storeKeeps, identity: sources });
+  const { ended } = await serveControl(config, controlService(config, record, sources, sealing));
   const launched = await launch(environment, record);
   console.error(`agent: ${describe(record)}`);
   if (launched !== null && inputs.partial.policy !== undefined) {
@@ -150,6 +149,28 @@ interface Gathered {
   readonly shims: readonly Shim[];
 }
 
+/** What reports are made of, asked for each time; throws where it cannot be had. */
+type Sources = () => ReportSources;
+
+const always =
+  (sources: ReportSources): Sources =>
+  () =>
+    sources;
+
+/** Without a usable endorsement key no report is made; the launch goes on, and says by name why it is refused. */
+function unavailable(cause: unknown): Sources {
+  const got = cause instanceof Error ? cause.message : "a failure";
+  console.error(`agent: no reports: ${got}`);
+  return () => {
+    throw new AgentError("ERR_ENVIRONMENT", "attestation key", {
+      expected: "an endorsement key that can be used",
+      got,
+      hint: "the launch's reasons (`status`) and `check` say what is in the way",
+      cause,
+    });
+  };
+}
+
 async function gatherSources(gathered: Gathered): Promise<ReportSources> {
   const { config, tpm, log, record, inputs, audit, spawner, shims } = gathered;
   const certificates = await tpm.ekCertificates();
@@ -189,10 +210,10 @@ function ownNamespaces(shim: ReadonlyMap<string, string>, spawner: ReadonlyMap<s
 
 function controlService(
   config: AgentConfig,
-  sources: ReportSources,
+  record: LaunchRecord,
+  sources: Sources,
   sealing: SealingService,
 ): (report: VirtioPort) => ControlService {
-  const { tpm, ak, ekKind, record } = sources;
   return (report) => ({
     sealing,
     status: async () => ({
@@ -201,8 +222,12 @@ function controlService(
       devices: await visibleDevices(config),
       phases: record.phases.map(({ kind, at }) => ({ phase: kind, at: Math.round(at) })),
     }),
-    endorsement: async () => ({ ekCertificates: sources.ekCertificates, akPublic: ak.publicArea, akName: ak.name }),
+    endorsement: async () => {
+      const { ekCertificates, ak } = sources();
+      return { ekCertificates, akPublic: ak.publicArea, akName: ak.name };
+    },
     activate: async (credentialBlob, encryptedSecret) => {
+      const { tpm, ak, ekKind } = sources();
       const secret = await tpm.activateCredential(ak, credentialBlob, encryptedSecret, ekKind);
       if (!isOwnershipSecret(secret)) return secret;
       secret.fill(0);
@@ -213,7 +238,8 @@ function controlService(
     },
     audit: async (from, limit) => readAudit(config.auditLog, from, limit),
     challenge: async (challenge) => {
-      const evidence = encodeEvidence(await collectEvidence(tpm, ak, evidenceSources(sources), challenge));
+      const { tpm, ak } = sources();
+      const evidence = encodeEvidence(await collectEvidence(tpm, ak, evidenceSources(sources()), challenge));
       await report.write(frameReport(evidence));
       return evidence.length;
     },

@@ -57,11 +57,13 @@ export interface SealingService {
 
 /** What the service needs of a launch's environment, and of what reports are made of. */
 export type SealingEnvironment = Pick<LaunchEnvironment, "tss" | "store" | "now" | "inputs">;
-export type SealingSources = Pick<ReportSources, "tpm" | "ak" | "ekKind" | "ekName"> & {
-  readonly record: Pick<ReportSources["record"], "state">;
+export interface SealingSources {
+  readonly record: Pick<LaunchRecord, "state">;
+  /** The machine's keys. @throws AgentError ERR_ENVIRONMENT while there are none */
+  readonly identity: () => Pick<ReportSources, "tpm" | "ak" | "ekKind" | "ekName">;
   /** Whether what is written into the store is there after a reboot. */
   readonly storeKeeps: boolean;
-};
+}
 
 /**
  * One act at a time: two transactions at once could each see what the other is about to change. Nothing is changed while a launch is
@@ -115,32 +117,32 @@ export function createSealingService(environment: SealingEnvironment, sources: S
         const order = await verifyOrder(envelope, requireDocuments(environment).anchors.operator);
         // While it is in use, the volume's anchor is written again and again.
         if (order.order === "new-volume") requireState("refused");
-        await carryOutOrder(tss, order, { ekName: sources.ekName, boot, provision: () => provision(environment) });
+        await carryOutOrder(tss, order, {
+          ekName: sources.identity().ekName,
+          boot,
+          provision: () => provision(environment),
+        });
         return { order: order.order };
       }),
     own: (credentialBlob, encryptedSecret) =>
       inTurn(async () => {
         requireLaunched();
         await requireProvisioned(tss);
-        const secret = await sources.tpm.activateCredential(
-          sources.ak,
-          credentialBlob,
-          encryptedSecret,
-          sources.ekKind,
-        );
+        const { tpm, ak, ekKind } = sources.identity();
+        const secret = await tpm.activateCredential(ak, credentialBlob, encryptedSecret, ekKind);
         const ownership = deriveOwnership(secret);
         try {
-          await using ek = await openEndorsementKey(tss, sources.ekKind);
+          await using ek = await openEndorsementKey(tss, ekKind);
           await takeOwnership(tss, ek, ownership);
         } finally {
           for (const bytes of [secret, ownership.ownerAuth, ownership.lockoutAuth]) bytes.fill(0);
         }
       }),
-    records: () => inTurn(async () => ({ boot: toHex(boot), ...(await readRecords(environment, sources)) })),
+    records: () => inTurn(async () => ({ boot: toHex(boot), ...(await readRecords(environment, sources.identity())) })),
   };
 }
 
-async function readRecords(environment: SealingEnvironment, { ekName }: SealingSources) {
+async function readRecords(environment: SealingEnvironment, { ekName }: Pick<ReportSources, "ekName">) {
   const { tss } = environment;
   const logins: [string, string | null][] = [];
   for (const { sealed } of await currentCredentials(environment)) {

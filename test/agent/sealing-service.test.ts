@@ -24,7 +24,7 @@ const ANCHOR: Anchor = { volumeId: new Uint8Array(16).fill(7), seq: 3, hash: "ab
 let machine: SoftwareTpm;
 let tpm: MachineTpm;
 let keys: BenchKeys;
-let sources: Pick<SealingSources, "tpm" | "ak" | "ekKind" | "ekName">;
+let identity: ReturnType<SealingSources["identity"]>;
 const store = Store.open(memoryMedium()).store;
 
 beforeAll(async () => {
@@ -32,7 +32,7 @@ beforeAll(async () => {
   tpm = await openTpm({ tcti: machine.tcti, nativeDirectory: NATIVE_DIRECTORY });
   keys = await createBenchKeys();
   const { name: ekName } = await tpm.endorsementKey("p384");
-  sources = { tpm, ak: await tpm.createAttestationKey(), ekKind: "p384", ekName };
+  identity = { tpm, ak: await tpm.createAttestationKey(), ekKind: "p384", ekName };
   await provisionRecords(tpm.tss);
 });
 beforeEach(() => writeAnchor(tpm.tss, ANCHOR));
@@ -45,12 +45,17 @@ function service(state: LaunchState, { storeKeeps = true } = {}) {
   const inputs = { partial: { anchors: keys.anchors, releases: [] }, reasons: [] };
   return createSealingService(
     { tss: tpm.tss, store, now: Date.now, inputs },
-    { ...sources, record: { state }, storeKeeps },
+    { identity: () => identity, record: { state }, storeKeeps },
   );
 }
 
 const newVolume = async () => {
-  const order = { version: 1, order: "new-volume", ekName: toHex(sources.ekName), anchor: toHex(encodeAnchor(ANCHOR)) };
+  const order = {
+    version: 1,
+    order: "new-volume",
+    ekName: toHex(identity.ekName),
+    anchor: toHex(encodeAnchor(ANCHOR)),
+  };
   return signOrder({ ...order, version: 1, order: "new-volume" }, keys.operator);
 };
 

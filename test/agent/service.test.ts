@@ -3,6 +3,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { encodeBundle, parseBundle, toBase64, utf8 } from "../../policy/index.ts";
 import { DEVICES, LAUNCH_PIN, type LaunchBench } from "../support/launch-fixture.ts";
 import { INITIALIZE_VALUES, openRawClient } from "../support/rpc-client.ts";
+import { tpmTool } from "../support/seal-fixture.ts";
 import { openServiceBench, type ServiceBench } from "../support/service-fixture.ts";
 import { SOFTHSM } from "../support/shim-fixture.ts";
 import { TPM_CC } from "../support/tpm-bus.ts";
@@ -114,6 +115,33 @@ describe("the agent below the real spawner", () => {
     expect(status).toMatchObject({ state: "refused" });
     expect(status["reasons"]).toContainEqual(expect.objectContaining({ code: "ERR_SPAWNER" }));
     await expectClosed(agent);
+  });
+
+  test("I2: without a usable endorsement key it refuses by name, and goes on answering, but makes no report", async () => {
+    await tpmTool(bench.machine, "tpm2_changeauth", "-c", "endorsement", "x");
+    try {
+      const agent = await start();
+      const status = await agent.launched();
+      expect(status).toMatchObject({ state: "refused" });
+      expect(status["reasons"]).toContainEqual(expect.objectContaining({ code: "endorsement-auth-set" }));
+      expect(await agent.ask({ op: "check" })).toMatchObject({
+        ok: true,
+        credentials: [
+          {
+            findings: expect.arrayContaining([expect.objectContaining({ code: "endorsement-auth-set", blocks: true })]),
+          },
+        ],
+      });
+      for (const request of [
+        { op: "endorsement" },
+        { op: "records" },
+        { op: "challenge", nonce: "ab".repeat(32), bank: "sha256", pcrs: [0, 13] },
+      ])
+        expect(await agent.ask(request)).toMatchObject({ ok: false, error: { code: "ERR_ENVIRONMENT" } });
+    } finally {
+      await service.stopAll();
+      await tpmTool(bench.machine, "tpm2_changeauth", "-c", "endorsement", "-p", "x");
+    }
   });
 
   test("I3: when the agent cannot cap, the spawner does, and ends the machine", async () => {

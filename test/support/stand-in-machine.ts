@@ -72,7 +72,11 @@ export async function startStandIn(order: StandInOrder): Promise<AsyncDisposable
   await provision(tpm, inputs.partial);
   const sealing = createSealingService(
     { tss: tpm.tss, store, now: Date.now, inputs },
-    { tpm, ak, ekKind: "p384", ekName, record: { state: { kind: "serving", scopes: [] } }, storeKeeps: true },
+    {
+      identity: () => ({ tpm, ak, ekKind: "p384", ekName }),
+      record: { state: { kind: "serving", scopes: [] } },
+      storeKeeps: true,
+    },
   );
   let report: Socket | null = null;
   const service: ControlService = {
