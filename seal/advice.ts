@@ -3,10 +3,6 @@
  * credential sealed, and one line of advice. The operator guide has a section for each code (agent/docs/operator-guide.md).
  */
 export const UNSEAL_FINDINGS = {
-  "tpm-unavailable": {
-    blocks: true,
-    advice: "give the machine its TPM, and check that /dev/tpmrm0 belongs to the agent",
-  },
   "tpm-replaced": {
     blocks: true,
     advice: "seal the credential again with this TPM's EK certificate, and enrol the machine again",
@@ -25,7 +21,8 @@ export const UNSEAL_FINDINGS = {
   },
   "endorsement-auth-set": {
     blocks: true,
-    advice: "set the endorsement authorisation back to empty: unattended unsealing needs it",
+    advice:
+      "set the endorsement authorisation back to empty, which unattended unsealing needs; if nobody knows it, clear the TPM",
   },
   "tpm-cleared": {
     blocks: true,

@@ -1,7 +1,7 @@
 import { TpmError, type Tpm as Tss } from "node-tpm2-tss";
 import { reason } from "../attest/index.ts";
 import type { UnsealFinding } from "./diagnosis.ts";
-import { checkImported, importSealed } from "./endorsement.ts";
+import { checkImported, importSealed, loadableImport } from "./endorsement.ts";
 import type { SealedPackage } from "./package.ts";
 
 /** `sound`: `imported` loads on this TPM now. It is another one than before when the kept one was of before a TPM2_Clear. */
@@ -21,9 +21,9 @@ export async function diagnoseBlob(
   sealed: SealedPackage,
   imported: Uint8Array | null,
 ): Promise<BlobDiagnosis> {
-  if (imported !== null) {
-    if ((await refusal(() => checkImported(tss, sealed, imported))) === null) return { kind: "sound", imported };
-  }
+  const kept = loadableImport(imported);
+  if (kept !== null && (await refusal(() => checkImported(tss, sealed, kept))) === null)
+    return { kind: "sound", imported: kept };
   let anew = new Uint8Array();
   const refused = await refusal(async () => {
     anew = Uint8Array.from(await importSealed(tss, sealed));

@@ -1,6 +1,7 @@
 import { reason } from "../attest/index.ts";
 import { type Anchors, IronclawError } from "../policy/index.ts";
 import type { UnsealFinding } from "./diagnosis.ts";
+import { loadableImport } from "./endorsement.ts";
 import { packageDigest, peekSealedPackage, type SealedPackage, verifySealedPackage } from "./package.ts";
 import type { StoreContent, StoreEntry } from "./store.ts";
 
@@ -62,19 +63,12 @@ async function readKept(anchors: Anchors, entries: readonly StoreEntry[]): Promi
   const read = entries.map(async (entry): Promise<Credential | null> => {
     try {
       const sealed = await verifySealedPackage(entry.package, anchors);
-      return { sealed, envelope: entry.package, imported: usableImport(entry) };
+      return { sealed, envelope: entry.package, imported: loadableImport(entry.imported) };
     } catch {
       return null;
     }
   });
   return (await Promise.all(read)).filter((credential) => credential !== null);
-}
-
-/** What the unsealer takes (FORMATS.md, section 8); an EK of either kind makes far less. */
-const MAX_PRIVATE_BYTES = 512;
-
-function usableImport({ imported }: StoreEntry): Uint8Array | null {
-  return imported !== null && imported.length > 0 && imported.length <= MAX_PRIVATE_BYTES ? imported : null;
 }
 
 function importedOf(kept: readonly Credential[], sealed: SealedPackage): Uint8Array | null {

@@ -54,6 +54,14 @@ export async function importSealed(tss: Tss, sealed: SealedPackage): Promise<Uin
   return await tss.import(parent, sealed.objectPublic, sealed.duplicate, sealed.encryptedSeed, { sessions: [use] });
 }
 
+/** What the unsealer takes (FORMATS.md, section 8); an EK of either kind makes far less. */
+const MAX_PRIVATE_BYTES = 512;
+
+/** A kept private area, or null when it cannot be one: the store it comes from could hold anything. */
+export function loadableImport(imported: Uint8Array | null): Uint8Array | null {
+  return imported !== null && imported.length > 0 && imported.length <= MAX_PRIVATE_BYTES ? imported : null;
+}
+
 /**
  * Loads what `importSealed` returned and compares the loaded object's Name with the package's public area: it is the object, and
  * this TPM can open it. Says nothing about whether its policy is met.

@@ -16,17 +16,34 @@ import { SealError } from "./errors.ts";
 // The endorsement authorisation stays empty: unattended unsealing uses the EK through it.
 
 const SECRET_BYTES = 32;
+const hex32 = z.string().regex(/^[0-9a-f]{64}$/);
 const escrowSchema = z
   .strictObject({
     version: z.literal(1),
     ekName: z.string().regex(/^(?:[0-9a-f]{68}|[0-9a-f]{100})$/),
-    secret: z.string().regex(new RegExp(`^[0-9a-f]{${2 * SECRET_BYTES}}$`)),
+    secret: hex32,
+    ownerAuth: hex32,
+    lockoutAuth: hex32,
   })
-  .refine(({ secret }) => isOwnershipSecret(fromHex(secret)), {
+  .refine((escrow) => isDerived(escrow), {
     path: ["secret"],
-    message: "expected an ownership secret",
+    message: "expected an ownership secret, with what follows from it",
   })
   .readonly();
+
+function isDerived({
+  secret,
+  ownerAuth,
+  lockoutAuth,
+}: {
+  readonly secret: string;
+  readonly ownerAuth: string;
+  readonly lockoutAuth: string;
+}): boolean {
+  if (!isOwnershipSecret(fromHex(secret))) return false;
+  const derived = deriveOwnership(fromHex(secret));
+  return toHex(derived.ownerAuth) === ownerAuth && toHex(derived.lockoutAuth) === lockoutAuth;
+}
 
 /** The operator's copy of a TPM's owner and lockout authorisation. Secret: mode 0600, offline. */
 export interface Ownership {
@@ -65,9 +82,14 @@ export interface Escrow {
   readonly secret: Uint8Array;
 }
 
-/** The escrow file's bytes: they hold the secret. */
+/**
+ * The escrow file's bytes: they hold the secret, and both authorisations for the day on which there are only a TPM's own tools.
+ * @throws SealError ERR_SEAL_INPUT for a secret that is none of `createOwnershipSecret`
+ */
 export function encodeEscrow({ ekName, secret }: Escrow): Uint8Array {
-  const document = { version: 1 as const, ekName, secret: toHex(secret) };
+  const { ownerAuth, lockoutAuth } = deriveOwnership(secret);
+  const auths = { ownerAuth: toHex(ownerAuth), lockoutAuth: toHex(lockoutAuth) };
+  const document = { version: 1 as const, ekName, secret: toHex(secret), ...auths };
   return encodeCanonicalJson(document, escrowSchema, "ERR_ENVELOPE_MALFORMED", "escrow");
 }
 

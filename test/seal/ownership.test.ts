@@ -6,6 +6,7 @@ import { makeCredential, parseTpmPublic } from "../../attest/index.ts";
 import { concatBytes, EPOCH_INDEX, PolicyError, type Release, toHex, utf8 } from "../../policy/index.ts";
 import { openEndorsementKey } from "../../seal/endorsement.ts";
 import { provisionEpoch } from "../../seal/epoch.ts";
+import { SealError } from "../../seal/errors.ts";
 import {
   createOwnershipSecret,
   deriveOwnership,
@@ -254,12 +255,14 @@ describe("the escrow", () => {
       { numRuns: 300 },
     );
     expect(() => parseEscrow(utf8("{}"))).toThrow(PolicyError);
+    const swapped = new TextDecoder().decode(good).replace(toHex(own.ownerAuth), toHex(own.lockoutAuth));
+    expect(() => parseEscrow(utf8(swapped))).toThrow(PolicyError);
   });
 
   test("another secret than one made for that, or another Name, is not written", () => {
     const escrow = { ekName: toHex(ekName), secret: SECRET };
     for (const secret of [SECRET.slice(1), new Uint8Array(32)])
-      expect(() => encodeEscrow({ ...escrow, secret })).toThrow(PolicyError);
+      expect(() => encodeEscrow({ ...escrow, secret })).toThrow(SealError);
     expect(() => encodeEscrow({ ...escrow, ekName: "0b" })).toThrow(PolicyError);
   });
 });
