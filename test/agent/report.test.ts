@@ -149,7 +149,7 @@ describe("a report", () => {
       machine: "bench-vm",
       image: { id: provisioned.release.image.id, variant: "demo" },
       reasons: [],
-      token: { label: "launch-bench", serial: bench.token.serial },
+      tokens: [{ name: "launch-bench", label: "launch-bench", serial: bench.token.serial }],
       audit: { seq: 1, hash: fromHex(head.hash) },
     });
     expect(claims.asserted.keys.map(({ name, does }) => `${name} ${does}`)).toEqual([
@@ -182,7 +182,7 @@ describe("a report", () => {
       "TPM2_PolicyPCR 0x000001c4",
       "TPM2_Unseal 0x0000099d",
     ]);
-    expect(claims.asserted.token).toBeNull();
+    expect(claims.asserted.tokens).toEqual([]);
     expect(claims.asserted.keys).toEqual([]);
   });
 
