@@ -89,9 +89,6 @@ struct credential { size_t length; CK_BYTE bytes[MAX_CREDENTIAL]; };
 CK_RV take_credential(size_t max, struct credential **credential);
 /* Wipes and frees it. */
 void drop_credential(struct credential *credential);
-struct shim;
-/* Nothing more is read from the channel, whatever is left in it. True when it is closed, also when it was before. */
-bool close_channel(struct shim *shim);
 
 /* --- the library --- */
 
@@ -128,6 +125,8 @@ struct shim {
 
 /* The token in this slot; NULL when none was logged in to. */
 struct token *find_token(struct shim *shim, CK_ULONG slot);
+/* Nothing more is read from the credential channel, whatever is left in it. True when it is closed, also when it was before. */
+bool close_channel(struct shim *shim);
 
 /* One function per op: reads its payload to the end, acts, writes the reply's payload. */
 CK_RV op_probe(struct shim *shim, struct reader *in, struct writer *out);
