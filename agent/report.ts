@@ -79,7 +79,7 @@ async function currentClaims(
       image: imageOf(record.release),
       reasons: record.state.kind === "refused" ? record.state.reasons : [],
       unseal: record.answers,
-      token: record.token ?? null,
+      tokens: record.tokens,
       keys: record.keys.map(keyClaim),
       probeWitnessed: syscallCounts(record.witnessed),
       violations: violationsSince(record.witnessed, sources.attempts()),

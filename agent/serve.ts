@@ -45,7 +45,7 @@ export async function serveScopes(options: ServeOptions): Promise<readonly Scope
   throw failed.reason;
 }
 
-/** The broker names keys as the policy does, the shim by the handles of its own session. */
+/** The broker names keys as the policy does, the shim by slot and by the handles of its session there. */
 export function shimSigner({
   shim,
   keys,
@@ -53,13 +53,13 @@ export function shimSigner({
   readonly shim: Pick<Shim, "sign">;
   readonly keys: Launched["keys"];
 }): Signer {
-  const handles = new Map(keys.map(({ name, handle }) => [name, handle]));
+  const places = new Map(keys.map(({ name, slotId, handle }) => [name, { slotId, handle }]));
   return {
     sign: ({ key, mechanism, data }) => {
-      const handle = handles.get(key);
-      if (handle === undefined)
+      const place = places.get(key);
+      if (place === undefined)
         throw new AgentError("ERR_LAUNCH", "key", { expected: "a key that the launch checked", got: key });
-      return shim.sign({ handle, mechanism: mechanismRow(mechanism.type).value, pss: mechanism.pss, data });
+      return shim.sign({ ...place, mechanism: mechanismRow(mechanism.type).value, pss: mechanism.pss, data });
     },
   };
 }

@@ -29,7 +29,8 @@ export interface PssParameters {
 }
 
 export interface SignRequest {
-  /** From the last `keys()`. */
+  readonly slotId: bigint;
+  /** From the last `keys()` of this slot. */
   readonly handle: bigint;
   /** CKM_... */
   readonly mechanism: bigint;
@@ -56,11 +57,15 @@ export interface Shim {
   credential(path: string): Promise<void>;
   /** Loads and initialises the library at an absolute path of the shim's own root. Once. */
   load(path: string): Promise<LoadedLibrary>;
-  /** Lets the shim take the PIN from its credential channel and log in. Once: a failure is not tried again. rv 0x21: no PIN came, none was tried. */
+  /**
+   * Lets the shim take the next PIN from its credential channel and log in to a slot's token. Once for each slot: a failure is not tried
+   * again, and ends the log-ins. rv 0x21: no PIN came, none was tried.
+   */
   login(slotId: bigint): Promise<void>;
-  keys(): Promise<readonly ShimKey[]>;
+  /** The private keys of a token that is logged in to. */
+  keys(slotId: bigint): Promise<readonly ShimKey[]>;
   sign(request: SignRequest): Promise<Uint8Array>;
-  /** Installs the serve filter: from here on no new executable memory. Gives the number of filters. Once. */
+  /** Closes the credential channel and installs the serve filter: no further PIN, no new executable memory. Gives the number of filters. Once. */
   arm(): Promise<number>;
   /** Signatures made so far. */
   status(): Promise<bigint>;
@@ -101,8 +106,8 @@ export async function openShim(fd: number, native: Native, options: ShimOptions 
     probe: () => ask("probe", nothing, parseProbe),
     credential: (path) => ask("credential", encodePath(path), parseNothing),
     load: (path) => ask("load", encodePath(path), parseLoaded),
-    login: (slotId) => ask("login", new ByteWriter().u64(slotId).finish(), parseNothing),
-    keys: () => ask("keys", nothing, parseKeys),
+    login: (slotId) => ask("login", encodeSlot(slotId), parseNothing),
+    keys: (slotId) => ask("keys", encodeSlot(slotId), parseKeys),
     sign: (request) => ask("sign", encodeSign(request), parseSignature),
     arm: () => ask("arm", nothing, parseFilters),
     status: () => ask("status", nothing, parseStatus),
@@ -149,8 +154,13 @@ function encodePath(path: string): Uint8Array {
   return new ByteWriter().sized16(utf8(path)).finish();
 }
 
-function encodeSign({ handle, mechanism, pss, data }: SignRequest): Uint8Array {
+function encodeSlot(slotId: bigint): Uint8Array {
+  return new ByteWriter().u64(slotId).finish();
+}
+
+function encodeSign({ slotId, handle, mechanism, pss, data }: SignRequest): Uint8Array {
   const writer = new ByteWriter()
+    .u64(slotId)
     .u64(handle)
     .u64(mechanism)
     .u8(pss === null ? 0 : 1);

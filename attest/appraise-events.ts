@@ -19,7 +19,7 @@ interface EventAppraisal {
 }
 
 /**
- * Compare the agent's log with the release: every expected event in its place, nothing else before the login, then token
+ * Compare the agent's log with the release: every expected event in its place, nothing else before the login, then tokens
  * and keys, then one cap, then only what may follow a cap.
  */
 export function appraiseEvents(
@@ -83,7 +83,7 @@ function compareEvent(
   };
 }
 
-/** No reference value: token and keys are bound to the measured policy by the agent, the others happen later. */
+/** No reference value: tokens and keys are bound to the measured policy by the agent, the others happen later. */
 function unreferenced(event: LaunchEvent): EventComparison {
   return { kind: event.kind, name: event.name, expected: null, got: toHex(event.sha256), agrees: true };
 }

@@ -7,7 +7,7 @@ export const requiredProbes: readonly string[] = ["execve", "ptrace", "io_uring_
 
 /**
  * Judge what is known about the sandbox of a serving launch: the escape probe, what the kernel saw of it, the process as
- * the spawner saw it, the token and the keys. The probe's own words count only together with the kernel's.
+ * the spawner saw it, the tokens and the keys. The probe's own words count only together with the kernel's.
  */
 export function appraiseShim({ claims }: VerifiedEvidence): readonly Finding[] {
   if (claims.measured.launch !== "serving") return [];
@@ -47,9 +47,14 @@ function processFindings({ asserted }: Claims): readonly Finding[] {
 }
 
 function tokenFindings({ asserted }: Claims): readonly Finding[] {
-  if (asserted.token !== null && asserted.keys.length > 0) return [];
-  const got = asserted.token === null ? "no token" : "no keys";
-  return [contraindicated("token", "token and keys", "at least one key of a named token", got)];
+  const names = new Set(asserted.tokens.map(({ name }) => name));
+  if (names.size === 0 || asserted.keys.length === 0) {
+    const got = names.size === 0 ? "no token" : "no keys";
+    return [contraindicated("token", "tokens and keys", "at least one key of a named token", got)];
+  }
+  return asserted.keys
+    .filter(({ token }) => !names.has(token))
+    .map(({ name, token }) => contraindicated("token", `key ${name}`, "a token that is named", token));
 }
 
 function keyFindings({ name, attributes }: KeyClaim): readonly Finding[] {

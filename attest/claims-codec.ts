@@ -33,6 +33,7 @@ const key = {
 const measuredKey = -70001;
 const assertedKey = -70002;
 const selfReportedKey = -70003;
+const TOKEN_FIELDS = ["name", "label", "serial", "manufacturer", "model", "firmware"] as const;
 const debugEnabled = 0;
 const debugDisabledPermanently = 3;
 
@@ -59,7 +60,7 @@ function assertedMap(asserted: AssertedClaims): CborMap {
     image: record(asserted.image),
     reasons: asserted.reasons.map((reason) => record({ ...reason })),
     unseal: asserted.unseal.map((answer) => record({ ...answer })),
-    token: asserted.token === null ? null : record({ ...asserted.token }),
+    tokens: asserted.tokens.map((token) => record({ ...token })),
     keys: asserted.keys.map(keyMap),
     "probe-witnessed": asserted.probeWitnessed,
     violations: asserted.violations,
@@ -77,8 +78,8 @@ function assertedMap(asserted: AssertedClaims): CborMap {
 }
 
 function keyMap(claim: KeyClaim): CborMap {
-  const { name, spki, does } = claim;
-  return record({ name, spki, does, attributes: record(claim.attributes) });
+  const { name, token, spki, does } = claim;
+  return record({ name, token, spki, does, attributes: record(claim.attributes) });
 }
 
 function record(fields: Readonly<Record<string, CborValue>>): CborMap {
@@ -90,9 +91,9 @@ export function measureToken(token: TokenClaim): Uint8Array {
   return sha256(encodeCbor(record({ ...token })));
 }
 
-/** Digest of a `key` event: SHA-256 of the canonical CBOR of {spki, attributes}. */
-export function measureKey(claim: Pick<KeyClaim, "spki" | "attributes">): Uint8Array {
-  return sha256(encodeCbor(record({ spki: claim.spki, attributes: record(claim.attributes) })));
+/** Digest of a `key` event: SHA-256 of the canonical CBOR of {token, spki, attributes}. */
+export function measureKey(claim: Pick<KeyClaim, "token" | "spki" | "attributes">): Uint8Array {
+  return sha256(encodeCbor(record({ token: claim.token, spki: claim.spki, attributes: record(claim.attributes) })));
 }
 
 /**
@@ -174,7 +175,7 @@ function parseAsserted(map: MapReader): AssertedClaims {
     },
     reasons: map.array("reasons", 1024).map((item) => texts(item.asMap(), ["code", "item", "expected", "got"])),
     unseal: map.array("unseal", 64).map((item) => texts(item.asMap(), ["command", "rc", "text"])),
-    token: map.mapOrNull("token", (token) => texts(token, ["label", "serial", "manufacturer", "model", "firmware"])),
+    tokens: map.array("tokens", 8).map((item) => texts(item.asMap(), TOKEN_FIELDS)),
     keys: map.array("keys", 256).map((item) => parseKey(item.asMap())),
     probeWitnessed: map.entries("probe-witnessed", (value) => value.asCount()),
     violations: map.entries("violations", (value) => value.asCount()),
@@ -191,6 +192,8 @@ function parseAsserted(map: MapReader): AssertedClaims {
     }),
   };
   for (const reader of [image, audit, map]) reader.end();
+  if (!asserted.tokens.every(({ name }, index) => index === 0 || (asserted.tokens[index - 1]?.name ?? "") < name))
+    throw map.malformed("tokens", "names in ascending order");
   return asserted;
 }
 
@@ -199,6 +202,7 @@ function parseKey(map: MapReader): KeyClaim {
   if (!/^[0-9a-f]{64}$/.test(spki)) throw map.malformed("spki", "64 lower-case hexadecimal digits");
   const claim = {
     name: map.text("name"),
+    token: map.text("token"),
     spki,
     does: map.oneOf("does", keyPurposes),
     attributes: Object.fromEntries(map.entries("attributes", (value) => value.asBoolean())),

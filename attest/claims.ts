@@ -1,7 +1,7 @@
 import type { Reason } from "./reason.ts";
 
 /** Profile of the evidence and of its claims (EVIDENCE.md). */
-export const evidenceProfile = "tag:ironclaw,2026:evidence/1";
+export const evidenceProfile = "tag:ironclaw,2026:evidence/2";
 
 export const launchStates = [
   "booted",
@@ -42,6 +42,8 @@ export interface UnsealAnswerClaim {
 }
 
 export interface TokenClaim {
+  /** The policy's name of it. */
+  readonly name: string;
   readonly label: string;
   readonly serial: string;
   readonly manufacturer: string;
@@ -51,6 +53,8 @@ export interface TokenClaim {
 
 export interface KeyClaim {
   readonly name: string;
+  /** Name of the token that holds it. */
+  readonly token: string;
   /** SHA-256 of the SubjectPublicKeyInfo, 64 lower-case hexadecimal digits. */
   readonly spki: string;
   readonly does: (typeof keyPurposes)[number];
@@ -75,7 +79,8 @@ export interface AssertedClaims {
   readonly image: { readonly id: string; readonly variant: ImageVariant };
   readonly reasons: readonly Reason[];
   readonly unseal: readonly UnsealAnswerClaim[];
-  readonly token: TokenClaim | null;
+  /** Those that took their PIN. */
+  readonly tokens: readonly TokenClaim[];
   readonly keys: readonly KeyClaim[];
   /** System call to count: what the kernel's notifications showed during the escape probe. */
   readonly probeWitnessed: ReadonlyMap<string, number>;

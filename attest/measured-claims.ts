@@ -19,12 +19,12 @@ export function measuredClaims(launch: LaunchStateName, records: readonly CelRec
 }
 
 /**
- * Where claims that call themselves measured differ from the log, and where token and keys differ from the events that
+ * Where claims that call themselves measured differ from the log, and where tokens and keys differ from the events that
  * measured them. Establishes nothing about the log: its replay against a quote does.
  */
 export function measuredClaimReasons(claims: Claims, records: readonly CelRecord[]): readonly Reason[] {
   const { measured, asserted } = claims;
-  const tokens = asserted.token === null ? [] : [{ name: asserted.token.label, sha256: measureToken(asserted.token) }];
+  const tokens = asserted.tokens.map((token) => ({ name: token.name, sha256: measureToken(token) }));
   const keys = asserted.keys.map((key) => ({ name: key.name, sha256: measureKey(key) }));
   const closure = [...measured.closure].map(([name, sha256]) => ({ name, sha256 }));
   return [

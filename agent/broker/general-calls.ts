@@ -1,5 +1,5 @@
 import { randomBytes } from "node:crypto";
-import { concatBytes, equalBytes, mechanismRow, sha256Hex, utf8 } from "../../policy/index.ts";
+import { concatBytes, equalBytes, mechanismRow, sha256Hex, tokenOf, utf8 } from "../../policy/index.ts";
 import {
   type Application,
   type CallHandler,
@@ -91,7 +91,7 @@ export const getTokenInfo: CallHandler = (application, args) => {
   const flags = CKF_RNG | CKF_WRITE_PROTECTED | CKF_USER_PIN_INITIALIZED | CKF_TOKEN_INITIALIZED;
   return values(
     concatBytes(
-      encodeFixedText(policy.token.label, 32),
+      encodeFixedText(tokenOf(policy, scope.key)?.label ?? "", 32),
       encodeFixedText(MANUFACTURER, 32),
       encodeFixedText("scoped session", 16),
       encodeFixedText(sha256Hex(concatBytes(utf8(`${scope.name}\0`), key.spki)), 16),

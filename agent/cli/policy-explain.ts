@@ -42,7 +42,9 @@ export const command: Command = {
         ? `  ${decision.scope}: yes, by rule ${decision.rule}`
         : `  ${decision.scope}: no, ${decision.step}: ${decision.reason}`,
     );
-    answer(input, io, { allow, scopes }, [allow ? "allowed" : "denied", ...lines].join("\n"));
+    const token = Object.hasOwn(policy.keys, key) ? (policy.keys[key]?.token ?? null) : null;
+    const where = token === null ? "" : `, ${key} on token ${token}`;
+    answer(input, io, { allow, token, scopes }, [`${allow ? "allowed" : "denied"}${where}`, ...lines].join("\n"));
     return allow ? 0 : 1;
   },
 };

@@ -51,7 +51,8 @@ export interface LaunchRecord {
   probe: readonly ProbeAttempt[];
   /** System call to count: what the kernel showed the agent while the probe ran. */
   witnessed: Readonly<Record<number, number>>;
-  token?: TokenIdentity;
+  /** Those that took their PIN, in the order of their names. */
+  tokens: readonly TokenIdentity[];
   keys: readonly ServedKey[];
   digests: ReadonlyMap<string, string>;
   mapped: readonly string[];
@@ -70,6 +71,7 @@ export function newLaunchRecord(): LaunchRecord {
     state: { kind: "booted" },
     probe: [],
     witnessed: {},
+    tokens: [],
     keys: [],
     digests: new Map(),
     mapped: [],

@@ -13,9 +13,12 @@ import { spkiOf } from "./spki.ts";
 
 export type TokenIdentity = TokenClaim;
 
-/** A key that the policy names and the token holds exactly once. */
+/** A key that the policy names and its token holds exactly once. */
 export interface ServedKey {
   readonly name: string;
+  /** The policy's name of the token, and the slot that presents it. */
+  readonly token: string;
+  readonly slotId: bigint;
   readonly handle: bigint;
   readonly does: Policy["keys"][string]["does"];
   readonly spki: Uint8Array;
@@ -26,27 +29,40 @@ export interface ServedKey {
   readonly flags: ShimKey["flags"];
 }
 
+/** A token that is logged in to, and what it holds. */
+export interface TokenKeys {
+  readonly slotId: bigint;
+  readonly keys: readonly ShimKey[];
+}
+
 /**
- * Match the policy's keys, named by their public key, with the token's. None or two matches refuse, and so does a key
+ * Match the policy's keys, named by token and public key, with what the tokens hold. None or two matches refuse, and so does a key
  * that could leave the token (I7): extractable, not sensitive, or of unknown history.
  */
 export function findServedKeys(
   policy: Policy,
-  tokenKeys: readonly ShimKey[],
+  tokens: ReadonlyMap<string, TokenKeys>,
 ): { keys: ServedKey[]; reasons: Reason[] } {
   const keys: ServedKey[] = [];
   const reasons: Reason[] = [];
-  const candidates = tokenKeys.map((key) => ({ key, spki: spkiOf(key) }));
+  const candidates = [...tokens].flatMap(([token, held]) =>
+    held.keys.map((key) => ({ token, slotId: held.slotId, key, spki: spkiOf(key) })),
+  );
   for (const [name, wanted] of Object.entries(policy.keys)) {
-    const matches = candidates.filter(({ spki }) => spki !== null && `sha256:${sha256Hex(spki)}` === wanted.spki);
+    const onToken = candidates.filter(({ token }) => token === wanted.token);
+    const matches = onToken.filter(({ spki }) => spki !== null && `sha256:${sha256Hex(spki)}` === wanted.spki);
     const [match] = matches;
     if (match === undefined || match.spki === null || matches.length !== 1) {
-      reasons.push(reason("key-unknown", name, `exactly one object with ${wanted.spki}`, `${matches.length}`));
+      reasons.push(
+        reason("key-unknown", name, `exactly one object on ${wanted.token} with ${wanted.spki}`, `${matches.length}`),
+      );
       continue;
     }
     reasons.push(...attributeReasons(name, wanted.does, match.key));
     keys.push({
       name,
+      token: match.token,
+      slotId: match.slotId,
       handle: match.key.handle,
       does: wanted.does,
       spki: match.spki,
@@ -78,7 +94,7 @@ function attributeReasons(name: string, does: ServedKey["does"], { flags }: Shim
 }
 
 export function tokenEvent(token: TokenIdentity): LaunchEvent {
-  return { kind: "token", name: token.label, sha256: measureToken(token) };
+  return { kind: "token", name: token.name, sha256: measureToken(token) };
 }
 
 export function keyEvent(key: ServedKey): LaunchEvent {
@@ -86,6 +102,6 @@ export function keyEvent(key: ServedKey): LaunchEvent {
 }
 
 /** A key as reports carry it. */
-export function keyClaim({ name, spkiSha256, does, flags }: ServedKey): KeyClaim {
-  return { name, spki: spkiSha256, does, attributes: Object.fromEntries(flags) };
+export function keyClaim({ name, token, spkiSha256, does, flags }: ServedKey): KeyClaim {
+  return { name, token, spki: spkiSha256, does, attributes: Object.fromEntries(flags) };
 }

@@ -1,11 +1,10 @@
 import { type LaunchEvent, type Reason, reasonFrom } from "../../attest/index.ts";
 import { fromHex, sha256 } from "../../policy/index.ts";
 import type { Shim } from "../shim-client.ts";
-import type { ShimSlot } from "../shim-replies.ts";
 import { enter, type LaunchEnvironment, type LaunchRecord, Refusal, SHIM_ID } from "./environment.ts";
 import type { LaunchInputs } from "./inputs.ts";
 import type { ServedKey } from "./keys.ts";
-import { checkKeys, logIn, unsealInto } from "./login.ts";
+import { checkKeys, logIn, type TokenSlot, unsealInto } from "./login.ts";
 import { measureEverything } from "./measure.ts";
 import type { LaunchState } from "./state.ts";
 
@@ -26,15 +25,15 @@ export async function launch(environment: LaunchEnvironment, record: LaunchRecor
     const inputs = await measureEverything(environment, record);
     enter(record, { kind: "unsealing" });
     const { fds } = await environment.spawner.startShim(startRequest(inputs));
-    let slot: ShimSlot;
+    let slots: readonly TokenSlot[];
     try {
       shim = await environment.openShim(fds.request);
-      slot = await unsealInto(environment, inputs, shim, record, fds.pin);
+      slots = await unsealInto(environment, inputs, shim, record, fds.pin);
     } finally {
       environment.closeFd(fds.pin); // a shim that finds the pipe empty sees its end at once
     }
-    await logIn(environment, inputs, shim, record, slot);
-    const keys = await checkKeys(environment, inputs, shim, record);
+    await logIn(environment, inputs, shim, record, slots);
+    const keys = await checkKeys(environment, inputs, shim, record, slots);
     enter(record, { kind: "capping" });
     const serving: LaunchState = { kind: "serving", scopes: inputs.policy.scopes.map((scope) => scope.name) };
     await environment.log.measure(cap("serving"), () => enter(record, serving));

@@ -1,20 +1,27 @@
 import { createPublicKey, randomBytes, verify } from "node:crypto";
 import { type Reason, reason } from "../../attest/index.ts";
-import { mechanismRow, type Policy, sha256 } from "../../policy/index.ts";
+import { mechanismRow, type Policy, type PolicyToken, sha256, sortedTokens } from "../../policy/index.ts";
 import { type LoginOutcome, packageDigest, readLogin, type SealedPackage, writeLogin } from "../../seal/index.ts";
 import { AgentError } from "../errors.ts";
 import type { Shim } from "../shim-client.ts";
 import type { ShimSlot } from "../shim-replies.ts";
 import { enter, type LaunchEnvironment, type LaunchRecord, Refusal } from "./environment.ts";
 import type { LaunchInputs } from "./inputs.ts";
-import { findServedKeys, keyEvent, type ServedKey, type TokenIdentity, tokenEvent } from "./keys.ts";
+import { findServedKeys, keyEvent, type ServedKey, type TokenIdentity, type TokenKeys, tokenEvent } from "./keys.ts";
 import type { MeasuredInputs } from "./measure.ts";
 import { STATE_CREDENTIAL } from "./tpm-check.ts";
 import { tpmStep, unsealCredential } from "./unseal.ts";
 
+/** A token of the policy, and the slot that presents it. */
+export interface TokenSlot extends PolicyToken {
+  readonly name: string;
+  readonly slot: ShimSlot;
+}
+
 /**
- * Probe the sandbox, deliver the library's files, load it, find the one token the PIN is for, open the state volume, and have the
- * TPM send the PIN into the shim's channel.
+ * Probe the sandbox, deliver the library's files, load it, find every token that a PIN is for, open the state volume, and have the
+ * TPM send the PINs into the shim's channel. All of them, before the first log-in: a `token` event moves the agent PCR, and
+ * from then on the TPM releases nothing.
  * @param channel its write end; stays the caller's
  * @throws Refusal, or AgentError for a shim that fails
  */
@@ -24,7 +31,7 @@ export async function unsealInto(
   shim: Shim,
   record: LaunchRecord,
   channel: number,
-): Promise<ShimSlot> {
+): Promise<readonly TokenSlot[]> {
   const { policy, release, anchors } = inputs;
   const deliver = (name: string, sink: number) =>
     unsealCredential(environment, record, { credential: needed(inputs, name), release, anchors }, sink);
@@ -36,10 +43,10 @@ export async function unsealInto(
   const loaded = await shim.load(policy.module.path);
   record.mapped = loaded.objects;
   checkMapped(policy, loaded.objects);
-  const slot = findToken(inputs, loaded.slots);
+  const slots = findTokens(inputs, loaded.slots);
   await environment.stateVolume?.open((sink) => deliver(STATE_CREDENTIAL, sink));
-  await deliver(policy.credentials.pin, channel);
-  return slot;
+  for (const { pin } of slots) await deliver(pin, channel);
+  return slots;
 }
 
 function needed({ credentials }: LaunchInputs, name: string) {
@@ -49,18 +56,32 @@ function needed({ credentials }: LaunchInputs, name: string) {
 }
 
 /**
- * Log in, once. That it is being tried is in the TPM before it is: a PIN whose try ended badly, or was cut off by a power failure, is
- * not tried again before an operator acts (I11).
+ * Log in to each token, once, in the order in which the PINs stand in the channel. A token that refuses ends the launch; those after
+ * it are not tried.
  */
 export async function logIn(
   environment: LaunchEnvironment,
   inputs: MeasuredInputs,
   shim: Shim,
   record: LaunchRecord,
-  slot: ShimSlot,
+  slots: readonly TokenSlot[],
 ): Promise<void> {
   enter(record, { kind: "logging-in" });
-  const { sealed } = needed(inputs, inputs.policy.credentials.pin);
+  for (const token of slots) await logInTo(environment, inputs, shim, record, token);
+}
+
+/**
+ * That a PIN is being tried is in the TPM before it is: one whose try ended badly, or was cut off by a power failure, is not tried
+ * again before an operator acts (I11).
+ */
+async function logInTo(
+  environment: LaunchEnvironment,
+  inputs: MeasuredInputs,
+  shim: Shim,
+  record: LaunchRecord,
+  { name, pin, slot }: TokenSlot,
+): Promise<void> {
+  const { sealed } = needed(inputs, pin);
   const note = await beginLogin(environment, sealed);
   try {
     await shim.login(slot.slotId);
@@ -68,13 +89,13 @@ export async function logIn(
     // Only the token's own word counts as its answer; anything else leaves the try as one whose end is not known.
     if (!(error instanceof AgentError) || error.rv === undefined || !PIN_REFUSED.has(error.rv)) throw error;
     await note("refused");
-    throw new Refusal([reason("pin-refused", slot.label, "0x0", `0x${error.rv.toString(16)}`)]);
+    throw new Refusal([reason("pin-refused", name, "0x0", `0x${error.rv.toString(16)}`)]);
   }
   await note("accepted");
   const { label, serial, model, manufacturer, firmware } = slot;
-  const token: TokenIdentity = { label, serial, model, manufacturer, firmware };
+  const token: TokenIdentity = { name, label, serial, model, manufacturer, firmware };
   await environment.log.measure(tokenEvent(token), () => {
-    record.token = token;
+    record.tokens = [...record.tokens, token];
   });
 }
 
@@ -122,38 +143,51 @@ function checkMapped({ module }: Policy, objects: readonly string[]): void {
 const FINAL_TRY = 0x20000;
 const LOCKED = 0x40000;
 
-/** The token that policy and sealed package name: a PIN is never tried on another one, nor on one that would lock. */
-function findToken(inputs: LaunchInputs, slots: readonly ShimSlot[]): ShimSlot {
-  const { label, serial } = inputs.policy.token;
-  const { tokenSerial } = needed(inputs, inputs.policy.credentials.pin).sealed;
-  const slot = slots.find((candidate) => candidate.serial === serial && candidate.label === label);
-  if (slot === undefined || tokenSerial !== serial) {
-    const found = slots.map((candidate) => `${candidate.label}/${candidate.serial}`).join(", ") || "no token";
-    throw new Refusal([
-      reason("hsm-absent", "token", `${label}/${serial}`, `${found}; PIN sealed for ${tokenSerial ?? "no token"}`),
-    ]);
+/** The tokens that policy and sealed packages name: a PIN is never tried on another one, nor on one that would lock. */
+function findTokens(inputs: LaunchInputs, slots: readonly ShimSlot[]): readonly TokenSlot[] {
+  const found: TokenSlot[] = [];
+  const reasons: Reason[] = [];
+  for (const token of sortedTokens(inputs.policy)) {
+    const slot = slots.find(({ label, serial }) => label === token.label && serial === token.serial);
+    const { tokenSerial } = needed(inputs, token.pin).sealed;
+    if (slot === undefined || tokenSerial !== token.serial) reasons.push(absent(token, slots, tokenSerial));
+    else {
+      reasons.push(...lockReasons(token.name, slot));
+      found.push({ ...token, slot });
+    }
   }
-  const reasons = lockReasons(slot);
   if (reasons.length > 0) throw new Refusal(reasons);
-  return slot;
+  return found;
 }
 
-function lockReasons({ label, flags }: ShimSlot): readonly Reason[] {
-  if ((flags & LOCKED) !== 0) return [reason("hsm-locked", label, "a token that takes a PIN", "CKF_USER_PIN_LOCKED")];
+function absent(
+  { name, label, serial }: Omit<TokenSlot, "slot">,
+  slots: readonly ShimSlot[],
+  tokenSerial: string | null,
+): Reason {
+  const seen = slots.map((slot) => `${slot.label}/${slot.serial}`).join(", ") || "no token";
+  return reason("hsm-absent", name, `${label}/${serial}`, `${seen}; PIN sealed for ${tokenSerial ?? "no token"}`);
+}
+
+function lockReasons(token: string, { flags }: ShimSlot): readonly Reason[] {
+  if ((flags & LOCKED) !== 0) return [reason("hsm-locked", token, "a token that takes a PIN", "CKF_USER_PIN_LOCKED")];
   if ((flags & FINAL_TRY) !== 0)
-    return [reason("hsm-final-try", label, "more than one try before it locks", "CKF_USER_PIN_FINAL_TRY")];
+    return [reason("hsm-final-try", token, "more than one try before it locks", "CKF_USER_PIN_FINAL_TRY")];
   return [];
 }
 
-/** Match the token's keys with the policy's, use each once, measure each, then forbid the shim new code. */
+/** Match the tokens' keys with the policy's, use each once, measure each, then forbid the shim new code. */
 export async function checkKeys(
   environment: LaunchEnvironment,
   inputs: LaunchInputs,
   shim: Shim,
   record: LaunchRecord,
+  slots: readonly TokenSlot[],
 ): Promise<readonly ServedKey[]> {
   enter(record, { kind: "checking-keys" });
-  const { keys, reasons } = findServedKeys(inputs.policy, await shim.keys());
+  const held = new Map<string, TokenKeys>();
+  for (const { name, slot } of slots) held.set(name, { slotId: slot.slotId, keys: await shim.keys(slot.slotId) });
+  const { keys, reasons } = findServedKeys(inputs.policy, held);
   if (reasons.length > 0) throw new Refusal(reasons);
   for (const key of keys) {
     await proveKeyPair(shim, key);
@@ -171,6 +205,7 @@ async function proveKeyPair(shim: Shim, key: ServedKey): Promise<void> {
   const publicKey = createPublicKey({ key: Buffer.from(key.spki), format: "der", type: "spki" });
   const isEc = publicKey.asymmetricKeyType === "ec";
   const signature = await shim.sign({
+    slotId: key.slotId,
     handle: key.handle,
     mechanism: mechanismRow(isEc ? "CKM_ECDSA" : "CKM_SHA256_RSA_PKCS").value,
     pss: null,

@@ -1,5 +1,5 @@
 import { type LaunchEvent, type Reason, reason, reasonFrom } from "../../attest/index.ts";
-import { fromHex, type Policy, type Release, SEAL_PCRS, toHex } from "../../policy/index.ts";
+import { fromHex, type Policy, type Release, SEAL_PCRS, sortedTokens, toHex } from "../../policy/index.ts";
 import { AgentError } from "../errors.ts";
 import type { ShimDigest } from "../spawner-client.ts";
 import { answersOf, type LaunchEnvironment, type LaunchRecord, Refusal, SHIM_ID } from "./environment.ts";
@@ -229,8 +229,8 @@ async function askTpmAnyway(
   reasons: Reason[],
 ): Promise<void> {
   const { anchors, policy, credentials } = environment.inputs.partial;
-  const credential =
-    policy === undefined ? credentials?.values().next().value : credentials?.get(policy.credentials.pin);
+  const [token] = policy === undefined ? [] : sortedTokens(policy);
+  const credential = token === undefined ? credentials?.values().next().value : credentials?.get(token.pin);
   if (anchors === undefined || credential === undefined) return;
   try {
     const answer = await askTpm(environment, { credential, release, anchors }, []);

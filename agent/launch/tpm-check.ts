@@ -1,5 +1,5 @@
 import { type Reason, reason } from "../../attest/index.ts";
-import { equalBytes, fromHex, type Release } from "../../policy/index.ts";
+import { equalBytes, fromHex, type Release, sortedTokens } from "../../policy/index.ts";
 import {
   blocks,
   type Credential,
@@ -66,11 +66,11 @@ export function neededCredentials(
   environment: LaunchEnvironment,
   { policy }: Pick<LaunchInputs, "policy">,
 ): readonly CredentialUse[] {
-  const { pin, files } = policy.credentials;
+  const { files } = policy.credentials;
   return [
     ...(environment.stateVolume === null ? [] : [{ name: STATE_CREDENTIAL, kind: "volume-key" as const }]),
     ...[...new Set(Object.values(files))].map((name) => ({ name, kind: "file" as const })),
-    { name: pin, kind: "pin" },
+    ...sortedTokens(policy).map(({ pin }) => ({ name: pin, kind: "pin" as const })),
   ];
 }
 

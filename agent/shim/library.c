@@ -1,6 +1,5 @@
 #include <link.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "load.h"
 #include "shim.h"
@@ -118,11 +117,13 @@ CK_RV op_load(struct shim *shim, struct reader *in, struct writer *out) {
 }
 
 /* The PIN goes from the channel into locked pages, to the library, and is wiped. */
-static CK_RV login_once(struct shim *shim) {
-  struct credential *pin;
-  CK_RV rv = take_credential(MAX_PIN, &pin);
+static CK_RV login_once(struct shim *shim, struct token *token) {
+  CK_RV rv = shim->library.open_session(token->slot, CKF_SERIAL_SESSION, NULL, NULL, &token->session);
   if (rv != CKR_OK) return rv;
-  rv = shim->library.login(shim->session, CKU_USER, pin->bytes, pin->length);
+  struct credential *pin;
+  rv = take_credential(MAX_PIN, &pin);
+  if (rv != CKR_OK) return rv;
+  rv = shim->library.login(token->session, CKU_USER, pin->bytes, pin->length);
   drop_credential(pin);
   return rv;
 }
@@ -131,11 +132,18 @@ CK_RV op_login(struct shim *shim, struct reader *in, struct writer *out) {
   CK_ULONG slot = read_u64(in);
   expect_end(in);
   (void)out;
-  if (shim->phase != PHASE_LOADED) return CKR_FUNCTION_NOT_SUPPORTED;
-  CK_RV rv = shim->library.open_session(slot, CKF_SERIAL_SESSION, NULL, NULL, &shim->session);
-  if (rv == CKR_OK) rv = login_once(shim);
-  if (close(CREDENTIAL_FD) != 0) rv = CKR_GENERAL_ERROR;
-  /* Once, whatever came of it: a token locks itself after a few wrong PINs. */
-  shim->phase = rv == CKR_OK ? PHASE_LOGGED_IN : PHASE_FAILED;
-  return rv;
+  bool may = (shim->phase == PHASE_LOADED || shim->phase == PHASE_LOGGED_IN) && !shim->channel_closed;
+  /* Once for each token: it locks itself after a few wrong PINs. */
+  if (!may || find_token(shim, slot) != NULL || shim->token_count == MAX_TOKENS) return CKR_FUNCTION_NOT_SUPPORTED;
+  struct token *token = &shim->tokens[shim->token_count];
+  token->slot = slot;
+  CK_RV rv = login_once(shim, token);
+  if (rv == CKR_OK) {
+    shim->phase = PHASE_LOGGED_IN;
+    shim->token_count++;
+    return CKR_OK;
+  }
+  /* The next PIN in the channel is another token's, and nobody reads it any more. */
+  shim->phase = PHASE_FAILED;
+  return close_channel(shim) ? rv : CKR_GENERAL_ERROR;
 }

@@ -4,10 +4,17 @@ enum op {
   OP_PROBE = 2, OP_LOAD = 3, OP_LOGIN = 4, OP_KEYS = 5, OP_SIGN = 6, OP_ARM = 7, OP_STATUS = 8, OP_CREDENTIAL = 9
 };
 
+struct token *find_token(struct shim *shim, CK_ULONG slot) {
+  for (size_t i = 0; i < shim->token_count; i++) {
+    if (shim->tokens[i].slot == slot) return &shim->tokens[i];
+  }
+  return NULL;
+}
+
 CK_RV op_arm(struct shim *shim, struct reader *in, struct writer *out) {
   expect_end(in);
   if (shim->armed || (shim->phase != PHASE_LOADED && shim->phase != PHASE_LOGGED_IN)) return CKR_FUNCTION_NOT_SUPPORTED;
-  if (confine_more(&shim->confinement, FILTER_SERVE) != 0) return CKR_GENERAL_ERROR;
+  if (!close_channel(shim) || confine_more(&shim->confinement, FILTER_SERVE) != 0) return CKR_GENERAL_ERROR;
   shim->armed = true;
   write_u8(out, shim->confinement.filters);
   return CKR_OK;

@@ -13,7 +13,7 @@
 enum { REQUEST_FD = 3, CREDENTIAL_FD = 4, FIRST_FREE_FD = 5 };
 enum { EXIT_PROTOCOL = 3, EXIT_ENVIRONMENT = 4 };
 enum { MAX_FRAME = 65536 + 64, MAX_LIMITS = 64, MAX_RULES = 64, MAX_PATH = 255, MAX_KEYS = 256 };
-enum { MAX_PIN = 255, MAX_CREDENTIAL = 32766 };
+enum { MAX_PIN = 255, MAX_CREDENTIAL = 32766, MAX_TOKENS = 8 };
 
 /* --- profile.c: the compiled profile, read before anything is confined --- */
 
@@ -106,16 +106,27 @@ struct library {
   CK_RV (*sign)(CK_ULONG, const CK_BYTE *, CK_ULONG, CK_BYTE *, CK_ULONG *);
 };
 
-struct shim {
-  enum phase phase;
-  bool armed;
-  struct confinement confinement;
-  struct library library;
-  CK_ULONG session;
-  uint64_t operations;
+/* A token that took its PIN. */
+struct token {
+  CK_ULONG slot, session;
   size_t key_count;
   CK_ULONG keys[MAX_KEYS]; /* handles of the last KEYS: SIGN takes no other */
 };
+
+struct shim {
+  enum phase phase;
+  bool armed, channel_closed;
+  struct confinement confinement;
+  struct library library;
+  uint64_t operations;
+  size_t token_count;
+  struct token tokens[MAX_TOKENS];
+};
+
+/* The token in this slot; NULL when none was logged in to. */
+struct token *find_token(struct shim *shim, CK_ULONG slot);
+/* Nothing more is read from the credential channel, whatever is left in it. True when it is closed, also when it was before. */
+bool close_channel(struct shim *shim);
 
 /* One function per op: reads its payload to the end, acts, writes the reply's payload. */
 CK_RV op_probe(struct shim *shim, struct reader *in, struct writer *out);

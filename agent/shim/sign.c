@@ -14,15 +14,15 @@ static bool is_pss(CK_ULONG mechanism) {
          (mechanism >= CKM_SHA256_RSA_PKCS_PSS && mechanism <= CKM_SHA512_RSA_PKCS_PSS);
 }
 
-static bool is_listed(const struct shim *shim, CK_ULONG key) {
-  for (size_t i = 0; i < shim->key_count; i++) {
-    if (shim->keys[i] == key) return true;
+static bool is_listed(const struct token *token, CK_ULONG key) {
+  for (size_t i = 0; i < token->key_count; i++) {
+    if (token->keys[i] == key) return true;
   }
   return false;
 }
 
 struct sign_request {
-  CK_ULONG key, mechanism;
+  CK_ULONG slot, key, mechanism;
   uint8_t has_pss;
   struct ck_pss_params pss;
   size_t length;
@@ -30,7 +30,8 @@ struct sign_request {
 };
 
 static struct sign_request parse_request(struct reader *in) {
-  struct sign_request request = {.key = read_u64(in), .mechanism = 0};
+  struct sign_request request = {.slot = read_u64(in)};
+  request.key = read_u64(in);
   request.mechanism = read_u64(in);
   request.has_pss = read_u8(in);
   if (request.has_pss > 1) in->bad = true;
@@ -46,8 +47,9 @@ static struct sign_request parse_request(struct reader *in) {
   return request;
 }
 
-static CK_RV check_request(const struct shim *shim, const struct sign_request *request) {
-  if (!is_listed(shim, request->key)) return CKR_KEY_HANDLE_INVALID;
+static CK_RV check_request(const struct token *token, const struct sign_request *request) {
+  if (token == NULL) return CKR_SLOT_ID_INVALID;
+  if (!is_listed(token, request->key)) return CKR_KEY_HANDLE_INVALID;
   if (!may_sign_with(request->mechanism)) return CKR_MECHANISM_INVALID;
   if (is_pss(request->mechanism) != (request->has_pss == 1)) return CKR_MECHANISM_PARAM_INVALID;
   if (request->pss.salt_length > MAX_SALT) return CKR_MECHANISM_PARAM_INVALID;
@@ -57,18 +59,19 @@ static CK_RV check_request(const struct shim *shim, const struct sign_request *r
 CK_RV op_sign(struct shim *shim, struct reader *in, struct writer *out) {
   struct sign_request request = parse_request(in);
   if (shim->phase != PHASE_LOGGED_IN) return CKR_FUNCTION_NOT_SUPPORTED;
-  CK_RV rv = check_request(shim, &request);
+  const struct token *token = find_token(shim, request.slot);
+  CK_RV rv = check_request(token, &request);
   if (rv != CKR_OK) return rv;
   struct ck_mechanism mechanism = {.type = request.mechanism};
   if (request.has_pss == 1) {
     mechanism.parameter = &request.pss;
     mechanism.length = sizeof request.pss;
   }
-  rv = shim->library.sign_init(shim->session, &mechanism, request.key);
+  rv = shim->library.sign_init(token->session, &mechanism, request.key);
   if (rv != CKR_OK) return rv;
   CK_BYTE signature[MAX_SIGNATURE];
   CK_ULONG length = sizeof signature;
-  rv = shim->library.sign(shim->session, request.data, request.length, signature, &length);
+  rv = shim->library.sign(token->session, request.data, request.length, signature, &length);
   if (rv != CKR_OK) return rv;
   if (length == 0 || length > sizeof signature) return CKR_GENERAL_ERROR;
   write_bytes(out, signature, length);

@@ -72,7 +72,7 @@ test("I11: the flags of a slot tell of wrong PINs, of the last try and of the lo
 test("I6: the key of the counting token is found, described and signs inside the sandbox", async () => {
   const started = await load();
   expect(await logIn(started, TEST_PIN)).toBe(0n);
-  const [key, ...others] = await started.shim.keys();
+  const [key, ...others] = await started.shim.keys(0n);
   if (key === undefined) throw new Error("one key");
   expect(others).toEqual([]);
   expect(key).toMatchObject({ label: "release-ec", keyType: 3n });
@@ -81,6 +81,7 @@ test("I6: the key of the counting token is found, described and signs inside the
   await started.shim.arm();
   const message = utf8("a message");
   const signature = await started.shim.sign({
+    slotId: 0n,
     handle: key.handle,
     mechanism: 0x1041n,
     pss: null,

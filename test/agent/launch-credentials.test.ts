@@ -43,7 +43,7 @@ afterEach(() => rmSync(keyFile, { force: true }));
 const tlsKey = { label: { name: "tls-key", kind: "file", tokenSerial: null }, secret: TLS_KEY } as const;
 const volumeKey = { label: { name: "state", kind: "volume-key", tokenSerial: null }, secret: VOLUME_KEY } as const;
 const wantsFile = (name: string) => (draft: PolicyDraft) => {
-  draft.credentials = { pin: "hsm-pin", files: { [keyFile]: name } };
+  draft.credentials = { files: { [keyFile]: name } };
 };
 
 async function launchOn(machine: Provisioned, options: BootOptions = {}): Promise<Boot> {
@@ -169,7 +169,9 @@ describe("credentials that are not what the policy takes them for", () => {
     const machine = await bench.provision({
       credentials: [tlsKey, volumeKey],
       policy: (draft) => {
-        draft.credentials = { pin, files: { [keyFile]: files } };
+        const { label, serial } = bench.token;
+        draft.tokens = { [label]: { label, serial, pin } };
+        draft.credentials = { files: { [keyFile]: files } };
       },
     });
     const booted = await launchOn(machine);

@@ -23,12 +23,13 @@ describe("token and keys", () => {
     const machine = await bench.provision({
       label: { tokenSerial: serials.sealed },
       policy: (draft) => {
-        if (serials.policy !== null) draft.token = { ...draft.token, serial: serials.policy };
+        const { label, serial } = bench.token;
+        draft.tokens = { [label]: { label, serial: serials.policy ?? serial, pin: "hsm-pin" } };
       },
     });
     await using booted = await boot({}, machine);
     expect(reasonsOf(booted)).toHaveLength(1);
-    expect(reasonOf(booted, "hsm-absent", "token")?.got).toContain(bench.token.serial);
+    expect(reasonOf(booted, "hsm-absent", bench.token.label)?.got).toContain(bench.token.serial);
     expect(booted.commands.some(({ client }) => client === "unsealer")).toBe(false);
     expect(booted.calls).not.toContain("login");
     expect(booted.channelLeft()).toEqual(new Uint8Array());
@@ -60,7 +61,7 @@ describe("token and keys", () => {
       {
         code: "key-unknown",
         item: "lost",
-        expected: `exactly one object with sha256:${sha256Hex(utf8("no such key"))}`,
+        expected: `exactly one object on launch-bench with sha256:${sha256Hex(utf8("no such key"))}`,
         got: "0",
       },
     ]);

@@ -53,7 +53,7 @@ describe("a clean launch", () => {
       "cap serving",
     ]);
     expect(await bench.agentPcr()).toEqual(predictAgentPcr(events));
-    expect(booted.record.token).toMatchObject({ label: "launch-bench", serial: bench.token.serial });
+    expect(booted.record.tokens).toMatchObject([{ name: "launch-bench", serial: bench.token.serial }]);
     expect(booted.channelLeft()).toEqual(new Uint8Array());
     await expectClosed();
   });

@@ -23,6 +23,7 @@ import {
   openLaunchBench,
   type Provisioned,
 } from "../support/launch-fixture.ts";
+import { addSecondToken, withBoth } from "../support/second-token.ts";
 
 let bench: LaunchBench;
 let provisioned: Provisioned;
@@ -149,7 +150,7 @@ describe("a report", () => {
       machine: "bench-vm",
       image: { id: provisioned.release.image.id, variant: "demo" },
       reasons: [],
-      token: { label: "launch-bench", serial: bench.token.serial },
+      tokens: [{ name: "launch-bench", label: "launch-bench", serial: bench.token.serial }],
       audit: { seq: 1, hash: fromHex(head.hash) },
     });
     expect(claims.asserted.keys.map(({ name, does }) => `${name} ${does}`)).toEqual([
@@ -157,6 +158,21 @@ describe("a report", () => {
       "release-ec sign",
     ]);
     expect(claims.debugEnabled).toBe(false);
+  });
+
+  test("I9: of two tokens names both, and on which of them each key lies", async () => {
+    const second = await addSecondToken(bench);
+    await using booted = await bench.boot(await bench.provision(withBoth(bench, second)));
+    const { claims } = await report(await openReporter(booted));
+    expect(claims.asserted.tokens.map(({ name, serial }) => `${name} ${serial}`)).toEqual([
+      `launch-bench ${bench.token.serial}`,
+      `second ${second.serial}`,
+    ]);
+    expect(claims.asserted.keys.map(({ name, token }) => `${name} ${token}`)).toEqual([
+      "document-rsa launch-bench",
+      "release-ec launch-bench",
+      "second-ec second",
+    ]);
   });
 
   test("I5: counts what the library tried apart from what the probe tried", async () => {
@@ -182,7 +198,7 @@ describe("a report", () => {
       "TPM2_PolicyPCR 0x000001c4",
       "TPM2_Unseal 0x0000099d",
     ]);
-    expect(claims.asserted.token).toBeNull();
+    expect(claims.asserted.tokens).toEqual([]);
     expect(claims.asserted.keys).toEqual([]);
   });
 

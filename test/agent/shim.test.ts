@@ -77,12 +77,13 @@ async function codeOf(promise: Promise<unknown>): Promise<string> {
   return error instanceof AgentError ? error.code : String(error);
 }
 
-async function loggedIn(): Promise<{ started: Started; keys: readonly ShimKey[] }> {
+async function loggedIn(): Promise<{ started: Started; slotId: bigint; keys: readonly ShimKey[] }> {
   const started = await start();
   const library = await started.shim.load(SOFTHSM);
   started.give(TEST_PIN);
-  await started.shim.login(benchSlot(library));
-  return { started, keys: await started.shim.keys() };
+  const slotId = benchSlot(library);
+  await started.shim.login(slotId);
+  return { started, slotId, keys: await started.shim.keys(slotId) };
 }
 
 async function underAttack(): Promise<Started> {
@@ -90,12 +91,12 @@ async function underAttack(): Promise<Started> {
   await started.shim.load(attacker);
   started.give("x");
   await started.shim.login(0n);
-  await started.shim.keys();
+  await started.shim.keys(0n);
   return started;
 }
 
 function attackRequest(letter: string): SignRequest {
-  return { handle: 7n, mechanism: 0x1041n, pss: null, data: utf8(letter) };
+  return { slotId: 0n, handle: 7n, mechanism: 0x1041n, pss: null, data: utf8(letter) };
 }
 
 /** The errno of an attack made inside C_Sign; 0 means that it succeeded. */
@@ -203,10 +204,10 @@ describe("the library behind the shim", () => {
   });
 
   test("I6: EC and RSA signatures made before and after ARM verify with the public key the shim reports", async () => {
-    const { started, keys } = await loggedIn();
-    await signAll(started.shim, keys);
+    const { started, slotId, keys } = await loggedIn();
+    await signAll(started.shim, slotId, keys);
     expect(await started.shim.arm()).toBe(3);
-    await signAll(started.shim, await started.shim.keys());
+    await signAll(started.shim, slotId, await started.shim.keys(slotId));
     expect(await started.shim.status()).toBe(8n);
     expect(started.shim.attempts()).toEqual({});
   });
@@ -228,7 +229,7 @@ describe("the library behind the shim", () => {
     give("wrong-pin");
     expect(await rvOf(shim.login(benchSlot(library)))).toBe(0xa0n);
     expect(await rvOf(shim.login(benchSlot(library)))).toBe(CKR_FUNCTION_NOT_SUPPORTED);
-    expect(await rvOf(shim.keys())).toBe(CKR_FUNCTION_NOT_SUPPORTED);
+    expect(await rvOf(shim.keys(benchSlot(library)))).toBe(CKR_FUNCTION_NOT_SUPPORTED);
   });
 
   test("I4: the PIN leaves no copy in the shim's memory after login", async () => {
@@ -244,7 +245,7 @@ describe("the library behind the shim", () => {
   });
 });
 
-async function signAll(shim: Shim, keys: readonly ShimKey[]): Promise<void> {
+async function signAll(shim: Shim, slotId: bigint, keys: readonly ShimKey[]): Promise<void> {
   const ec = keyNamed(keys, "ec");
   const rsa = keyNamed(keys, "rsa");
   const digest = await sha256(MESSAGE);
@@ -253,7 +254,7 @@ async function signAll(shim: Shim, keys: readonly ShimKey[]): Promise<void> {
     mechanism: bigint,
     data: Uint8Array,
     pss: SignRequest["pss"] = null,
-  ): Promise<Uint8Array> => shim.sign({ handle, mechanism, pss, data });
+  ): Promise<Uint8Array> => shim.sign({ slotId, handle, mechanism, pss, data });
   const pss = { hash: 0x250n, mgf: 2n, saltLength: 32n };
   const ecKey = { key: publicKey(ec), dsaEncoding: "ieee-p1363" as const };
   const pssKey = { key: publicKey(rsa), padding: constants.RSA_PKCS1_PSS_PADDING, saltLength: 32 };
@@ -290,7 +291,7 @@ describe("the shim's table", () => {
   test("I7: an op outside the table, or out of order, does nothing and returns CKR_FUNCTION_NOT_SUPPORTED", async () => {
     const { fd, child } = await startReady();
     for (const [index, op] of [0, 1, 4, 5, 7, 10, 11, 0x7f, 0x80, 0xff].entries()) {
-      const payload = op === 4 ? new Uint8Array(8) : new Uint8Array(0);
+      const payload = op === 4 || op === 5 ? new Uint8Array(8) : new Uint8Array(0);
       writeSync(fd, frame(index + 1, op, payload));
       const reply = (await addon.receiveWithFds(fd, 100, 5_000)).bytes;
       expect(reply.length, `op ${op}`).toBe(17);
@@ -301,10 +302,10 @@ describe("the shim's table", () => {
   });
 
   test("I7: raw RSA, MACs, wrong parameters and unlisted handles cannot be signed with", async () => {
-    const { started, keys } = await loggedIn();
+    const { started, slotId, keys } = await loggedIn();
     const rsa = keyNamed(keys, "rsa").handle;
     const sign = (handle: bigint, mechanism: bigint, pss: SignRequest["pss"] = null): Promise<bigint | undefined> =>
-      rvOf(started.shim.sign({ handle, mechanism, pss, data: new Uint8Array(32) }));
+      rvOf(started.shim.sign({ slotId, handle, mechanism, pss, data: new Uint8Array(32) }));
     for (const mechanism of [0x3n, 0x221n, 0x251n, 0x108an, 0x1050n, 0xffff_ffff_ffff_ffffn]) {
       expect(await sign(rsa, mechanism), `${mechanism}`).toBe(0x70n);
     }
@@ -327,7 +328,7 @@ describe("the shim's table", () => {
         frame(0, 8, new Uint8Array(0)),
         frame(1, 8, new Uint8Array(1)),
         frame(1, 3, Uint8Array.of(0, 9, 47)),
-        frame(1, 6, new Uint8Array(20)),
+        frame(1, 6, new Uint8Array(28)),
       ),
       fc
         .tuple(fc.constantFrom(2, 3, 4, 5, 6, 7, 8, 9), fc.uint8Array({ minLength: 40, maxLength: 60 }))

@@ -77,14 +77,17 @@ function keyWith(change: (flags: Map<KeyFlag, boolean>) => void = () => undefine
   return { ...ofEc(octetString), handle: 7n, keyType: 3n, id: Uint8Array.of(1), label: "release", flags };
 }
 
+const held = (...keys: ShimKey[]) => new Map([["hsm", { slotId: 3n, keys }]]);
 const policyFor = (does: "sign" | "decrypt" | "unwrap" = "sign") =>
-  ({ keys: { release: { spki: `sha256:${sha256Hex(spki(ec))}`, does } } }) as unknown as Policy; // nothing else is read
+  ({ keys: { release: { spki: `sha256:${sha256Hex(spki(ec))}`, does, token: "hsm" } } }) as unknown as Policy; // nothing else is read
 
 describe("the keys that are served", () => {
   test("are those of the policy that the token holds once, under the policy's names", () => {
-    const { keys, reasons } = findServedKeys(policyFor(), [keyWith()]);
+    const { keys, reasons } = findServedKeys(policyFor(), held(keyWith()));
     expect(reasons).toEqual([]);
-    expect(keys).toMatchObject([{ name: "release", handle: 7n, does: "sign", spkiSha256: sha256Hex(spki(ec)) }]);
+    expect(keys).toMatchObject([
+      { name: "release", token: "hsm", slotId: 3n, handle: 7n, does: "sign", spkiSha256: sha256Hex(spki(ec)) },
+    ]);
   });
 
   test.each<[KeyFlag, boolean]>([
@@ -95,33 +98,39 @@ describe("the keys that are served", () => {
     ["alwaysAuthenticate", false],
     ["sign", true],
   ])("I7: a key whose %s is not %s, or that will not tell, is refused by that name", (flag, expected) => {
-    const other = findServedKeys(policyFor(), [keyWith((flags) => flags.set(flag, !expected))]);
+    const other = findServedKeys(policyFor(), held(keyWith((flags) => flags.set(flag, !expected))));
     expect(other.reasons).toEqual([
       { code: "key-attributes", item: `release ${flag}`, expected: `${expected}`, got: `${!expected}` },
     ]);
-    const silent = findServedKeys(policyFor(), [keyWith((flags) => flags.delete(flag))]);
+    const silent = findServedKeys(policyFor(), held(keyWith((flags) => flags.delete(flag))));
     expect(silent.reasons).toMatchObject([{ item: `release ${flag}`, got: "unknown" }]);
   });
 
   test.each(["decrypt", "unwrap"] as const)("I7: a key that cannot %s is not served for it", (does) => {
-    const { reasons } = findServedKeys(policyFor(does), [keyWith()]);
+    const { reasons } = findServedKeys(policyFor(does), held(keyWith()));
     expect(reasons).toMatchObject([
       { code: "key-attributes", item: `release ${does}`, expected: "true", got: "false" },
     ]);
   });
 
   test.each([0, 2, 3])("I6: a name that stands for %i objects is refused", (count) => {
-    const { keys, reasons } = findServedKeys(
-      policyFor(),
-      Array.from({ length: count }, () => keyWith()),
-    );
+    const { keys, reasons } = findServedKeys(policyFor(), held(...Array.from({ length: count }, () => keyWith())));
     expect(keys).toEqual([]);
     expect(reasons).toMatchObject([{ code: "key-unknown", item: "release", got: `${count}` }]);
+  });
+
+  test("I6: a key of another token than the policy names is not the one, and one of each is no doubt", () => {
+    const other = { slotId: 4n, keys: [keyWith()] };
+    const elsewhere = findServedKeys(policyFor(), new Map([...held(), ["other", other]]));
+    expect(elsewhere.reasons).toMatchObject([{ code: "key-unknown", item: "release", got: "0" }]);
+    const both = findServedKeys(policyFor(), new Map([...held(keyWith()), ["other", other]]));
+    expect(both.reasons).toEqual([]);
+    expect(both.keys).toMatchObject([{ token: "hsm", slotId: 3n }]);
   });
 
   test("I6: the token's label and id lend a key no name", () => {
     const other = generateKeyPairSync("ec", { namedCurve: "P-256" }).publicKey;
     const impostor = { ...keyWith(), ecPoint: concatBytes(Uint8Array.of(4), field(other, "x"), field(other, "y")) };
-    expect(findServedKeys(policyFor(), [impostor]).reasons).toMatchObject([{ code: "key-unknown", got: "0" }]);
+    expect(findServedKeys(policyFor(), held(impostor)).reasons).toMatchObject([{ code: "key-unknown", got: "0" }]);
   });
 });

@@ -6,6 +6,7 @@ import {
   parseAppraisalPolicy,
 } from "../../attest/appraisal-policy.ts";
 import { type AttestationResult, appraise } from "../../attest/appraise.ts";
+import { measureToken } from "../../attest/claims-codec.ts";
 import type { AssuranceClass } from "../../attest/enrolment.ts";
 import { explain } from "../../attest/explain.ts";
 import type { ReferenceValues } from "../../attest/finding.ts";
@@ -18,8 +19,10 @@ import {
   makeReference,
   referenceEvents,
   type Scene,
+  secondToken,
   servedKey,
   servingEvents,
+  token,
 } from "../support/evidence-maker.ts";
 import { logEvent, logHeader, typicalLog } from "../support/firmware-log-writer.ts";
 
@@ -142,7 +145,7 @@ describe("appraisal", () => {
       {
         scene: {
           events: [...referenceEvents(), launchEvent("cap", "serving", other)],
-          asserted: { token: null, keys: [] },
+          asserted: { tokens: [], keys: [] },
         },
       },
     ],
@@ -157,6 +160,17 @@ describe("appraisal", () => {
     const result = await judge(setting);
     expect(codes(result)).toContain(`contraindicated ${code}`);
     expect(result.tier).toBe("contraindicated");
+  });
+
+  it("I9: two tokens are affirmed with an event each, and a key on a token that no claim names is contraindicated", async () => {
+    const first = launchEvent("token", secondToken.name, measureToken(secondToken));
+    const events = servingEvents().toSpliced(referenceEvents().length, 0, first);
+    const both = await judge({ scene: { events, asserted: { tokens: [secondToken, token] } } });
+    expect(codes(both)).toEqual([]);
+    expect(explain(both)).toMatch(/^token payments .*\ntoken signing /m);
+    const alone = events.filter(({ name }) => name !== token.name);
+    const result = await judge({ scene: { events: alone, asserted: { tokens: [secondToken] } } });
+    expect(codes(result)).toEqual(["contraindicated token"]);
   });
 
   it("I7: a served key that could leave its token is contraindicated", async () => {
@@ -205,7 +219,7 @@ describe("appraisal", () => {
         events,
         launch: "refused",
         asserted: {
-          token: null,
+          tokens: [],
           keys: [],
           shim: null,
           reasons: [{ code: "library-mismatch", item: "/usr/lib/libsofthsm2.so", expected: "aa", got: "bb" }],
@@ -226,7 +240,7 @@ describe("appraisal", () => {
     const reasons = [{ code: "x", item: "\u001b[2J\u202eevil", expected: "a\nb", got: "c" }];
     const events = [...referenceEvents(), launchEvent("cap", "refused", other)];
     const text = explain(
-      await judge({ scene: { events, launch: "refused", asserted: { token: null, keys: [], reasons } } }),
+      await judge({ scene: { events, launch: "refused", asserted: { tokens: [], keys: [], reasons } } }),
     );
     expect(text).toContain("?[2J?evil: expected a?b");
   });

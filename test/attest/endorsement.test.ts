@@ -222,7 +222,7 @@ describe("a quote of a real TPM", () => {
     const child = (await read("child.pub")).slice(2);
     expect(parseTpmPublic(child).kind).toBe("ecc");
     const enrolment = createEnrolment("m1", ekOf("rsa").endorsement, child);
-    const claims = makeClaims({ events: [], launch: "booted", asserted: { token: null, keys: [] }, claims: {} });
+    const claims = makeClaims({ events: [], launch: "booted", asserted: { tokens: [], keys: [] }, claims: {} });
     const key = { publicArea: child, name: tpmName(child), handle: 0, [Symbol.asyncDispose]: async () => undefined };
     const sources = {
       ekCertificates: [],

@@ -71,10 +71,16 @@ const anyClaims: fc.Arbitrary<Claims> = fc.record({
     image: fc.record({ id: text, variant: fc.constantFrom(...imageVariants) }),
     reasons: fc.array(fc.record({ code: text, item: text, expected: text, got: text }), { maxLength: 3 }),
     unseal: fc.array(fc.record({ command: text, rc: text, text }), { maxLength: 3 }),
-    token: fc.option(fc.record({ label: text, serial: text, manufacturer: text, model: text, firmware: text })),
+    tokens: fc
+      .uniqueArray(
+        fc.record({ name: text, label: text, serial: text, manufacturer: text, model: text, firmware: text }),
+        { selector: ({ name }) => name, maxLength: 8 },
+      )
+      .map((list) => list.sort((a, b) => (a.name < b.name ? -1 : 1))),
     keys: fc.array(
       fc.record({
         name: text,
+        token: text,
         spki: bytes(32).map(toHex),
         does: fc.constantFrom(...keyPurposes),
         attributes: fc.dictionary(fc.constantFrom("sign", "sensitive", "extractable"), fc.boolean(), {
@@ -231,7 +237,7 @@ describe("the envelope", () => {
     const quote = collection.get("quote") as readonly CborValue[];
     const changes: readonly (readonly [string, CborValue])[] = [
       ["more", ["text/plain", new Uint8Array(), 4]],
-      ["__cmwc_t", "tag:ironclaw,2026:evidence/2"],
+      ["__cmwc_t", "tag:ironclaw,2026:evidence/1"],
       ["quote", [...quote, 4]],
       ["quote", ["text/plain", quote[1] ?? null, 4]],
       ["quote", [quote[0] ?? null, quote[1] ?? null, 8]],

@@ -11,9 +11,12 @@ import {
   makeClaims,
   makeEvidence,
   type Scene,
+  secondToken,
+  servedKey,
   servingEvents,
   softEccKey,
   softRsaKey,
+  token,
 } from "../support/evidence-maker.ts";
 import { encodeLog, logEvent, logHeader, noActionType, typicalLog } from "../support/firmware-log-writer.ts";
 import { finalEvents, grubOnOvmf, platforms } from "../support/firmware-platforms.ts";
@@ -148,6 +151,18 @@ describe("evidence that is refused", () => {
       () => ({ events: [...servingEvents(), launchEvent("cap", "serving", sha256(utf8("")))] }),
     ],
     ["a key that was not measured", "claim-measured", () => ({ asserted: { keys: [] } })],
+    ["a token that no claim names", "claim-measured", () => ({ asserted: { tokens: [] } })],
+    ["a token that was not measured", "claim-measured", () => ({ asserted: { tokens: [secondToken, token] } })],
+    [
+      "a token under another's name",
+      "claim-measured",
+      () => ({ asserted: { tokens: [{ ...token, name: secondToken.name }] } }),
+    ],
+    [
+      "a key that claims another token than it was measured on",
+      "claim-measured",
+      () => ({ asserted: { keys: [{ ...servedKey, token: secondToken.name }] } }),
+    ],
     [
       "a second policy event",
       "claim-measured",

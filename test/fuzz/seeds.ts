@@ -69,7 +69,7 @@ import {
   typicalLog,
 } from "../support/firmware-log-writer.ts";
 import { peImage } from "../support/pe-image.ts";
-import { documentBytes, policyDocument } from "../support/policy-document.ts";
+import { documentBytes, policyDocument, twoTokenDocument } from "../support/policy-document.ts";
 import { encodeQuote } from "../support/quote-writer.ts";
 import { byteArray, INITIALIZE_VALUES, requestFrame, ulongs } from "../support/rpc-client.ts";
 import { root } from "./catalogue.ts";
@@ -264,7 +264,7 @@ function policySeeds(): Record<string, Seeds> {
       document: json({ a: [1, -2.5, 1e3, true, null], b: { c: 'x\\u00e9"' } }),
       list: utf8(' [ "\\ud83d\\ude00" , 0.1e-2 ] '),
     },
-    policy: { document: documentBytes(policyDocument()) },
+    policy: { document: documentBytes(policyDocument()), "two-tokens": documentBytes(twoTokenDocument()) },
     "profile-text": { local: utf8(profile), short: utf8(shortProfile) },
     "profile-binary": { local: compiled },
     "shim-profile": { local: compiled },
@@ -344,7 +344,7 @@ function evidenceSeeds(ak: TpmPublic, quote: Uint8Array): Record<string, Seeds> 
       events: events.slice(0, 3),
       launch: "refused",
       asserted: {
-        token: null,
+        tokens: [],
         shim: null,
         keys: [],
         reasons: [{ code: "library", item: "x", expected: "a", got: "b" }] as never,
@@ -568,8 +568,18 @@ function cSeeds(): Record<string, Seeds> {
       .u8(op)
       .bytes(payload)
       .finish();
-  const sign = new ByteWriter().u64(7n).u64(0x1041n).u8(0).sized32(filled(32, 1)).finish();
-  const pss = new ByteWriter().u64(8n).u64(0xdn).u8(1).u64(0x250n).u64(2n).u64(32n).sized32(filled(32, 1)).finish();
+  const slot = (id: bigint) => new ByteWriter().u64(id).finish();
+  const sign = new ByteWriter().u64(3n).u64(17n).u64(0x1041n).u8(0).sized32(filled(32, 1)).finish();
+  const pss = new ByteWriter()
+    .u64(4n)
+    .u64(28n)
+    .u64(0xdn)
+    .u8(1)
+    .u64(0x250n)
+    .u64(2n)
+    .u64(32n)
+    .sized32(filled(32, 1))
+    .finish();
   const nothing = new Uint8Array();
   const files = [
     { path: "/usr/lib/a.so", source: { kind: "root", path: "/usr/lib/a.so" }, executable: true, writable: false },
@@ -583,7 +593,13 @@ function cSeeds(): Record<string, Seeds> {
   };
   return {
     "shim-frames": {
-      sign: concatBytes(frame(1, 5, nothing), frame(2, 6, sign), frame(3, 6, pss), frame(9, 8, nothing)),
+      sign: concatBytes(
+        frame(1, 5, slot(3n)),
+        frame(2, 5, slot(4n)),
+        frame(3, 6, sign),
+        frame(4, 6, pss),
+        frame(9, 8, nothing),
+      ),
       load: frame(1, 3, new ByteWriter().sized16(utf8("/usr/lib/x.so")).finish()),
     },
     "spawner-state": {

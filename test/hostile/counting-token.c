@@ -1,6 +1,7 @@
 /*
- * A PKCS#11 token that counts wrong PINs and locks itself, as HSMs do and SoftHSM does not. One slot, one P-256 key pair.
- * Its state is in the directory that COUNTING_TOKEN names, each in a file of its own:
+ * A PKCS#11 token that counts wrong PINs and locks itself, as HSMs do and SoftHSM does not. One P-256 key pair.
+ * Its state is in the directory that COUNTING_TOKEN names, each in a file of its own; further tokens, in slots of their own and with the
+ * same handles, are in its directories 1, 2, ... 8:
  *
  *   label, serial, pin, key   given: text, text, the right PIN, the private key in DER
  *   tries                     one byte: wrong PINs since the last right one; missing = 0
@@ -19,7 +20,7 @@
 
 #include "pkcs11.h"
 
-enum { LIMIT = 3, PRIVATE_KEY = 1, PUBLIC_KEY = 2, COORDINATE = 32, POINT = 2 + 1 + 2 * COORDINATE };
+enum { MAX_SLOTS = 9, LIMIT = 3, PRIVATE_KEY = 1, PUBLIC_KEY = 2, COORDINATE = 32, POINT = 2 + 1 + 2 * COORDINATE };
 
 #define CKF_LOGIN_REQUIRED 0x4UL
 #define CKF_USER_PIN_INITIALIZED 0x8UL
@@ -34,67 +35,75 @@ enum { LIMIT = 3, PRIVATE_KEY = 1, PUBLIC_KEY = 2, COORDINATE = 32, POINT = 2 + 
 #define CKR_USER_NOT_LOGGED_IN 0x101UL
 #define CKK_EC 3UL
 
-static EVP_PKEY *key;
-static CK_BYTE point[POINT]; /* DER OCTET STRING of the uncompressed point */
-static bool logged_in;
+static struct slot {
+  EVP_PKEY *key;
+  CK_BYTE point[POINT]; /* DER OCTET STRING of the uncompressed point */
+  bool logged_in;
+} slots[MAX_SLOTS];
+static CK_ULONG slot_count;
 
 /* --- files --- */
 
-static int open_file(const char *name, int flags) {
+static int open_file(CK_ULONG slot, const char *name, int flags) {
   const char *directory = getenv("COUNTING_TOKEN");
-  char path[512];
-  if (directory == NULL || snprintf(path, sizeof path, "%s/%s", directory, name) >= (int)sizeof path) return -1;
+  char path[512], own[8] = "";
+  if (slot > 0) (void)snprintf(own, sizeof own, "/%lu", slot % MAX_SLOTS);
+  if (directory == NULL || snprintf(path, sizeof path, "%s%s/%s", directory, own, name) >= (int)sizeof path) return -1;
   return open(path, flags | O_CLOEXEC, 0600);
 }
 
 /* The number of bytes, or -1. */
-static long read_file(const char *name, void *bytes, size_t size) {
-  int fd = open_file(name, O_RDONLY);
+static long read_file(CK_ULONG slot, const char *name, void *bytes, size_t size) {
+  int fd = open_file(slot, name, O_RDONLY);
   if (fd < 0) return -1;
   ssize_t length = read(fd, bytes, size);
   (void)close(fd);
   return length;
 }
 
-static bool write_file(const char *name, int flags, const void *bytes, size_t size) {
-  int fd = open_file(name, O_WRONLY | O_CREAT | flags);
+static bool write_file(CK_ULONG slot, const char *name, int flags, const void *bytes, size_t size) {
+  int fd = open_file(slot, name, O_WRONLY | O_CREAT | flags);
   if (fd < 0) return false;
   bool written = write(fd, bytes, size) == (ssize_t)size && fsync(fd) == 0;
   return close(fd) == 0 && written;
 }
 
-static unsigned read_tries(void) {
+static unsigned read_tries(CK_ULONG slot) {
   CK_BYTE tries = 0;
-  return read_file("tries", &tries, 1) == 1 ? tries : 0;
+  return read_file(slot, "tries", &tries, 1) == 1 ? tries : 0;
 }
 
-static bool write_tries(unsigned tries) {
+static bool write_tries(CK_ULONG slot, unsigned tries) {
   CK_BYTE byte = (CK_BYTE)tries;
-  return write_file("tries", 0, &byte, 1);
+  return write_file(slot, "tries", 0, &byte, 1);
 }
 
-static void record_login(const char *line) { (void)write_file("logins", O_APPEND, line, strlen(line)); }
+static void record_login(CK_ULONG slot, const char *line) { (void)write_file(slot, "logins", O_APPEND, line, strlen(line)); }
 
-static void copy_padded(CK_BYTE *to, size_t size, const char *file) {
+static void copy_padded(CK_ULONG slot, CK_BYTE *to, size_t size, const char *file) {
   memset(to, ' ', size);
-  (void)read_file(file, to, size);
+  (void)read_file(slot, file, to, size);
 }
 
 /* --- library and token --- */
 
-static CK_RV initialize(struct ck_initialize_args *args) {
+static bool open_slot(CK_ULONG number, struct slot *slot) {
   CK_BYTE der[512];
   const CK_BYTE *at = der;
-  (void)args;
-  long length = read_file("key", der, sizeof der);
-  if (length <= 0) return CKR_DEVICE_ERROR;
-  key = d2i_AutoPrivateKey(NULL, &at, length);
-  if (key == NULL) return CKR_DEVICE_ERROR;
+  long length = read_file(number, "key", der, sizeof der);
+  if (length <= 0) return false;
+  slot->key = d2i_AutoPrivateKey(NULL, &at, length);
   size_t size = 0;
-  point[0] = 4;
-  point[1] = POINT - 2;
-  return EVP_PKEY_get_octet_string_param(key, "pub", point + 2, POINT - 2, &size) == 1 && size == POINT - 2 ? CKR_OK
-                                                                                                           : CKR_DEVICE_ERROR;
+  slot->point[0] = 4;
+  slot->point[1] = POINT - 2;
+  return slot->key != NULL && EVP_PKEY_get_octet_string_param(slot->key, "pub", slot->point + 2, POINT - 2, &size) == 1 &&
+         size == POINT - 2;
+}
+
+static CK_RV initialize(struct ck_initialize_args *args) {
+  (void)args;
+  while (slot_count < MAX_SLOTS && open_slot(slot_count, &slots[slot_count])) slot_count++;
+  return slot_count > 0 ? CKR_OK : CKR_DEVICE_ERROR;
 }
 
 static CK_RV get_info(struct ck_info *info) {
@@ -107,10 +116,10 @@ static CK_RV get_info(struct ck_info *info) {
   return CKR_OK;
 }
 
-static CK_RV get_slot_list(CK_BYTE present, CK_ULONG *slots, CK_ULONG *count) {
+static CK_RV get_slot_list(CK_BYTE present, CK_ULONG *list, CK_ULONG *count) {
   (void)present;
-  if (slots != NULL) slots[0] = 0;
-  *count = 1;
+  for (CK_ULONG slot = 0; list != NULL && slot < slot_count; slot++) list[slot] = slot;
+  *count = slot_count;
   return CKR_OK;
 }
 
@@ -121,14 +130,14 @@ static CK_ULONG pin_flags(unsigned tries) {
 }
 
 static CK_RV get_token_info(CK_ULONG slot, struct ck_token_info *info) {
-  if (slot != 0) return CKR_SLOT_ID_INVALID;
-  copy_padded(info->label, sizeof info->label, "label");
-  copy_padded(info->serial, sizeof info->serial, "serial");
+  if (slot >= slot_count) return CKR_SLOT_ID_INVALID;
+  copy_padded(slot, info->label, sizeof info->label, "label");
+  copy_padded(slot, info->serial, sizeof info->serial, "serial");
   memset(info->manufacturer, ' ', sizeof info->manufacturer);
   memcpy(info->manufacturer, "IronClaw tests", 14);
   memset(info->model, ' ', sizeof info->model);
   memcpy(info->model, "counting", 8);
-  info->flags = CKF_LOGIN_REQUIRED | CKF_USER_PIN_INITIALIZED | CKF_TOKEN_INITIALIZED | pin_flags(read_tries());
+  info->flags = CKF_LOGIN_REQUIRED | CKF_USER_PIN_INITIALIZED | CKF_TOKEN_INITIALIZED | pin_flags(read_tries(slot));
   info->hardware = info->firmware = (struct ck_version){1, 0};
   return CKR_OK;
 }
@@ -136,25 +145,33 @@ static CK_RV get_token_info(CK_ULONG slot, struct ck_token_info *info) {
 static CK_RV open_session(CK_ULONG slot, CK_ULONG flags, void *application, void *notify, CK_ULONG *session) {
   (void)application;
   (void)notify;
-  *session = 1;
-  return slot == 0 && (flags & CKF_SERIAL_SESSION) != 0 ? CKR_OK : CKR_SLOT_ID_INVALID;
+  *session = slot + 1;
+  return slot < slot_count && (flags & CKF_SERIAL_SESSION) != 0 ? CKR_OK : CKR_SLOT_ID_INVALID;
+}
+
+/* The slot of a session, or NULL. */
+static struct slot *slot_of(CK_ULONG session) {
+  return session >= 1 && session <= slot_count ? &slots[session - 1] : NULL;
 }
 
 /* The try is counted before the PIN is looked at: cutting the power in between gains nothing. */
 static CK_RV login(CK_ULONG session, CK_ULONG user, CK_BYTE *pin, CK_ULONG length) {
   CK_BYTE right[256];
-  unsigned tries = read_tries();
-  long right_length = read_file("pin", right, sizeof right);
-  if (session != 1 || user != CKU_USER || right_length <= 0) return CKR_DEVICE_ERROR;
+  struct slot *own = slot_of(session);
+  CK_ULONG slot = session - 1;
+  if (own == NULL) return CKR_DEVICE_ERROR;
+  unsigned tries = read_tries(slot);
+  long right_length = read_file(slot, "pin", right, sizeof right);
+  if (user != CKU_USER || right_length <= 0) return CKR_DEVICE_ERROR;
   if (tries >= LIMIT) {
-    record_login("locked\n");
+    record_login(slot, "locked\n");
     return CKR_PIN_LOCKED;
   }
-  if (!write_tries(tries + 1)) return CKR_DEVICE_ERROR;
-  logged_in = length == (CK_ULONG)right_length && memcmp(pin, right, length) == 0;
-  record_login(logged_in ? "right\n" : "wrong\n");
-  if (!logged_in) return CKR_PIN_INCORRECT;
-  return write_tries(0) ? CKR_OK : CKR_DEVICE_ERROR;
+  if (!write_tries(slot, tries + 1)) return CKR_DEVICE_ERROR;
+  own->logged_in = length == (CK_ULONG)right_length && memcmp(pin, right, length) == 0;
+  record_login(slot, own->logged_in ? "right\n" : "wrong\n");
+  if (!own->logged_in) return CKR_PIN_INCORRECT;
+  return write_tries(slot, 0) ? CKR_OK : CKR_DEVICE_ERROR;
 }
 
 /* --- objects --- */
@@ -176,15 +193,16 @@ static CK_RV get_attribute_value(CK_ULONG session, CK_ULONG object, struct ck_at
   static const CK_BYTE prime256v1[] = {0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07};
   const bool private = object == PRIVATE_KEY;
   const CK_ULONG class = private ? CKO_PRIVATE_KEY : CKO_PUBLIC_KEY, type = CKK_EC;
-  if (session != 1 || count != 1 || (object != PRIVATE_KEY && object != PUBLIC_KEY)) return CKR_ARGUMENTS_BAD;
-  if (private && !logged_in) return CKR_USER_NOT_LOGGED_IN;
+  const struct slot *slot = slot_of(session);
+  if (slot == NULL || count != 1 || (object != PRIVATE_KEY && object != PUBLIC_KEY)) return CKR_ARGUMENTS_BAD;
+  if (private && !slot->logged_in) return CKR_USER_NOT_LOGGED_IN;
   switch (wanted->type) {
     case CKA_CLASS: return give(wanted, &class, sizeof class);
     case CKA_KEY_TYPE: return give(wanted, &type, sizeof type);
     case CKA_ID: return give(wanted, "\x01", 1);
     case CKA_LABEL: return give(wanted, "release-ec", 10);
     case CKA_EC_PARAMS: if (!private) return give(wanted, prime256v1, sizeof prime256v1); break;
-    case CKA_EC_POINT: if (!private) return give(wanted, point, sizeof point); break;
+    case CKA_EC_POINT: if (!private) return give(wanted, slot->point, sizeof slot->point); break;
     case CKA_SIGN: case CKA_SENSITIVE: case CKA_ALWAYS_SENSITIVE: case CKA_NEVER_EXTRACTABLE: case CKA_LOCAL:
       return give_flag(wanted, private);
     case CKA_DECRYPT: case CKA_UNWRAP: case CKA_EXTRACTABLE: case CKA_ALWAYS_AUTHENTICATE: case CKA_SIGN_RECOVER: case CKA_DERIVE:
@@ -199,27 +217,32 @@ static CK_ULONG next; /* object that the search gives next; 0 at its end */
 
 static CK_RV find_objects_init(CK_ULONG session, struct ck_attribute *wanted, CK_ULONG count) {
   CK_ULONG class = 0;
+  const struct slot *slot = slot_of(session);
+  if (slot == NULL) return CKR_ARGUMENTS_BAD;
   for (CK_ULONG i = 0; i < count; i++) {
     if (wanted[i].type == CKA_CLASS) memcpy(&class, wanted[i].value, sizeof class);
   }
-  next = class == CKO_PUBLIC_KEY ? PUBLIC_KEY : class == CKO_PRIVATE_KEY && logged_in ? PRIVATE_KEY : 0;
-  return session == 1 ? CKR_OK : CKR_ARGUMENTS_BAD;
+  next = class == CKO_PUBLIC_KEY ? PUBLIC_KEY : class == CKO_PRIVATE_KEY && slot->logged_in ? PRIVATE_KEY : 0;
+  return CKR_OK;
 }
 
 static CK_RV find_objects(CK_ULONG session, CK_ULONG *objects, CK_ULONG max, CK_ULONG *count) {
-  *count = session == 1 && max > 0 && next != 0 ? 1 : 0;
+  *count = slot_of(session) != NULL && max > 0 && next != 0 ? 1 : 0;
   if (*count == 1) objects[0] = next;
   next = 0;
   return CKR_OK;
 }
 
-static CK_RV find_objects_final(CK_ULONG session) { return session == 1 ? CKR_OK : CKR_ARGUMENTS_BAD; }
+static CK_RV find_objects_final(CK_ULONG session) {
+  return slot_of(session) != NULL ? CKR_OK : CKR_ARGUMENTS_BAD;
+}
 
 /* --- CKM_ECDSA --- */
 
 static CK_RV sign_init(CK_ULONG session, struct ck_mechanism *mechanism, CK_ULONG object) {
-  if (!logged_in) return CKR_USER_NOT_LOGGED_IN;
-  if (session != 1 || object != PRIVATE_KEY) return CKR_KEY_HANDLE_INVALID;
+  const struct slot *slot = slot_of(session);
+  if (slot == NULL || !slot->logged_in) return CKR_USER_NOT_LOGGED_IN;
+  if (object != PRIVATE_KEY) return CKR_KEY_HANDLE_INVALID;
   return mechanism->type == CKM_ECDSA ? CKR_OK : CKR_MECHANISM_INVALID;
 }
 
@@ -235,8 +258,9 @@ static bool split_signature(const CK_BYTE *der, size_t length, CK_BYTE *signatur
 static CK_RV sign(CK_ULONG session, const CK_BYTE *data, CK_ULONG length, CK_BYTE *signature, CK_ULONG *signature_length) {
   CK_BYTE der[128];
   size_t size = sizeof der;
-  EVP_PKEY_CTX *context = EVP_PKEY_CTX_new(key, NULL);
-  bool made = session == 1 && *signature_length >= 2 * COORDINATE && context != NULL &&
+  const struct slot *slot = slot_of(session);
+  EVP_PKEY_CTX *context = slot == NULL ? NULL : EVP_PKEY_CTX_new(slot->key, NULL);
+  bool made = *signature_length >= 2 * COORDINATE && context != NULL &&
                  EVP_PKEY_sign_init(context) == 1 && EVP_PKEY_sign(context, der, &size, data, length) == 1 &&
                  split_signature(der, size, signature);
   EVP_PKEY_CTX_free(context);

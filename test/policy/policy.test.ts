@@ -3,7 +3,7 @@ import { describe, expect, it } from "vitest";
 import { PolicyError } from "../../policy/errors.ts";
 import { parseJson } from "../../policy/json.ts";
 import { parsePolicy } from "../../policy/policy.ts";
-import { documentBytes, type PolicyDocument, policyDocument } from "../support/policy-document.ts";
+import { documentBytes, type PolicyDocument, policyDocument, twoTokenDocument } from "../support/policy-document.ts";
 
 function refusal(action: () => unknown): PolicyError {
   try {
@@ -21,18 +21,99 @@ function brokenBy(change: (document: PolicyDocument) => void): PolicyError {
   return refusal(() => parsePolicy(documentBytes(document)));
 }
 
+/** A key or token of the document with what the long form adds. */
+function onto(entry: unknown, token?: string, pin?: string): Record<string, unknown> {
+  return { ...(entry as object), ...(token === undefined ? {} : { token }), ...(pin === undefined ? {} : { pin }) };
+}
+
+function clear(record: Record<string, unknown>): void {
+  for (const name of Object.keys(record)) delete record[name];
+}
+
 const text = (value: string) => new TextEncoder().encode(value);
 
 describe("policy document", () => {
   it("I6: a complete document is read as written", () => {
-    const document = policyDocument();
-    const credentials = { pin: "hsm-pin", files: {} };
-    expect(parsePolicy(documentBytes(document))).toEqual({ ...document, credentials });
-    const named = {
-      ...document,
-      credentials: { pin: "other-pin", files: { "/var/lib/softhsm/tokens/tls.key": "tls-key" } },
-    };
-    expect(parsePolicy(documentBytes(named))).toEqual(named);
+    const document = twoTokenDocument();
+    expect(parsePolicy(documentBytes(document))).toEqual(document);
+    const read = parsePolicy(documentBytes(policyDocument()));
+    expect(parsePolicy(documentBytes(read))).toEqual(read);
+  });
+
+  it("I6: the short form for one token is read as the long one, and its keys are that token's", () => {
+    const { token, keys, ...rest } = policyDocument();
+    const files = { "/var/lib/softhsm/tokens/tls.key": "tls-key" };
+    const onToken = Object.fromEntries(Object.entries(keys).map(([name, key]) => [name, onto(key, "token")]));
+    for (const [credentials, expected] of [
+      [undefined, { pin: "hsm-pin", files: {} }],
+      [
+        { pin: "other-pin", files },
+        { pin: "other-pin", files },
+      ],
+    ] as const) {
+      expect(parsePolicy(documentBytes({ ...rest, token, keys, credentials }))).toEqual({
+        ...rest,
+        keys: onToken,
+        tokens: { token: onto(token, undefined, expected.pin) },
+        credentials: { files: expected.files },
+      });
+    }
+    expect(Object.keys(onToken)).toHaveLength(3);
+  });
+
+  it("I6: a key may lie on two tokens when it is named on each, and does one thing on both", () => {
+    const document = twoTokenDocument();
+    const spki = `sha256:${"33".repeat(32)}`;
+    document.keys["vault-copy"] = { spki, does: "decrypt", token: "payments" };
+    expect(parsePolicy(documentBytes(document)).keys["vault-copy"]?.token).toBe("payments");
+    document.keys["vault-copy"] = { spki, does: "unwrap", token: "payments" };
+    expect(refusal(() => parsePolicy(documentBytes(document))).message).toMatch(/two uses of the spki/);
+    document.keys["vault-copy"] = { spki, does: "decrypt", token: "signing" };
+    expect(refusal(() => parsePolicy(documentBytes(document))).message).toMatch(/two entries with the spki/);
+  });
+
+  it.each<[string, (tokens: Record<string, unknown>, document: PolicyDocument) => void, RegExp]>([
+    ["no token", (tokens) => clear(tokens), /tokens: expected 1 to 8 tokens/],
+    [
+      "nine tokens",
+      (tokens) => {
+        for (let at = 0; at < 7; at++) tokens[`t${at}`] = { label: "t", serial: `${at}`, pin: `pin-${at}` };
+      },
+      /tokens: expected 1 to 8 tokens/,
+    ],
+    [
+      "two names for one token",
+      (tokens) => Object.assign(tokens, { third: onto(tokens["signing"], undefined, "third-pin") }),
+      /two entries with the label and serial signing\/0123456789abcdef/,
+    ],
+    [
+      "two tokens with one PIN",
+      (tokens) => Object.assign(tokens["payments"] ?? {}, { pin: "signing-pin" }),
+      /two entries with the credential signing-pin/,
+    ],
+    ["a token without a PIN", (tokens) => delete (tokens["payments"] as { pin?: string }).pin, /tokens\.payments\.pin/],
+    [
+      "a key on an unknown token",
+      (_, { keys }) => Object.assign(keys["vault"] ?? {}, { token: "constructor" }),
+      /keys\.vault: unknown token constructor/,
+    ],
+    [
+      "a key on no token of two",
+      (_, { keys }) => delete (keys["vault"] as { token?: string }).token,
+      /keys\.vault: no token of several named/,
+    ],
+    ["both spellings", (_, document) => Object.assign(document, { token: { label: "a", serial: "b" } }), /tokens/],
+    [
+      "a PIN outside its token",
+      (_, document) => Object.assign(document, { credentials: { pin: "signing-pin", files: {} } }),
+      /credentials/,
+    ],
+  ])("I6: a policy with %s is refused", (_what, change, finding) => {
+    const document = twoTokenDocument();
+    change(document["tokens"] as Record<string, unknown>, document);
+    const error = refusal(() => parsePolicy(documentBytes(document)));
+    expect(error.code).toBe("ERR_POLICY_INVALID");
+    expect(error.message).toMatch(finding);
   });
 
   it.each<[string, (document: PolicyDocument) => void, RegExp]>([

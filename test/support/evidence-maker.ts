@@ -117,14 +117,18 @@ export function encodeQuoteAttest(fields: AttestFields): Uint8Array {
 const digestOf = (text: string) => sha256(utf8(text));
 
 export const token: TokenClaim = {
+  name: "signing",
   label: "hsm",
   serial: "0001",
   manufacturer: "SoftHSM",
   model: "v2",
   firmware: "2.6",
 };
+/** Another one, first in the order of names. */
+export const secondToken: TokenClaim = { ...token, name: "payments", label: "payments", serial: "2f00bb" };
 export const servedKey: KeyClaim = {
   name: "release",
+  token: "signing",
   spki: "ab".repeat(32),
   does: "sign",
   attributes: { sensitive: true, extractable: false, neverExtractable: true },
@@ -148,7 +152,7 @@ export function referenceEvents(): LaunchEvent[] {
 export function servingEvents(): LaunchEvent[] {
   return [
     ...referenceEvents(),
-    launchEvent("token", token.label, measureToken(token)),
+    launchEvent("token", token.name, measureToken(token)),
     launchEvent("key", servedKey.name, measureKey(servedKey)),
     launchEvent("cap", "serving", digestOf("")),
   ];
@@ -252,7 +256,7 @@ export function makeClaims(scene: Pick<Scene, "events" | "launch" | "asserted" |
       image: { id: "11".repeat(32), variant: "release" },
       reasons: [],
       unseal: [],
-      token,
+      tokens: [token],
       keys: [servedKey],
       probeWitnessed: new Map([["ptrace", 1]]),
       violations: new Map(),

@@ -17,7 +17,7 @@ import {
   concatBytes,
   encodeAnchors,
   encodeBundle,
-  type Policy,
+  type PolicyDocument,
   parsePolicy,
   type Release,
   type SlotName,
@@ -57,7 +57,7 @@ export const FIRMWARE_LOG: Uint8Array = concatBytes(
 );
 
 /** A policy document in which a test may change anything. */
-export type PolicyDraft = { -readonly [K in keyof Policy]: Policy[K] };
+export type PolicyDraft = { -readonly [K in keyof PolicyDocument]: PolicyDocument[K] };
 
 export interface CredentialOrder {
   readonly label: Pick<CredentialLabel, "name"> & Partial<CredentialLabel>;
@@ -203,7 +203,7 @@ function policyDraft({ programs, token }: Tools): PolicyDraft {
   });
   const { [SHIM_PATH]: _shim, ...closure } = pin.closure;
   const config = Object.fromEntries(token.config.map((path) => [path, sha256Hex(read(path))]));
-  const keys = Object.entries(token.keys).map(([name, spki]): [string, Policy["keys"][string]] => [
+  const keys = Object.entries(token.keys).map(([name, spki]): [string, PolicyDocument["keys"][string]] => [
     name,
     { spki: `sha256:${sha256Hex(spki)}`, does: "sign" },
   ]);
@@ -218,8 +218,8 @@ function policyDraft({ programs, token }: Tools): PolicyDraft {
     writable: [token.directory],
     connect: [],
     spares: 0,
-    token: { label: token.label, serial: token.serial },
-    credentials: { pin: "hsm-pin", files: {} },
+    tokens: { [token.label]: { label: token.label, serial: token.serial, pin: "hsm-pin" } },
+    credentials: { files: {} },
     keys: Object.fromEntries(keys),
     callers: { signer: { uid: 2001, exe: [`sha256:${"5e".repeat(32)}`] } },
     scopes: [

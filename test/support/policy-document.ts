@@ -63,6 +63,19 @@ export function policyDocument(): PolicyDocument {
   };
 }
 
+/** The same document for two tokens, in the long form; its keys are on the first. */
+export function twoTokenDocument(): PolicyDocument {
+  const { token: _, ...document } = policyDocument();
+  for (const key of Object.values(document.keys)) Object.assign(key as object, { token: "signing" });
+  return Object.assign(document, {
+    tokens: {
+      signing: { label: "signing", serial: "0123456789abcdef", pin: "signing-pin" },
+      payments: { label: "payments", serial: "0123456789abcdef", pin: "payments-pin" },
+    },
+    credentials: { files: {} },
+  });
+}
+
 export function documentBytes(document: unknown): Uint8Array {
   return new TextEncoder().encode(JSON.stringify(document));
 }

@@ -136,7 +136,7 @@ describe("the demo's policy", () => {
 
   test("it pins the token's public keys, and a token without them makes no policy", () => {
     expect(policy.keys["release-ec"]?.spki).toBe(`sha256:${sha256Hex(utf8("ec"))}`);
-    expect(policy.token).toEqual({ label: "signing", serial: "1f00aa" });
+    expect(policy.tokens).toEqual({ signing: { label: "signing", serial: "1f00aa", pin: "hsm-pin" } });
     const { "release-ec": _, ...keys } = token.keys;
     expect(() => demoPolicy({ ...inputs, token: { ...token, keys } })).toThrow(TypeError);
   });

@@ -1,4 +1,4 @@
-import { type Policy, sha256Hex, utf8 } from "../../policy/index.ts";
+import { type Policy, type PolicyDocument, sha256Hex, utf8 } from "../../policy/index.ts";
 import type { DemoToken } from "../token/token.ts";
 
 /** The scoped workload's uid in every image of this project, and that of one that no scope names. */
@@ -19,7 +19,7 @@ export interface PolicyInputs {
  * CKM_RSA_PKCS is in the second because `openssl` builds the DigestInfo itself; its digest is pinned to SHA-256.
  */
 export function demoPolicy({ module, profileSha256, devices, token, executables }: PolicyInputs): Uint8Array {
-  const policy: Policy = {
+  const policy: PolicyDocument = {
     version: 1,
     serial: 1,
     owner: "demo",
@@ -30,8 +30,8 @@ export function demoPolicy({ module, profileSha256, devices, token, executables 
     writable: ["/var/lib/softhsm/tokens"],
     connect: [],
     spares: 0,
-    token: { label: token.label, serial: token.serial },
-    credentials: { pin: "hsm-pin", files: {} },
+    tokens: { signing: { label: token.label, serial: token.serial, pin: "hsm-pin" } },
+    credentials: { files: {} },
     keys: {
       "release-ec": { spki: spkiOf(token, "release-ec"), does: "sign" },
       "document-rsa": { spki: spkiOf(token, "document-rsa"), does: "sign" },

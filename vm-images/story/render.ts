@@ -77,7 +77,7 @@ function renderScopes(result: StoryResult): string[] {
 const MEASURED: Readonly<Record<string, readonly [what: string, pcr: string]>> = {
   measuring: ["configuration, anchors, policy, profile, library with its closure, devices", "13"],
   unsealing: ["nothing: sandbox probed, library loaded, the TPM decides", "-"],
-  "logging-in": ["the token's identity", "13"],
+  "logging-in": ["the tokens' identity", "13"],
   "checking-keys": ["each served key's attributes", "13"],
   capping: ["the cap", "13"],
 };

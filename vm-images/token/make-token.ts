@@ -46,7 +46,9 @@ function makeToken(order: TokenOrder): {
   module.load(order.module);
   module.C_Initialize();
   try {
-    const free = module.C_GetSlotList(true)[0];
+    const free = module
+      .C_GetSlotList(true)
+      .find((candidate) => (module.C_GetTokenInfo(candidate).flags & pkcs11js.CKF_TOKEN_INITIALIZED) === 0);
     if (free === undefined) throw new Error("SoftHSM: expected a free slot, got none");
     module.C_InitToken(free, order.soPin, order.label.padEnd(LABEL_BYTES));
     // SoftHSM moves a token that was just initialised to a slot of its own.

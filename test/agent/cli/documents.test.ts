@@ -44,7 +44,7 @@ describe("a policy", () => {
       line[line.indexOf(option) + 1] = value;
       const { code, out } = await cli(line);
       expect(code).toBe(1);
-      expect(out).toMatch(/^denied\n/);
+      expect(out).toMatch(/^denied, [a-z-]+ on token token\n/);
       expect(out).toMatch(reason);
     }
     const decrypt = await cli([...made.lineOf("policy explain"), "--operation", "decrypt"]);

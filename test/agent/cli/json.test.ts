@@ -26,8 +26,8 @@ describe("with --json", () => {
     "keys public": { keyId: expect.stringMatching(/^[0-9a-f]{64}$/), file: expect.stringMatching(/other\.pub$/) },
     "keys anchors": { releaseRoot: expect.any(String), operator: expect.any(String), sha256: expect.any(String) },
     measure: { path: expect.stringMatching(/libsofthsm2\.so$/), closure: expect.any(Object) },
-    "policy check": { ok: true, serial: 7 },
-    "policy explain": { allow: true, scopes: expect.any(Array) },
+    "policy check": { ok: true, serial: 7, tokens: [expect.objectContaining({ name: "token", pin: "hsm-pin" })] },
+    "policy explain": { allow: true, token: "token", scopes: expect.any(Array) },
     "release diff": { from: "first", to: "first", changes: [] },
     "release show": { verified: true, name: "first", image: { variant: "demo" }, credentials: ["hsm-pin", "state"] },
     "release sign": {

@@ -48,6 +48,11 @@ int confine_more(struct confinement *confinement, enum filter filter) {
     return 0;
 }
 
+bool close_channel(struct shim *shim) {
+    shim->channel_closed = true;
+    return true;
+}
+
 CK_RV op_probe(struct shim *shim, struct reader *in, struct writer *out) {
     (void)shim;
     expect_end(in);
@@ -82,16 +87,14 @@ CK_RV op_credential(struct shim *shim, struct reader *in, struct writer *out) {
 static CK_ULONG next_object;
 
 static CK_RV find_objects_init(CK_ULONG session, struct ck_attribute *wanted, CK_ULONG terms) {
-    (void)session;
     (void)wanted;
     (void)terms;
-    next_object = 7;
+    next_object = 10 * session + 7;
     return CKR_OK;
 }
 
 static CK_RV find_objects(CK_ULONG session, CK_ULONG *objects, CK_ULONG max, CK_ULONG *count) {
-    (void)session;
-    *count = max > 0 && next_object < 9 ? 1 : 0;
+    *count = max > 0 && next_object < 10 * session + 9 ? 1 : 0;
     if (*count == 1) objects[0] = next_object++;
     return CKR_OK;
 }
@@ -111,9 +114,8 @@ static CK_RV get_attribute_value(CK_ULONG session, CK_ULONG object, struct ck_at
 }
 
 static CK_RV sign_init(CK_ULONG session, struct ck_mechanism *mechanism, CK_ULONG key) {
-    (void)session;
     if (mechanism->length > 0 && mechanism->parameter == NULL) abort();
-    if (key != 7 && key != 8) abort(); // only what KEYS listed
+    if (key != 10 * session + 7 && key != 10 * session + 8) abort(); // only what KEYS listed for this token
     return CKR_OK;
 }
 
@@ -129,6 +131,8 @@ int fuzz_one(const uint8_t *bytes, size_t length) {
     static struct shim shim;
     shim = (struct shim){
         .phase = PHASE_LOGGED_IN,
+        .token_count = 2,
+        .tokens = {{.slot = 3, .session = 1}, {.slot = 4, .session = 2}},
         .library = {.find_objects_init = find_objects_init,
                     .find_objects = find_objects,
                     .find_objects_final = find_objects_final,
