@@ -175,9 +175,14 @@ async function chooseRelease(
     const others = isComplete(partial) && states ? credentialReasons(environment, partial, states, release) : [];
     return { release, differences: differences.length, reasons: [...differences, ...others] };
   });
-  // What was measured counts first: a release of other measurements is not this machine's, however well it stands otherwise.
+  // What was measured counts first: a release of other measurements is not this machine's, however well it stands otherwise. Of equals
+  // the later one serves, and one that raises the counter: whichever serves, the earlier one has to come to its end.
   const [nearest] = candidates.sort(
-    (a, b) => a.differences - b.differences || a.reasons.length - b.reasons.length, // a stable sort
+    (a, b) =>
+      a.differences - b.differences ||
+      a.reasons.length - b.reasons.length ||
+      b.release.epoch - a.release.epoch ||
+      Number(b.release.raise !== null) - Number(a.release.raise !== null),
   );
   return nearest ?? null;
 }

@@ -214,6 +214,21 @@ describe("the epoch", () => {
     expect(await counter()).toBe(before);
   });
 
+  test("I2: of two with the same measurements the later serves, or the one that raises, in whichever order they lie there", async () => {
+    const settle = false;
+    const plain = await signed((draft) => ({ ...draft, name: "plain", epoch: 2 }));
+    for (const [other, wanted] of [
+      [provisioned.releaseBytes, plain],
+      [plain, await raising(2)],
+    ] as const) {
+      const name = wanted === plain ? "plain" : "epoch-2";
+      for (const order of [releases(other, wanted), releases(wanted, other)]) {
+        await using booted = await boot({ ...order, settle });
+        expect([booted.record.state.kind, booted.record.release?.name]).toEqual(["serving", name]);
+      }
+    }
+  });
+
   test("I2 I11: a raise that breaks off is said, serves all the same, and is made up for by the next boot", async () => {
     const document = releases(await raising(2));
     let increments = 0;
