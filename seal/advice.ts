@@ -46,7 +46,7 @@ export const UNSEAL_FINDINGS = {
     advice:
       "the counter at our index is somebody else's: `ironclaw tpm provision --replace`, with the owner's escrow if there is one",
   },
-  "pcr-bank-inactive": { blocks: true, advice: "activate the SHA-256 bank in the firmware's set-up, then reboot" },
+  "pcr-bank-inactive": { blocks: true, advice: "activate the bank in the firmware's set-up, then reboot" },
   "pcr-never-extended": { blocks: true, advice: "the firmware does not measure the boot: switch measured boot on" },
   "measurement-changed": {
     blocks: true,

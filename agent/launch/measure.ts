@@ -1,4 +1,4 @@
-import { type LaunchEvent, type Reason, reason, reasonFrom } from "../../attest/index.ts";
+import { type LaunchEvent, pcrBanks, type Reason, reason, reasonFrom } from "../../attest/index.ts";
 import { fromHex, type Policy, type Release, SEAL_PCRS, sortedTokens, toHex } from "../../policy/index.ts";
 import { AgentError } from "../errors.ts";
 import type { ShimDigest } from "../spawner-client.ts";
@@ -49,6 +49,7 @@ export interface MeasuredInputs extends LaunchInputs {
  */
 export async function measureEverything(environment: LaunchEnvironment, record: LaunchRecord): Promise<MeasuredInputs> {
   const { inputs } = environment;
+  await requireBanks(environment);
   const reasons: Reason[] = [...(await agentPcrReasons(environment)), ...inputs.reasons];
   await prepareTpm(environment, inputs.partial).catch((error: unknown) =>
     reasons.push(reasonFrom(error, "TPM records")),
@@ -90,14 +91,27 @@ function isComplete(partial: Partial<LaunchInputs>): partial is LaunchInputs {
   return [anchors, policy, releases, credentials, module, token].every((part) => part !== undefined);
 }
 
+/** Every event goes into both banks, and a report is made of either. */
+async function requireBanks({ tpm }: LaunchEnvironment): Promise<void> {
+  const active = await tpm.activeBanks();
+  const lacking = pcrBanks.filter((bank) => !active.includes(bank));
+  if (lacking.length > 0)
+    throw new Refusal(lacking.map((bank) => reason("pcr-bank-inactive", `${bank} bank`, "active", "not allocated")));
+}
+
 async function agentPcrReasons({ tpm, config }: LaunchEnvironment): Promise<Reason[]> {
   const reasons: Reason[] = [];
-  for (const bank of ["sha256", "sha384"] as const) {
+  for (const bank of pcrBanks) {
     const value = (await tpm.pcrRead(bank, [config.agentPcr])).get(config.agentPcr);
-    if (value === undefined || value.some((byte) => byte !== 0)) {
-      const got = value === undefined ? "an inactive bank" : toHex(value);
-      reasons.push(reason("agent-pcr-used", `PCR ${config.agentPcr} (${bank})`, "its reset value", got));
-    }
+    if (value?.every((byte) => byte === 0) !== true)
+      reasons.push(
+        reason(
+          "agent-pcr-used",
+          `PCR ${config.agentPcr} (${bank})`,
+          "its reset value",
+          toHex(value ?? new Uint8Array()),
+        ),
+      );
   }
   return reasons;
 }
