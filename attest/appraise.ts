@@ -1,4 +1,4 @@
-import { AGENT_PCR, toHex } from "../policy/index.ts";
+import { AGENT_PCR, EXTENDED_PCRS, toHex } from "../policy/index.ts";
 import type { AppraisalPolicy } from "./appraisal-policy.ts";
 import { appraiseEvents, type EventComparison } from "./appraise-events.ts";
 import { appraiseShim } from "./appraise-shim.ts";
@@ -33,8 +33,6 @@ export interface AttestationResult {
 
 /** Boot PCRs that a release must pin: firmware's boot decision, initrd, unified kernel image, command line. */
 const releasePcrs: readonly number[] = [4, 9, 11, 12];
-/** Those of them that every boot extends. PCR 12 stays at zero while nothing overrides the command line. */
-const extendedPcrs: readonly number[] = [4, 9, 11];
 /** What class hardware-ek adds: firmware code, option ROMs, secure boot state. */
 const firmwarePcrs: readonly number[] = [0, 2, 7];
 
@@ -172,7 +170,7 @@ function comparePcr(
   const item = `PCR ${pcr} (${verified.challenge.bank})`;
   const pinned = releasePcrs.includes(pcr);
   // Firmware that leaves a bank alone would match a release made on such a machine, and everybody can have zeros.
-  if (extendedPcrs.includes(pcr) && value.every((byte) => byte === 0))
+  if (EXTENDED_PCRS.includes(pcr) && value.every((byte) => byte === 0))
     return [contraindicated("pcr-unextended", item, "an extended PCR", "zeros")];
   if (expected === null) return pinned ? [contraindicated("pcr-no-reference", item, "a reference value", "none")] : [];
   return expected === got ? [] : [contraindicated("pcr-mismatch", item, expected, got)];

@@ -20,8 +20,8 @@ const ALG_SHA256 = 0x000b;
 const SIZE = 8;
 /** TPM_NT_COUNTER, POLICYWRITE, AUTHREAD, NO_DA: no password and no owner can increment it, and a TPM in lockout reads it. */
 export const EPOCH_ATTRIBUTES = 0x0204_0018;
-/** TPMA_NV_WRITTEN: set by the TPM with the first increment, and part of the Name. */
-const WRITTEN = 0x2000_0000;
+/** TPMA_NV_WRITTEN: set by the TPM with the first write or increment, and part of the Name. */
+export const NV_WRITTEN = 0x2000_0000;
 
 /** The highest counter value under which releases of this epoch unseal. */
 export function epochLimit(epoch: number): bigint {
@@ -46,7 +46,7 @@ export function measureEpochName(rootKeyPem: string, { written = true } = {}): U
   const area = new ByteWriter()
     .u32(EPOCH_INDEX)
     .u16(ALG_SHA256)
-    .u32(written ? EPOCH_ATTRIBUTES | WRITTEN : EPOCH_ATTRIBUTES)
+    .u32(written ? EPOCH_ATTRIBUTES | NV_WRITTEN : EPOCH_ATTRIBUTES)
     .sized16(measureEpochPolicy(rootKeyPem))
     .u16(SIZE)
     .finish();

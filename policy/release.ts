@@ -90,8 +90,6 @@ const releaseSchema = z
  * when the release ends all lower epochs: the agent then raises the epoch counter once this release serves.
  */
 export type Release = z.infer<typeof releaseSchema>;
-/** An agent-PCR event that the release expects. */
-export type ExpectedEvent = Release["events"][number];
 
 /** Reads a release document (the payload of its envelope). Verifies no signature: see `verifyRelease`. */
 export function parseRelease(payload: Uint8Array): Release {

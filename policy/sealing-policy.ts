@@ -11,6 +11,8 @@ export const AGENT_PCR = 13;
 export const SEAL_PCRS: readonly number[] = [4, 9, 11, 12, AGENT_PCR];
 /** Of these, the ones that the boot decides: they keep their values after the cap. */
 export const BOOT_PCRS: readonly number[] = SEAL_PCRS.filter((index) => index !== AGENT_PCR);
+/** Those of them that every boot extends. PCR 12 stays at zero while nothing overrides the command line. */
+export const EXTENDED_PCRS: readonly number[] = [4, 9, 11];
 /** policyRef of what a release key approves for unsealing. */
 export const RELEASE_REF = utf8("ironclaw/release/v2");
 

@@ -3,6 +3,7 @@ import {
   AGENT_PCR,
   BOOT_PCRS,
   bootPcrValues,
+  EXTENDED_PCRS,
   epochLimit,
   equalBytes,
   measureEpochName,
@@ -105,12 +106,9 @@ function counterFindings({ state, rootKeyPem, sealed, knownEkName }: UnsealQuest
   return [];
 }
 
-/** PCR 12 is zero in an image without overrides, and the agent PCR before the launch. */
-const ALWAYS_EXTENDED: readonly number[] = [4, 9, 11];
-
 function pcrBankFindings({ state }: UnsealQuestion): UnsealFinding[] {
   if (state.pcrs === null) return [finding("pcr-bank-inactive", "SHA-256 bank", "active", "not allocated")];
-  return ALWAYS_EXTENDED.filter((index) => state.pcrs?.get(index)?.every((byte) => byte === 0)).map((index) =>
+  return EXTENDED_PCRS.filter((index) => state.pcrs?.get(index)?.every((byte) => byte === 0)).map((index) =>
     finding("pcr-never-extended", `PCR ${index} (sha256)`, "a measured boot", "zero"),
   );
 }

@@ -13,6 +13,7 @@ import {
   measureEpochName,
   measureEpochPolicy,
   measureKeyName,
+  NV_WRITTEN,
   type PolicyStep,
   type Release,
   raiseDelegationSteps,
@@ -28,7 +29,6 @@ export type EpochState =
   | { readonly kind: "missing" }
   | { readonly kind: "present"; readonly name: Uint8Array; readonly value: bigint | null };
 
-const NV_WRITTEN = 0x2000_0000;
 const SIZE = 8;
 /** TPM_RC_BAD_AUTH of the first session. */
 const BAD_AUTH = 0x9a2;

@@ -4,6 +4,7 @@ import {
   bootPcrValues,
   type Delegation,
   EPOCH_REF,
+  EXTENDED_PCRS,
   encodeRelease,
   epochLimit,
   equalBytes,
@@ -116,7 +117,7 @@ function checkSealPcrs(pcrs: PcrValues): void {
 
 /** A bank that the firmware never extended would be satisfied by any boot. PCR 12 is zero in an image without overrides. */
 function checkBootPcrs(pcrs: PcrValues): void {
-  for (const index of [4, 9, 11]) {
+  for (const index of EXTENDED_PCRS) {
     if (pcrs.get(index)?.every((byte) => byte === 0) === true)
       throw refused(`PCR ${index}`, "a measured boot", "zero: a boot that measures nothing would unseal");
   }

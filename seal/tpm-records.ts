@@ -1,5 +1,5 @@
 import type { TpmObject, Tpm as Tss } from "node-tpm2-tss";
-import { ByteReader, ByteWriter, fromHex, sha256, toHex, utf8 } from "../policy/index.ts";
+import { ByteReader, ByteWriter, fromHex, NV_WRITTEN, sha256, toHex, utf8 } from "../policy/index.ts";
 import { SealError } from "./errors.ts";
 import { withNvIndex } from "./nv-index.ts";
 
@@ -12,7 +12,6 @@ const ATTRIBUTES = 0x0204_0004;
 const RECORD_BYTES = 64;
 const RECORDS = 8;
 const LOGIN_BYTES = RECORDS * RECORD_BYTES;
-const WRITTEN = 0x2000_0000;
 
 /** How the last try with a credential ended. `trying` is written before the try, and stays when the power goes. */
 export const LOGIN_OUTCOMES = { trying: 1, accepted: 2, refused: 3, "retry-allowed": 4 } as const;
@@ -184,8 +183,8 @@ export async function provisionRecords(tss: Tss): Promise<void> {
 /** Another index is neither read nor written: it may want an authValue, and a wrong one counts for the dictionary-attack lockout. */
 async function stateOf(tss: Tss, index: TpmObject, size: number): Promise<"written" | "unwritten" | "foreign"> {
   const { attributes, dataSize, authPolicy } = await tss.nvReadPublic(index);
-  if ((attributes & ~WRITTEN) !== ATTRIBUTES || dataSize !== size || authPolicy.length > 0) return "foreign";
-  return (attributes & WRITTEN) === 0 ? "unwritten" : "written";
+  if ((attributes & ~NV_WRITTEN) !== ATTRIBUTES || dataSize !== size || authPolicy.length > 0) return "foreign";
+  return (attributes & NV_WRITTEN) === 0 ? "unwritten" : "written";
 }
 
 /** Runs `use` with an index of ours that is provisioned. @throws SealError ERR_SEAL_RECORD when there is none */

@@ -6,12 +6,6 @@ import { ImageError } from "./errors.ts";
 /** The loader's default directories on amd64 Debian, in the order it searches them without a cache file. */
 export const LIBRARY_DIRECTORIES = ["/usr/lib/x86_64-linux-gnu", "/usr/lib"];
 
-const ELF_MAGIC = [0x7f, 0x45, 0x4c, 0x46];
-
-export function isElf(bytes: Uint8Array): boolean {
-  return ELF_MAGIC.every((byte, index) => bytes[index] === byte);
-}
-
 /**
  * The libraries that `files` need, directly or not, as guest path -> file in `tree`. Every library appears under its
  * SONAME only. Throws {@link ImageError} ERR_IMAGE_SOURCE when one is not in the tree.

@@ -4,7 +4,7 @@ import { mechanismRow, type Policy, type PolicyToken, sha256, sortedTokens } fro
 import { type LoginOutcome, packageDigest, readLogin, type SealedPackage, writeLogin } from "../../seal/index.ts";
 import { AgentError } from "../errors.ts";
 import type { Shim } from "../shim-client.ts";
-import type { ShimSlot } from "../shim-replies.ts";
+import { type ShimSlot, TOKEN_FLAG } from "../shim-replies.ts";
 import { enter, type LaunchEnvironment, type LaunchRecord, Refusal } from "./environment.ts";
 import type { LaunchInputs } from "./inputs.ts";
 import { findServedKeys, keyEvent, type ServedKey, type TokenIdentity, type TokenKeys, tokenEvent } from "./keys.ts";
@@ -139,10 +139,6 @@ function checkMapped({ module }: Policy, objects: readonly string[]): void {
     throw new Refusal(foreign.map((path) => reason("unpinned-object", path, "a pinned path", "mapped")));
 }
 
-/** CKF_USER_PIN_FINAL_TRY and CKF_USER_PIN_LOCKED of a token's flags. */
-const FINAL_TRY = 0x20000;
-const LOCKED = 0x40000;
-
 /** The tokens that policy and sealed packages name: a PIN is never tried on another one, nor on one that would lock. */
 function findTokens(inputs: LaunchInputs, slots: readonly ShimSlot[]): readonly TokenSlot[] {
   const found: TokenSlot[] = [];
@@ -170,8 +166,9 @@ function absent(
 }
 
 function lockReasons(token: string, { flags }: ShimSlot): readonly Reason[] {
-  if ((flags & LOCKED) !== 0) return [reason("hsm-locked", token, "a token that takes a PIN", "CKF_USER_PIN_LOCKED")];
-  if ((flags & FINAL_TRY) !== 0)
+  if ((flags & TOKEN_FLAG.userPinLocked) !== 0)
+    return [reason("hsm-locked", token, "a token that takes a PIN", "CKF_USER_PIN_LOCKED")];
+  if ((flags & TOKEN_FLAG.userPinFinalTry) !== 0)
     return [reason("hsm-final-try", token, "more than one try before it locks", "CKF_USER_PIN_FINAL_TRY")];
   return [];
 }
