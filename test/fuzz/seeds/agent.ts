@@ -1,0 +1,210 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { EMPTY_HEAD, encodeRecord } from "../../../agent/audit-record.ts";
+import { encodePrepareShim, encodeStartShim } from "../../../agent/spawner-messages.ts";
+import { ByteWriter, concatBytes, utf8 } from "../../../policy/index.ts";
+import { byteArray, INITIALIZE_VALUES, requestFrame, ulongs } from "../../support/rpc-client.ts";
+import { root } from "../catalogue.ts";
+import { filled, json, type Seeds } from "./made.ts";
+
+export function agentSeeds(): Record<string, Seeds> {
+  const key = new ByteWriter()
+    .u64(7n)
+    .u64(3n)
+    .u64(0n)
+    .sized16(utf8("id"))
+    .sized16(utf8("label"))
+    .u32(0b1001)
+    .u32(0xfff);
+  for (const part of [filled(256, 1), filled(3, 1), filled(0, 0), filled(0, 0)]) key.sized16(part);
+  const slot = new ByteWriter().u64(1n).bytes(filled(96, 0x20)).u64(0x40dn).bytes(filled(4, 2));
+  const loaded = new ByteWriter()
+    .u8(2)
+    .u8(2)
+    .u8(40)
+    .bytes(filled(64, 0x41))
+    .u8(2)
+    .u8(6)
+    .u8(1)
+    .bytes(slot.finish())
+    .u16(1)
+    .sized16(utf8("/lib/libc.so.6"));
+  const reply = (op: number) => new ByteWriter().u8(op).u8(0);
+  const entry = {
+    caller: { uid: 1000, pid: 7, exe: "/usr/bin/signer" },
+    scope: "release-signing",
+    key: "release-ec",
+    mechanism: "CKM_ECDSA",
+    operation: "sign",
+    inputDigest: `sha256:${"ab".repeat(32)}`,
+    decision: "allow",
+    step: null,
+    reason: "rule 1",
+  } as const;
+  const nothing = {
+    ...entry,
+    caller: null,
+    key: null,
+    mechanism: null,
+    inputDigest: null,
+    operation: "connect",
+    decision: "deny",
+    step: "caller",
+  } as const;
+  const line = (record: Parameters<typeof encodeRecord>[0]) =>
+    encodeRecord(record, EMPTY_HEAD, "2027-01-15T12:00:00.000Z").line.slice(0, -1);
+  return {
+    "shim-replies": {
+      ready: new ByteWriter().u8(0).u32(6).u8(1).finish(),
+      probe: new ByteWriter().u8(1).u16(2).sized16(utf8("execve")).u32(1).sized16(utf8("bpf")).u32(0).finish(),
+      loaded: loaded.finish(),
+      keys: new ByteWriter().u8(3).u16(1).bytes(key.finish()).finish(),
+      status: new ByteWriter().u8(5).u64(12n).finish(),
+    },
+    "spawner-replies": {
+      prepare: reply(1).u16(2).bytes(filled(32, 1)).u64(10n).bytes(filled(32, 2)).u64(20n).finish(),
+      start: reply(2).u32(77).finish(),
+      peer: reply(3).u32(77).bytes(filled(32, 1)).sized16(utf8("/usr/bin/x")).finish(),
+      status: reply(4)
+        .u8(1)
+        .u32(0)
+        .sized16(utf8("CapEff:\t0\nUid:\t991\n"))
+        .sized16(utf8("net 1\n"))
+        .sized16(utf8("net 2\n"))
+        .finish(),
+      workloads: reply(6).u16(3).finish(),
+      state: reply(7)
+        .u8(1)
+        .bytes(filled(16, 9))
+        .u64(1n << 26n)
+        .finish(),
+      swapped: new ByteWriter().u8(7).u8(1).bytes(utf8("state-swapped: volume id")).finish(),
+      refused: new ByteWriter().u8(1).u8(1).bytes(utf8("no")).finish(),
+    },
+    "rpc-frames": {
+      session: concatBytes(
+        Uint8Array.of(0x80, 2),
+        requestFrame(1, "C_Initialize", INITIALIZE_VALUES),
+        requestFrame(2, "C_GetInfo"),
+      ),
+      sign: concatBytes(
+        Uint8Array.of(0x20, 1),
+        requestFrame(
+          3,
+          "C_Sign",
+          concatBytes(ulongs(1n), byteArray(filled(32, 1)), new ByteWriter().u32(256).finish()),
+        ),
+      ),
+    },
+    "rpc-arguments": {
+      bytes: new ByteWriter().u8(0).u8(2).u8(1).sized32(utf8("data")).finish(),
+      attributes: new ByteWriter()
+        .u8(1)
+        .u8(2)
+        .u32(2)
+        .u32(0)
+        .u8(1)
+        .u32(8)
+        .u64(3n)
+        .u32(3)
+        .u8(1)
+        .u32(1)
+        .sized32(utf8("x"))
+        .finish(),
+      nested: new ByteWriter()
+        .u8(1)
+        .u8(2)
+        .u32(1)
+        .u32(0x40000211)
+        .u8(1)
+        .u32(24)
+        .u32(1)
+        .u32(1)
+        .u8(1)
+        .u32(1)
+        .u8(1)
+        .finish(),
+      queries: new ByteWriter().u8(2).u8(1).u32(1).u32(0x40000212).u32(24).u32(1).u32(0).u32(8).finish(),
+      mechanism: new ByteWriter().u8(3).u8(2).u32(0x1041).u64(9n).finish(),
+      pss: new ByteWriter().u8(3).u8(2).u32(0x43).u8(1).u64(0x250n).u64(2n).u64(32n).u64(9n).finish(),
+      plain: new ByteWriter().u8(4).u8(0).u8(1).u64(2n).u32(3).finish(),
+    },
+    "control-line": {
+      status: json({ id: 1, op: "status" }),
+      activate: json({ id: 2, op: "activate", credentialBlob: "AAAA", encryptedSecret: "AAA=" }),
+      challenge: json({ id: 3, op: "challenge", nonce: "ab".repeat(32), bank: "sha256", pcrs: [0, 7, 13] }),
+      audit: json({ id: 4, op: "audit", from: 0, limit: 500 }),
+    },
+    "unseal-answer": {
+      released: utf8('{"kind":"released","ms":31}\n'),
+      refused: utf8('{"kind":"refused","answers":[{"command":"TPM2_Unseal","rc":"0x0000099d","text":"policy"}]}\n'),
+      failed: utf8('{"kind":"failed","command":"request","rc":"0x00000000","text":"sinks"}\n'),
+    },
+    "audit-line": { sign: line(entry), connect: line(nothing) },
+    "agent-config": { image: Uint8Array.from(readFileSync(join(root, "vm-images/guest/etc/ironclaw/agent.json"))) },
+    ...cSeeds(),
+  };
+}
+
+/** Requests that the C parts read. */
+function cSeeds(): Record<string, Seeds> {
+  const frame = (id: number, op: number, payload: Uint8Array) =>
+    new ByteWriter()
+      .u32(5 + payload.length)
+      .u32(id)
+      .u8(op)
+      .bytes(payload)
+      .finish();
+  const slot = (id: bigint) => new ByteWriter().u64(id).finish();
+  const sign = new ByteWriter().u64(3n).u64(17n).u64(0x1041n).u8(0).sized32(filled(32, 1)).finish();
+  const pss = new ByteWriter()
+    .u64(4n)
+    .u64(28n)
+    .u64(0xdn)
+    .u8(1)
+    .u64(0x250n)
+    .u64(2n)
+    .u64(32n)
+    .sized32(filled(32, 1))
+    .finish();
+  const nothing = new Uint8Array();
+  const files = [
+    { path: "/usr/lib/a.so", source: { kind: "root", path: "/usr/lib/a.so" }, executable: true, writable: false },
+    { path: "/var/x", source: { kind: "cabinet", offset: 4096, length: 10 }, executable: false, writable: true },
+  ] as const;
+  const start = {
+    id: 1,
+    profileSha256: filled(32, 1),
+    environment: ["A=1", "SOFTHSM2_CONF=/etc/x"],
+    writable: ["/var"],
+  };
+  return {
+    "shim-frames": {
+      sign: concatBytes(
+        frame(1, 5, slot(3n)),
+        frame(2, 5, slot(4n)),
+        frame(3, 6, sign),
+        frame(4, 6, pss),
+        frame(9, 8, nothing),
+      ),
+      load: frame(1, 3, new ByteWriter().sized16(utf8("/usr/lib/x.so")).finish()),
+    },
+    "spawner-state": {
+      blank: filled(4096, 0),
+      good: concatBytes(
+        new ByteWriter()
+          .bytes(utf8("IRONSTAT"))
+          .u32(1)
+          .bytes(filled(16, 2))
+          .u64(1n << 30n)
+          .finish(),
+        filled(4096 - 36, 0),
+      ),
+    },
+    "spawner-prepare": { two: encodePrepareShim(0, files).slice(1) },
+    "spawner-start": {
+      plain: encodeStartShim(start).slice(1),
+      bare: encodeStartShim({ ...start, environment: [], writable: [] }).slice(1),
+    },
+  };
+}

@@ -1,0 +1,67 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { type CborValue, encodeBundle, encodeCabinet, encodeCbor, type SlotName, utf8 } from "../../../policy/index.ts";
+import { compileProfile } from "../../../policy/runtime/compile.ts";
+import { parseProfile } from "../../../policy/runtime/parse.ts";
+import { documentBytes, policyDocument, twoTokenDocument } from "../../support/policy-document.ts";
+import { root } from "../catalogue.ts";
+import { filled, json, type Seeds } from "./made.ts";
+
+export function policySeeds(): Record<string, Seeds> {
+  const values: readonly CborValue[] = [
+    0,
+    23,
+    24,
+    -1,
+    255,
+    256,
+    65_536,
+    2 ** 32,
+    0xffff_ffff_ffff_ffffn,
+    -(1n << 64n),
+    "text",
+    "é",
+    filled(30, 1),
+    true,
+    null,
+  ];
+  const map = new Map<number | string, CborValue>([
+    [1, "one"],
+    ["two", [2, [3]]],
+    [-5, new Map([["deep", filled(3, 3)]])],
+  ]);
+  const slots = new Map<SlotName, Uint8Array>([
+    ["policy", utf8("{}")],
+    ["machine", utf8("machine")],
+  ]);
+  const pages = Object.fromEntries(
+    ["module", "policy", "anchors", "release", "sealed", "machine", "token", "enrolment"].map((name) => [name, 4096]),
+  );
+  const profile = readFileSync(join(root, "policy/runtime/local.profile"), "utf8");
+  const shortProfile =
+    "profile tiny\narch x86_64\nlimit core 0\nlandlock read /usr/lib\nwatch ptrace\nstage load\nallow read write when arg0 is 3\n";
+  const compiled = compileProfile(parseProfile(profile));
+  return {
+    cbor: { values: encodeCbor(values), map: encodeCbor(map), tagged: encodeCbor({ tag: 601, value: map }) },
+    cabinet: {
+      empty: encodeCabinet(new Map(), pages as Record<SlotName, number>),
+      two: encodeCabinet(slots, pages as Record<SlotName, number>).slice(0, 32_768),
+    },
+    bundle: {
+      empty: encodeBundle([]),
+      tree: encodeBundle([
+        ["/etc/softhsm2.conf", utf8("directories.tokendir = /")],
+        ["/usr/lib/a.so", filled(20, 1)],
+        ["/usr/lib/b/c.so", filled(0, 1)],
+      ]),
+    },
+    json: {
+      document: json({ a: [1, -2.5, 1e3, true, null], b: { c: 'x\\u00e9"' } }),
+      list: utf8(' [ "\\ud83d\\ude00" , 0.1e-2 ] '),
+    },
+    policy: { document: documentBytes(policyDocument()), "two-tokens": documentBytes(twoTokenDocument()) },
+    "profile-text": { local: utf8(profile), short: utf8(shortProfile) },
+    "profile-binary": { local: compiled },
+    "shim-profile": { local: compiled },
+  };
+}
