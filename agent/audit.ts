@@ -36,15 +36,16 @@ export interface AuditLog {
    * @throws AgentError `ERR_AUDIT_WRITE`; from then on every append fails, so nothing is signed any more
    */
   append(entry: AuditEntry, durability: Durability): Promise<AuditHead>;
+  /** The last record. */
   head(): AuditHead;
+  /** The last record that is on the disk: what may be remembered elsewhere. `head` can be ahead of it, and a power cut takes that. */
+  durableHead(): AuditHead;
   close(): void;
 }
 
 export interface OpenAuditLog extends AuditLog {
   /** Bytes of an interrupted last write that were cut off; 0 when the log ended with a whole record. */
   readonly repairedBytes: number;
-  /** The last record that is on the disk: what may be remembered elsewhere. `head` can be ahead of it, and a power cut takes that. */
-  durableHead(): AuditHead;
 }
 
 export interface AuditOptions {

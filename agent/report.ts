@@ -67,7 +67,7 @@ async function currentClaims(
   records: readonly CelRecord[],
 ): Promise<Claims> {
   const { record, inputs, audit } = sources;
-  const head = audit.head();
+  const head = audit.durableHead();
   return {
     nonce,
     ueid: machineUeid(sources.ekName),

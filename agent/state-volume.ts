@@ -33,6 +33,9 @@ export class MachineAudit implements AuditLog {
   head(): AuditHead {
     return this.#log?.head() ?? EMPTY_HEAD;
   }
+  durableHead(): AuditHead {
+    return this.#log?.durableHead() ?? EMPTY_HEAD;
+  }
   close(): void {
     this.#stopAnchoring();
     this.#log?.close();
@@ -124,7 +127,7 @@ async function withKey<T>(
 function keepAnchored(
   tss: StateVolumeParts["tss"],
   volumeId: Uint8Array,
-  log: Pick<OpenAuditLog, "durableHead">,
+  log: Pick<AuditLog, "durableHead">,
 ): () => void {
   let anchored = log.durableHead().seq;
   let due = performance.now() + ANCHOR_MILLISECONDS;

@@ -143,7 +143,7 @@ describe("a report", () => {
         ...{ caller: null, scope: "release-signing", key: null, mechanism: null, operation: "connect" },
         ...{ inputDigest: null, decision: "deny", step: "caller", reason: "unknown" },
       },
-      "written",
+      "durable",
     );
     const { claims } = await report(reporter);
     expect(claims.asserted).toMatchObject({
