@@ -167,32 +167,36 @@ void close_ek(ESYS_CONTEXT *esys, struct ek *ek)
     ek->handle = ESYS_TR_NONE;
 }
 
-static TSS2_RC satisfy_ek_policy(ESYS_CONTEXT *esys, const struct ek *ek, ESYS_TR session)
+static TSS2_RC satisfy_ek_policy(ESYS_CONTEXT *esys, const struct ek *ek, ESYS_TR session, const char **command)
 {
     TSS2_RC rc = Esys_TRSess_SetAttributes(esys, session, TPMA_SESSION_CONTINUESESSION, 0xff);
 
+    *command = "TPM2_PolicySecret";
     if (rc == TSS2_RC_SUCCESS)
         rc = Esys_PolicySecret(esys, ESYS_TR_RH_ENDORSEMENT, session, ESYS_TR_PASSWORD, ESYS_TR_NONE, ESYS_TR_NONE, NULL, NULL,
                                NULL, 0, NULL, NULL);
-    if (rc == TSS2_RC_SUCCESS && !ek->is_rsa)
+    if (rc == TSS2_RC_SUCCESS && !ek->is_rsa) {
+        *command = "TPM2_PolicyOR";
         rc = Esys_PolicyOR(esys, session, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE, &H3_BRANCHES);
+    }
     return rc;
 }
 
 /*
  * A policy session for one use of the EK. The P-384 EK would also take the empty password, but it is subject to the dictionary-attack
- * lockout: a few unclean power cycles after such a use lock it out (0x921). Its policy does not count.
+ * lockout: a few unclean power cycles after such a use lock it out (0x921). Its policy does not count. `command`: the one that failed.
  */
-static TSS2_RC open_ek_use(ESYS_CONTEXT *esys, const struct ek *ek, ESYS_TR *ret)
+static TSS2_RC open_ek_use(ESYS_CONTEXT *esys, const struct ek *ek, ESYS_TR *ret, const char **command)
 {
     const TPMT_SYM_DEF no_encryption = { .algorithm = TPM2_ALG_NULL };
     const TPMI_ALG_HASH hash = ek->is_rsa ? TPM2_ALG_SHA256 : TPM2_ALG_SHA384;
     TSS2_RC rc = Esys_StartAuthSession(esys, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE, NULL,
                                        TPM2_SE_POLICY, &no_encryption, hash, ret);
 
+    *command = "TPM2_StartAuthSession";
     if (rc != TSS2_RC_SUCCESS)
         return rc;
-    rc = satisfy_ek_policy(esys, ek, *ret);
+    rc = satisfy_ek_policy(esys, ek, *ret, command);
     if (rc != TSS2_RC_SUCCESS)
         (void)Esys_FlushContext(esys, *ret);
     return rc;
@@ -201,10 +205,11 @@ static TSS2_RC open_ek_use(ESYS_CONTEXT *esys, const struct ek *ek, ESYS_TR *ret
 int load_sealed(ESYS_CONTEXT *esys, const struct request *request, const struct ek *ek, ESYS_TR *ret, struct answer *answer)
 {
     ESYS_TR use;
-    TSS2_RC rc = open_ek_use(esys, ek, &use);
+    const char *command;
+    TSS2_RC rc = open_ek_use(esys, ek, &use, &command);
 
     if (rc != TSS2_RC_SUCCESS) {
-        answer_failed(answer, "TPM2_PolicySecret", rc, NULL);
+        answer_failed(answer, command, rc, NULL);
         return -1;
     }
     rc = Esys_Load(esys, ek->handle, use, ESYS_TR_NONE, ESYS_TR_NONE, &request->imported, &request->object, ret);
