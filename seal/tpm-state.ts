@@ -87,8 +87,10 @@ async function isOwnerKey(tss: Tss, kind: EndorsementKeyKind, name: Uint8Array):
   try {
     await using key = await tss.createPrimary("owner", ekTemplates[kind].template);
     return equalBytes(key.name, name);
-  } catch {
-    return false; // an owner with an authorisation of its own: then it cannot be told
+  } catch (error) {
+    // An owner with an authorisation of its own, or a hierarchy that is off: then it cannot be told.
+    if (error instanceof TpmError && HIERARCHY_CLOSED.includes(error.rc)) return false;
+    throw error;
   }
 }
 

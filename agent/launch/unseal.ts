@@ -81,8 +81,11 @@ async function importAndKeep(environment: LaunchEnvironment, credential: Credent
   const imported = await tpmStep(`sealed ${sealed.name}`, () => importWhole(environment, sealed));
   try {
     keepImported(environment.store, { name: sealed.name, generation: sealed.generation, package: envelope, imported });
-  } catch {
-    // A store that cannot be written costs an import at the next boot, nothing else.
+  } catch (error) {
+    // It costs an import at the next boot, nothing else.
+    console.error(
+      `agent: ${error instanceof Error ? error.message : "store: unknown failure"}, the import is not kept`,
+    );
   }
   return imported;
 }
