@@ -49,6 +49,8 @@ export interface ReportSources {
   /** Watch-listed attempts of the shim by system-call number, from the kernel's notifications. */
   attempts(): Readonly<Record<number, number>>;
   shimProcess(): Promise<ShimProcessClaim | null>;
+  /** The TPM's epoch counter now, `null` where it has none. */
+  epoch(): Promise<bigint | null>;
 }
 
 /** The sources in the form in which `collectEvidence` takes them. */
@@ -84,6 +86,7 @@ async function currentClaims(
       probeWitnessed: syscallCounts(record.witnessed),
       violations: violationsSince(record.witnessed, sources.attempts()),
       audit: { seq: head.seq, hash: fromHex(head.hash) },
+      epoch: await sources.epoch(),
       shim: await sources.shimProcess(),
     },
     selfReported: { probe: new Map(record.probe.map(({ name, errno }) => [name, errno])) },

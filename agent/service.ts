@@ -16,6 +16,7 @@ import {
   memoryMedium,
   openStoreFile,
   openTpm,
+  readEpoch,
   Store,
   type StoreContent,
 } from "../seal/index.ts";
@@ -185,7 +186,13 @@ async function gatherSources(gathered: Gathered): Promise<ReportSources> {
     firmwareLog: new Uint8Array(await readFile(config.firmwareLog)),
     attempts: () => shims[0]?.attempts() ?? {},
     shimProcess: () => shimProcess(spawner, shims),
+    epoch: () => epochValue(tpm),
   };
+}
+
+async function epochValue({ tss }: MachineTpm): Promise<bigint | null> {
+  const epoch = await readEpoch(tss);
+  return epoch.kind === "present" ? epoch.value : null;
 }
 
 /** What the kernel says about the shim, through the spawner: nothing of it is the shim's own word. */

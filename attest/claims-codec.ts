@@ -65,6 +65,7 @@ function assertedMap(asserted: AssertedClaims): CborMap {
     "probe-witnessed": asserted.probeWitnessed,
     violations: asserted.violations,
     audit: record(asserted.audit),
+    epoch: asserted.epoch,
     shim:
       shim === null
         ? null
@@ -180,6 +181,7 @@ function parseAsserted(map: MapReader): AssertedClaims {
     probeWitnessed: map.entries("probe-witnessed", (value) => value.asCount()),
     violations: map.entries("violations", (value) => value.asCount()),
     audit: { seq: audit.count("seq"), hash: audit.bytes("hash", 32) },
+    epoch: map.wideCountOrNull("epoch"),
     shim: map.mapOrNull("shim", (shim) => {
       const process = {
         uid: shim.count("uid"),

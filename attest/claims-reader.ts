@@ -15,6 +15,8 @@ export interface ValueReader {
 export interface MapReader {
   text(key: CborKey): string;
   count(key: CborKey): number;
+  /** A whole number from 0 to 2^64 - 1. */
+  wideCountOrNull(key: CborKey): bigint | null;
   bytes(key: CborKey, length: number): Uint8Array;
   bytesOrNull(key: CborKey, length: number): Uint8Array | null;
   oneOf<Value extends string>(key: CborKey, values: readonly Value[]): Value;
@@ -40,6 +42,13 @@ export function mapReader(value: CborValue | undefined, path: string): MapReader
   const reader: MapReader = {
     text: (key) => valueReader(get(key), at(key)).asText(),
     count: (key) => valueReader(get(key), at(key)).asCount(),
+    wideCountOrNull: (key) => {
+      const found = get(key);
+      if (found === null) return null;
+      if ((typeof found !== "number" && typeof found !== "bigint") || found < 0)
+        throw malformed(at(key), "null or a whole number from 0", describe(found));
+      return BigInt(found);
+    },
     bytes: (key, length) => valueReader(get(key), at(key)).asBytes(length),
     bytesOrNull: (key, length) => (get(key) === null ? null : reader.bytes(key, length)),
     oneOf: (key, values) => {

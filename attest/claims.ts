@@ -1,7 +1,7 @@
 import type { Reason } from "./reason.ts";
 
 /** Profile of the evidence and of its claims (EVIDENCE.md). */
-export const evidenceProfile = "tag:ironclaw,2026:evidence/2";
+export const evidenceProfile = "tag:ironclaw,2026:evidence/3";
 
 export const launchStates = [
   "booted",
@@ -87,6 +87,8 @@ export interface AssertedClaims {
   /** System call to count: notifications after the probe. */
   readonly violations: ReadonlyMap<string, number>;
   readonly audit: { readonly seq: number; readonly hash: Uint8Array };
+  /** The TPM's epoch counter; `null` where it has none. */
+  readonly epoch: bigint | null;
   readonly shim: ShimProcessClaim | null;
 }
 

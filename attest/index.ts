@@ -11,6 +11,7 @@ export * from "./claims-codec.ts";
 export * from "./claims-reader.ts";
 export * from "./closure.ts";
 export * from "./collect.ts";
+export * from "./continuity.ts";
 export * from "./credential.ts";
 export * from "./der.ts";
 export * from "./devices.ts";

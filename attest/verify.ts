@@ -13,6 +13,7 @@ import { bankAlgorithm, type PcrBank, resetValue } from "./banks.ts";
 import { type CelRecord, parseCel, replayCel } from "./cel.ts";
 import type { Claims } from "./claims.ts";
 import { parseClaims } from "./claims-codec.ts";
+import { type Continuity, continuityFindings, continuityOf } from "./continuity.ts";
 import type { AssuranceClass, Enrolment } from "./enrolment.ts";
 import { EvidenceRefused } from "./errors.ts";
 import {
@@ -51,7 +52,9 @@ export interface VerifiedEvidence {
   readonly pcrs: ReadonlyMap<number, Uint8Array>;
   readonly firmwareLog: FirmwareLog;
   readonly agentLog: readonly CelRecord[];
-  /** What is true and still deserves a look, e.g. a clock that may have gone back. */
+  /** What to compare the machine's next report with. */
+  readonly continuity: Continuity;
+  /** What is true and still deserves a look, e.g. that the machine has booted since its last report. */
   readonly doubts: readonly Reason[];
 }
 
@@ -67,18 +70,20 @@ interface Parts {
 
 /**
  * Proves that the enrolled attestation key signed a quote over this challenge's nonce, these claims and these logs, for
- * exactly the asked bank and PCRs, and that the two logs explain every quoted value. Every check runs; a refusal
- * carries all reasons.
+ * exactly the asked bank and PCRs, that the two logs explain every quoted value, and that the report comes after the one
+ * before it. Every check runs; a refusal carries all reasons.
  *
  * Does not establish that the measurements are good (see `appraise`), that the nonce is fresh and was made for this
  * machine (its issuer knows), nor that the TPM is a chip: `assurance` says what the enrolment found.
  *
+ * @param previous `continuity` of the machine's last verified report; `null` only where there was none
  * @throws EvidenceRefused `ERR_EVIDENCE_REFUSED`; TypeError for a challenge that is none
  */
 export async function verifyEvidence(
   evidence: Evidence,
   challenge: Challenge,
   enrolment: Enrolment,
+  previous: Continuity | null,
 ): Promise<VerifiedEvidence> {
   checkChallenge(challenge);
   const reasons: Reason[] = [];
@@ -92,7 +97,10 @@ export async function verifyEvidence(
     ...claimReasons(parts, challenge, enrolment),
   );
   const { quote, pcrs, firmwareLog, agentLog, claims } = parts;
-  if (reasons.length > 0 || !quote || !pcrs || !firmwareLog || !agentLog || !claims) throw new EvidenceRefused(reasons);
+  const since = quote === null || claims === null ? null : compareWith(previous, quote, claims);
+  reasons.push(...(since?.reasons ?? []));
+  if (reasons.length > 0 || !quote || !pcrs || !firmwareLog || !agentLog || !claims || !since)
+    throw new EvidenceRefused(reasons);
   return {
     [verified]: true,
     machine: enrolment.name,
@@ -103,8 +111,17 @@ export async function verifyEvidence(
     pcrs: pcrs.values,
     firmwareLog,
     agentLog,
-    doubts: quote.clockInfo.safe ? [] : [reason("clock-unsafe", "clockInfo.safe", "YES", "NO")],
+    continuity: since.continuity,
+    doubts: since.doubts,
   };
+}
+
+function compareWith(previous: Continuity | null, quote: QuoteAttest, claims: Claims) {
+  const continuity = continuityOf({ quote, claims });
+  const { safe } = quote.clockInfo;
+  const found = previous === null ? { reasons: [], doubts: [] } : continuityFindings(previous, continuity, safe);
+  const unsafe = safe ? [] : [reason("clock-unsafe", "clockInfo.safe", "YES", "NO")];
+  return { continuity, reasons: found.reasons, doubts: [...unsafe, ...found.doubts] };
 }
 
 function checkChallenge({ nonce, pcrs }: Challenge): void {

@@ -61,7 +61,7 @@ async function judge(input: CommandInput): Promise<AttestationResult> {
   const release = await verifyRelease(await readInput(input.text("reference"), "release"), anchors.releaseRoot);
   const enrolment = parseEnrolment(await readInput(input.text("enrolment"), "enrolment"));
   const evidence = parseEvidence(await readInput(input.positional(0), "report"));
-  const verified = await verifyEvidence(evidence, challenge, enrolment);
+  const verified = await verifyEvidence(evidence, challenge, enrolment, null);
   return appraise(verified, release, policy, new Date());
 }
 

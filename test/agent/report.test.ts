@@ -55,6 +55,7 @@ async function openReporter({
     firmwareLog: FIRMWARE_LOG,
     attempts: () => ({}),
     shimProcess: async () => null,
+    epoch: async () => 1n,
   };
   const keys = { ekName: toHex(ekName), akPublic: toBase64(ak.publicArea), akName: toHex(ak.name) };
   const how = { assurance: "software-tpm", ekCertificateSha256: null } as const;
@@ -74,7 +75,7 @@ async function report({ sources, enrolment }: Reporter, bank: Challenge["bank"] 
   for (const form of [pin, utf8(toHex(pin)), utf8(toBase64(pin))]) {
     expect(Buffer.from(bytes).includes(form)).toBe(false); // I4
   }
-  return verifyEvidence(parseEvidence(bytes), challenge, enrolment);
+  return verifyEvidence(parseEvidence(bytes), challenge, enrolment, null);
 }
 
 const violation = (at: number) => launchEvent("violation", `event ${at}`, sha256(utf8(`${at}`)));
@@ -130,7 +131,7 @@ describe("a report", () => {
       },
     };
     const evidence = await collectEvidence(sources.tpm, sources.ak, unlocked, challenge);
-    await expect(verifyEvidence(evidence, challenge, enrolment)).rejects.toMatchObject({
+    await expect(verifyEvidence(evidence, challenge, enrolment, null)).rejects.toMatchObject({
       reasons: [expect.objectContaining({ code: "pcr-replay", item: "PCR 13 (sha256)" })],
     });
   });

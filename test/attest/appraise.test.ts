@@ -36,10 +36,8 @@ interface Setting {
 
 async function judge({ scene, assurance, reference, policy, now }: Setting): Promise<AttestationResult> {
   const { evidence, challenge, enrolment } = await makeEvidence(scene);
-  const verified = await verifyEvidence(evidence, challenge, {
-    ...enrolment,
-    assurance: assurance ?? enrolment.assurance,
-  });
+  const enrolled = { ...enrolment, assurance: assurance ?? enrolment.assurance };
+  const verified = await verifyEvidence(evidence, challenge, enrolled, null);
   return appraise(
     verified,
     { ...makeReference(), ...reference },

@@ -208,11 +208,11 @@ describe("a quote of a real TPM", () => {
     for (const bank of ["sha256", "sha384"] as const) {
       const challenge = { nonce, bank, pcrs: defaultQuotePcrs };
       const evidence = await collectEvidence(tools, key, sources, challenge);
-      const verified = await verifyEvidence(evidence, challenge, enrolment);
+      const verified = await verifyEvidence(evidence, challenge, enrolment, null);
       expect(verified.assurance).toBe("software-tpm");
       expect(verified.quote.clockInfo.resetCount).toBeGreaterThan(0);
       const stale = { ...challenge, nonce: new Uint8Array(32) };
-      await expect(verifyEvidence(evidence, stale, enrolment)).rejects.toThrow(/extra-data/);
+      await expect(verifyEvidence(evidence, stale, enrolment, null)).rejects.toThrow(/extra-data/);
     }
   });
 
@@ -237,7 +237,7 @@ describe("a quote of a real TPM", () => {
       sources,
       challenge,
     );
-    await expect(verifyEvidence(evidence, challenge, enrolment)).rejects.toThrow(/qualified-signer/);
+    await expect(verifyEvidence(evidence, challenge, enrolment, null)).rejects.toThrow(/qualified-signer/);
   });
 });
 

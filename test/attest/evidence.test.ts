@@ -92,6 +92,7 @@ const anyClaims: fc.Arbitrary<Claims> = fc.record({
     probeWitnessed: counts,
     violations: counts,
     audit: fc.record({ seq: fc.nat(), hash: bytes(32) }),
+    epoch: fc.option(fc.bigInt(0n, (1n << 64n) - 1n)),
     shim: fc.option(
       fc.record({
         uid: fc.nat(),

@@ -23,7 +23,7 @@ import { finalEvents, grubOnOvmf, platforms } from "../support/firmware-platform
 
 async function reasonsOf({ evidence, challenge, enrolment }: Made): Promise<readonly Reason[]> {
   try {
-    await verifyEvidence(evidence, challenge, enrolment);
+    await verifyEvidence(evidence, challenge, enrolment, null);
   } catch (error) {
     if (error instanceof EvidenceRefused) return error.reasons;
     throw error;
@@ -39,7 +39,7 @@ describe("evidence of an honest machine", () => {
   it.each(["sha256", "sha384"] as const)("I9: it verifies in bank %s, after a trip over the wire", async (bank) => {
     const { evidence, challenge, enrolment } = await makeEvidence({ bank });
     const received = parseEvidence(encodeEvidence(evidence));
-    const verified = await verifyEvidence(received, challenge, enrolment);
+    const verified = await verifyEvidence(received, challenge, enrolment, null);
     expect(verified.machine).toBe("m1");
     expect(verified.pcrs.size).toBe(13);
     expect(verified.doubts).toEqual([]);
@@ -47,7 +47,7 @@ describe("evidence of an honest machine", () => {
 
   it.each(platforms)("I9: it verifies on %s", async (_name, platform) => {
     const { evidence, challenge, enrolment } = await makeEvidence({ firmwareLog: encodeLog(platform) });
-    const verified = await verifyEvidence(evidence, challenge, enrolment);
+    const verified = await verifyEvidence(evidence, challenge, enrolment, null);
     expect(verified.firmwareLog.events).toHaveLength(platform.entries.length);
   });
 
@@ -65,7 +65,7 @@ describe("evidence of an honest machine", () => {
 
   it("a clock that may have gone back is a doubt, not a refusal", async () => {
     const { evidence, challenge, enrolment } = await makeEvidence({ attest: { safe: 0 } });
-    const { doubts } = await verifyEvidence(evidence, challenge, enrolment);
+    const { doubts } = await verifyEvidence(evidence, challenge, enrolment, null);
     expect(doubts.map(({ code }) => code)).toEqual(["clock-unsafe"]);
   });
 });

@@ -261,6 +261,7 @@ export function makeClaims(scene: Pick<Scene, "events" | "launch" | "asserted" |
       probeWitnessed: new Map([["ptrace", 1]]),
       violations: new Map(),
       audit: { seq: 7, hash: digestOf("head") },
+      epoch: 1n,
       shim: { uid: 991, seccompFilters: 2, capabilities: "0000000000000000", namespaces: ["net:[4026532000]"] },
       ...scene.asserted,
     },

@@ -306,7 +306,7 @@ async function verified(agent: Agent, enrolment: Enrolment, bank: Challenge["ban
   const challenge: Challenge = { bank, nonce: new Uint8Array(randomBytes(32)), pcrs: defaultQuotePcrs };
   const bytes = await agent.report(challenge);
   expect(Buffer.from(bytes).includes(LAUNCH_PIN)).toBe(false); // I4
-  return verifyEvidence(parseEvidence(bytes), challenge, enrolment);
+  return verifyEvidence(parseEvidence(bytes), challenge, enrolment, null);
 }
 
 async function expectClosed(bench: LaunchBench, { provisioned }: Agent): Promise<void> {

@@ -61,7 +61,7 @@ export async function attest(
   const nonce = new Uint8Array(randomBytes(32));
   const challenge = { nonce, bank, pcrs: defaultQuotePcrs };
   const report = await control.challenge(challenge);
-  const verified = await verifyEvidence(parseEvidence(report), challenge, enrolment);
+  const verified = await verifyEvidence(parseEvidence(report), challenge, enrolment, null);
   const release = await verifyRelease(documents.release, parseAnchors(documents.anchors).releaseRoot);
   return { result: appraise(verified, release, DEMO_APPRAISAL, new Date()), claims: verified.claims, report, nonce };
 }

@@ -1,0 +1,105 @@
+import { z } from "zod";
+import { encodeCanonicalJson, parseCanonicalJson, toHex } from "../policy/index.ts";
+import type { Claims } from "./claims.ts";
+import { type Reason, reason } from "./reason.ts";
+import type { QuoteAttest } from "./tpm-structures.ts";
+
+const u32 = z.uint32();
+const decimal = z.string().regex(/^(?:0|[1-9][0-9]{0,19})$/, "expected a number of 64 bits in decimal");
+
+const continuitySchema = z.strictObject({
+  version: z.literal(1),
+  /** TPMS_CLOCK_INFO: milliseconds, then the two counters of starts. */
+  clock: decimal,
+  resetCount: u32,
+  restartCount: u32,
+  /** The TPM's firmware, 16 hexadecimal digits. */
+  firmwareVersion: z.string().regex(/^[0-9a-f]{16}$/),
+  /** The TPM's epoch counter; `null` where the machine has none. */
+  epoch: decimal.nullable(),
+  /** Head of the audit log. */
+  audit: z.strictObject({ seq: z.int().nonnegative(), hash: z.string().regex(/^[0-9a-f]{64}$/) }),
+});
+
+/**
+ * What a verifier keeps of a machine's last verified report, so that it sees whether the next one comes after it. Numbers of 64
+ * bits are decimal text.
+ */
+export type Continuity = z.infer<typeof continuitySchema>;
+
+/** Canonical JSON. @throws PolicyError `ERR_POLICY_MALFORMED` */
+export function parseContinuity(bytes: Uint8Array): Continuity {
+  return parseCanonicalJson(bytes, continuitySchema, "ERR_POLICY_MALFORMED", "continuity");
+}
+
+export function encodeContinuity(continuity: Continuity): Uint8Array {
+  return encodeCanonicalJson(continuity, continuitySchema, "ERR_POLICY_MALFORMED", "continuity");
+}
+
+/** What to keep of a report once it verified. */
+export function continuityOf({ quote, claims }: { readonly quote: QuoteAttest; readonly claims: Claims }): Continuity {
+  const { clock, resetCount, restartCount } = quote.clockInfo;
+  const { epoch, audit } = claims.asserted;
+  return {
+    version: 1,
+    ...{ clock: `${clock}`, resetCount, restartCount },
+    firmwareVersion: quote.firmwareVersion.toString(16).padStart(16, "0"),
+    epoch: epoch === null ? null : `${epoch}`,
+    audit: { seq: audit.seq, hash: toHex(audit.hash) },
+  };
+}
+
+export interface ContinuityFindings {
+  /** What went back: this is not the machine's next report. */
+  readonly reasons: readonly Reason[];
+  /** What an honest machine does too, and somebody should know why. */
+  readonly doubts: readonly Reason[];
+}
+
+/**
+ * Compare a report with the one before it. Going back in the TPM's counters or clock, in its epoch or in the audit log is refused: TPM
+ * state that was put back, a second machine with a copy of it, or a log that was cut.
+ * Does not see what was put back to the very state of the last report, nor two copies that never report in turn.
+ */
+export function continuityFindings(before: Continuity, now: Continuity, safe: boolean): ContinuityFindings {
+  return {
+    reasons: [...clockReasons(before, now, safe), ...epochReasons(before, now), ...auditReasons(before, now)],
+    doubts: bootDoubts(before, now),
+  };
+}
+
+type Clock = Pick<Continuity, "clock" | "resetCount" | "restartCount">;
+
+const bootOf = ({ resetCount, restartCount }: Clock) => `resetCount ${resetCount}, restartCount ${restartCount}`;
+
+/** restartCount starts again at each reset, so the pair is compared; the clock runs through resets and restarts alike. */
+function clockReasons(before: Clock, now: Clock, safe: boolean): readonly Reason[] {
+  const boots = now.resetCount - before.resetCount || now.restartCount - before.restartCount;
+  if (boots < 0) return [reason("tpm-rolled-back", "quote clockInfo", `${bootOf(before)} or later`, bootOf(now))];
+  // After an unorderly shutdown the clock starts at its last saved value, and `safe` says so until it has caught up.
+  const mayLag = boots > 0 && !safe;
+  if (BigInt(now.clock) >= BigInt(before.clock) || mayLag) return [];
+  return [reason("clock-went-back", "quote clockInfo.clock", `${before.clock} ms or later`, `${now.clock} ms`)];
+}
+
+function epochReasons(before: Continuity, now: Continuity): readonly Reason[] {
+  if (before.epoch === null) return [];
+  if (now.epoch !== null && BigInt(now.epoch) >= BigInt(before.epoch)) return [];
+  return [reason("epoch-went-back", "epoch counter", `${before.epoch} or higher`, now.epoch ?? "none")];
+}
+
+function auditReasons({ audit: before }: Continuity, { audit: now }: Continuity): readonly Reason[] {
+  if (now.seq < before.seq) {
+    return [reason("audit-rolled-back", "audit head", `record ${before.seq} or later`, `record ${now.seq}`)];
+  }
+  if (now.seq > before.seq || now.hash === before.hash) return [];
+  return [reason("audit-forked", `audit record ${before.seq}`, before.hash, now.hash)];
+}
+
+function bootDoubts(before: Continuity, now: Continuity): readonly Reason[] {
+  const doubts: Reason[] = [];
+  if (bootOf(before) !== bootOf(now)) doubts.push(reason("rebooted", "quote clockInfo", bootOf(before), bootOf(now)));
+  if (before.firmwareVersion !== now.firmwareVersion)
+    doubts.push(reason("tpm-firmware", "quote firmwareVersion", before.firmwareVersion, now.firmwareVersion));
+  return doubts;
+}

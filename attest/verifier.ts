@@ -1,0 +1,31 @@
+// The verifier as a library: pure, for anything that runs JavaScript (WebCrypto, no files, no TPM library). Nothing here or below it
+// may import a Node module; a test bundles this file for a browser to see that.
+export {
+  type Anchors,
+  equalBytes,
+  fromHex,
+  IronclawError,
+  parseAnchors,
+  parseRelease,
+  type Release,
+  sha256Hex,
+  toHex,
+  verifyRelease,
+  verifyReleaseSignatures,
+} from "../policy/index.ts";
+export * from "./appraisal-policy.ts";
+export * from "./appraise.ts";
+export type { EventComparison } from "./appraise-events.ts";
+export { type PcrBank, pcrBanks } from "./banks.ts";
+export { type CelRecord, parseCel, renderCelJsonLines, replayCel } from "./cel.ts";
+export type { Claims } from "./claims.ts";
+export { parseClaims } from "./claims-codec.ts";
+export { type Continuity, encodeContinuity, parseContinuity } from "./continuity.ts";
+export { type AssuranceClass, assuranceClasses, type Enrolment, encodeEnrolment, parseEnrolment } from "./enrolment.ts";
+export { AttestError, EvidenceRefused } from "./errors.ts";
+export { type Challenge, defaultQuotePcrs, type Evidence, parseEvidence } from "./evidence.ts";
+export { explain, explainReasons } from "./explain.ts";
+export type { Finding, ReferenceValues } from "./finding.ts";
+export { type FirmwareLog, parseFirmwareLog, replayFirmwareLog } from "./firmware-log.ts";
+export type { Reason } from "./reason.ts";
+export { type VerifiedEvidence, verifyEvidence } from "./verify.ts";

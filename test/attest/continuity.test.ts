@@ -1,0 +1,108 @@
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+import {
+  type Continuity,
+  continuityFindings,
+  EvidenceRefused,
+  encodeContinuity,
+  parseContinuity,
+  verifyEvidence,
+} from "../../attest/index.ts";
+import { utf8 } from "../../policy/index.ts";
+import { makeEvidence } from "../support/evidence-maker.ts";
+
+const before: Continuity = {
+  version: 1,
+  clock: "10000",
+  resetCount: 5,
+  restartCount: 2,
+  firmwareVersion: "2019102300163636",
+  epoch: "3",
+  audit: { seq: 40, hash: "aa".repeat(32) },
+};
+const codes = (now: Partial<Continuity>, safe = true) => {
+  const { reasons, doubts } = continuityFindings(before, { ...before, ...now }, safe);
+  return [...reasons.map(({ code }) => code), ...doubts.map(({ code }) => `doubt ${code}`)];
+};
+
+describe("continuity", () => {
+  it.each<[string, Partial<Continuity>, boolean, string[]]>([
+    ["the same state again has nothing against it", {}, true, []],
+    ["a later one of the same boot neither", { clock: "10001", audit: { seq: 41, hash: "bb".repeat(32) } }, true, []],
+    ["a clock that went back within a boot is refused", { clock: "9999" }, true, ["clock-went-back"]],
+    ["also when it calls itself unsafe", { clock: "9999" }, false, ["clock-went-back"]],
+    [
+      "a lower resetCount is TPM state put back",
+      { resetCount: 4, clock: "20000" },
+      true,
+      ["tpm-rolled-back", "doubt rebooted"],
+    ],
+    ["so is a lower restartCount within one reset", { restartCount: 1 }, true, ["tpm-rolled-back", "doubt rebooted"]],
+    ["a reset starts restartCount again", { resetCount: 6, restartCount: 0, clock: "20000" }, true, ["doubt rebooted"]],
+    [
+      "after a reset an unsafe clock may lag",
+      { resetCount: 6, restartCount: 0, clock: "1" },
+      false,
+      ["doubt rebooted"],
+    ],
+    ["a safe one may not", { resetCount: 6, restartCount: 0, clock: "1" }, true, ["clock-went-back", "doubt rebooted"]],
+    ["a lower epoch is refused", { epoch: "2" }, true, ["epoch-went-back"]],
+    ["so is a missing one", { epoch: null }, true, ["epoch-went-back"]],
+    ["a higher epoch is not", { epoch: "18446744073709551615" }, true, []],
+    ["I8: a shorter audit log is refused", { audit: { seq: 39, hash: "cc".repeat(32) } }, true, ["audit-rolled-back"]],
+    [
+      "I8: another record at the same place is refused",
+      { audit: { seq: 40, hash: "cc".repeat(32) } },
+      true,
+      ["audit-forked"],
+    ],
+    ["other TPM firmware is a doubt", { firmwareVersion: "0000000000000001" }, true, ["doubt tpm-firmware"]],
+  ])("I9: %s", (_, now, safe, expected) => {
+    expect(codes(now, safe)).toEqual(expected);
+  });
+
+  it("I9: of two machines with one state, that report in turn, one is refused", () => {
+    const first = { ...before, clock: "10500", audit: { seq: 42, hash: "bb".repeat(32) } };
+    const clone = { ...before, clock: "10200", audit: { seq: 41, hash: "cc".repeat(32) } };
+    expect(continuityFindings(first, clone, true).reasons.map(({ code }) => code)).toEqual([
+      "clock-went-back",
+      "audit-rolled-back",
+    ]);
+  });
+
+  it("I9: verification compares with the report before it, and says what to compare the next one with", async () => {
+    const { evidence, challenge, enrolment } = await makeEvidence();
+    const { continuity, doubts } = await verifyEvidence(evidence, challenge, enrolment, null);
+    expect(doubts).toEqual([]);
+    expect((await verifyEvidence(evidence, challenge, enrolment, continuity)).doubts).toEqual([]);
+    const later = { ...continuity, audit: { ...continuity.audit, seq: continuity.audit.seq + 1 } };
+    await expect(verifyEvidence(evidence, challenge, enrolment, later)).rejects.toSatisfy(
+      (error) =>
+        error instanceof EvidenceRefused && error.reasons.map(({ code }) => code).join() === "audit-rolled-back",
+    );
+  });
+
+  it("is kept as canonical JSON that reads back the same", () => {
+    fc.assert(
+      fc.property(
+        fc.record({
+          version: fc.constant(1 as const),
+          clock: fc.bigInt(0n, (1n << 64n) - 1n).map(String),
+          resetCount: fc.nat(0xffff_ffff),
+          restartCount: fc.nat(0xffff_ffff),
+          firmwareVersion: fc.constant("0123456789abcdef"),
+          epoch: fc.option(fc.bigInt(0n, (1n << 64n) - 1n).map(String)),
+          audit: fc.record({ seq: fc.nat(), hash: fc.constant("ab".repeat(32)) }),
+        }),
+        (continuity) => {
+          expect(parseContinuity(encodeContinuity(continuity))).toEqual(continuity);
+        },
+      ),
+    );
+  });
+
+  it("I10: anything else is a typed error", () => {
+    for (const text of ["", "{}", "null", '{"version":2}', `${new TextDecoder().decode(encodeContinuity(before))} `])
+      expect(() => parseContinuity(utf8(text))).toThrow(expect.objectContaining({ code: "ERR_POLICY_MALFORMED" }));
+  });
+});
