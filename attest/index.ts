@@ -22,6 +22,7 @@ export * from "./enrolment.ts";
 export * from "./errors.ts";
 export * from "./evidence.ts";
 export * from "./explain.ts";
+export * from "./export.ts";
 export * from "./finding.ts";
 export * from "./firmware-log.ts";
 export * from "./launch-events.ts";
