@@ -32,7 +32,7 @@ async function keepUp(directory: string, progress: Progress, print: (text: strin
   await write("release.json", machine.release);
   await write("anchors.json", machine.anchors);
   await write("enrolment.json", encodeEnrolment(enrolment));
-  await write("appraisal.json", encodeAppraisalPolicy(DEMO_APPRAISAL));
+  await write("appraisal.json", encodeAppraisalPolicy(DEMO_APPRAISAL.document));
   running.control.close(); // a port takes one connection at a time: leave it to the person
   print(instructions(directory, vmDirectory));
   await Promise.race([running.vm.exited, interrupted()]);
@@ -47,10 +47,11 @@ function instructions(directory: string, vmDirectory: string): string {
     `    socat - UNIX-CONNECT:${join(vmDirectory, "ironclaw.shell.sock")}`,
     "",
     "  a report, and its verdict:",
-    "    nonce=$(openssl rand -hex 32)",
+    "    nonce=$(openssl rand -hex 32); challenged=$(date -u +%Y-%m-%dT%H:%M:%SZ)",
     `    npm run -s ironclaw -- report --machine ${vmDirectory} --nonce $nonce --out ${join(directory, "report.cbor")}`,
     `    npm run -s ironclaw -- verify ${join(directory, "report.cbor")} --nonce $nonce --reference ${join(directory, "release.json")} \\`,
-    `      --anchors ${join(directory, "anchors.json")} --enrolment ${join(directory, "enrolment.json")} --policy ${join(directory, "appraisal.json")} --explain`,
+    `      --anchors ${join(directory, "anchors.json")} --enrolment ${join(directory, "enrolment.json")} --policy ${join(directory, "appraisal.json")} \\`,
+    `      --challenged $challenged --history ${join(directory, "history.json")} --explain`,
     "",
     `  the console: ${join(vmDirectory, "console.log")}`,
     "",

@@ -11,7 +11,7 @@ import type { Progress, StepTiming } from "./progress.ts";
 import { type LaunchOutcome, type RunningMachine, type RunOrder, requireServing, startMachine } from "./running.ts";
 import { type ScopedUse, useScopes } from "./scoped-use.ts";
 import { addPolicyRule, type CabinetContents, changeLibraryByte } from "./tamper.ts";
-import { buildTamperedEsp } from "./tampered-esp.ts";
+import { addInitrdFile } from "./tampered-image.ts";
 import { attest, endorse, enrol, type Verdict } from "./verifier.ts";
 
 const project = resolve(import.meta.dirname, "../..");
@@ -52,6 +52,7 @@ export interface StoryResult {
   readonly measured: Verdict["result"]["events"];
   readonly pcrs: Verdict["result"]["pcrs"];
   readonly findings: Verdict["result"]["findings"];
+  readonly notProven: Verdict["result"]["notProven"];
   readonly signature: { readonly verified: boolean; readonly nonce: string; readonly by: ScopedUse["signatures"] };
   readonly deniedCaller: boolean;
   readonly denial: ScopedUse["deniedCaller"];
@@ -192,7 +193,7 @@ function tamperings(stage: Stage, enrolment: Enrolment) {
       boot("one rule added to the policy", "t2", addPolicyRule(INTRUDER_UID)(machine.contents), tpm),
     initrd: async (tpm: MachineState) => {
       const esp = join(directory, "tampered-esp.img");
-      await buildTamperedEsp(image, PLACES.cache, esp);
+      await addInitrdFile(image, PLACES.cache, esp);
       return boot("one file added to the initrd", "t3", machine.contents, tpm, esp);
     },
   };
@@ -283,6 +284,7 @@ function summarise(
     measured: verdict.result.events,
     pcrs: verdict.result.pcrs,
     findings: verdict.result.findings,
+    notProven: verdict.result.notProven,
     signature: { verified: signed, nonce: use.nonce, by: use.signatures },
     deniedCaller: denied,
     denial,
