@@ -1,7 +1,7 @@
 import { createPublicKey, type KeyObject, X509Certificate } from "node:crypto";
-import { fromHex, sha256, toBase64, toHex } from "../policy/index.ts";
+import { fromHex, sha256 } from "../policy/index.ts";
 import { type CertificateFields, parseCertificateFields } from "./ek-certificate.ts";
-import { type AssuranceClass, type Enrolment, encodeEnrolment, parseEnrolment } from "./enrolment.ts";
+import type { AssuranceClass } from "./enrolment.ts";
 import { AttestError } from "./errors.ts";
 import { encodeTpmPublic, type TpmPublic, tpmAlg, tpmName } from "./tpm-structures.ts";
 
@@ -73,25 +73,6 @@ export function verifyEndorsement(
     ekName: tpmName(ekPublicArea),
     ekCertificateSha256: sha256(der),
   };
-}
-
-/**
- * The enrolment document of a machine. Call it only after TPM2_ActivateCredential gave back the secret that
- * `makeCredential` sealed to this EK and the Name of this AK: before that nothing binds the two.
- * @throws AttestError `ERR_ENROLMENT_MALFORMED` for a key that is not an attestation key
- */
-export function createEnrolment(name: string, endorsement: Endorsement, akPublicArea: Uint8Array): Enrolment {
-  return parseEnrolment(
-    encodeEnrolment({
-      version: 1,
-      name,
-      ekName: toHex(endorsement.ekName),
-      akPublic: toBase64(akPublicArea),
-      akName: toHex(tpmName(akPublicArea)),
-      assurance: endorsement.assurance,
-      ekCertificateSha256: toHex(endorsement.ekCertificateSha256),
-    }),
-  );
 }
 
 function parseCertificate(der: Uint8Array): Certificate {

@@ -18,6 +18,7 @@ export * from "./devices.ts";
 export * from "./ek-certificate.ts";
 export * from "./elf.ts";
 export * from "./endorsement.ts";
+export * from "./enrol.ts";
 export * from "./enrolment.ts";
 export * from "./errors.ts";
 export * from "./evidence.ts";

@@ -1,5 +1,4 @@
-import { randomBytes, timingSafeEqual } from "node:crypto";
-import { AttestError, createEnrolment, type Endorsement, type Enrolment, makeCredential } from "../attest/index.ts";
+import { beginEnrolment, type Endorsement, type Enrolment, finishEnrolment, makeCredential } from "../attest/index.ts";
 import { fromBase64, fromHex, toBase64 } from "../policy/index.ts";
 import type { ControlClient } from "./control-client.ts";
 import { ImageError } from "./errors.ts";
@@ -17,15 +16,9 @@ export async function enrol(
   const { akPublic } = await control.endorsement();
   if (typeof akPublic !== "string")
     throw new ImageError("ERR_VM_CONTROL", "endorsement: akPublic", { expected: "base64", got: typeof akPublic });
-  // The Name is computed from the public area that will be pinned, never taken from the guest.
-  const enrolment = createEnrolment(name, endorsement, fromBase64(akPublic, "akPublic"));
-  const secret = new Uint8Array(randomBytes(32));
-  const credential = await makeCredential(endorsement.ekPublic, fromHex(enrolment.akName), secret);
-  const answer = await control.activate(credential.credentialBlob, credential.encryptedSecret);
-  if (answer.length !== secret.length || !timingSafeEqual(answer, secret)) {
-    throw new AttestError("ERR_CREDENTIAL", "activate", { expected: "the credential's secret", got: "another value" });
-  }
-  return enrolment;
+  const pending = await beginEnrolment(name, endorsement, fromBase64(akPublic, "akPublic"));
+  const { credentialBlob, encryptedSecret } = pending.credential;
+  return finishEnrolment(pending, await control.activate(credentialBlob, encryptedSecret));
 }
 
 /**
