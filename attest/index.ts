@@ -16,6 +16,7 @@ export * from "./credential.ts";
 export * from "./der.ts";
 export * from "./devices.ts";
 export * from "./ek-certificate.ts";
+export * from "./ek-profiles.ts";
 export * from "./elf.ts";
 export * from "./endorsement.ts";
 export * from "./enrol.ts";
