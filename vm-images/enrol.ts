@@ -5,7 +5,7 @@ import {
   type Enrolment,
   finishEnrolment,
   makeCredential,
-  parseEkProfileName,
+  readEkProfileName,
   withEkProfile,
 } from "../attest/index.ts";
 import { fromBase64, fromHex, toBase64 } from "../policy/index.ts";
@@ -46,7 +46,7 @@ export async function claimedEndorsement(
 }
 
 function ekProfileOf({ ekProfile }: ControlAnswer): EkProfileName {
-  const name = parseEkProfileName(ekProfile);
+  const name = readEkProfileName(ekProfile);
   if (name !== null) return name;
   throw new ImageError("ERR_VM_CONTROL", "endorsement: ekProfile", {
     expected: "the name of a known template",

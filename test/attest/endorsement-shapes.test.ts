@@ -25,13 +25,13 @@ import {
   sequence,
   signingWith,
   text,
-  toPem,
   tpmAttributes,
   type WrittenCertificate,
   type WrittenExtension,
   writeCertificate,
 } from "../support/certificate-writer.ts";
 import { encodeDer } from "../support/der-writer.ts";
+import { toPem } from "../support/vendor-chains.ts";
 
 const at = new Date("2030-01-01T00:00:00Z");
 const ec = (namedCurve: string) => generateKeyPairSync("ec", { namedCurve });

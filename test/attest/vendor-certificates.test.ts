@@ -1,23 +1,21 @@
-import { readFileSync } from "node:fs";
-import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { parseCertificateFields } from "../../attest/ek-certificate.ts";
 import { verifyEndorsement } from "../../attest/endorsement.ts";
 import type { TrustAnchor } from "../../attest/endorsement-chain.ts";
 import { concatBytes, fromBase64, toHex } from "../../policy/index.ts";
+import { readVendorChain, toPem } from "../support/vendor-chains.ts";
 
 const at = new Date("2027-01-01T00:00:00Z");
 
-function readChain(name: string): readonly Uint8Array[] {
-  const text = readFileSync(join(import.meta.dirname, "..", "vectors", "ek-certificates", `${name}.pem`), "utf8");
-  return [...text.matchAll(/-----BEGIN CERTIFICATE-----([^-]+)-----END/g)].map(([, body = ""]) =>
-    Uint8Array.fromBase64(body.replace(/\s/g, "")),
-  );
-}
-
 function anchorOf(der: Uint8Array | undefined, changes: Partial<TrustAnchor> = {}): TrustAnchor {
-  const pem = `-----BEGIN CERTIFICATE-----\n${(der ?? new Uint8Array()).toBase64()}\n-----END CERTIFICATE-----\n`;
-  return { name: "vendor", pem, assurance: "hardware-ek", requireEkPurpose: true, manufacturers: "any", ...changes };
+  return {
+    name: "vendor",
+    pem: toPem(der ?? new Uint8Array()),
+    assurance: "hardware-ek",
+    requireEkPurpose: true,
+    manufacturers: "any",
+    ...changes,
+  };
 }
 
 const vendors = [
@@ -31,7 +29,7 @@ const vendors = [
 ] as const;
 
 describe.each(vendors)("the EK certificate %s of a real TPM", (name, profile, manufacturer, model) => {
-  const chain = readChain(name);
+  const chain = readVendorChain(name);
 
   it("I9: it verifies up to its maker's root, and to each authority below that alone", () => {
     for (const [index, authority] of chain.entries()) {
@@ -46,7 +44,7 @@ describe.each(vendors)("the EK certificate %s of a real TPM", (name, profile, ma
 
   it("I9: it does not verify under another maker's root, or with a gap in the chain", () => {
     const others = vendors.filter(([other]) => other.split("-")[0] !== name.split("-")[0]);
-    const strangers = others.map(([other]) => anchorOf(readChain(other).at(-1)));
+    const strangers = others.map(([other]) => anchorOf(readVendorChain(other).at(-1)));
     expect(() => verifyEndorsement(chain, strangers, at)).toThrow(/pinned authority/);
     if (chain.length > 2)
       expect(() => verifyEndorsement(chain.slice(0, 1), [anchorOf(chain.at(-1))], at)).toThrow(/another issuer/);
@@ -68,14 +66,14 @@ describe("what real certificates are like", () => {
         "AHoAIwALAAMAsgAgg3GXZ0SEs/gakMyNRqXXJP1S124GUgtk8qHaGzMUaaoABgCAAEMAEAADABAAINK9AtBnW5bwNG2ZIWDrM8w/h03Ht2lp3MUosV05DeBHACBZkRl+YqwcwGqmoOwgqQSByVBrADgEVHlhS9J2tJQNMQ==",
     } as const;
     for (const [name, area] of Object.entries(published)) {
-      const chain = readChain(name);
+      const chain = readVendorChain(name);
       const { ekPublicArea } = verifyEndorsement(chain, [anchorOf(chain.at(-1))], at);
       expect(toHex(ekPublicArea), name).toBe(toHex(fromBase64(area, name).slice(2)));
     }
   });
 
   it("I9: padding behind a certificate in NV is no part of it; other bytes are refused", () => {
-    const chain = readChain("stm-rsa");
+    const chain = readVendorChain("stm-rsa");
     const [ek = new Uint8Array(), ...issuers] = chain;
     const expected = verifyEndorsement(chain, [anchorOf(chain.at(-1))], at);
     for (const fill of [0x00, 0xff]) {
@@ -89,12 +87,12 @@ describe("what real certificates are like", () => {
   });
 
   it("I9: a signing certificate that carries the EK purpose, as one provider's do, is no EK's", () => {
-    const chain = readChain("google-uca-ecc-sign");
+    const chain = readVendorChain("google-uca-ecc-sign");
     expect(() => verifyEndorsement(chain, [anchorOf(chain.at(-1))], at)).toThrow(/keyUsage/);
   });
 
   it("I9: a provider's certificate without the EK purpose needs an anchor that says so", () => {
-    const chain = readChain("google-pca-rsa");
+    const chain = readVendorChain("google-pca-rsa");
     const changes = { assurance: "provider-ek", requireEkPurpose: false } as const;
     expect(verifyEndorsement(chain, [anchorOf(chain.at(-1), changes)], at)).toMatchObject({
       assurance: "provider-ek",

@@ -155,7 +155,3 @@ function withoutHead(der: Uint8Array): Uint8Array {
   const first = der[1] ?? 0;
   return der.slice(first < 0x80 ? 2 : 2 + (first & 0x7f));
 }
-
-export function toPem(der: Uint8Array): string {
-  return `-----BEGIN CERTIFICATE-----\n${der.toBase64()}\n-----END CERTIFICATE-----\n`;
-}
