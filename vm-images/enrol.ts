@@ -34,8 +34,8 @@ export async function enrol(
 }
 
 /**
- * The endorsement for the EK template that the machine states: its certificate does not say it. Nothing is proved by the statement;
- * what is made for a wrong one opens nowhere.
+ * The endorsement for the EK template that the machine states: its certificate does not say it. Nothing is proved by the statement, and
+ * nothing gained by a wrong one (`withEkProfile`).
  * @throws ImageError ERR_VM_CONTROL; AttestError ERR_ENDORSEMENT_REFUSED for a certificate of another EK than the machine uses
  */
 export async function claimedEndorsement(

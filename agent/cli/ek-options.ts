@@ -9,6 +9,13 @@ export const CA_SET_OPTION: CommandOption = {
   help: "trust anchors: the authorities whose EK certificates count, and as what",
 };
 
+export const ISSUER_OPTION: CommandOption = {
+  type: "string",
+  value: "FILE",
+  help: "intermediate CA above the EK certificate, DER or PEM; several in their order",
+  multiple: true,
+};
+
 /** How a person names a TPM: its EK certificate, and the authority that must stand behind it. */
 export const EK_OPTIONS = {
   "ek-certificate": {
@@ -17,7 +24,7 @@ export const EK_OPTIONS = {
     help: "certificate of the TPM's endorsement key, DER or PEM",
     required: true,
   },
-  issuer: { type: "string", value: "FILE", help: "intermediate CA between the two, DER or PEM" },
+  issuer: ISSUER_OPTION,
   ca: { type: "string", value: "FILE", help: "the pinned CA above the EK certificate, PEM; or --ca-set" },
   "ca-set": CA_SET_OPTION,
 } as const satisfies Record<string, CommandOption>;
@@ -37,9 +44,8 @@ export async function readEndorsement(
   return { endorsement: verifyEndorsement(chain, await readAnchors(input), new Date()), ekCertificate };
 }
 
-export async function readIssuers(input: CommandInput): Promise<readonly Uint8Array[]> {
-  const issuer = input.optional("issuer");
-  return issuer === undefined ? [] : [await readCertificate(issuer, "issuer")];
+export function readIssuers(input: CommandInput): Promise<readonly Uint8Array[]> {
+  return Promise.all(input.list("issuer").map((path) => readCertificate(path, "issuer")));
 }
 
 export async function readAnchorSet(path: string): Promise<readonly TrustAnchor[]> {

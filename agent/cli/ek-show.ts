@@ -7,7 +7,7 @@ import {
 } from "../../attest/index.ts";
 import { openEkCertificate, SealError } from "../../seal/index.ts";
 import type { Command, CommandInput } from "./command.ts";
-import { CA_SET_OPTION, readAnchorSet, readIssuers } from "./ek-options.ts";
+import { CA_SET_OPTION, ISSUER_OPTION, readAnchorSet, readIssuers } from "./ek-options.ts";
 import { readCertificate } from "./files.ts";
 import { answer, JSON_OPTION } from "./output.ts";
 
@@ -15,7 +15,7 @@ export const command: Command = {
   summary: "what an EK certificate says, and what a verifier with these trust anchors would take it for, or why not",
   positionals: ["CERTIFICATE"],
   options: {
-    issuer: { type: "string", value: "FILE", help: "intermediate CA above it, DER or PEM" },
+    issuer: ISSUER_OPTION,
     "ca-set": CA_SET_OPTION,
     at: { type: "string", value: "TIME", help: "judge as of this time, e.g. 2027-11-01T00:00:00Z (default: now)" },
     json: JSON_OPTION,
@@ -85,7 +85,7 @@ function render(facts: Facts): string {
     ...(facts.authority ? [["authority", "yes: no EK certificate"]] : []),
     ...(facts.unsupported.length === 0 ? [] : [["unsupported", facts.unsupported.join(", ")]]),
     ["EK Name", names.join(", or ") || (facts.keyProblem ?? "none")],
-    ["sealing", facts.seals ?? "possible"],
+    ["sealing", facts.seals === null ? "possible" : `not possible: ${facts.seals}`],
     ["verdict", renderVerdict(facts.verdict)],
   ]
     .map(([label = "", text = ""]) => `${label.padEnd(12)} ${text}`)
