@@ -18,6 +18,7 @@ export * from "./devices.ts";
 export * from "./ear.ts";
 export * from "./ear-claims.ts";
 export * from "./ek-certificate.ts";
+export * from "./ek-profiles.ts";
 export * from "./elf.ts";
 export * from "./endorsement.ts";
 export * from "./enrol.ts";
