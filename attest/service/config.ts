@@ -3,7 +3,11 @@ import { IronclawError, parseJson, utf8 } from "../../policy/index.ts";
 import { defaultQuotePcrs } from "../index.ts";
 import { ServiceError } from "./errors.ts";
 
-const path = z.string().min(1).max(4096).meta({ description: "Path; a relative one starts at the configuration's folder" });
+const path = z
+  .string()
+  .min(1)
+  .max(4096)
+  .meta({ description: "Path; a relative one starts at the configuration's folder" });
 const sha256 = z.string().regex(/^[0-9a-f]{64}$/, "expected SHA-256 in lower-case hexadecimal");
 const count = (max: number) => z.int().min(1).max(max);
 
@@ -66,7 +70,11 @@ const configSchema = z.strictObject({
   intervalSeconds: count(31_536_000),
   /** For how long a signed result counts. */
   resultSeconds: count(86_400),
-  retention: z.strictObject({ reportsPerMachine: count(100_000), eventsPerMachine: count(100_000), days: count(36_500) }),
+  retention: z.strictObject({
+    reportsPerMachine: count(100_000),
+    eventsPerMachine: count(100_000),
+    days: count(36_500),
+  }),
   limits: z.strictObject({
     perPeer: rateSchema,
     peers: count(1_000_000),

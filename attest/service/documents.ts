@@ -8,9 +8,10 @@ import {
   type SigningKey,
   verifyReleaseSignatures,
 } from "../../policy/index.ts";
-import { type AppraisalPolicy, parseAppraisalPolicy, parseEndorsementAnchors, type TrustAnchor } from "../index.ts";
+import { type AppraisalPolicy, parseAppraisalPolicy, type TrustAnchor } from "../index.ts";
 import type { VerifierConfig } from "./config.ts";
 import { ServiceError } from "./errors.ts";
+import { parseEndorsementAnchors } from "./temporary-anchors.ts";
 
 /** What the service believes, read from files that its operator keeps. */
 export interface TrustDocuments {
@@ -29,7 +30,10 @@ const maxReleases = 1000;
  * Reads and verifies policy, releases and anchors. One that does not verify fails all of them: a fleet judged by half of its releases
  * would look broken. @throws IronclawError with the file's name, ServiceError `ERR_SERVICE_FILE`
  */
-export async function readTrustDocuments(config: VerifierConfig, at: (path: string) => string): Promise<TrustDocuments> {
+export async function readTrustDocuments(
+  config: VerifierConfig,
+  at: (path: string) => string,
+): Promise<TrustDocuments> {
   const { releaseAnchors, endorsementAnchors } = config;
   const policy = await readDocument(at(config.policy), "appraisal policy", parseAppraisalPolicy);
   const anchors =
@@ -60,18 +64,17 @@ async function releaseFiles(folder: string): Promise<readonly string[]> {
 }
 
 /** @throws IronclawError of the reader, with the file in front; ServiceError `ERR_SERVICE_FILE` */
-async function readDocument<T>(
-  path: string,
-  what: string,
-  read: (bytes: Uint8Array) => T | Promise<T>,
-): Promise<T> {
+async function readDocument<T>(path: string, what: string, read: (bytes: Uint8Array) => T | Promise<T>): Promise<T> {
   const bytes = await readBounded(path, what);
   try {
     return await read(bytes);
   } catch (cause) {
     if (!(cause instanceof IronclawError)) throw cause;
     const hint = cause.hint === undefined ? {} : { hint: cause.hint };
-    throw new ServiceError("ERR_SERVICE_CONFIG", `${what} ${path}: ${cause.message} (${cause.code})`, { cause, ...hint });
+    throw new ServiceError("ERR_SERVICE_CONFIG", `${what} ${path}: ${cause.message} (${cause.code})`, {
+      cause,
+      ...hint,
+    });
   }
 }
 

@@ -45,7 +45,7 @@ export interface Begun {
   readonly expires: Date;
 }
 
-interface Open {
+export interface OpenEnrolment {
   readonly pending: PendingEnrolment;
   readonly expires: Date;
 }
@@ -57,7 +57,7 @@ interface Open {
 export class Enrolments {
   readonly #rules: EnrolmentRules;
   readonly #sources: EnrolmentSources;
-  readonly #open = new Map<string, Open>();
+  readonly #open = new Map<string, OpenEnrolment>();
 
   constructor(rules: EnrolmentRules, sources: EnrolmentSources) {
     this.#rules = rules;
@@ -67,7 +67,8 @@ export class Enrolments {
   /** @throws Refusal `malformed` for a token that would live longer than the configuration allows */
   async makeToken(name: string, ttlSeconds: number): Promise<{ readonly token: string; readonly expires: Date }> {
     const { maxTokenSeconds } = this.#rules;
-    if (ttlSeconds > maxTokenSeconds) throw new Refusal("malformed", { message: `ttlSeconds: at most ${maxTokenSeconds}` });
+    if (ttlSeconds > maxTokenSeconds)
+      throw new Refusal("malformed", { message: `ttlSeconds: at most ${maxTokenSeconds}` });
     const token = base64url(this.#sources.random(32));
     const expires = new Date(this.#sources.now().getTime() + 1000 * ttlSeconds);
     await this.#sources.store.addToken(digestOf(token), name, expires.toISOString());
@@ -98,7 +99,10 @@ export class Enrolments {
       const endorsement = verifyEndorsement(ekCertificates, this.#sources.anchors(), now);
       // What counts is the certificate's key in its template. Another claim is a machine that would not get the credential open.
       if (ekPublic !== null && !equalBytes(ekPublic, endorsement.ekPublicArea))
-        throw new AttestError("ERR_ENDORSEMENT_REFUSED", "ekPublic", { expected: "the certificate's key in its template", got: "another" });
+        throw new AttestError("ERR_ENDORSEMENT_REFUSED", "ekPublic", {
+          expected: "the certificate's key in its template",
+          got: "another",
+        });
       return await beginEnrolment(name, endorsement, akPublic);
     } catch (error) {
       if (!(error instanceof IronclawError)) throw error;
@@ -106,17 +110,22 @@ export class Enrolments {
     }
   }
 
-  /**
-   * Takes the one answer. With the right one, AK and EK are in one TPM, and the name is this EK's from then on.
-   * @throws Refusal `enrolment-over`, `credential-refused`, `name-taken`, `clone`, `key-changed`
-   */
-  async finish(id: string, secret: Uint8Array): Promise<Enrolment> {
-    const now = this.#sources.now();
-    this.#expire(now);
+  /** Ends an enrolment for whoever answers it next. @throws Refusal `enrolment-over` */
+  take(id: string): OpenEnrolment {
+    this.#expire(this.#sources.now());
     const open = this.#open.get(id);
     this.#open.delete(id);
     if (open === undefined) throw this.#refused("enrolment-over");
-    const enrolment = this.#prove(open.pending, secret);
+    return open;
+  }
+
+  /**
+   * With the right answer AK and EK are in one TPM, and the name is this EK's from then on.
+   * @throws Refusal `credential-refused`, `name-taken`, `clone`, `key-changed`
+   */
+  async finish({ pending }: OpenEnrolment, secret: Uint8Array): Promise<Enrolment> {
+    const now = this.#sources.now();
+    const enrolment = this.#prove(pending, secret);
     const outcome = await this.#sources.store.enrol(enrolment, now.toISOString());
     this.#sources.metrics.enrolment(outcome.kind);
     if (outcome.kind === "enrolled") this.#sources.metrics.event("enrolled");

@@ -13,7 +13,10 @@ export type ServiceErrorCode =
   | "ERR_WORKER_BUSY"
   | "ERR_WORKER_CLOSED";
 
-const malformed: ReadonlySet<ServiceErrorCode> = new Set<ServiceErrorCode>(["ERR_SERVICE_CONFIG", "ERR_SERVICE_ANSWER"]);
+const malformed: ReadonlySet<ServiceErrorCode> = new Set<ServiceErrorCode>([
+  "ERR_SERVICE_CONFIG",
+  "ERR_SERVICE_ANSWER",
+]);
 
 /** The service cannot start, work or be talked to. Callers over HTTP see a {@link Refusal} instead, never this. */
 export class ServiceError extends IronclawError {

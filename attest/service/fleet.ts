@@ -1,7 +1,7 @@
 import { generateKeyPairSync } from "node:crypto";
 import { performance } from "node:perf_hooks";
 import { type SigningKey, toBase64, toHex } from "../../policy/index.ts";
-import { type AttestationResult, encodeTpmPublic, type Enrolment, signEar, tpmName } from "../index.ts";
+import { type AttestationResult, type Enrolment, encodeTpmPublic, signEar, tpmName } from "../index.ts";
 import type { OpenChallenge } from "./challenges.ts";
 import { Refusal, ServiceError } from "./errors.ts";
 import { afterReport, afterSilence, type FlagName, type MachineEvent, type Outcome } from "./machine-state.ts";
@@ -92,7 +92,8 @@ export class Fleet {
       return await this.#sources.pool.judge(order);
     } catch (error) {
       if (!(error instanceof ServiceError)) throw error;
-      const code = error.code === "ERR_WORKER_BUSY" ? "busy" : error.code === "ERR_WORKER_CLOSED" ? "closing" : "not-judged";
+      const code =
+        error.code === "ERR_WORKER_BUSY" ? "busy" : error.code === "ERR_WORKER_CLOSED" ? "closing" : "not-judged";
       throw new Refusal(code, { message: error.message });
     }
   }
@@ -105,9 +106,10 @@ export class Fleet {
     const reasons = outcome.kind === "judged" ? [] : outcome.reasons;
     const report = {
       ...{ at, evidence, challenge, challenged: challenged.toISOString(), previous: machine.view.continuity },
-      ...{ tier: judged?.tier ?? "refused", result: judged, reasons },
+      ...{ result: judged, reasons },
+      tier: judged === null ? ("refused" as const) : judged.tier,
       codes: [...new Set([...(judged?.findings ?? []), ...reasons].map(({ code }) => code))],
-    } as const;
+    };
     return this.#change(machine, { ...transition, report });
   }
 
@@ -136,7 +138,10 @@ export class Fleet {
    */
   async acceptContinuity(name: string, accept: "reset" | number): Promise<void> {
     if (accept === "reset") {
-      return this.#update(name, ({ view }, at) => ({ view: { ...view, continuity: null }, events: [{ at, kind: "continuity-reset", detail: {} }] }));
+      return this.#update(name, ({ view }, at) => ({
+        view: { ...view, continuity: null },
+        events: [{ at, kind: "continuity-reset", detail: {} }],
+      }));
     }
     const { machine, report } = await this.#stored(name, accept);
     const { evidence, challenge } = report;
@@ -156,6 +161,13 @@ export class Fleet {
       view: { ...view, flags: view.flags.filter((flag) => !flags.includes(flag)) },
       events: [{ at, kind: "flags-cleared", detail: { flags: flags.join(" ") } }],
     }));
+  }
+
+  /** @throws Refusal `not-found` */
+  async retire(name: string): Promise<void> {
+    const { store, metrics, now } = this.#sources;
+    if (!(await store.retire(name, now().toISOString()))) throw new Refusal("not-found");
+    metrics.event("retired");
   }
 
   async #update(

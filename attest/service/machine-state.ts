@@ -103,11 +103,21 @@ function afterJudged(before: MachineView, outcome: Verified, at: string): Transi
   const { release, launch } = result;
   const ran = { fingerprint: mergeFingerprint(before.fingerprint, fingerprint), continuity };
   const seen = { tier: result.tier, release, launch, violations, lastSeen: at, ...ran };
-  const view = { ...before, ...seen, flags: withFlags(before.flags, raised.map(([flag]) => flag)) };
+  const view = {
+    ...before,
+    ...seen,
+    flags: withFlags(
+      before.flags,
+      raised.map(([flag]) => flag),
+    ),
+  };
   const [worst] = result.findings.toSorted((a, b) => rank(a.tier) - rank(b.tier));
   const detail = worst === undefined ? {} : { code: worst.code };
   const moved = moveTo(view, result.tier, at, detail);
-  return { view: moved.view, events: [...raised.map(([kind, about]) => ({ at, kind, detail: about })), ...moved.events] };
+  return {
+    view: moved.view,
+    events: [...raised.map(([kind, about]) => ({ at, kind, detail: about })), ...moved.events],
+  };
 }
 
 const rank = (tier: "warning" | "contraindicated") => (tier === "contraindicated" ? 0 : 1);
@@ -123,7 +133,11 @@ function afterRefused(before: MachineView, { reasons, authentic }: Refused, at: 
   const flags = withFlags(before.flags, back === undefined ? [] : ["rolled-back"]);
   const moved = moveTo({ ...before, flags, lastSeen: at }, "refused", at, { code });
   if (back === undefined) return moved;
-  const event = { at, kind: "rolled-back", detail: { code: back.code, expected: back.expected, got: back.got } } as const;
+  const event = {
+    at,
+    kind: "rolled-back",
+    detail: { code: back.code, expected: back.expected, got: back.got },
+  } as const;
   return { view: moved.view, events: [event, ...moved.events] };
 }
 
@@ -137,12 +151,18 @@ export function afterSilence(before: MachineView, now: Date, intervalSeconds: nu
 
 /** Its TPM answered under another name, or another machine's under this one. */
 export function afterClone(before: MachineView, other: string, at: string): Transition {
-  return { view: { ...before, flags: withFlags(before.flags, ["clone"]) }, events: [{ at, kind: "clone", detail: { other } }] };
+  return {
+    view: { ...before, flags: withFlags(before.flags, ["clone"]) },
+    events: [{ at, kind: "clone", detail: { other } }],
+  };
 }
 
 function moveTo(view: MachineView, state: MachineState, at: string, detail: MachineEvent["detail"]): Transition {
   if (view.state === state) return { view, events: [] };
-  return { view: { ...view, state, since: at }, events: [{ at, kind: state, detail: { from: view.state, ...detail } }] };
+  return {
+    view: { ...view, state, since: at },
+    events: [{ at, kind: state, detail: { from: view.state, ...detail } }],
+  };
 }
 
 function withFlags(flags: readonly FlagName[], raised: readonly FlagName[]): readonly FlagName[] {

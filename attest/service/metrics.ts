@@ -14,12 +14,44 @@ export interface Gauges {
  * listed here as `other`, so that nobody can make time series.
  */
 const codes: ReadonlySet<string> = new Set([
-  ...["ak-not-enrolled", "ak-unsuitable", "assurance", "audit-forked", "audit-rolled-back", "cap", "claim", "claim-measured"],
-  ...["clock-unsafe", "clock-went-back", "debug-status", "epoch-went-back", "event-mismatch", "event-missing", "event-order"],
+  ...[
+    "ak-not-enrolled",
+    "ak-unsuitable",
+    "assurance",
+    "audit-forked",
+    "audit-rolled-back",
+    "cap",
+    "claim",
+    "claim-measured",
+  ],
+  ...[
+    "clock-unsafe",
+    "clock-went-back",
+    "debug-status",
+    "epoch-went-back",
+    "event-mismatch",
+    "event-missing",
+    "event-order",
+  ],
   ...["event-unknown", "extra-data", "firmware-log-agent-pcr", "firmware-separator", "firmware-unpinned", "image-id"],
   ...["image-variant", "key-attributes", "library-not-accepted", "pcr-digest", "pcr-mismatch", "pcr-no-reference"],
-  ...["pcr-not-quoted", "pcr-replay", "pcr-section", "pcr-selection", "pcr-unextended", "probe-missing", "probe-succeeded"],
-  ...["probe-unwitnessed", "profile-not-accepted", "qualified-signer", "rebooted", "release-dates", "release-not-accepted"],
+  ...[
+    "pcr-not-quoted",
+    "pcr-replay",
+    "pcr-section",
+    "pcr-selection",
+    "pcr-unextended",
+    "probe-missing",
+    "probe-succeeded",
+  ],
+  ...[
+    "probe-unwitnessed",
+    "profile-not-accepted",
+    "qualified-signer",
+    "rebooted",
+    "release-dates",
+    "release-not-accepted",
+  ],
   ...["shim-process", "shim-replaced", "signature", "stale", "token", "tpm-firmware", "tpm-rolled-back", "violations"],
   ...["ERR_EVIDENCE_MALFORMED", "ERR_CLAIMS_MALFORMED", "ERR_TPM_STRUCTURE", "ERR_CEL_MALFORMED", "ERR_LAUNCH_EVENT"],
   ...["ERR_FIRMWARE_LOG", "ERR_CBOR_MALFORMED", "ERR_BYTES_TRUNCATED", "ERR_BYTES_TRAILING", "ERR_BYTES_VALUE"],
@@ -63,7 +95,11 @@ export class Metrics {
     this.#reloads = counter("reloads_total", "Reloads of policy, releases and anchors", "outcome");
     this.#events = counter("machine_events_total", "Events in machines' histories", "kind");
     this.#seconds = new Histogram({
-      ...{ name: "ironclaw_verifier_evaluation_seconds", help: "Time from a report's arrival to its verdict", registers },
+      ...{
+        name: "ironclaw_verifier_evaluation_seconds",
+        help: "Time from a report's arrival to its verdict",
+        registers,
+      },
       buckets: [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30],
     });
     this.#measured("queue_depth", "Reports that wait or are judged", gauges.queueDepth);
@@ -92,8 +128,16 @@ export class Metrics {
 
   fleet(machines: readonly Pick<MachineRecord, "view">[]): void {
     const amount = (test: (machine: Pick<MachineRecord, "view">) => boolean) => machines.filter(test).length;
-    for (const state of machineStates) this.#machines.set({ state }, amount(({ view }) => view.state === state));
-    for (const flag of flagNames) this.#flags.set({ flag }, amount(({ view }) => view.flags.includes(flag)));
+    for (const state of machineStates)
+      this.#machines.set(
+        { state },
+        amount(({ view }) => view.state === state),
+      );
+    for (const flag of flagNames)
+      this.#flags.set(
+        { flag },
+        amount(({ view }) => view.flags.includes(flag)),
+      );
   }
 
   challenge(outcome: "issued" | "answered" | "refused"): void {
@@ -106,7 +150,9 @@ export class Metrics {
   request(operation: string, status: number): void {
     this.#requests.inc({ operation, status: `${status}` });
   }
-  enrolment(outcome: "begun" | "enrolled" | "enrolled-again" | "name-taken" | "key-changed" | "clone" | "refused"): void {
+  enrolment(
+    outcome: "begun" | "enrolled" | "enrolled-again" | "name-taken" | "key-changed" | "clone" | "refused",
+  ): void {
     this.#enrolments.inc({ outcome });
   }
   workerFailed(kind: "timeout" | "crash"): void {

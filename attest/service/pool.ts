@@ -120,7 +120,8 @@ export class JudgePool {
   #receive(seat: Seat, message: FromWorker): void {
     const job = this.#settle(seat);
     if (message.kind === "outcome") job?.resolve(message.outcome);
-    else job?.reject(new ServiceError("ERR_WORKER_FAILED", "judging", { expected: "an outcome", got: message.message }));
+    else
+      job?.reject(new ServiceError("ERR_WORKER_FAILED", "judging", { expected: "an outcome", got: message.message }));
     this.#assign();
   }
 

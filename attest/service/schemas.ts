@@ -7,7 +7,10 @@ import { flagNames, machineStates } from "./machine-state.ts";
 
 const time = z.iso.datetime().meta({ description: "Time in UTC" });
 const base64 = (max: number) => z.base64().max(Math.ceil(max / 3) * 4);
-const hexName = z.string().regex(/^(?:[0-9a-f]{2}){34,66}$/).meta({ description: "TPM Name" });
+const hexName = z
+  .string()
+  .regex(/^(?:[0-9a-f]{2}){34,66}$/)
+  .meta({ description: "TPM Name" });
 const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
 const tier = z.enum(["affirming", "warning", "contraindicated"]);
 const assurance = z.enum(assuranceClasses);
@@ -21,17 +24,15 @@ export const enrolmentId = z.string().regex(/^[A-Za-z0-9_-]{43}$/, "expected the
 
 export const reasonSchema = z.object({ code: text, item: text, expected: text, got: text });
 
-export const errorSchema = z
-  .strictObject({
-    error: z.strictObject({
-      code: z.enum(refusalCodes as [(typeof refusalCodes)[number], ...(typeof refusalCodes)[number][]]),
-      message: text,
-      hint: text.optional(),
-      /** Viewers and operators only. */
-      reasons: z.array(reasonSchema).optional(),
-    }),
-  })
-  .meta({ id: "Error" });
+export const errorSchema = z.strictObject({
+  error: z.strictObject({
+    code: z.enum(refusalCodes as [(typeof refusalCodes)[number], ...(typeof refusalCodes)[number][]]),
+    message: text,
+    hint: text.optional(),
+    /** Viewers and operators only. */
+    reasons: z.array(reasonSchema).optional(),
+  }),
+});
 export type ErrorBody = z.infer<typeof errorSchema>;
 
 export const enrolmentTokenRequest = z.strictObject({ name: machineName, ttlSeconds: z.int().min(1).max(31_536_000) });
@@ -41,7 +42,10 @@ export const beginRequest = z.strictObject({
   token: z.string().min(1).max(128),
   name: machineName,
   /** DER; the EK's first, then what stands between it and the CA. */
-  ekCertificates: z.array(base64(1 << 14)).min(1).max(5),
+  ekCertificates: z
+    .array(base64(1 << 14))
+    .min(1)
+    .max(5),
   /** TPMT_PUBLIC that the machine claims for its EK; compared with the one that the certificate and its template give. */
   ekPublic: base64(1024).optional(),
   /** TPMT_PUBLIC. */
@@ -65,17 +69,15 @@ export const challengeAnswer = z.strictObject({
 });
 
 /** Attestation result as APPRAISAL.md section 2 has it. Newer fields pass: the result's own version says what is in it. */
-export const resultSchema = z
-  .looseObject({
-    tier,
-    findings: z.array(z.looseObject({ tier: z.enum(["warning", "contraindicated"]), ...reasonSchema.shape })),
-    machine: machineName,
-    assurance,
-    launch: z.enum(launchStates),
-    release: z.string().nullable(),
-    at: time,
-  })
-  .meta({ id: "Result" });
+export const resultSchema = z.looseObject({
+  tier,
+  findings: z.array(z.looseObject({ tier: z.enum(["warning", "contraindicated"]), ...reasonSchema.shape })),
+  machine: machineName,
+  assurance,
+  launch: z.enum(launchStates),
+  release: z.string().nullable(),
+  at: time,
+});
 
 export const judged = z.strictObject({ tier, machine: machineName, ear: z.string(), result: resultSchema.optional() });
 
@@ -91,7 +93,7 @@ const fleetRow = {
   violations: z.int().nonnegative(),
   flags: z.array(z.enum(flagNames)),
 };
-export const machineRow = z.strictObject(fleetRow).meta({ id: "MachineRow" });
+export const machineRow = z.strictObject(fleetRow);
 export const fleet = z.array(machineRow);
 
 export const continuityShape = z.looseObject({
@@ -106,28 +108,31 @@ export const machineEvent = z.strictObject({
   /** What changed, in names and digests; `{}` where the kind says it all. */
   detail: z.record(z.string(), z.union([z.string(), z.number(), z.null()])),
 });
-export const machineDetail = z
-  .strictObject({
-    ...fleetRow,
-    since: time,
-    enrolment: z.strictObject({
-      ekName: hexName,
-      akName: hexName,
-      assurance,
-      ekCertificateSha256: sha256.nullable(),
-      enrolledAt: time,
-    }),
-    continuity: continuityShape.nullable(),
-    lastReport: reportId.nullable(),
-    /** Of the last report; `null` where it did not verify, and then `reasons` say why. */
-    result: resultSchema.nullable(),
-    reasons: z.array(reasonSchema),
-    /** Newest first. */
-    events: z.array(machineEvent),
-  })
-  .meta({ id: "Machine" });
+export const machineDetail = z.strictObject({
+  ...fleetRow,
+  since: time,
+  enrolment: z.strictObject({
+    ekName: hexName,
+    akName: hexName,
+    assurance,
+    ekCertificateSha256: sha256.nullable(),
+    enrolledAt: time,
+  }),
+  continuity: continuityShape.nullable(),
+  lastReport: reportId.nullable(),
+  /** Of the last report; `null` where it did not verify, and then `reasons` say why. */
+  result: resultSchema.nullable(),
+  reasons: z.array(reasonSchema),
+  /** Newest first. */
+  events: z.array(machineEvent),
+});
 
-export const reportRow = z.strictObject({ id: reportId, at: time, tier: z.enum([...tier.options, "refused"]), codes: z.array(text) });
+export const reportRow = z.strictObject({
+  id: reportId,
+  at: time,
+  tier: z.enum([...tier.options, "refused"]),
+  codes: z.array(text),
+});
 export const reportRows = z.array(reportRow);
 export const storedJudgement = z.strictObject({
   result: resultSchema.nullable(),
@@ -138,6 +143,20 @@ export const continuityRequest = z.strictObject({ accept: z.union([z.literal("re
 export const flagsRequest = z.strictObject({ clear: z.array(z.enum(flagNames)).min(1).max(flagNames.length) });
 
 export const keySet = z.strictObject({
-  keys: z.array(z.strictObject({ kty: z.literal("EC"), crv: z.literal("P-256"), x: z.string(), y: z.string(), kid: z.string(), alg: z.literal("ES256"), use: z.literal("sig") })),
+  keys: z.array(
+    z.strictObject({
+      kty: z.literal("EC"),
+      crv: z.literal("P-256"),
+      x: z.string(),
+      y: z.string(),
+      kid: z.string(),
+      alg: z.literal("ES256"),
+      use: z.literal("sig"),
+    }),
+  ),
 });
-export const health = z.strictObject({ status: z.enum(["ok", "failing"]), store: z.boolean(), workers: z.int().nonnegative() });
+export const health = z.strictObject({
+  status: z.enum(["ok", "failing"]),
+  store: z.boolean(),
+  workers: z.int().nonnegative(),
+});

@@ -1,7 +1,6 @@
 import { closeSync, openSync } from "node:fs";
 import { DatabaseSync, type SQLInputValue, type SQLOutputValue } from "node:sqlite";
-import { utf8 } from "../../policy/index.ts";
-import { type Enrolment, encodeEnrolment, parseEnrolment } from "../index.ts";
+import { type Enrolment, encodeEnrolment } from "../index.ts";
 import { ServiceError } from "./errors.ts";
 import { enrolledView, type MachineEvent, type MachineView } from "./machine-state.ts";
 import { prepareSchema } from "./sqlite-schema.ts";
@@ -116,7 +115,9 @@ class SqliteStore implements VerifierStore {
   }
 
   async addToken(sha256: Uint8Array, name: string, expires: string): Promise<void> {
-    this.#transaction(() => this.#run("INSERT INTO tokens (sha256, name, expires) VALUES (?, ?, ?)", sha256, name, expires));
+    this.#transaction(() =>
+      this.#run("INSERT INTO tokens (sha256, name, expires) VALUES (?, ?, ?)", sha256, name, expires),
+    );
   }
 
   async takeToken(sha256: Uint8Array, now: string): Promise<string | null> {
@@ -213,7 +214,8 @@ function guarded<T>(act: () => T): T {
 }
 
 function required<T>(value: T | null): T {
-  if (value === null) throw new ServiceError("ERR_SERVICE_STORE", "store", { expected: "the row that was written", got: "none" });
+  if (value === null)
+    throw new ServiceError("ERR_SERVICE_STORE", "store", { expected: "the row that was written", got: "none" });
   return value;
 }
 
@@ -238,7 +240,7 @@ function machineOf(row: Row): MachineRecord {
     id: numberOf(row, "id"),
     revision: numberOf(row, "revision"),
     name: textOf(row, "name"),
-    enrolment: parseEnrolment(utf8(textOf(row, "enrolment"))),
+    enrolment: jsonOf<Enrolment>(row, "enrolment"), // checked when it was written
     enrolledAt: textOf(row, "enrolled_at"),
     view: jsonOf<MachineView>(row, "view"),
     lastReport: row["last_report"] === null ? null : numberOf(row, "last_report"),
