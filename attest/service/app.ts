@@ -3,6 +3,7 @@ import fastify, {
   type FastifyReply,
   type FastifyRequest,
   type FastifyServerOptions,
+  LogController,
 } from "fastify";
 import { IronclawError, parseJson } from "../../policy/index.ts";
 import type { CredentialEntry, VerifierConfig } from "./config.ts";
@@ -70,7 +71,7 @@ function serverOptions({ limits, tls, log, parts }: AppOptions): FastifyServerOp
     requestIdHeader: false,
     exposeHeadRoutes: false,
     forceCloseConnections: "idle",
-    disableRequestLogging: true,
+    logController: new LogController({ disableRequestLogging: true }),
     // Requests are not described: their paths and headers have names, ids and nonces in them.
     logger:
       log === null
