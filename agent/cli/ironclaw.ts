@@ -45,6 +45,7 @@ export const COMMANDS: Readonly<Record<string, Loader>> = {
   "verifier check": () => import("./verifier-check.ts"),
   "verifier enrol": () => import("./verifier-enrol.ts"),
   "verifier init": () => import("./verifier-init.ts"),
+  "verifier invite": () => import("./verifier-invite.ts"),
   "verifier push": () => import("./verifier-push.ts"),
   "verifier serve": () => import("./verifier-serve.ts"),
   "verifier token": () => import("./verifier-token.ts"),

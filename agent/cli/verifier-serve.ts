@@ -2,12 +2,13 @@ import { openVerifierService, type Service } from "../../attest/service/index.ts
 import { IronclawError } from "../../policy/index.ts";
 import { loadSigningKey } from "../../seal/index.ts";
 import type { Command, CommandIo } from "./command.ts";
+import { answer, JSON_OPTION } from "./output.ts";
 import { CONFIG_OPTION, readVerifierConfig, TLS_OPTIONS } from "./verifier-options.ts";
 
 export const command: Command = {
   summary: "run the verifier service; SIGHUP reads policy, releases and anchors again, SIGTERM ends it",
   positionals: [],
-  options: { config: CONFIG_OPTION, ...TLS_OPTIONS },
+  options: { config: CONFIG_OPTION, ...TLS_OPTIONS, json: JSON_OPTION },
   examples: [
     "ironclaw verifier serve --config verifier/verifier.json",
     "ironclaw verifier serve --config verifier/verifier.json --tls-cert tls.pem --tls-key tls.key --tls-client-ca people.pem",
@@ -18,7 +19,8 @@ export const command: Command = {
     const service = await openVerifierService(config, { folder, loadKey: loadSigningKey, log });
     const ended = untilTold(service, io);
     try {
-      io.print(`verifier service at ${await service.listen()}`);
+      const address = await service.listen();
+      answer(input, io, { address }, `verifier service at ${address}`);
       await ended;
     } finally {
       await service.close();

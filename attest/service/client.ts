@@ -35,6 +35,12 @@ export interface BegunEnrolment {
  * `ERR_SERVICE_UNREACHABLE` where nobody answers, `ERR_SERVICE_ANSWER` for an answer that is none.
  */
 export interface VerifierClient {
+  /** With an operator's token: one for a machine that is to enrol. */
+  invite(
+    machine: string,
+    ttlSeconds: number,
+    operatorToken: string,
+  ): Promise<{ readonly token: string; readonly expires: string }>;
   challenge(machine: string): Promise<Challenge>;
   judge(nonce: Uint8Array, report: Uint8Array): Promise<{ readonly tier: Tier; readonly ear: string }>;
   beginEnrolment(order: BeginRequest): Promise<BegunEnrolment>;
@@ -49,11 +55,15 @@ const maxAnswer = 1 << 20;
 /** Opens no connection yet. @throws ServiceError `ERR_SERVICE_CONFIG` for an address that is none, or that would send a token in the clear */
 export function openVerifierClient(options: ClientOptions): VerifierClient {
   const connection = { ...connectionOf(options), timeout: 1000 * (options.timeoutSeconds ?? 60) };
-  const post = async <T>(path: string, schema: z.ZodType<T>, body: unknown): Promise<T> => {
+  const post = async <T>(path: string, schema: z.ZodType<T>, body: unknown, more: object = {}): Promise<T> => {
     const bytes = new TextEncoder().encode(JSON.stringify(body));
-    return read(schema, await exchange(connection, path, { "content-type": "application/json" }, bytes));
+    return read(schema, await exchange(connection, path, { "content-type": "application/json", ...more }, bytes));
   };
   return {
+    invite: (name, ttlSeconds, operatorToken) => {
+      const authorization = { authorization: `Bearer ${operatorToken}` };
+      return post("/v1/enrolment-tokens", schemas.enrolmentToken, { name, ttlSeconds }, authorization);
+    },
     challenge: async (machine) => {
       const { nonce, bank, pcrs } = await post("/v1/challenges", schemas.challengeAnswer, { machine });
       return { nonce: bytesOf(nonce), bank, pcrs };

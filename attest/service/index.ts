@@ -12,7 +12,7 @@ export {
 export { describeVerifier, renderVerifierFacts, type VerifierFacts } from "./describe.ts";
 export { readTrustDocuments, type TrustDocuments } from "./documents.ts";
 export { Refusal, type RefusalCode, refusals, ServiceError, type ServiceErrorCode } from "./errors.ts";
-export { initVerifier, makeTokenFile } from "./init.ts";
+export { initVerifier, makeTokenFile, writeTokenFile } from "./init.ts";
 export { type FlagName, flagNames, type MachineState, machineStates } from "./machine-state.ts";
 export { openApiDocument } from "./openapi.ts";
 export { operations } from "./operations.ts";

@@ -55,8 +55,13 @@ export async function initVerifier({
 /** Writes a new bearer token, mode 0600, and gives the digest that the configuration names. @throws ServiceError `ERR_SERVICE_FILE` */
 export async function makeTokenFile(path: string): Promise<string> {
   const token = randomBytes(32).toString("base64url");
-  await writeNew(path, `${token}\n`, 0o600);
+  await writeTokenFile(path, token);
   return createHash("sha256").update(token).digest("hex");
+}
+
+/** One line in a new file, mode 0600. @throws ServiceError `ERR_SERVICE_FILE` */
+export function writeTokenFile(path: string, token: string): Promise<void> {
+  return writeNew(path, `${token}\n`, 0o600);
 }
 
 async function copyIn(from: string | null, folder: string, name: string): Promise<string | null> {
