@@ -13,6 +13,7 @@ export const COMMANDS: Readonly<Record<string, Loader>> = {
   "cabinet list": () => import("./cabinet-list.ts"),
   "cabinet new": () => import("./cabinet-new.ts"),
   "cabinet put": () => import("./cabinet-put.ts"),
+  "ek show": () => import("./ek-show.ts"),
   enrol: () => import("./enrol.ts"),
   "image build": () => import("./image-build.ts"),
   "image predict": () => import("./image-predict.ts"),
