@@ -6,6 +6,7 @@ import { agentSeeds } from "./seeds/agent.ts";
 import { endorsementSeeds } from "./seeds/endorsement.ts";
 import { imageSeeds, tpmSeeds } from "./seeds/evidence.ts";
 import { policySeeds } from "./seeds/policy.ts";
+import { resultSeeds } from "./seeds/results.ts";
 import { releaseSeeds } from "./seeds/sealing.ts";
 import { verifierSeeds } from "./seeds/verifier.ts";
 
@@ -26,6 +27,7 @@ for (const [target, seeds] of Object.entries({
   ...releaseSeeds(),
   ...policySeeds(),
   ...tpmSeeds(),
+  ...resultSeeds(),
   ...imageSeeds(),
   ...endorsementSeeds(),
   ...agentSeeds(),
