@@ -8,6 +8,7 @@ import { imageSeeds, tpmSeeds } from "./seeds/evidence.ts";
 import { policySeeds } from "./seeds/policy.ts";
 import { resultSeeds } from "./seeds/results.ts";
 import { releaseSeeds } from "./seeds/sealing.ts";
+import { verifierSeeds } from "./seeds/verifier.ts";
 
 /** openssl draws new keys each time, so these are made once and kept: delete the folder to have others. */
 function makeCertificates(directory: string): void {
@@ -30,6 +31,7 @@ for (const [target, seeds] of Object.entries({
   ...imageSeeds(),
   ...endorsementSeeds(),
   ...agentSeeds(),
+  ...verifierSeeds(),
 })) {
   const directory = join(import.meta.dirname, "corpus", target);
   rmSync(directory, { recursive: true, force: true });
