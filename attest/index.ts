@@ -23,6 +23,7 @@ export * from "./errors.ts";
 export * from "./evidence.ts";
 export * from "./explain.ts";
 export * from "./finding.ts";
+export * from "./firmware-events.ts";
 export * from "./firmware-log.ts";
 export * from "./launch-events.ts";
 export * from "./measure.ts";

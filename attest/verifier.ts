@@ -26,6 +26,7 @@ export { AttestError, EvidenceRefused } from "./errors.ts";
 export { type Challenge, defaultQuotePcrs, type Evidence, parseEvidence } from "./evidence.ts";
 export { explain, explainReasons } from "./explain.ts";
 export type { Finding, ReferenceValues } from "./finding.ts";
-export { type FirmwareLog, parseFirmwareLog, replayFirmwareLog } from "./firmware-log.ts";
+export { authenticatedData, describeFirmwareEvent, type FirmwareEventView } from "./firmware-events.ts";
+export { type FirmwareEvent, type FirmwareLog, parseFirmwareLog, replayFirmwareLog } from "./firmware-log.ts";
 export type { Reason } from "./reason.ts";
 export { type VerifiedEvidence, verifyEvidence } from "./verify.ts";
