@@ -1,8 +1,9 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { fromHex, toHex } from "../../policy/bytes.ts";
+import { fromHex, toHex, utf8 } from "../../policy/bytes.ts";
 import { type CborValue, decodeCbor, defaultCborLimits, encodeCbor } from "../../policy/cbor.ts";
 import { PolicyError } from "../../policy/errors.ts";
+import { hostileCbor } from "../support/hostile-cbor.ts";
 
 const wholeNumber = fc
   .bigInt({ min: -(1n << 64n), max: (1n << 64n) - 1n })
@@ -29,9 +30,9 @@ const anyValue: fc.Arbitrary<CborValue> = fc.letrec<{ value: CborValue }>((tie) 
   ),
 })).value;
 
-function refusal(bytes: Uint8Array): PolicyError {
+function refusal(bytes: Uint8Array, limits = defaultCborLimits): PolicyError {
   try {
-    decodeCbor(bytes);
+    decodeCbor(bytes, limits);
   } catch (error) {
     if (error instanceof PolicyError) return error;
     throw error;
@@ -80,6 +81,9 @@ describe("canonical CBOR", () => {
     ["1900ff", null],
     ["1b0020000000000000", 9007199254740992n],
     ["3903e7", -1000],
+    ["3b001ffffffffffffe", Number.MIN_SAFE_INTEGER],
+    ["3b001fffffffffffff", -9007199254740992n],
+    ["1b001fffffffffffff", Number.MAX_SAFE_INTEGER],
     ["3bffffffffffffffff", -18446744073709551616n],
     ["f97e00", null],
     ["fb3ff0000000000000", null],
@@ -132,6 +136,45 @@ describe("canonical CBOR", () => {
     expect(refusal(new Uint8Array((4 << 20) + 1)).message).toContain("size");
   });
 
+  it.each(hostileCbor())("I10: $name: refused $refused", ({ bytes, refused }) => {
+    expect(bytes.length).toBeLessThanOrEqual(1 << 20);
+    if (refused === null) expect(encodeCbor(decodeCbor(bytes))).toEqual(bytes);
+    else expect(refusal(bytes).message).toContain(`cbor ${refused} at offset`);
+  });
+
+  it("I10: the item that is one too many is where reading stops, however much follows", () => {
+    for (const items of [1, 2, 24, 1000]) {
+      for (const fill of [0x00, 0x40, 0x60, 0x80, 0xa0]) {
+        const input = new Uint8Array(1 << 16).fill(fill);
+        input.set(fromHex("99fff0"));
+        // The array is an item itself, its head has three bytes, and each item one.
+        expect(refusal(input, { ...defaultCborLimits, items }).message).toContain(`items at offset ${3 + items - 1}:`);
+      }
+    }
+  });
+
+  it("I10: a text is what a strict UTF-8 decoder reads, or refused as that refuses it", () => {
+    const strict = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+    const lead = fc.constantFrom(0x41, 0xc0, 0xc2, 0xdf, 0xe0, 0xed, 0xef, 0xf0, 0xf4, 0xf5, 0xff);
+    const trail = fc.constantFrom(0x80, 0x8f, 0x90, 0x9f, 0xa0, 0xbb, 0xbf, 0x7f, 0xc0);
+    const mixed = fc.array(fc.oneof(lead, trail, fc.integer({ min: 0, max: 255 })), { maxLength: 20 });
+    const valid = fc.string({ unit: "binary", maxLength: 5, size: "max" }).map((value) => [...utf8(value)]);
+    fc.assert(
+      fc.property(fc.oneof(mixed, valid), (content) => {
+        const input = Uint8Array.from([0x60 + content.length, ...content]);
+        let expected: string | null;
+        try {
+          expected = strict.decode(Uint8Array.from(content));
+        } catch {
+          expected = null;
+        }
+        if (expected === null) expect(refusal(input).message).toContain("cbor text at offset 0");
+        else expect(decodeCbor(input)).toBe(expected);
+      }),
+      { numRuns: 5000 },
+    );
+  });
+
   it("keys are sorted by their encoded bytes, whatever order they were put in", () => {
     const map = new Map<string | number, CborValue>([
       ["b", 1],
@@ -155,6 +198,7 @@ describe("canonical CBOR", () => {
         [1, 1],
         [1n as unknown as number, 2],
       ]),
+      new Map([[true as unknown as number, 1]]),
     ]) {
       expect(() => encodeCbor(value as CborValue)).toThrow(TypeError);
     }
