@@ -1,4 +1,4 @@
-import { concatBytes } from "../policy/index.ts";
+import { concatBytes, toBase64Url } from "../policy/index.ts";
 import { type Reason, reason } from "./reason.ts";
 import { objectAttribute, type TpmPublic, type TpmSignature, tpmAlg } from "./tpm-structures.ts";
 
@@ -96,10 +96,6 @@ function padTo(bytes: Uint8Array, length: number): Uint8Array {
   const padded = new Uint8Array(length);
   padded.set(bytes, length - bytes.length);
   return padded;
-}
-
-function toBase64Url(bytes: Uint8Array): string {
-  return bytes.toBase64({ alphabet: "base64url", omitPadding: true });
 }
 
 function hex(value: number, digits: number): string {

@@ -153,11 +153,17 @@ export function joinBytes(parts: readonly Uint8Array[]): Uint8Array {
 
 /** Compares public values. Not constant in time: never for secrets. */
 export function equalBytes(a: Uint8Array, b: Uint8Array): boolean {
-  return a.length === b.length && a.every((byte, index) => byte === b[index]);
+  if (a.length !== b.length) return false;
+  for (let index = 0; index < a.length; index++) if (a[index] !== b[index]) return false;
+  return true;
 }
 
+const hexOfByte: readonly string[] = Array.from({ length: 256 }, (_, byte) => byte.toString(16).padStart(2, "0"));
+
 export function toHex(bytes: Uint8Array): string {
-  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  let text = "";
+  for (const byte of bytes) text += hexOfByte[byte] ?? "";
+  return text;
 }
 
 /** Lower- or upper-case hexadecimal, even length. */
@@ -177,17 +183,39 @@ export function utf8(text: string): Uint8Array {
   return new TextEncoder().encode(text);
 }
 
+// By `btoa` and `atob`, which every platform has: the verifier also runs where `Uint8Array.fromBase64` is not known yet.
 export function toBase64(bytes: Uint8Array): string {
-  return btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(""));
+  let text = "";
+  for (let at = 0; at < bytes.length; at += 4096) text += String.fromCharCode(...bytes.subarray(at, at + 4096));
+  return btoa(text);
 }
 
 /** Standard alphabet with padding; anything that does not encode back to itself is refused. */
 export function fromBase64(text: string, field = "base64"): Uint8Array {
   try {
-    const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+    const decoded = atob(text);
+    const bytes = new Uint8Array(decoded.length);
+    for (let index = 0; index < decoded.length; index++) bytes[index] = decoded.charCodeAt(index);
     if (toBase64(bytes) === text) return bytes;
   } catch {
     // falls through to the one error below
   }
   throw new PolicyError("ERR_BYTES_VALUE", field, { expected: "canonical base64", got: `${text.length} characters` });
+}
+
+/** RFC 7515 section 2: the alphabet of RFC 4648 section 5, no padding. */
+export function toBase64Url(bytes: Uint8Array): string {
+  return toBase64(bytes).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
+}
+
+/** Without padding; anything that does not encode back to itself is refused. */
+export function fromBase64Url(text: string, field = "base64url"): Uint8Array {
+  if (!/^[A-Za-z0-9_-]*$/.test(text)) {
+    throw new PolicyError("ERR_BYTES_VALUE", field, {
+      expected: "canonical base64url",
+      got: `${text.length} characters`,
+    });
+  }
+  const padding = "=".repeat((4 - (text.length % 4)) % 4);
+  return fromBase64(text.replaceAll("-", "+").replaceAll("_", "/") + padding, field);
 }
