@@ -27,6 +27,8 @@ export * from "./explain.ts";
 export * from "./finding.ts";
 export * from "./firmware-events.ts";
 export * from "./firmware-log.ts";
+export * from "./json-comments.ts";
+export * from "./jws.ts";
 export * from "./launch-events.ts";
 export * from "./measure.ts";
 export * from "./measured-claims.ts";
