@@ -1,5 +1,4 @@
-import { sha256, sha384 } from "@noble/hashes/sha2.js";
-import { concatBytes } from "../policy/index.ts";
+import { concatBytes, sha256, sha384 } from "../policy/index.ts";
 
 /** A PCR bank that this project keeps: both are always extended. */
 export type PcrBank = "sha256" | "sha384";

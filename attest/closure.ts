@@ -1,5 +1,4 @@
-import { sha256 } from "@noble/hashes/sha2.js";
-import { toHex } from "../policy/index.ts";
+import { sha256, toHex } from "../policy/index.ts";
 import { type ElfMachine, type ElfObject, parseElf } from "./elf.ts";
 import { AttestError } from "./errors.ts";
 

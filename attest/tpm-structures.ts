@@ -1,5 +1,4 @@
-import { sha256, sha384, sha512 } from "@noble/hashes/sha2.js";
-import { ByteReader, ByteWriter, concatBytes } from "../policy/index.ts";
+import { ByteReader, ByteWriter, concatBytes, sha256, sha384, sha512 } from "../policy/index.ts";
 import { AttestError } from "./errors.ts";
 
 /** TPM_ALG_ID values of the TCG Algorithm Registry that this project names. */

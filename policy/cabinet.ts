@@ -1,6 +1,6 @@
-import { sha256 } from "@noble/hashes/sha2.js";
 import { ByteReader, ByteWriter, equalBytes, toHex } from "./bytes.ts";
 import { type ErrorFields, PolicyError } from "./errors.ts";
+import { sha256 } from "./hash.ts";
 
 // The format is described in vm-images/CABINET.md.
 

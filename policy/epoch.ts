@@ -1,5 +1,5 @@
-import { sha256 } from "@noble/hashes/sha2.js";
 import { ByteWriter, utf8 } from "./bytes.ts";
+import { sha256 } from "./hash.ts";
 import { measureKeyName } from "./keys.ts";
 import { measurePolicy } from "./tpm-policy.ts";
 

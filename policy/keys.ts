@@ -1,6 +1,6 @@
-import { sha256 } from "@noble/hashes/sha2.js";
 import { ByteReader, ByteWriter, concatBytes, equalBytes, fromBase64, fromHex, toBase64, toHex } from "./bytes.ts";
 import { PolicyError } from "./errors.ts";
+import { sha256 } from "./hash.ts";
 
 /** Public half of a release root, release or operator key. The only two kinds: ECDSA P-256, RSA-2048 with exponent 65537. */
 export type VerificationKey =

@@ -1,5 +1,5 @@
-import { sha256 } from "@noble/hashes/sha2.js";
 import { ByteWriter, concatBytes } from "./bytes.ts";
+import { sha256 } from "./hash.ts";
 
 /** PCR index -> 32-byte value of the SHA-256 bank. */
 export type PcrValues = ReadonlyMap<number, Uint8Array>;

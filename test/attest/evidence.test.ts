@@ -320,6 +320,13 @@ describe("the agent log", () => {
     }
   });
 
+  it("I9: a log as long as its section may be is read, whatever its records are", () => {
+    const smallest = (recnum: number) => celRecord(recnum, 13, { kind: "key", name: "", sha256: new Uint8Array(32) });
+    const log = encodeCel(Array.from({ length: 6_390 }, (_, recnum) => smallest(recnum)));
+    expect(log.length).toBeGreaterThan((1 << 20) - 2000);
+    expect(parseCel(log)).toHaveLength(6_390);
+  });
+
   it("is rendered one JSON record a line", () => {
     const lines = renderCelJsonLines(records)
       .trimEnd()
