@@ -1,0 +1,210 @@
+import { createPublicKey, type KeyObject, verify } from "node:crypto";
+import { parseTpmPublic, parseTpmSignature } from "../../attest/index.ts";
+import { type LaunchEvent, launchEvent } from "../../attest/launch-events.ts";
+import {
+  type AppraisalPolicy,
+  appraise,
+  defaultAppraisalPolicy,
+  type Enrolment,
+  parseAnchors,
+  parseEnrolment,
+  parseEvidence,
+  type Release,
+  verifyEvidence,
+  verifyRelease,
+} from "../../attest/verifier.ts";
+import { concatBytes, decodeCbor, encodeSpkiPem, fromHex, sha256, utf8 } from "../../policy/index.ts";
+import { referenceEvents, servingEvents } from "../support/evidence-maker.ts";
+import { hostileCbor } from "../support/hostile-cbor.ts";
+import { makeSignedReport, type SignedReport } from "../support/signed-report.ts";
+import { compareTimes, median, type Row, type Suite, timeRow } from "./bench.ts";
+
+const KIB = 1024;
+const SIZES = [16, 64, 256, 1024] as const;
+const WHAT = {
+  "verify-report":
+    "parse, verify and appraise a report with a 16 KiB agent log, vs its quote's signature in node:crypto",
+  "verify-report-release":
+    "the same and its release verified in the same call, vs all signatures of both in node:crypto",
+  "verify-report-linear": "time per KiB of agent log at 1 MiB, vs at 64 KiB",
+  "cbor-hostile": "the slowest of the hostile CBOR inputs of up to 1 MiB, in ms",
+} as const;
+const TARGET: Readonly<Record<keyof typeof WHAT, number>> = {
+  "verify-report": 3,
+  "verify-report-release": 3,
+  "verify-report-linear": 1.3,
+  "cbor-hostile": 50,
+};
+type Id = keyof typeof WHAT;
+const row = (id: Id) => ({ id, what: WHAT[id], target: TARGET[id] });
+
+/** The verifier as a library: no HTTP, no files. */
+export const verifySuite: Suite = {
+  ids: Object.keys(WHAT),
+  run: async (wanted, { iterations }) => {
+    const rows: Row[] = [];
+    for (const [id, measure] of Object.entries(MEASURES)) if (wanted.has(id)) rows.push(await measure(iterations));
+    return rows;
+  },
+};
+
+const MEASURES: Readonly<Record<Id, (iterations: number) => Promise<Row>>> = {
+  "verify-report": (iterations) => measureReport("verify-report", iterations),
+  "verify-report-release": (iterations) => measureReport("verify-report-release", iterations),
+  "verify-report-linear": measureLinear,
+  "cbor-hostile": measureHostileCbor,
+};
+
+/** What a service holds before a report comes. */
+interface Held {
+  readonly made: SignedReport;
+  readonly enrolment: Enrolment;
+  readonly release: Release;
+  readonly root: string;
+  readonly policy: AppraisalPolicy;
+}
+
+async function hold(agentLogKib: number): Promise<Held> {
+  const made = await makeSignedReport({ events: eventsOf(agentLogKib * KIB) });
+  const root = parseAnchors(made.anchors).releaseRoot;
+  const release = await verifyRelease(made.release, root);
+  return { made, root, release, enrolment: parseEnrolment(made.enrolment), policy: defaultAppraisalPolicy };
+}
+
+/** A launch with a library of 40 files, then records of the audit log's head, as they come while a machine serves. */
+function eventsOf(bytes: number): readonly LaunchEvent[] {
+  const launched = servingEvents();
+  const at = referenceEvents().findIndex(({ kind }) => kind === "file");
+  const closure = Array.from({ length: 40 }, (_, index) =>
+    launchEvent(
+      "closure",
+      `/usr/lib/x86_64-linux-gnu/libvendor-${`${index}`.padStart(2, "0")}.so.1`,
+      someDigest(index),
+    ),
+  );
+  const events = [...launched.slice(0, at), ...closure, ...launched.slice(at)];
+  let size = events.reduce((sum, event) => sum + recordSize(event), 0);
+  for (let index = 0; ; index++) {
+    const event = launchEvent("anchor", `audit record ${1000 * index}`, someDigest(index));
+    if (size + recordSize(event) > bytes) return events;
+    size += recordSize(event);
+    events.push(event);
+  }
+}
+
+/** Heads, two digests, and the content with its 32-byte digest. */
+function recordSize({ kind, name }: LaunchEvent): number {
+  return 172 + kind.length + name.length;
+}
+
+function someDigest(index: number): Uint8Array {
+  return sha256(utf8(`file ${index}`));
+}
+
+async function judge({ made, enrolment, release, policy }: Held): Promise<void> {
+  const now = new Date();
+  const verified = await verifyEvidence(parseEvidence(made.report), made.challenge, enrolment, null);
+  const { tier } = appraise(verified, [release], policy, { now, challenged: now });
+  if (tier !== "affirming") throw new Error(`the report is ${tier}`);
+}
+
+async function measureReport(id: "verify-report" | "verify-report-release", iterations: number): Promise<Row> {
+  const held = await hold(16);
+  const quote = quoteCheck(held.made.report);
+  const checks = id === "verify-report" ? [quote] : [quote, ...(await releaseChecks(held))];
+  const ours =
+    id === "verify-report"
+      ? () => judge(held)
+      : async () => judge({ ...held, release: await verifyRelease(held.made.release, held.root) });
+  const compared = await compareTimes({ ours, peer: async () => checks.forEach(requireVerified) }, 10 * iterations);
+  return timeRow(row(id), compared);
+}
+
+interface Check {
+  readonly key: KeyObject;
+  readonly data: Uint8Array;
+  readonly signature: Uint8Array;
+}
+
+function requireVerified({ key, data, signature }: Check): void {
+  if (!verify("sha256", data, { key, dsaEncoding: "ieee-p1363" }, signature))
+    throw new Error("a signature that verifies");
+}
+
+function quoteCheck(report: Uint8Array): Check {
+  const { ak, quote, signature } = parseEvidence(report);
+  const area = parseTpmPublic(ak);
+  const signed = parseTpmSignature(signature);
+  if (area.kind !== "ecc" || signed.kind !== "ecdsa") throw new Error("a P-256 key");
+  const spki = concatBytes(fromHex("3059301306072a8648ce3d020106082a8648ce3d03010703420004"), area.x, area.y);
+  return { key: createPublicKey(encodeSpkiPem(spki)), data: quote, signature: concatBytes(signed.r, signed.s) };
+}
+
+/** Every signature that verifying the release checks, caught on its way to WebCrypto. */
+async function releaseChecks({ made, root }: Held): Promise<readonly Check[]> {
+  const found: Check[] = [];
+  const { verify: real } = crypto.subtle;
+  const { importKey } = crypto.subtle;
+  const keys = new WeakMap<object, Uint8Array>();
+  crypto.subtle.importKey = (async (...args: Parameters<typeof importKey>) => {
+    const key = await Reflect.apply(importKey, crypto.subtle, args);
+    keys.set(key, Uint8Array.from(args[1] as unknown as Uint8Array));
+    return key;
+  }) as typeof importKey;
+  crypto.subtle.verify = async (algorithm, key, signature, data) => {
+    const spki = keys.get(key);
+    if (spki === undefined) throw new Error("a key that was imported");
+    const bytes = (source: unknown) => Uint8Array.from(source as Uint8Array);
+    found.push({ key: createPublicKey(encodeSpkiPem(spki)), data: bytes(data), signature: bytes(signature) });
+    return Reflect.apply(real, crypto.subtle, [algorithm, key, signature, data]);
+  };
+  try {
+    await verifyRelease(made.release, root);
+  } finally {
+    Object.assign(crypto.subtle, { verify: real, importKey });
+  }
+  return found;
+}
+
+async function measureLinear(iterations: number): Promise<Row> {
+  const perKib: number[] = [];
+  for (const size of SIZES) {
+    const held = await hold(size);
+    const times: number[] = [];
+    const runs = Math.max(1, Math.ceil((iterations * 16) / size));
+    for (let run = -2; run < runs; run++) {
+      const start = performance.now();
+      await judge(held);
+      if (run >= 0) times.push(performance.now() - start);
+    }
+    perKib.push(median(times) / size);
+  }
+  const [, small = Number.NaN, , large = Number.NaN] = perKib;
+  const detail = perKib.map((time, index) => `${SIZES[index]} KiB ${(1000 * time).toFixed(1)} us`).join(", ");
+  return timeRow(
+    { ...row("verify-report-linear"), what: `${WHAT["verify-report-linear"]} (per KiB: ${detail})` },
+    {
+      ours: large,
+      peer: small,
+    },
+  );
+}
+
+/** The peer is one millisecond, so that the target is one of time. */
+async function measureHostileCbor(iterations: number): Promise<Row> {
+  let slowest = 0;
+  for (const { bytes } of hostileCbor()) {
+    const times: number[] = [];
+    for (let run = 0; run < Math.max(1, Math.ceil(iterations / 8)); run++) {
+      const start = performance.now();
+      try {
+        decodeCbor(bytes);
+      } catch {
+        // a refusal is what most of them are for
+      }
+      times.push(performance.now() - start);
+    }
+    slowest = Math.max(slowest, median(times));
+  }
+  return timeRow(row("cbor-hostile"), { ours: slowest, peer: 1 });
+}
