@@ -142,7 +142,9 @@ export function concatBytes(...parts: readonly Uint8Array[]): Uint8Array {
 
 /** For any number of parts: an argument list of some ten thousand overflows the stack. */
 export function joinBytes(parts: readonly Uint8Array[]): Uint8Array {
-  const whole = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
+  let length = 0;
+  for (const part of parts) length += part.length;
+  const whole = new Uint8Array(length);
   let offset = 0;
   for (const part of parts) {
     whole.set(part, offset);
