@@ -160,12 +160,56 @@ export function equalBytes(a: Uint8Array, b: Uint8Array): boolean {
   return true;
 }
 
+/** Bytes as text. */
+export interface Texts {
+  toHex(bytes: Uint8Array): string;
+  toBase64(bytes: Uint8Array): string;
+  /** May throw, or take what is not canonical: `fromBase64` checks. */
+  readBase64(text: string): Uint8Array;
+}
+
 const hexOfByte: readonly string[] = Array.from({ length: 256 }, (_, byte) => byte.toString(16).padStart(2, "0"));
 
+/** By what every platform has. */
+export const plainTexts: Texts = {
+  toHex: (bytes) => {
+    let text = "";
+    for (const byte of bytes) text += hexOfByte[byte] ?? "";
+    return text;
+  },
+  toBase64: (bytes) => {
+    let text = "";
+    for (let at = 0; at < bytes.length; at += 4096) text += String.fromCharCode(...bytes.subarray(at, at + 4096));
+    return btoa(text);
+  },
+  readBase64: (text) => {
+    const decoded = atob(text);
+    const bytes = new Uint8Array(decoded.length);
+    for (let index = 0; index < decoded.length; index++) bytes[index] = decoded.charCodeAt(index);
+    return bytes;
+  },
+};
+
+/** What newer platforms have themselves (ECMAScript 2026): Node from 25 on, not yet 20 and 22. */
+interface NativeTexts {
+  readonly fromBase64?: (text: string, options: { readonly lastChunkHandling: "strict" }) => Uint8Array;
+  readonly prototype: { readonly toHex?: () => string; readonly toBase64?: () => string };
+}
+
+/** The platform's own where it has them, else the plain ones: the same texts. Decided here only. */
+export function openTexts({ fromBase64: read, prototype: { toHex: hex, toBase64: base64 } }: NativeTexts): Texts {
+  if (read === undefined || hex === undefined || base64 === undefined) return plainTexts;
+  return {
+    toHex: (bytes) => hex.call(bytes),
+    toBase64: (bytes) => base64.call(bytes),
+    readBase64: (text) => read(text, { lastChunkHandling: "strict" }),
+  };
+}
+
+const texts = openTexts(Uint8Array as unknown as NativeTexts);
+
 export function toHex(bytes: Uint8Array): string {
-  let text = "";
-  for (const byte of bytes) text += hexOfByte[byte] ?? "";
-  return text;
+  return texts.toHex(bytes);
 }
 
 /** Lower- or upper-case hexadecimal, even length. */
@@ -185,20 +229,15 @@ export function utf8(text: string): Uint8Array {
   return new TextEncoder().encode(text);
 }
 
-// By `btoa` and `atob`, which every platform has: the verifier also runs where `Uint8Array.fromBase64` is not known yet.
 export function toBase64(bytes: Uint8Array): string {
-  let text = "";
-  for (let at = 0; at < bytes.length; at += 4096) text += String.fromCharCode(...bytes.subarray(at, at + 4096));
-  return btoa(text);
+  return texts.toBase64(bytes);
 }
 
 /** Standard alphabet with padding; anything that does not encode back to itself is refused. */
 export function fromBase64(text: string, field = "base64"): Uint8Array {
   try {
-    const decoded = atob(text);
-    const bytes = new Uint8Array(decoded.length);
-    for (let index = 0; index < decoded.length; index++) bytes[index] = decoded.charCodeAt(index);
-    if (toBase64(bytes) === text) return bytes;
+    const bytes = texts.readBase64(text);
+    if (texts.toBase64(bytes) === text) return bytes;
   } catch {
     // falls through to the one error below
   }

@@ -18,6 +18,7 @@ import {
   fromBase64Url,
   fromHex,
   MAX_EPOCH,
+  openTexts,
   parseAnchors,
   parseDelegation,
   parseDerSignature,
@@ -25,6 +26,7 @@ import {
   parseJson,
   parseRelease,
   parseVerificationKey,
+  plainTexts,
   preUnsealKinds,
   type Release,
   SEAL_PCRS,
@@ -131,8 +133,10 @@ describe("codecs of policy", () => {
         expect(fromHex(toHex(value))).toEqual(value);
         expect(fromBase64(toBase64(value))).toEqual(value);
         expect(fromBase64Url(toBase64Url(value))).toEqual(value);
-        // The platform's own, where this Node has them, is the peer.
+        // Once with what this Node has itself, once with what every platform has.
         expect([toHex(value), toBase64(value)]).toEqual([value.toHex(), value.toBase64()]);
+        expect([plainTexts.toHex(value), plainTexts.toBase64(value)]).toEqual([value.toHex(), value.toBase64()]);
+        expect(plainTexts.readBase64(value.toBase64())).toEqual(value);
         expect(toBase64Url(value)).toBe(value.toBase64({ alphabet: "base64url", omitPadding: true }));
       }),
     );
@@ -148,8 +152,10 @@ describe("codecs of policy", () => {
     );
     for (const text of ["QQ==", "QR", "Q", " QQ", "Q+", "Q/", "QQ\n"])
       expect(() => fromBase64Url(text), text).toThrow(/expected canonical base64/);
+    expect(openTexts({ prototype: {} })).toBe(plainTexts);
     const long = new Uint8Array(100_000).map((_, index) => index);
     expect(fromBase64(toBase64(long))).toEqual(long);
+    expect(plainTexts.readBase64(plainTexts.toBase64(long))).toEqual(long);
   });
 
   test("I2: public keys in PEM", () => {
