@@ -5,6 +5,7 @@ import { declareOaep, EXTENSIONS, makeCertificate } from "../support/certificate
 import { agentSeeds } from "./seeds/agent.ts";
 import { imageSeeds, tpmSeeds } from "./seeds/evidence.ts";
 import { policySeeds } from "./seeds/policy.ts";
+import { resultSeeds } from "./seeds/results.ts";
 import { releaseSeeds } from "./seeds/sealing.ts";
 
 /** openssl draws new keys each time, so these are made once and kept: delete the folder to have others. */
@@ -24,6 +25,7 @@ for (const [target, seeds] of Object.entries({
   ...releaseSeeds(),
   ...policySeeds(),
   ...tpmSeeds(),
+  ...resultSeeds(),
   ...imageSeeds(),
   ...agentSeeds(),
 })) {

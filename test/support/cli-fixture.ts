@@ -112,6 +112,7 @@ function commandLines(at: (name: string) => string): Readonly<Record<string, rea
   const ek = ["--ek-certificate", at("ek.der"), "--issuer", at("ek-issuer.pem"), "--ca", at("ek-ca.pem")];
   const anchors = ["--anchors", at("anchors.json")];
   return {
+    "appraisal check": [at("appraisal.json")],
     "audit verify": [at("audit.log")],
     "cabinet list": [at("cabinet.img")],
     "cabinet new": [

@@ -16,6 +16,7 @@ afterAll(async () => {
 
 describe("with --json", () => {
   const facts: Readonly<Record<string, object>> = {
+    "appraisal check": { ok: true, sha256: expect.stringMatching(/^[0-9a-f]{64}$/), policy: { name: "cli" } },
     "audit verify": { ok: true, seq: 3, hash: expect.stringMatching(/^[0-9a-f]{64}$/) },
     "cabinet list": { slots: expect.arrayContaining([expect.objectContaining({ slot: "sealed" })]), warnings: [] },
     "cabinet new": { file: expect.stringMatching(/other\.img$/) },
