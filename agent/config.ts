@@ -19,6 +19,8 @@ const schema = z.strictObject({
   stateVolume: z.boolean(),
   /** File or raw device of the store; null keeps nothing from boot to boot. */
   store: absolutePath.nullable(),
+  /** The kind of the attestation key: RSA for verifiers that know nothing else. Another kind is another key, to be enrolled anew. */
+  attestationKey: z.enum(["p256", "rsa2048"]).default("p256"),
   firmwareLog: absolutePath,
   pciDevices: absolutePath,
   controlPort: absolutePath,

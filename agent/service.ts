@@ -179,7 +179,7 @@ async function gatherSources(gathered: Gathered): Promise<ReportSources> {
   const ekKind = endorsementKeyKind(credential?.sealed, certificates);
   return {
     ...{ tpm, log, record, inputs, audit },
-    ak: await tpm.createAttestationKey(),
+    ak: await tpm.createAttestationKey(config.attestationKey),
     ekKind,
     ekName: (await tpm.endorsementKey(ekKind)).name,
     ekCertificates: certificates.map(({ der }) => der),

@@ -24,6 +24,7 @@ export * from "./enrolment.ts";
 export * from "./errors.ts";
 export * from "./evidence.ts";
 export * from "./explain.ts";
+export * from "./export.ts";
 export * from "./finding.ts";
 export * from "./firmware-events.ts";
 export * from "./firmware-log.ts";

@@ -1,6 +1,9 @@
 import type { PcrBank } from "./banks.ts";
 
-/** The attestation key while this connection lives: restricted, signing, P-256, in the endorsement hierarchy. */
+/** ECDSA on P-256, or RSASSA with 2048 bits; both with SHA-256. */
+export type AttestationKeyKind = "p256" | "rsa2048";
+
+/** The attestation key while this connection lives: restricted, signing, in the endorsement hierarchy. */
 export interface AttestationKey extends AsyncDisposable {
   /** TPMT_PUBLIC. */
   readonly publicArea: Uint8Array;
@@ -48,8 +51,11 @@ export interface Tpm extends AsyncDisposable {
    * the SHA-384 digest. A bank that were left open could be filled with values that were published before.
    */
   pcrExtend(index: number, digests: Readonly<Record<PcrBank, Uint8Array>>): Promise<void>;
-  /** The same key at every call and boot until the endorsement seed changes. Dispose it: a TPM holds three objects. */
-  createAttestationKey(): Promise<AttestationKey>;
+  /**
+   * The same key at every call and boot until the endorsement seed changes. Dispose it: a TPM holds three objects.
+   * @param kind "p256" by default; a TPM may search many seconds for the primes of an RSA key
+   */
+  createAttestationKey(kind?: AttestationKeyKind): Promise<AttestationKey>;
   /** @param extraData at most 64 bytes, the verifier's nonce or a digest over it */
   quote(key: AttestationKey, extraData: Uint8Array, bank: PcrBank, pcrs: readonly number[]): Promise<Quote>;
   /** EK certificates from NV, in order of their index; empty when the TPM has none. Not verified here. */

@@ -81,6 +81,12 @@ export function parseVerificationKey(spkiPem: string): VerificationKey {
   });
 }
 
+/** The SubjectPublicKeyInfo of a key as PEM: what `parseVerificationKey` reads. Does not check that a P-256 point is on the curve. */
+export function encodeVerificationKey(key: VerificationKey): string {
+  if (key.kind === "p256") return encodeSpkiPem(concatBytes(P256_PREFIX, key.x, key.y));
+  return encodeSpkiPem(concatBytes(RSA_PREFIX, key.modulus, RSA_SUFFIX));
+}
+
 /** DSSE key id: 64 hexadecimal digits of SHA-256 over the SubjectPublicKeyInfo DER. */
 export function keyIdOf(spkiPem: string): string {
   return toHex(sha256(decodeSpkiPem(spkiPem)));

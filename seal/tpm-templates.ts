@@ -1,5 +1,5 @@
 import { HANDLE_RANGE, TpmError, type Tpm as Tss } from "node-tpm2-tss";
-import type { EkCertificate, EndorsementKeyKind } from "../attest/index.ts";
+import type { AttestationKeyKind, EkCertificate, EndorsementKeyKind } from "../attest/index.ts";
 import { fromHex } from "../policy/index.ts";
 
 /**
@@ -8,6 +8,12 @@ import { fromHex } from "../policy/index.ts";
  * both coordinates empty.
  */
 export const attestationKeyTemplate = fromHex("0023000b00050472000000100018000b0003001000000000");
+
+/** The attestation keys. The RSA one differs in its scheme, RSASSA with SHA-256, 2048 bits, exponent 0 (65537), and its empty modulus. */
+export const attestationKeyTemplates: Readonly<Record<AttestationKeyKind, Uint8Array>> = {
+  p256: attestationKeyTemplate,
+  rsa2048: fromHex("0001000b00050472000000100014000b0800000000000000"),
+};
 
 export interface EkTemplate {
   readonly persistentHandle: number;

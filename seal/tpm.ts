@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { type HashName, type PrimaryKey, TpmError, Tpm as Tss } from "node-tpm2-tss";
 import {
   type AttestationKey,
+  type AttestationKeyKind,
   AttestError,
   type EkCertificate,
   type EndorsementKeyKind,
@@ -12,7 +13,7 @@ import {
   type Tpm,
 } from "../attest/index.ts";
 import { openEkPolicy, openEndorsementKey } from "./endorsement.ts";
-import { attestationKeyTemplate, readEkCertificates } from "./tpm-templates.ts";
+import { attestationKeyTemplates, readEkCertificates } from "./tpm-templates.ts";
 
 export interface TpmLocation {
   /** `device:/dev/tpmrm0` in a guest. Explicit: nothing is searched for. */
@@ -80,9 +81,9 @@ class EsysTpm implements MachineTpm {
     });
   }
 
-  createAttestationKey(): Promise<AttestationKey> {
+  createAttestationKey(kind: AttestationKeyKind = "p256"): Promise<AttestationKey> {
     return answered(async () => {
-      const primary = await this.tss.createPrimary("endorsement", attestationKeyTemplate);
+      const primary = await this.tss.createPrimary("endorsement", attestationKeyTemplates[kind]);
       const key: AttestationKey = {
         publicArea: primary.publicArea,
         name: primary.name,

@@ -134,6 +134,7 @@ const REASONS: Readonly<Record<string, string>> = {
   EACCES: "no permission",
   EPERM: "no permission",
   EEXIST: "one that exists",
+  ENOTEMPTY: "one with files in it",
   ENOSPC: "a full disk",
 };
 

@@ -16,8 +16,17 @@ const parseDocument = (changed: unknown) => parseConfig(utf8(JSON.stringify(chan
 
 describe("the agent's configuration", () => {
   test("that of the image is read as it stands", () => {
-    expect(parseConfig(bytes)).toEqual(document);
+    expect(parseConfig(bytes)).toEqual({ ...document, attestationKey: "p256" });
     expect(FIELDS).toHaveLength(13);
+  });
+
+  test("I9: the attestation key is P-256, or RSA-2048 where that is asked for, and no other", () => {
+    for (const attestationKey of ["p256", "rsa2048"] as const) {
+      expect(parseDocument({ ...document, attestationKey }).attestationKey).toBe(attestationKey);
+    }
+    for (const attestationKey of ["p384", "", null, 2048, ["p256"]]) {
+      expect(() => parseDocument({ ...document, attestationKey })).toThrow("attestationKey:");
+    }
   });
 
   test.each(FIELDS)("I10: without %s it is refused by that name", (field) => {
@@ -66,7 +75,7 @@ describe("the agent's configuration", () => {
     fc.assert(
       fc.property(fc.oneof(fc.uint8Array({ maxLength: 400 }), mutated, fc.json().map(utf8)), (input) => {
         try {
-          expect(Object.keys(parseConfig(input)).sort()).toEqual(FIELDS.toSorted());
+          expect(Object.keys(parseConfig(input)).sort()).toEqual([...FIELDS, "attestationKey"].sort());
         } catch (error) {
           if (!(error instanceof IronclawError)) throw error;
           expect(["ERR_CONFIG_INVALID", "ERR_POLICY_MALFORMED"]).toContain(error.code);

@@ -4,6 +4,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { openAudit } from "../../agent/audit.ts";
 import { evidenceSources, frameReport, type ReportSources } from "../../agent/report.ts";
 import {
+  type AttestationKeyKind,
   type Challenge,
   collectEvidence,
   defaultQuotePcrs,
@@ -11,6 +12,7 @@ import {
   encodeEvidence,
   launchEvent,
   parseEvidence,
+  pcrBanks,
   type VerifiedEvidence,
   verifyEvidence,
 } from "../../attest/index.ts";
@@ -39,13 +41,11 @@ interface Reporter {
 }
 
 /** What the agent gathers when it starts, and what a verifier knows of the machine. */
-async function openReporter({
-  tpm,
-  log,
-  record,
-  inputs,
-}: Pick<Boot, "tpm" | "log" | "record" | "inputs">): Promise<Reporter> {
-  const ak = await tpm.createAttestationKey();
+async function openReporter(
+  { tpm, log, record, inputs }: Pick<Boot, "tpm" | "log" | "record" | "inputs">,
+  kind?: AttestationKeyKind,
+): Promise<Reporter> {
+  const ak = await tpm.createAttestationKey(kind);
   const { name: ekName } = await tpm.endorsementKey("p384");
   const path = join(bench.directory, `audit-${randomBytes(4).toString("hex")}`);
   const sources: ReportSources = {
@@ -106,6 +106,17 @@ describe("a report", () => {
     const order = ["booted", "measuring", "unsealing", "logging-in", "checking-keys", "capping", "serving"];
     const places = seen.map((state) => order.indexOf(state));
     expect(places).toEqual(places.toSorted((a, b) => a - b));
+  });
+
+  test("I9: by either kind of attestation key verifies in either bank, and under its own enrolment only", async () => {
+    await using booted = await bench.boot(provisioned);
+    const [p256, rsa] = [await openReporter(booted), await openReporter(booted, "rsa2048")];
+    for (const bank of pcrBanks) {
+      for (const reporter of [p256, rsa]) expect((await report(reporter, bank)).claims.measured.launch).toBe("serving");
+      await expect(report({ ...rsa, enrolment: p256.enrolment }, bank)).rejects.toMatchObject({
+        reasons: [expect.objectContaining({ code: "ak-not-enrolled" })],
+      });
+    }
   });
 
   test("I9: taken while events are extended without a pause verifies against its own log", async () => {

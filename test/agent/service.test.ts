@@ -1,6 +1,7 @@
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
-import { encodeBundle, parseBundle, toBase64, utf8 } from "../../policy/index.ts";
+import { parseTpmPublic, pcrBanks } from "../../attest/index.ts";
+import { encodeBundle, fromBase64, parseBundle, toBase64, utf8 } from "../../policy/index.ts";
 import { DEVICES, LAUNCH_PIN, type LaunchBench } from "../support/launch-fixture.ts";
 import { INITIALIZE_VALUES, openRawClient } from "../support/rpc-client.ts";
 import { tpmTool } from "../support/seal-fixture.ts";
@@ -41,6 +42,16 @@ describe("the agent below the real spawner", () => {
     await expectClosed(agent);
     expect(agent.console()).toContain("agent: serving");
     expect(agent.console()).not.toContain(LAUNCH_PIN);
+  });
+
+  test("I9: attests with an RSA key where its configuration says so, and a release for another one refuses that launch", async () => {
+    const agent = await start({ config: (text) => text.replace('"p256"', '"rsa2048"') });
+    expect(await agent.launched()).toMatchObject({ state: "refused" });
+    const enrolment = await enrolled(agent);
+    expect(parseTpmPublic(fromBase64(enrolment.akPublic, "akPublic")).kind).toBe("rsa");
+    for (const bank of pcrBanks) {
+      expect((await verified(agent, enrolment, bank)).claims.measured.launch).toBe("refused");
+    }
   });
 
   test("I10: enrolments that are asked for while the launch runs are answered, and disturb it in nothing", async () => {

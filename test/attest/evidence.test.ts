@@ -1,9 +1,13 @@
+import { readFileSync } from "node:fs";
+import { resolve } from "node:path";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { celRecord, encodeCel, parseCel, renderCelJsonLines, replayCel } from "../../attest/cel.ts";
 import { type Claims, imageVariants, keyPurposes, launchStates } from "../../attest/claims.ts";
 import { encodeClaims, parseClaims } from "../../attest/claims-codec.ts";
+import { encodeContinuity, parseContinuity } from "../../attest/continuity.ts";
 import { encodeEnrolment, parseEnrolment } from "../../attest/enrolment.ts";
+import { EvidenceRefused } from "../../attest/errors.ts";
 import {
   type Evidence,
   encodeEkCertificates,
@@ -29,9 +33,11 @@ import {
   parseTpmPublic,
   parseTpmSignature,
 } from "../../attest/tpm-structures.ts";
+import { verifyEvidence } from "../../attest/verify.ts";
 import {
   type CborKey,
   type CborValue,
+  concatBytes,
   decodeCbor,
   encodeCbor,
   IronclawError,
@@ -39,6 +45,7 @@ import {
   toHex,
   utf8,
 } from "../../policy/index.ts";
+import { attestationKeyTemplates } from "../../seal/tpm-templates.ts";
 import { makeEnrolment, makeEvidence, servingEvents, softEccKey } from "../support/evidence-maker.ts";
 
 const bytes = (length: number) => fc.uint8Array({ minLength: length, maxLength: length });
@@ -222,32 +229,117 @@ describe("codecs", () => {
   });
 });
 
+const fieldOf = {
+  ...{ quote: "quote", signature: "signature", ak: "ak", pcrs: "pcrs", claims: "claims" },
+  ...{ "firmware-log": "firmwareLog", "agent-log": "agentLog", "ek-certificates": "ekCertificates" },
+} as const satisfies Record<string, keyof Evidence>;
+
 describe("the envelope", () => {
-  it("I9: a missing section fails", async () => {
+  type Collection = ReadonlyMap<CborKey, CborValue>;
+  const names = ["quote", "signature", "ak", "pcrs", "firmware-log", "agent-log", "ek-certificates", "claims"] as const;
+  const caps: Readonly<Record<(typeof names)[number], number>> = {
+    ...{ quote: 1 << 10, signature: 1 << 10, ak: 1 << 10, pcrs: 4 << 10 },
+    ...{ "firmware-log": 1 << 20, "agent-log": 1 << 20, "ek-certificates": 64 << 10, claims: 256 << 10 },
+  };
+  const collectionOf = async (): Promise<Collection> => {
     const { evidence } = await makeEvidence();
-    const collection = decodeCbor(encodeEvidence(evidence)) as ReadonlyMap<CborKey, CborValue>;
-    for (const key of collection.keys()) {
-      const without = new Map([...collection].filter(([other]) => other !== key));
-      expect(() => parseEvidence(encodeCbor(without)), `${key}`).toThrow(IronclawError);
-    }
+    return decodeCbor(encodeEvidence(evidence)) as Collection;
+  };
+  const refuses = (collection: Collection) =>
+    expect(() => parseEvidence(encodeCbor(collection))).toThrow(
+      expect.objectContaining({ code: "ERR_EVIDENCE_MALFORMED" }),
+    );
+
+  it("I9: has the sections of this table, the profile, and nothing else", async () => {
+    expect([...(await collectionOf()).keys()].sort()).toEqual(["__cmwc_t", ...names].sort());
   });
 
-  it("I9: an unknown section, a doubled type or another profile fails", async () => {
-    const { evidence } = await makeEvidence();
-    const collection = decodeCbor(encodeEvidence(evidence)) as ReadonlyMap<CborKey, CborValue>;
-    const quote = collection.get("quote") as readonly CborValue[];
-    const changes: readonly (readonly [string, CborValue])[] = [
-      ["more", ["text/plain", new Uint8Array(), 4]],
-      ["__cmwc_t", "tag:ironclaw,2026:evidence/1"],
-      ["quote", [...quote, 4]],
-      ["quote", ["text/plain", quote[1] ?? null, 4]],
-      ["quote", [quote[0] ?? null, quote[1] ?? null, 8]],
-      ["quote", [quote[0] ?? null, new Uint8Array(1025), 4]],
-      ["quote", null],
-    ];
-    for (const [key, value] of changes) {
-      expect(() => parseEvidence(encodeCbor(new Map([...collection, [key, value]]))), key).toThrow(IronclawError);
-    }
+  describe.each(names)("the section %s", (name) => {
+    const withRecord = async (change: (record: readonly CborValue[]) => CborValue) => {
+      const collection = await collectionOf();
+      return new Map([...collection, [name, change(collection.get(name) as readonly CborValue[])]]);
+    };
+
+    it("I9: left out is refused", async () => {
+      refuses(new Map([...(await collectionOf())].filter(([key]) => key !== name)));
+    });
+
+    it("I9: under another name is refused", async () => {
+      const renamed = [...(await collectionOf())].map(
+        ([key, value]) => [key === name ? `${name}s` : key, value] as const,
+      );
+      refuses(new Map(renamed));
+    });
+
+    it("I9: there twice is refused, in whatever order", async () => {
+      // No encoder writes such a map: the entry's bytes are put in once more by hand.
+      const collection = await collectionOf();
+      const entry = concatBytes(encodeCbor(name), encodeCbor(collection.get(name) ?? null));
+      const whole = encodeCbor(collection);
+      const at = Buffer.from(whole).indexOf(entry);
+      const doubled = concatBytes(Uint8Array.of(0xaa), whole.subarray(1, at), entry, whole.subarray(at));
+      expect(() => parseEvidence(doubled)).toThrow(/map key/);
+      expect(() => parseEvidence(concatBytes(Uint8Array.of(0xaa), whole.subarray(1), entry))).toThrow(/map key/);
+    });
+
+    it.each(names.filter((other) => other !== name))("I9: with the record of %s is refused", async (other) => {
+      const collection = await collectionOf();
+      refuses(new Map([...collection, [name, collection.get(other) ?? null]]));
+    });
+
+    it("I9: as another kind of record is refused", async () => {
+      const changes: readonly ((record: readonly CborValue[]) => CborValue)[] = [
+        ([, bytes = null, indicator = null]) => ["text/plain", bytes, indicator],
+        ([type = null, bytes = null, indicator = null]) => [`${type} `, bytes, indicator],
+        ([type = null, , indicator = null]) => [type, "text", indicator],
+        ([type = null, , indicator = null]) => [type, null, indicator],
+        ([type = null, bytes = null]) => [type, bytes, 8],
+        ([type = null, bytes = null]) => [type, bytes, "4"],
+        ([type = null, bytes = null]) => [type, bytes],
+        (record) => [...record, 4],
+        (record) => [record],
+        ([, bytes = null]) => bytes,
+        () => [],
+        () => new Map(),
+        () => null,
+      ];
+      for (const change of changes) refuses(await withRecord(change));
+    });
+
+    it("I10: is taken up to its cap, and refused one byte above", async () => {
+      const sized = (size: number) =>
+        withRecord(([type = null, , indicator = null]) => [type, new Uint8Array(size), indicator]);
+      expect(() => parseEvidence(encodeCbor([]))).toThrow(IronclawError);
+      const longest = parseEvidence(encodeCbor(await sized(caps[name])));
+      expect(Object.values(longest).map(({ length }) => length)).toContain(caps[name]);
+      const above = encodeCbor(await sized(caps[name] + 1));
+      expect(() => parseEvidence(above)).toThrow(expect.objectContaining({ code: "ERR_EVIDENCE_MALFORMED" }));
+    });
+
+    it("I9: with one byte more, less or other does not verify", async () => {
+      const { evidence, challenge, enrolment } = await makeEvidence();
+      const field = fieldOf[name];
+      const bytes = evidence[field];
+      const changes = [
+        concatBytes(bytes, Uint8Array.of(0)),
+        bytes.subarray(0, -1),
+        bytes.map((byte, index) => (index === bytes.length >> 1 ? byte ^ 1 : byte)),
+        new Uint8Array(),
+      ];
+      for (const changed of changes) {
+        await expect(verifyEvidence({ ...evidence, [field]: changed }, challenge, enrolment, null)).rejects.toThrow(
+          EvidenceRefused,
+        );
+      }
+    });
+  });
+
+  it("I9: of another profile, or with another entry, is refused", async () => {
+    const collection = await collectionOf();
+    for (const profile of ["tag:ironclaw,2026:evidence/2", "tag:ironclaw,2026:evidence/4", "", null, 3])
+      refuses(new Map([...collection, ["__cmwc_t", profile]]));
+    refuses(new Map([...collection].filter(([key]) => key !== "__cmwc_t")));
+    for (const key of ["more", 1, -1]) refuses(new Map([...collection, [key, ["text/plain", new Uint8Array(), 4]]]));
   });
 
   it("extraData of the worked example in EVIDENCE.md is what is computed", () => {
@@ -276,6 +368,51 @@ describe("the envelope", () => {
     expect(toHex(predictAgentPcr([event]).sha256)).toBe(
       "06ec152d3b623778e585c036baaabf4d2ecc07bb75345336297c177e29e34494",
     );
+  });
+});
+
+describe("the worked examples of EVIDENCE.md", () => {
+  const document = readFileSync(resolve(import.meta.dirname, "../../attest/EVIDENCE.md"), "utf8");
+  /** The hexadecimal of the block behind a sentence, without the notes beside it. */
+  const block = (sentence: string) => {
+    const from = document.indexOf("```\n", document.indexOf(sentence)) + 4;
+    const lines = document.slice(from, document.indexOf("```", from)).split("\n");
+    return lines
+      .map((line) => (/^ *(?:[0-9a-f]+ {1,3})*[0-9a-f]+(?= {4}|$)/.exec(line)?.[0] ?? "").replaceAll(" ", ""))
+      .join("");
+  };
+
+  it("an agent log of one event", () => {
+    const event = { kind: "policy", name: "policy", sha256: sha256(new Uint8Array()) } as const;
+    const log = encodeCel([celRecord(0, 13, event)]);
+    expect(log).toHaveLength(172);
+    expect(block("The agent log with that event alone")).toBe(toHex(log));
+  });
+
+  it("a pcrs section, an empty ek-certificates section", () => {
+    const values = new Map([
+      [0, new Uint8Array(32)],
+      [13, new Uint8Array(32).fill(0xdd)],
+    ]);
+    expect(block("The `pcrs` section for PCR 0")).toBe(toHex(encodePcrs({ bank: "sha256", values })));
+    expect(toHex(encodeEkCertificates([]))).toBe("80");
+  });
+
+  it("the beginning of an envelope", async () => {
+    const { evidence } = await makeEvidence();
+    const envelope = toHex(encodeEvidence({ ...evidence, ak: utf8("ak") }));
+    expect(block("The beginning of an envelope")).toBe(envelope.slice(0, block("The beginning of an envelope").length));
+    expect(block("The beginning of an envelope").length).toBeGreaterThan(90);
+  });
+
+  it("the templates of the attestation keys, and what a verifier keeps", () => {
+    for (const [kind, template] of Object.entries(attestationKeyTemplates)) {
+      const line = document.split("\n").find((each) => each.startsWith(`${kind} `)) ?? "";
+      expect(line.replaceAll(" ", "")).toContain(`${kind}${toHex(template)}`);
+    }
+    const kept = document.split("\n").find((each) => each.startsWith('{"version":1,"clock"')) ?? "";
+    const bytes = utf8(kept.replace("(64 digits)", "ab".repeat(32)));
+    expect(encodeContinuity(parseContinuity(bytes))).toEqual(bytes);
   });
 });
 

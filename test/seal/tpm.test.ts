@@ -3,7 +3,14 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { HANDLE_RANGE, Tpm as Tss } from "node-tpm2-tss";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { AttestError, extendPcr, makeCredential, parseTpmPublic, pcrBanks } from "../../attest/index.ts";
+import {
+  AttestError,
+  attestationKeyReasons,
+  extendPcr,
+  makeCredential,
+  parseTpmPublic,
+  pcrBanks,
+} from "../../attest/index.ts";
 import { toHex } from "../../policy/index.ts";
 import { openTpm } from "../../seal/tpm.ts";
 import { type SoftwareTpm, startSwtpm } from "../support/swtpm.ts";
@@ -64,28 +71,46 @@ describe("the Tpm of attest over libtss2", () => {
     expect([...(await tpm.pcrRead("sha384", indices)).keys()].sort((a, b) => a - b)).toEqual(indices);
   });
 
-  test("the attestation key is the same at every call and after a restart, and is exempt from the dictionary-attack lockout", async () => {
-    const names: string[] = [];
-    for (let boot = 0; boot < 2; boot++) {
-      await using tpm = await openTpm({ tcti: swtpm.tcti });
-      for (let call = 0; call < 2; call++) {
-        await using key = await tpm.createAttestationKey();
-        names.push(toHex(key.name));
-        expect(toHex(key.publicArea.slice(0, 8))).toBe("0023000b00050472");
+  test.each([
+    ["p256", "0023000b00050472000000100018000b"],
+    ["rsa2048", "0001000b00050472000000100014000b"],
+  ] as const)(
+    "the %s attestation key is the same at every call and after a restart, and is exempt from the dictionary-attack lockout",
+    async (kind, beginning) => {
+      const names: string[] = [];
+      for (let boot = 0; boot < 2; boot++) {
+        await using tpm = await openTpm({ tcti: swtpm.tcti });
+        for (let call = 0; call < 2; call++) {
+          await using key = await tpm.createAttestationKey(kind);
+          names.push(toHex(key.name));
+          expect(toHex(key.publicArea.slice(0, 16))).toBe(beginning);
+        }
+        await tpm.close();
+        await swtpm.restart();
       }
-      await tpm.close();
-      await swtpm.restart();
-    }
-    expect(new Set(names).size).toBe(1);
+      expect(new Set(names).size).toBe(1);
+    },
+  );
+
+  test("the two attestation keys are fit to attest, and are two keys", async () => {
+    await using tpm = await openTpm({ tcti: swtpm.tcti });
+    await using p256 = await tpm.createAttestationKey();
+    await using rsa = await tpm.createAttestationKey("rsa2048");
+    const areas = [p256, rsa].map(({ publicArea }) => parseTpmPublic(publicArea));
+    expect(areas.map(attestationKeyReasons)).toEqual([[], []]);
+    expect(areas.map(({ kind }) => kind)).toEqual(["ecc", "rsa"]);
   });
 
-  test("I9: a quote carries the asked extraData", async () => {
+  test.each([
+    ["p256", "0018000b"],
+    ["rsa2048", "0014000b"],
+  ] as const)("I9: a quote by the %s key carries the asked extraData", async (kind, scheme) => {
     await using tpm = await openTpm({ tcti: swtpm.tcti });
-    await using key = await tpm.createAttestationKey();
+    await using key = await tpm.createAttestationKey(kind);
     const nonce = new Uint8Array(32).fill(0x5a);
     const { attest, signature } = await tpm.quote(key, nonce, "sha256", [0, 13]);
     expect(toHex(attest.slice(42, 76))).toBe(`0020${toHex(nonce)}`);
-    expect(toHex(signature.slice(0, 4))).toBe("0018000b");
+    expect(toHex(signature.slice(0, 4))).toBe(scheme);
   });
 
   test("I9: each EK certificate is issued by the TPM's own CA and certifies the EK that the TPM shows", async () => {

@@ -185,6 +185,7 @@ function encodeConfig({ programs, bus, directory }: Tools, changes: Partial<Agen
     auditLog: join(directory, "audit.log"),
     stateVolume: false,
     store: null,
+    attestationKey: "p256",
     firmwareLog: join(directory, "firmware-event-log"),
     pciDevices: join(directory, "pci"),
     controlPort: join(directory, "control"),

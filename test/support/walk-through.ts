@@ -50,6 +50,7 @@ export async function runWalkThrough(): Promise<WalkThrough> {
     await runBlocks("### With the machine running");
     const verdict = outputs.at(-1) ?? "";
     await runBlocks("### For a relying party");
+    await runBlocks("### The report for other tools");
     await runBlocks("### Later: the next release");
     return { directory, outputs, verdict, everything, [Symbol.asyncDispose]: dispose };
   } catch (error) {

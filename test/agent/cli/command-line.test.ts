@@ -69,7 +69,19 @@ describe("usage", () => {
     ["an unknown option", ["policy", "check", "x", "--frobnicate"], /frobnicate/],
     ["a missing argument", ["policy", "check"], /expected FILE, got none/],
     ["one argument too many", ["policy", "check", "a", "b"], /expected FILE, got 2 /],
-    ["a missing option", ["report", "--out", "x", "--nonce", "00"], /--machine DIR: expected a value, got none/],
+    [
+      "a missing option",
+      ["report", "--out", "x", "--nonce", "00"],
+      /--machine DIR: expected a value, or one of --from, got none/,
+    ],
+    [
+      "no place for a report",
+      ["report", "--machine", "m"],
+      /--export DIR: expected a value, or one of --out, got none/,
+    ],
+    ["no place for the parts of a report", ["report", "--from", "r"], /--export DIR: expected a value, got none/],
+    ["a machine and a report at once", ["report", "--from", "r", "--machine", "m", "--export", "d"], /without --from/],
+    ["a second copy of a report", ["report", "--from", "r", "--out", "o", "--export", "d"], /--out: .*without --from/],
     ["an option twice", ["release", "show", "r", "--anchors", "a", "--anchors", "b"], /expected it once, got 2 times/],
     [
       "a nonce of another size",

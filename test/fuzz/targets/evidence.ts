@@ -1,4 +1,5 @@
 import { encodeEvidence, measureExtraData, parseEvidence } from "../../../attest/evidence.ts";
+import { exportEvidence } from "../../../attest/export.ts";
 import { expectSame } from "../property.ts";
 
 export const maxLength = 16384;
@@ -7,4 +8,5 @@ export function run(bytes: Uint8Array): void {
   const evidence = parseEvidence(bytes);
   expectSame(bytes, encodeEvidence(evidence), "evidence");
   measureExtraData(new Uint8Array(32), evidence);
+  exportEvidence(evidence, null);
 }
