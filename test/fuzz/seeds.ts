@@ -7,6 +7,7 @@ import { imageSeeds, tpmSeeds } from "./seeds/evidence.ts";
 import { policySeeds } from "./seeds/policy.ts";
 import { resultSeeds } from "./seeds/results.ts";
 import { releaseSeeds } from "./seeds/sealing.ts";
+import { verifierSeeds } from "./seeds/verifier.ts";
 
 /** openssl draws new keys each time, so these are made once and kept: delete the folder to have others. */
 function makeCertificates(directory: string): void {
@@ -28,6 +29,7 @@ for (const [target, seeds] of Object.entries({
   ...resultSeeds(),
   ...imageSeeds(),
   ...agentSeeds(),
+  ...verifierSeeds(),
 })) {
   const directory = join(import.meta.dirname, "corpus", target);
   rmSync(directory, { recursive: true, force: true });
