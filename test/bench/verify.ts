@@ -56,7 +56,7 @@ const MEASURES: Readonly<Record<Id, (iterations: number) => Promise<Row>>> = {
 };
 
 /** What a service holds before a report comes. */
-interface Held {
+export interface Held {
   readonly made: SignedReport;
   readonly enrolment: Enrolment;
   readonly release: Release;
@@ -64,18 +64,18 @@ interface Held {
   readonly policy: AppraisalPolicy;
 }
 
-async function hold(agentLogKib: number): Promise<Held> {
-  const made = await makeSignedReport({ events: eventsOf(agentLogKib * KIB) });
+export async function hold(agentLogKib: number): Promise<Held> {
+  const made = await makeSignedReport({ events: eventsOf(agentLogKib * KIB, 40) });
   const root = parseAnchors(made.anchors).releaseRoot;
   const release = await verifyRelease(made.release, root);
   return { made, root, release, enrolment: parseEnrolment(made.enrolment), policy: defaultAppraisalPolicy };
 }
 
-/** A launch with a library of 40 files, then records of the audit log's head, as they come while a machine serves. */
-function eventsOf(bytes: number): readonly LaunchEvent[] {
+/** A launch with a library of so many more files, then records of the audit log's head, as they come while a machine serves. */
+export function eventsOf(bytes: number, files: number): readonly LaunchEvent[] {
   const launched = servingEvents();
   const at = referenceEvents().findIndex(({ kind }) => kind === "file");
-  const closure = Array.from({ length: 40 }, (_, index) =>
+  const closure = Array.from({ length: files }, (_, index) =>
     launchEvent(
       "closure",
       `/usr/lib/x86_64-linux-gnu/libvendor-${`${index}`.padStart(2, "0")}.so.1`,
@@ -101,7 +101,7 @@ function someDigest(index: number): Uint8Array {
   return sha256(utf8(`file ${index}`));
 }
 
-async function judge({ made, enrolment, release, policy }: Held): Promise<void> {
+export async function judge({ made, enrolment, release, policy }: Held): Promise<void> {
   const now = new Date();
   const verified = await verifyEvidence(parseEvidence(made.report), made.challenge, enrolment, null);
   const { tier } = appraise(verified, [release], policy, { now, challenged: now });
