@@ -36,7 +36,7 @@ export function readPlainCel(bytes: Uint8Array): readonly PlainRecord[] | null {
 
 function readRecord(reader: PlainReader, index: number): PlainRecord {
   reader.expect(beforeNumber);
-  reader.require(reader.head(0) === index);
+  reader.demand(reader.head(0) === index);
   reader.expect(beforeSha256);
   const sha256 = reader.take(32);
   reader.expect(beforeSha384);
@@ -54,9 +54,9 @@ function readEvent(outer: PlainReader, content: Uint8Array): LaunchEvent {
   const name = reader.text(maxName);
   reader.expect(beforeDigest);
   const sha256 = reader.take(32);
-  outer.require(reader.plain && reader.atEnd);
+  outer.demand(reader.plain && reader.atEnd);
   if (isLaunchEventKind(kind)) return { kind, name, sha256 };
-  outer.require(false);
+  outer.demand(false);
   return { kind: "config", name, sha256 };
 }
 
@@ -74,7 +74,7 @@ class PlainReader {
     return this.#offset === this.#bytes.length;
   }
 
-  require(condition: boolean): void {
+  demand(condition: boolean): void {
     if (!condition) this.plain = false;
   }
 
@@ -95,13 +95,13 @@ class PlainReader {
     if (info === 24) value = bytes[this.#offset++] ?? 0;
     else if (info === 25) value = ((bytes[this.#offset++] ?? 0) << 8) | (bytes[this.#offset++] ?? 0);
     const shortest = info < 24 || (info === 24 && value >= 24) || (info === 25 && value > 0xff);
-    this.require(initial >> 5 === major && shortest && value <= cap);
+    this.demand(initial >> 5 === major && shortest && value <= cap);
     return this.plain ? value : 0;
   }
 
   take(length: number): Uint8Array {
     const start = this.#offset;
-    this.require(start + length <= this.#bytes.length);
+    this.demand(start + length <= this.#bytes.length);
     this.#offset += length;
     return this.#bytes.subarray(start, start + length);
   }
