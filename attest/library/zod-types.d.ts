@@ -14,6 +14,10 @@ export declare namespace z {
   type ZodISODateTime = Schema<string>;
   type ZodInt = Schema<number>;
   type ZodUInt32 = Schema<number>;
+  type ZodNumber = Schema<number>;
+  type ZodBigInt = Schema<bigint>;
+  type ZodNull = Schema<null>;
+  type ZodUnknown = Schema<unknown>;
   type ZodBoolean = Schema<boolean>;
   type ZodLiteral<T> = Schema<T>;
   type ZodTemplateLiteral<T> = Schema<T>;
@@ -22,6 +26,7 @@ export declare namespace z {
   type ZodTuple<S extends readonly unknown[], _Rest = null> = Schema<{ -readonly [K in keyof S]: Output<S[K]> }>;
   type ZodRecord<K, V> = Schema<Record<Output<K> & PropertyKey, Output<V>>>;
   type ZodUnion<S extends readonly unknown[]> = Schema<Output<S[number]>>;
+  type ZodDiscriminatedUnion<S extends readonly unknown[], _Key = string> = Schema<Output<S[number]>>;
   type ZodNullable<S> = Schema<Output<S> | null>;
   type ZodReadonly<S> = Schema<Readonly<Output<S>>>;
   type ZodDefault<S> = Schema<Output<S>>;
