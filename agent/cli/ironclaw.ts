@@ -16,6 +16,7 @@ export const COMMANDS: Readonly<Record<string, Loader>> = {
   "cabinet new": () => import("./cabinet-new.ts"),
   "cabinet put": () => import("./cabinet-put.ts"),
   "ear verify": () => import("./ear-verify.ts"),
+  "ek show": () => import("./ek-show.ts"),
   enrol: () => import("./enrol.ts"),
   "image build": () => import("./image-build.ts"),
   "image predict": () => import("./image-predict.ts"),

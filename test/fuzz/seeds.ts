@@ -3,6 +3,7 @@ import { mkdirSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { declareOaep, EXTENSIONS, makeCertificate } from "../support/certificates.ts";
 import { agentSeeds } from "./seeds/agent.ts";
+import { endorsementSeeds } from "./seeds/endorsement.ts";
 import { imageSeeds, tpmSeeds } from "./seeds/evidence.ts";
 import { policySeeds } from "./seeds/policy.ts";
 import { resultSeeds } from "./seeds/results.ts";
@@ -28,6 +29,7 @@ for (const [target, seeds] of Object.entries({
   ...tpmSeeds(),
   ...resultSeeds(),
   ...imageSeeds(),
+  ...endorsementSeeds(),
   ...agentSeeds(),
   ...verifierSeeds(),
 })) {
