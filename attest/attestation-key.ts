@@ -1,4 +1,4 @@
-import { concatBytes } from "../policy/index.ts";
+import { concatBytes, toBase64Url } from "../policy/index.ts";
 import { type Reason, reason } from "./reason.ts";
 import { objectAttribute, type TpmPublic, type TpmSignature, tpmAlg } from "./tpm-structures.ts";
 
@@ -33,62 +33,69 @@ export function attestationKeyReasons(ak: TpmPublic): readonly Reason[] {
   return reasons;
 }
 
+/** A check that the platform is at. It never rejects. */
+export interface SignatureCheck {
+  readonly verified: Promise<boolean>;
+}
+
+const notVerified: SignatureCheck = { verified: Promise.resolve(false) };
+
 /**
- * Whether the signature is the key's over `message`: ECDSA P-256 or RSASSA 2048, both with SHA-256, and nothing else.
+ * Begins to check whether the signature is the key's over `message`: ECDSA P-256 or RSASSA 2048, both with SHA-256, and nothing else.
+ * The key is imported when this resolves; the check itself goes on beside the caller, who has logs to read meanwhile.
  * Says nothing about the key: see `attestationKeyReasons`.
  */
-export async function verifyAttestationSignature(
+export async function startAttestationSignature(
   ak: TpmPublic,
   signature: TpmSignature,
   message: Uint8Array,
-): Promise<boolean> {
-  if (signature.hash !== tpmAlg.sha256) return false;
+): Promise<SignatureCheck> {
+  if (signature.hash !== tpmAlg.sha256) return notVerified;
   if (ak.kind === "ecc" && signature.kind === "ecdsa" && ak.curve === nistP256) {
-    return verifyEcdsa(ak.x, ak.y, signature.r, signature.s, message);
+    return startEcdsa(ak.x, ak.y, signature.r, signature.s, message);
   }
   if (ak.kind === "rsa" && signature.kind === "rsassa" && ak.modulus.length === 256) {
-    return verifyRsa(ak.modulus, signature.signature, message);
+    return startRsa(ak.modulus, signature.signature, message);
   }
-  return false;
+  return notVerified;
 }
 
-async function verifyEcdsa(
+async function startEcdsa(
   x: Uint8Array,
   y: Uint8Array,
   r: Uint8Array,
   s: Uint8Array,
   message: Uint8Array,
-): Promise<boolean> {
-  if (r.length > 32 || s.length > 32) return false;
+): Promise<SignatureCheck> {
+  if (r.length > 32 || s.length > 32) return notVerified;
   const algorithm = { name: "ECDSA", namedCurve: "P-256", hash: "SHA-256" };
   const point = concatBytes(Uint8Array.of(4), x, y);
-  return verifyWith(algorithm, "raw", point, concatBytes(padTo(r, 32), padTo(s, 32)), message);
+  const imported = () => crypto.subtle.importKey("raw", Uint8Array.from(point), algorithm, false, ["verify"]);
+  return startWith(algorithm, imported, concatBytes(padTo(r, 32), padTo(s, 32)), message);
 }
 
-async function verifyRsa(modulus: Uint8Array, signature: Uint8Array, message: Uint8Array): Promise<boolean> {
+async function startRsa(modulus: Uint8Array, signature: Uint8Array, message: Uint8Array): Promise<SignatureCheck> {
   const algorithm = { name: "RSASSA-PKCS1-v1_5", hash: "SHA-256" };
   const jwk = { kty: "RSA", n: toBase64Url(modulus), e: "AQAB" };
-  return verifyWith(algorithm, "jwk", jwk, signature, message);
+  const imported = () => crypto.subtle.importKey("jwk", jwk, algorithm, false, ["verify"]);
+  return startWith(algorithm, imported, signature, message);
 }
 
-type ImportParameters = Parameters<typeof crypto.subtle.importKey>;
+type CryptoKey = Awaited<ReturnType<typeof crypto.subtle.importKey>>;
 
-async function verifyWith(
-  algorithm: ImportParameters[2] & Parameters<typeof crypto.subtle.verify>[0],
-  format: "raw" | "jwk",
-  keyData: Uint8Array | { kty: string; n: string; e: string },
+async function startWith(
+  algorithm: Parameters<typeof crypto.subtle.verify>[0],
+  importKey: () => Promise<CryptoKey>,
   signature: Uint8Array,
   message: Uint8Array,
-): Promise<boolean> {
+): Promise<SignatureCheck> {
   try {
-    const key =
-      format === "raw"
-        ? await crypto.subtle.importKey("raw", Uint8Array.from(keyData as Uint8Array), algorithm, false, ["verify"])
-        : await crypto.subtle.importKey("jwk", keyData as { kty: string }, algorithm, false, ["verify"]);
-    return await crypto.subtle.verify(algorithm, key, Uint8Array.from(signature), Uint8Array.from(message));
+    const key = await importKey();
+    const verified = crypto.subtle.verify(algorithm, key, Uint8Array.from(signature), Uint8Array.from(message));
+    return { verified: verified.catch(() => false) };
   } catch {
     // A point off the curve, a modulus that is none: no such key, hence no signature by it.
-    return false;
+    return notVerified;
   }
 }
 
@@ -96,10 +103,6 @@ function padTo(bytes: Uint8Array, length: number): Uint8Array {
   const padded = new Uint8Array(length);
   padded.set(bytes, length - bytes.length);
   return padded;
-}
-
-function toBase64Url(bytes: Uint8Array): string {
-  return bytes.toBase64({ alphabet: "base64url", omitPadding: true });
 }
 
 function hex(value: number, digits: number): string {

@@ -1,4 +1,4 @@
-import { concatBytes, sha256, sha384 } from "../policy/index.ts";
+import { sha256, sha384 } from "../policy/index.ts";
 
 /** A PCR bank that this project keeps: both are always extended. */
 export type PcrBank = "sha256" | "sha384";
@@ -31,7 +31,10 @@ export function hashInBank(bank: PcrBank, bytes: Uint8Array): Uint8Array {
 
 /** TPM2_PCR_Extend: H(old || digest). */
 export function extendPcr(bank: PcrBank, old: Uint8Array, digest: Uint8Array): Uint8Array {
-  return hashInBank(bank, concatBytes(old, digest));
+  const joined = new Uint8Array(old.length + digest.length);
+  joined.set(old);
+  joined.set(digest, old.length);
+  return hashInBank(bank, joined);
 }
 
 /** What a PCR holds after TPM2_Startup: zeros, and ones for the dynamic-launch PCRs 17 to 22 (PC Client PTP). */

@@ -1,5 +1,6 @@
 import { AGENT_PCR, type CborMap, type CborValue, decodeCbor, encodeCbor, equalBytes, toHex } from "../policy/index.ts";
 import { bankAlgorithm, extendPcr, hashInBank, type PcrBank, pcrBanks, resetValue } from "./banks.ts";
+import { readPlainCel } from "./cel-reader.ts";
 import { AttestError } from "./errors.ts";
 import { encodeLaunchEvent, type LaunchEvent, launchEventDigests, parseLaunchEvent } from "./launch-events.ts";
 
@@ -51,6 +52,22 @@ function digestEntry(bank: PcrBank, digest: Uint8Array): CborMap {
  * @throws AttestError `ERR_CEL_MALFORMED`, `ERR_LAUNCH_EVENT`, PolicyError `ERR_CBOR_MALFORMED`
  */
 export function parseCel(bytes: Uint8Array): readonly CelRecord[] {
+  const copy = bytes.length > maxLog ? null : bytes.slice();
+  const plain = copy === null ? null : readPlainCel(copy);
+  if (plain === null) return decodeCel(bytes);
+  return plain.map(({ content, event, sha256, sha384 }, index) => ({
+    recnum: index,
+    pcr: AGENT_PCR,
+    digests: {
+      sha256: checkDigest(index, "sha256", sha256, content),
+      sha384: checkDigest(index, "sha384", sha384, content),
+    },
+    event,
+  }));
+}
+
+/** `parseCel` by the CBOR decoder: the same for every log, and it names what is wrong. */
+export function decodeCel(bytes: Uint8Array): readonly CelRecord[] {
   const log = decodeCbor(bytes, {
     bytes: maxLog,
     string: 8192,
@@ -69,7 +86,7 @@ function parseRecord(value: CborValue, index: number): CelRecord {
   expectValue(`${what} content_type`, celContentType, value.get(9));
   const content = value.get(10);
   if (!(content instanceof Uint8Array)) throw malformed(`${what} content`, "a byte string");
-  const digests = parseDigests(what, value.get(3), content);
+  const digests = parseDigests(index, value.get(3), content);
   return {
     recnum: index,
     pcr: AGENT_PCR,
@@ -78,25 +95,24 @@ function parseRecord(value: CborValue, index: number): CelRecord {
   };
 }
 
-function parseDigests(what: string, value: CborValue | undefined, content: Uint8Array): Record<PcrBank, Uint8Array> {
+function parseDigests(index: number, value: CborValue | undefined, content: Uint8Array): Record<PcrBank, Uint8Array> {
+  const what = `record ${index}`;
   if (!Array.isArray(value) || value.length !== pcrBanks.length)
     throw malformed(`${what} digests`, `${pcrBanks.length} banks`);
   const digest = (bank: PcrBank) => {
     const entry: CborValue | undefined = (value as readonly CborValue[])[pcrBanks.indexOf(bank)];
     if (!(entry instanceof Map) || entry.size !== 2) throw malformed(`${what} ${bank}`, "a map of keys 0 and 1");
     expectValue(`${what} hashAlg`, bankAlgorithm(bank), entry.get(0));
-    const found = entry.get(1);
-    const expected = hashInBank(bank, content);
-    if (!(found instanceof Uint8Array) || !equalBytes(found, expected)) {
-      throw malformed(
-        `${what} ${bank} digest`,
-        toHex(expected),
-        found instanceof Uint8Array ? toHex(found) : "no bytes",
-      );
-    }
-    return found;
+    return checkDigest(index, bank, entry.get(1), content);
   };
   return { sha256: digest("sha256"), sha384: digest("sha384") };
+}
+
+function checkDigest(index: number, bank: PcrBank, found: CborValue | undefined, content: Uint8Array): Uint8Array {
+  const expected = hashInBank(bank, content);
+  if (found instanceof Uint8Array && equalBytes(found, expected)) return found;
+  const got = found instanceof Uint8Array ? toHex(found) : "no bytes";
+  throw malformed(`record ${index} ${bank} digest`, toHex(expected), got);
 }
 
 /** The agent PCR that these records explain, from its reset value. */

@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { utf8 } from "../policy/index.ts";
+import { toBase64Url, utf8 } from "../policy/index.ts";
 import { type AttestationResult, type Tier, tiers } from "./attestation-result.ts";
 import { launchStates } from "./claims.ts";
 import { assuranceClasses } from "./enrolment.ts";
@@ -75,7 +75,7 @@ export function encodeEarClaims(
       iat,
       exp: iat + ttlSeconds,
       "ear.verifier-id": earVerifierId,
-      ...(nonce === null ? {} : { eat_nonce: nonce.toBase64({ alphabet: "base64url", omitPadding: true }) }),
+      ...(nonce === null ? {} : { eat_nonce: toBase64Url(nonce) }),
       submods: {
         [earSubmodule]: {
           "ear.status": earStatus(result),

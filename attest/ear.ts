@@ -3,6 +3,7 @@ import {
   parseVerificationKey,
   type SigningKey,
   sha256,
+  toBase64Url,
   utf8,
   verifySignature,
 } from "../policy/index.ts";
@@ -44,8 +45,8 @@ export async function signEar(result: AttestationResult, options: EarOptions): P
     throw new TypeError(`EAR ttlSeconds: ${ttlSeconds}, not 1 to 86400`);
   const header = utf8(JSON.stringify({ alg: "ES256", typ: "JWT", kid: earKeyId(key.spkiPem) }));
   const claims = encodeEarClaims(result, { iat: Math.floor(now.getTime() / 1000), ttlSeconds, nonce });
-  const input = `${base64url(header)}.${base64url(claims)}`;
-  const token = `${input}.${base64url(await key.sign(utf8(input)))}`;
+  const input = `${toBase64Url(header)}.${toBase64Url(claims)}`;
+  const token = `${input}.${toBase64Url(await key.sign(utf8(input)))}`;
   if (token.length <= MAX_EAR) return token;
   throw new AttestError("ERR_EAR_MALFORMED", "EAR", {
     expected: `at most ${MAX_EAR} characters`,
@@ -56,7 +57,7 @@ export async function signEar(result: AttestationResult, options: EarOptions): P
 /** `kid` of a key: SHA-256 of its SubjectPublicKeyInfo in base64url. @throws AttestError `ERR_EAR_MALFORMED` unless it is a P-256 key */
 export function earKeyId(spkiPem: string): string {
   requireP256(spkiPem);
-  return base64url(sha256(decodeSpkiPem(spkiPem)));
+  return toBase64Url(sha256(decodeSpkiPem(spkiPem)));
 }
 
 /**
@@ -97,10 +98,6 @@ function requireP256(spkiPem: string): void {
   const { kind } = parseVerificationKey(spkiPem);
   if (kind === "p256") return;
   throw new AttestError("ERR_EAR_MALFORMED", "EAR key", { expected: "ECDSA P-256, the only key of ES256", got: kind });
-}
-
-function base64url(bytes: Uint8Array): string {
-  return bytes.toBase64({ alphabet: "base64url", omitPadding: true });
 }
 
 function refused(what: string, expected: string, got: string): AttestError {

@@ -1,12 +1,16 @@
 import { ByteReader, equalBytes, utf8 } from "../policy/index.ts";
 import { bankAlgorithm, bankOfAlgorithm, bankSize, extendPcr, hashInBank, type PcrBank, resetValue } from "./banks.ts";
 import { AttestError } from "./errors.ts";
+import { firmwareEventName } from "./firmware-event-names.ts";
 
 const maxLog = 1 << 20;
 const maxEvents = 4096;
 const maxEventData = 512 << 10;
-const maxAlgorithms = 8;
+const maxAlgorithms = 16;
+/** Of a hash that no table here lists. TPMT_HA of today's TPMs holds 64 bytes. */
+const maxDigest = 128;
 const noAction = 0x3;
+const hcrtmEvent = 0x80000010;
 /** What EV_SEPARATOR measures when nothing went wrong; SeaBIOS writes the second one. */
 const separators: readonly Uint8Array[] = [new Uint8Array(4), new Uint8Array(4).fill(0xff)];
 
@@ -22,54 +26,13 @@ const digestSizes: ReadonlyMap<number, number> = new Map([
   [0x0029, 64],
 ]);
 
-/** Event types of the PC Client Platform Firmware Profile, in words for a person. */
-const eventNames: ReadonlyMap<number, string> = new Map([
-  [0x0, "boot code before the log"],
-  [0x1, "post code"],
-  [noAction, "note"],
-  [0x4, "separator"],
-  [0x5, "action"],
-  [0x6, "tagged event"],
-  [0x7, "firmware root of trust contents"],
-  [0x8, "firmware root of trust version"],
-  [0x9, "microcode"],
-  [0xa, "platform configuration"],
-  [0xb, "device list"],
-  [0xc, "compact hash"],
-  [0xd, "boot loader step"],
-  [0xe, "boot loader data"],
-  [0xf, "non-host code"],
-  [0x10, "non-host configuration"],
-  [0x11, "non-host information"],
-  [0x12, "omitted boot device events"],
-  [0x13, "post code, version 2"],
-  [0x80000001, "UEFI variable"],
-  [0x80000002, "UEFI boot variable"],
-  [0x80000003, "UEFI boot application"],
-  [0x80000004, "UEFI boot driver"],
-  [0x80000005, "UEFI runtime driver"],
-  [0x80000006, "UEFI partition table"],
-  [0x80000007, "UEFI action"],
-  [0x80000008, "firmware volume"],
-  [0x80000009, "UEFI handoff tables"],
-  [0x8000000a, "firmware volume, version 2"],
-  [0x8000000b, "UEFI handoff tables, version 2"],
-  [0x8000000c, "UEFI boot variable, version 2"],
-  [0x8000000d, "UEFI GPT event, version 2"],
-  [0x80000010, "firmware host-processor start"],
-  [0x800000e0, "UEFI variable authority"],
-  [0x800000e1, "firmware blob by SPDM"],
-  [0x800000e2, "firmware configuration by SPDM"],
-  [0x800000e3, "device policy by SPDM"],
-  [0x800000e4, "device authority by SPDM"],
-]);
-
 export interface FirmwareEvent {
   readonly pcr: number;
   /** TCG event type. Neither it nor `data` is authenticated: only the digests are, and only they are judged. */
   readonly type: number;
   /** Plain words, `null` for a type that the profile does not list: vendors have their own, and they replay as well. */
   readonly name: string | null;
+  /** By TPM_ALG_ID. An event may lack a bank of the header (Windows extends one bank only); see `replayFirmwareLog`. */
   readonly digests: ReadonlyMap<number, Uint8Array>;
   readonly data: Uint8Array;
 }
@@ -78,33 +41,38 @@ export interface FirmwareLog {
   /** TPM_ALG_IDs of the banks, as the header lists them. */
   readonly algorithms: readonly number[];
   readonly events: readonly FirmwareEvent[];
-  /** Locality of TPM2_Startup: the last byte of PCR 0's start value. */
+  /** The last byte of PCR 0's start value: locality of TPM2_Startup, or 4 after an H-CRTM. */
   readonly startupLocality: number;
 }
 
+/** A bank of the header and the size of its digests. */
+type Banks = ReadonlyMap<number, number>;
+
 /**
  * Reads a TCG PC Client crypto-agile event log (`binary_bios_measurements`). Strict and bounded: at most 1 MiB, 4096
- * events, every event a digest for exactly the header's banks. An empty log is refused, not an empty list.
- * Does not establish that any of it happened: compare `replayFirmwareLog` with a quote.
+ * events, of each event at most one digest for each of the header's banks. An empty log is refused, not an empty list.
+ * Does not establish that any of it happened: compare `replayFirmwareLog` with a quote. FIRMWARE-LOG.md has what real
+ * machines write, and what is refused and why.
  * @throws AttestError `ERR_FIRMWARE_LOG`, PolicyError `ERR_BYTES_*`
  */
 export function parseFirmwareLog(bytes: Uint8Array): FirmwareLog {
   if (bytes.length === 0) throw malformed("size", "a log", "zero bytes");
   if (bytes.length > maxLog) throw malformed("size", `at most ${maxLog} bytes`, `${bytes.length}`);
   const reader = new ByteReader(bytes, "firmware log");
-  const algorithms = parseHeader(reader);
+  const banks = parseHeader(reader);
   const events: FirmwareEvent[] = [];
   while (reader.remaining > 0) {
     if (events.length === maxEvents) throw malformed("events", `at most ${maxEvents}`);
-    events.push(parseEvent(reader, algorithms, events.length));
+    events.push(parseEvent(reader, banks, events.length));
   }
-  return { algorithms, events, startupLocality: findStartupLocality(events) };
+  return { algorithms: [...banks.keys()], events, startupLocality: findStartupLocality(events) };
 }
 
 /** The first event is in the old format and says which banks the others carry. */
-function parseHeader(reader: ByteReader): readonly number[] {
+function parseHeader(reader: ByteReader): Banks {
   expectNumber("header pcr", 0, reader.u32le("header pcr"));
-  expectNumber("header type", noAction, reader.u32le("header type"));
+  const type = reader.u32le("header type");
+  if (type !== noAction) throw malformed("header type", `${noAction} (a SHA-1-only log is refused)`, `${type}`);
   if (reader.bytes(20, "header digest").some((byte) => byte !== 0)) throw malformed("header digest", "zeros");
   const spec = new ByteReader(reader.bytes(reader.u32le("header size"), "header"), "TCG_EfiSpecIdEvent");
   if (!equalBytes(spec.bytes(16, "signature"), utf8("Spec ID Event03\0"))) {
@@ -115,84 +83,93 @@ function parseHeader(reader: ByteReader): readonly number[] {
   expectNumber("header specVersionMajor", 2, spec.u8("specVersionMajor"));
   spec.u8("specErrata");
   spec.u8("uintnSize");
-  const algorithms = parseAlgorithms(spec);
+  const banks = parseAlgorithms(spec);
   spec.bytes(spec.u8("vendorInfoSize"), "vendorInfo");
   spec.end();
-  return algorithms;
+  return banks;
 }
 
-function parseAlgorithms(spec: ByteReader): readonly number[] {
+/** An unknown hash is no bank of ours, but its size is needed to step over its digests. */
+function parseAlgorithms(spec: ByteReader): Banks {
   const count = spec.u32le("numberOfAlgorithms");
   if (count === 0 || count > maxAlgorithms)
     throw malformed("header numberOfAlgorithms", `1 to ${maxAlgorithms}`, `${count}`);
-  const algorithms: number[] = [];
+  const banks = new Map<number, number>();
   for (let index = 0; index < count; index++) {
     const algorithm = spec.u16le("algorithmId");
-    const size = digestSizes.get(algorithm);
-    if (size === undefined) throw malformed("header algorithmId", "a known hash", `${algorithm}`);
-    expectNumber("header digestSize", size, spec.u16le("digestSize"));
-    if (algorithms.includes(algorithm)) throw malformed("header algorithmId", "each bank once", `${algorithm} twice`);
-    algorithms.push(algorithm);
+    const size = spec.u16le("digestSize");
+    expectNumber("header digestSize", digestSizes.get(algorithm) ?? size, size);
+    if (size === 0 || size > maxDigest) throw malformed("header digestSize", `1 to ${maxDigest}`, `${size}`);
+    if (banks.has(algorithm)) throw malformed("header algorithmId", "each bank once", `${algorithm} twice`);
+    banks.set(algorithm, size);
   }
-  return algorithms;
+  return banks;
 }
 
-function parseEvent(reader: ByteReader, algorithms: readonly number[], index: number): FirmwareEvent {
+function parseEvent(reader: ByteReader, banks: Banks, index: number): FirmwareEvent {
   const what = `event ${index}`;
   const pcr = reader.u32le(`${what} pcr`);
   const type = reader.u32le(`${what} type`);
   // Notes may stand under an index that is no PCR; they extend nothing.
   if (pcr > 23 && type !== noAction) throw malformed(`${what} pcr`, "0 to 23", `${pcr}`);
+  const digests = parseDigests(reader, banks, what);
+  if (digests.size === 0 && type !== noAction) throw malformed(`${what} digest count`, "a digest", "none");
+  const size = reader.u32le(`${what} size`);
+  if (size > maxEventData) throw malformed(`${what} size`, `at most ${maxEventData}`, `${size}`);
+  return { pcr, type, name: firmwareEventName(type), digests, data: reader.bytes(size, `${what} data`) };
+}
+
+function parseDigests(reader: ByteReader, banks: Banks, what: string): ReadonlyMap<number, Uint8Array> {
   const count = reader.u32le(`${what} digest count`);
-  if (count !== algorithms.length) throw malformed(`${what} digest count`, `${algorithms.length}`, `${count}`);
+  if (count > banks.size) throw malformed(`${what} digest count`, `at most ${banks.size}`, `${count}`);
   const digests = new Map<number, Uint8Array>();
   for (let digest = 0; digest < count; digest++) {
     const algorithm = reader.u16le(`${what} hashAlg`);
-    const size = digestSizes.get(algorithm);
-    if (size === undefined || !algorithms.includes(algorithm))
-      throw malformed(`${what} hashAlg`, "a bank of the header", `${algorithm}`);
+    const size = banks.get(algorithm);
+    if (size === undefined) throw malformed(`${what} hashAlg`, "a bank of the header", `${algorithm}`);
     if (digests.has(algorithm)) throw malformed(`${what} hashAlg`, "each bank once", `${algorithm} twice`);
     digests.set(algorithm, reader.bytes(size, `${what} digest`));
   }
-  const size = reader.u32le(`${what} size`);
-  if (size > maxEventData) throw malformed(`${what} size`, `at most ${maxEventData}`, `${size}`);
-  return {
-    pcr,
-    type,
-    name: eventNames.get(type) ?? null,
-    digests,
-    data: reader.bytes(size, `${what} data`),
-  };
+  return digests;
 }
 
-/** StartupLocality changes where PCR 0 starts, so it counts only once and before anything was extended there. */
+/**
+ * Where PCR 0 starts. StartupLocality says it, only once and before anything was extended there. Without it, an H-CRTM
+ * event that is the first of PCR 0 means 4 (TPM 2.0 Part 1, "H-CRTM Event Sequence"). Both are anybody's word: the
+ * quote of PCR 0 confirms the value or does not.
+ */
 function findStartupLocality(events: readonly FirmwareEvent[]): number {
   const signature = utf8("StartupLocality\0");
   const isStartup = (event: FirmwareEvent) =>
     event.type === noAction && event.data.length >= 16 && equalBytes(event.data.subarray(0, 16), signature);
   const found = events.filter(isStartup);
   const [only] = found;
-  if (only === undefined) return 0;
+  const firstExtend = events.findIndex((event) => event.pcr === 0 && event.type !== noAction);
+  if (only === undefined) return events[firstExtend]?.type === hcrtmEvent ? 4 : 0;
   const locality = only.data[16];
   if (found.length > 1) throw malformed("StartupLocality", "once", `${found.length} times`);
   if (only.pcr !== 0 || only.data.length !== 17) throw malformed("StartupLocality", "17 bytes for PCR 0");
   if (locality !== 0 && locality !== 3 && locality !== 4)
     throw malformed("StartupLocality", "0, 3 or 4", `${locality}`);
-  const firstExtend = events.findIndex((event) => event.pcr === 0 && event.type !== noAction);
   if (firstExtend !== -1 && firstExtend < events.indexOf(only))
     throw malformed("StartupLocality", "before PCR 0 is extended");
   return locality;
 }
 
-/** PCR values that the log explains in one bank; only PCRs that it extends, and PCR 0 when the locality moves it. */
+/**
+ * PCR values that the log explains in one bank; only PCRs that it extends, and PCR 0 when the locality moves it.
+ * @throws AttestError `ERR_FIRMWARE_LOG` for a bank that the log, or one of its events that extend, does not have: what
+ * such an event did to the bank is not known
+ */
 export function replayFirmwareLog(log: FirmwareLog, bank: PcrBank): ReadonlyMap<number, Uint8Array> {
   const algorithm = log.algorithms.find((candidate) => bankOfAlgorithm(candidate) === bank);
   if (algorithm === undefined) throw malformed("banks", bank, log.algorithms.join(", "));
   const pcrs = new Map<number, Uint8Array>();
   if (log.startupLocality !== 0) pcrs.set(0, startValue(log, bank, 0));
-  for (const event of log.events) {
+  for (const [index, event] of log.events.entries()) {
+    if (event.type === noAction) continue;
     const digest = event.digests.get(algorithm);
-    if (event.type === noAction || digest === undefined) continue;
+    if (digest === undefined) throw malformed(`event ${index} digests`, bank, [...event.digests.keys()].join(", "));
     pcrs.set(event.pcr, extendPcr(bank, pcrs.get(event.pcr) ?? startValue(log, bank, event.pcr), digest));
   }
   return pcrs;

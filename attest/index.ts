@@ -31,6 +31,7 @@ export * from "./evidence.ts";
 export * from "./explain.ts";
 export * from "./export.ts";
 export * from "./finding.ts";
+export * from "./firmware-events.ts";
 export * from "./firmware-log.ts";
 export * from "./firmware-reference.ts";
 export * from "./json-comments.ts";

@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { IronclawError, type Json, parseJson, utf8 } from "../policy/index.ts";
+import { fromBase64Url, IronclawError, type Json, parseJson, utf8 } from "../policy/index.ts";
 import { AttestError } from "./errors.ts";
 import { schemaError } from "./schema-issue.ts";
 
@@ -60,21 +60,14 @@ export function parseEarJson(bytes: Uint8Array, what: string, maxBytes: number):
 /** Without padding, and without bits that no byte needs: one text for the same bytes. */
 function fromBase64url(text: string, what: string): Uint8Array {
   try {
-    // The decoder skips white space by itself.
-    if (!/^[A-Za-z0-9_-]+$/.test(text)) throw new SyntaxError("another character");
-    const bytes = Uint8Array.fromBase64(text, { alphabet: "base64url", lastChunkHandling: "loose" });
-    if (bytes.toBase64({ alphabet: "base64url", omitPadding: true }) === text) return bytes;
-    throw new SyntaxError("unused bits");
+    if (text !== "") return fromBase64Url(text, `EAR ${what}`);
   } catch (cause) {
-    if (!(cause instanceof SyntaxError)) throw cause;
-    throw new AttestError("ERR_EAR_MALFORMED", `EAR ${what}`, {
-      expected: "base64url without padding",
-      got: "another text",
-      cause,
-    });
+    if (!(cause instanceof IronclawError)) throw cause;
+    throw malformed(what, "base64url without padding", "another text", cause);
   }
+  throw malformed(what, "base64url without padding", "nothing");
 }
 
-function malformed(what: string, expected: string, got: string): AttestError {
-  return new AttestError("ERR_EAR_MALFORMED", `EAR ${what}`, { expected, got });
+function malformed(what: string, expected: string, got: string, cause?: unknown): AttestError {
+  return new AttestError("ERR_EAR_MALFORMED", `EAR ${what}`, { expected, got, cause });
 }

@@ -63,8 +63,8 @@ function listReasons(
   const line = ({ name, sha256 }: Measured) => `${name}=${toHex(sha256)}`;
   const logged = eventsOf(records, kind).map(line).toSorted();
   const found = claimed.map(line).toSorted();
-  const missing = [...new Set(logged).difference(new Set(found))].slice(0, maxShown);
-  const extra = [...new Set(found).difference(new Set(logged))].slice(0, maxShown);
+  const missing = without(logged, found).slice(0, maxShown);
+  const extra = without(found, logged).slice(0, maxShown);
   if (missing.length + extra.length === 0 && logged.length === found.length) return [];
   return [
     reason(
@@ -74,6 +74,12 @@ function listReasons(
       extra.join(" ") || `${found.length} claims`,
     ),
   ];
+}
+
+/** Those of `some` that are not among `others`, each once. Not `Set.difference`: Node 20 has none. */
+function without(some: readonly string[], others: readonly string[]): readonly string[] {
+  const known = new Set(others);
+  return [...new Set(some)].filter((each) => !known.has(each));
 }
 
 function launchReasons(launch: LaunchStateName, records: readonly CelRecord[]): readonly Reason[] {

@@ -8,7 +8,7 @@ import {
   sha256,
   toHex,
 } from "../policy/index.ts";
-import { attestationKeyReasons, verifyAttestationSignature } from "./attestation-key.ts";
+import { attestationKeyReasons, type SignatureCheck, startAttestationSignature } from "./attestation-key.ts";
 import { bankAlgorithm, type PcrBank, resetValue } from "./banks.ts";
 import { type CelRecord, parseCel, replayCel } from "./cel.ts";
 import type { Claims } from "./claims.ts";
@@ -89,16 +89,16 @@ export async function verifyEvidence(
   previous: Continuity | null,
 ): Promise<VerifiedEvidence> {
   checkChallenge(challenge);
+  const signature = await startSignature(evidence);
   const reasons: Reason[] = [];
   const parts = parseParts(evidence, reasons);
-  reasons.push(
-    ...keyReasons(evidence, parts.ak, enrolment),
-    ...(await signatureReasons(evidence, parts.ak)),
+  const others = [
     ...quoteReasons(evidence, parts.quote, challenge),
     ...valueReasons(parts.quote, parts.pcrs, challenge),
     ...replayReasons(parts, challenge),
     ...claimReasons(parts, challenge, enrolment),
-  );
+  ];
+  reasons.push(...keyReasons(evidence, parts.ak, enrolment), ...(await signatureReasons(signature)), ...others);
   const { quote, pcrs, firmwareLog, agentLog, claims } = parts;
   const since = quote === null || claims === null ? null : compareWith(previous, quote, claims);
   reasons.push(...(since?.reasons ?? []));
@@ -166,16 +166,29 @@ function keyReasons(evidence: Evidence, ak: TpmPublic | null, enrolment: Enrolme
   return reasons;
 }
 
-async function signatureReasons(evidence: Evidence, ak: TpmPublic | null): Promise<readonly Reason[]> {
-  if (ak === null) return [];
+/** A check that has begun, why it could not begin, or `null` for a malformed key, which `parseParts` finds too. */
+async function startSignature(evidence: Evidence): Promise<SignatureCheck | Reason | null> {
+  const ak = parsed(() => parseTpmPublic(evidence.ak));
+  if (ak instanceof IronclawError) return null;
+  const signature = parsed(() => parseTpmSignature(evidence.signature));
+  if (signature instanceof IronclawError) return reasonFrom(signature, `signature: ${signature.message}`);
+  return startAttestationSignature(ak, signature, evidence.quote);
+}
+
+function parsed<T>(parse: () => T): T | IronclawError {
   try {
-    const signature = parseTpmSignature(evidence.signature);
-    if (await verifyAttestationSignature(ak, signature, evidence.quote)) return [];
-    return [reason("signature", "signature", "one of the attestation key over the quote", "one that does not verify")];
+    return parse();
   } catch (error) {
-    if (error instanceof IronclawError) return [reasonFrom(error, `signature: ${error.message}`)];
+    if (error instanceof IronclawError) return error;
     throw error;
   }
+}
+
+async function signatureReasons(started: SignatureCheck | Reason | null): Promise<readonly Reason[]> {
+  if (started === null) return [];
+  if (!("verified" in started)) return [started];
+  if (await started.verified) return [];
+  return [reason("signature", "signature", "one of the attestation key over the quote", "one that does not verify")];
 }
 
 function quoteReasons(evidence: Evidence, quote: QuoteAttest | null, challenge: Challenge): readonly Reason[] {

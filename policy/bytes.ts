@@ -142,7 +142,9 @@ export function concatBytes(...parts: readonly Uint8Array[]): Uint8Array {
 
 /** For any number of parts: an argument list of some ten thousand overflows the stack. */
 export function joinBytes(parts: readonly Uint8Array[]): Uint8Array {
-  const whole = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
+  let length = 0;
+  for (const part of parts) length += part.length;
+  const whole = new Uint8Array(length);
   let offset = 0;
   for (const part of parts) {
     whole.set(part, offset);
@@ -153,11 +155,61 @@ export function joinBytes(parts: readonly Uint8Array[]): Uint8Array {
 
 /** Compares public values. Not constant in time: never for secrets. */
 export function equalBytes(a: Uint8Array, b: Uint8Array): boolean {
-  return a.length === b.length && a.every((byte, index) => byte === b[index]);
+  if (a.length !== b.length) return false;
+  for (let index = 0; index < a.length; index++) if (a[index] !== b[index]) return false;
+  return true;
 }
 
+/** Bytes as text. */
+export interface Texts {
+  toHex(bytes: Uint8Array): string;
+  toBase64(bytes: Uint8Array): string;
+  /** May throw, or take what is not canonical: `fromBase64` checks. */
+  readBase64(text: string): Uint8Array;
+}
+
+const hexOfByte: readonly string[] = Array.from({ length: 256 }, (_, byte) => byte.toString(16).padStart(2, "0"));
+
+/** By what every platform has. */
+export const plainTexts: Texts = {
+  toHex: (bytes) => {
+    let text = "";
+    for (const byte of bytes) text += hexOfByte[byte] ?? "";
+    return text;
+  },
+  toBase64: (bytes) => {
+    let text = "";
+    for (let at = 0; at < bytes.length; at += 4096) text += String.fromCharCode(...bytes.subarray(at, at + 4096));
+    return btoa(text);
+  },
+  readBase64: (text) => {
+    const decoded = atob(text);
+    const bytes = new Uint8Array(decoded.length);
+    for (let index = 0; index < decoded.length; index++) bytes[index] = decoded.charCodeAt(index);
+    return bytes;
+  },
+};
+
+/** What newer platforms have themselves (ECMAScript 2026): Node from 25 on, not yet 20 and 22. */
+interface NativeTexts {
+  readonly fromBase64?: (text: string, options: { readonly lastChunkHandling: "strict" }) => Uint8Array;
+  readonly prototype: { readonly toHex?: () => string; readonly toBase64?: () => string };
+}
+
+/** The platform's own where it has them, else the plain ones: the same texts. Decided here only. */
+export function openTexts({ fromBase64: read, prototype: { toHex: hex, toBase64: base64 } }: NativeTexts): Texts {
+  if (read === undefined || hex === undefined || base64 === undefined) return plainTexts;
+  return {
+    toHex: (bytes) => hex.call(bytes),
+    toBase64: (bytes) => base64.call(bytes),
+    readBase64: (text) => read(text, { lastChunkHandling: "strict" }),
+  };
+}
+
+const texts = openTexts(Uint8Array as unknown as NativeTexts);
+
 export function toHex(bytes: Uint8Array): string {
-  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  return texts.toHex(bytes);
 }
 
 /** Lower- or upper-case hexadecimal, even length. */
@@ -178,16 +230,33 @@ export function utf8(text: string): Uint8Array {
 }
 
 export function toBase64(bytes: Uint8Array): string {
-  return btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(""));
+  return texts.toBase64(bytes);
 }
 
 /** Standard alphabet with padding; anything that does not encode back to itself is refused. */
 export function fromBase64(text: string, field = "base64"): Uint8Array {
   try {
-    const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
-    if (toBase64(bytes) === text) return bytes;
+    const bytes = texts.readBase64(text);
+    if (texts.toBase64(bytes) === text) return bytes;
   } catch {
     // falls through to the one error below
   }
   throw new PolicyError("ERR_BYTES_VALUE", field, { expected: "canonical base64", got: `${text.length} characters` });
+}
+
+/** RFC 7515 section 2: the alphabet of RFC 4648 section 5, no padding. */
+export function toBase64Url(bytes: Uint8Array): string {
+  return toBase64(bytes).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
+}
+
+/** Without padding; anything that does not encode back to itself is refused. */
+export function fromBase64Url(text: string, field = "base64url"): Uint8Array {
+  if (!/^[A-Za-z0-9_-]*$/.test(text)) {
+    throw new PolicyError("ERR_BYTES_VALUE", field, {
+      expected: "canonical base64url",
+      got: `${text.length} characters`,
+    });
+  }
+  const padding = "=".repeat((4 - (text.length % 4)) % 4);
+  return fromBase64(text.replaceAll("-", "+").replaceAll("_", "/") + padding, field);
 }

@@ -3,7 +3,7 @@ import { fromBase64 } from "./bytes.ts";
 import { encodeCanonicalJson, parseCanonicalJson } from "./canonical-json.ts";
 import { EPOCH_ROOT_REF, MAX_EPOCH } from "./epoch.ts";
 import { PolicyError } from "./errors.ts";
-import { parseVerificationKey, verifySignature } from "./keys.ts";
+import { type ImportedKey, importVerificationKey, parseVerificationKey } from "./keys.ts";
 import {
   CREDENTIAL_NAME,
   credentialRef,
@@ -95,20 +95,29 @@ export async function verifyDelegation(
   const credentials = delegation.credentials.map(({ name }) => name);
   const signatures = [...delegation.credentials.map((entry) => entry.signature), delegation.first, delegation.raise];
   const policies = delegatedPolicies(rootKeyPem, releaseKeyPem, { lastEpoch: delegation.lastEpoch, credentials });
-  for (const [index, policy] of policies.entries()) {
-    await verifyApproval(`delegation.${policy.field}`, rootKeyPem, policy, signatures[index] ?? "");
-  }
+  const root = await importVerificationKey(rootKeyPem);
+  await passAll(
+    policies.map((policy, index) =>
+      verifyApproval(`delegation.${policy.field}`, root, policy, signatures[index] ?? ""),
+    ),
+  );
 }
 
-/** @throws PolicyError ERR_RELEASE_SIGNATURE when `signature` is not one of `keyPem` over this policy and policyRef */
+/** Checks that go on at the same time. All have to pass; of several that fail the first in this order is thrown. */
+export async function passAll(checks: readonly Promise<unknown>[]): Promise<void> {
+  const failed = (await Promise.allSettled(checks)).find(({ status }) => status === "rejected");
+  if (failed?.status === "rejected") throw failed.reason;
+}
+
+/** @throws PolicyError ERR_RELEASE_SIGNATURE when `signature` is not one of `key` over this policy and policyRef */
 export async function verifyApproval(
   field: string,
-  keyPem: string,
+  key: ImportedKey,
   { steps, policyRef }: Pick<DelegatedPolicy, "steps" | "policyRef">,
   signature: string,
 ): Promise<void> {
   const bytes = fromBase64(signature, `release ${field}`);
-  if (await verifySignature(keyPem, encodePolicyApproval(measurePolicy(steps), policyRef), bytes)) return;
+  if (await key.verify(encodePolicyApproval(measurePolicy(steps), policyRef), bytes)) return;
   throw new PolicyError("ERR_RELEASE_SIGNATURE", `release ${field}`, {
     expected: "a signature over the policy that follows from this document",
     got: "another signature",

@@ -51,7 +51,7 @@ function nativeHash(hash: OneShotHash, algorithm: string, size: number): (bytes:
   };
 }
 
-export const { sha256, sha384, sha512 } = openHashes(globalThis);
+export const { sha256, sha384, sha512 } = openHashes(globalThis as Runtime);
 
 /** SHA-256 as 64 lower-case hexadecimal digits. */
 export function sha256Hex(bytes: Uint8Array): string {

@@ -123,10 +123,15 @@ export function encodeTpmtSignature(spkiPem: string, signature: Uint8Array): Uin
   return writer.sized16(signature.subarray(0, 32)).sized16(signature.subarray(32)).finish();
 }
 
-/** True when `signature` (r||s or PKCS#1, SHA-256) over `data` verifies. Says nothing about whose key it is. */
-export async function verifySignature(spkiPem: string, data: Uint8Array, signature: Uint8Array): Promise<boolean> {
+/** A key that the platform has taken: for whoever checks several signatures of one key. */
+export interface ImportedKey {
+  /** True when `signature` (r||s or PKCS#1, SHA-256) over `data` verifies. Says nothing about whose key it is. */
+  verify(data: Uint8Array, signature: Uint8Array): Promise<boolean>;
+}
+
+/** @throws PolicyError ERR_KEY_MALFORMED for another kind of key, or one that the platform refuses, e.g. a point off the curve */
+export async function importVerificationKey(spkiPem: string): Promise<ImportedKey> {
   const { kind } = parseVerificationKey(spkiPem);
-  if (signature.length !== signatureSize(kind)) return false;
   const spki = Uint8Array.from(decodeSpkiPem(spkiPem));
   const algorithm =
     kind === "p256" ? { name: "ECDSA", namedCurve: "P-256" } : { name: "RSASSA-PKCS1-v1_5", hash: "SHA-256" };
@@ -141,7 +146,16 @@ export async function verifySignature(spkiPem: string, data: Uint8Array, signatu
       cause,
     });
   }
-  return crypto.subtle.verify(scheme, key, Uint8Array.from(signature), Uint8Array.from(data));
+  return {
+    verify: async (data, signature) =>
+      signature.length === signatureSize(kind) &&
+      crypto.subtle.verify(scheme, key, Uint8Array.from(signature), Uint8Array.from(data)),
+  };
+}
+
+/** `ImportedKey.verify` for one signature. @throws PolicyError ERR_KEY_MALFORMED */
+export async function verifySignature(spkiPem: string, data: Uint8Array, signature: Uint8Array): Promise<boolean> {
+  return (await importVerificationKey(spkiPem)).verify(data, signature);
 }
 
 /** ECDSA-Sig-Value DER of r||s (64 bytes, P-256). */

@@ -1,11 +1,11 @@
 import { z } from "zod";
 import { fromHex } from "./bytes.ts";
 import { encodeCanonicalJson, parseCanonicalJson } from "./canonical-json.ts";
-import { delegationSchema, verifyApproval, verifyDelegation } from "./delegation.ts";
+import { delegationSchema, passAll, verifyApproval, verifyDelegation } from "./delegation.ts";
 import { parseEnvelope, verifyEnvelope } from "./envelope.ts";
 import { EPOCH_REF, MAX_EPOCH } from "./epoch.ts";
 import { PolicyError } from "./errors.ts";
-import { parseVerificationKey } from "./keys.ts";
+import { importVerificationKey } from "./keys.ts";
 import { AGENT_PCR, BOOT_PCRS, RELEASE_REF, raiseSteps, releaseSteps, SEAL_PCRS } from "./sealing-policy.ts";
 import type { PcrValues } from "./tpm-policy.ts";
 
@@ -129,15 +129,15 @@ export async function verifyReleaseSignatures(bytes: Uint8Array, releaseRootPem:
   const envelope = parseEnvelope(bytes);
   const release = parseRelease(envelope.payload);
   const { releaseKey, epoch } = release;
-  parseVerificationKey(releaseKey);
-  await verifyDelegation(releaseRootPem, releaseKey, release.delegation);
-  await verifyEnvelope(envelope, RELEASE_TYPE, releaseKey);
+  const key = await importVerificationKey(releaseKey);
   const unseal = { steps: releaseSteps(releaseRootPem, sealPcrValues(release), epoch), policyRef: RELEASE_REF };
-  await verifyApproval("unseal", releaseKey, unseal, release.unseal);
-  if (release.raise !== null) {
-    const raise = { steps: raiseSteps(releaseRootPem, bootPcrValues(release), epoch), policyRef: EPOCH_REF };
-    await verifyApproval("raise", releaseKey, raise, release.raise);
-  }
+  const raise = { steps: raiseSteps(releaseRootPem, bootPcrValues(release), epoch), policyRef: EPOCH_REF };
+  await passAll([
+    verifyDelegation(releaseRootPem, releaseKey, release.delegation),
+    verifyEnvelope(envelope, RELEASE_TYPE, releaseKey),
+    verifyApproval("unseal", key, unseal, release.unseal),
+    ...(release.raise === null ? [] : [verifyApproval("raise", key, raise, release.raise)]),
+  ]);
   return release;
 }
 

@@ -24,6 +24,7 @@ export const COMMANDS: Readonly<Record<string, Loader>> = {
   "keys delegate": () => import("./keys-delegate.ts"),
   "keys new": () => import("./keys-new.ts"),
   "keys public": () => import("./keys-public.ts"),
+  "log show": () => import("./log-show.ts"),
   measure: () => import("./measure.ts"),
   "order new-volume": () => import("./order-new-volume.ts"),
   "order provision": () => import("./order-provision.ts"),

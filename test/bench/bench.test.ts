@@ -2,7 +2,7 @@ import { execFile } from "node:child_process";
 import { resolve } from "node:path";
 import { promisify } from "node:util";
 import { describe, expect, it } from "vitest";
-import { compareTimes, median, timeRow } from "./bench.ts";
+import { compareTimes, median, percentile99, rateRow, timeRow } from "./bench.ts";
 
 const run = promisify(execFile);
 const HARNESS = resolve(import.meta.dirname, "run.ts");
@@ -16,12 +16,19 @@ describe("the benchmark", () => {
       ...{ cpu: expect.any(String), cores: expect.any(Number), kernel: expect.any(String), node: process.version },
       ...{ loadBefore: expect.any(Number), loadAfter: expect.any(Number) },
     });
-    const ids = ["unseal", "unseal-p384", "unseal-rsa", "unseal-import", "unseal-import-p384", "unseal-import-rsa"];
-    expect(result.rows.map(({ id }: { id: string }) => id)).toEqual(ids);
+    const targets = {
+      ...{ unseal: 1.5, "unseal-p384": 1.5, "unseal-rsa": 1.5 },
+      ...{ "unseal-import": 1.5, "unseal-import-p384": 1.5, "unseal-import-rsa": 1.5 },
+      ...{ "verify-report": 3, "verify-report-release": 3, "verify-report-linear": 1.3, "cbor-hostile": 50 },
+      ...{ "verifier-16": 0.33, "verifier-p99-16": 250 },
+    };
+    const found = result.rows.map(({ id, target }: { id: string; target: number }) => [id, target]);
+    expect(found).toEqual(Object.entries(targets));
     for (const row of result.rows) {
       expect(Object.keys(row)).toEqual(["id", "what", "ours", "peer", "unit", "ratio", "target", "ok"]);
-      expect(row).toMatchObject({ unit: "ms", target: 1.5, what: expect.any(String), ok: expect.any(Boolean) });
-      expect(row.ours > 0 && row.peer > 0 && row.ratio > 0).toBe(true);
+      const unit = row.id === "verifier-16" ? "/s" : "ms";
+      expect(row).toMatchObject({ unit, what: expect.any(String), ok: expect.any(Boolean) });
+      expect(row.ours > 0 && row.peer > 0 && row.ratio > 0, row.id).toBe(true);
     }
   });
 
@@ -49,5 +56,9 @@ describe("the benchmark", () => {
     const row = { id: "x", what: "y", target: 1.5 };
     expect(timeRow(row, { ours: 3, peer: 2 })).toEqual({ ...row, ours: 3, peer: 2, unit: "ms", ratio: 1.5, ok: true });
     expect(timeRow(row, { ours: 3.001, peer: 2 }).ok).toBe(false);
+    expect(rateRow(row, { ours: 3, peer: 2 })).toEqual({ ...row, ours: 3, peer: 2, unit: "/s", ratio: 1.5, ok: true });
+    expect(rateRow(row, { ours: 2.999, peer: 2 }).ok).toBe(false);
+    const hundred = Array.from({ length: 100 }, (_, index) => 100 - index);
+    expect([percentile99(hundred), percentile99([...hundred, 101, 102]), percentile99([5])]).toEqual([99, 101, 5]);
   });
 });

@@ -81,6 +81,19 @@ export function timeRow({ id, what, target }: Pick<Row, "id" | "what" | "target"
   return { id, what, ...measured, target, ok: ratio <= target };
 }
 
+/** A row of rates: more is better. */
+export function rateRow({ id, what, target }: Pick<Row, "id" | "what" | "target">, { ours, peer }: Compared): Row {
+  const ratio = ours / peer;
+  const measured = { ours: round(ours), peer: round(peer), unit: "/s", ratio: round(ratio) };
+  return { id, what, ...measured, target, ok: ratio >= target };
+}
+
+/** The value that 99 of 100 do not exceed. */
+export function percentile99(values: readonly number[]): number {
+  const sorted = [...values].sort((a, b) => a - b);
+  return sorted[Math.ceil(0.99 * sorted.length) - 1] ?? Number.NaN;
+}
+
 function round(value: number): number {
   return Math.round(value * 1000) / 1000;
 }

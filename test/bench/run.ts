@@ -1,8 +1,10 @@
 import { parseArgs } from "node:util";
 import { type Result, type Row, runSuites, type Suite } from "./bench.ts";
+import { serviceSuite } from "./service.ts";
 import { unsealSuite } from "./unseal.ts";
+import { verifySuite } from "./verify.ts";
 
-const SUITES: readonly Suite[] = [unsealSuite];
+const SUITES: readonly Suite[] = [unsealSuite, verifySuite, serviceSuite];
 const IDS = SUITES.flatMap(({ ids }) => ids);
 const USAGE = `usage: npm run bench -- [--only ID,...] [--iterations N] [--json]\n  rows: ${IDS.join(" ")}`;
 
@@ -31,7 +33,7 @@ function parseOrder(args: readonly string[]): Order | null {
 function formatTable({ machine, rows }: Result): string {
   const cells = ({ id, ours, peer, unit, ratio, target, ok, what }: Row) =>
     [
-      id.padEnd(20),
+      id.padEnd(24),
       `${ours} ${unit}`.padEnd(14),
       `${peer} ${unit}`.padEnd(14),
       `${ratio}`.padEnd(8),
@@ -39,7 +41,7 @@ function formatTable({ machine, rows }: Result): string {
     ]
       .concat(ok ? "ok     " : "missed ", what)
       .join("");
-  const head = `${"row".padEnd(20)}${"ours".padEnd(14)}${"peer".padEnd(14)}${"ratio".padEnd(8)}${"target".padEnd(8)}`;
+  const head = `${"row".padEnd(24)}${"ours".padEnd(14)}${"peer".padEnd(14)}${"ratio".padEnd(8)}${"target".padEnd(8)}`;
   const load = `load ${machine.loadBefore} before, ${machine.loadAfter} after`;
   return [
     `${machine.cpu}, ${machine.cores} cores, Linux ${machine.kernel}, Node ${machine.node}, ${load}`,

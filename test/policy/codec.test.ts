@@ -15,8 +15,10 @@ import {
   encodeTpmtSignature,
   encodeVerificationKeyPublic,
   fromBase64,
+  fromBase64Url,
   fromHex,
   MAX_EPOCH,
+  openTexts,
   parseAnchors,
   parseDelegation,
   parseDerSignature,
@@ -24,10 +26,12 @@ import {
   parseJson,
   parseRelease,
   parseVerificationKey,
+  plainTexts,
   preUnsealKinds,
   type Release,
   SEAL_PCRS,
   toBase64,
+  toBase64Url,
   toHex,
   utf8,
 } from "../../policy/index.ts";
@@ -128,6 +132,12 @@ describe("codecs of policy", () => {
       fc.property(fc.uint8Array(), (value) => {
         expect(fromHex(toHex(value))).toEqual(value);
         expect(fromBase64(toBase64(value))).toEqual(value);
+        expect(fromBase64Url(toBase64Url(value))).toEqual(value);
+        // Once with what this Node has itself, once with what every platform has.
+        expect([toHex(value), toBase64(value)]).toEqual([value.toHex(), value.toBase64()]);
+        expect([plainTexts.toHex(value), plainTexts.toBase64(value)]).toEqual([value.toHex(), value.toBase64()]);
+        expect(plainTexts.readBase64(value.toBase64())).toEqual(value);
+        expect(toBase64Url(value)).toBe(value.toBase64({ alphabet: "base64url", omitPadding: true }));
       }),
     );
     const again = (text: Uint8Array) => utf8(toBase64(fromBase64(new TextDecoder().decode(text))));
@@ -135,6 +145,17 @@ describe("codecs of policy", () => {
       again,
       fc.uint8Array({ maxLength: 40 }).map((value) => utf8(toBase64(value))),
     );
+    const againUrl = (text: Uint8Array) => utf8(toBase64Url(fromBase64Url(new TextDecoder().decode(text))));
+    expectTypedOrSame(
+      againUrl,
+      fc.uint8Array({ maxLength: 40 }).map((value) => utf8(toBase64Url(value))),
+    );
+    for (const text of ["QQ==", "QR", "Q", " QQ", "Q+", "Q/", "QQ\n"])
+      expect(() => fromBase64Url(text), text).toThrow(/expected canonical base64/);
+    expect(openTexts({ prototype: {} })).toBe(plainTexts);
+    const long = new Uint8Array(100_000).map((_, index) => index);
+    expect(fromBase64(toBase64(long))).toEqual(long);
+    expect(plainTexts.readBase64(plainTexts.toBase64(long))).toEqual(long);
   });
 
   test("I2: public keys in PEM", () => {

@@ -1,3 +1,5 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import {
   celRecord,
   defaultAppraisalPolicy,
@@ -110,6 +112,8 @@ function evidenceSeeds(ak: TpmPublic, quote: Uint8Array): Record<string, Seeds> 
   const key = { publicArea: encodeTpmPublic(ak), sign: () => Promise.reject(new Error("no key")) };
   const log = typicalLog();
   const cel = encodeCel(events.map((event, index) => celRecord(index, AGENT_PCR, event)));
+  const oneEvent = launchEvent("cap", "refused", filled(32, 1));
+  const oneRecord = encodeCel([celRecord(0, AGENT_PCR, oneEvent)]);
   const claims = encodeClaims(makeClaims({ events, launch: "serving", asserted: {}, claims: {} }));
   const refused = encodeClaims(
     makeClaims({
@@ -144,7 +148,12 @@ function evidenceSeeds(ak: TpmPublic, quote: Uint8Array): Record<string, Seeds> 
       two: encodeEkCertificates([filled(20, 0x30), filled(300, 1)]),
     },
     claims: { serving: claims, refused },
-    cel: { serving: cel, one: encodeCel([celRecord(0, AGENT_PCR, launchEvent("cap", "refused", filled(32, 1)))]) },
+    cel: { serving: cel, one: oneRecord },
+    "cel-plain": {
+      one: oneRecord,
+      long: encodeCel([celRecord(0, AGENT_PCR, launchEvent("file", `/${"é".repeat(140)}`, filled(32, 1)))]),
+      many: encodeCel(Array.from({ length: 30 }, (_, index) => celRecord(index, AGENT_PCR, oneEvent))),
+    },
     "launch-event": {
       cap: encodeLaunchEvent(launchEvent("cap", "serving", filled(32, 0))),
       file: encodeLaunchEvent(launchEvent("file", "/é", filled(32, 9))),
@@ -154,6 +163,15 @@ function evidenceSeeds(ak: TpmPublic, quote: Uint8Array): Record<string, Seeds> 
       header: logHeader(),
       locality: encodeLog({ banks: ["sha1", "sha256"], entries: [localityEntry(3)], vendorInfo: utf8("vendor") }),
       note: concatBytes(logHeader(), logEvent(0xffffffff, noActionType, utf8("note"))),
+      real: new Uint8Array(
+        readFileSync(join(import.meta.dirname, "../../vectors/firmware-logs/systemd-boot-ovmf.bin")),
+      ),
+      hcrtm: concatBytes(logHeader(), logEvent(0, 0x80000010, utf8("HCRTM"))),
+      "one-bank": concatBytes(logHeader(), logEvent(11, 0xd, utf8("grub_cmd: x\0"), ["sha256"])),
+      "unknown-bank": logHeader([
+        [0x0099, 100],
+        [0x000b, 32],
+      ]),
     },
     enrolment: { provider: encodeEnrolment(makeEnrolment(key)) },
     "appraisal-policy": {

@@ -1,0 +1,100 @@
+// node attest/library/build.ts [DIRECTORY]: makes the verifier a package of its own, without dependencies. See README.md.
+import { execFile } from "node:child_process";
+import { cp, mkdir, mkdtemp, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { dirname, join, relative, resolve } from "node:path";
+import { promisify } from "node:util";
+import { build, type Plugin } from "esbuild";
+
+const run = promisify(execFile);
+const root = resolve(import.meta.dirname, "../..");
+const zodPackage = 'import { z } from "zod";';
+
+/** Imported as a namespace, zod's unused half (its locales above all) is left out of the bundle. */
+const zodAsNamespace: Plugin = {
+  name: "zod-as-namespace",
+  setup(context) {
+    context.onLoad({ filter: /\/(?:attest|policy)\/[^/]+\.ts$/ }, async ({ path }) => ({
+      contents: (await readFile(path, "utf8")).replace(zodPackage, 'import * as z from "zod";'),
+      loader: "ts",
+    }));
+  },
+};
+
+/** One ES module for anything from Node 20 on, and browsers of its time. @returns names of the packages that are in it */
+async function bundle(directory: string): Promise<readonly string[]> {
+  const { metafile } = await build({
+    entryPoints: ["attest/verifier.ts"],
+    absWorkingDir: root,
+    bundle: true,
+    // A Node module below the verifier ends the build here: there is none in a browser.
+    platform: "browser",
+    format: "esm",
+    target: "es2022",
+    charset: "utf8",
+    legalComments: "none",
+    plugins: [zodAsNamespace],
+    outfile: join(directory, "index.js"),
+    metafile: true,
+    logLevel: "silent",
+  });
+  const packages = Object.keys(metafile.inputs).flatMap((path) => {
+    const [, name] = /^node_modules\/((?:@[^/]+\/)?[^/]+)\//.exec(path) ?? [];
+    return name === undefined ? [] : [name];
+  });
+  return [...new Set(packages)].sort();
+}
+
+/** Declarations of the verifier and all it names. They import no package: `zod.d.ts` says what a schema's value is. */
+async function declare(directory: string): Promise<void> {
+  const types = join(directory, "types");
+  const project = join(root, "attest/library/tsconfig.json");
+  await run(join(root, "node_modules/.bin/tsc"), ["--project", project, "--outDir", types]);
+  await cp(join(root, "attest/library/zod-types.d.ts"), join(types, "zod.d.ts"));
+  for (const name of await readdir(types, { recursive: true })) {
+    if (!name.endsWith(".d.ts") || name === "zod.d.ts") continue;
+    const path = join(types, name);
+    const zod = relative(dirname(path), join(types, "zod.js"));
+    const text = (await readFile(path, "utf8"))
+      .replaceAll(/(from\s+"\.{1,2}\/[^"]+)\.ts"/g, '$1.js"')
+      .replaceAll('from "zod"', `from "${zod.startsWith(".") ? zod : `./${zod}`}"`);
+    await writeFile(path, text);
+  }
+  await writeFile(join(directory, "index.d.ts"), 'export * from "./types/attest/verifier.js";\n');
+}
+
+/** The licences of what was bundled go along, as they ask. */
+async function describe(directory: string, packages: readonly string[]): Promise<void> {
+  const { version, license } = JSON.parse(await readFile(join(root, "package.json"), "utf8"));
+  const manifest = {
+    ...{ name: "ironclaw-verifier", version, license, type: "module", sideEffects: false },
+    description: "Verifies and judges reports of IronClaw machines: TPM quotes, event logs, signed releases",
+    engines: { node: ">=20" },
+    exports: { ".": { types: "./index.d.ts", default: "./index.js" }, "./package.json": "./package.json" },
+    files: ["index.js", "index.d.ts", "types", "example.mjs", "THIRD-PARTY-LICENSES"],
+  };
+  await writeFile(join(directory, "package.json"), `${JSON.stringify(manifest, null, 2)}\n`);
+  await cp(join(root, "LICENSE"), join(directory, "LICENSE"));
+  for (const name of ["README.md", "example.mjs"]) await cp(join(root, "attest/library", name), join(directory, name));
+  const licences = packages.map(async (name) => {
+    const text = await readFile(join(root, "node_modules", name, "LICENSE"), "utf8");
+    return `${name}\n\n${text.trim()}\n`;
+  });
+  await writeFile(join(directory, "THIRD-PARTY-LICENSES"), (await Promise.all(licences)).join("\n\n"));
+}
+
+/** Makes the package in `directory`: all of it or, where something fails, nothing. What was there is replaced. */
+export async function buildVerifierLibrary(directory: string): Promise<void> {
+  await mkdir(dirname(directory), { recursive: true });
+  const fresh = await mkdtemp(`${directory}.`);
+  try {
+    const packages = await bundle(fresh);
+    await declare(fresh);
+    await describe(fresh, packages);
+    await rm(directory, { recursive: true, force: true });
+    await rename(fresh, directory);
+  } finally {
+    await rm(fresh, { recursive: true, force: true });
+  }
+}
+
+if (import.meta.main) await buildVerifierLibrary(resolve(process.argv[2] ?? join(root, "build/verifier-library")));

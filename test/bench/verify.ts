@@ -1,0 +1,204 @@
+import { createPublicKey, verify } from "node:crypto";
+import { parseTpmPublic, parseTpmSignature } from "../../attest/index.ts";
+import { type LaunchEvent, launchEvent } from "../../attest/launch-events.ts";
+import {
+  type AppraisalPolicy,
+  appraise,
+  defaultAppraisalPolicy,
+  type Enrolment,
+  parseAnchors,
+  parseEnrolment,
+  parseEvidence,
+  type Release,
+  verifyEvidence,
+  verifyRelease,
+} from "../../attest/verifier.ts";
+import { concatBytes, decodeCbor, fromHex, sha256, utf8 } from "../../policy/index.ts";
+import { referenceEvents, servingEvents } from "../support/evidence-maker.ts";
+import { hostileCbor } from "../support/hostile-cbor.ts";
+import { makeSignedReport, type SignedReport } from "../support/signed-report.ts";
+import { compareTimes, median, type Row, type Suite, timeRow } from "./bench.ts";
+
+const KIB = 1024;
+const SIZES = [16, 64, 256, 1024] as const;
+const WHAT = {
+  "verify-report":
+    "parse, verify and appraise a report with a 16 KiB agent log, vs its quote's signature in node:crypto",
+  "verify-report-release":
+    "the same and its release verified in the same call, vs all signatures of both in node:crypto",
+  "verify-report-linear": "a report with 1 MiB of agent log, vs sixteen with 64 KiB",
+  "cbor-hostile": "the slowest of the hostile CBOR inputs of up to 1 MiB, in ms",
+} as const;
+const TARGET: Readonly<Record<keyof typeof WHAT, number>> = {
+  "verify-report": 3,
+  "verify-report-release": 3,
+  "verify-report-linear": 1.3,
+  "cbor-hostile": 50,
+};
+type Id = keyof typeof WHAT;
+const row = (id: Id) => ({ id, what: WHAT[id], target: TARGET[id] });
+
+/** The verifier as a library: no HTTP, no files. */
+export const verifySuite: Suite = {
+  ids: Object.keys(WHAT),
+  run: async (wanted, { iterations }) => {
+    const rows: Row[] = [];
+    for (const [id, measure] of Object.entries(MEASURES)) if (wanted.has(id)) rows.push(await measure(iterations));
+    return rows;
+  },
+};
+
+const MEASURES: Readonly<Record<Id, (iterations: number) => Promise<Row>>> = {
+  "verify-report": (iterations) => measureReport("verify-report", iterations),
+  "verify-report-release": (iterations) => measureReport("verify-report-release", iterations),
+  "verify-report-linear": measureLinear,
+  "cbor-hostile": measureHostileCbor,
+};
+
+/** What a service holds before a report comes. */
+export interface Held {
+  readonly made: SignedReport;
+  readonly enrolment: Enrolment;
+  readonly release: Release;
+  readonly root: string;
+  readonly policy: AppraisalPolicy;
+}
+
+export async function hold(agentLogKib: number): Promise<Held> {
+  const made = await makeSignedReport({ events: eventsOf(agentLogKib * KIB, 40) });
+  const root = parseAnchors(made.anchors).releaseRoot;
+  const release = await verifyRelease(made.release, root);
+  return { made, root, release, enrolment: parseEnrolment(made.enrolment), policy: defaultAppraisalPolicy };
+}
+
+/** A launch with a library of so many more files, then records of the audit log's head, as they come while a machine serves. */
+export function eventsOf(bytes: number, files: number): readonly LaunchEvent[] {
+  const launched = servingEvents();
+  const at = referenceEvents().findIndex(({ kind }) => kind === "file");
+  const closure = Array.from({ length: files }, (_, index) =>
+    launchEvent(
+      "closure",
+      `/usr/lib/x86_64-linux-gnu/libvendor-${`${index}`.padStart(2, "0")}.so.1`,
+      someDigest(index),
+    ),
+  );
+  const events = [...launched.slice(0, at), ...closure, ...launched.slice(at)];
+  let size = events.reduce((sum, event) => sum + recordSize(event), 0);
+  for (let index = 0; ; index++) {
+    const event = launchEvent("anchor", `audit record ${1000 * index}`, someDigest(index));
+    if (size + recordSize(event) > bytes) return events;
+    size += recordSize(event);
+    events.push(event);
+  }
+}
+
+/** Heads, two digests, and the content with its 32-byte digest. */
+function recordSize({ kind, name }: LaunchEvent): number {
+  return 172 + kind.length + name.length;
+}
+
+function someDigest(index: number): Uint8Array {
+  return sha256(utf8(`file ${index}`));
+}
+
+export async function judge({ made, enrolment, release, policy }: Held): Promise<void> {
+  const now = new Date();
+  const verified = await verifyEvidence(parseEvidence(made.report), made.challenge, enrolment, null);
+  const { tier } = appraise(verified, [release], policy, { now, challenged: now });
+  if (tier !== "affirming") throw new Error(`the report is ${tier}`);
+}
+
+async function measureReport(id: "verify-report" | "verify-report-release", iterations: number): Promise<Row> {
+  const held = await hold(16);
+  const quote = quoteCheck(held.made.report);
+  const checks = id === "verify-report" ? [quote] : [quote, ...(await releaseChecks(held))];
+  const ours =
+    id === "verify-report"
+      ? () => judge(held)
+      : async () => judge({ ...held, release: await verifyRelease(held.made.release, held.root) });
+  const compared = await compareTimes({ ours, peer: async () => checks.forEach(requireVerified) }, 10 * iterations);
+  return timeRow(row(id), compared);
+}
+
+interface Check {
+  /** SubjectPublicKeyInfo: the report and the release bring their keys as bytes. */
+  readonly spki: Buffer;
+  readonly data: Uint8Array;
+  readonly signature: Uint8Array;
+}
+
+function requireVerified({ spki, data, signature }: Check): void {
+  const key = createPublicKey({ key: spki, format: "der", type: "spki" });
+  if (!verify("sha256", data, { key, dsaEncoding: "ieee-p1363" }, signature))
+    throw new Error("a signature that verifies");
+}
+
+function quoteCheck(report: Uint8Array): Check {
+  const { ak, quote, signature } = parseEvidence(report);
+  const area = parseTpmPublic(ak);
+  const signed = parseTpmSignature(signature);
+  if (area.kind !== "ecc" || signed.kind !== "ecdsa") throw new Error("a P-256 key");
+  const spki = concatBytes(fromHex("3059301306072a8648ce3d020106082a8648ce3d03010703420004"), area.x, area.y);
+  return { spki: Buffer.from(spki), data: quote, signature: concatBytes(signed.r, signed.s) };
+}
+
+/** Every signature that verifying the release checks, caught on its way to WebCrypto. */
+async function releaseChecks({ made, root }: Held): Promise<readonly Check[]> {
+  const found: Check[] = [];
+  const { verify: real } = crypto.subtle;
+  const { importKey } = crypto.subtle;
+  const keys = new WeakMap<object, Uint8Array>();
+  crypto.subtle.importKey = (async (...args: Parameters<typeof importKey>) => {
+    const key = await Reflect.apply(importKey, crypto.subtle, args);
+    keys.set(key, Uint8Array.from(args[1] as unknown as Uint8Array));
+    return key;
+  }) as typeof importKey;
+  crypto.subtle.verify = async (algorithm, key, signature, data) => {
+    const spki = keys.get(key);
+    if (spki === undefined) throw new Error("a key that was imported");
+    const bytes = (source: unknown) => Uint8Array.from(source as Uint8Array);
+    found.push({ spki: Buffer.from(spki), data: bytes(data), signature: bytes(signature) });
+    return Reflect.apply(real, crypto.subtle, [algorithm, key, signature, data]);
+  };
+  try {
+    await verifyRelease(made.release, root);
+  } finally {
+    Object.assign(crypto.subtle, { verify: real, importKey });
+  }
+  return found;
+}
+
+/** One report of 1 MiB takes turns with sixteen of 64 KiB, which is as much log; the other sizes are only told. */
+async function measureLinear(iterations: number): Promise<Row> {
+  const rounds = Math.ceil(iterations / 8);
+  const held = new Map<number, Held>();
+  for (const size of SIZES) held.set(size, await hold(size));
+  const judged = (size: number, times: number) => async () => {
+    for (let time = 0; time < times; time++) await judge(held.get(size) ?? (await hold(size)));
+  };
+  const compared = await compareTimes({ ours: judged(1024, 1), peer: judged(64, 16) }, rounds);
+  const others = await compareTimes({ ours: judged(256, 4), peer: judged(16, 64) }, rounds);
+  const perKib = { 16: others.peer, 64: compared.peer, 256: others.ours, 1024: compared.ours };
+  const told = Object.entries(perKib).map(([size, time]) => `${size} KiB ${((1000 * time) / 1024).toFixed(1)} us`);
+  const what = `${WHAT["verify-report-linear"]} (per KiB: ${told.join(", ")})`;
+  return timeRow({ ...row("verify-report-linear"), what }, compared);
+}
+
+/** The peer is one millisecond, so that the target is one of time. */
+async function measureHostileCbor(iterations: number): Promise<Row> {
+  let slowest = 0;
+  for (const { bytes } of hostileCbor()) {
+    const times: number[] = [];
+    for (let run = 0; run < Math.max(1, Math.ceil(iterations / 8)); run++) {
+      const start = performance.now();
+      try {
+        decodeCbor(bytes);
+      } catch {
+        // a refusal is what most of them are for
+      }
+      times.push(performance.now() - start);
+    }
+    slowest = Math.max(slowest, median(times));
+  }
+  return timeRow(row("cbor-hostile"), { ours: slowest, peer: 1 });
+}
