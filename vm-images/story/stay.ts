@@ -6,6 +6,7 @@ import type { Progress } from "./progress.ts";
 import { requireServing, startMachine } from "./running.ts";
 import { prepare } from "./story.ts";
 import { DEMO_APPRAISAL, endorse, enrol } from "./verifier.ts";
+import { layOutVerifier, type VerifierFolder } from "./verifier-folder.ts";
 
 /** Boot a `dev` machine, write down what a person needs to ask it for a report, and keep it up until interrupted. */
 export async function stay(progress: Progress, print: (text: string) => void): Promise<void> {
@@ -33,12 +34,13 @@ async function keepUp(directory: string, progress: Progress, print: (text: strin
   await write("anchors.json", machine.anchors);
   await write("enrolment.json", encodeEnrolment(enrolment));
   await write("appraisal.json", encodeAppraisalPolicy(DEMO_APPRAISAL.document));
+  const verifier = await layOutVerifier(join(directory, "verifier"), tpm, machine);
   running.control.close(); // a port takes one connection at a time: leave it to the person
-  print(instructions(directory, vmDirectory));
+  print(instructions(directory, vmDirectory, machine.name, verifier));
   await Promise.race([running.vm.exited, interrupted()]);
 }
 
-function instructions(directory: string, vmDirectory: string): string {
+function instructions(directory: string, vmDirectory: string, name: string, verifier: VerifierFolder): string {
   return [
     "",
     `The dev machine is up and serves. Ctrl-C ends it. From another terminal, in this folder:`,
@@ -53,9 +55,33 @@ function instructions(directory: string, vmDirectory: string): string {
     `      --anchors ${join(directory, "anchors.json")} --enrolment ${join(directory, "enrolment.json")} --policy ${join(directory, "appraisal.json")} \\`,
     `      --challenged $challenged --history ${join(directory, "history.json")} --explain`,
     "",
+    ...verifierInstructions(directory, vmDirectory, name, verifier),
     `  the console: ${join(vmDirectory, "console.log")}`,
     "",
   ].join("\n");
+}
+
+function verifierInstructions(
+  directory: string,
+  vmDirectory: string,
+  name: string,
+  { folder, url, issuer }: VerifierFolder,
+): readonly string[] {
+  const token = join(directory, `${name}.token`);
+  return [
+    "  a verifier service, in a terminal of its own (Ctrl-C ends it):",
+    `    npm run -s ironclaw -- verifier serve --config ${join(folder, "verifier.json")}`,
+    "",
+    "  the machine enrolled there, and its first report:",
+    `    npm run -s ironclaw -- verifier invite ${name} --to ${url} --token ${join(folder, "operator.token")} --out ${token}`,
+    `    npm run -s ironclaw -- verifier enrol ${name} --machine ${vmDirectory} --to ${url} --token ${token} --issuer ${issuer}`,
+    `    npm run -s ironclaw -- verifier push --machine ${vmDirectory} --name ${name} --to ${url} --once`,
+    "",
+    "  the fleet, in a browser; the token that it asks for:",
+    `    ${url}/`,
+    `    cat ${join(folder, "viewer.token")}`,
+    "",
+  ];
 }
 
 function interrupted(): Promise<void> {

@@ -29,20 +29,20 @@ export const DEMO_APPRAISAL = makeAppraisalPolicy({
   firmware: "waived",
 });
 
-/** Verify an EK certificate of this host's own software TPM CA: nothing but `software-tpm` can come of it. */
-export async function endorse(tpm: Pick<TpmState, "ekCertificates" | "caIssuer" | "caRoot">): Promise<Endorsement> {
-  const anchor: TrustAnchor = {
+/** This host's own software TPM CA: nothing but `software-tpm` can come of it. */
+export async function softwareTpmAnchor({ caRoot }: Pick<TpmState, "caRoot">): Promise<TrustAnchor> {
+  return {
     name: "software TPM CA of this host",
-    pem: await readFile(tpm.caRoot, "utf8"),
+    pem: await readFile(caRoot, "utf8"),
     assurance: "software-tpm",
     requireEkPurpose: true,
     manufacturers: ["id:00001014"],
   };
-  return verifyEndorsement(
-    [tpm.ekCertificates.p384, derOf(await readFile(tpm.caIssuer, "utf8"))],
-    [anchor],
-    new Date(),
-  );
+}
+
+export async function endorse(tpm: Pick<TpmState, "ekCertificates" | "caIssuer" | "caRoot">): Promise<Endorsement> {
+  const chain = [tpm.ekCertificates.p384, derOf(await readFile(tpm.caIssuer, "utf8"))];
+  return verifyEndorsement(chain, [await softwareTpmAnchor(tpm)], new Date());
 }
 
 export interface Verdict {
