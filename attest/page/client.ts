@@ -1,0 +1,112 @@
+/// <reference lib="dom" />
+import { z } from "zod";
+import type { Session } from "./session.ts";
+
+/** Why an answer did not come; each has its own advice for the viewer. */
+export type FailureKind = "down" | "token" | "role" | "absent" | "limited" | "strange" | "refused";
+
+export class ServiceFailure extends Error {
+  readonly kind: FailureKind;
+  /** The service's own hint, or `null`. */
+  readonly hint: string | null;
+  readonly retryAfterSeconds: number | null;
+
+  constructor(kind: FailureKind, message: string, hint: string | null = null, retryAfterSeconds: number | null = null) {
+    super(message);
+    this.name = "ServiceFailure";
+    this.kind = kind;
+    this.hint = hint;
+    this.retryAfterSeconds = retryAfterSeconds;
+  }
+}
+
+export interface Client {
+  /** @throws ServiceFailure as all methods do */
+  get<T>(path: string, schema: z.ZodType<T>): Promise<T>;
+  bytes(path: string): Promise<Uint8Array>;
+  post<T>(path: string, schema: z.ZodType<T>): Promise<T>;
+}
+
+const timeoutMs = 20_000;
+/** More than the largest report: an answer without end must not fill the tab. */
+const maxAnswer = 16 << 20;
+
+/** Talks to the service that sent the page, and to nobody else; the token goes into a header only. */
+export function createClient(session: Session): Client {
+  const call = (method: string, path: string) => request(session, method, path);
+  return {
+    get: async (path, schema) => read(await call("GET", path), schema),
+    bytes: async (path) => wholeBody(await call("GET", path)),
+    post: async (path, schema) => read(await call("POST", path), schema),
+  };
+}
+
+/** Path of a machine in the interface and in the page's own addresses. */
+export function machinePath(name: string): string {
+  return `machines/${encodeURIComponent(name)}`;
+}
+
+async function request(session: Session, method: string, path: string): Promise<Response> {
+  const { token } = session;
+  let response: Response;
+  try {
+    response = await fetch(`v1/${path}`, {
+      method,
+      headers: token === null ? {} : { authorization: `Bearer ${token}` },
+      cache: "no-store",
+      credentials: "omit",
+      redirect: "error",
+      referrerPolicy: "no-referrer",
+      signal: AbortSignal.timeout(timeoutMs),
+    });
+  } catch {
+    throw new ServiceFailure("down", "the service does not answer");
+  }
+  if (response.ok) return response;
+  throw await failureOf(response);
+}
+
+const errorSchema = z.object({ error: z.object({ code: z.string(), message: z.string(), hint: z.string().optional() }) });
+const kinds: Readonly<Record<number, FailureKind>> = { 401: "token", 403: "role", 404: "absent", 429: "limited" };
+
+async function failureOf(response: Response): Promise<ServiceFailure> {
+  const kind = kinds[response.status] ?? (response.status >= 500 ? "down" : "refused");
+  const wait = Number(response.headers.get("retry-after"));
+  const retry = Number.isFinite(wait) && wait > 0 ? Math.min(wait, 3600) : null;
+  const parsed = errorSchema.safeParse(await response.json().catch(() => null));
+  if (!parsed.success) return new ServiceFailure(kind, `the service answered ${response.status}`, null, retry);
+  const { code, message, hint } = parsed.data.error;
+  return new ServiceFailure(kind, `${message} (${code})`, hint ?? null, retry);
+}
+
+async function read<T>(response: Response, schema: z.ZodType<T>): Promise<T> {
+  const body = new TextDecoder().decode(await wholeBody(response));
+  const parsed = schema.safeParse(parseJson(body));
+  if (parsed.success) return parsed.data;
+  const [issue] = parsed.error.issues;
+  throw new ServiceFailure("strange", `unexpected answer: ${issue?.path.join(".") ?? ""} ${issue?.message ?? ""}`.trim());
+}
+
+function parseJson(body: string): unknown {
+  try {
+    return JSON.parse(body);
+  } catch {
+    throw new ServiceFailure("strange", "unexpected answer: not JSON");
+  }
+}
+
+async function wholeBody(response: Response): Promise<Uint8Array> {
+  const chunks: Uint8Array[] = [];
+  let size = 0;
+  try {
+    for await (const chunk of response.body ?? []) {
+      size += chunk.length;
+      if (size > maxAnswer) throw new ServiceFailure("strange", `unexpected answer: more than ${maxAnswer} bytes`);
+      chunks.push(chunk);
+    }
+  } catch (error) {
+    if (error instanceof ServiceFailure) throw error;
+    throw new ServiceFailure("down", "the answer broke off");
+  }
+  return new Uint8Array(await new Blob(chunks as BlobPart[]).arrayBuffer());
+}

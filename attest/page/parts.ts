@@ -1,0 +1,85 @@
+/// <reference lib="dom" />
+import { type Child, h } from "./dom.ts";
+import { icon } from "./icons.ts";
+import { type State, stateWords, states } from "./plain.ts";
+import { absoluteTime, relativeTime } from "./time.ts";
+
+/** A state as drawing and word and colour; a state that this page does not know is shown by its name and looks like a doubt. */
+export function stateBadge(state: string, size: "small" | "large" = "small"): HTMLElement {
+  const known = knownState(state);
+  const { word, icon: name, means } = stateWords[known ?? "warning"];
+  return h(
+    "span",
+    { class: `badge badge-${size} tone-${known ?? "warning"}`, title: known === null ? null : means },
+    icon(name),
+    h("span", {}, known === null ? state : word),
+  );
+}
+
+export function knownState(state: string): State | null {
+  return states.find((known) => known === state) ?? null;
+}
+
+/** Relative for the eye, absolute beside it. */
+export function timeOf(iso: string | null, now = new Date()): HTMLElement {
+  if (iso === null) return h("span", { class: "quiet" }, "never");
+  return h(
+    "time",
+    { datetime: iso, class: "time" },
+    h("span", { class: "time-relative", "data-time": iso }, relativeTime(iso, now)),
+    " ",
+    h("span", { class: "time-absolute" }, absoluteTime(iso)),
+  );
+}
+
+/** Brings every relative time below `node` up to date. */
+export function refreshTimes(node: Element, now = new Date()): void {
+  for (const part of node.querySelectorAll("[data-time]"))
+    part.textContent = relativeTime(part.getAttribute("data-time") ?? "", now);
+}
+
+export interface Column {
+  readonly title: string;
+  readonly className?: string;
+}
+
+/**
+ * A table that becomes a list of cards on narrow screens. The roles are written out, because browsers drop those of table elements
+ * that are laid out as something else.
+ */
+export function table(
+  label: string,
+  columns: readonly Column[],
+  rows: readonly (readonly Child[])[],
+  className = "",
+): HTMLElement {
+  const head = columns.map(({ title, className: own }) =>
+    h("th", { role: "columnheader", scope: "col", class: own ?? null }, title),
+  );
+  const body = rows.map((cells) =>
+    h(
+      "tr",
+      { role: "row" },
+      cells.map((cell, index) => tableCell(columns[index], cell)),
+    ),
+  );
+  return h(
+    "table",
+    { class: `table ${className}`.trim(), role: "table", "aria-label": label },
+    h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, head)),
+    h("tbody", { role: "rowgroup" }, body),
+  );
+}
+
+export function tableCell(column: Column | undefined, ...children: readonly Child[]): HTMLTableCellElement {
+  return h("td", { role: "cell", class: column?.className ?? null, "data-label": column?.title ?? null }, ...children);
+}
+
+/** Names and values, one a line. */
+export function facts(pairs: readonly (readonly [string, Child])[]): HTMLElement {
+  return h(
+    "dl",
+    { class: "facts" },
+    pairs.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))),
+  );
+}
