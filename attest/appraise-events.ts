@@ -1,47 +1,18 @@
 import { preUnsealKinds, toHex } from "../policy/index.ts";
-import type { AppraisalPolicy } from "./appraisal-policy.ts";
+import type { AppraisalPolicyDocument } from "./appraisal-policy.ts";
+import type { EventComparison } from "./attestation-result.ts";
 import { contraindicated, type Finding, type ReferenceValues, warning } from "./finding.ts";
 import { capKind, type LaunchEvent, loginKinds } from "./launch-events.ts";
 import type { VerifiedEvidence } from "./verify.ts";
-
-/** One line of the comparison between release and log; `null` where one side has nothing. */
-export interface EventComparison {
-  readonly kind: string;
-  readonly name: string;
-  readonly expected: string | null;
-  readonly got: string | null;
-  readonly agrees: boolean;
-}
 
 interface EventAppraisal {
   readonly findings: readonly Finding[];
   readonly events: readonly EventComparison[];
 }
 
-/**
- * Compare the agent's log with the release: every expected event in its place, nothing else before the login, then tokens
- * and keys, then one cap, then only what may follow a cap.
- */
-export function appraiseEvents(
-  verified: VerifiedEvidence,
-  reference: ReferenceValues,
-  policy: AppraisalPolicy,
-): EventAppraisal {
-  const log = verified.agentLog.map((record) => record.event);
-  const measured = log.filter((event) => isOneOf(preUnsealKinds, event));
-  const expected = appraiseExpected(measured, reference);
-  return {
-    events: [...expected.events, ...log.filter((event) => !isOneOf(preUnsealKinds, event)).map(unreferenced)],
-    findings: [
-      ...expected.findings,
-      ...orderFindings(log),
-      ...capFindings(verified, log),
-      ...laterFindings(verified, log, policy),
-    ],
-  };
-}
-
-function appraiseExpected(measured: readonly LaunchEvent[], { events }: ReferenceValues): EventAppraisal {
+/** Compare what was measured before the login with the release: every expected event in its place, and nothing else. */
+export function appraiseExpectedEvents(verified: VerifiedEvidence, { events }: ReferenceValues): EventAppraisal {
+  const measured = measuredBeforeLogin(verified);
   const extra = measured.slice(events.length).map((event) => {
     const got = toHex(event.sha256);
     return {
@@ -54,6 +25,26 @@ function appraiseExpected(measured: readonly LaunchEvent[], { events }: Referenc
     events: compared.map(({ line }) => line),
     findings: compared.flatMap(({ finding }) => (finding === null ? [] : [finding])),
   };
+}
+
+/** The same events where no release says what they should be: none of them agrees with anything. */
+export function measuredWithoutRelease(verified: VerifiedEvidence): readonly EventComparison[] {
+  return measuredBeforeLogin(verified).map((event) => ({ ...unreferenced(event), agrees: false }));
+}
+
+/** What has no reference value: tokens and keys are bound to the measured policy by the agent, the others happen later. */
+export function unreferencedEvents({ agentLog }: VerifiedEvidence): readonly EventComparison[] {
+  return agentLog.filter(({ event }) => !isOneOf(preUnsealKinds, event)).map(({ event }) => unreferenced(event));
+}
+
+/** The phases of a launch follow each other, and it ends with one cap: measurements, tokens and keys, the cap, what may follow it. */
+export function appraiseLogOrder(verified: VerifiedEvidence): readonly Finding[] {
+  const log = verified.agentLog.map(({ event }) => event);
+  return [...orderFindings(log), ...capFindings(verified, log)];
+}
+
+function measuredBeforeLogin({ agentLog }: VerifiedEvidence): readonly LaunchEvent[] {
+  return agentLog.map(({ event }) => event).filter((event) => isOneOf(preUnsealKinds, event));
 }
 
 function compareEvent(
@@ -83,7 +74,6 @@ function compareEvent(
   };
 }
 
-/** No reference value: tokens and keys are bound to the measured policy by the agent, the others happen later. */
 function unreferenced(event: LaunchEvent): EventComparison {
   return { kind: event.kind, name: event.name, expected: null, got: toHex(event.sha256), agrees: true };
 }
@@ -117,11 +107,12 @@ function capFindings({ claims }: VerifiedEvidence, log: readonly LaunchEvent[]):
   return [contraindicated("cap", "cap events", expected, caps.join(", ") || "none")];
 }
 
-function laterFindings(
-  { claims }: VerifiedEvidence,
-  log: readonly LaunchEvent[],
-  { maxViolations = 0 }: AppraisalPolicy,
+/** What the library and its shims did after the launch. */
+export function appraiseLater(
+  { claims, agentLog }: VerifiedEvidence,
+  { maxViolations }: AppraisalPolicyDocument,
 ): readonly Finding[] {
+  const log = agentLog.map(({ event }) => event);
   const findings: Finding[] = [];
   const measured = log.filter((event) => event.kind === "violation");
   const { violations } = claims.asserted;

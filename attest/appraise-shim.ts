@@ -1,3 +1,4 @@
+import { type AppraisalPolicyDocument, fixedKeyAttributes } from "./appraisal-policy.ts";
 import type { Claims, KeyClaim } from "./claims.ts";
 import { contraindicated, type Finding, warning } from "./finding.ts";
 import type { VerifiedEvidence } from "./verify.ts";
@@ -9,13 +10,16 @@ export const requiredProbes: readonly string[] = ["execve", "ptrace", "io_uring_
  * Judge what is known about the sandbox of a serving launch: the escape probe, what the kernel saw of it, the process as
  * the spawner saw it, the tokens and the keys. The probe's own words count only together with the kernel's.
  */
-export function appraiseShim({ claims }: VerifiedEvidence): readonly Finding[] {
+export function appraiseShim(
+  { claims }: VerifiedEvidence,
+  { keyAttributes }: AppraisalPolicyDocument,
+): readonly Finding[] {
   if (claims.measured.launch !== "serving") return [];
   return [
     ...probeFindings(claims),
     ...processFindings(claims),
     ...tokenFindings(claims),
-    ...claims.asserted.keys.flatMap(keyFindings),
+    ...claims.asserted.keys.flatMap((key) => keyFindings(key, keyAttributes)),
   ];
 }
 
@@ -57,30 +61,17 @@ function tokenFindings({ asserted }: Claims): readonly Finding[] {
     .map(({ name, token }) => contraindicated("token", `key ${name}`, "a token that is named", token));
 }
 
-function keyFindings({ name, attributes }: KeyClaim): readonly Finding[] {
-  const required: readonly (readonly [string, boolean])[] = [
-    ["sensitive", true],
-    ["extractable", false],
-  ];
+function keyFindings({ name, attributes }: KeyClaim, wanted: Readonly<Record<string, boolean>>): readonly Finding[] {
+  const required = Object.entries({ ...wanted, ...fixedKeyAttributes });
+  const reported = (attribute: string) => (Object.hasOwn(attributes, attribute) ? attributes[attribute] : undefined);
   const findings = required
-    .filter(([attribute, value]) => attributes[attribute] !== value)
+    .filter(([attribute, value]) => reported(attribute) !== value)
     .map(([attribute, value]) =>
-      contraindicated(
-        "key-attributes",
-        `key ${name} ${attribute}`,
-        `${value}`,
-        `${attributes[attribute] ?? "unknown"}`,
-      ),
+      contraindicated("key-attributes", `key ${name} ${attribute}`, `${value}`, `${reported(attribute) ?? "unknown"}`),
     );
-  if (attributes["neverExtractable"] !== true) {
-    findings.push(
-      warning(
-        "key-attributes",
-        `key ${name} neverExtractable`,
-        "true",
-        `${attributes["neverExtractable"] ?? "unknown"}`,
-      ),
-    );
+  const once = "neverExtractable";
+  if (!Object.hasOwn(wanted, once) && reported(once) !== true) {
+    findings.push(warning("key-attributes", `key ${name} ${once}`, "true", `${reported(once) ?? "unknown"}`));
   }
   return findings;
 }

@@ -1,5 +1,4 @@
-import type { AttestationResult, PcrComparison } from "./appraise.ts";
-import type { EventComparison } from "./appraise-events.ts";
+import type { AttestationResult, EventComparison, PcrComparison } from "./attestation-result.ts";
 import type { Finding } from "./finding.ts";
 import type { Reason } from "./reason.ts";
 
@@ -7,7 +6,7 @@ import type { Reason } from "./reason.ts";
 export function explain(result: AttestationResult): string {
   const width = Math.max(...result.events.map(({ kind, name }) => kind.length + name.length + 1), 10);
   return [
-    `${printable(result.machine)}: ${result.tier} (launch ${result.launch}, ${result.assurance}, release ${printable(result.release)})`,
+    `${printable(result.machine)}: ${result.tier} (launch ${result.launch}, ${result.assurance}, release ${printable(result.release ?? "none")})`,
     ...result.findings.map(explainFinding),
     "",
     "PCR  expected          measured",

@@ -15,17 +15,29 @@ export {
 } from "../policy/index.ts";
 export * from "./appraisal-policy.ts";
 export * from "./appraise.ts";
-export type { EventComparison } from "./appraise-events.ts";
+export {
+  type AttestationResult,
+  type EventComparison,
+  encodeAttestationResult,
+  type PcrComparison,
+  parseAttestationResult,
+  type Tier,
+  tiers,
+} from "./attestation-result.ts";
 export { type PcrBank, pcrBanks } from "./banks.ts";
 export { type CelRecord, parseCel, renderCelJsonLines, replayCel } from "./cel.ts";
 export type { Claims } from "./claims.ts";
 export { parseClaims } from "./claims-codec.ts";
 export { type Continuity, encodeContinuity, parseContinuity } from "./continuity.ts";
+export { type Ear, type EarKey, type EarOptions, earKeyId, parseEar, signEar, verifyEar } from "./ear.ts";
+export { type EarClaims, earProfile, earStatus, earSubmodule } from "./ear-claims.ts";
 export { type AssuranceClass, assuranceClasses, type Enrolment, encodeEnrolment, parseEnrolment } from "./enrolment.ts";
 export { AttestError, EvidenceRefused } from "./errors.ts";
 export { type Challenge, defaultQuotePcrs, type Evidence, parseEvidence } from "./evidence.ts";
 export { explain, explainReasons } from "./explain.ts";
 export type { Finding, ReferenceValues } from "./finding.ts";
 export { type FirmwareLog, parseFirmwareLog, replayFirmwareLog } from "./firmware-log.ts";
+export { everyNotProven, type NotProven, notProvenFor } from "./not-proven.ts";
 export type { Reason } from "./reason.ts";
+export { type TrustClaim, type TrustVector, trustClaims, trustVector } from "./trust-vector.ts";
 export { type VerifiedEvidence, verifyEvidence } from "./verify.ts";

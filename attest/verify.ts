@@ -19,6 +19,7 @@ import { EvidenceRefused } from "./errors.ts";
 import {
   type Challenge,
   type Evidence,
+  encodeEvidence,
   measureExtraData,
   type PcrSection,
   parseEkCertificates,
@@ -42,6 +43,8 @@ const verified: unique symbol = Symbol("verified evidence");
 /** Evidence that a TPM stands behind. Only `verifyEvidence` makes one. */
 export interface VerifiedEvidence {
   readonly [verified]: true;
+  /** SHA-256 of the report: 64 lower-case hexadecimal digits. */
+  readonly sha256: string;
   /** The enrolled name; `claims.asserted.machine` is only what the machine calls itself. */
   readonly machine: string;
   readonly assurance: AssuranceClass;
@@ -103,6 +106,7 @@ export async function verifyEvidence(
     throw new EvidenceRefused(reasons);
   return {
     [verified]: true,
+    sha256: toHex(sha256(encodeEvidence(evidence))), // accepted bytes are the only bytes for their meaning
     machine: enrolment.name,
     assurance: enrolment.assurance,
     challenge,

@@ -62,7 +62,8 @@ async function judge(input: CommandInput): Promise<AttestationResult> {
   const enrolment = parseEnrolment(await readInput(input.text("enrolment"), "enrolment"));
   const evidence = parseEvidence(await readInput(input.positional(0), "report"));
   const verified = await verifyEvidence(evidence, challenge, enrolment, null);
-  return appraise(verified, release, policy, new Date());
+  const now = new Date();
+  return appraise(verified, [release], policy, { now, challenged: now });
 }
 
 /** Evidence that does not verify has no verdict, only reasons; the error that follows names them on one line. */

@@ -95,7 +95,7 @@ describe("a machine provisioned by the command alone", () => {
     running.control.close(); // a port takes one connection at a time
     const machine = at("vm");
     await ironclaw("enrol by-hand", { ...ek, machine, out: at("enrolment.json") });
-    put("appraisal.json", encodeAppraisalPolicy(DEMO_APPRAISAL));
+    put("appraisal.json", encodeAppraisalPolicy(DEMO_APPRAISAL.document));
     for (const bank of ["sha256", "sha384"]) {
       const nonce = Buffer.from(crypto.getRandomValues(new Uint8Array(32))).toString("hex");
       await ironclaw("report", { machine, nonce, bank, out: at("report.cbor") });

@@ -119,7 +119,8 @@ describe("a verifier", () => {
   it("I9: of releases refuses a dev image and a software TPM by default; the demo's policy accepts both by name", async () => {
     const challenge = { nonce: verdict.nonce, bank: "sha256" as const, pcrs: defaultQuotePcrs };
     const verified = await verifyEvidence(parseEvidence(verdict.report), challenge, enrolment, null);
-    const strict = appraise(verified, release, defaultAppraisalPolicy, new Date());
+    const now = new Date();
+    const strict = appraise(verified, [release], defaultAppraisalPolicy, { now, challenged: now });
     expect(strict.tier).toBe("contraindicated");
     expect(strict.findings.map(({ code, got }) => [code, got])).toEqual(
       expect.arrayContaining([

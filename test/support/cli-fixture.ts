@@ -11,8 +11,9 @@ import { startSwtpm } from "./swtpm.ts";
 export const PIN = "4711-never-shown";
 export const NONCE = "5a".repeat(32);
 const APPRAISAL = {
-  ...{ version: 1, acceptVariants: ["demo"], minAssurance: "software-tpm" },
-  ...{ requireCapped: true, waiveFirmwarePins: true },
+  ...{ version: 2, name: "cli", releases: "any", variants: ["demo"], minAssurance: "software-tpm" },
+  ...{ freshness: { maxAgeSeconds: 300 }, libraries: "as-released", profiles: "as-released" },
+  ...{ keyAttributes: {}, maxViolations: 0, reboot: "warn", firmware: "waived" },
 };
 
 /** A folder in which every document of a machine was made by the commands, in this process. */

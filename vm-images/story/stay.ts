@@ -32,7 +32,7 @@ async function keepUp(directory: string, progress: Progress, print: (text: strin
   await write("release.json", machine.release);
   await write("anchors.json", machine.anchors);
   await write("enrolment.json", encodeEnrolment(enrolment));
-  await write("appraisal.json", encodeAppraisalPolicy(DEMO_APPRAISAL));
+  await write("appraisal.json", encodeAppraisalPolicy(DEMO_APPRAISAL.document));
   running.control.close(); // a port takes one connection at a time: leave it to the person
   print(instructions(directory, vmDirectory));
   await Promise.race([running.vm.exited, interrupted()]);

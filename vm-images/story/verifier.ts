@@ -1,13 +1,14 @@
 import { randomBytes } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import {
-  type AppraisalPolicy,
   type AttestationResult,
   appraise,
   type Claims,
+  defaultAppraisalPolicy,
   defaultQuotePcrs,
   type Endorsement,
   type Enrolment,
+  makeAppraisalPolicy,
   parseEvidence,
   type TrustAnchor,
   verifyEndorsement,
@@ -20,13 +21,13 @@ import type { TpmState } from "../swtpm.ts";
 export { enrol } from "../enrol.ts";
 
 /** Accepts what `npm start` makes, by name: a demo image on a software TPM. The default policy refuses both. */
-export const DEMO_APPRAISAL: AppraisalPolicy = {
-  version: 1,
-  acceptVariants: ["demo", "dev"],
+export const DEMO_APPRAISAL = makeAppraisalPolicy({
+  ...defaultAppraisalPolicy.document,
+  name: "demo",
+  variants: ["demo", "dev"],
   minAssurance: "software-tpm",
-  requireCapped: true,
-  waiveFirmwarePins: true,
-};
+  firmware: "waived",
+});
 
 /** Verify an EK certificate of this host's own software TPM CA: nothing but `software-tpm` can come of it. */
 export async function endorse(tpm: Pick<TpmState, "ekCertificates" | "caIssuer" | "caRoot">): Promise<Endorsement> {
@@ -59,11 +60,13 @@ export async function attest(
   bank: "sha256" | "sha384" = "sha256",
 ): Promise<Verdict> {
   const nonce = new Uint8Array(randomBytes(32));
+  const challenged = new Date();
   const challenge = { nonce, bank, pcrs: defaultQuotePcrs };
   const report = await control.challenge(challenge);
   const verified = await verifyEvidence(parseEvidence(report), challenge, enrolment, null);
   const release = await verifyRelease(documents.release, parseAnchors(documents.anchors).releaseRoot);
-  return { result: appraise(verified, release, DEMO_APPRAISAL, new Date()), claims: verified.claims, report, nonce };
+  const result = appraise(verified, [release], DEMO_APPRAISAL, { now: new Date(), challenged });
+  return { result, claims: verified.claims, report, nonce };
 }
 
 function derOf(pem: string): Uint8Array {

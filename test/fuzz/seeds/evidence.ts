@@ -32,6 +32,17 @@ import { peImage } from "../../support/pe-image.ts";
 import { encodeQuote } from "../../support/quote-writer.ts";
 import { filled, type Seeds } from "./made.ts";
 
+const widePolicy = {
+  ...defaultAppraisalPolicy.document,
+  ...{ name: "wide", releases: ["first", "second"], maxViolations: 3, firmware: "waived", reboot: "refuse" },
+  libraries: [
+    { name: "/usr/lib/libsofthsm2.so", sha256: "11".repeat(32), closure: { "/lib/ld.so": "22".repeat(32) } },
+    { name: "/opt/vendor.so", sha256: "33".repeat(32), closure: "as-released" },
+  ],
+  profiles: ["44".repeat(32)],
+  keyAttributes: { neverExtractable: true },
+};
+
 export function tpmSeeds(): Record<string, Seeds> {
   const ecc: TpmPublic = {
     kind: "ecc",
@@ -146,8 +157,8 @@ function evidenceSeeds(ak: TpmPublic, quote: Uint8Array): Record<string, Seeds> 
     },
     enrolment: { provider: encodeEnrolment(makeEnrolment(key)) },
     "appraisal-policy": {
-      default: encodeAppraisalPolicy(defaultAppraisalPolicy),
-      wide: encodeAppraisalPolicy({ ...defaultAppraisalPolicy, maxViolations: 3, waiveFirmwarePins: true }),
+      default: encodeAppraisalPolicy(defaultAppraisalPolicy.document),
+      wide: utf8(`// what a verifier accepts\n${JSON.stringify(widePolicy)} /* the end */`),
     },
   };
 }
