@@ -66,7 +66,9 @@ async function request(session: Session, method: string, path: string): Promise<
   throw await failureOf(response);
 }
 
-const errorSchema = z.object({ error: z.object({ code: z.string(), message: z.string(), hint: z.string().optional() }) });
+const errorSchema = z.object({
+  error: z.object({ code: z.string(), message: z.string(), hint: z.string().optional() }),
+});
 const kinds: Readonly<Record<number, FailureKind>> = { 401: "token", 403: "role", 404: "absent", 429: "limited" };
 
 async function failureOf(response: Response): Promise<ServiceFailure> {
@@ -84,7 +86,10 @@ async function read<T>(response: Response, schema: z.ZodType<T>): Promise<T> {
   const parsed = schema.safeParse(parseJson(body));
   if (parsed.success) return parsed.data;
   const [issue] = parsed.error.issues;
-  throw new ServiceFailure("strange", `unexpected answer: ${issue?.path.join(".") ?? ""} ${issue?.message ?? ""}`.trim());
+  throw new ServiceFailure(
+    "strange",
+    `unexpected answer: ${issue?.path.join(".") ?? ""} ${issue?.message ?? ""}`.trim(),
+  );
 }
 
 function parseJson(body: string): unknown {

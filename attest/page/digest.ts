@@ -5,22 +5,30 @@ const group = 8;
 
 /** Hexadecimal in groups of eight digits, so that a person can compare it and a narrow screen can break it; copying gives it whole. */
 export function digest(text: string): HTMLElement {
-  return h("code", { class: "digest" }, groupsOf(text).map((part) => h("span", { class: "digits" }, part)));
+  return h(
+    "code",
+    { class: "digest" },
+    groupsOf(text).map((part) => h("span", { class: "digits" }, part)),
+  );
 }
 
 /** `text`, with every digit marked that differs from `other`. */
 export function markedDigest(text: string, other: string): HTMLElement {
   const parts = groupsOf(text).map((part, index) => {
     const start = index * group;
-    return h("span", { class: "digits" }, runsOf(part, (at) => other[start + at] !== part[at]));
+    return h(
+      "span",
+      { class: "digits" },
+      runsOf(part, (at) => other[start + at] !== part[at]),
+    );
   });
   return h("code", { class: "digest" }, parts);
 }
 
 /** What was expected above what was measured, digit below digit; one line where they agree. */
 export function comparison(expected: string | null, got: string | null): HTMLElement {
-  if (expected !== null && expected === got)
-    return h("div", { class: "compare" }, line("Both", digest(got)));
+  if (expected !== null && expected === got) return h("div", { class: "compare" }, line("Same", digest(got)));
+  if (expected === null && got !== null) return h("div", { class: "compare" }, line("Measured", digest(got)));
   const expectedValue = expected === null ? none("no reference value") : digestOrText(expected, got);
   const gotValue = got === null ? none("nothing") : digestOrText(got, expected);
   const differs = expected !== null;
@@ -56,7 +64,9 @@ export function isDigest(text: string): boolean {
 }
 
 function groupsOf(text: string): readonly string[] {
-  return Array.from({ length: Math.ceil(text.length / group) }, (_, index) => text.slice(index * group, (index + 1) * group));
+  return Array.from({ length: Math.ceil(text.length / group) }, (_, index) =>
+    text.slice(index * group, (index + 1) * group),
+  );
 }
 
 /** Neighbours that differ share one mark. */

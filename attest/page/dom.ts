@@ -17,7 +17,9 @@ export function visible(text: string): string {
   const cut = text.length > maxText ? `${text.slice(0, maxText)} (and ${text.length - maxText} characters more)` : text;
   return Array.from(cut, (character) => {
     const hidden = /[\p{C}\p{Zl}\p{Zp}]/u.test(character) || blanks.has(character);
-    return hidden ? `\u27e8U+${(character.codePointAt(0) ?? 0).toString(16).toUpperCase().padStart(4, "0")}\u27e9` : character;
+    return hidden
+      ? `\u27e8U+${(character.codePointAt(0) ?? 0).toString(16).toUpperCase().padStart(4, "0")}\u27e9`
+      : character;
   }).join("");
 }
 

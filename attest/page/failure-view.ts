@@ -3,12 +3,18 @@ import { type FailureKind, ServiceFailure } from "./client.ts";
 import { h } from "./dom.ts";
 
 const advice: Readonly<Record<FailureKind, readonly [title: string, todo: string]>> = {
-  down: ["The service does not answer", "See whether `ironclaw verifier serve` runs and its address is reachable. What is shown below may be old; the page tries again by itself."],
+  down: [
+    "The service does not answer",
+    "See whether `ironclaw verifier serve` runs and its address is reachable. What is shown below may be old; the page tries again by itself.",
+  ],
   token: ["The token was refused", "It may have expired or been withdrawn. Sign in with another viewer's token."],
   role: ["This token may not do that", "A viewer's token reads and judges again; changes need an operator's."],
   absent: ["Not found", "The machine was retired or the report is no longer kept. Go back to the list of machines."],
   limited: ["Too many requests", "The service asks this page to slow down. It waits, then goes on by itself."],
-  strange: ["The service answered something else", "Page and service may be of different versions: load the page again."],
+  strange: [
+    "The service answered something else",
+    "Page and service may be of different versions: load the page again.",
+  ],
   refused: ["The service refused", "The reason stands below."],
 };
 

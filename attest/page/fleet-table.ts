@@ -1,7 +1,7 @@
 /// <reference lib="dom" />
 import { machinePath } from "./client.ts";
-import { type Child, button, h, nodes, outside } from "./dom.ts";
-import type { SortKey, Selection } from "./fleet-rows.ts";
+import { button, type Child, h, nodes, outside } from "./dom.ts";
+import type { Selection, SortKey } from "./fleet-rows.ts";
 import { stateBadge, tableCell, timeOf } from "./parts.ts";
 import { assuranceMeaning, flagMeaning, launchMeaning } from "./plain.ts";
 import type { Summary } from "./shapes.ts";
@@ -32,7 +32,11 @@ interface Row {
 export function fleetTable(onSort: (key: SortKey) => void): FleetTable {
   const heads = columns.map(({ key, title, className }) => {
     const arrow = h("span", { class: "sort-arrow", "aria-hidden": "true" });
-    const node = h("th", { role: "columnheader", scope: "col", class: className ?? null }, button([title, arrow], () => onSort(key), { class: "sort" }));
+    const node = h(
+      "th",
+      { role: "columnheader", scope: "col", class: className ?? null },
+      button([title, arrow], () => onSort(key), { class: "sort" }),
+    );
     return { key, node, arrow };
   });
   const body = h("tbody", { role: "rowgroup" });
@@ -41,7 +45,15 @@ export function fleetTable(onSort: (key: SortKey) => void): FleetTable {
     node: h(
       "table",
       { class: "table fleet", role: "table", "aria-label": "Machines" },
-      h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, heads.map(({ node }) => node))),
+      h(
+        "thead",
+        { role: "rowgroup" },
+        h(
+          "tr",
+          { role: "row" },
+          heads.map(({ node }) => node),
+        ),
+      ),
       body,
     ),
     show(rows, { sort, descending }) {
@@ -94,7 +106,8 @@ function contentOf(key: SortKey, row: Summary): Child {
     state: () => stateBadge(row.state),
     assurance: () => h("span", { title: assuranceMeaning(row.assurance) }, row.assurance),
     release: () => (row.release === null ? nothing("none") : outside(row.release)),
-    launch: () => (row.launch === null ? nothing("unknown") : h("span", { title: launchMeaning(row.launch) }, row.launch)),
+    launch: () =>
+      row.launch === null ? nothing("unknown") : h("span", { title: launchMeaning(row.launch) }, row.launch),
     lastSeen: () => timeOf(row.lastSeen),
     violations: () => h("span", { class: (row.violations ?? 0) > 0 ? "differs" : "quiet" }, `${row.violations ?? 0}`),
     flags: () => (row.flags.length === 0 ? nothing("none") : flagList(row.flags)),
@@ -103,7 +116,11 @@ function contentOf(key: SortKey, row: Summary): Child {
 }
 
 export function flagList(flags: readonly string[]): HTMLElement {
-  return h("ul", { class: "flags" }, flags.map((flag) => h("li", { class: "flag", title: flagMeaning(flag) }, flag)));
+  return h(
+    "ul",
+    { class: "flags" },
+    flags.map((flag) => h("li", { class: "flag", title: flagMeaning(flag) }, flag)),
+  );
 }
 
 function nothing(word: string): HTMLElement {

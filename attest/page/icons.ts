@@ -16,7 +16,12 @@ export type IconName = keyof typeof shapes;
 /** A drawing beside a word that says the same, so it is hidden from assistive technology. */
 export function icon(name: IconName): SVGElement {
   const image = document.createElementNS(svg, "svg");
-  for (const [key, value] of [["viewBox", "0 0 16 16"], ["class", "icon"], ["aria-hidden", "true"], ["focusable", "false"]] as const)
+  for (const [key, value] of [
+    ["viewBox", "0 0 16 16"],
+    ["class", "icon"],
+    ["aria-hidden", "true"],
+    ["focusable", "false"],
+  ] as const)
     image.setAttribute(key, value);
   for (const [index, shape] of shapes[name].entries()) {
     const path = document.createElementNS(svg, "path");

@@ -1,7 +1,7 @@
 /// <reference lib="dom" />
 import { machinePath, ServiceFailure } from "./client.ts";
 import { digest, isDigest } from "./digest.ts";
-import { type Child, button, h, outside, section } from "./dom.ts";
+import { button, type Child, h, outside, section } from "./dom.ts";
 import { saveFile } from "./files.ts";
 import { facts, stateBadge, table, timeOf } from "./parts.ts";
 import { flagMeaning, knownEvent } from "./plain.ts";
@@ -11,7 +11,12 @@ import type { Context } from "./view.ts";
 /** What the next report is compared with. */
 export function continuityView({ continuity }: Machine): HTMLElement {
   const title = "Continuity";
-  if (continuity === null) return section(title, {}, h("p", {}, "No report has verified yet, so there is nothing to compare the next one with."));
+  if (continuity === null)
+    return section(
+      title,
+      {},
+      h("p", {}, "No report has verified yet, so there is nothing to compare the next one with."),
+    );
   const more = (name: string): Child => {
     const value = continuity[name];
     return typeof value === "string" || typeof value === "number" ? outside(`${value}`) : "none";
@@ -27,7 +32,15 @@ export function continuityView({ continuity }: Machine): HTMLElement {
       ["TPM resets and restarts", `${continuity.resetCount} and ${continuity.restartCount}`],
       ["TPM firmware", more("firmwareVersion")],
       ["Epoch counter", more("epoch")],
-      ["Audit log", h("span", {}, `record ${String(head["seq"] ?? "unknown")} `, typeof head["hash"] === "string" ? digest(head["hash"]) : null)],
+      [
+        "Audit log",
+        h(
+          "span",
+          {},
+          `record ${String(head["seq"] ?? "unknown")} `,
+          typeof head["hash"] === "string" ? digest(head["hash"]) : null,
+        ),
+      ],
     ]),
   );
 }
@@ -36,35 +49,73 @@ export function continuityView({ continuity }: Machine): HTMLElement {
 export function historyView(events: readonly MachineEvent[]): HTMLElement {
   if (events.length === 0) return section("History", {}, h("p", {}, "Nothing has happened since the enrolment."));
   const rows = events.map(({ at, kind, detail }) => [timeOf(at), eventKind(kind), eventDetail(detail)]);
-  return section("History", {}, table("History", [{ title: "When" }, { title: "What" }, { title: "Detail", className: "wide" }], rows));
+  return section(
+    "History",
+    {},
+    table("History", [{ title: "When" }, { title: "What" }, { title: "Detail", className: "wide" }], rows),
+  );
 }
 
 function eventKind(kind: string): HTMLElement {
   const known = knownEvent(kind);
   if (known === "state") return stateBadge(kind);
-  return h("span", { class: known === "flag" ? "flag" : null, title: known === "flag" ? flagMeaning(kind) : null }, kind);
+  return h(
+    "span",
+    { class: known === "flag" ? "flag" : null, title: known === "flag" ? flagMeaning(kind) : null },
+    kind,
+  );
 }
 
 function eventDetail(detail: MachineEvent["detail"]): Child {
   const entries = Object.entries(detail);
   if (entries.length === 0) return h("span", { class: "quiet" }, "none");
-  return h("ul", { class: "attributes" }, entries.map(([name, value]) => h("li", {}, h("span", { class: "quiet" }, outside(name), " "), typeof value === "string" && isDigest(value) ? digest(value) : outside(`${value ?? "none"}`))));
+  return h(
+    "ul",
+    { class: "attributes" },
+    entries.map(([name, value]) =>
+      h(
+        "li",
+        {},
+        h("span", { class: "quiet" }, outside(name), " "),
+        typeof value === "string" && isDigest(value) ? digest(value) : outside(`${value ?? "none"}`),
+      ),
+    ),
+  );
 }
 
 /** The reports that the service keeps, each to be shown or saved. */
-export function reportsView(context: Context, machine: Machine, rows: readonly ReportRow[], shown: string | null): HTMLElement {
+export function reportsView(
+  context: Context,
+  machine: Machine,
+  rows: readonly ReportRow[],
+  shown: string | null,
+): HTMLElement {
   if (rows.length === 0) return section("Reports", {}, h("p", {}, "None is kept."));
   const path = machinePath(machine.name);
-  const columns = [{ title: "No.", className: "number" }, { title: "When" }, { title: "Verdict" }, { title: "Reasons", className: "wide" }, { title: "Report" }];
+  const columns = [
+    { title: "No.", className: "number" },
+    { title: "When" },
+    { title: "Verdict" },
+    { title: "Reasons", className: "wide" },
+    { title: "Report" },
+  ];
   const cells = rows.map(({ id, at, tier, codes }) => [
     id,
     timeOf(at),
     stateBadge(tier),
-    codes.length === 0 ? h("span", { class: "quiet" }, "none") : h("ul", { class: "attributes" }, codes.map((code) => h("li", {}, h("code", {}, outside(code))))),
+    codes.length === 0
+      ? h("span", { class: "quiet" }, "none")
+      : h(
+          "ul",
+          { class: "attributes" },
+          codes.map((code) => h("li", {}, h("code", {}, outside(code)))),
+        ),
     h(
       "span",
       { class: "row-actions" },
-      id === shown ? h("span", { class: "quiet" }, "shown above") : h("a", { href: `#/${path}/reports/${encodeURIComponent(id)}`, "aria-label": `Show report ${id}` }, "Show"),
+      id === shown
+        ? h("span", { class: "quiet" }, "shown above")
+        : h("a", { href: `#/${path}/reports/${encodeURIComponent(id)}`, "aria-label": `Show report ${id}` }, "Show"),
       saveButton(context, machine.name, id),
     ),
   ]);
@@ -77,7 +128,11 @@ function saveButton({ client, announce, askToken }: Context, name: string, id: s
     async () => {
       save.disabled = true;
       try {
-        saveFile(`${name}-${id}.cmw`, "application/cmw+cbor", await client.bytes(`${machinePath(name)}/reports/${encodeURIComponent(id)}`));
+        saveFile(
+          `${name}-${id}.cmw`,
+          "application/cmw+cbor",
+          await client.bytes(`${machinePath(name)}/reports/${encodeURIComponent(id)}`),
+        );
         announce(`Report ${id} saved`);
       } catch (error) {
         if (error instanceof ServiceFailure && error.kind === "token") askToken();
@@ -99,7 +154,10 @@ export function enrolmentView({ enrolment }: Machine): HTMLElement {
       ["Assurance", enrolment.assurance],
       ["Name of the endorsement key", digest(enrolment.ekName)],
       ["Name of the attestation key", digest(enrolment.akName)],
-      ["EK certificate, SHA-256", enrolment.ekCertificateSha256 === null ? "pinned by its Name" : digest(enrolment.ekCertificateSha256)],
+      [
+        "EK certificate, SHA-256",
+        enrolment.ekCertificateSha256 === null ? "pinned by its Name" : digest(enrolment.ekCertificateSha256),
+      ],
     ]),
   );
 }

@@ -1,17 +1,23 @@
 /// <reference lib="dom" />
 import { IronclawError } from "../verifier.ts";
-import { claimsViews } from "./claims-view.ts";
 import { type Client, machinePath, ServiceFailure } from "./client.ts";
 import { button, h, outside, replace, section } from "./dom.ts";
 import { failureView } from "./failure-view.ts";
 import { flagList } from "./fleet-table.ts";
 import { continuityView, enrolmentView, historyView, reportsView } from "./machine-parts.ts";
-import { stateBadge, timeOf } from "./parts.ts";
+import { contentsOf, stateBadge, timeOf } from "./parts.ts";
 import { createPoller } from "./poller.ts";
 import { type ReadReport, readReport } from "./report.ts";
-import { logsView, reportFactsView, timelineView } from "./report-view.ts";
-import { eventsView, findingsView, notProvenView, pcrsView, refusalView, verdictView } from "./result-view.ts";
-import { type Judgement, judgementSchema, type Machine, machineSchema, type ReportRow, reportRowsSchema } from "./shapes.ts";
+import { resultSections } from "./result-sections.ts";
+import { verdictView } from "./result-view.ts";
+import {
+  type Judgement,
+  judgementSchema,
+  type Machine,
+  machineSchema,
+  type ReportRow,
+  reportRowsSchema,
+} from "./shapes.ts";
 import type { Context, View } from "./view.ts";
 
 const watchSeconds = 15;
@@ -39,6 +45,7 @@ export function machineView(context: Context, name: string, reportId: string | n
     replace(problem);
     replace(fresh);
     replace(content, ...machineSections(context, loaded, reportId));
+    content.children[0]?.after(contentsOf(content));
   };
   const watch = async () => {
     if (seen === null) return load();
@@ -46,19 +53,51 @@ export function machineView(context: Context, name: string, reportId: string | n
     replace(problem);
     if (versionOf(machine) === seen || fresh.childNodes.length > 0) return;
     announce(`${name} has changed; it is now ${machine.state}`);
-    replace(fresh, h("p", { class: "notice" }, "This machine has changed since: ", stateBadge(machine.state), " ", button("Show", () => void load().catch(fail))));
+    replace(
+      fresh,
+      h(
+        "p",
+        { class: "notice" },
+        "This machine has changed since: ",
+        stateBadge(machine.state),
+        " ",
+        button("Show", () => void load().catch(fail)),
+      ),
+    );
   };
   const fail = (error: unknown) => {
     if (error instanceof ServiceFailure && error.kind === "token") return askToken();
     replace(problem, failureView(error));
-    if (seen === null) replace(content, h("p", {}, button("Try again", () => poller.now())));
+    if (seen === null)
+      replace(
+        content,
+        h(
+          "p",
+          {},
+          button("Try again", () => poller.now()),
+        ),
+      );
   };
   const poller = createPoller(watch, fail);
   poller.every(watchSeconds);
   poller.now();
   return {
     title: name,
-    node: h("div", {}, h("nav", { "aria-label": "Where you are", class: "crumbs" }, h("a", { href: "#/" }, "Machines"), " / ", outside(name)), h("div", { class: "title-line" }, h("h1", { tabindex: -1 }, outside(name))), problem, fresh, content),
+    node: h(
+      "div",
+      {},
+      h(
+        "nav",
+        { "aria-label": "Where you are", class: "crumbs" },
+        h("a", { href: "#/" }, "Machines"),
+        " / ",
+        outside(name),
+      ),
+      h("div", { class: "title-line" }, h("h1", { tabindex: -1 }, outside(name))),
+      problem,
+      fresh,
+      content,
+    ),
     stop: () => poller.stop(),
   };
 }
@@ -69,7 +108,10 @@ function versionOf({ state, lastReport, lastSeen, flags, events }: Machine): str
 
 async function loadMachine(client: Client, name: string, reportId: string | null): Promise<Loaded> {
   const path = machinePath(name);
-  const [machine, rows] = await Promise.all([client.get(path, machineSchema), client.get(`${path}/reports`, reportRowsSchema)]);
+  const [machine, rows] = await Promise.all([
+    client.get(path, machineSchema),
+    client.get(`${path}/reports`, reportRowsSchema),
+  ]);
   const id = reportId ?? machine.lastReport;
   if (id === null) return { machine, rows, shown: null };
   const at = `${path}/reports/${encodeURIComponent(id)}`;
@@ -97,7 +139,14 @@ function machineSections(context: Context, loaded: Loaded, reportId: string | nu
     machine.flags.length === 0 ? null : h("span", { class: "with-flags" }, "Flags ", flagList(machine.flags)),
   );
   const older = reportId !== null && reportId !== machine.lastReport;
-  const note = older ? h("p", { class: "notice" }, `This is report ${reportId}, not the last one. `, h("a", { href: `#/${machinePath(machine.name)}` }, "Show the last one")) : null;
+  const note = older
+    ? h(
+        "p",
+        { class: "notice" },
+        `This is report ${reportId}, not the last one. `,
+        h("a", { href: `#/${machinePath(machine.name)}` }, "Show the last one"),
+      )
+    : null;
   return [
     summary,
     ...(note === null ? [] : [note]),
@@ -110,12 +159,22 @@ function machineSections(context: Context, loaded: Loaded, reportId: string | nu
 }
 
 function nothingYet({ state }: Machine): HTMLElement {
-  return h("div", { class: "stack" }, verdictView(state, null), section("Reports", {}, h("p", {}, "No report of this machine has been kept yet.")));
+  return h(
+    "div",
+    { class: "stack" },
+    verdictView(state, null),
+    section("Reports", {}, h("p", {}, "No report of this machine has been kept yet.")),
+  );
 }
 
-function judgedSections(context: Context, machine: Machine, shown: NonNullable<Loaded["shown"]>): readonly HTMLElement[] {
+function judgedSections(
+  context: Context,
+  machine: Machine,
+  shown: NonNullable<Loaded["shown"]>,
+): readonly HTMLElement[] {
   const body = h("div", { class: "stack" });
-  const draw = ({ result, reasons }: Judgement, when: string) => replace(body, resultSections(result, reasons, shown.report, when));
+  const draw = ({ result, reasons }: Judgement, when: string) =>
+    replace(body, resultSections(result, reasons, shown.report, when));
   const again = button("Judge again", () => void judge());
   const judge = async () => {
     again.disabled = true;
@@ -133,19 +192,4 @@ function judgedSections(context: Context, machine: Machine, shown: NonNullable<L
   draw(shown.judgement, "");
   const title = shown.id === machine.lastReport ? `Last report (no. ${shown.id})` : `Report no. ${shown.id}`;
   return [h("div", { class: "title-line" }, h("h2", { tabindex: -1 }, title), again), body];
-}
-
-/** The parts of a judged report, also of one that was judged in this browser. */
-export function resultSections(result: Judgement["result"], reasons: Judgement["reasons"], report: ReadReport | string, note: string): readonly HTMLElement[] {
-  const readable = typeof report === "string" ? null : report;
-  return [
-    ...(note === "" ? [] : [h("p", { class: "notice", role: "status" }, note)]),
-    verdictView(result?.tier ?? "refused", result),
-    result === null ? refusalView(reasons) : findingsView(result.findings),
-    ...(typeof report === "string" ? [section("The report", {}, h("p", { class: "notice notice-bad" }, "It cannot be read: ", outside(report)))] : []),
-    ...(readable === null ? [] : [timelineView(readable, result)]),
-    ...(result === null ? [] : [pcrsView(result), eventsView(result)]),
-    ...(readable === null ? [] : [logsView(readable), ...claimsViews(readable.claims), reportFactsView(readable)]),
-    ...(result === null ? [] : [notProvenView(result)]),
-  ];
 }

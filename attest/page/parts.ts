@@ -1,7 +1,7 @@
 /// <reference lib="dom" />
-import { type Child, h } from "./dom.ts";
+import { button, type Child, h } from "./dom.ts";
 import { icon } from "./icons.ts";
-import { type State, stateWords, states } from "./plain.ts";
+import { type State, states, stateWords } from "./plain.ts";
 import { absoluteTime, relativeTime } from "./time.ts";
 
 /** A state as drawing and word and colour; a state that this page does not know is shown by its name and looks like a doubt. */
@@ -82,4 +82,17 @@ export function facts(pairs: readonly (readonly [string, Child])[]): HTMLElement
     { class: "facts" },
     pairs.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))),
   );
+}
+
+/** Ways to the sections of `whole`; their headings take the focus, and the address stays. */
+export function contentsOf(whole: Element): HTMLElement {
+  const headings = [...whole.querySelectorAll<HTMLElement>("section > h2")];
+  const go = (heading: HTMLElement) => {
+    heading.scrollIntoView({ block: "start" });
+    heading.focus({ preventScroll: true });
+  };
+  const items = headings.map((heading) =>
+    button((heading.textContent ?? "").replace(/ \(\d+\)$/, ""), () => go(heading), { class: "link" }),
+  );
+  return h("nav", { class: "contents", "aria-label": "On this page" }, items);
 }

@@ -25,21 +25,26 @@ export function createPoller(work: () => Promise<void>, onFailure: (error: unkno
     clearTimeout(timer);
     if (!stopped) timer = window.setTimeout(run, ms);
   };
+  /** One round; how long to wait after it. */
+  const round = async (): Promise<number> => {
+    const usual = (seconds ?? 0) * 1000;
+    try {
+      await work();
+      failures = 0;
+      return usual;
+    } catch (error) {
+      failures += 1;
+      if (!stopped) onFailure(error);
+      const asked = error instanceof ServiceFailure ? (error.retryAfterSeconds ?? 0) * 1000 : 0;
+      return Math.max(asked, Math.min(usual * 2 ** Math.min(failures, 5), longestWaitMs));
+    }
+  };
   const run = async () => {
     if (running || stopped) return;
     if (document.hidden) return schedule(1000);
     running = true;
     clearTimeout(timer);
-    let wait = (seconds ?? 0) * 1000;
-    try {
-      await work();
-      failures = 0;
-    } catch (error) {
-      failures += 1;
-      if (!stopped) onFailure(error);
-      const asked = error instanceof ServiceFailure ? (error.retryAfterSeconds ?? 0) * 1000 : 0;
-      wait = Math.max(asked, Math.min(wait * 2 ** Math.min(failures, 5), longestWaitMs));
-    }
+    const wait = await round();
     running = false;
     if (seconds !== null) schedule(wait);
   };

@@ -22,7 +22,13 @@ export function refreshControl(poller: Poller): RefreshControl {
   const select = h(
     "select",
     { id: "refresh-interval" },
-    choices.map((value) => h("option", { value, selected: value === seconds }, value < 60 ? `${value} seconds` : `${value / 60} minute${value === 60 ? "" : "s"}`)),
+    choices.map((value) =>
+      h(
+        "option",
+        { value, selected: value === seconds },
+        value < 60 ? `${value} seconds` : `${value / 60} minute${value === 60 ? "" : "s"}`,
+      ),
+    ),
   );
   const pause = button("Pause", () => {
     paused = !paused;
@@ -46,7 +52,15 @@ export function refreshControl(poller: Poller): RefreshControl {
   apply();
   const timer = window.setInterval(draw, 1000);
   return {
-    node: h("div", { class: "refresh", role: "group", "aria-label": "Refresh" }, age, h("label", { for: "refresh-interval" }, "Every"), select, pause, button("Now", () => poller.now(), { "aria-label": "Refresh now" })),
+    node: h(
+      "div",
+      { class: "refresh", role: "group", "aria-label": "Refresh" },
+      age,
+      h("label", { for: "refresh-interval" }, "Every"),
+      select,
+      pause,
+      button("Now", () => poller.now(), { "aria-label": "Refresh now" }),
+    ),
     updated(at) {
       last = at;
       age.classList.remove("stale");

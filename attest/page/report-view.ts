@@ -29,12 +29,27 @@ export function timelineView(report: ReadReport, result: Result | null): HTMLEle
   return section(
     "Launch",
     {},
-    launch === null ? null : h("p", {}, `The agent says that it is ${launchMeaning(launch)}. Steps are in the order of its log; a log has no times.`),
+    launch === null
+      ? null
+      : h(
+          "p",
+          {},
+          `The agent says that it is ${launchMeaning(launch)}. Steps are in the order of its log; a log has no times.`,
+        ),
     h(
       "ol",
       { class: "timeline" },
       steps.map(({ kind, names }) => timelineStep(kind, names, differs(kind, result))),
-      missing.map(({ kind, label }) => h("li", { class: "step step-missing" }, h("span", { class: "step-label" }, label), " ", h("code", {}, kind), h("div", { class: "quiet" }, "not in the log"))),
+      missing.map(({ kind, label }) =>
+        h(
+          "li",
+          { class: "step step-missing" },
+          h("span", { class: "step-label" }, label),
+          " ",
+          h("code", {}, kind),
+          h("div", { class: "quiet" }, "not in the log"),
+        ),
+      ),
     ),
   );
 }
@@ -56,18 +71,37 @@ function timelineStep(kind: string, names: readonly string[], wrong: boolean): H
     wrong ? h("span", { class: "differs" }, " \u2717 differs from the release") : null,
     more.length === 0
       ? h("div", { class: "step-names" }, outside(first, "path"))
-      : h("details", {}, h("summary", {}, `${names.length} entries`), h("ul", { class: "plain" }, names.slice(0, mostRows).map((name) => h("li", {}, outside(name, "path"))), tooMany(names.length))),
+      : h(
+          "details",
+          {},
+          h("summary", {}, `${names.length} entries`),
+          h(
+            "ul",
+            { class: "plain" },
+            names.slice(0, mostRows).map((name) => h("li", {}, outside(name, "path"))),
+            tooMany(names.length),
+          ),
+        ),
   );
 }
 
 /** What each register was extended with, computed here from the report. */
 export function logsView(report: ReadReport): HTMLElement {
   const { bank, values } = report;
-  if (bank === null) return section("Behind each register", {}, h("p", {}, "The report lists no registers that can be read."));
+  if (bank === null)
+    return section(
+      "Log entries behind each register",
+      {},
+      h("p", {}, "The report lists no registers that can be read."),
+    );
   return section(
-    "Behind each register",
+    "Log entries behind each register",
     {},
-    h("p", {}, `The entries of the report's logs in bank ${bank}, read and replayed in this browser. Only digests are in a register: types and descriptions are firmware's own words.`),
+    h(
+      "p",
+      {},
+      `The entries of the report's logs in bank ${bank}, read and replayed in this browser. Only digests are in a register: types and descriptions are firmware's own words.`,
+    ),
     [...values].map(([pcr, value]) => registerLog(report, pcr, value)),
   );
 }
@@ -84,12 +118,22 @@ function registerLog(report: ReadReport, pcr: number, value: Uint8Array): HTMLEl
       h("span", { class: "register-name" }, `PCR ${pcr}`),
       h("span", { class: "register-holds" }, pcrMeaning(pcr)),
       h("span", { class: "register-count" }, `${rows.length} ${rows.length === 1 ? "entry" : "entries"}`),
-      h("span", { class: explained ? "agrees" : "differs" }, explained ? "\u2713 explained by the log" : "\u2717 not explained"),
+      h("span", { class: explained ? "agrees" : "differs" }, explained ? "\u2713 explained" : "\u2717 not explained"),
     ),
     h("div", { class: "register-value" }, h("span", { class: "compare-label" }, "Value"), digest(toHex(value))),
     rows.length === 0
       ? h("p", { class: "quiet" }, "Nothing was extended.")
-      : table(`Log entries of PCR ${pcr}`, [{ title: "No.", className: "number" }, { title: "Type" }, { title: "Description" }, { title: "Digest", className: "wide" }], rows.slice(0, mostRows), "values"),
+      : table(
+          `Log entries of PCR ${pcr}`,
+          [
+            { title: "No.", className: "number" },
+            { title: "Type" },
+            { title: "Description" },
+            { title: "Digest", className: "wide" },
+          ],
+          rows.slice(0, mostRows),
+          "values",
+        ),
     tooMany(rows.length),
   );
 }
@@ -113,7 +157,14 @@ function firmwareRows({ firmwareLog, bank }: ReadReport, pcr: number): readonly 
     if (event.pcr !== pcr || event.type === noteType) return [];
     const found = event.digests.get(bankAlgorithm(bank));
     const type = event.name ?? `type 0x${event.type.toString(16)}`;
-    return [[`${index}`, type, outside(describeEventData(event)), found === undefined ? "none in this bank" : digest(toHex(found))]];
+    return [
+      [
+        `${index}`,
+        type,
+        outside(describeEventData(event)),
+        found === undefined ? "none in this bank" : digest(toHex(found)),
+      ],
+    ];
   });
 }
 
@@ -129,9 +180,17 @@ export function reportFactsView(report: ReadReport): HTMLElement {
       ["Size", `${report.size.toLocaleString("en")} bytes`],
       ["Calls itself", asserted === undefined ? "unreadable" : outside(asserted.machine)],
       ["Agent", claims === null ? "unreadable" : outside(`${claims.software.name} ${claims.software.version}`)],
-      ["Image", asserted === undefined ? "unreadable" : h("span", {}, asserted.image.variant, " ", digest(asserted.image.id))],
+      [
+        "Image",
+        asserted === undefined ? "unreadable" : h("span", {}, asserted.image.variant, " ", digest(asserted.image.id)),
+      ],
       ["Epoch counter", asserted === undefined ? "unreadable" : `${asserted.epoch ?? "none"}`],
-      ["Audit log", asserted === undefined ? "unreadable" : h("span", {}, `record ${asserted.audit.seq} `, digest(toHex(asserted.audit.hash)))],
+      [
+        "Audit log",
+        asserted === undefined
+          ? "unreadable"
+          : h("span", {}, `record ${asserted.audit.seq} `, digest(toHex(asserted.audit.hash))),
+      ],
       ["Nonce", claims === null ? "unreadable" : digest(toHex(claims.nonce))],
     ]),
     report.problems.map(({ part, code, message }) =>

@@ -1,6 +1,6 @@
 /// <reference lib="dom" />
 import { codeMeaning } from "./codes.ts";
-import { comparison, isDigest, digest } from "./digest.ts";
+import { comparison, digest, isDigest } from "./digest.ts";
 import { h, outside, section } from "./dom.ts";
 import { facts, knownState, stateBadge, table, timeOf } from "./parts.ts";
 import { assuranceMeaning, launchMeaning, pcrMeaning, stateWords } from "./plain.ts";
@@ -22,7 +22,10 @@ function resultFacts(result: Result): HTMLElement {
   const release = result.release === null ? "none was given" : outside(result.release);
   return facts([
     ["Launch", launchMeaning(result.launch)],
-    ["Assurance", h("span", {}, result.assurance, h("br"), h("span", { class: "quiet" }, assuranceMeaning(result.assurance)))],
+    [
+      "Assurance",
+      h("span", {}, result.assurance, h("br"), h("span", { class: "quiet" }, assuranceMeaning(result.assurance))),
+    ],
     ["Compared with release", release],
     ["Judged by policy", outside(result.policy.name)],
     ["Judged", timeOf(result.at)],
@@ -37,7 +40,11 @@ export function findingsView(findings: readonly Finding[]): HTMLElement {
   return section(
     `Reasons (${findings.length})`,
     { class: "reasons" },
-    h("ol", { class: "reason-list" }, sorted.map((found) => reasonItem(found, found.tier))),
+    h(
+      "ol",
+      { class: "reason-list" },
+      sorted.map((found) => reasonItem(found, found.tier)),
+    ),
   );
 }
 
@@ -46,16 +53,29 @@ export function refusalView(reasons: readonly Reason[]): HTMLElement {
   return section(
     `Why it was refused (${reasons.length})`,
     { class: "reasons" },
-    h("ol", { class: "reason-list" }, reasons.map((found) => reasonItem(found, "refused"))),
+    h(
+      "ol",
+      { class: "reason-list" },
+      reasons.map((found) => reasonItem(found, "refused")),
+    ),
   );
 }
 
-function reasonItem({ code, item, expected, got }: Reason, tier: "warning" | "contraindicated" | "refused"): HTMLElement {
+function reasonItem(
+  { code, item, expected, got }: Reason,
+  tier: "warning" | "contraindicated" | "refused",
+): HTMLElement {
   const meaning = codeMeaning(code);
   return h(
     "li",
     { class: `reason tone-${tier}` },
-    h("div", { class: "reason-head" }, stateBadge(tier), h("code", { class: "code" }, code), outside(item, "reason-item")),
+    h(
+      "div",
+      { class: "reason-head" },
+      stateBadge(tier),
+      h("code", { class: "code" }, code),
+      outside(item, "reason-item"),
+    ),
     meaning === null ? null : h("p", { class: "reason-means" }, meaning),
     isDigest(expected) && isDigest(got)
       ? comparison(expected, got)
@@ -68,18 +88,28 @@ function reasonItem({ code, item, expected, got }: Reason, tier: "warning" | "co
 
 /** Registers as the release expects them and as the TPM signed them. */
 export function pcrsView({ pcrs }: Pick<Result, "pcrs">): HTMLElement {
-  const columns = [{ title: "PCR", className: "number" }, { title: "Holds" }, { title: "Values", className: "wide" }, { title: "Agrees" }];
+  const columns = [
+    { title: "PCR", className: "number" },
+    { title: "Holds" },
+    { title: "Values", className: "wide" },
+    { title: "Agrees" },
+  ];
   const rows = pcrs.map(({ pcr, expected, got }) => [
     `${pcr}`,
     pcrMeaning(pcr),
     pcr === 13 ? agentPcrValue(got) : comparison(expected, got),
     agreement(expected === null ? null : expected === got, pcr === 13 ? "event by event" : "no reference"),
   ]);
-  return section("Registers, expected and measured", {}, table("Registers, expected and measured", columns, rows, "values"));
+  return section("Registers", {}, table("Registers, expected and measured", columns, rows, "values"));
 }
 
 function agentPcrValue(got: string): HTMLElement {
-  return h("div", {}, comparison(null, got), h("p", { class: "quiet" }, "Compared event by event: see the next section."));
+  return h(
+    "div",
+    {},
+    comparison(null, got),
+    h("p", { class: "quiet" }, "Compared event by event: see the next section."),
+  );
 }
 
 /** Everything that the agent measured before its login, beside what the release names. */
@@ -94,9 +124,15 @@ export function eventsView({ events }: Pick<Result, "events">): HTMLElement {
     agreement(expected === null && agrees ? null : agrees, "no reference"),
   ]);
   return section(
-    "Measured by the agent, expected and measured",
+    "Measured by the agent",
     {},
-    h("p", {}, differing === 0 ? "Everything that the release names was measured, and nothing else before the login." : `${differing} of ${events.length} differ.`),
+    h(
+      "p",
+      {},
+      differing === 0
+        ? "Everything that the release names was measured, and nothing else before the login."
+        : `${differing} of ${events.length} differ.`,
+    ),
     table("Measured by the agent", columns, rows, "values"),
   );
 }
@@ -113,7 +149,31 @@ export function notProvenView({ notProven }: Pick<Result, "notProven">): HTMLEle
     { class: "limits" },
     notProven.length === 0
       ? h("p", {}, "The service names no limits.")
-      : h("ul", {}, notProven.map(({ text, code }) => h("li", {}, outside(text), " ", h("code", { class: "quiet" }, code)))),
+      : h(
+          "ul",
+          {},
+          notProven.map(({ text, code }) => h("li", {}, outside(text), " ", h("code", { class: "quiet" }, code))),
+        ),
   );
 }
 
+const vectorWords: readonly (readonly [number, string])[] = [
+  [96, "contraindicated"],
+  [32, "warning"],
+  [2, "affirming"],
+];
+
+/** The AR4SI trustworthiness vector that goes into the token for relying parties. */
+export function vectorView({ vector }: Pick<Result, "vector">): HTMLElement {
+  const word = (value: number) => {
+    if (value < 0 || value === 1) return "verifier's fault";
+    return vectorWords.find(([least]) => value >= least)?.[1] ?? "no claim";
+  };
+  const claims = Object.entries(vector).map(([name, value]) => [name, `${word(value)} (${value})`] as const);
+  return section(
+    "Trustworthiness vector",
+    {},
+    h("p", { class: "quiet" }, "What a relying party reads in the signed token, in the words of AR4SI."),
+    facts(claims),
+  );
+}

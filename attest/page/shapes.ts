@@ -28,7 +28,15 @@ export const resultSchema = z.object({
   notProven: z.array(z.object({ code: text, text: text })),
   at: text,
 });
-export type Result = z.infer<typeof resultSchema>;
+
+type DeepReadonly<T> = T extends readonly (infer Item)[]
+  ? readonly DeepReadonly<Item>[]
+  : T extends object
+    ? { readonly [Key in keyof T]: DeepReadonly<T[Key]> }
+    : T;
+
+/** As wide as what a service of another version may say; an `AttestationResult` of this verifier is one. */
+export type Result = DeepReadonly<z.infer<typeof resultSchema>>;
 export type Finding = Result["findings"][number];
 
 export const reasonSchema = finding.omit({ tier: true });
@@ -81,4 +89,4 @@ export type ReportRow = z.infer<typeof reportRow>;
 export const reportRowsSchema = z.array(reportRow);
 
 export const judgementSchema = z.object({ result: resultSchema.nullable(), reasons: z.array(reasonSchema) });
-export type Judgement = z.infer<typeof judgementSchema>;
+export type Judgement = DeepReadonly<z.infer<typeof judgementSchema>>;
