@@ -1,20 +1,58 @@
+import { preUnsealKinds } from "../policy/index.ts";
 import type { AttestationResult, EventComparison, PcrComparison } from "./attestation-result.ts";
 import type { Finding } from "./finding.ts";
+import { loginKinds } from "./launch-events.ts";
 import type { Reason } from "./reason.ts";
 
-/** An attestation result as plain text for a person: the verdict, why, and expected and measured values side by side. */
+/** What is in each PCR, in a word. */
+export const pcrContents: Readonly<Record<number, string>> = {
+  0: "firmware",
+  1: "settings",
+  2: "option-roms",
+  3: "rom-settings",
+  4: "bootloader",
+  5: "partitions",
+  6: "platform",
+  7: "secure-boot",
+  8: "commands",
+  9: "initrd",
+  10: "ima",
+  11: "kernel-image",
+  12: "overrides",
+  13: "agent",
+  14: "shim-lock",
+};
+
+/** An attestation result as plain text for a person: the verdict, why, expected and measured values side by side, and what it does not prove. */
 export function explain(result: AttestationResult): string {
-  const width = Math.max(...result.events.map(({ kind, name }) => kind.length + name.length + 1), 10);
+  const { policy, evidence, at } = result;
+  const of = (kinds: readonly string[]) => result.events.filter(({ kind }) => kinds.includes(kind));
+  const later = result.events.filter(({ kind }) => ![...preUnsealKinds, ...loginKinds].some((known) => known === kind));
   return [
-    `${printable(result.machine)}: ${result.tier} (launch ${result.launch}, ${result.assurance}, release ${printable(result.release ?? "none")})`,
-    ...result.findings.map(explainFinding),
+    summarise(result),
     "",
-    "PCR  expected          measured",
+    "PCR  what          expected          measured",
     ...result.pcrs.map(explainPcr),
     "",
-    `${"event".padEnd(width)}  expected          measured`,
-    ...result.events.map((event) => explainEvent(event, width)),
+    ...eventTable("measured before the PIN", of(preUnsealKinds)),
+    ...eventTable("tokens and keys", of(loginKinds)),
+    ...eventTable("cap and later", later),
+    "what this does not prove",
+    ...result.notProven.map(({ text }) => wrap(printable(text, 1000))),
     "",
+    `policy ${printable(policy.name)}, sha256 ${policy.sha256}`,
+    `report sha256 ${evidence}, judged ${at}`,
+    "",
+  ].join("\n");
+}
+
+/** The verdict in one line, then every reason, refusals first. */
+export function summarise(result: AttestationResult): string {
+  const { machine, tier, launch, assurance, release, findings } = result;
+  return [
+    `${printable(machine)}: ${tier} (launch ${launch}, ${assurance}, release ${printable(release ?? "none")})`,
+    ...findings.filter((finding) => finding.tier === "contraindicated").map(explainFinding),
+    ...findings.filter((finding) => finding.tier === "warning").map(explainFinding),
   ].join("\n");
 }
 
@@ -24,24 +62,51 @@ export function explainReasons(reasons: readonly Reason[]): string {
 }
 
 function explainFinding({ tier, code, item, expected, got }: Finding): string {
-  return `  ${tier === "warning" ? "warning" : "refused"}  ${code}: ${printable(item)}: expected ${printable(expected)}, got ${printable(got)}`;
+  return `  ${tier === "warning" ? "warning" : "refused"}  ${printable(code)}: ${printable(item)}: expected ${printable(expected)}, got ${printable(got)}`;
 }
 
+/** The agent's PCR has no value of its own to expect: its events are compared one by one. */
 function explainPcr({ pcr, expected, got }: PcrComparison): string {
   const mark = expected === null || expected === got ? "" : "  <- differs";
-  return `${`${pcr}`.padStart(3)}  ${short(expected)}  ${short(got)}${mark}`;
+  return `${`${pcr}`.padStart(3)}  ${(pcrContents[pcr] ?? "").padEnd(12)}  ${short(expected)}  ${short(got)}${mark}`.trimEnd();
 }
 
-function explainEvent({ kind, name, expected, got, agrees }: EventComparison, width: number): string {
-  return `${`${kind} ${printable(name)}`.padEnd(width)}  ${short(expected)}  ${short(got)}${agrees ? "" : "  <- differs"}`;
+function eventTable(title: string, events: readonly EventComparison[]): readonly string[] {
+  if (events.length === 0) return [];
+  const names = events.map(({ kind, name }) => `${kind} ${printable(name)}`);
+  const width = Math.max(title.length, ...names.map((name) => name.length));
+  return [
+    `${title.padEnd(width)}  expected          measured`,
+    ...events.map((event, index) => explainEvent(event, (names[index] ?? "").padEnd(width))),
+    "",
+  ];
+}
+
+function explainEvent({ expected, got, agrees }: EventComparison, name: string): string {
+  return `${name}  ${short(expected)}  ${short(got)}${agrees ? "" : "  <- differs"}`.trimEnd();
 }
 
 function short(digest: string | null): string {
   return (digest === null ? "-" : digest.slice(0, 16)).padEnd(16);
 }
 
+/** One paragraph, indented, in lines that a terminal shows whole. */
+function wrap(text: string): string {
+  const lines: string[] = [];
+  for (const word of text.split(" ")) {
+    const last = lines.at(-1);
+    if (last !== undefined && last.length + word.length < 96) lines[lines.length - 1] = `${last} ${word}`;
+    else lines.push(word);
+  }
+  return lines.map((line, index) => `  ${index === 0 ? "-" : " "} ${line}`).join("\n");
+}
+
 /** Names and reasons come from outside: a control character must not reach the reader's terminal. */
-function printable(text: string): string {
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: these are the characters to take out
-  return text.replaceAll(/[\u0000-\u001f\u007f-\u009f\u2028\u2029\u202a-\u202e\u2066-\u2069]/g, "?").slice(0, 200);
+function printable(text: string, length = 200): string {
+  return (
+    text
+      // biome-ignore lint/suspicious/noControlCharactersInRegex: these are the characters to take out
+      .replaceAll(/[\u0000-\u001f\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069]/g, "?")
+      .slice(0, length)
+  );
 }

@@ -26,6 +26,8 @@ export * from "./evidence.ts";
 export * from "./explain.ts";
 export * from "./finding.ts";
 export * from "./firmware-log.ts";
+export * from "./json-comments.ts";
+export * from "./jws.ts";
 export * from "./launch-events.ts";
 export * from "./measure.ts";
 export * from "./measured-claims.ts";

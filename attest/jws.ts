@@ -29,7 +29,7 @@ export function splitJws(jws: string): JwsParts {
   const parts = jws.split(".", 4);
   const [header, payload, signature] = parts;
   if (header === undefined || payload === undefined || signature === undefined || parts.length !== 3)
-    throw malformed("form", "header, payload and signature with two dots", `${parts.length - 1} dots or more`);
+    throw malformed("form", "header, payload and signature between two dots", "another form");
   const raw = fromBase64url(signature, "signature");
   if (raw.length !== SIGNATURE_BYTES) throw malformed("signature", `${SIGNATURE_BYTES} bytes`, `${raw.length}`);
   return {

@@ -6,7 +6,7 @@ import { AttestError, type AttestErrorCode } from "./errors.ts";
  * @param what names the document
  */
 export function schemaError(code: AttestErrorCode, what: string, { issues }: z.ZodError): AttestError {
-  const [issue] = issues;
+  const issue = issues[0] === undefined ? undefined : innermost(issues[0]);
   if (issue === undefined) return new AttestError(code, what, { expected: "a document of the schema", got: "another" });
   const path = issue.path.map(String).join(".").slice(0, 200);
   if (issue.code === "unrecognized_keys") {
@@ -19,6 +19,13 @@ export function schemaError(code: AttestErrorCode, what: string, { issues }: z.Z
     expected: expectedOf(issue),
     got: shown(issue.input),
   });
+}
+
+/** Of a field that may have several forms: what is wrong inside the form that was meant, where one was begun. */
+function innermost(issue: z.core.$ZodIssue): z.core.$ZodIssue {
+  if (issue.code !== "invalid_union") return issue;
+  const inside = issue.errors.map(([first]) => first).find((first) => first !== undefined && first.path.length > 0);
+  return inside === undefined ? issue : innermost({ ...inside, path: [...issue.path, ...inside.path] });
 }
 
 function expectedOf(issue: z.core.$ZodIssue): string {

@@ -34,7 +34,7 @@ export { type EarClaims, earProfile, earStatus, earSubmodule } from "./ear-claim
 export { type AssuranceClass, assuranceClasses, type Enrolment, encodeEnrolment, parseEnrolment } from "./enrolment.ts";
 export { AttestError, EvidenceRefused } from "./errors.ts";
 export { type Challenge, defaultQuotePcrs, type Evidence, parseEvidence } from "./evidence.ts";
-export { explain, explainReasons } from "./explain.ts";
+export { explain, explainReasons, pcrContents, summarise } from "./explain.ts";
 export type { Finding, ReferenceValues } from "./finding.ts";
 export { type FirmwareLog, parseFirmwareLog, replayFirmwareLog } from "./firmware-log.ts";
 export { everyNotProven, type NotProven, notProvenFor } from "./not-proven.ts";
