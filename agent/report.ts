@@ -5,6 +5,7 @@ import {
   type EkCertificate,
   type EndorsementKeyKind,
   type EvidenceSources,
+  ekProfileOfCertificateIndex,
   machineUeid,
   measuredClaims,
   type ShimProcessClaim,
@@ -20,18 +21,17 @@ import type { MeasurementLog } from "./launch/measurement-log.ts";
 
 export const SOFTWARE = { name: "ironclaw-guest-agent", version: "0.1.0" } as const;
 
-/** NV index of the certificate of the RSA-2048 EK, which TPMs without P-384 have (TCG EK Credential Profile, L-1). */
-const RSA_CERTIFICATE = 0x01c00002;
-const P384_CERTIFICATE = 0x01c00016;
+/** Those that credentials are sealed to come first. */
+const preferredEks: readonly EndorsementKeyKind[] = ["p384", "rsa2048", "p256", "p256-high", "rsa2048-high"];
 
-/** The EK that this machine is known by: the one its credentials are sealed to, else the one that has a certificate, P-384 first. */
+/** The EK that this machine is known by: the one its credentials are sealed to, else the first that has a certificate, else P-384. */
 export function endorsementKeyKind(
   sealed: Pick<SealedPackage, "ekName"> | undefined,
   certificates: readonly Pick<EkCertificate, "nvIndex">[],
 ): EndorsementKeyKind {
-  if (sealed !== undefined) return ekProfileOfName(sealed.ekName)?.kind === "L-1" ? "rsa2048" : "p384";
-  const has = (wanted: number) => certificates.some(({ nvIndex }) => nvIndex === wanted);
-  return has(RSA_CERTIFICATE) && !has(P384_CERTIFICATE) ? "rsa2048" : "p384";
+  if (sealed !== undefined) return ekProfileOfName(sealed.ekName)?.kind ?? "p384";
+  const certified = certificates.map(({ nvIndex }) => ekProfileOfCertificateIndex(nvIndex)?.kind);
+  return preferredEks.find((kind) => certified.includes(kind)) ?? "p384";
 }
 
 /** Everything a report is made of, gathered once when the agent starts and read at each challenge. */

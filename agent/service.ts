@@ -3,6 +3,7 @@ import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import {
   collectEvidence,
+  ekProfiles,
   encodeEvidence,
   listPciDevices,
   type Reason,
@@ -230,8 +231,8 @@ function controlService(
       phases: record.phases.map(({ kind, at }) => ({ phase: kind, at: Math.round(at) })),
     }),
     endorsement: async () => {
-      const { ekCertificates, ak } = sources();
-      return { ekCertificates, akPublic: ak.publicArea, akName: ak.name };
+      const { ekCertificates, ekKind, ak } = sources();
+      return { ekCertificates, ekProfile: ekProfiles[ekKind].name, akPublic: ak.publicArea, akName: ak.name };
     },
     activate: async (credentialBlob, encryptedSecret) => {
       const { tpm, ak, ekKind } = sources();

@@ -1,9 +1,19 @@
 import { createPublicKey, type KeyObject, X509Certificate } from "node:crypto";
-import { fromHex, sha256, toBase64, toHex } from "../policy/index.ts";
+import { sha256 } from "../policy/index.ts";
 import { type CertificateFields, parseCertificateFields } from "./ek-certificate.ts";
-import { type AssuranceClass, type Enrolment, encodeEnrolment, parseEnrolment } from "./enrolment.ts";
+import {
+  defaultEkProfile,
+  type EkKey,
+  type EkProfile,
+  type EkProfileName,
+  eccCurve,
+  ekProfileNamed,
+  ekProfilesOfKey,
+  ekPublic,
+} from "./ek-profiles.ts";
+import type { AssuranceClass } from "./enrolment.ts";
 import { AttestError } from "./errors.ts";
-import { encodeTpmPublic, type TpmPublic, tpmAlg, tpmName } from "./tpm-structures.ts";
+import { encodeTpmPublic, type TpmPublic, tpmName } from "./tpm-structures.ts";
 
 /** Extended key usage of an EK certificate (tcg-kp-EKCertificate). */
 const ekPurpose = "2.23.133.8.1";
@@ -27,7 +37,9 @@ export interface Endorsement {
   readonly assurance: AssuranceClass;
   readonly anchor: string;
   readonly manufacturer: string | null;
-  /** TPMT_PUBLIC, built from the certificate and the standard template: never what the TPM said. */
+  /** The template. The certificate does not name it: the usual one for its key, or what the machine claimed (`withEkProfile`). */
+  readonly profile: EkProfileName;
+  /** TPMT_PUBLIC, built from the certificate and the template: never what the TPM said. */
   readonly ekPublic: TpmPublic;
   readonly ekPublicArea: Uint8Array;
   readonly ekName: Uint8Array;
@@ -46,12 +58,14 @@ interface Certificate {
  * consulted. A provider's or software TPM's certificate says nothing about hardware; `assurance` does.
  *
  * @param chain DER, the EK's first, then any intermediates in order
+ * @param claimed the template that the machine says its EK has: L-1, L-2 or H-3 by the certificate's key, if not given
  * @throws AttestError `ERR_ENDORSEMENT_MALFORMED`, `ERR_ENDORSEMENT_REFUSED`
  */
 export function verifyEndorsement(
   chain: readonly Uint8Array[],
   anchors: readonly TrustAnchor[],
   at: Date,
+  claimed?: EkProfileName,
 ): Endorsement {
   if (chain.length === 0 || chain.length > maxChain)
     throw refused("ek certificate chain", `1 to ${maxChain} certificates`, `${chain.length}`);
@@ -62,36 +76,34 @@ export function verifyEndorsement(
   for (const certificate of certificates) verifyCertificate(certificate, at);
   const anchor = findAnchor(certificates, anchors, at);
   verifyEkCertificate(ek, anchor);
-  const ekPublic = ekPublicFromSpki(exportJwk(ekCertificateKey(der)));
-  const ekPublicArea = encodeTpmPublic(ekPublic);
+  const key = ekKeyOf(ekCertificateKey(der));
+  const profile = claimed === undefined ? defaultEkProfile(key) : ekProfileNamed(claimed);
   return {
     assurance: anchor.assurance,
     anchor: anchor.name,
     manufacturer: ek.fields.manufacturer,
-    ekPublic,
-    ekPublicArea,
-    ekName: tpmName(ekPublicArea),
+    ...endorsedKey(profile, key),
     ekCertificateSha256: sha256(der),
   };
 }
 
 /**
- * The enrolment document of a machine. Call it only after TPM2_ActivateCredential gave back the secret that
- * `makeCredential` sealed to this EK and the Name of this AK: before that nothing binds the two.
- * @throws AttestError `ERR_ENROLMENT_MALFORMED` for a key that is not an attestation key
+ * The same endorsement for the template that the machine says its EK was made from. A wrong claim gives a Name that the TPM does
+ * not have: a credential or a sealed object for it opens nowhere. Nobody gains by one, for every template known here makes the key
+ * a restricted decryption key of this TPM.
+ * @throws AttestError `ERR_ENDORSEMENT_REFUSED` for a template that has no such key
  */
-export function createEnrolment(name: string, endorsement: Endorsement, akPublicArea: Uint8Array): Enrolment {
-  return parseEnrolment(
-    encodeEnrolment({
-      version: 1,
-      name,
-      ekName: toHex(endorsement.ekName),
-      akPublic: toBase64(akPublicArea),
-      akName: toHex(tpmName(akPublicArea)),
-      assurance: endorsement.assurance,
-      ekCertificateSha256: toHex(endorsement.ekCertificateSha256),
-    }),
-  );
+export function withEkProfile(endorsement: Endorsement, claimed: EkProfileName): Endorsement {
+  return { ...endorsement, ...endorsedKey(ekProfileNamed(claimed), endorsement.ekPublic) };
+}
+
+function endorsedKey(
+  profile: EkProfile,
+  key: EkKey,
+): Pick<Endorsement, "profile" | "ekPublic" | "ekPublicArea" | "ekName"> {
+  const area = ekPublic(profile, key);
+  const ekPublicArea = encodeTpmPublic(area);
+  return { profile: profile.name, ekPublic: area, ekPublicArea, ekName: tpmName(ekPublicArea) };
 }
 
 function parseCertificate(der: Uint8Array): Certificate {
@@ -185,13 +197,6 @@ function verifyEkCertificate({ x509, fields }: Certificate, anchor: TrustAnchor)
   }
 }
 
-/** PolicyA of the low-range templates: PolicySecret(endorsement), SHA-256. */
-const policyA = fromHex("837197674484b3f81a90cc8d46a5d724fd52d76e06520b64f2a1da1b331469aa");
-/** PolicyB of the high-range templates, SHA-384. */
-const policyB = fromHex(
-  "b26e7d28d11a50bc53d882bcf5fd3a1a074148bb35d3b4e4cb1c0ad9bde419cacb47ba09699646150f9fc000f3f80e12",
-);
-
 interface JsonWebKey {
   readonly kty?: string;
   readonly crv?: string;
@@ -201,7 +206,7 @@ interface JsonWebKey {
   readonly y?: string;
 }
 
-/** Only its type for a key that has no JWK form (DSA, most curves): it is none of the two that an EK has. */
+/** Only its type for a key that has no JWK form (DSA, most curves): it is none of those that an EK has. */
 function exportJwk(key: KeyObject): JsonWebKey {
   try {
     return key.export({ format: "jwk" });
@@ -210,21 +215,30 @@ function exportJwk(key: KeyObject): JsonWebKey {
   }
 }
 
-/** TPMT_PUBLIC of the templates L-1 (RSA 2048) and H-3 (P-384) of the TCG EK Credential Profile with this key in it. */
-function ekPublicFromSpki(jwk: JsonWebKey): TpmPublic {
-  if (jwk.kty === "RSA" && jwk.e === "AQAB") {
-    const modulus = fromBase64Url(jwk.n);
-    if (modulus.length !== 256) throw refused("ek key", "RSA 2048", `RSA ${8 * modulus.length}`);
-    const symmetric = { algorithm: tpmAlg.aes, keyBits: 128, mode: tpmAlg.cfb };
-    const common = { nameAlg: tpmAlg.sha256, attributes: 0x300b2, authPolicy: policyA, symmetric, scheme: null };
-    return { kind: "rsa", ...common, keyBits: 2048, exponent: 0, modulus };
-  }
-  if (jwk.kty === "EC" && jwk.crv === "P-384") {
-    const symmetric = { algorithm: tpmAlg.aes, keyBits: 256, mode: tpmAlg.cfb };
-    const common = { nameAlg: tpmAlg.sha384, attributes: 0x300f2, authPolicy: policyB, symmetric, scheme: null };
-    return { kind: "ecc", ...common, curve: 0x0004, x: fromBase64Url(jwk.x), y: fromBase64Url(jwk.y) };
-  }
-  throw refused("ek key", "RSA 2048 or P-384", `${jwk.kty ?? "unknown"} ${jwk.crv ?? ""}`.trim());
+/**
+ * The key as the EK templates know keys: RSA 2048 with exponent 65537, P-256 or P-384.
+ * @throws AttestError `ERR_ENDORSEMENT_REFUSED` for any other
+ */
+export function ekKeyOf(key: KeyObject): EkKey {
+  const jwk = exportJwk(key);
+  const found: EkKey =
+    jwk.kty === "RSA" && jwk.e === "AQAB"
+      ? { kind: "rsa", modulus: fromBase64Url(jwk.n) }
+      : { kind: "ecc", curve: curves.get(jwk.crv) ?? 0, x: fromBase64Url(jwk.x), y: fromBase64Url(jwk.y) };
+  if (ekProfilesOfKey(found).length > 0) return found;
+  throw refused("ek key", "RSA 2048 with exponent 65537, P-256 or P-384", describeKey(key, jwk));
+}
+
+const curves: ReadonlyMap<string | undefined, number> = new Map([
+  ["P-256", eccCurve.p256],
+  ["P-384", eccCurve.p384],
+]);
+
+function describeKey(key: KeyObject, { kty, crv, e }: JsonWebKey): string {
+  const { modulusLength, namedCurve } = key.asymmetricKeyDetails ?? {};
+  const size = crv ?? namedCurve ?? modulusLength;
+  const exponent = kty === "RSA" && e !== "AQAB" ? " with another exponent" : "";
+  return `${[kty ?? "unknown", size].filter((part) => part !== undefined).join(" ")}${exponent}`;
 }
 
 function fromBase64Url(text: string | undefined): Uint8Array {

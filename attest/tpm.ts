@@ -1,4 +1,5 @@
 import type { PcrBank } from "./banks.ts";
+import type { EndorsementKeyKind } from "./ek-profiles.ts";
 
 /** The attestation key while this connection lives: restricted, signing, P-256, in the endorsement hierarchy. */
 export interface AttestationKey extends AsyncDisposable {
@@ -10,13 +11,10 @@ export interface AttestationKey extends AsyncDisposable {
   readonly handle: number;
 }
 
-/** The endorsement keys known here: TCG EK Credential Profile templates H-3 (P-384) and L-1 (RSA-2048). */
-export type EndorsementKeyKind = "p384" | "rsa2048";
-
 export interface EndorsementKeyPublic {
   /** TPMT_PUBLIC. */
   readonly publicArea: Uint8Array;
-  /** nameAlg (SHA-384 for p384, SHA-256 for rsa2048), then the digest of `publicArea`. */
+  /** nameAlg (SHA-384 for p384, SHA-256 for the others), then the digest of `publicArea`. */
   readonly name: Uint8Array;
 }
 

@@ -1,15 +1,14 @@
 import { HANDLE_RANGE, type Session, type TpmObject, type Tpm as Tss } from "node-tpm2-tss";
-import type { EndorsementKeyKind } from "../attest/index.ts";
+import { type EndorsementKeyKind, ekProfiles, ekTemplate } from "../attest/index.ts";
 import { equalBytes, toHex } from "../policy/index.ts";
 import { ekProfileOfName } from "./ek-public.ts";
 import { SealError } from "./errors.ts";
 import type { SealedPackage } from "./package.ts";
-import { type EkTemplate, ekTemplates } from "./tpm-templates.ts";
 
-/** The EK kind whose Name has this algorithm and size. @throws SealError ERR_SEAL_EK for neither */
+/** The EK kind of a sealed credential whose EK has a Name of this algorithm and size. @throws SealError ERR_SEAL_EK for neither */
 export function ekKindOfName(ekName: Uint8Array): EndorsementKeyKind {
   const profile = ekProfileOfName(ekName);
-  if (profile !== null) return profile.kind === "L-1" ? "rsa2048" : "p384";
+  if (profile !== null) return profile.kind;
   throw new SealError("ERR_SEAL_EK", "EK name", { expected: "34 or 50 bytes", got: `${ekName.length}` });
 }
 
@@ -18,18 +17,30 @@ export function ekKindOfName(ekName: Uint8Array): EndorsementKeyKind {
  * @param wanted Name to look for: another key at the handle, where an owner may put one, is then passed over
  */
 export async function openEndorsementKey(tss: Tss, kind: EndorsementKeyKind, wanted?: Uint8Array): Promise<TpmObject> {
-  const { persistentHandle, template } = ekTemplates[kind];
+  const profile = ekProfiles[kind];
+  const { persistentHandle } = profile;
   if ((await tss.handles(HANDLE_RANGE.persistent)).includes(persistentHandle)) {
     const persistent = await tss.trFromTpmPublic(persistentHandle);
     if (wanted === undefined || equalBytes(persistent.name, wanted)) return persistent;
     await persistent[Symbol.asyncDispose]();
   }
-  return await tss.createPrimary("endorsement", template);
+  return await tss.createPrimary("endorsement", ekTemplate(profile));
+}
+
+/** The EK of this Name, whichever template it is of; null when this TPM has none. Dispose it. */
+export async function findEndorsementKey(tss: Tss, name: Uint8Array): Promise<TpmObject | null> {
+  for (const { kind, hashSize } of Object.values(ekProfiles)) {
+    if (name.length !== 2 + hashSize) continue;
+    const found = await openEndorsementKey(tss, kind, name);
+    if (equalBytes(found.name, name)) return found;
+    await found[Symbol.asyncDispose]();
+  }
+  return null;
 }
 
 /** A policy session good for one use of an EK: see decision 0005 for why not its empty password. Dispose it. */
 export async function openEkPolicy(tss: Tss, kind: EndorsementKeyKind): Promise<Session> {
-  const { hash, alternatives }: EkTemplate = ekTemplates[kind];
+  const { hash, alternatives } = ekProfiles[kind];
   const session = await tss.startAuthSession({ kind: "policy", hash });
   try {
     await tss.policySecret("endorsement", session);

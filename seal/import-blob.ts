@@ -1,6 +1,7 @@
 import { constants, createCipheriv, createECDH, createHash, createHmac, publicEncrypt, randomBytes } from "node:crypto";
+import type { EkProfile } from "../attest/index.ts";
 import { ByteWriter, concatBytes, utf8 } from "../policy/index.ts";
-import type { EkProfile, EkPublic } from "./ek-public.ts";
+import type { EkPublic } from "./ek-public.ts";
 
 /** What TPM2_Import takes: an object sealed under an EK by somebody who knows only its public area. */
 export interface ImportBlob {
@@ -49,7 +50,7 @@ export function encodeImportBlob(
   const objectPublic = encodeSealedPublic(authPolicy, unique, attributes);
   const body = new ByteWriter().u16(ALG_KEYEDHASH).sized16(EMPTY).sized16(seedValue).sized16(data).finish();
   const sensitive = new ByteWriter().sized16(body).finish();
-  const { seed, encryptedSeed } = ek.profile.kind === "L-1" ? rsaSeed(ek) : ecdhSeed(ek);
+  const { seed, encryptedSeed } = ek.profile.key.kind === "rsa" ? rsaSeed(ek) : ecdhSeed(ek);
   try {
     const name = concatBytes(
       new ByteWriter().u16(ALG_SHA256).finish(),

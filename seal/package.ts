@@ -1,4 +1,5 @@
 import { z } from "zod";
+import type { EkProfile } from "../attest/index.ts";
 import {
   type Anchors,
   ByteReader,
@@ -21,7 +22,7 @@ import {
   utf8,
   verifyEnvelope,
 } from "../policy/index.ts";
-import { type EkProfile, ekProfileOfName } from "./ek-public.ts";
+import { ekProfileOfName } from "./ek-public.ts";
 import { SealError } from "./errors.ts";
 import { encodeSealedPublic, type ImportBlob, SEALED_OBJECT_ATTRIBUTES } from "./import-blob.ts";
 import { isPaddedSize, NONCE_BYTES, TAG_BYTES } from "./padding.ts";
@@ -199,7 +200,7 @@ function checkObjectPublic(objectPublic: Uint8Array, authPolicy: Uint8Array): vo
 function checkSizes(sealed: SealedPackage, profile: EkProfile): void {
   const sizes: readonly (readonly [string, Uint8Array, number])[] = [
     ["duplicate", sealed.duplicate, 2 + profile.hashSize + SENSITIVE_SIZE],
-    ["encryptedSeed", sealed.encryptedSeed, profile.kind === "L-1" ? 256 : 2 * (2 + 48)],
+    ["encryptedSeed", sealed.encryptedSeed, profile.key.kind === "rsa" ? 256 : 2 * (2 + profile.key.bytes)],
     ["nonce", sealed.nonce, NONCE_BYTES],
   ];
   for (const [field, bytes, expected] of sizes) {

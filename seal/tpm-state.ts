@@ -1,11 +1,11 @@
 import { PROPERTY, TpmError, type Tpm as Tss } from "node-tpm2-tss";
-import type { EndorsementKeyKind } from "../attest/index.ts";
+import { type EndorsementKeyKind, ekProfiles, ekTemplate } from "../attest/index.ts";
 import { equalBytes, SEAL_PCRS } from "../policy/index.ts";
 import { openEkCertificate } from "./ek-public.ts";
 import { ekKindOfName, openEndorsementKey } from "./endorsement.ts";
 import { type EpochState, readEpoch } from "./epoch.ts";
 import { type LoginState, readAnchor, readLogin } from "./tpm-records.ts";
-import { ekTemplates, readEkCertificates } from "./tpm-templates.ts";
+import { readEkCertificates } from "./tpm-templates.ts";
 
 /** Everything about a TPM that decides whether a credential would unseal now, read without using a single authorisation. */
 export interface TpmState {
@@ -85,7 +85,7 @@ async function readCertifiedNames(tss: Tss): Promise<readonly Uint8Array[]> {
 /** A package for a key that was made from the EK's template in the wrong hierarchy: tools offer that by mistake. */
 async function isOwnerKey(tss: Tss, kind: EndorsementKeyKind, name: Uint8Array): Promise<boolean> {
   try {
-    await using key = await tss.createPrimary("owner", ekTemplates[kind].template);
+    await using key = await tss.createPrimary("owner", ekTemplate(ekProfiles[kind]));
     return equalBytes(key.name, name);
   } catch (error) {
     // An owner with an authorisation of its own, or a hierarchy that is off: then it cannot be told.

@@ -1,5 +1,5 @@
 import { HANDLE_RANGE, TpmError, type Tpm as Tss } from "node-tpm2-tss";
-import type { EkCertificate, EndorsementKeyKind } from "../attest/index.ts";
+import { type EkCertificate, ekProfileOfCertificateIndex } from "../attest/index.ts";
 import { fromHex } from "../policy/index.ts";
 
 /**
@@ -9,46 +9,10 @@ import { fromHex } from "../policy/index.ts";
  */
 export const attestationKeyTemplate = fromHex("0023000b00050472000000100018000b0003001000000000");
 
-export interface EkTemplate {
-  readonly persistentHandle: number;
-  /** nameAlg, which a policy session for this key must have. */
-  readonly hash: "sha256" | "sha384";
-  /**
-   * The policies that PolicyOR joins after PolicySecret(endorsement); empty when PolicySecret is all. The P-384 EK would take
-   * the empty password too, but such a use counts for the dictionary-attack lockout when the power is cut after it.
-   */
-  readonly alternatives: readonly Uint8Array[];
-  readonly template: Uint8Array;
-}
-
-// TCG EK Credential Profile 2.5, annex B.3.3 (L-1) and B.4.5 (H-3); the policies are PolicyA for SHA-256 and PolicyB for SHA-384.
-const policyA = "837197674484b3f81a90cc8d46a5d724fd52d76e06520b64f2a1da1b331469aa";
-const policyB = "b26e7d28d11a50bc53d882bcf5fd3a1a074148bb35d3b4e4cb1c0ad9bde419cacb47ba09699646150f9fc000f3f80e12";
-
-export const ekTemplates: Readonly<Record<EndorsementKeyKind, EkTemplate>> = {
-  rsa2048: {
-    persistentHandle: 0x81010001,
-    hash: "sha256",
-    alternatives: [],
-    // RSA, SHA-256, attributes, policy, AES-128-CFB, scheme NULL, 2048 bits, exponent 0, 256 zero bytes of modulus
-    template: fromHex(`0001000b000300b20020${policyA}00060080004300100800000000000100${"00".repeat(256)}`),
-  },
-  p384: {
-    persistentHandle: 0x81010016,
-    hash: "sha384",
-    alternatives: [
-      fromHex("8bbf2266537c171cb56e403c4dc1d4b64f432611dc386e6f532050c3278c930e143e8bb1133824ccb431053871c6db53"),
-      fromHex("d6032ce61f2fb3c240eb3cf6a33237ef2b6a16f4293c22b455e261cffd217ad5b4947c2d73e63005eed2dc2b3593d165"),
-    ],
-    // ECC, SHA-384, attributes, policy, AES-256-CFB, scheme NULL, P-384, KDF NULL, both coordinates empty
-    template: fromHex(`0023000c000300f20030${policyB}00060100004300100004001000000000`),
-  },
-};
-
-/** Indices that hold EK certificates: L-1, L-2, and the H range, whose odd indices hold templates. */
+/** Indices that hold EK certificates: those of the known templates, and the rest of the high range, whose odd indices hold templates. */
 export function isEkCertificateIndex(nvIndex: number): boolean {
   const high = nvIndex >= 0x01c00012 && nvIndex <= 0x01c0007e && nvIndex % 2 === 0;
-  return nvIndex === 0x01c00002 || nvIndex === 0x01c0000a || high;
+  return high || ekProfileOfCertificateIndex(nvIndex) !== null;
 }
 
 /** EK certificates from NV, in order of their index; empty when the TPM has none. Not verified here. */

@@ -18,7 +18,7 @@ export type SealingOp = "check" | "records" | "reseal" | "abort-reseal" | "order
 export interface ControlClient {
   /** `timeoutMs` for this request alone: one sent before the guest's agent runs may be lost, and holds up the next. */
   status(timeoutMs?: number): Promise<ControlAnswer>;
-  /** DER certificates of the endorsement keys, TPM2B_PUBLIC of the attestation key and its name (hex). */
+  /** DER certificates of the endorsement keys, the template of the one in use, TPMT_PUBLIC of the attestation key and its name (hex). */
   endorsement(): Promise<ControlAnswer>;
   /** TPM2_ActivateCredential in the guest; resolves with the secret that was recovered. */
   activate(credentialBlob: Uint8Array, encryptedSecret: Uint8Array): Promise<Uint8Array>;

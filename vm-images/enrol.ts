@@ -1,31 +1,57 @@
-import { randomBytes, timingSafeEqual } from "node:crypto";
-import { AttestError, createEnrolment, type Endorsement, type Enrolment, makeCredential } from "../attest/index.ts";
+import {
+  beginEnrolment,
+  type EkProfileName,
+  type Endorsement,
+  type Enrolment,
+  finishEnrolment,
+  makeCredential,
+  parseEkProfileName,
+  withEkProfile,
+} from "../attest/index.ts";
 import { fromBase64, fromHex, toBase64 } from "../policy/index.ts";
-import type { ControlClient } from "./control-client.ts";
+import type { ControlAnswer, ControlClient } from "./control-client.ts";
 import { ImageError } from "./errors.ts";
 
 /**
  * Enrol a machine whose EK certificate chains to a pinned CA: a credential made for that EK and the machine's AK comes
  * back opened, so both keys are in one TPM. What comes from the guest is input to these checks and nothing else.
- * @throws ImageError ERR_VM_CONTROL; AttestError ERR_ENROLMENT_MALFORMED, ERR_CREDENTIAL when another secret comes back
+ * @throws ImageError ERR_VM_CONTROL; AttestError ERR_ENDORSEMENT_REFUSED for a certificate of another EK than the machine uses,
+ * ERR_ENROLMENT_MALFORMED, ERR_CREDENTIAL when another secret comes back
  */
 export async function enrol(
   name: string,
   endorsement: Endorsement,
   control: Pick<ControlClient, "endorsement" | "activate">,
 ): Promise<Enrolment> {
-  const { akPublic } = await control.endorsement();
+  const answer = await control.endorsement();
+  const { akPublic } = answer;
   if (typeof akPublic !== "string")
     throw new ImageError("ERR_VM_CONTROL", "endorsement: akPublic", { expected: "base64", got: typeof akPublic });
-  // The Name is computed from the public area that will be pinned, never taken from the guest.
-  const enrolment = createEnrolment(name, endorsement, fromBase64(akPublic, "akPublic"));
-  const secret = new Uint8Array(randomBytes(32));
-  const credential = await makeCredential(endorsement.ekPublic, fromHex(enrolment.akName), secret);
-  const answer = await control.activate(credential.credentialBlob, credential.encryptedSecret);
-  if (answer.length !== secret.length || !timingSafeEqual(answer, secret)) {
-    throw new AttestError("ERR_CREDENTIAL", "activate", { expected: "the credential's secret", got: "another value" });
-  }
-  return enrolment;
+  const claimed = withEkProfile(endorsement, ekProfileOf(answer));
+  const pending = await beginEnrolment(name, claimed, fromBase64(akPublic, "akPublic"));
+  const { credentialBlob, encryptedSecret } = pending.credential;
+  return finishEnrolment(pending, await control.activate(credentialBlob, encryptedSecret));
+}
+
+/**
+ * The endorsement for the EK template that the machine states: its certificate does not say it. Nothing is proved by the statement;
+ * what is made for a wrong one opens nowhere.
+ * @throws ImageError ERR_VM_CONTROL; AttestError ERR_ENDORSEMENT_REFUSED for a certificate of another EK than the machine uses
+ */
+export async function claimedEndorsement(
+  endorsement: Endorsement,
+  control: Pick<ControlClient, "endorsement">,
+): Promise<Endorsement> {
+  return withEkProfile(endorsement, ekProfileOf(await control.endorsement()));
+}
+
+function ekProfileOf({ ekProfile }: ControlAnswer): EkProfileName {
+  const name = parseEkProfileName(ekProfile);
+  if (name !== null) return name;
+  throw new ImageError("ERR_VM_CONTROL", "endorsement: ekProfile", {
+    expected: "the name of a known template",
+    got: typeof ekProfile === "string" ? ekProfile : typeof ekProfile,
+  });
 }
 
 /**

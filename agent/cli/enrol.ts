@@ -1,5 +1,5 @@
 import { encodeEnrolment } from "../../attest/index.ts";
-import { enrol, giveOwner } from "../../vm-images/enrol.ts";
+import { claimedEndorsement, enrol, giveOwner } from "../../vm-images/enrol.ts";
 import { type Command, UsageError } from "./command.ts";
 import { ASSURANCE_OPTION, EK_OPTIONS, readEndorsement } from "./ek-options.ts";
 import { openMachine } from "./machine-ports.ts";
@@ -36,7 +36,7 @@ export const command: Command = {
       const escrow = input.optional("escrow");
       if (escrow !== undefined) {
         const { secret } = await prepareEscrow(escrow, enrolment.ekName);
-        await giveOwner(secret, endorsement, enrolment, control);
+        await giveOwner(secret, await claimedEndorsement(endorsement, control), enrolment, control);
       }
       const { ekName, akName, assurance } = enrolment;
       await deliver(input, io, encodeEnrolment(enrolment), { name, ekName, akName, assurance }, `enrolled ${name}`);

@@ -1,16 +1,15 @@
 import { readFile, stat, writeFile } from "node:fs/promises";
 import { TpmError } from "node-tpm2-tss";
-import { fromHex, parseAnchors, type Release, toHex, verifyReleaseSignatures } from "../../policy/index.ts";
+import { fromHex, parseAnchors, type Release, verifyReleaseSignatures } from "../../policy/index.ts";
 import {
   createOwnershipSecret,
   deriveOwnership,
   type Escrow,
-  ekKindOfName,
   encodeEscrow,
+  findEndorsementKey,
   type MachineTpm,
   memoryMedium,
   type Ownership,
-  openEndorsementKey,
   openStoreFile,
   openTpm,
   parseEscrow,
@@ -114,7 +113,7 @@ export async function prepareEscrow(path: string, ekName: string): Promise<Escro
 
 /** @throws AgentError ERR_ENVIRONMENT when the escrow file is of another TPM */
 export async function requireEscrowOf(tss: MachineTpm["tss"], ekName: string): Promise<void> {
-  await using ek = await openEndorsementKey(tss, ekKindOfName(fromHex(ekName)));
-  if (toHex(ek.name) === ekName) return;
-  throw new AgentError("ERR_ENVIRONMENT", "escrow", { expected: `the file of ${toHex(ek.name)}`, got: ekName });
+  await using ek = await findEndorsementKey(tss, fromHex(ekName));
+  if (ek !== null) return;
+  throw new AgentError("ERR_ENVIRONMENT", "escrow", { expected: "the file of this TPM", got: `that of ${ekName}` });
 }

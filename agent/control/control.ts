@@ -1,4 +1,5 @@
 import { z } from "zod";
+import type { EkProfileName } from "../../attest/index.ts";
 import { IronclawError, parseJson, toBase64, toHex, utf8 } from "../../policy/index.ts";
 import { AgentError } from "../errors.ts";
 import type { SealingService } from "./sealing.ts";
@@ -48,6 +49,15 @@ const request = z.discriminatedUnion("op", [
 
 export type ControlRequest = z.infer<typeof request>;
 
+/** What an enrolment begins with. Nothing of it is believed by whoever enrols: certificates, and a proof by TPM2_ActivateCredential. */
+export interface MachineEndorsement {
+  readonly ekCertificates: readonly Uint8Array[];
+  /** Template of the EK that `activate` uses: a certificate does not say it. */
+  readonly ekProfile: EkProfileName;
+  readonly akPublic: Uint8Array;
+  readonly akName: Uint8Array;
+}
+
 /**
  * What the agent does for each request. Nothing here changes what the agent serves, and no answer holds a secret but the credential
  * that the asking verifier itself sealed to this TPM. What changes what the next boot may do is signed by the operator.
@@ -55,7 +65,7 @@ export type ControlRequest = z.infer<typeof request>;
 export interface ControlService {
   readonly sealing: SealingService;
   status(): Promise<Record<string, unknown>>;
-  endorsement(): Promise<{ ekCertificates: readonly Uint8Array[]; akPublic: Uint8Array; akName: Uint8Array }>;
+  endorsement(): Promise<MachineEndorsement>;
   activate(credentialBlob: Uint8Array, encryptedSecret: Uint8Array): Promise<Uint8Array>;
   /** Makes a report and sends it over the report port; resolves with its length in bytes. */
   challenge(challenge: { nonce: Uint8Array; bank: "sha256" | "sha384"; pcrs: readonly number[] }): Promise<number>;
@@ -93,8 +103,9 @@ async function serveRequest(service: ControlService, parsed: ControlRequest): Pr
     case "status":
       return service.status();
     case "endorsement": {
-      const { ekCertificates, akPublic, akName } = await service.endorsement();
-      return { ekCertificates: ekCertificates.map(toBase64), akPublic: toBase64(akPublic), akName: toHex(akName) };
+      const { ekCertificates, ekProfile, akPublic, akName } = await service.endorsement();
+      const keys = { ekProfile, akPublic: toBase64(akPublic), akName: toHex(akName) };
+      return { ekCertificates: ekCertificates.map(toBase64), ...keys };
     }
     case "activate": {
       const secret = await service.activate(

@@ -33,7 +33,12 @@ const service: ControlService = {
     records: async () => ({ ekName: "000c", boot: "00", logins: { "hsm-pin": null }, anchor: null }),
   },
   status: async () => ({ state: "serving", reasons: [], devices: [] }),
-  endorsement: async () => ({ ekCertificates: [utf8("ek")], akPublic: utf8("ak"), akName: Uint8Array.of(0, 11) }),
+  endorsement: async () => ({
+    ekCertificates: [utf8("ek")],
+    ekProfile: "L-2",
+    akPublic: utf8("ak"),
+    akName: Uint8Array.of(0, 11),
+  }),
   activate: async (...blobs) => {
     calls.push(blobs);
     return utf8("credential");
@@ -56,7 +61,10 @@ const failure = (code: string) => ({ id: null, ok: false, error: { code, message
 describe("a control request", () => {
   test.each([
     ['{"id":1,"op":"status"}', { id: 1, ok: true, state: "serving", reasons: [], devices: [] }],
-    ['{"id":0,"op":"endorsement"}', { id: 0, ok: true, ekCertificates: ["ZWs="], akPublic: "YWs=", akName: "000b" }],
+    [
+      '{"id":0,"op":"endorsement"}',
+      { id: 0, ok: true, ekCertificates: ["ZWs="], ekProfile: "L-2", akPublic: "YWs=", akName: "000b" },
+    ],
     [
       '{"id":2,"op":"activate","credentialBlob":"AQI=","encryptedSecret":"Aw=="}',
       { id: 2, ok: true, secret: toBase64(utf8("credential")) },

@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { ekProfiles } from "../../attest/index.ts";
 import {
   memoryMedium,
   provisionEpoch,
@@ -8,7 +9,7 @@ import {
   type StoreContent,
   type StoreMedium,
 } from "../../seal/index.ts";
-import { attestationKeyTemplate, ekTemplates } from "../../seal/tpm-templates.ts";
+import { attestationKeyTemplate } from "../../seal/tpm-templates.ts";
 import { asked, type LaunchChecks, openLaunchChecks, reasonsOf } from "../support/launch-checks.ts";
 import { damagedPackage } from "../support/launch-documents.ts";
 import {
@@ -229,7 +230,7 @@ describe("a TPM that has changed", () => {
     await clear();
     await withTpm(bench.bus, async ({ tss }) => {
       await using key = await tss.createPrimary("endorsement", attestationKeyTemplate);
-      await using _kept = await tss.evictControl(key, ekTemplates.p384.persistentHandle);
+      await using _kept = await tss.evictControl(key, ekProfiles.p384.persistentHandle);
     });
     const booted = await launchOn(machine);
     expect(codesOf(booted)).toContain("tpm-cleared");

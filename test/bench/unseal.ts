@@ -3,8 +3,9 @@ import { closeSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
+import { ekProfiles } from "../../attest/index.ts";
 import { ByteWriter, equalBytes, type Release } from "../../policy/index.ts";
-import { ekTemplates, runUnsealer, unsealRequest } from "../../seal/index.ts";
+import { runUnsealer, unsealRequest } from "../../seal/index.ts";
 import { defineEpoch } from "../support/epoch-fixture.ts";
 import {
   bootInto,
@@ -109,7 +110,7 @@ async function unsealOurs(bench: Bench, kind: Kind, ek: (typeof EKS)[number]): P
 /** The peer's input is made once, beforehand: making it is no part of the commands. */
 function peerOf(bench: Bench, kind: Kind, ek: (typeof EKS)[number]): () => Promise<void> {
   const { sealed, imported } = bench.sealed[ek];
-  const [first, second] = ekTemplates[ek === "rsa" ? "rsa2048" : "p384"].alternatives;
+  const [first, second] = ekProfiles[ek === "rsa" ? "rsa2048" : "p384"].alternatives;
   const nothing = new Uint8Array();
   const input = new ByteWriter()
     .sized16(first ?? nothing)

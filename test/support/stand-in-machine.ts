@@ -82,7 +82,7 @@ export async function startStandIn(order: StandInOrder): Promise<AsyncDisposable
   const service: ControlService = {
     sealing,
     status: async () => ({ state: "serving", reasons: [] }),
-    endorsement: async () => ({ ekCertificates, akPublic: ak.publicArea, akName: ak.name }),
+    endorsement: async () => ({ ekCertificates, ekProfile: "H-3", akPublic: ak.publicArea, akName: ak.name }),
     activate: (blob, secret) => tpm.activateCredential(ak, blob, secret),
     challenge: async (challenge) => {
       const evidence = encodeEvidence(await collectEvidence(tpm, ak, sources, challenge));

@@ -1,13 +1,12 @@
 import { execFile } from "node:child_process";
 import { promisify } from "node:util";
 import type { Tpm as Tss } from "node-tpm2-tss";
-import { type LaunchEvent, launchEventDigests } from "../../attest/index.ts";
+import { ekProfiles, ekTemplate, type LaunchEvent, launchEventDigests } from "../../attest/index.ts";
 import { AGENT_PCR, EPOCH_ATTRIBUTES, EPOCH_INDEX, measureEpochPolicy, sha256, utf8 } from "../../policy/index.ts";
 import { provisionEpoch, raiseEpoch } from "../../seal/epoch.ts";
 import { packageDigest, type SealedPackage, verifySealedPackage } from "../../seal/package.ts";
 import { openTpm } from "../../seal/tpm.ts";
 import { ANCHOR_INDEX, type LoginOutcome, provisionRecords, writeLogin } from "../../seal/tpm-records.ts";
-import { ekTemplates } from "../../seal/tpm-templates.ts";
 import {
   boot,
   createBenchKeys,
@@ -61,7 +60,8 @@ export const CONDITIONS: readonly Condition[] = [
     what: "somebody else's key lies at the EK's persistent handle",
     codes: [],
     make: onTpm(async (tss) => {
-      const { persistentHandle, template } = ekTemplates.p384;
+      const { persistentHandle } = ekProfiles.p384;
+      const template = ekTemplate(ekProfiles.p384);
       const ek = await tss.trFromTpmPublic(persistentHandle);
       await tss.evictControl(ek, persistentHandle);
       await using key = await tss.createPrimary("owner", template);
@@ -104,7 +104,7 @@ export const CONDITIONS: readonly Condition[] = [
     codes: ["wrong-hierarchy"],
     make: async ({ tpm, sealed }) =>
       withTss(tpm, async (tss) => {
-        await using key = await tss.createPrimary("owner", ekTemplates.p384.template);
+        await using key = await tss.createPrimary("owner", ekTemplate(ekProfiles.p384));
         return { sealed: { ...sealed, ekName: key.name } };
       }),
   },

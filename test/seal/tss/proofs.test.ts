@@ -1,8 +1,9 @@
 import { createPublicKey, verify } from "node:crypto";
 import { type Attestation, encodePcrSelection, type PrimaryKey, type TpmObject } from "node-tpm2-tss";
 import { describe, expect, test } from "vitest";
+import { ekProfiles, ekTemplate } from "../../../attest/index.ts";
 import { concatBytes, fromHex, toHex } from "../../../policy/index.ts";
-import { attestationKeyTemplate, ekTemplates } from "../../../seal/tpm-templates.ts";
+import { attestationKeyTemplate } from "../../../seal/tpm-templates.ts";
 import {
   base64url,
   failure,
@@ -130,12 +131,12 @@ describe("signatures", () => {
 
 describe("endorsement keys and credentials", () => {
   test.each([
-    ["RSA-2048", rsaEk, ekTemplates.rsa2048],
-    ["P-384", p384Ek, ekTemplates.p384],
-  ] as const)("the %s template makes the key at its persistent handle again", async (_, handle, { template }) => {
+    ["RSA-2048", rsaEk, ekProfiles.rsa2048],
+    ["P-384", p384Ek, ekProfiles.p384],
+  ] as const)("the %s template makes the key at its persistent handle again", async (_, handle, profile) => {
     await using tpm = await open();
     await using persistent = await tpm.trFromTpmPublic(handle);
-    await using made = await tpm.createPrimary("endorsement", template);
+    await using made = await tpm.createPrimary("endorsement", ekTemplate(profile));
     const { publicArea, name } = await tpm.readPublic(persistent);
     expect(toHex(made.publicArea)).toBe(toHex(publicArea));
     expect(toHex(made.name)).toBe(toHex(name));
@@ -146,7 +147,7 @@ describe("endorsement keys and credentials", () => {
     await using tpm = await open();
     await using session = await tpm.startAuthSession({ kind: "policy" });
     await tpm.policySecret("endorsement", session);
-    expect(toHex(await tpm.policyGetDigest(session))).toBe(toHex(ekTemplates.rsa2048.template.slice(10, 42)));
+    expect(toHex(await tpm.policyGetDigest(session))).toBe(toHex(ekProfiles.rsa2048.authPolicy));
   });
 
   test.each([["RSA-2048", rsaEk] as const, ["P-384", p384Ek] as const])(

@@ -1,0 +1,99 @@
+import { toHex } from "../../policy/index.ts";
+import type { Challenge } from "../index.ts";
+import { Refusal } from "./errors.ts";
+
+/** A challenge that was given out: for this machine's name and nobody else's. */
+export interface OpenChallenge {
+  readonly machine: string;
+  readonly challenge: Challenge;
+  readonly challenged: Date;
+  readonly expires: Date;
+}
+
+interface Entry extends OpenChallenge {
+  readonly peer: string;
+}
+
+export interface ChallengeRules extends Pick<Challenge, "bank" | "pcrs"> {
+  readonly ttlSeconds: number;
+  readonly perMachine: number;
+  readonly perPeer: number;
+}
+
+export interface ChallengeSources {
+  now(): Date;
+  random(bytes: number): Uint8Array;
+}
+
+/**
+ * The nonces that are open. They live in this process only: after a restart all of them are invalid, so no copy of a database brings one
+ * back, and a stranger's request writes nothing to the disk.
+ *
+ * A name need not be enrolled: whoever asks learns nothing about which are.
+ */
+export class ChallengeBook {
+  readonly #rules: ChallengeRules;
+  readonly #sources: ChallengeSources;
+  /** By nonce. Insertion is in the order of time, and all live equally long: the first to expire stand first. */
+  readonly #open = new Map<string, Entry>();
+  readonly #perMachine = new Map<string, number>();
+  readonly #perPeer = new Map<string, number>();
+
+  constructor(rules: ChallengeRules, sources: ChallengeSources) {
+    this.#rules = rules;
+    this.#sources = sources;
+  }
+
+  get size(): number {
+    this.#expire();
+    return this.#open.size;
+  }
+
+  /** @throws Refusal `too-many` for a machine or peer that has as many open as it may */
+  issue(machine: string, peer: string): OpenChallenge {
+    this.#expire();
+    const { bank, pcrs, ttlSeconds, perMachine, perPeer } = this.#rules;
+    if (amount(this.#perMachine, machine) >= perMachine || amount(this.#perPeer, peer) >= perPeer)
+      throw new Refusal("too-many", { hint: "answer a challenge, or wait until one expires" });
+    const nonce = this.#sources.random(32);
+    const challenged = this.#sources.now();
+    const expires = new Date(challenged.getTime() + 1000 * ttlSeconds);
+    const entry = { machine, peer, challenge: { nonce, bank, pcrs }, challenged, expires };
+    this.#open.set(toHex(nonce), entry);
+    this.#perMachine.set(machine, amount(this.#perMachine, machine) + 1);
+    this.#perPeer.set(peer, amount(this.#perPeer, peer) + 1);
+    return entry;
+  }
+
+  /** Takes the nonce out of the book, whatever becomes of the evidence. `null`: used, expired or never given out. */
+  take(nonce: Uint8Array): OpenChallenge | null {
+    this.#expire();
+    const key = toHex(nonce);
+    const entry = this.#open.get(key);
+    if (entry === undefined) return null;
+    this.#remove(key, entry);
+    return entry;
+  }
+
+  #expire(): void {
+    const now = this.#sources.now();
+    for (const [key, entry] of this.#open) {
+      if (entry.expires > now) return;
+      this.#remove(key, entry);
+    }
+  }
+
+  #remove(key: string, { machine, peer }: Entry): void {
+    this.#open.delete(key);
+    lower(this.#perMachine, machine);
+    lower(this.#perPeer, peer);
+  }
+}
+
+const amount = (counts: ReadonlyMap<string, number>, key: string) => counts.get(key) ?? 0;
+
+function lower(counts: Map<string, number>, key: string): void {
+  const left = amount(counts, key) - 1;
+  if (left > 0) counts.set(key, left);
+  else counts.delete(key);
+}

@@ -1,0 +1,270 @@
+import { closeSync, openSync } from "node:fs";
+import { DatabaseSync, type SQLInputValue, type SQLOutputValue } from "node:sqlite";
+import { type Enrolment, encodeEnrolment } from "../index.ts";
+import { ServiceError } from "./errors.ts";
+import { enrolledView, type MachineEvent, type MachineView } from "./machine-state.ts";
+import { prepareSchema } from "./sqlite-schema.ts";
+import type {
+  EnrolOutcome,
+  MachineChange,
+  MachineRecord,
+  ReportSummary,
+  Retention,
+  StoredReport,
+  VerifierStore,
+} from "./store.ts";
+
+type Row = Record<string, SQLOutputValue>;
+
+/**
+ * The store of one node: an SQLite file, mode 0600. The calls block this thread for as long as a short transaction takes.
+ * @throws ServiceError `ERR_SERVICE_STORE`
+ */
+export function openSqliteStore(path: string): VerifierStore {
+  return guarded(() => {
+    if (path !== ":memory:") closeSync(openSync(path, "a", 0o600));
+    const database = new DatabaseSync(path, { enableForeignKeyConstraints: true, allowExtension: false });
+    try {
+      prepareSchema(database);
+    } catch (error) {
+      database.close();
+      throw error;
+    }
+    return new SqliteStore(database);
+  });
+}
+
+class SqliteStore implements VerifierStore {
+  readonly #database: DatabaseSync;
+
+  constructor(database: DatabaseSync) {
+    this.#database = database;
+  }
+
+  async machines(): Promise<readonly MachineRecord[]> {
+    return guarded(() => this.#all("SELECT * FROM machines WHERE retired_at IS NULL ORDER BY name").map(machineOf));
+  }
+
+  async machine(name: string): Promise<MachineRecord | null> {
+    return guarded(() => this.#machineBy("name", name));
+  }
+
+  async enrol(enrolment: Enrolment, at: string): Promise<EnrolOutcome> {
+    return this.#transaction(() => {
+      const byName = this.#machineBy("name", enrolment.name);
+      const byEk = this.#machineBy("ek_name", enrolment.ekName);
+      if (byEk !== null && byEk.name !== enrolment.name) return { kind: "clone", machine: byEk, other: byName };
+      if (byName === null) {
+        const { lastInsertRowid } = this.#run(
+          "INSERT INTO machines (revision, name, ek_name, enrolment, enrolled_at, view) VALUES (1, ?, ?, ?, ?, ?)",
+          ...[enrolment.name, enrolment.ekName, new TextDecoder().decode(encodeEnrolment(enrolment)), at],
+          JSON.stringify(enrolledView(at)),
+        );
+        this.#addEvent(Number(lastInsertRowid), { at, kind: "enrolled", detail: { assurance: enrolment.assurance } });
+        return { kind: "enrolled", machine: required(this.#machineBy("name", enrolment.name)) };
+      }
+      if (byEk === null) return { kind: "name-taken", machine: byName };
+      if (byName.enrolment.akName !== enrolment.akName) return { kind: "key-changed", machine: byName };
+      this.#addEvent(byName.id, { at, kind: "enrolled-again", detail: {} });
+      return { kind: "enrolled-again", machine: byName };
+    });
+  }
+
+  async change({ id, revision }: Pick<MachineRecord, "id" | "revision">, change: MachineChange): Promise<boolean> {
+    return this.#transaction(() => {
+      const { changes } = this.#run(
+        "UPDATE machines SET revision = revision + 1, view = ? WHERE id = ? AND revision = ? AND retired_at IS NULL",
+        JSON.stringify(change.view),
+        id,
+        revision,
+      );
+      if (Number(changes) === 0) return false;
+      for (const event of change.events) this.#addEvent(id, event);
+      if (change.report !== undefined) this.#addReport(id, change.report);
+      return true;
+    });
+  }
+
+  async retire(name: string, at: string): Promise<boolean> {
+    return this.#transaction(() => {
+      const machine = this.#machineBy("name", name);
+      if (machine === null) return false;
+      this.#run("UPDATE machines SET retired_at = ?, revision = revision + 1 WHERE id = ?", at, machine.id);
+      this.#addEvent(machine.id, { at, kind: "retired", detail: {} });
+      return true;
+    });
+  }
+
+  async events(machine: number): Promise<readonly MachineEvent[]> {
+    return guarded(() =>
+      this.#all("SELECT at, kind, detail FROM events WHERE machine = ? ORDER BY id DESC", machine).map(eventOf),
+    );
+  }
+
+  async reports(machine: number): Promise<readonly ReportSummary[]> {
+    return guarded(() =>
+      this.#all("SELECT id, at, tier, codes FROM reports WHERE machine = ? ORDER BY id DESC", machine).map(summaryOf),
+    );
+  }
+
+  async report(machine: number, id: number): Promise<StoredReport | null> {
+    return guarded(() => {
+      const [row] = this.#all("SELECT * FROM reports WHERE machine = ? AND id = ?", machine, id);
+      return row === undefined ? null : reportOf(row);
+    });
+  }
+
+  async addToken(sha256: Uint8Array, name: string, expires: string): Promise<void> {
+    this.#transaction(() =>
+      this.#run("INSERT INTO tokens (sha256, name, expires) VALUES (?, ?, ?)", sha256, name, expires),
+    );
+  }
+
+  async takeToken(sha256: Uint8Array, now: string): Promise<string | null> {
+    return this.#transaction(() => {
+      const [row] = this.#all("DELETE FROM tokens WHERE sha256 = ? RETURNING name, expires", sha256);
+      return row === undefined || textOf(row, "expires") <= now ? null : textOf(row, "name");
+    });
+  }
+
+  async prune({ reportsPerMachine, eventsPerMachine, before }: Retention): Promise<number> {
+    const oldest = before.toISOString();
+    return this.#transaction(() => {
+      const excess = (table: "reports" | "events", keep: number) =>
+        this.#run(
+          `DELETE FROM ${table} WHERE id IN (SELECT id FROM (SELECT id,
+             row_number() OVER (PARTITION BY machine ORDER BY id DESC) AS place FROM ${table}) WHERE place > ?)`,
+          keep,
+        );
+      const latest = "SELECT last_report FROM machines WHERE retired_at IS NULL AND last_report IS NOT NULL";
+      const gone = [
+        this.#run("DELETE FROM machines WHERE retired_at < ?", oldest),
+        this.#run("DELETE FROM tokens WHERE expires < ?", oldest),
+        this.#run(`DELETE FROM reports WHERE at < ? AND id NOT IN (${latest})`, oldest),
+        this.#run("DELETE FROM events WHERE at < ?", oldest),
+        excess("reports", reportsPerMachine),
+        excess("events", eventsPerMachine),
+      ];
+      return gone.reduce((sum, { changes }) => sum + Number(changes), 0);
+    });
+  }
+
+  async check(): Promise<void> {
+    guarded(() => this.#all("SELECT count(*) AS count FROM machines"));
+  }
+
+  async close(): Promise<void> {
+    guarded(() => this.#database.close());
+  }
+
+  #machineBy(column: "name" | "ek_name", value: string): MachineRecord | null {
+    const [row] = this.#all(`SELECT * FROM machines WHERE ${column} = ? AND retired_at IS NULL`, value);
+    return row === undefined ? null : machineOf(row);
+  }
+
+  #addEvent(machine: number, { at, kind, detail }: MachineEvent): void {
+    const values = [machine, at, kind, JSON.stringify(detail)];
+    this.#run("INSERT INTO events (machine, at, kind, detail) VALUES (?, ?, ?, ?)", ...values);
+  }
+
+  #addReport(machine: number, report: Omit<StoredReport, "id">): void {
+    const { challenge } = report;
+    const { lastInsertRowid } = this.#run(
+      `INSERT INTO reports (machine, at, tier, codes, nonce, bank, pcrs, challenged, previous, result, reasons, evidence)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+      ...[machine, report.at, report.tier, JSON.stringify(report.codes)],
+      ...[challenge.nonce, challenge.bank, JSON.stringify(challenge.pcrs), report.challenged],
+      ...[jsonOrNull(report.previous), jsonOrNull(report.result), JSON.stringify(report.reasons), report.evidence],
+    );
+    this.#run("UPDATE machines SET last_report = ? WHERE id = ?", lastInsertRowid, machine);
+  }
+
+  #all(sql: string, ...values: readonly SQLInputValue[]): readonly Row[] {
+    return this.#database.prepare(sql).all(...values);
+  }
+
+  #run(sql: string, ...values: readonly SQLInputValue[]) {
+    return this.#database.prepare(sql).run(...values);
+  }
+
+  #transaction<T>(act: () => T): T {
+    return guarded(() => {
+      this.#database.exec("BEGIN IMMEDIATE");
+      try {
+        const value = act();
+        this.#database.exec("COMMIT");
+        return value;
+      } catch (error) {
+        if (this.#database.isTransaction) this.#database.exec("ROLLBACK");
+        throw error;
+      }
+    });
+  }
+}
+
+/** What SQLite says is for the log; it names tables, never values. */
+function guarded<T>(act: () => T): T {
+  try {
+    return act();
+  } catch (cause) {
+    if (cause instanceof ServiceError) throw cause;
+    const got = cause instanceof Error ? cause.message.slice(0, 200) : "a failure";
+    throw new ServiceError("ERR_SERVICE_STORE", "store", { expected: "one that reads and writes", got, cause });
+  }
+}
+
+function required<T>(value: T | null): T {
+  if (value === null)
+    throw new ServiceError("ERR_SERVICE_STORE", "store", { expected: "the row that was written", got: "none" });
+  return value;
+}
+
+const jsonOrNull = (value: unknown) => (value === null ? null : JSON.stringify(value));
+
+/** Rows are our own words (STRICT tables): their types are those of the schema. */
+function textOf(row: Row, column: string): string {
+  return required(typeof row[column] === "string" ? row[column] : null);
+}
+function numberOf(row: Row, column: string): number {
+  return required(typeof row[column] === "number" ? row[column] : null);
+}
+function bytesOf(row: Row, column: string): Uint8Array {
+  return required(row[column] instanceof Uint8Array ? row[column] : null);
+}
+function jsonOf<T>(row: Row, column: string): T {
+  return row[column] === null ? (null as T) : (JSON.parse(textOf(row, column)) as T); // written by this file with JSON.stringify
+}
+
+function machineOf(row: Row): MachineRecord {
+  return {
+    id: numberOf(row, "id"),
+    revision: numberOf(row, "revision"),
+    name: textOf(row, "name"),
+    enrolment: jsonOf<Enrolment>(row, "enrolment"), // checked when it was written
+    enrolledAt: textOf(row, "enrolled_at"),
+    view: jsonOf<MachineView>(row, "view"),
+    lastReport: row["last_report"] === null ? null : numberOf(row, "last_report"),
+  };
+}
+
+function eventOf(row: Row): MachineEvent {
+  return { at: textOf(row, "at"), kind: textOf(row, "kind") as MachineEvent["kind"], detail: jsonOf(row, "detail") };
+}
+
+function summaryOf(row: Row): ReportSummary {
+  const tier = textOf(row, "tier") as ReportSummary["tier"];
+  return { id: numberOf(row, "id"), at: textOf(row, "at"), tier, codes: jsonOf(row, "codes") };
+}
+
+function reportOf(row: Row): StoredReport {
+  const bank = textOf(row, "bank") as StoredReport["challenge"]["bank"];
+  return {
+    ...summaryOf(row),
+    challenge: { nonce: bytesOf(row, "nonce"), bank, pcrs: jsonOf(row, "pcrs") },
+    challenged: textOf(row, "challenged"),
+    previous: jsonOf(row, "previous"),
+    evidence: bytesOf(row, "evidence"),
+    result: jsonOf(row, "result"),
+    reasons: jsonOf(row, "reasons"),
+  };
+}

@@ -1,0 +1,83 @@
+import type { AttestationResult, Challenge, Continuity, Enrolment, Reason } from "../index.ts";
+import type { MachineEvent, MachineView } from "./machine-state.ts";
+
+export interface MachineRecord {
+  /** Of this enrolment: a retired machine's name may come again under another id. */
+  readonly id: number;
+  /** Grows with every change. */
+  readonly revision: number;
+  readonly name: string;
+  readonly enrolment: Enrolment;
+  readonly enrolledAt: string;
+  readonly view: MachineView;
+  readonly lastReport: number | null;
+}
+
+/** Everything that is needed to judge a report again. */
+export interface StoredReport {
+  readonly id: number;
+  readonly at: string;
+  readonly tier: AttestationResult["tier"] | "refused";
+  readonly codes: readonly string[];
+  readonly challenge: Challenge;
+  readonly challenged: string;
+  /** What continuity was compared with. */
+  readonly previous: Continuity | null;
+  /** The bytes as they came. */
+  readonly evidence: Uint8Array;
+  /** `null` where the evidence did not verify; then `reasons` say why. */
+  readonly result: AttestationResult | null;
+  readonly reasons: readonly Reason[];
+}
+
+export type ReportSummary = Pick<StoredReport, "id" | "at" | "tier" | "codes">;
+
+/** One step of a machine's life. It is written as a whole or not at all. */
+export interface MachineChange {
+  readonly view: MachineView;
+  readonly events: readonly MachineEvent[];
+  readonly report?: Omit<StoredReport, "id">;
+}
+
+export type EnrolOutcome =
+  | { readonly kind: "enrolled" | "enrolled-again"; readonly machine: MachineRecord }
+  /** The name belongs to another EK, or another AK of the same one. */
+  | { readonly kind: "name-taken" | "key-changed"; readonly machine: MachineRecord }
+  /** The EK is enrolled under another name; `other` is who holds this name, if anybody. */
+  | { readonly kind: "clone"; readonly machine: MachineRecord; readonly other: MachineRecord | null };
+
+export interface Retention {
+  readonly reportsPerMachine: number;
+  readonly eventsPerMachine: number;
+  /** What is older goes, but for a machine's last report. */
+  readonly before: Date;
+}
+
+/**
+ * What the service remembers. Each call is one transaction: when its promise resolves, what it wrote outlives the process and the
+ * power. Every method throws ServiceError `ERR_SERVICE_STORE` when the disk does not do as it should.
+ */
+export interface VerifierStore {
+  /** The machines that are enrolled, by name. */
+  machines(): Promise<readonly MachineRecord[]>;
+  machine(name: string): Promise<MachineRecord | null>;
+  /** Enrols where name and EK are free or belong together already. What it refuses, it leaves as it was. */
+  enrol(enrolment: Enrolment, at: string): Promise<EnrolOutcome>;
+  /** Writes unless the machine has changed since it was read: `false` then, and nothing was written. */
+  change(machine: Pick<MachineRecord, "id" | "revision">, change: MachineChange): Promise<boolean>;
+  /** Name and EK are free from then on; its reports stay until retention takes them. `false` when there is no such machine. */
+  retire(name: string, at: string): Promise<boolean>;
+  /** Newest first. */
+  events(machine: number): Promise<readonly MachineEvent[]>;
+  /** Newest first, without the evidence. */
+  reports(machine: number): Promise<readonly ReportSummary[]>;
+  report(machine: number, id: number): Promise<StoredReport | null>;
+  addToken(sha256: Uint8Array, name: string, expires: string): Promise<void>;
+  /** Takes it away, whatever comes next: the name that it was made for, or `null`. */
+  takeToken(sha256: Uint8Array, now: string): Promise<string | null>;
+  /** How many rows went. */
+  prune(retention: Retention): Promise<number>;
+  /** Throws when it cannot read. */
+  check(): Promise<void>;
+  close(): Promise<void>;
+}

@@ -1,0 +1,32 @@
+// One of the threads that judge evidence: hostile bytes are parsed here, not where the sockets and the signing key are.
+import { parentPort } from "node:worker_threads";
+import { type Judgement, type JudgeOrder, judge } from "./judge.ts";
+import type { Outcome } from "./machine-state.ts";
+
+export type ToWorker =
+  | { readonly kind: "judgement"; readonly judgement: Judgement }
+  | { readonly kind: "order"; readonly id: number; readonly order: JudgeOrder };
+
+export type FromWorker =
+  | { readonly kind: "outcome"; readonly id: number; readonly outcome: Outcome }
+  | { readonly kind: "failed"; readonly id: number; readonly message: string };
+
+let present: Judgement | null = null;
+
+parentPort?.on("message", async (message: ToWorker) => {
+  if (message.kind === "judgement") {
+    present = message.judgement;
+    return;
+  }
+  const { id, order } = message;
+  try {
+    if (present === null) throw new TypeError("no policy was set");
+    answer({ kind: "outcome", id, outcome: await judge(order, present) });
+  } catch (error) {
+    answer({ kind: "failed", id, message: error instanceof Error ? error.message.slice(0, 500) : "unknown failure" });
+  }
+});
+
+function answer(message: FromWorker): void {
+  parentPort?.postMessage(message);
+}
