@@ -15,6 +15,7 @@ export function startApp(): void {
   const [main, account, announcer] = [part("main"), part("account"), part("announcer")];
   const session = createSession(window.sessionStorage);
   let view: View | null = null;
+  let route: Route = { kind: "fleet" };
   let refused = false;
 
   const context: Context = {
@@ -32,8 +33,8 @@ export function startApp(): void {
     },
   };
   const show = (moveFocus: boolean) => {
-    const route = routeOf(window.location.hash);
-    if (route === null) return;
+    // An address that is not the page's to answer leaves the view as it is.
+    route = routeOf(window.location.hash) ?? route;
     view?.stop();
     view = viewOf(context, route, refused, () => {
       refused = false;
@@ -56,7 +57,13 @@ export function startApp(): void {
     });
     replace(account, session.token === null ? h("span", { class: "quiet" }, "Not signed in") : out);
   };
-  window.addEventListener("hashchange", () => show(true));
+  window.addEventListener("hashchange", () => {
+    if (routeOf(window.location.hash) !== null) show(true);
+  });
+  document.querySelector(".skip")?.addEventListener("click", (event) => {
+    event.preventDefault(); // the address is the view's
+    main.focus();
+  });
   // A file that misses the drop zone must not replace the page.
   for (const name of ["dragover", "drop"]) window.addEventListener(name, (event) => event.preventDefault());
   show(false);

@@ -29,11 +29,10 @@ const marks: readonly (readonly [Role, RegExp])[] = [
  * read strictly later.
  */
 export function roleOf(bytes: Uint8Array): Role {
-  if (bytes.length === 32) return "nonce";
   const text = asText(bytes);
-  if (text === null) return "report";
-  if (parseNonce(text) !== null) return "nonce";
-  return marks.find(([, mark]) => mark.test(text))?.[0] ?? "report";
+  const known = text === null ? undefined : marks.find(([, mark]) => mark.test(text));
+  if (known !== undefined) return known[0];
+  return bytes.length === 32 || (text !== null && parseNonce(text) !== null) ? "nonce" : "report";
 }
 
 function asText(bytes: Uint8Array): string | null {

@@ -1,22 +1,35 @@
 /// <reference lib="dom" />
 import { z } from "zod";
 import type { Session } from "./session.ts";
+import { type Judgement, type Reason, reasonSchema, resultSchema } from "./shapes.ts";
 
 /** Why an answer did not come; each has its own advice for the viewer. */
 export type FailureKind = "down" | "token" | "role" | "absent" | "limited" | "strange" | "refused";
 
+interface FailureFields {
+  /** The service's own code and hint, or `null`. */
+  readonly code?: string | null;
+  readonly hint?: string | null;
+  readonly retryAfterSeconds?: number | null;
+  /** Why evidence was refused. */
+  readonly reasons?: readonly Reason[];
+}
+
 export class ServiceFailure extends Error {
   readonly kind: FailureKind;
-  /** The service's own hint, or `null`. */
+  readonly code: string | null;
   readonly hint: string | null;
   readonly retryAfterSeconds: number | null;
+  readonly reasons: readonly Reason[];
 
-  constructor(kind: FailureKind, message: string, hint: string | null = null, retryAfterSeconds: number | null = null) {
+  constructor(kind: FailureKind, message: string, fields: FailureFields = {}) {
     super(message);
     this.name = "ServiceFailure";
     this.kind = kind;
-    this.hint = hint;
-    this.retryAfterSeconds = retryAfterSeconds;
+    this.code = fields.code ?? null;
+    this.hint = fields.hint ?? null;
+    this.retryAfterSeconds = fields.retryAfterSeconds ?? null;
+    this.reasons = fields.reasons ?? [];
   }
 }
 
@@ -24,7 +37,8 @@ export interface Client {
   /** @throws ServiceFailure as all methods do */
   get<T>(path: string, schema: z.ZodType<T>): Promise<T>;
   bytes(path: string): Promise<Uint8Array>;
-  post<T>(path: string, schema: z.ZodType<T>): Promise<T>;
+  /** The stored judgement of a report (GET), or a new one (POST). That it was refused is an answer, not a failure. */
+  judgement(method: "GET" | "POST", path: string): Promise<Judgement>;
 }
 
 const timeoutMs = 20_000;
@@ -37,13 +51,20 @@ export function createClient(session: Session): Client {
   return {
     get: async (path, schema) => read(await call("GET", path), schema),
     bytes: async (path) => wholeBody(await call("GET", path)),
-    post: async (path, schema) => read(await call("POST", path), schema),
+    judgement: async (method, path) => {
+      try {
+        return { result: await read(await call(method, path), resultSchema), reasons: [] };
+      } catch (error) {
+        if (!(error instanceof ServiceFailure) || error.code !== "evidence-refused") throw error;
+        return { result: null, reasons: error.reasons };
+      }
+    },
   };
 }
 
-/** Path of a machine in the interface and in the page's own addresses. */
+/** Path of a machine in the interface and in the page's own addresses. Half a surrogate pair has no encoding: such a name leads nowhere. */
 export function machinePath(name: string): string {
-  return `machines/${encodeURIComponent(name)}`;
+  return `machines/${encodeURIComponent(name.toWellFormed())}`;
 }
 
 async function request(session: Session, method: string, path: string): Promise<Response> {
@@ -67,18 +88,24 @@ async function request(session: Session, method: string, path: string): Promise<
 }
 
 const errorSchema = z.object({
-  error: z.object({ code: z.string(), message: z.string(), hint: z.string().optional() }),
+  error: z.object({
+    code: z.string(),
+    message: z.string(),
+    hint: z.string().optional(),
+    reasons: z.array(reasonSchema).optional(),
+  }),
 });
 const kinds: Readonly<Record<number, FailureKind>> = { 401: "token", 403: "role", 404: "absent", 429: "limited" };
 
 async function failureOf(response: Response): Promise<ServiceFailure> {
   const kind = kinds[response.status] ?? (response.status >= 500 ? "down" : "refused");
   const wait = Number(response.headers.get("retry-after"));
-  const retry = Number.isFinite(wait) && wait > 0 ? Math.min(wait, 3600) : null;
+  const retryAfterSeconds = Number.isFinite(wait) && wait > 0 ? Math.min(wait, 3600) : null;
   const parsed = errorSchema.safeParse(await response.json().catch(() => null));
-  if (!parsed.success) return new ServiceFailure(kind, `the service answered ${response.status}`, null, retry);
-  const { code, message, hint } = parsed.data.error;
-  return new ServiceFailure(kind, `${message} (${code})`, hint ?? null, retry);
+  if (!parsed.success)
+    return new ServiceFailure(kind, `the service answered ${response.status}`, { retryAfterSeconds });
+  const { code, message, hint = null, reasons = [] } = parsed.data.error;
+  return new ServiceFailure(kind, `${message} (${code})`, { code, hint, reasons, retryAfterSeconds });
 }
 
 async function read<T>(response: Response, schema: z.ZodType<T>): Promise<T> {

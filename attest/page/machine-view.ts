@@ -10,14 +10,7 @@ import { createPoller } from "./poller.ts";
 import { type ReadReport, readReport } from "./report.ts";
 import { resultSections } from "./result-sections.ts";
 import { verdictView } from "./result-view.ts";
-import {
-  type Judgement,
-  judgementSchema,
-  type Machine,
-  machineSchema,
-  type ReportRow,
-  reportRowsSchema,
-} from "./shapes.ts";
+import { type Judgement, type Machine, machineSchema, type ReportRow, reportRowsSchema } from "./shapes.ts";
 import type { Context, View } from "./view.ts";
 
 const watchSeconds = 15;
@@ -115,7 +108,7 @@ async function loadMachine(client: Client, name: string, reportId: string | null
   const id = reportId ?? machine.lastReport;
   if (id === null) return { machine, rows, shown: null };
   const at = `${path}/reports/${encodeURIComponent(id)}`;
-  const [judgement, bytes] = await Promise.all([client.get(`${at}/result`, judgementSchema), client.bytes(at)]);
+  const [judgement, bytes] = await Promise.all([client.judgement("GET", `${at}/result`), client.bytes(at)]);
   return { machine, rows, shown: { id, judgement, report: readOrReason(bytes) } };
 }
 
@@ -180,8 +173,11 @@ function judgedSections(
     again.disabled = true;
     try {
       const path = `${machinePath(machine.name)}/reports/${encodeURIComponent(shown.id)}/appraisal`;
-      const judgement = await context.client.post(path, judgementSchema);
-      draw(judgement, "Judged again, by the policy and the releases of now. What is stored did not change.");
+      const judgement = await context.client.judgement("POST", path);
+      draw(
+        judgement,
+        "Judged again by the present policy and releases, as of the time when the report came. What is stored did not change.",
+      );
       context.announce(`Judged again: ${judgement.result?.tier ?? "refused"}`);
     } catch (error) {
       if (error instanceof ServiceFailure && error.kind === "token") context.askToken();

@@ -19,7 +19,7 @@ export const stateWords: Readonly<Record<State, StateWords>> = {
   refused: {
     word: "Refused",
     icon: "refused",
-    means: "The last report did not verify. Nothing in it is known to be true.",
+    means: "The report did not verify. Nothing in it is known to be true.",
   },
   warning: {
     word: "Warning",
@@ -35,7 +35,7 @@ export const stateWords: Readonly<Record<State, StateWords>> = {
   affirming: {
     word: "Affirming",
     icon: "check",
-    means: "The last report is genuine and agrees with its release and the policy in every point.",
+    means: "The report is genuine and agrees with its release and the policy in every point.",
   },
 };
 

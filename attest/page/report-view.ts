@@ -39,7 +39,7 @@ export function timelineView(report: ReadReport, result: Result | null): HTMLEle
     h(
       "ol",
       { class: "timeline" },
-      steps.map(({ kind, names }) => timelineStep(kind, names, differs(kind, result))),
+      steps.map(({ kind, names }) => timelineStep(kind, names, result)),
       missing.map(({ kind, label }) =>
         h(
           "li",
@@ -58,9 +58,16 @@ function differs(kind: string, result: Result | null): boolean {
   return result?.events.some((event) => event.kind === kind && !event.agrees) ?? false;
 }
 
-function timelineStep(kind: string, names: readonly string[], wrong: boolean): HTMLElement {
-  const later = !launchSteps.some((step) => step.kind === kind);
-  const tone = wrong || kind === "violation" ? "step-bad" : later ? "step-later" : "step-good";
+/** Without a result nothing is known to be so: the steps are then only said. */
+function toneOf(kind: string, wrong: boolean, judged: boolean): string {
+  if (wrong || (judged && kind === "violation")) return "step-bad";
+  if (!judged) return "step-said";
+  return launchSteps.some((step) => step.kind === kind) ? "step-good" : "step-later";
+}
+
+function timelineStep(kind: string, names: readonly string[], result: Result | null): HTMLElement {
+  const wrong = differs(kind, result);
+  const tone = toneOf(kind, wrong, result !== null);
   const [first = "", ...more] = names;
   return h(
     "li",

@@ -14,6 +14,9 @@ import {
 } from "./result-view.ts";
 import type { Judgement } from "./shapes.ts";
 
+const saidOnly =
+  "What follows is what the report says of itself. It did not verify, so none of it is known to be true.";
+
 /** The parts of a judged report, also of one that was judged in this browser. */
 export function resultSections(
   result: Judgement["result"],
@@ -29,6 +32,7 @@ export function resultSections(
     ...(typeof report === "string"
       ? [section("The report", {}, h("p", { class: "notice notice-bad" }, "It cannot be read: ", outside(report)))]
       : []),
+    ...(result === null && readable !== null ? [h("p", { class: "notice" }, saidOnly)] : []),
     ...(readable === null ? [] : [timelineView(readable, result)]),
     ...(result === null ? [] : [pcrsView(result), eventsView(result)]),
     ...(readable === null ? [] : [logsView(readable), ...claimsViews(readable.claims), reportFactsView(readable)]),

@@ -88,5 +88,8 @@ const reportRow = z.object({ id: text, at: text, tier: text, codes: z.array(text
 export type ReportRow = z.infer<typeof reportRow>;
 export const reportRowsSchema = z.array(reportRow);
 
-export const judgementSchema = z.object({ result: resultSchema.nullable(), reasons: z.array(reasonSchema) });
-export type Judgement = DeepReadonly<z.infer<typeof judgementSchema>>;
+/** What was made of one report: a result, or the reasons why it did not verify. */
+export interface Judgement {
+  readonly result: Result | null;
+  readonly reasons: readonly Reason[];
+}

@@ -8,7 +8,7 @@ import type { Reason } from "../../attest/reason.ts";
 import { verifyEvidence } from "../../attest/verify.ts";
 import { sha256, utf8 } from "../../policy/index.ts";
 import { inTime, makeEvidence, makeReference, type Scene, servingEvents } from "./evidence-maker.ts";
-import type { PageServer } from "./page-server.ts";
+import { type PageServer, Refused } from "./page-server.ts";
 
 export interface MadeReport {
   readonly bytes: Uint8Array;
@@ -71,7 +71,7 @@ export function addMachine(
   };
   const fleet = (server.answers.get("machines") ?? []) as readonly { readonly name: string }[];
   server.answers.set("machines", [...fleet.filter((other) => other.name !== name), row]);
-  const path = `machines/${encodeURIComponent(name)}`;
+  const path = `machines/${encodeURIComponent(name.toWellFormed())}`;
   const codes = [...(result?.findings ?? report?.reasons ?? [])].map(({ code }) => code);
   server.answers.set(path, {
     ...row,
@@ -115,6 +115,8 @@ export function addMachine(
   );
   if (report === null) return;
   server.answers.set(`${path}/reports/1`, report.bytes);
-  server.answers.set(`${path}/reports/1/result`, { result, reasons: report.reasons });
-  server.answers.set(`${path}/reports/1/appraisal`, { result, reasons: report.reasons });
+  const refused = { code: "evidence-refused", message: "the evidence does not verify", reasons: report.reasons };
+  const judged = result ?? new Refused(422, refused);
+  server.answers.set(`${path}/reports/1/result`, judged);
+  server.answers.set(`${path}/reports/1/appraisal`, judged);
 }

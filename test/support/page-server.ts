@@ -2,7 +2,17 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import type { AddressInfo } from "node:net";
 import { buildPage, type PageFile, pageSecurityPolicy } from "../../attest/page/build.ts";
 
-/** What the stand-in answers to one path below `/v1/`: JSON, or bytes as they are. */
+/** An answer of another status than 200. */
+export class Refused {
+  readonly status: number;
+  readonly error: object;
+  constructor(status: number, error: object) {
+    this.status = status;
+    this.error = error;
+  }
+}
+
+/** What the stand-in answers to one path below `/v1/`: JSON, bytes as they are, or a refusal. */
 export type Answer = unknown;
 
 export interface PageServer {
@@ -84,6 +94,7 @@ function answerInterface(made: PageServer, path: string, authorization: string |
   if (made.fault !== null) error(made.fault.status, "fault", "a fault of the test", made.fault.headers);
   else if (authorization !== `Bearer ${made.token}`) error(401, "unauthorized", "no or unknown credential");
   else if (found === undefined) error(404, "not-found", "no such thing");
+  else if (found instanceof Refused) send(found.status, { error: found.error });
   else send(200, found);
 }
 
