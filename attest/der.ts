@@ -55,6 +55,50 @@ export function derContent(element: DerElement | undefined, tag: number, what: s
   );
 }
 
+/** The single element that `bytes` consist of, with nothing behind it. */
+export function derSingle(bytes: Uint8Array, what: string): DerElement {
+  const [element, ...others] = parseDer(bytes);
+  if (element !== undefined && others.length === 0) return element;
+  throw malformed(what, "one element", element === undefined ? "none" : `${1 + others.length}`);
+}
+
+/** BOOLEAN: DER has one encoding of true. */
+export function derBoolean(element: DerElement | undefined, what: string): boolean {
+  const content = derContent(element, 0x01, what);
+  const [value] = content;
+  if (content.length === 1 && (value === 0x00 || value === 0xff)) return value === 0xff;
+  throw malformed(
+    what,
+    "00 or ff",
+    Array.from(content.slice(0, 4), (octet) => octet.toString(16)).join(" ") || "nothing",
+  );
+}
+
+/** INTEGER that is not negative and at most 2^31 - 1. */
+export function derNumber(element: DerElement | undefined, what: string): number {
+  const content = derContent(element, 0x02, what);
+  if (content.length === 0 || content.length > 4 || (content[0] ?? 0) >= 0x80)
+    throw malformed(what, "a number below 2^31", `${content.length} octets`);
+  return content.reduce((sum, octet) => sum * 256 + octet, 0);
+}
+
+const textTags: ReadonlySet<number> = new Set([0x0c, 0x13, 0x16]);
+
+/** UTF8String, PrintableString or IA5String. The other string types of ASN.1 have no single meaning in practice. */
+export function derText(element: DerElement | undefined, what: string): string {
+  if (element === undefined || !textTags.has(element.tag))
+    throw malformed(
+      what,
+      "UTF8String, PrintableString or IA5String",
+      element === undefined ? "nothing" : `tag 0x${element.tag.toString(16)}`,
+    );
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(element.content);
+  } catch {
+    throw malformed(what, "UTF-8", "other bytes");
+  }
+}
+
 /** Dotted form of the content of an OBJECT IDENTIFIER. */
 export function derOid(content: Uint8Array): string {
   const arcs: number[] = [];

@@ -1,6 +1,5 @@
-import { createPublicKey, type KeyObject, X509Certificate } from "node:crypto";
+import { createPublicKey, type KeyObject } from "node:crypto";
 import { sha256 } from "../policy/index.ts";
-import { type CertificateFields, parseCertificateFields } from "./ek-certificate.ts";
 import {
   defaultEkProfile,
   type EkKey,
@@ -11,26 +10,17 @@ import {
   ekProfilesOfKey,
   ekPublic,
 } from "./ek-profiles.ts";
+import {
+  type Certificate,
+  ekPurpose,
+  findAnchor,
+  maxChain,
+  parseCertificate,
+  type TrustAnchor,
+} from "./endorsement-chain.ts";
 import type { AssuranceClass } from "./enrolment.ts";
 import { AttestError } from "./errors.ts";
 import { encodeTpmPublic, type TpmPublic, tpmName } from "./tpm-structures.ts";
-
-/** Extended key usage of an EK certificate (tcg-kp-EKCertificate). */
-const ekPurpose = "2.23.133.8.1";
-const maxChain = 5;
-
-/** A pinned certificate authority, and what it is known to write into its certificates. Nothing here is optional. */
-export interface TrustAnchor {
-  readonly name: string;
-  /** One certificate; it need not be self-signed, but nothing above it counts. */
-  readonly pem: string;
-  /** What an EK under it is worth. The CA of a software TPM is `software-tpm`, whatever its certificates say. */
-  readonly assurance: AssuranceClass;
-  /** Some providers leave the EK purpose out, or put it on the issuer. */
-  readonly requireEkPurpose: boolean;
-  /** TPM manufacturers, e.g. `id:00001014`; "any" also lets a certificate without the attribute pass. */
-  readonly manufacturers: readonly string[] | "any";
-}
 
 /** An endorsement key that a pinned authority stands behind. */
 export interface Endorsement {
@@ -44,11 +34,6 @@ export interface Endorsement {
   readonly ekPublicArea: Uint8Array;
   readonly ekName: Uint8Array;
   readonly ekCertificateSha256: Uint8Array;
-}
-
-interface Certificate {
-  readonly x509: X509Certificate;
-  readonly fields: CertificateFields;
 }
 
 /**
@@ -71,19 +56,17 @@ export function verifyEndorsement(
     throw refused("ek certificate chain", `1 to ${maxChain} certificates`, `${chain.length}`);
   const certificates = chain.map(parseCertificate);
   const [ek] = certificates;
-  const [der] = chain;
-  if (ek === undefined || der === undefined) throw refused("ek certificate chain", "a certificate", "none");
-  for (const certificate of certificates) verifyCertificate(certificate, at);
+  if (ek === undefined) throw refused("ek certificate chain", "a certificate", "none");
   const anchor = findAnchor(certificates, anchors, at);
   verifyEkCertificate(ek, anchor);
-  const key = ekKeyOf(ekCertificateKey(der));
+  const key = ekKeyOf(certificateKey(ek));
   const profile = claimed === undefined ? defaultEkProfile(key) : ekProfileNamed(claimed);
   return {
     assurance: anchor.assurance,
     anchor: anchor.name,
-    manufacturer: ek.fields.manufacturer,
+    manufacturer: ek.fields.tpm.manufacturer,
     ...endorsedKey(profile, key),
-    ekCertificateSha256: sha256(der),
+    ekCertificateSha256: sha256(ek.der),
   };
 }
 
@@ -106,42 +89,15 @@ function endorsedKey(
   return { profile: profile.name, ekPublic: area, ekPublicArea, ekName: tpmName(ekPublicArea) };
 }
 
-function parseCertificate(der: Uint8Array): Certificate {
-  const fields = parseCertificateFields(der);
-  try {
-    return { x509: new X509Certificate(der), fields };
-  } catch (cause) {
-    throw new AttestError("ERR_ENDORSEMENT_MALFORMED", "certificate", {
-      expected: "X.509",
-      got: "something else",
-      cause,
-    });
-  }
-}
-
-function verifyCertificate(certificate: Certificate, at: Date): void {
-  verifyValidity(certificate, at);
-  if (!certificate.fields.acceptableSignature)
-    throw refused("certificate signature", "RSA or ECDSA with SHA-2", "another algorithm");
-}
-
-function verifyValidity({ x509, fields }: Certificate, at: Date): void {
-  const from = x509.validFromDate;
-  const to = x509.validToDate;
-  if (!(from <= at && at <= to)) {
-    // Printed as found: a damaged date has no ISO form.
-    throw refused("certificate dates", `${x509.validFrom} to ${x509.validTo}`, at.toISOString());
-  }
-  const [unknown] = fields.unknownCritical;
-  if (unknown !== undefined) throw refused("certificate extensions", "no unknown critical one", unknown);
-}
-
 /**
  * The public key of an EK certificate. Verifies nothing: see `verifyEndorsement`.
  * @throws AttestError `ERR_ENDORSEMENT_MALFORMED`
  */
 export function ekCertificateKey(der: Uint8Array): KeyObject {
-  const { x509, fields } = parseCertificate(der);
+  return certificateKey(parseCertificate(der));
+}
+
+function certificateKey({ x509, fields }: Certificate): KeyObject {
   try {
     if (fields.oaepKey === null) return x509.publicKey;
     return createPublicKey({ key: Buffer.from(fields.oaepKey), format: "der", type: "pkcs1" });
@@ -154,46 +110,19 @@ export function ekCertificateKey(der: Uint8Array): KeyObject {
   }
 }
 
-/** Walk up: each certificate is issued by the next, the last by an anchor (or is one). */
-function findAnchor(certificates: readonly Certificate[], anchors: readonly TrustAnchor[], at: Date): TrustAnchor {
-  for (const [index, certificate] of certificates.entries()) {
-    const anchor = anchors.find((candidate) => isAnchoredBy(certificate, candidate, at, index));
-    if (anchor !== undefined) return anchor;
-    const issuer = certificates[index + 1];
-    if (issuer === undefined || !issues(issuer, certificate, index)) break;
-  }
-  throw refused("ek certificate chain", "one that ends at a pinned authority", "another issuer or a bad signature");
-}
-
-function isAnchoredBy(certificate: Certificate, anchor: TrustAnchor, at: Date, index: number): boolean {
-  const root = parseCertificate(pemToDer(anchor.pem));
-  if (index > 0 && root.x509.fingerprint256 === certificate.x509.fingerprint256) return true;
-  if (!issues(root, certificate, index)) return false;
-  // Its own signature counts for nothing, whatever the algorithm: the anchor is trusted because it is pinned.
-  verifyValidity(root, at);
-  return true;
-}
-
-/** @param below how many authorities stand below the issuer */
-function issues(issuer: Certificate, subject: Certificate, below: number): boolean {
-  if (!issuer.x509.ca || !issuer.fields.mayIssue) return false;
-  if (issuer.fields.pathLength !== null && below > issuer.fields.pathLength) return false;
-  try {
-    return subject.x509.checkIssued(issuer.x509) && subject.x509.verify(issuer.x509.publicKey);
-  } catch {
-    return false; // a key of a kind that cannot verify
-  }
-}
-
-function verifyEkCertificate({ x509, fields }: Certificate, anchor: TrustAnchor): void {
-  if (x509.ca) throw refused("ek certificate basicConstraints", "an end entity", "a certificate authority");
+function verifyEkCertificate({ fields }: Certificate, anchor: TrustAnchor): void {
+  if (fields.authority || fields.signsCertificates)
+    throw refused("ek certificate basicConstraints", "an end entity", "a certificate authority");
   if (!fields.mayExchangeKeys) throw refused("ek certificate keyUsage", "keyEncipherment or keyAgreement", "neither");
   if (anchor.requireEkPurpose && !fields.extendedKeyUsage.includes(ekPurpose)) {
     throw refused("ek certificate extKeyUsage", ekPurpose, fields.extendedKeyUsage.join(", ") || "none");
   }
   if (anchor.manufacturers === "any") return;
-  if (fields.manufacturer === null || !anchor.manufacturers.includes(fields.manufacturer)) {
-    throw refused("ek certificate tpmManufacturer", anchor.manufacturers.join(" or "), fields.manufacturer ?? "none");
+  const { manufacturer } = fields.tpm;
+  // The digits of a vendor ID are hexadecimal: their case says nothing.
+  const allowed = anchor.manufacturers.map((id) => id.toLowerCase());
+  if (manufacturer === null || !allowed.includes(manufacturer.toLowerCase())) {
+    throw refused("ek certificate tpmManufacturer", anchor.manufacturers.join(" or "), manufacturer ?? "none");
   }
 }
 
@@ -243,18 +172,6 @@ function describeKey(key: KeyObject, { kty, crv, e }: JsonWebKey): string {
 
 function fromBase64Url(text: string | undefined): Uint8Array {
   return Uint8Array.fromBase64(text ?? "", { alphabet: "base64url" });
-}
-
-function pemToDer(pem: string): Uint8Array {
-  try {
-    return new Uint8Array(new X509Certificate(pem).raw);
-  } catch (cause) {
-    throw new AttestError("ERR_ENDORSEMENT_MALFORMED", "trust anchor", {
-      expected: "a PEM certificate",
-      got: "something else",
-      cause,
-    });
-  }
 }
 
 function refused(what: string, expected: string, got: string): AttestError {

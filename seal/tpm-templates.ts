@@ -1,5 +1,5 @@
 import { HANDLE_RANGE, TpmError, type Tpm as Tss } from "node-tpm2-tss";
-import { type EkCertificate, ekProfileOfCertificateIndex } from "../attest/index.ts";
+import { type EkCertificate, ekProfileOfCertificateIndex, firstCertificate } from "../attest/index.ts";
 import { fromHex } from "../policy/index.ts";
 
 /**
@@ -36,18 +36,9 @@ async function readCertificate(tss: Tss, nvIndex: number): Promise<Uint8Array | 
   const { attributes } = await tss.nvReadPublic(index);
   if ((attributes & NV.written) === 0 || (attributes & (NV.noDa | NV.platformCreate)) === 0) return null;
   try {
-    return derPrefix(await tss.nvRead(index));
+    return firstCertificate(await tss.nvRead(index));
   } catch (error) {
     if (error instanceof TpmError && NOT_FOR_US.includes(error.rc)) return null;
     throw error;
   }
-}
-
-/** The DER SEQUENCE at the start of an NV index, without padding; null when there is none, as in an index never filled. */
-function derPrefix(bytes: Uint8Array): Uint8Array | null {
-  const SEQUENCE = 0x30;
-  const TWO_LENGTH_BYTES = 0x82; // every certificate is between 256 and 65535 bytes long
-  if (bytes.length < 4 || bytes[0] !== SEQUENCE || bytes[1] !== TWO_LENGTH_BYTES) return null;
-  const length = 4 + new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength).getUint16(2);
-  return length <= bytes.length ? bytes.slice(0, length) : null;
 }

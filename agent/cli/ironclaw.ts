@@ -42,6 +42,13 @@ export const COMMANDS: Readonly<Record<string, Loader>> = {
   "tpm software": () => import("./tpm-software.ts"),
   "tpm unlock": () => import("./tpm-unlock.ts"),
   unseal: () => import("./unseal.ts"),
+  "verifier check": () => import("./verifier-check.ts"),
+  "verifier enrol": () => import("./verifier-enrol.ts"),
+  "verifier init": () => import("./verifier-init.ts"),
+  "verifier invite": () => import("./verifier-invite.ts"),
+  "verifier push": () => import("./verifier-push.ts"),
+  "verifier serve": () => import("./verifier-serve.ts"),
+  "verifier token": () => import("./verifier-token.ts"),
   verify: () => import("./verify.ts"),
 };
 

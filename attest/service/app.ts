@@ -3,8 +3,9 @@ import fastify, {
   type FastifyReply,
   type FastifyRequest,
   type FastifyServerOptions,
+  LogController,
 } from "fastify";
-import { IronclawError, parseJson } from "../../policy/index.ts";
+import { decodeJsonBody, maxBody, maxEvidenceBody } from "./bodies.ts";
 import type { CredentialEntry, VerifierConfig } from "./config.ts";
 import { Refusal } from "./errors.ts";
 import type { Parts } from "./handlers.ts";
@@ -14,7 +15,7 @@ import { evidenceType } from "./operations.ts";
 import type { Page } from "./page.ts";
 import { refuse, refuseConnection } from "./refuse.ts";
 import { anonymous } from "./roles.ts";
-import { maxBody, maxEvidenceBody, routesOf } from "./routes.ts";
+import { routesOf } from "./routes.ts";
 import { beginVisit, visitOf } from "./visit.ts";
 
 export interface TlsFiles {
@@ -40,7 +41,11 @@ export function createApp(options: AppOptions): FastifyInstance {
   app.server.maxConnections = options.limits.connections;
   const peers = new PeerLimits(options.limits.perPeer, options.limits.peers);
   app.removeAllContentTypeParsers();
-  app.addContentTypeParser("application/json", { parseAs: "buffer", bodyLimit: maxBody }, parseJsonBody);
+  app.addContentTypeParser(
+    "application/json",
+    { parseAs: "buffer", bodyLimit: maxBody },
+    async (_: unknown, body: unknown) => decodeJsonBody(new Uint8Array(body as Buffer)), // `parseAs` says so
+  );
   app.addContentTypeParser(
     evidenceType,
     { parseAs: "buffer", bodyLimit: maxEvidenceBody },
@@ -70,7 +75,7 @@ function serverOptions({ limits, tls, log, parts }: AppOptions): FastifyServerOp
     requestIdHeader: false,
     exposeHeadRoutes: false,
     forceCloseConnections: "idle",
-    disableRequestLogging: true,
+    logController: new LogController({ disableRequestLogging: true }),
     // Requests are not described: their paths and headers have names, ids and nonces in them.
     logger:
       log === null
@@ -91,16 +96,6 @@ function tlsOptions({ cert, key, clientCa }: TlsFiles) {
   const own = { cert: Buffer.from(cert), key: Buffer.from(key), minVersion: "TLSv1.3" as const };
   // Machines have no certificate: one that is shown is judged with the roles, not by the handshake.
   return clientCa === null ? own : { ...own, ca: Buffer.from(clientCa), requestCert: true, rejectUnauthorized: false };
-}
-
-/** Strict JSON: no field twice, bounded depth. */
-async function parseJsonBody(_: unknown, body: unknown): Promise<unknown> {
-  try {
-    return parseJson(new Uint8Array(body as Buffer), "body", { maxBytes: maxBody, maxDepth: 4 }); // `parseAs` says so
-  } catch (error) {
-    if (!(error instanceof IronclawError)) throw error;
-    throw new Refusal("malformed", { message: error.message });
-  }
 }
 
 const unseen = { operation: "none", principal: anonymous, startedAt: performance.now() };

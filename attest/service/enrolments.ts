@@ -1,8 +1,8 @@
 import { createHash } from "node:crypto";
-import { equalBytes, IronclawError } from "../../policy/index.ts";
+import { IronclawError } from "../../policy/index.ts";
 import {
-  AttestError,
   beginEnrolment,
+  type EkProfileName,
   type Enrolment,
   finishEnrolment,
   type PendingEnrolment,
@@ -33,8 +33,8 @@ export interface BeginOrder {
   readonly token: string;
   readonly name: string;
   readonly ekCertificates: readonly Uint8Array[];
-  /** What the machine says its EK is, if it says so. */
-  readonly ekPublic: Uint8Array | null;
+  /** The template that the machine says its EK has. A wrong one makes a credential that opens nowhere. */
+  readonly ekProfile: EkProfileName | null;
   readonly akPublic: Uint8Array;
 }
 
@@ -94,15 +94,9 @@ export class Enrolments {
     return { id, ...pending.credential, expires };
   }
 
-  async #begin({ name, ekCertificates, ekPublic, akPublic }: BeginOrder, now: Date): Promise<PendingEnrolment> {
+  async #begin({ name, ekCertificates, ekProfile, akPublic }: BeginOrder, now: Date): Promise<PendingEnrolment> {
     try {
-      const endorsement = verifyEndorsement(ekCertificates, this.#sources.anchors(), now);
-      // What counts is the certificate's key in its template. Another claim is a machine that would not get the credential open.
-      if (ekPublic !== null && !equalBytes(ekPublic, endorsement.ekPublicArea))
-        throw new AttestError("ERR_ENDORSEMENT_REFUSED", "ekPublic", {
-          expected: "the certificate's key in its template",
-          got: "another",
-        });
+      const endorsement = verifyEndorsement(ekCertificates, this.#sources.anchors(), now, ekProfile ?? undefined);
       return await beginEnrolment(name, endorsement, akPublic);
     } catch (error) {
       if (!(error instanceof IronclawError)) throw error;

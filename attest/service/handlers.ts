@@ -99,7 +99,7 @@ export const handlers: Handlers = {
       token: body.token,
       name: body.name,
       ekCertificates: body.ekCertificates.map((certificate) => bytesOf(certificate)),
-      ekPublic: body.ekPublic === undefined ? null : bytesOf(body.ekPublic),
+      ekProfile: body.ekProfile ?? null,
       akPublic: bytesOf(body.akPublic),
     });
     const credential = { credentialBlob: toBase64(credentialBlob), encryptedSecret: toBase64(encryptedSecret) };

@@ -15,6 +15,9 @@ const frameworkCodes: Readonly<Record<string, RefusalCode>> = {
 export function refuse(metrics: Metrics, request: FastifyRequest, reply: FastifyReply, error: unknown): FastifyReply {
   const refusal = refusalOf(error, request);
   metrics.refusal(refusal.code);
+  const { message: why, reasons } = refusal.detail;
+  // For the operator alone: machines learn only the code.
+  request.log.info({ code: refusal.code, why, reasons: reasons?.map(({ code }) => code) }, "refused");
   const { role } = visitOf(request)?.principal ?? anonymous;
   if (refusal.code === "unauthenticated") reply.header("www-authenticate", "Bearer");
   if (refusal.code === "too-many" || refusal.code === "busy") reply.header("retry-after", "5");

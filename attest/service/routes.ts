@@ -1,6 +1,6 @@
 import { TLSSocket } from "node:tls";
 import type { FastifyReply, FastifyRequest, RouteOptions } from "fastify";
-import type { z } from "zod";
+import { checkRequest, maxBody, maxEvidenceBody } from "./bodies.ts";
 import type { CredentialEntry } from "./config.ts";
 import { Refusal } from "./errors.ts";
 import { type Call, Failing, handlers, type Parts, Raw, spend } from "./handlers.ts";
@@ -15,9 +15,6 @@ export interface RouteSources {
   readonly roles: readonly CredentialEntry[];
   readonly page: Page;
 }
-
-export const maxBody = 64 << 10;
-export const maxEvidenceBody = 6 << 20;
 
 /** One route for each operation of the table, and those of the page. */
 export function routesOf(sources: RouteSources): readonly RouteOptions[] {
@@ -99,7 +96,7 @@ async function serve(
     principal,
     peer,
     spent,
-    params: checked(operation.params, request.params),
+    params: checkRequest(operation.params, request.params),
     body: bodyOf(operation, request),
   };
   const act = handlers[id] as (parts: Parts, call: Call<OperationId>) => Promise<unknown>; // the call was checked against this operation's schemas
@@ -121,16 +118,7 @@ function bodyOf({ body }: Operation, request: FastifyRequest): unknown {
   }
   if (sent === null) throw new Refusal("malformed", { message: "a body is missing" });
   if ((body === "evidence") !== sent instanceof Uint8Array) throw new Refusal("media-type");
-  return body === "evidence" ? sent : checked(body, sent);
-}
-
-function checked(schema: z.ZodType, value: unknown): unknown {
-  const parsed = schema.safeParse(value);
-  if (parsed.success) return parsed.data;
-  const [issue] = parsed.error.issues;
-  throw new Refusal("malformed", {
-    message: `${issue?.path.map(String).join(".") || "body"}: ${issue?.message ?? "malformed"}`,
-  });
+  return body === "evidence" ? sent : checkRequest(body, sent);
 }
 
 function pageRoutes(page: Page): readonly RouteOptions[] {

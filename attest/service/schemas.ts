@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { assuranceClasses, launchStates, pcrBanks } from "../index.ts";
+import { assuranceClasses, ekProfileNames, launchStates, pcrBanks } from "../index.ts";
 import { refusalCodes } from "./errors.ts";
 import { flagNames, machineStates } from "./machine-state.ts";
 
@@ -46,8 +46,8 @@ export const beginRequest = z.strictObject({
     .array(base64(1 << 14))
     .min(1)
     .max(5),
-  /** TPMT_PUBLIC that the machine claims for its EK; compared with the one that the certificate and its template give. */
-  ekPublic: base64(1024).optional(),
+  /** Template that the EK was made from; the usual one of its key, if absent. */
+  ekProfile: z.enum(ekProfileNames).optional(),
   /** TPMT_PUBLIC. */
   akPublic: base64(1024),
 });

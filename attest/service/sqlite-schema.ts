@@ -11,6 +11,7 @@ const schema = `
     revision INTEGER NOT NULL,
     name TEXT NOT NULL,
     ek_name TEXT NOT NULL,
+    ak_name TEXT NOT NULL,
     enrolment TEXT NOT NULL,
     enrolled_at TEXT NOT NULL,
     retired_at TEXT,
@@ -19,6 +20,7 @@ const schema = `
   ) STRICT;
   CREATE UNIQUE INDEX machine_by_name ON machines (name) WHERE retired_at IS NULL;
   CREATE UNIQUE INDEX machine_by_ek ON machines (ek_name) WHERE retired_at IS NULL;
+  CREATE UNIQUE INDEX machine_by_ak ON machines (ak_name) WHERE retired_at IS NULL;
   CREATE TABLE events (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     machine INTEGER NOT NULL REFERENCES machines (id) ON DELETE CASCADE,

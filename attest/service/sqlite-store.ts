@@ -51,20 +51,15 @@ class SqliteStore implements VerifierStore {
 
   async enrol(enrolment: Enrolment, at: string): Promise<EnrolOutcome> {
     return this.#transaction(() => {
-      const byName = this.#machineBy("name", enrolment.name);
-      const byEk = this.#machineBy("ek_name", enrolment.ekName);
-      if (byEk !== null && byEk.name !== enrolment.name) return { kind: "clone", machine: byEk, other: byName };
-      if (byName === null) {
-        const { lastInsertRowid } = this.#run(
-          "INSERT INTO machines (revision, name, ek_name, enrolment, enrolled_at, view) VALUES (1, ?, ?, ?, ?, ?)",
-          ...[enrolment.name, enrolment.ekName, new TextDecoder().decode(encodeEnrolment(enrolment)), at],
-          JSON.stringify(enrolledView(at)),
-        );
-        this.#addEvent(Number(lastInsertRowid), { at, kind: "enrolled", detail: { assurance: enrolment.assurance } });
-        return { kind: "enrolled", machine: required(this.#machineBy("name", enrolment.name)) };
-      }
-      if (byEk === null) return { kind: "name-taken", machine: byName };
-      if (byName.enrolment.akName !== enrolment.akName) return { kind: "key-changed", machine: byName };
+      const { name, ekName, akName } = enrolment;
+      const byName = this.#machineBy("name", name);
+      // A TPM has several EKs, and one AK for all of them: either of the two under another name is the same TPM.
+      const same = [this.#machineBy("ek_name", ekName), this.#machineBy("ak_name", akName)];
+      const elsewhere = same.find((found) => found !== null && found.name !== name);
+      if (elsewhere != null) return { kind: "clone", machine: elsewhere, other: byName };
+      if (byName === null) return { kind: "enrolled", machine: this.#addMachine(enrolment, at) };
+      if (byName.enrolment.ekName !== ekName) return { kind: "name-taken", machine: byName };
+      if (byName.enrolment.akName !== akName) return { kind: "key-changed", machine: byName };
       this.#addEvent(byName.id, { at, kind: "enrolled-again", detail: {} });
       return { kind: "enrolled-again", machine: byName };
     });
@@ -157,7 +152,18 @@ class SqliteStore implements VerifierStore {
     guarded(() => this.#database.close());
   }
 
-  #machineBy(column: "name" | "ek_name", value: string): MachineRecord | null {
+  #addMachine(enrolment: Enrolment, at: string): MachineRecord {
+    const { name, ekName, akName, assurance } = enrolment;
+    const { lastInsertRowid } = this.#run(
+      "INSERT INTO machines (revision, name, ek_name, ak_name, enrolment, enrolled_at, view) VALUES (1, ?, ?, ?, ?, ?, ?)",
+      ...[name, ekName, akName, new TextDecoder().decode(encodeEnrolment(enrolment)), at],
+      JSON.stringify(enrolledView(at)),
+    );
+    this.#addEvent(Number(lastInsertRowid), { at, kind: "enrolled", detail: { assurance } });
+    return required(this.#machineBy("name", name));
+  }
+
+  #machineBy(column: "name" | "ek_name" | "ak_name", value: string): MachineRecord | null {
     const [row] = this.#all(`SELECT * FROM machines WHERE ${column} = ? AND retired_at IS NULL`, value);
     return row === undefined ? null : machineOf(row);
   }

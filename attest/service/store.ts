@@ -43,7 +43,7 @@ export type EnrolOutcome =
   | { readonly kind: "enrolled" | "enrolled-again"; readonly machine: MachineRecord }
   /** The name belongs to another EK, or another AK of the same one. */
   | { readonly kind: "name-taken" | "key-changed"; readonly machine: MachineRecord }
-  /** The EK is enrolled under another name; `other` is who holds this name, if anybody. */
+  /** The EK or the AK is enrolled under another name; `other` is who holds this name, if anybody. */
   | { readonly kind: "clone"; readonly machine: MachineRecord; readonly other: MachineRecord | null };
 
 export interface Retention {

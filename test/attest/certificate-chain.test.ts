@@ -1,7 +1,8 @@
 import { X509Certificate } from "node:crypto";
 import { describe, expect, it } from "vitest";
 import { parseCertificateFields } from "../../attest/ek-certificate.ts";
-import { type TrustAnchor, verifyEndorsement } from "../../attest/endorsement.ts";
+import { verifyEndorsement } from "../../attest/endorsement.ts";
+import type { TrustAnchor } from "../../attest/endorsement-chain.ts";
 import { AttestError } from "../../attest/errors.ts";
 import { toHex } from "../../policy/index.ts";
 import { openEkCertificate } from "../../seal/ek-public.ts";

@@ -6,6 +6,7 @@ import { agentSeeds } from "./seeds/agent.ts";
 import { imageSeeds, tpmSeeds } from "./seeds/evidence.ts";
 import { policySeeds } from "./seeds/policy.ts";
 import { releaseSeeds } from "./seeds/sealing.ts";
+import { verifierSeeds } from "./seeds/verifier.ts";
 
 /** openssl draws new keys each time, so these are made once and kept: delete the folder to have others. */
 function makeCertificates(directory: string): void {
@@ -26,6 +27,7 @@ for (const [target, seeds] of Object.entries({
   ...tpmSeeds(),
   ...imageSeeds(),
   ...agentSeeds(),
+  ...verifierSeeds(),
 })) {
   const directory = join(import.meta.dirname, "corpus", target);
   rmSync(directory, { recursive: true, force: true });

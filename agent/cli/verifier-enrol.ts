@@ -1,0 +1,40 @@
+import { enrolAtService } from "../../attest/service/index.ts";
+import type { Command } from "./command.ts";
+import { readCertificate, readText } from "./files.ts";
+import { openMachine } from "./machine-ports.ts";
+import { answer, JSON_OPTION } from "./output.ts";
+import { MACHINE_OPTION, machineName, openService, SERVICE_OPTIONS } from "./verifier-options.ts";
+
+export const command: Command = {
+  summary: "enrol a running machine at a verifier service, with an operator's one-time token",
+  positionals: ["NAME"],
+  options: {
+    machine: MACHINE_OPTION,
+    ...SERVICE_OPTIONS,
+    token: { type: "string", value: "FILE", help: "file with the enrolment token on one line", required: true },
+    issuer: {
+      type: "string",
+      value: "FILE",
+      help: "CA between EK and anchor, nearest first, DER or PEM",
+      multiple: true,
+    },
+    json: JSON_OPTION,
+  },
+  examples: [
+    "ironclaw verifier enrol vm-1 --machine machine --to https://verifier:8443 --ca verifier-ca.pem --token vm-1.token --issuer ek-issuer.pem",
+  ],
+  run: async (input, io) => {
+    const name = machineName(input.positional(0));
+    const token = (await readText(input.text("token"), "enrolment token")).trim();
+    const issuers = await Promise.all(input.list("issuer").map((file) => readCertificate(file, "issuer")));
+    const client = await openService(input);
+    const control = await openMachine(input.text("machine"));
+    try {
+      const enrolled = await enrolAtService({ name, token, client, control, issuers });
+      answer(input, io, enrolled, `enrolled ${name} (${enrolled.assurance}), EK ${enrolled.ekName}`);
+      return 0;
+    } finally {
+      control.close();
+    }
+  },
+};
