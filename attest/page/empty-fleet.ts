@@ -20,13 +20,14 @@ export function emptyFleet(): HTMLElement {
       "ol",
       {},
       step(
-        "An operator makes a one-time token for the machine:",
-        `curl -H "Authorization: Bearer $OPERATOR_TOKEN" -H "Content-Type: application/json" \\\n  -d '{"name":"vm-1","ttlSeconds":3600}' ${origin}/v1/enrolment-tokens`,
+        "An operator asks for a one-time token, made for this machine's name:",
+        `ironclaw verifier invite vm-1 --to ${origin} --token operator.token --out vm-1.token`,
       ),
       step(
-        "The token goes to the machine, which enrols itself with it and reports from then on. What to give it is in `agent/cli/README.md`.",
-        `ironclaw verifier enrol vm-1 --service ${origin} --token TOKEN`,
+        "Whoever runs the machine enrols it with that token:",
+        `ironclaw verifier enrol vm-1 --machine machine --to ${origin} --token vm-1.token`,
       ),
+      step("From then on its reports are carried here:", `ironclaw verifier push --help`),
     ),
     h("p", { class: "quiet" }, "This list fills by itself as soon as the first machine is enrolled."),
   );

@@ -7,8 +7,8 @@ import { createSigningKey } from "../../../seal/index.ts";
 import { type Made, makeEvidence, nonce, softEccKey } from "../../support/evidence-maker.ts";
 import { openTab, signIn, startBrowser, type Tab } from "../../support/page-browser.ts";
 import { addMachine, makeReport } from "../../support/page-fleet.ts";
-import { signedReference } from "../../support/page-release.ts";
 import { type PageServer, startPageServer } from "../../support/page-server.ts";
+import { signedReference } from "../../support/verifier-fixture.ts";
 
 interface GivenFile {
   readonly name: string;
@@ -41,7 +41,7 @@ beforeAll(async () => {
   files = {
     report: file("report.cmw", encodeEvidence(made.evidence)),
     enrolment: file("enrolment.json", encodeEnrolment(made.enrolment)),
-    release: file("release.json", await signedReference({ root, releaseKey })),
+    release: file("release.json", await signedReference({ root, releaseKey }, "test release")),
     anchors: file(
       "anchors.json",
       encodeAnchors({ version: 1, releaseRoot: root.spkiPem, operator: releaseKey.spkiPem }),
@@ -76,7 +76,7 @@ async function give(...given: readonly GivenFile[]): Promise<void> {
 const all = () => [files.report, files.enrolment, files.release, files.anchors];
 const nonceField = () => tab.page.getByLabel("Nonce", { exact: true });
 const verify = () => tab.page.getByRole("button", { name: "Verify in this browser" }).click();
-const verdict = () => tab.page.locator(".verdict .badge").innerText();
+const verdict = () => tab.page.locator(".verdict .badge").textContent();
 
 async function sayWhenMade(): Promise<void> {
   const local = await tab.page.evaluate(() => {
@@ -204,8 +204,8 @@ describe("the drop zone", () => {
     await verify();
     const alert = tab.page.locator(".outcome [role=alert]");
     await alert.waitFor();
-    expect(await alert.innerText()).toContain(`The ${part} cannot be read`);
-    expect(await alert.innerText()).toContain(code);
+    expect(await alert.textContent()).toContain(`The ${part} cannot be read`);
+    expect(await alert.textContent()).toContain(code);
   });
 
   it("I9: signed in, the enrolment can be what the service knows: its Names decide which key counts", async () => {

@@ -49,7 +49,7 @@ describe("the list of machines", () => {
   it("says how to enrol the first machine while there is none, and fills by itself", async () => {
     await openFleet();
     await tab.page.getByRole("heading", { name: "No machine is enrolled yet" }).waitFor();
-    expect(await tab.page.locator("main pre").first().innerText()).toContain("/v1/enrolment-tokens");
+    expect(await tab.page.locator("main pre").first().textContent()).toContain("ironclaw verifier invite");
     addMachine(server, "vm-1", good);
     await nextPoll();
     await tab.page.getByRole("link", { name: "vm-1" }).waitFor();
@@ -61,9 +61,9 @@ describe("the list of machines", () => {
     await tab.page.getByRole("link", { name: "vm-1" }).waitFor();
     expect(await names()).toEqual(["vm-2", "vm-3", "vm-1"]);
     const row = tab.page.getByRole("row").filter({ hasText: "vm-2" });
-    expect(await row.locator(".badge").innerText()).toBe("Contraindicated");
+    expect(await row.locator(".badge").textContent()).toBe("Contraindicated");
     expect(await row.locator(".badge svg").count()).toBe(1);
-    expect(await row.innerText()).toMatch(
+    expect(await row.textContent()).toMatch(
       /provider-ek[\s\S]*test release[\s\S]*serving[\s\S]*2026-06-01 00:00:00 UTC[\s\S]*3[\s\S]*violation[\s\S]*changed/,
     );
     const drawings = await tab.page
@@ -142,7 +142,7 @@ describe("what goes wrong", () => {
     server.fault = { status: 503 };
     await nextPoll();
     await tab.page.getByText("The service does not answer", { exact: true }).waitFor();
-    expect(await tab.page.getByRole("alert").innerText()).toContain("ironclaw verifier serve");
+    expect(await tab.page.getByRole("alert").textContent()).toContain("ironclaw verifier serve");
     expect(await names()).toHaveLength(3);
     expect(await tab.page.locator(".refresh .stale").count()).toBe(1);
     server.fault = null;
@@ -176,7 +176,7 @@ describe("what goes wrong", () => {
     server.fault = { status: 429, headers: { "retry-after": "30" } };
     await nextPoll();
     await tab.page.getByText("Too many requests").waitFor();
-    expect(await tab.page.getByRole("alert").innerText()).toContain("Next try in 30 seconds");
+    expect(await tab.page.getByRole("alert").textContent()).toContain("Next try in 30 seconds");
   });
 
   it.each([

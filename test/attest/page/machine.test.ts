@@ -46,14 +46,14 @@ describe("a machine's page", () => {
     addMachine(server, "vm-1", good);
     await openMachine("vm-1");
     await tab.page.locator(".verdict .badge", { hasText: "Affirming" }).waitFor();
-    expect(await tab.page.locator(".verdict").innerText()).toMatch(/provider-ek[\s\S]*test release[\s\S]*production/);
-    expect(await region("Reasons").innerText()).toContain("None");
+    expect(await tab.page.locator(".verdict").textContent()).toMatch(/provider-ek[\s\S]*test release[\s\S]*production/);
+    expect(await region("Reasons").textContent()).toContain("None");
     expect(await region("What this result does not prove").getByRole("listitem").count()).toBe(
       good.result?.notProven.length,
     );
-    expect(await region("Continuity").innerText()).toContain("123456 ms");
-    expect(await region("Trustworthiness vector").innerText()).toContain("instance-identity");
-    expect(await region("History").innerText()).toContain("Affirming");
+    expect(await region("Continuity").textContent()).toContain("123456 ms");
+    expect(await region("Trustworthiness vector").textContent()).toContain("instance-identity");
+    expect(await region("History").textContent()).toContain("Affirming");
   });
 
   it("I9: lists every reason with code, item, expected and got, and marks the digits that differ", async () => {
@@ -103,8 +103,8 @@ describe("a machine's page", () => {
       "cap",
       "violation",
     ]);
-    expect(await steps.nth(4).innerText()).toContain("differs from the release");
-    expect(await steps.nth(12).innerText()).toContain("Denied call of the library");
+    expect(await steps.nth(4).textContent()).toContain("differs from the release");
+    expect(await steps.nth(12).textContent()).toContain("Denied call of the library");
   });
 
   it("a launch that did not come far shows the steps that are not in its log", async () => {
@@ -131,19 +131,19 @@ describe("a machine's page", () => {
     const agent = logs.locator("details", { hasText: "PCR 13" });
     await agent.locator("summary").click();
     expect(await agent.locator("tbody tr").count()).toBe(13);
-    expect(await agent.locator("tbody").innerText()).toContain("/usr/lib/libsofthsm2.so");
+    expect(await agent.locator("tbody").textContent()).toContain("/usr/lib/libsofthsm2.so");
     const loader = logs.locator("details", { hasText: "PCR 4" }).first();
     await loader.locator("summary").click();
-    expect(await loader.locator("tbody").innerText()).toContain("UEFI boot application");
+    expect(await loader.locator("tbody").textContent()).toContain("UEFI boot application");
   });
 
   it("shows tokens, keys with their attributes, and the sandbox", async () => {
     addMachine(server, "vm-1", good);
     await openMachine("vm-1");
-    expect(await region("Tokens and keys").innerText()).toMatch(
+    expect(await region("Tokens and keys").textContent()).toMatch(
       /SoftHSM v2[\s\S]*release[\s\S]*sensitive yes[\s\S]*extractable no/,
     );
-    const sandbox = await region("Sandbox of the library").innerText();
+    const sandbox = await region("Sandbox of the library").textContent();
     expect(sandbox).toMatch(/991[\s\S]*io_uring_setup[\s\S]*denied \(EPERM\)/);
   });
 
@@ -151,7 +151,7 @@ describe("a machine's page", () => {
     addMachine(server, "vm-4", refused);
     await openMachine("vm-4");
     await tab.page.locator(".verdict .badge", { hasText: "Refused" }).waitFor();
-    expect(await region(/^Why it was refused/).innerText()).toContain("extra-data");
+    expect(await region(/^Why it was refused/).textContent()).toContain("extra-data");
     await tab.page.getByText("none of it is known to be true").waitFor();
     expect(await tab.page.locator(".step-good").count()).toBe(0);
   });
@@ -160,7 +160,7 @@ describe("a machine's page", () => {
     addMachine(server, "vm-4", { ...refused, bytes: new TextEncoder().encode("no report at all") });
     await openMachine("vm-4");
     await tab.page.getByText("It cannot be read").waitFor();
-    expect(await region("The report").innerText()).toContain("ERR_EVIDENCE_MALFORMED");
+    expect(await region("The report").textContent()).toContain("ERR_EVIDENCE_MALFORMED");
   });
 
   it("saves a report byte for byte, and judges it again", async () => {
@@ -214,12 +214,12 @@ describe("text of a hostile machine", () => {
     await signIn(tab.page, server.token);
     const link = tab.page.locator("table.fleet td.name a");
     await link.waitFor();
-    expect(await link.innerText()).toContain(
+    expect(await link.textContent()).toContain(
       '<img src=x onerror="alert(1)">\u27e8U+202E\u27e9gnp.exe\u27e8U+0007\u27e9\u27e8U+200B\u27e9',
     );
     await link.click();
     await tab.page.locator(".reason").waitFor();
-    const text = await tab.page.locator("body").innerText();
+    const text = await tab.page.locator("body").textContent();
     expect(text).not.toMatch(/[\u202a-\u202e\u2066-\u2069\u200b-\u200f]/);
     expect(text).toContain("<script>alert(2)</script>");
     const made = await tab.page.evaluate(() => [
