@@ -14,7 +14,7 @@ export function keysView({ asserted }: Claims): HTMLElement {
     outside(`${token.manufacturer} ${token.model}`),
     outside(token.firmware),
   ]);
-  const keyRows = keys.map((key) => [
+  const keyRows = keys.map((key) => () => [
     outside(key.name),
     outside(key.token),
     key.does,
@@ -91,7 +91,7 @@ const errnos: Readonly<Record<number, string>> = {
 export function sandboxView({ asserted, selfReported }: Claims): HTMLElement {
   const { shim, probeWitnessed, violations } = asserted;
   const seen = (attempt: string) => probeWitnessed.get(attempt) ?? probeWitnessed.get(attempt.split(" ")[0] ?? "") ?? 0;
-  const rows = [...selfReported.probe].map(([attempt, errno]) => [
+  const rows = [...selfReported.probe].map(([attempt, errno]) => () => [
     h("code", {}, outside(attempt)),
     errno === 0
       ? h("span", { class: "differs" }, "\u2717 succeeded")
@@ -126,7 +126,7 @@ export function sandboxView({ asserted, selfReported }: Claims): HTMLElement {
       : table(
           "Denied calls of the library",
           [{ title: "Call" }, { title: "Times" }],
-          [...violations].map(([call, times]) => [h("code", {}, outside(call)), `${times}`]),
+          [...violations].map(([call, times]) => () => [h("code", {}, outside(call)), `${times}`]),
         ),
   );
 }

@@ -37,12 +37,12 @@ export function comparison(expected: string | null, got: string | null): HTMLEle
     { class: differs ? "compare compare-differs" : "compare" },
     line("Expected", expectedValue),
     line("Measured", gotValue),
-    differs ? h("div", { class: "compare-note" }, differenceNote(expected, got)) : null,
+    differs && got !== null ? h("div", { class: "compare-note" }, differenceNote(expected, got)) : null,
   );
 }
 
-function differenceNote(expected: string, got: string | null): string {
-  if (got === null || got.length !== expected.length) return "These differ.";
+function differenceNote(expected: string, got: string): string {
+  if (got.length !== expected.length) return "These differ.";
   const count = [...got].filter((digit, index) => digit !== expected[index]).length;
   return `${count} of ${got.length} digits differ.`;
 }

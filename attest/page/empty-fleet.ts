@@ -27,7 +27,10 @@ export function emptyFleet(): HTMLElement {
         "Whoever runs the machine enrols it with that token:",
         `ironclaw verifier enrol vm-1 --machine machine --to ${origin} --token vm-1.token`,
       ),
-      step("From then on its reports are carried here:", `ironclaw verifier push --help`),
+      step(
+        "From then on its reports are carried here:",
+        `ironclaw verifier push --machine machine --name vm-1 --to ${origin}`,
+      ),
     ),
     h("p", { class: "quiet" }, "This list fills by itself as soon as the first machine is enrolled."),
   );

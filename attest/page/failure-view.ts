@@ -28,7 +28,9 @@ export function failureView(error: unknown): HTMLElement {
     { class: "notice notice-bad", role: "alert" },
     h("p", { class: "notice-title" }, title),
     h("p", {}, ...withCode(todo), wait),
-    h("p", { class: "quiet" }, failure.message, failure.hint === null ? null : `. ${failure.hint}`),
+    failure.code === null && failure.kind === "down"
+      ? null
+      : h("p", { class: "quiet" }, failure.message, failure.hint === null ? null : `. ${failure.hint}`),
   );
 }
 

@@ -35,6 +35,7 @@ export function fleetView({ client, announce, askToken }: Context): View {
       const view = failureView(error);
       // The same failure again is not announced again.
       if (view.textContent !== problem.textContent) replace(problem, view);
+      if (fleet === null) replaceOnce(content, "nothing", () => h("p", { class: "quiet" }, "Nothing to show yet."));
       refresh.failed();
     },
   );

@@ -48,7 +48,7 @@ export function continuityView({ continuity }: Machine): HTMLElement {
 /** What happened to the machine, newest first. */
 export function historyView(events: readonly MachineEvent[]): HTMLElement {
   if (events.length === 0) return section("History", {}, h("p", {}, "Nothing has happened since the enrolment."));
-  const rows = events.map(({ at, kind, detail }) => [timeOf(at), eventKind(kind), eventDetail(detail)]);
+  const rows = events.map(({ at, kind, detail }) => () => [timeOf(at), eventKind(kind), eventDetail(detail)]);
   return section(
     "History",
     {},
@@ -99,7 +99,7 @@ export function reportsView(
     { title: "Reasons", className: "wide" },
     { title: "Report" },
   ];
-  const cells = rows.map(({ id, at, tier, codes }) => [
+  const cells = rows.map(({ id, at, tier, codes }) => () => [
     id,
     timeOf(at),
     stateBadge(tier),

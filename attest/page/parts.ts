@@ -1,6 +1,7 @@
 /// <reference lib="dom" />
 import { button, type Child, h } from "./dom.ts";
 import { icon } from "./icons.ts";
+import { inPieces } from "./pieces.ts";
 import { type State, states, stateWords } from "./plain.ts";
 import { absoluteTime, relativeTime } from "./time.ts";
 
@@ -43,32 +44,33 @@ export interface Column {
   readonly className?: string;
 }
 
+/** Cells of a row, or how to make them once the row is to be shown. */
+export type Row = readonly Child[] | (() => readonly Child[]);
+
 /**
  * A table that becomes a list of cards on narrow screens. The roles are written out, because browsers drop those of table elements
- * that are laid out as something else.
+ * that are laid out as something else. Long ones are shown in pieces.
  */
-export function table(
-  label: string,
-  columns: readonly Column[],
-  rows: readonly (readonly Child[])[],
-  className = "",
-): HTMLElement {
+export function table(label: string, columns: readonly Column[], rows: readonly Row[], className = ""): HTMLElement {
   const head = columns.map(({ title, className: own }) =>
     h("th", { role: "columnheader", scope: "col", class: own ?? null }, title),
   );
-  const body = rows.map((cells) =>
-    h(
+  const body = h("tbody", { role: "rowgroup" });
+  const more = inPieces(body, rows, (row) => {
+    const cells = typeof row === "function" ? row() : row;
+    return h(
       "tr",
       { role: "row" },
       cells.map((cell, index) => tableCell(columns[index], cell)),
-    ),
-  );
-  return h(
+    );
+  });
+  const whole = h(
     "table",
     { class: `table ${className}`.trim(), role: "table", "aria-label": label },
     h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, head)),
-    h("tbody", { role: "rowgroup" }, body),
+    body,
   );
+  return more === null ? whole : h("div", {}, whole, more);
 }
 
 export function tableCell(column: Column | undefined, ...children: readonly Child[]): HTMLTableCellElement {

@@ -1,8 +1,9 @@
 /// <reference lib="dom" />
 import { claimsViews } from "./claims-view.ts";
 import { h, outside, section } from "./dom.ts";
+import { logsView } from "./logs-view.ts";
 import type { ReadReport } from "./report.ts";
-import { logsView, reportFactsView, timelineView } from "./report-view.ts";
+import { reportFactsView, timelineView } from "./report-view.ts";
 import {
   eventsView,
   findingsView,

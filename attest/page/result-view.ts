@@ -3,6 +3,7 @@ import { codeMeaning } from "./codes.ts";
 import { comparison, digest, isDigest } from "./digest.ts";
 import { h, outside, section } from "./dom.ts";
 import { facts, knownState, stateBadge, table, timeOf } from "./parts.ts";
+import { inPieces } from "./pieces.ts";
 import { assuranceMeaning, launchMeaning, pcrMeaning, stateWords } from "./plain.ts";
 import type { Finding, Reason, Result } from "./shapes.ts";
 
@@ -32,33 +33,23 @@ function resultFacts(result: Result): HTMLElement {
   ]);
 }
 
-/** Every reason, the worst first; an affirming result says that there is none. */
+/** Every reason: the worst first, and of these what the agent itself says of its launch. */
 export function findingsView(findings: readonly Finding[]): HTMLElement {
   if (findings.length === 0)
     return section("Reasons", {}, h("p", {}, "None: every check passed, and every check was made."));
-  const sorted = [...findings].sort((a, b) => Number(a.tier === "warning") - Number(b.tier === "warning"));
-  return section(
-    `Reasons (${findings.length})`,
-    { class: "reasons" },
-    h(
-      "ol",
-      { class: "reason-list" },
-      sorted.map((found) => reasonItem(found, found.tier)),
-    ),
-  );
+  const weight = ({ tier, code }: Finding) => (tier === "warning" ? 2 : code.startsWith("launch-") ? 0 : 1);
+  const sorted = findings.toSorted((a, b) => weight(a) - weight(b));
+  return reasonsSection(`Reasons (${findings.length})`, sorted, (found) => reasonItem(found, found.tier));
 }
 
 /** Why evidence did not verify. */
 export function refusalView(reasons: readonly Reason[]): HTMLElement {
-  return section(
-    `Why it was refused (${reasons.length})`,
-    { class: "reasons" },
-    h(
-      "ol",
-      { class: "reason-list" },
-      reasons.map((found) => reasonItem(found, "refused")),
-    ),
-  );
+  return reasonsSection(`Why it was refused (${reasons.length})`, reasons, (found) => reasonItem(found, "refused"));
+}
+
+function reasonsSection<T>(title: string, reasons: readonly T[], make: (found: T) => HTMLElement): HTMLElement {
+  const list = h("ol", { class: "reason-list" });
+  return section(title, { class: "reasons" }, list, inPieces(list, reasons, make));
 }
 
 function reasonItem(
@@ -117,7 +108,7 @@ export function eventsView({ events }: Pick<Result, "events">): HTMLElement {
   if (events.length === 0) return section("Measured by the agent", {}, h("p", {}, "No event."));
   const columns = [{ title: "Kind" }, { title: "Name" }, { title: "SHA-256", className: "wide" }, { title: "Agrees" }];
   const differing = events.filter(({ agrees }) => !agrees).length;
-  const rows = events.map(({ kind, name, expected, got, agrees }) => [
+  const rows = events.map(({ kind, name, expected, got, agrees }) => () => [
     h("code", {}, kind),
     outside(name, "path"),
     comparison(expected, got),

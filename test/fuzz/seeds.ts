@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { declareOaep, EXTENSIONS, makeCertificate } from "../support/certificates.ts";
 import { agentSeeds } from "./seeds/agent.ts";
 import { imageSeeds, tpmSeeds } from "./seeds/evidence.ts";
+import { pageSeeds } from "./seeds/page.ts";
 import { policySeeds } from "./seeds/policy.ts";
 import { releaseSeeds } from "./seeds/sealing.ts";
 import { verifierSeeds } from "./seeds/verifier.ts";
@@ -28,6 +29,7 @@ for (const [target, seeds] of Object.entries({
   ...imageSeeds(),
   ...agentSeeds(),
   ...verifierSeeds(),
+  ...pageSeeds(),
 })) {
   const directory = join(import.meta.dirname, "corpus", target);
   rmSync(directory, { recursive: true, force: true });

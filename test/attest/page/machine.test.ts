@@ -191,6 +191,23 @@ describe("a machine's page", () => {
   });
 });
 
+describe("a report of a machine that says far too much", () => {
+  it("I10: thousands of entries are shown in pieces, all of them can be seen, and the tab stays usable", async () => {
+    const calls = Array.from({ length: 3000 }, (_, index) =>
+      launchEvent("violation", `call-${index}`, new Uint8Array(32)),
+    );
+    addMachine(server, "vm-1", await makeReport("vm-1", { events: [...servingEvents(), ...calls] }));
+    await openMachine("vm-1");
+    const events = region("Measured by the agent");
+    await events.waitFor();
+    expect(await events.locator("tbody tr").count()).toBe(200);
+    expect(await tab.page.evaluate(() => document.querySelectorAll("*").length)).toBeLessThan(20_000);
+    await events.getByRole("button", { name: "Show 200 more of 3013" }).click();
+    expect(await events.locator("tbody tr").count()).toBe(400);
+    expect(await tab.page.evaluate(() => document.activeElement?.textContent)).toContain("call-187");
+  });
+});
+
 describe("text of a hostile machine", () => {
   const hostile = '<img src=x onerror="alert(1)">\u202egnp.exe\u0007\u200b\ud800<script>alert(2)</script>';
 
