@@ -6,8 +6,8 @@ import { AttestError } from "./errors.ts";
 import { schemaError } from "./schema-issue.ts";
 import { trustVectorSchema } from "./trust-vector.ts";
 
-/** A log has up to 1 MiB, and a finding repeats what it found in hexadecimal. */
-const MAX_RESULT_BYTES = 16 << 20;
+/** Logs and claims of a report have up to 1.25 MiB together; a result repeats their text up to three times, and JSON escapes a character by six. */
+const MAX_RESULT_BYTES = 32 << 20;
 
 export const tiers = ["affirming", "warning", "contraindicated"] as const;
 export type Tier = (typeof tiers)[number];

@@ -29,7 +29,7 @@ const sha2: ReadonlySet<string> = new Set([
 ]);
 
 /** Reads an AlgorithmIdentifier. @throws AttestError `ERR_ENDORSEMENT_MALFORMED` */
-export function parseSignatureAlgorithm(element: DerElement | undefined): SignatureAlgorithm {
+export function signatureAlgorithmOf(element: DerElement | undefined): SignatureAlgorithm {
   const [, parameters] = derChildren(element, 0x30, "algorithmIdentifier");
   const id = algorithmOf(element);
   if (id === pss) return { name: "rsassaPss", acceptable: isPssWithSha2(parameters) };

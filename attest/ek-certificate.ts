@@ -1,4 +1,4 @@
-import { algorithmOf, parseSignatureAlgorithm, type SignatureAlgorithm } from "./certificate-signature.ts";
+import { algorithmOf, type SignatureAlgorithm, signatureAlgorithmOf } from "./certificate-signature.ts";
 import { type DerElement, derBoolean, derChildren, derContent, derNumber, derOid, derSingle } from "./der.ts";
 import { AttestError } from "./errors.ts";
 import { parseTpmSubject, type TpmSubject } from "./tpm-subject.ts";
@@ -60,7 +60,7 @@ export function parseCertificateFields(der: Uint8Array): CertificateFields {
   const usage = keyUsageBits(extensions.get(oid.keyUsage));
   const basic = basicConstraints(extensions.get(oid.basicConstraints));
   return {
-    signature: parseSignatureAlgorithm(algorithm),
+    signature: signatureAlgorithmOf(algorithm),
     extendedKeyUsage: extendedKeyUsage(extensions.get(oid.extendedKeyUsage)),
     ...basic,
     mayIssue: usage === null || (usage & 0x04) !== 0,

@@ -109,7 +109,7 @@ export function ekProfileNamed(name: EkProfileName): EkProfile {
 }
 
 /** The profile of that name, or null when a text names none. */
-export function parseEkProfileName(text: unknown): EkProfileName | null {
+export function readEkProfileName(text: unknown): EkProfileName | null {
   return ekProfileNames.find((name) => name === text) ?? null;
 }
 

@@ -138,7 +138,7 @@ function verifyPurpose({ fields }: Certificate): void {
  */
 function issueProblem(issuer: Certificate, subject: Certificate, below: number): string | null {
   const { authority, mayIssue, pathLength } = issuer.fields;
-  if (!isNamedIssuer(issuer, subject)) return "a certificate of another issuer next";
+  if (!isNamedIssuer(issuer, subject)) return "one that names another issuer, issuer key or kind of signature";
   if (!authority || !mayIssue) return "an issuer that is no authority for certificates";
   if (pathLength !== null && below > pathLength) return `${below} authorities below one that allows ${pathLength}`;
   const key = publicKeyOf(issuer);

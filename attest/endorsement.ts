@@ -71,9 +71,10 @@ export function verifyEndorsement(
 }
 
 /**
- * The same endorsement for the template that the machine says its EK was made from. A wrong claim gives a Name that the TPM does
- * not have: a credential or a sealed object for it opens nowhere. Nobody gains by one, for every template known here makes the key
- * a restricted decryption key of this TPM.
+ * The same endorsement for the template that the machine says its EK was made from. Nobody gains trust by a wrong claim: the key is the
+ * certified one, and every template known here makes it a restricted decryption key. Where two templates have the same hash and cipher
+ * (L-1 and H-1, L-2 and H-2), a credential opens under either; the Name is then one that no TPM has, so what is sealed to it opens nowhere and
+ * reports that name their EK truly are refused. One TPM could be enrolled twice that way: compare `ekCertificateSha256`, not the Name alone.
  * @throws AttestError `ERR_ENDORSEMENT_REFUSED` for a template that has no such key
  */
 export function withEkProfile(endorsement: Endorsement, claimed: EkProfileName): Endorsement {

@@ -23,6 +23,9 @@ export const pcrContents: Readonly<Record<number, string>> = {
   14: "shim-lock",
 };
 
+/** No socket and no device: what needs no explanation. */
+const narrowestProfile = "local";
+
 /** An attestation result as plain text for a person: the verdict, why, expected and measured values side by side, and what it does not prove. */
 export function explain(result: AttestationResult): string {
   const { policy, evidence, at } = result;
@@ -30,6 +33,7 @@ export function explain(result: AttestationResult): string {
   const later = result.events.filter(({ kind }) => ![...preUnsealKinds, ...loginKinds].some((known) => known === kind));
   return [
     summarise(result),
+    ...of(["profile"]).flatMap(explainProfile),
     "",
     "PCR  what          expected          measured",
     ...result.pcrs.map(explainPcr),
@@ -63,6 +67,14 @@ export function explainReasons(reasons: readonly Reason[]): string {
 
 function explainFinding({ tier, code, item, expected, got }: Finding): string {
   return `  ${tier === "warning" ? "warning" : "refused"}  ${printable(code)}: ${printable(item)}: expected ${printable(expected)}, got ${printable(got)}`;
+}
+
+/** A profile that lets the library reach more than its own files is the first thing to know about a sandbox. */
+function explainProfile({ name }: EventComparison): readonly string[] {
+  if (name === narrowestProfile) return [];
+  return [
+    `  exception  sandbox profile ${printable(name)}: the library reaches more than profile ${narrowestProfile} allows`,
+  ];
 }
 
 /** The agent's PCR has no value of its own to expect: its events are compared one by one. */

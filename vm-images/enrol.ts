@@ -5,7 +5,7 @@ import {
   type Enrolment,
   finishEnrolment,
   makeCredential,
-  parseEkProfileName,
+  readEkProfileName,
   withEkProfile,
 } from "../attest/index.ts";
 import { fromBase64, fromHex, toBase64 } from "../policy/index.ts";
@@ -34,8 +34,8 @@ export async function enrol(
 }
 
 /**
- * The endorsement for the EK template that the machine states: its certificate does not say it. Nothing is proved by the statement;
- * what is made for a wrong one opens nowhere.
+ * The endorsement for the EK template that the machine states: its certificate does not say it. Nothing is proved by the statement, and
+ * nothing gained by a wrong one (`withEkProfile`).
  * @throws ImageError ERR_VM_CONTROL; AttestError ERR_ENDORSEMENT_REFUSED for a certificate of another EK than the machine uses
  */
 export async function claimedEndorsement(
@@ -46,7 +46,7 @@ export async function claimedEndorsement(
 }
 
 function ekProfileOf({ ekProfile }: ControlAnswer): EkProfileName {
-  const name = parseEkProfileName(ekProfile);
+  const name = readEkProfileName(ekProfile);
   if (name !== null) return name;
   throw new ImageError("ERR_VM_CONTROL", "endorsement: ekProfile", {
     expected: "the name of a known template",

@@ -23,6 +23,7 @@ export const command: Command = {
   },
   examples: [
     "ironclaw enrol vm-1 --machine /tmp/ironclaw-dev-x1/vm --ek-certificate ek.der --ca ca.pem --out enrolment.json",
+    "ironclaw enrol vm-1 --machine /tmp/ironclaw-dev-x1/vm --ek-certificate ek.der --issuer issuer.pem --ca-set ek-anchors.json --out enrolment.json",
     "ironclaw enrol vm-1 --machine /tmp/ironclaw-dev-x1/vm --ek-certificate ek.der --ca ca.pem --escrow escrow.json --out enrolment.json",
   ],
   run: async (input, io) => {

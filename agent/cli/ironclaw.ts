@@ -9,10 +9,14 @@ type Loader = () => Promise<{ readonly command: Command }>;
 /** Commands by their words. */
 export const COMMANDS: Readonly<Record<string, Loader>> = {
   agent: () => import("./agent.ts"),
+  "appraisal check": () => import("./appraisal-check.ts"),
+  "appraisal schema": () => import("./appraisal-schema.ts"),
   "audit verify": () => import("./audit-verify.ts"),
   "cabinet list": () => import("./cabinet-list.ts"),
   "cabinet new": () => import("./cabinet-new.ts"),
   "cabinet put": () => import("./cabinet-put.ts"),
+  "ear verify": () => import("./ear-verify.ts"),
+  "ek show": () => import("./ek-show.ts"),
   enrol: () => import("./enrol.ts"),
   "image build": () => import("./image-build.ts"),
   "image predict": () => import("./image-predict.ts"),

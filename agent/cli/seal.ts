@@ -1,6 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { CREDENTIAL_NAME, keyIdOf, toHex } from "../../policy/index.ts";
-import { CREDENTIAL_KINDS, type CredentialKind, sealOffline } from "../../seal/index.ts";
+import { CREDENTIAL_KINDS, type CredentialKind, openEkCertificate, sealOffline } from "../../seal/index.ts";
 import { type Command, type CommandInput, type SecretInput, UsageError } from "./command.ts";
 import { EK_OPTIONS, readEndorsement } from "./ek-options.ts";
 import { readPin, readSecretFile, readText } from "./files.ts";
@@ -41,6 +41,7 @@ export const command: Command = {
   run: async (input, io) => {
     const label = readLabel(input);
     const { endorsement, ekCertificate } = await readEndorsement(input);
+    openEkCertificate(ekCertificate); // not every EK can be sealed to: say so before the secret is read
     const rootKeyPem = await readText(input.text("root"), "release root key");
     const operator = await openSigningKey(input.text("operator"));
     // Last, so that nothing can fail between reading the secret and the seal, which wipes it.

@@ -8,10 +8,9 @@ import {
   type SigningKey,
   verifyReleaseSignatures,
 } from "../../policy/index.ts";
-import { type AppraisalPolicy, parseAppraisalPolicy, type TrustAnchor } from "../index.ts";
+import { type AppraisalPolicy, parseAppraisalPolicy, parseEndorsementAnchors, type TrustAnchor } from "../index.ts";
 import type { VerifierConfig } from "./config.ts";
 import { ServiceError } from "./errors.ts";
-import { parseEndorsementAnchors } from "./temporary-anchors.ts";
 
 /** What the service believes, read from files that its operator keeps. */
 export interface TrustDocuments {

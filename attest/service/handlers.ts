@@ -55,10 +55,7 @@ export interface Head {
 /** Runs on a request's head, so that a body which is malformed, too large or never comes spends it too. */
 export const spend: { readonly [Id in keyof Spent]: (parts: Parts, head: Head) => Spent[Id] } = {
   judgeEvidence: ({ challenges, metrics }, { headers }) => {
-    const text = headers["ironclaw-nonce"];
-    if (typeof text !== "string" || text.length !== 44)
-      throw new Refusal("malformed", { message: "Ironclaw-Nonce: expected 32 bytes in base64" });
-    const challenge = challenges.take(bytesOf(text));
+    const challenge = challenges.take(nonceOf(headers["ironclaw-nonce"]));
     metrics.challenge(challenge === null ? "refused" : "answered");
     if (challenge === null) throw new Refusal("nonce-over");
     return challenge;
@@ -84,6 +81,12 @@ export class Failing {
   constructor(body: object) {
     this.body = body;
   }
+}
+
+function nonceOf(text: unknown): Uint8Array {
+  const nonce = typeof text === "string" && text.length === 44 ? bytesOf(text) : null;
+  if (nonce?.length === 32) return nonce;
+  throw new Refusal("malformed", { message: "Ironclaw-Nonce: expected 32 bytes in base64" });
 }
 
 export type Handlers = { readonly [Id in OperationId]: (parts: Parts, call: Call<Id>) => Promise<unknown> };

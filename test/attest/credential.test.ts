@@ -5,7 +5,7 @@ import { eccCurve, ekProfiles, ekPublic } from "../../attest/ek-profiles.ts";
 import { AttestError } from "../../attest/errors.ts";
 import { parseTpmPublic, type TpmPublic } from "../../attest/tpm-structures.ts";
 import { fromHex, toHex, utf8 } from "../../policy/index.ts";
-import { credentials, encryptedSeed, sharedSeeds } from "../support/credential-vectors.ts";
+import { credentials, encryptedSeed, sharedSeeds } from "../vectors/make-credential.ts";
 
 const base64url = (bytes: Uint8Array) => Buffer.from(bytes).toString("base64url");
 

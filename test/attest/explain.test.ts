@@ -1,8 +1,8 @@
 import { describe, expect, it } from "vitest";
-import { explain, explainReasons, launchEvent, summarise } from "../../attest/index.ts";
+import { explain, explainReasons, launchEvent, type ReferenceValues, summarise } from "../../attest/index.ts";
 import { judge, withoutPcrs } from "../support/appraisal.ts";
 import { refusedLaunch } from "../support/appraisal-rows.ts";
-import { referenceEvents } from "../support/evidence-maker.ts";
+import { referenceEvents, servingEvents } from "../support/evidence-maker.ts";
 
 const nothing = new Uint8Array(32);
 
@@ -35,6 +35,19 @@ describe("the explanation for people", () => {
     expect(result.notProven).toHaveLength(8);
     for (const paragraph of result.notProven) expect(flat).toContain(`- ${paragraph.text}`);
     expect(Math.max(...text.split("\n").map((line) => line.length))).toBeLessThan(120);
+  });
+
+  it("I9: a sandbox profile that is wider than local is said before all tables", async () => {
+    const events = servingEvents().with(3, launchEvent("profile", "relay", nothing));
+    const reference = referenceEvents().map(({ kind, name, sha256 }) => ({ kind, name, sha256: sha256.toHex() }));
+    const released = reference.with(3, { kind: "profile", name: "relay", sha256: nothing.toHex() });
+    const result = await judge({ scene: { events }, reference: { events: released as ReferenceValues["events"] } });
+    expect(explain(result).split("\n").slice(0, 3)).toEqual([
+      "m1: affirming (launch serving, provider-ek, release test release)",
+      "  exception  sandbox profile relay: the library reaches more than profile local allows",
+      "",
+    ]);
+    expect(explain(await judge({}))).not.toContain("exception");
   });
 
   it("I10: text from outside cannot steer the reader's terminal", async () => {

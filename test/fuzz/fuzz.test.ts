@@ -13,6 +13,9 @@ const maxBytes = 100 * 1024;
 /** Parsers that are reached through others, each with a target that does so. */
 const through: Readonly<Record<string, string>> = {
   parseCanonicalJson: "release",
+  parseEarClaims: "ear",
+  parseEarHeader: "ear",
+  parseEarJson: "ear",
 };
 
 /** Names of the exported functions that read bytes or text from outside. */

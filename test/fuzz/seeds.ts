@@ -3,9 +3,11 @@ import { mkdirSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { declareOaep, EXTENSIONS, makeCertificate } from "../support/certificates.ts";
 import { agentSeeds } from "./seeds/agent.ts";
+import { endorsementSeeds } from "./seeds/endorsement.ts";
 import { imageSeeds, tpmSeeds } from "./seeds/evidence.ts";
 import { pageSeeds } from "./seeds/page.ts";
 import { policySeeds } from "./seeds/policy.ts";
+import { resultSeeds } from "./seeds/results.ts";
 import { releaseSeeds } from "./seeds/sealing.ts";
 import { verifierSeeds } from "./seeds/verifier.ts";
 
@@ -26,7 +28,9 @@ for (const [target, seeds] of Object.entries({
   ...releaseSeeds(),
   ...policySeeds(),
   ...tpmSeeds(),
+  ...resultSeeds(),
   ...imageSeeds(),
+  ...endorsementSeeds(),
   ...agentSeeds(),
   ...verifierSeeds(),
   ...pageSeeds(),

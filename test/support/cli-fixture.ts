@@ -112,6 +112,7 @@ function commandLines(at: (name: string) => string): Readonly<Record<string, rea
   const ek = ["--ek-certificate", at("ek.der"), "--issuer", at("ek-issuer.pem"), "--ca", at("ek-ca.pem")];
   const anchors = ["--anchors", at("anchors.json")];
   return {
+    "appraisal check": [at("appraisal.json")],
     "audit verify": [at("audit.log")],
     "cabinet list": [at("cabinet.img")],
     "cabinet new": [
@@ -119,6 +120,7 @@ function commandLines(at: (name: string) => string): Readonly<Record<string, rea
       ...["--release", at("release.json"), "--sealed", at("hsm-pin.json"), "--sealed", at("state.json")],
     ],
     "cabinet put": [at("cabinet.img"), "sealed", at("hsm-pin.json"), "--add"],
+    "ek show": [at("ek.der"), "--issuer", at("ek-issuer.pem"), "--ca-set", at("ek-anchors.json")],
     enrol: ["vm-1", "--machine", at("machine"), ...ek, "--out", at("other-enrolment.json")],
     "image predict": [at("image/uki.efi")],
     "keys anchors": ["--root", at("root.pub"), "--operator", at("operator.pub"), "--out", at("other-anchors.json")],

@@ -1,7 +1,7 @@
 import { readFileSync, realpathSync } from "node:fs";
-import { cp, mkdir, writeFile } from "node:fs/promises";
+import { cp, mkdir, readFile, writeFile } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
-import { measureClosure } from "../../attest/index.ts";
+import { encodeEndorsementAnchors, measureClosure, type TrustAnchor } from "../../attest/index.ts";
 import { openCabinet, sha256Hex } from "../../policy/index.ts";
 import { GuestTree } from "../../vm-images/guest-tree.ts";
 import { pinModule } from "../../vm-images/pin-module.ts";
@@ -26,6 +26,11 @@ export async function layOutEndorsement(directory: string, tpm: SoftwareTpm): Pr
   await writeFile(join(directory, "ek.der"), await readEkCertificate(tpm, "p384"));
   await cp(root, join(directory, "ek-ca.pem"));
   await cp(issuer, join(directory, "ek-issuer.pem"));
+  const anchor: TrustAnchor = {
+    ...{ name: "software TPM", pem: await readFile(root, "utf8"), assurance: "software-tpm", requireEkPurpose: true },
+    manufacturers: ["id:00001014"],
+  };
+  await writeFile(join(directory, "ek-anchors.json"), encodeEndorsementAnchors([anchor]));
 }
 
 /** The stand-in for a machine, in `machine/`, with the cabinet that the commands made. */

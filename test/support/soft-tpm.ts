@@ -9,6 +9,8 @@ export interface SoftTpm {
   readonly ekCertificate: Uint8Array;
   readonly ekName: string;
   readonly ak: SoftKey;
+  /** The same EK, and an AK of another template. */
+  withAnotherKey(): Promise<SoftTpm>;
   /** TPM2_ActivateCredential. Throws when the credential is for another EK or AK. */
   activate(credentialBlob: Uint8Array, encryptedSecret: Uint8Array): Uint8Array;
 }
@@ -29,14 +31,13 @@ export function makeAuthority(): SoftAuthority {
 
 async function makeTpm(issuer: MadeCertificate, anchor: TrustAnchor): Promise<SoftTpm> {
   const ek = makeCertificate({ subject: "/CN=ek", extensions: EXTENSIONS.ek, issuer });
-  const ak = await softEccKey();
   const { ekName } = verifyEndorsement([ek.der], [anchor], new Date());
-  return {
-    ekCertificate: ek.der,
-    ekName: toHex(ekName),
-    ak,
+  const withKey = (ak: SoftKey): SoftTpm => ({
+    ...{ ekCertificate: ek.der, ekName: toHex(ekName), ak },
+    withAnotherKey: async () => withKey(await softEccKey()),
     activate: (blob, secret) => activate(ek.keyPem, ak, blob, secret),
-  };
+  });
+  return withKey(await softEccKey());
 }
 
 /** TPM 2.0 Part 1, Annex B.10.4 and section 24.4: the seed under OAEP, an HMAC over what is encrypted and the Name, then AES-128-CFB. */

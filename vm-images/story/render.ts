@@ -41,6 +41,7 @@ export function renderStory(result: StoryResult): string {
     ...result.findings.map(
       ({ tier, code, item, expected, got }) => `  ${tier}: ${code} ${item}: expected ${expected}, got ${got}`,
     ),
+    `  not proven: ${result.notProven.map(({ code }) => code).join(", ")} (attest/APPRAISAL.md section 5)`,
     `  PCRs predicted before the first boot equal the quoted ones: sha256 ${mark(result.predictionHolds.sha256)}, sha384 ${mark(result.predictionHolds.sha384)}`,
     "",
     ...renderScopes(result),

@@ -52,6 +52,7 @@ export interface StoryResult {
   readonly measured: Verdict["result"]["events"];
   readonly pcrs: Verdict["result"]["pcrs"];
   readonly findings: Verdict["result"]["findings"];
+  readonly notProven: Verdict["result"]["notProven"];
   readonly signature: { readonly verified: boolean; readonly nonce: string; readonly by: ScopedUse["signatures"] };
   readonly deniedCaller: boolean;
   readonly denial: ScopedUse["deniedCaller"];
@@ -283,6 +284,7 @@ function summarise(
     measured: verdict.result.events,
     pcrs: verdict.result.pcrs,
     findings: verdict.result.findings,
+    notProven: verdict.result.notProven,
     signature: { verified: signed, nonce: use.nonce, by: use.signatures },
     deniedCaller: denied,
     denial,

@@ -18,10 +18,12 @@ const at = (name: string) => made.at(name);
 /** Word of the command line -> exit code for content that is no such document. */
 const KEY_FILES = ["release.pem", "root.pem", "operator.pem"];
 const inputs = Object.entries({
+  "appraisal check": ["appraisal.json"],
   "audit verify": ["audit.log"],
   "cabinet list": ["cabinet.img"],
   "cabinet new": ["policy.json", "anchors.json", "release.json", "hsm-pin.json", "state.json"],
   "cabinet put": ["cabinet.img", "hsm-pin.json"],
+  "ek show": ["ek.der", "ek-issuer.pem", "ek-anchors.json"],
   enrol: ["ek.der", "ek-issuer.pem", "ek-ca.pem"],
   "image predict": ["image/uki.efi"],
   "keys anchors": ["root.pub", "operator.pub"],

@@ -140,6 +140,8 @@ describe("usage", () => {
     ["enrol", "vm-1", "../vm"],
     ["policy explain", "--operation", "export"],
     ["enrol", "--assurance", "hardware"],
+    ["enrol", "--ca-set", "both.json"],
+    ["ek show", "--at", "yesterday"],
   ])("%s with %s %s exits 2", async (words, option, value) => {
     const line = made.lineOf(words);
     const place = line.indexOf(option);

@@ -16,10 +16,16 @@ afterAll(async () => {
 
 describe("with --json", () => {
   const facts: Readonly<Record<string, object>> = {
+    "appraisal check": { ok: true, sha256: expect.stringMatching(/^[0-9a-f]{64}$/), policy: { name: "cli" } },
     "audit verify": { ok: true, seq: 3, hash: expect.stringMatching(/^[0-9a-f]{64}$/) },
     "cabinet list": { slots: expect.arrayContaining([expect.objectContaining({ slot: "sealed" })]), warnings: [] },
     "cabinet new": { file: expect.stringMatching(/other\.img$/) },
     "cabinet put": { file: expect.stringMatching(/cabinet\.img$/) },
+    "ek show": {
+      tpm: { manufacturer: "id:00001014" },
+      verdict: { kind: "endorsed", assurance: "software-tpm", anchor: "software TPM", profile: "H-3" },
+      seals: null,
+    },
     enrol: { name: "vm-1", assurance: "software-tpm", sha256: expect.stringMatching(/^[0-9a-f]{64}$/) },
     "image predict": { sha256: { 12: "0".repeat(64) } },
     "keys delegate": { credentials: ["hsm-pin", "state"], lastEpoch: 8, releaseKey: expect.any(String) },

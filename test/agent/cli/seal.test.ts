@@ -158,26 +158,52 @@ describe("the EK certificate", () => {
   });
 
   test.each([
-    ["RSA-3072", ["-newkey", "rsa:3072"]],
-    ["P-256", ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]],
-    ["Brainpool, which has no JWK form", ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:brainpoolP384r1"]],
-    ["Ed25519", ["-newkey", "ed25519"]],
-  ])("a certificate of the pinned CA for a key that no EK has (%s) is refused by name", async (_, key) => {
-    await makeCa();
-    await run("openssl", ["req", ...key, "-nodes", "-subj", "/CN=x", "-keyout", at("odd.pem"), "-out", at("odd.csr")]);
-    writeFileSync(
-      at("odd.ext"),
-      "basicConstraints=critical,CA:false\nkeyUsage=keyEncipherment,keyAgreement\nextendedKeyUsage=2.23.133.8.1\n",
-    );
-    await run("openssl", [
-      ...["x509", "-req", "-in", at("odd.csr"), "-CA", at("ca.crt"), "-CAkey", at("ca.key"), "-days", "30"],
-      ...["-extfile", at("odd.ext"), "-out", at("odd.crt")],
-    ]);
-    const line = withCertificate("seal", "odd.crt").map((word) => (word === at("ek-ca.pem") ? at("ca.crt") : word));
-    const result = await cli(line, PIN);
-    expectComplaint(result, 3, line.join(" "));
-    expect(result.err).toMatch(/ek key: expected RSA 2048.*, got /);
-  });
+    ["RSA-3072", ["-newkey", "rsa:3072"], /ek key: expected RSA 2048.*, got RSA 3072/],
+    [
+      "P-521",
+      ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:secp521r1"],
+      /ek key: expected RSA 2048.*, got EC P-521/,
+    ],
+    [
+      "Brainpool, which has no JWK form",
+      ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:brainpoolP384r1"],
+      /ek key: expected RSA 2048.*, got ec brainpoolP384r1/,
+    ],
+    ["Ed25519", ["-newkey", "ed25519"], /ek key: expected RSA 2048.*, got OKP Ed25519/],
+    [
+      "P-256, with which a machine can be enrolled only",
+      ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"],
+      /EK certificate key: expected RSA-2048 .*, got ECC P-256 \(ERR_SEAL_EK\)\nhint: a machine can be enrolled/,
+    ],
+  ])(
+    "a certificate of the pinned CA for a key that nothing is sealed to (%s) is refused by name",
+    async (_, key, message) => {
+      await makeCa();
+      await run("openssl", [
+        "req",
+        ...key,
+        "-nodes",
+        "-subj",
+        "/CN=x",
+        "-keyout",
+        at("odd.pem"),
+        "-out",
+        at("odd.csr"),
+      ]);
+      writeFileSync(
+        at("odd.ext"),
+        "basicConstraints=critical,CA:false\nkeyUsage=keyEncipherment,keyAgreement\nextendedKeyUsage=2.23.133.8.1\n",
+      );
+      await run("openssl", [
+        ...["x509", "-req", "-in", at("odd.csr"), "-CA", at("ca.crt"), "-CAkey", at("ca.key"), "-days", "30"],
+        ...["-extfile", at("odd.ext"), "-out", at("odd.crt")],
+      ]);
+      const line = withCertificate("seal", "odd.crt").map((word) => (word === at("ek-ca.pem") ? at("ca.crt") : word));
+      const result = await cli(line, PIN);
+      expectComplaint(result, 3, line.join(" "));
+      expect(result.err).toMatch(message);
+    },
+  );
 
   async function makeCa(): Promise<void> {
     if (existsSync(at("ca.crt"))) return;

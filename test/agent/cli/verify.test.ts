@@ -79,6 +79,139 @@ describe("a report", () => {
   });
 });
 
+describe("a verdict", () => {
+  const tokenOptions = () => ["--ear", at("verifier.pem"), "--ear-out", at("result.jwt")];
+  beforeAll(async () => {
+    await ironclaw(["keys", "new", at("verifier.pem")]);
+  });
+
+  test("I9: a release out of its dates is contraindicated, and of several the one that the machine runs is taken", async () => {
+    const sign = made.lineOf("release sign").with(-1, at("future.json"));
+    await ironclaw([...sign, "--not-before", "2098-01-01T00:00:00Z"]);
+    const alone = await cli(made.lineWith("verify", "release.json", at("future.json")));
+    expect(alone.out).toMatch(/^ {2}refused {2}release-dates: /m);
+    expect(alone.code).toBe(1);
+    const both = await cli([...made.lineOf("verify"), "--reference", at("future.json")]);
+    expect(both).toMatchObject({ code: 0, out: expect.stringMatching(/^vm-1: affirming \(.*release first\)/) });
+  });
+
+  test("I9: says what was not compared: continuity without --history, the challenge's age without --challenged", async () => {
+    const { out } = await cli(made.lineOf("verify"));
+    expect(out).toMatch(/^continuity: not checked, /m);
+    expect(out).toMatch(/^freshness: the challenge is taken to be from now, /m);
+    const told = await cli([...made.lineOf("verify"), "--challenged", new Date().toISOString()]);
+    expect(told.out).not.toMatch(/^freshness/m);
+  });
+
+  test("I9: a challenge that is too old is contraindicated", async () => {
+    const old = new Date(Date.now() - 3_600_000).toISOString();
+    const { code, out } = await cli([...made.lineOf("verify"), "--challenged", old]);
+    expect(out).toMatch(/^ {2}refused {2}stale: /m);
+    expect(code).toBe(1);
+  });
+
+  test("I9: the history is made by the first report, met by the next, and refuses what went back", async () => {
+    const line = [...made.lineOf("verify"), "--history", at("history.json")];
+    expect((await cli(line)).out).toMatch(/^continuity: this is the first report/m);
+    const kept = made.json("history.json");
+    expect((await cli(line)).out).toMatch(/^continuity: comes after the last report/m);
+    expect(made.json("history.json")).toEqual(kept);
+    const ahead = JSON.stringify({ ...kept, resetCount: kept.resetCount + 1 });
+    writeFileSync(at("history.json"), ahead);
+    const result = await cli(line);
+    expectComplaint(result, 3, "a TPM that went back");
+    expect(result.err).toMatch(/tpm-rolled-back/);
+    expect(made.text("history.json")).toBe(ahead);
+    for (const [file, code] of [
+      ["empty", 3],
+      ["random", 3],
+      ["directory", 4],
+    ] as const)
+      expectComplaint(await cli(line.with(-1, at(file))), code, file);
+    expectComplaint(await cli(line.with(-1, at("missing/history.json"))), 4, "a folder that is not there");
+  });
+
+  test("I9: a contraindicated report still moves the history", async () => {
+    const line = [...made.lineOf("verify").slice(0, -2), "--history", at("strict-history.json")];
+    expect((await cli(line)).code).toBe(1);
+    expect(made.json("strict-history.json")).toMatchObject({ version: 1 });
+  });
+
+  test("I9: a signed result verifies with the verifier's key, its nonce and no other", async () => {
+    await ironclaw([...made.lineOf("verify"), ...tokenOptions()]);
+    const read = ["ear", "verify", at("result.jwt"), "--key", at("verifier.pub")];
+    const { out, code } = await cli([...read, "--nonce", NONCE]);
+    expect(out).toMatch(/^vm-1: warning \(policy verdict affirming, launch serving, software-tpm, release first\)$/m);
+    expect(out).not.toMatch(/not compared/);
+    expect(code).toBe(0);
+    expect((await cli(read)).out).toMatch(/nonce: not compared/);
+    expect(JSON.parse((await cli([...read, "--json"])).out)).toMatchObject({
+      eat_profile: "tag:github.com,2023:veraison/ear",
+      submods: { ironclaw: { "ear.status": "warning", "ironclaw.tier": "affirming" } },
+    });
+    expectComplaint(await cli([...read, "--nonce", "00".repeat(32)]), 3, "another nonce");
+    expectComplaint(await cli(read.with(-1, at("operator.pub"))), 3, "another key");
+    for (const file of ["empty", "random", "report.cbor"]) expectComplaint(await cli(read.with(2, at(file))), 3, file);
+    expectComplaint(await cli(read.with(2, at("nothing"))), 4, "no token");
+  });
+
+  test("I9: a contraindicated result is signed as such, and exits 1 where it is read", async () => {
+    const line = made.lineOf("verify").slice(0, -2);
+    expect((await cli([...line, ...tokenOptions()])).code).toBe(1);
+    const read = await cli(["ear", "verify", at("result.jwt"), "--key", at("verifier.pub")]);
+    expect(read.out).toMatch(/^vm-1: contraindicated \(policy verdict contraindicated/m);
+    expect(read.code).toBe(1);
+  });
+
+  test("the token is printed last where no file is named, and never into a JSON document", async () => {
+    const { out } = await cli([...made.lineOf("verify"), "--ear", at("verifier.pem")]);
+    expect(out.trimEnd().split("\n").at(-1)).toMatch(/^eyJ[\w-]+\.[\w-]+\.[\w-]{86}$/);
+    const line = [...made.lineOf("verify"), "--json", ...tokenOptions()];
+    expect(JSON.parse((await cli(line)).out)).toMatchObject({ version: 2, tier: "affirming" });
+  });
+
+  test.each([
+    ["--ear-out without --ear", ["--ear-out", "x"]],
+    ["--ear-ttl without --ear", ["--ear-ttl", "5"]],
+    ["a life of no time", ["--ear", "x", "--ear-ttl", "0"]],
+    ["a token in a JSON document", ["--ear", "x", "--json"]],
+    ["a time that is none", ["--challenged", "yesterday"]],
+  ])("%s is a usage error", async (_title, words) => {
+    expectComplaint(await cli([...made.lineOf("verify"), ...words]), 2, words.join(" "));
+  });
+
+  test("I9: a key of another kind cannot sign a result", async () => {
+    await ironclaw(["keys", "new", at("rsa.pem"), "--kind", "rsa2048"]);
+    expectComplaint(await cli([...made.lineOf("verify"), "--ear", at("rsa.pem")]), 3, "an RSA key");
+  });
+});
+
+describe("an appraisal policy", () => {
+  test("I9: is said in words, the empty lists too", async () => {
+    const { out } = await cli(["appraisal", "check", at("appraisal.json")]);
+    expect(out).toMatch(/^appraisal policy cli, sha256 [0-9a-f]{64}, accepts:$/m);
+    for (const line of [
+      "releases: any that the release root signed",
+      "image variants: demo",
+      "TPM: class software-tpm or better",
+      "libraries: as released",
+      "every served key reports: sensitive true, extractable false",
+      "firmware: without reference values, without a word",
+    ])
+      expect(out).toContain(`  ${line}\n`);
+    const lists = { releases: [], variants: [], libraries: [], profiles: [] };
+    writeFileSync(at("closed.json"), JSON.stringify({ ...made.json("appraisal.json"), ...lists }));
+    const closed = await cli(["appraisal", "check", at("closed.json")]);
+    expect(closed.out.match(/none, so it refuses every machine/g)).toHaveLength(4);
+  });
+
+  test("its published schema is what the command prints", async () => {
+    const { out } = await cli(["appraisal", "schema"]);
+    const published = new URL("../../../attest/appraisal-policy.schema.json", import.meta.url);
+    expect(JSON.parse(out)).toEqual(JSON.parse(readFileSync(published, "utf8")));
+  });
+});
+
 describe("a machine that is not there, or is not honest", () => {
   test.each(["report", "enrol"])("%s says that nobody listens, and how to have a machine", async (words) => {
     const line = made.lineOf(words).map((word) => (word === at("machine") ? at("directory") : word));

@@ -25,6 +25,14 @@ describe("the walk-through of the README", () => {
     expect(walk.verdict).not.toContain("<- differs");
   });
 
+  test("I9: a relying party reads the same from the signed result, with the TPM's class as its warning", () => {
+    const read = walk.outputs.find((output) => output.includes("signed by")) ?? "";
+    expect(read).toMatch(/^vm-1: warning \(policy verdict affirming, launch serving, software-tpm, release first\)$/m);
+    expect(read).toMatch(/^ {2}vector: .*hardware 32/m);
+    expect(walk.verdict).toMatch(/^continuity: this is the first report in that history$/m);
+    expect(read).toMatch(/^continuity: comes after the last report in that history$/m);
+  });
+
   test("the machine's cabinet then holds both releases and three sealed credentials, without a warning", () => {
     const list = walk.outputs.at(-1) ?? "";
     for (const line of [
@@ -35,7 +43,7 @@ describe("the walk-through of the README", () => {
       "/tls-key.json",
     ])
       expect(list).toContain(line);
-    expect(walk.everything).not.toContain("warning");
+    expect(walk.everything).not.toMatch(/^ *warning/m);
   });
 
   test("I4: PIN and key file are sealed and in no file and no output; private keys are their owner's alone", async () => {

@@ -1,0 +1,67 @@
+import { readFileSync } from "node:fs";
+import { describe, expect, test } from "vitest";
+import { refusalCodes } from "../../../attest/service/errors.ts";
+import { flagNames, machineStates } from "../../../attest/service/machine-state.ts";
+import { codeLabel, Metrics } from "../../../attest/service/metrics.ts";
+import { openVerifierBench, VIEWER } from "../../support/verifier-fixture.ts";
+
+const alerts = readFileSync(new URL("../../../attest/service/alerts.example.yaml", import.meta.url), "utf8");
+const metrics = new Metrics({ queueDepth: () => 0, openChallenges: () => 0, workers: () => 0 });
+const names = metrics.registry.getMetricsAsArray().map(({ name }) => name);
+/** Values that a label may have, by metric and label. */
+const values: Readonly<Record<string, readonly string[]>> = {
+  "ironclaw_verifier_machines state": machineStates,
+  "ironclaw_verifier_machine_flags flag": flagNames,
+  "ironclaw_verifier_machine_events_total kind": [...machineStates, ...flagNames, "rejected"],
+  "ironclaw_verifier_refusals_total code": refusalCodes,
+  "ironclaw_verifier_enrolments_total outcome": [
+    "begun",
+    "enrolled",
+    "enrolled-again",
+    "refused",
+    "clone",
+    "name-taken",
+    "key-changed",
+  ],
+  "ironclaw_verifier_reloads_total outcome": ["done", "kept"],
+};
+
+describe("the example alert rules", () => {
+  test("name only metrics that there are, with values that they can have", () => {
+    const used = [...alerts.matchAll(/(ironclaw_verifier_\w+)(?:\{(\w+)=~?"([^"]*)"\})?/g)];
+    expect(used.length).toBeGreaterThan(10);
+    for (const [, name = "", label, value = ""] of used) {
+      expect(names, name).toContain(name.replace(/_bucket$/, ""));
+      if (label === undefined) continue;
+      for (const one of value.split("|")) expect(values[`${name} ${label}`], `${name} ${label}`).toContain(one);
+    }
+  });
+});
+
+describe("a metric's labels", () => {
+  test("I10: a code that a machine makes up is counted as one of ours", () => {
+    expect(codeLabel(undefined)).toBe("none");
+    expect(codeLabel("pcr-mismatch")).toBe("pcr-mismatch");
+    expect(codeLabel("launch-anything")).toBe("launch");
+    expect(codeLabel('x"} 1\nmachines 9')).toBe("other");
+  });
+
+  test("I10: nothing that a stranger sends becomes a time series", async () => {
+    await using bench = await openVerifierBench();
+    const series = async () =>
+      (await bench.ask("GET", "/metrics")).text.split("\n").filter((line) => line.includes("{")).length;
+    const noise = async (word: string) => {
+      await bench.ask("POST", "/v1/challenges", { body: { machine: word } });
+      await bench.ask("GET", `/${word}`);
+      await bench.ask("GET", `/v1/machines/${word}`, { token: VIEWER });
+      await bench.ask("POST", "/v1/enrolments", { body: { [word]: word } });
+      await bench.send({ nonce: new Uint8Array(32) }, Buffer.from(word));
+    };
+    await noise("first");
+    await series(); // the request for it is one itself
+    const before = await series();
+    for (let at = 0; at < 20; at++) await noise(`name-${at}`);
+    expect(await series()).toBe(before);
+    expect((await bench.ask("GET", "/metrics")).text).not.toContain("name-");
+  });
+});

@@ -1,0 +1,60 @@
+// Writes to a verifier's store and says what was acknowledged, until it is killed: by its own hand before the statement whose number is its second
+// argument, or by whoever started it.
+import { DatabaseSync, StatementSync } from "node:sqlite";
+import { enrolledView } from "../../attest/service/machine-state.ts";
+import { openSqliteStore } from "../../attest/service/sqlite-store.ts";
+import { makeEnrolment, softEccKey } from "./evidence-maker.ts";
+
+const [path = "", before = "0"] = process.argv.slice(2);
+let statements = 0;
+const last = Number(before);
+/** The process ends as by a power cut: nothing is flushed, closed or rolled back. */
+function count(): void {
+  statements += 1;
+  if (statements === last) process.kill(process.pid, "SIGKILL");
+}
+for (const [prototype, method] of [
+  [DatabaseSync.prototype, "exec"],
+  [StatementSync.prototype, "run"],
+  [StatementSync.prototype, "all"],
+] as const) {
+  const original = (prototype as unknown as Record<string, (...values: unknown[]) => unknown>)[method];
+  Object.defineProperty(prototype, method, {
+    value(...values: unknown[]) {
+      count();
+      return original?.apply(this, values);
+    },
+  });
+}
+
+const say = (text: string) => process.stdout.write(`${text}\n`);
+const at = "2026-06-01T00:00:00.000Z";
+const store = openSqliteStore(path);
+say("opened");
+for (let index = 0; index < 400; index++) {
+  const name = `m${process.pid}-${index}`;
+  const key = await softEccKey();
+  const enrolment = {
+    ...makeEnrolment(key),
+    name,
+    ekName: `000b${index.toString(16).padStart(8, "0")}${process.pid.toString(16).padStart(56, "0")}`,
+  };
+  const enrolled = await store.enrol(enrolment, at);
+  say(`enrolled ${name}`);
+  const report = {
+    ...{ at, codes: ["pcr-replay"], challenged: at, previous: null, result: null, reasons: [] },
+    tier: "refused",
+    challenge: { nonce: new Uint8Array(32).fill(index), bank: "sha256", pcrs: [0, 13] },
+    evidence: new Uint8Array(20_000).fill(index),
+  } as const;
+  await store.change(enrolled.machine, {
+    view: { ...enrolledView(at), state: "refused" },
+    events: [{ at, kind: "refused", detail: {} }],
+    report,
+  });
+  say(`reported ${name}`);
+  await store.addToken(new TextEncoder().encode(name.padEnd(32)), name, "2999-01-01T00:00:00.000Z");
+  say(`token ${name}`);
+}
+await store.close();
+say("done");
