@@ -12,6 +12,11 @@ export const command: Command = {
     machine: MACHINE_OPTION,
     ...SERVICE_OPTIONS,
     token: { type: "string", value: "FILE", help: "file with the enrolment token on one line", required: true },
+    "ek-certificate": {
+      type: "string",
+      value: "FILE",
+      help: "certificate of the TPM's endorsement key, DER or PEM (default: the one that the TPM has)",
+    },
     issuer: {
       type: "string",
       value: "FILE",
@@ -27,10 +32,12 @@ export const command: Command = {
     const name = machineName(input.positional(0));
     const token = (await readText(input.text("token"), "enrolment token")).trim();
     const issuers = await Promise.all(input.list("issuer").map((file) => readCertificate(file, "issuer")));
+    const own = input.optional("ek-certificate");
+    const ekCertificate = own === undefined ? null : await readCertificate(own, "EK certificate");
     const client = await openService(input);
     const control = await openMachine(input.text("machine"));
     try {
-      const enrolled = await enrolAtService({ name, token, client, control, issuers });
+      const enrolled = await enrolAtService({ name, token, client, control, ekCertificate, issuers });
       answer(input, io, enrolled, `enrolled ${name} (${enrolled.assurance}), EK ${enrolled.ekName}`);
       return 0;
     } finally {

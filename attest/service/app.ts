@@ -57,6 +57,15 @@ export function createApp(options: AppOptions): FastifyInstance {
     reply.headers(options.tls === null ? securityHeaders : { ...securityHeaders, ...strictTransport });
     if (!peers.admit(peer, options.now().getTime())) throw new Refusal("too-many");
   });
+  let closing = false;
+  app.addHook("preClose", async () => {
+    closing = true;
+  });
+  app.addHook("onSend", async (_, reply, payload) => {
+    // Or the connection of a request that was still running would stay open behind it, and the service with it.
+    if (closing) reply.header("connection", "close");
+    return payload;
+  });
   app.addHook("onResponse", async (request, reply) => report(options, request, reply));
   app.setErrorHandler((error, request, reply) => refuse(options.parts.metrics, request, reply, error));
   app.setNotFoundHandler((request, reply) => refuse(options.parts.metrics, request, reply, new Refusal("not-found")));

@@ -69,22 +69,23 @@ export class Fleet {
   async #evaluate(open: OpenChallenge, evidence: Uint8Array): Promise<Outcome> {
     for (let attempt = 0; attempt < maxAttempts; attempt++) {
       const machine = await this.#sources.store.machine(open.machine);
-      const outcome = await this.#judge(machine, open, evidence);
+      const now = this.#sources.now();
+      const outcome = await this.#judge(machine, open, evidence, now);
       if (outcome.kind === "refused" && !outcome.authentic) {
         if (machine !== null) this.#reject(machine.name, outcome.reasons[0]?.code ?? "none");
         return outcome;
       }
       if (machine === null) throw new TypeError("nobody's key signed a report");
-      if (await this.#record(machine, open, evidence, outcome)) return outcome;
+      if (await this.#record(machine, open, evidence, outcome, now)) return outcome;
     }
     throw new Refusal("busy");
   }
 
-  async #judge(machine: MachineRecord | null, open: OpenChallenge, evidence: Uint8Array): Promise<Outcome> {
+  async #judge(machine: MachineRecord | null, open: OpenChallenge, evidence: Uint8Array, now: Date): Promise<Outcome> {
     const { challenge, challenged } = open;
     const enrolment = machine?.enrolment ?? { ...this.#nobody, name: open.machine };
     const previous = machine?.view.continuity ?? null;
-    return this.#inPool({ evidence, challenge, challenged, now: this.#sources.now(), enrolment, previous });
+    return this.#inPool({ evidence, challenge, challenged, now, enrolment, previous });
   }
 
   async #inPool(order: Parameters<JudgePool["judge"]>[0]): Promise<Outcome> {
@@ -98,8 +99,15 @@ export class Fleet {
     }
   }
 
-  async #record(machine: MachineRecord, open: OpenChallenge, evidence: Uint8Array, outcome: Outcome): Promise<boolean> {
-    const at = this.#sources.now().toISOString();
+  /** @param now when it was judged, so that it is judged again as of the same time */
+  async #record(
+    machine: MachineRecord,
+    open: OpenChallenge,
+    evidence: Uint8Array,
+    outcome: Outcome,
+    now: Date,
+  ): Promise<boolean> {
+    const at = now.toISOString();
     const { challenge, challenged } = open;
     const transition = afterReport(machine.view, outcome, at);
     const judged = outcome.kind === "judged" ? outcome.result : null;

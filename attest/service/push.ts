@@ -1,6 +1,14 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { IronclawError } from "../../policy/index.ts";
-import { type Challenge, type EkProfileName, parseEkProfileName, type Tier } from "../index.ts";
+import {
+  type Challenge,
+  type EkProfileName,
+  ekCertificateKey,
+  ekKeyOf,
+  ekProfilesOfKey,
+  readEkProfileName,
+  type Tier,
+} from "../index.ts";
 import { refusalCodeOf, type VerifierClient } from "./client.ts";
 import { type RefusalCode, ServiceError } from "./errors.ts";
 
@@ -77,30 +85,48 @@ export interface EnrolOrder {
   readonly name: string;
   readonly token: string;
   readonly client: VerifierClient;
-  readonly control: MachineControl;
-  /** DER of what stands between the EK's certificate and the CA. */
+  readonly control: Pick<MachineControl, "endorsement" | "activate">;
+  /** DER of the EK's certificate; `null`: the one that its TPM has. */
+  readonly ekCertificate: Uint8Array | null;
+  /** DER of what stands between that and the CA, nearest first. */
   readonly issuers: readonly Uint8Array[];
 }
 
 /**
- * Enrols a machine at a service, with the certificate that its TPM has for the EK it uses.
+ * Enrols a machine at a service: carries what machine and service say to each other, and believes neither.
  * @throws ServiceError as the client does, `ERR_SERVICE_ANSWER` for a machine that answers nonsense; what the control port throws
  */
-export async function enrolAtService({ name, token, client, control, issuers }: EnrolOrder) {
-  const { ekCertificates, ekProfile, akPublic } = await control.endorsement();
-  const certificates = list(ekCertificates).map((text) => bytes(text, "ekCertificates"));
-  const [ekCertificate] = certificates;
-  if (ekCertificate === undefined) throw strange("ekCertificates", "at least one", "none");
+export async function enrolAtService({ name, token, client, control, ekCertificate, issuers }: EnrolOrder) {
+  const said = await control.endorsement();
+  const ekProfile = readEkProfileName(said["ekProfile"]);
+  const akPublic = bytes(said["akPublic"], "akPublic");
+  const certificate = ekCertificate ?? certificateOf(said["ekCertificates"], ekProfile);
   const begun = await client.beginEnrolment({
-    ...{ name, token, ekCertificates: [ekCertificate, ...issuers], akPublic: bytes(akPublic, "akPublic") },
-    ekProfile: profileOf(ekProfile),
+    name,
+    token,
+    ekCertificates: [certificate, ...issuers],
+    ekProfile,
+    akPublic,
   });
   const secret = await control.activate(begun.credentialBlob, begun.encryptedSecret);
   return client.finishEnrolment(begun.enrolment, secret);
 }
 
-function profileOf(text: unknown): EkProfileName | null {
-  return typeof text === "string" ? parseEkProfileName(text) : null;
+/** A TPM has a certificate for each of its EKs: the one whose key can have the template of the EK in use. */
+function certificateOf(said: unknown, ekProfile: EkProfileName | null): Uint8Array {
+  const certificates = list(said).map((text) => bytes(text, "ekCertificates"));
+  const fitting = certificates.find((der) => ekProfile === null || profilesOf(der).includes(ekProfile));
+  if (fitting !== undefined) return fitting;
+  throw strange("ekCertificates", `one for an EK of template ${ekProfile}`, `${certificates.length} others`);
+}
+
+function profilesOf(der: Uint8Array): readonly EkProfileName[] {
+  try {
+    return ekProfilesOfKey(ekKeyOf(ekCertificateKey(der))).map(({ name }) => name);
+  } catch (error) {
+    if (error instanceof IronclawError) return []; // a certificate that cannot be read is for no EK that is known here
+    throw error;
+  }
 }
 
 function list(value: unknown): readonly unknown[] {
