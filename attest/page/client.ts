@@ -33,10 +33,19 @@ export class ServiceFailure extends Error {
   }
 }
 
+export interface StoredReport {
+  readonly bytes: Uint8Array;
+  /** As the service tells them; `null` where it does not. */
+  readonly nonce: string | null;
+  readonly bank: string | null;
+  readonly pcrs: string | null;
+}
+
 export interface Client {
   /** @throws ServiceFailure as all methods do */
   get<T>(path: string, schema: z.ZodType<T>): Promise<T>;
-  bytes(path: string): Promise<Uint8Array>;
+  /** A stored report, and the challenge that it answers. */
+  report(path: string): Promise<StoredReport>;
   /** The stored judgement of a report (GET), or a new one (POST). That it was refused is an answer, not a failure. */
   judgement(method: "GET" | "POST", path: string): Promise<Judgement>;
 }
@@ -50,7 +59,7 @@ export function createClient(session: Session): Client {
   const call = (method: string, path: string) => request(session, method, path);
   return {
     get: async (path, schema) => read(await call("GET", path), schema),
-    bytes: async (path) => wholeBody(await call("GET", path)),
+    report: async (path) => storedReport(await call("GET", path)),
     judgement: async (method, path) => {
       try {
         return { result: await read(await call(method, path), resultSchema), reasons: [] };
@@ -117,6 +126,12 @@ async function read<T>(response: Response, schema: z.ZodType<T>): Promise<T> {
     "strange",
     `unexpected answer: ${issue?.path.join(".") ?? ""} ${issue?.message ?? ""}`.trim(),
   );
+}
+
+async function storedReport(response: Response): Promise<StoredReport> {
+  const { headers } = response;
+  const challenge = { nonce: headers.get("ironclaw-nonce"), bank: headers.get("ironclaw-bank") };
+  return { ...challenge, pcrs: headers.get("ironclaw-pcrs"), bytes: await wholeBody(response) };
 }
 
 function parseJson(body: string): unknown {

@@ -1,5 +1,6 @@
 /// <reference lib="dom" />
-import { machinePath, ServiceFailure } from "./client.ts";
+import { handOver } from "./check-handover.ts";
+import { machinePath, ServiceFailure, type StoredReport } from "./client.ts";
 import { digest, isDigest } from "./digest.ts";
 import { button, type Child, h, outside, section } from "./dom.ts";
 import { saveFile } from "./files.ts";
@@ -116,33 +117,42 @@ export function reportsView(
       id === shown
         ? h("span", { class: "quiet" }, "shown above")
         : h("a", { href: `#/${path}/reports/${encodeURIComponent(id)}`, "aria-label": `Show report ${id}` }, "Show"),
-      saveButton(context, machine.name, id),
+      reportButton(context, "Save", `${path}/reports/${encodeURIComponent(id)}`, ({ bytes }) => {
+        saveFile(`${machine.name}-${id}.cmw`, "application/cmw+cbor", bytes);
+        context.announce(`Report ${id} saved`);
+      }),
+      reportButton(context, "Check", `${path}/reports/${encodeURIComponent(id)}`, (report) => {
+        handOver({ machine: machine.name, name: `${machine.name}-${id}.cmw`, report });
+        window.location.hash = "#/check";
+      }),
     ),
   ]);
   return section("Reports", {}, table("Reports", columns, cells));
 }
 
-function saveButton({ client, announce, askToken }: Context, name: string, id: string): HTMLElement {
-  const save = button(
-    "Save",
+/** Fetches a report and does something with it; a failure is told. */
+function reportButton(
+  { client, announce, askToken }: Context,
+  label: string,
+  path: string,
+  act: (report: StoredReport) => void,
+): HTMLElement {
+  const id = path.split("/").at(-1) ?? "";
+  const made = button(
+    label,
     async () => {
-      save.disabled = true;
+      made.disabled = true;
       try {
-        saveFile(
-          `${name}-${id}.cmw`,
-          "application/cmw+cbor",
-          await client.bytes(`${machinePath(name)}/reports/${encodeURIComponent(id)}`),
-        );
-        announce(`Report ${id} saved`);
+        act(await client.report(path));
       } catch (error) {
         if (error instanceof ServiceFailure && error.kind === "token") askToken();
-        else announce(`Report ${id} was not saved: ${error instanceof Error ? error.message : "unknown"}`);
+        else announce(`Report ${id} did not come: ${error instanceof Error ? error.message : "unknown"}`);
       }
-      save.disabled = false;
+      made.disabled = false;
     },
-    { "aria-label": `Save report ${id}` },
+    { "aria-label": `${label} report ${id}` },
   );
-  return save;
+  return made;
 }
 
 export function enrolmentView({ enrolment }: Machine): HTMLElement {

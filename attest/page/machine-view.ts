@@ -108,7 +108,7 @@ async function loadMachine(client: Client, name: string, reportId: string | null
   const id = reportId ?? machine.lastReport;
   if (id === null) return { machine, rows, shown: null };
   const at = `${path}/reports/${encodeURIComponent(id)}`;
-  const [judgement, bytes] = await Promise.all([client.judgement("GET", `${at}/result`), client.bytes(at)]);
+  const [judgement, { bytes }] = await Promise.all([client.judgement("GET", `${at}/result`), client.report(at)]);
   return { machine, rows, shown: { id, judgement, report: readOrReason(bytes) } };
 }
 
