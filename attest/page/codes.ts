@@ -50,8 +50,7 @@ const meanings: Readonly<Record<string, string>> = {
   "tpm-firmware": "The TPM's own firmware changed since the last report.",
   "tpm-rolled-back": "The TPM's count of starts went back: an old state of the TPM was put back.",
   violations: "The library tried calls that its sandbox denies.",
-  "freshness-not-judged":
-    "Whether the report is new is not known: an old one, kept and sent again, would look the same.",
+  "freshness-not-judged": "How old the report is cannot be judged: one that was kept and sent again may look the same.",
 };
 
 /** `null` for a code that this page does not know; the code itself is always shown. */

@@ -157,6 +157,22 @@ describe("with the keyboard alone", () => {
   });
 });
 
+describe("what has the focus", () => {
+  it.each(screens)("%s is not hidden behind the bar", async (_, options) => {
+    tab = await openTab(browser, options);
+    await views["the drop zone with everything missing"]();
+    await tab.page.evaluate(() => window.scrollTo(0, document.documentElement.scrollHeight));
+    await tab.page.getByRole("button", { name: "Verify in this browser" }).click();
+    const seen = await tab.page.evaluate(() => {
+      const element = document.activeElement;
+      if (element === null) return null;
+      const { left, top, width, height } = element.getBoundingClientRect();
+      return document.elementFromPoint(left + width / 2, top + height / 2) === element;
+    });
+    expect(seen).toBe(true);
+  });
+});
+
 describe("other ways to look at it", () => {
   it("printed, it has the verdict and the reasons, and none of the controls", async () => {
     tab = await openTab(browser);
