@@ -11,6 +11,7 @@ const parts = [
   "test/agent/service.test.ts",
   "test/agent/spawner.test.ts",
   "test/attest/certificate-chain.test.ts",
+  "test/attest/page/*.test.ts",
   "test/attest/endorsement.test.ts",
   "test/attest/service/{enrolment,evidence,limits,machine,openapi,pool,roles,store}.test.ts",
   "test/seal/tss/leak.test.ts",

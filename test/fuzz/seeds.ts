@@ -5,6 +5,7 @@ import { declareOaep, EXTENSIONS, makeCertificate } from "../support/certificate
 import { agentSeeds } from "./seeds/agent.ts";
 import { endorsementSeeds } from "./seeds/endorsement.ts";
 import { imageSeeds, tpmSeeds } from "./seeds/evidence.ts";
+import { pageSeeds } from "./seeds/page.ts";
 import { policySeeds } from "./seeds/policy.ts";
 import { resultSeeds } from "./seeds/results.ts";
 import { releaseSeeds } from "./seeds/sealing.ts";
@@ -32,6 +33,7 @@ for (const [target, seeds] of Object.entries({
   ...endorsementSeeds(),
   ...agentSeeds(),
   ...verifierSeeds(),
+  ...pageSeeds(),
 })) {
   const directory = join(import.meta.dirname, "corpus", target);
   rmSync(directory, { recursive: true, force: true });

@@ -1,0 +1,4 @@
+import "./no-eval.ts";
+import { startApp } from "./app.ts";
+
+startApp();
