@@ -33,6 +33,7 @@ export * from "./export.ts";
 export * from "./finding.ts";
 export * from "./firmware-events.ts";
 export * from "./firmware-log.ts";
+export * from "./firmware-reference.ts";
 export * from "./json-comments.ts";
 export * from "./jws.ts";
 export * from "./launch-events.ts";

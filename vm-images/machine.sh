@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes this machine able to build, start and test the project. npm start and npm test call it first; when everything is
-# there it takes a fraction of a second. Debian packages by name, then npm's, then the native parts.
+# there it takes a fraction of a second. Debian packages by name, then npm's, then the native parts. `machine.sh test` adds what
+# only tests need: a browser, and a font for it.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -12,6 +13,9 @@ qemu-system-x86 ovmf swtpm swtpm-tools
 softhsm2 opensc p11-kit p11-kit-modules libengine-pkcs11-openssl openssl
 tpm2-tools osslsigncode debian-archive-keyring
 "
+if [ "${1:-}" = test ]; then
+  packages="$packages chromium-headless-shell fonts-dejavu-core"
+fi
 
 if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
   echo "machine.sh: this is not Debian; install by hand:" $packages >&2

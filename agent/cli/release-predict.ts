@@ -1,10 +1,10 @@
-import { predictBootExtends } from "../../attest/index.ts";
+import { firmwareReferencePcrs, firmwareReferenceValues, predictBootExtends } from "../../attest/index.ts";
 import { parseAnchors, parsePolicy, sha256 } from "../../policy/index.ts";
 import { readBuiltImage } from "../../vm-images/built-image.ts";
 import { parseConfig } from "../config.ts";
 import { expectedLaunchEvents } from "../launch/expected-events.ts";
 import { predictRelease } from "../launch/prediction.ts";
-import type { Command } from "./command.ts";
+import { type Command, type CommandInput, UsageError } from "./command.ts";
 import { readInput, writeOutput } from "./files.ts";
 import { renderJson } from "./output.ts";
 import type { Prediction } from "./prediction.ts";
@@ -16,10 +16,21 @@ export const command: Command = {
     image: { type: "string", value: "DIR", help: "what `image build --out` filled", required: true },
     anchors: { type: "string", value: "FILE", help: "trust anchors of the cabinet", required: true },
     policy: { type: "string", value: "FILE", help: "policy of the cabinet", required: true },
+    "firmware-log": {
+      type: "string",
+      value: "FILE",
+      help: "firmware event log of a machine of this kind (`report --export`): verifiers then compare firmware PCRs too",
+    },
+    "firmware-pcrs": {
+      type: "string",
+      value: "LIST",
+      help: `which of them (default ${firmwareReferencePcrs.join(",")})`,
+    },
     out: { type: "string", value: "FILE", help: "the prediction (default: standard output)" },
   },
   examples: [
     "ironclaw release predict --image build/image/demo --anchors anchors.json --policy policy.json --out prediction.json",
+    "ironclaw release predict --image build/image/demo --anchors anchors.json --policy policy.json --firmware-log report/firmware-log.bin --firmware-pcrs 0,2,7 --out prediction.json",
   ],
   run: async (input, io) => {
     const image = await readBuiltImage(input.text("image"));
@@ -34,9 +45,13 @@ export const command: Command = {
       policyBytes,
     };
     const { pcrs, events } = predictRelease(image.uki, expectedLaunchEvents(documents, sha256(image.shim)));
+    const firmware = await readFirmware(input);
     const prediction: Prediction = {
       image: { id: image.id, variant: image.variant },
-      pcrs,
+      pcrs: {
+        sha256: { ...pcrs.sha256, ...firmware.sha256 },
+        sha384: { ...pcrs.sha384, ...firmware.sha384 },
+      },
       boot: [...predictBootExtends(image)],
       events,
     };
@@ -46,3 +61,19 @@ export const command: Command = {
     return 0;
   },
 };
+
+async function readFirmware(input: CommandInput): Promise<ReturnType<typeof firmwareReferenceValues>> {
+  const file = input.optional("firmware-log");
+  const list = input.optional("firmware-pcrs");
+  if (file !== undefined) return firmwareReferenceValues(await readInput(file, "firmware log"), readPcrs(list));
+  if (list !== undefined) throw new UsageError("--firmware-pcrs", { expected: "--firmware-log too", got: "none" });
+  return { sha256: {}, sha384: {} };
+}
+
+function readPcrs(list: string | undefined): readonly number[] {
+  if (list === undefined) return firmwareReferencePcrs;
+  const pcrs = list.split(",").map((text) => firmwareReferencePcrs.find((pcr) => `${pcr}` === text));
+  const known = pcrs.filter((pcr) => pcr !== undefined);
+  if (known.length === pcrs.length && new Set(known).size === known.length) return known;
+  throw new UsageError("--firmware-pcrs", { expected: `of ${firmwareReferencePcrs.join(",")}, each once`, got: list });
+}

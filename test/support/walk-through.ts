@@ -49,8 +49,8 @@ export async function runWalkThrough(): Promise<WalkThrough> {
     started.push(await openStandIn(directory, tpm, image));
     await runBlocks("### With the machine running");
     const verdict = outputs.at(-1) ?? "";
-    await runBlocks("### For a relying party");
     await runBlocks("### The report for other tools");
+    await runBlocks("### For a relying party");
     await runBlocks("### Later: the next release");
     return { directory, outputs, verdict, everything, [Symbol.asyncDispose]: dispose };
   } catch (error) {

@@ -47,6 +47,8 @@ export interface RunOrder {
   readonly directory: string;
   /** Another boot disk than the image's own. */
   readonly esp?: string;
+  /** Another root disk. */
+  readonly root?: string;
   /** Where the machine keeps its state from one boot to the next; default: disks of its own in `directory`. */
   readonly disks?: { readonly state: string; readonly store: string };
 }
@@ -63,7 +65,7 @@ export async function startMachine(order: RunOrder): Promise<RunningMachine> {
     const vm = await bootVm({
       ...{ cabinet, tpmSocket, directory, ...order.disks },
       esp: order.esp ?? image.esp,
-      root: image.root,
+      root: order.root ?? image.root,
       variant: image.manifest.variant,
     });
     const control = openControl({

@@ -11,7 +11,7 @@ import type { Progress, StepTiming } from "./progress.ts";
 import { type LaunchOutcome, type RunningMachine, type RunOrder, requireServing, startMachine } from "./running.ts";
 import { type ScopedUse, useScopes } from "./scoped-use.ts";
 import { addPolicyRule, type CabinetContents, changeLibraryByte } from "./tamper.ts";
-import { buildTamperedEsp } from "./tampered-esp.ts";
+import { addInitrdFile } from "./tampered-image.ts";
 import { attest, endorse, enrol, type Verdict } from "./verifier.ts";
 
 const project = resolve(import.meta.dirname, "../..");
@@ -193,7 +193,7 @@ function tamperings(stage: Stage, enrolment: Enrolment) {
       boot("one rule added to the policy", "t2", addPolicyRule(INTRUDER_UID)(machine.contents), tpm),
     initrd: async (tpm: MachineState) => {
       const esp = join(directory, "tampered-esp.img");
-      await buildTamperedEsp(image, PLACES.cache, esp);
+      await addInitrdFile(image, PLACES.cache, esp);
       return boot("one file added to the initrd", "t3", machine.contents, tpm, esp);
     },
   };

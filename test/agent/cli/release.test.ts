@@ -1,7 +1,10 @@
 import { cpSync, readFileSync, writeFileSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { parseFirmwareLog, replayFirmwareLog, resetValue } from "../../../attest/index.ts";
+import { toHex } from "../../../policy/index.ts";
 import { cli } from "../../support/cli.ts";
 import { type CliFixture, expectComplaint, ironclaw, makeCliFixture } from "../../support/cli-fixture.ts";
+import { typicalLog } from "../../support/firmware-log-writer.ts";
 import { startSwtpm } from "../../support/swtpm.ts";
 import { tpmTool } from "../../support/tpm-tools.ts";
 
@@ -53,6 +56,42 @@ describe("a prediction", () => {
       expect(got).toEqual(["4", "9", "11", "12"].map((pcr) => [pcr, pcrs[bank][pcr]]));
     }
   });
+
+  test("I9: with a machine's firmware log it holds its firmware PCRs in both banks, and a release keeps them", async () => {
+    writeFileSync(at("firmware.log"), typicalLog());
+    const log = parseFirmwareLog(typicalLog());
+    await ironclaw([...predictTo("with-firmware.json"), "--firmware-log", at("firmware.log")]);
+    const { pcrs } = made.json("with-firmware.json");
+    for (const bank of ["sha256", "sha384"] as const) {
+      const replayed = replayFirmwareLog(log, bank);
+      for (const pcr of [0, 1, 2, 3, 5, 6, 7, 14])
+        expect(pcrs[bank][pcr]).toBe(toHex(replayed.get(pcr) ?? resetValue(bank, pcr)));
+      expect(pcrs[bank]).toMatchObject(made.json("prediction.json").pcrs[bank]);
+    }
+    await ironclaw(made.lineWith("release sign", "prediction.json", at("with-firmware.json")).concat("--json"));
+  });
+
+  test("I9: takes the firmware PCRs that are named, and refuses another, one twice, and names without a log", async () => {
+    writeFileSync(at("firmware.log"), typicalLog());
+    const line = [...predictTo("with-firmware.json"), "--firmware-log", at("firmware.log"), "--firmware-pcrs"];
+    await ironclaw([...line, "0,2,7"]);
+    expect(Object.keys(made.json("with-firmware.json").pcrs.sha256)).toEqual([
+      "0",
+      "2",
+      "4",
+      "7",
+      "9",
+      "11",
+      "12",
+      "13",
+    ]);
+    for (const list of ["4", "0,0", "16", "", "0,2,x"]) expectComplaint(await cli([...line, list]), 2, list);
+    expectComplaint(await cli([...predictTo("x.json"), "--firmware-pcrs", "0"]), 2, "no log");
+    writeFileSync(at("firmware.log"), new Uint8Array(3));
+    expectComplaint(await cli([...line, "0"]), 3, "no firmware log");
+  });
+
+  const predictTo = (name: string) => [...made.lineOf("release predict"), "--out", at(name)];
 
   test("I2: an image whose kernel is not that of its manifest is not predicted", async () => {
     cpSync(at("image"), at("image2"), { recursive: true });
