@@ -50,7 +50,9 @@ describe("a metric's labels", () => {
     const attest = new URL("../../../attest/", import.meta.url);
     const sources = readdirSync(attest).filter((file) => file.endsWith(".ts"));
     const given = sources.flatMap((file) => [
-      ...readFileSync(new URL(file, attest), "utf8").matchAll(/\b(?:contraindicated|warning|reason)\(\s*"([a-z][a-z-]+)"/g),
+      ...readFileSync(new URL(file, attest), "utf8").matchAll(
+        /\b(?:contraindicated|warning|reason)\(\s*"([a-z][a-z-]+)"/g,
+      ),
     ]);
     const found = new Set(given.map(([, code = ""]) => code).filter((code) => !code.startsWith("launch-")));
     expect(found.size).toBeGreaterThan(30);
