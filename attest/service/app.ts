@@ -39,6 +39,7 @@ export interface AppOptions {
 export function createApp(options: AppOptions): FastifyInstance {
   const app: FastifyInstance = fastify(serverOptions(options));
   app.server.maxConnections = options.limits.connections;
+  let closing = false;
   const peers = new PeerLimits(options.limits.perPeer, options.limits.peers);
   app.removeAllContentTypeParsers();
   app.addContentTypeParser(
@@ -55,9 +56,9 @@ export function createApp(options: AppOptions): FastifyInstance {
     const peer = peerOf(request.socket.remoteAddress);
     beginVisit(request, peer);
     reply.headers(options.tls === null ? securityHeaders : { ...securityHeaders, ...strictTransport });
+    if (closing) throw new Refusal("closing");
     if (!peers.admit(peer, options.now().getTime())) throw new Refusal("too-many");
   });
-  let closing = false;
   app.addHook("preClose", async () => {
     closing = true;
   });
@@ -85,6 +86,7 @@ function serverOptions({ limits, tls, log, parts }: AppOptions): FastifyServerOp
     requestIdHeader: false,
     exposeHeadRoutes: false,
     forceCloseConnections: "idle",
+    return503OnClosing: false, // a hook does, with a code
     logController: new LogController({ disableRequestLogging: true }),
     // Requests are not described: their paths and headers have names, ids and nonces in them.
     logger:

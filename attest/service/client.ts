@@ -1,5 +1,6 @@
 import { type ClientRequest, request as plainRequest } from "node:http";
 import { request as tlsRequest } from "node:https";
+import { isIP } from "node:net";
 import type { z } from "zod";
 import { IronclawError, parseJson, toBase64 } from "../../policy/index.ts";
 import type { Challenge, EkProfileName, Enrolment, Tier } from "../index.ts";
@@ -99,7 +100,10 @@ function connectionOf({ to, ca }: ClientOptions): Connection {
   const { port, protocol } = url ?? {};
   if (protocol === "https:") {
     const trust = { minVersion: "TLSv1.3", ...(ca === null ? {} : { ca: Buffer.from(ca) }) };
-    return { start: (options) => tlsRequest(options), target: { host, port: port || 443, servername: host, ...trust } };
+    return {
+      start: (options) => tlsRequest(options),
+      target: { host, port: port || 443, ...(isIP(host) === 0 ? { servername: host } : {}), ...trust },
+    };
   }
   if (protocol === "http:" && isLoopback(host))
     return { start: (options) => plainRequest(options), target: { host, port: port || 80 } };

@@ -76,16 +76,17 @@ export class Enrolments {
   }
 
   /**
-   * Spends the token, whatever comes next, and makes a credential for this EK and AK.
+   * Spends the token, whatever comes next, and makes a credential for this EK and AK. Only where too many are open it is not spent.
    * Does not establish that the machine has either: `finish` does.
    * @throws Refusal `token-refused`, `endorsement-refused`, `too-many`
    */
   async begin(order: BeginOrder): Promise<Begun> {
     const now = this.#sources.now();
+    this.#expire(now);
+    // First, so that a full house costs nobody his token.
+    if (this.#open.size >= this.#rules.open) throw this.#refused("too-many");
     const name = await this.#sources.store.takeToken(digestOf(order.token), now.toISOString());
     if (name === null || name !== order.name) throw this.#refused("token-refused");
-    this.#expire(now);
-    if (this.#open.size >= this.#rules.open) throw this.#refused("too-many");
     const pending = await this.#begin(order, now);
     const id = base64url(this.#sources.random(32));
     const expires = new Date(now.getTime() + 1000 * this.#rules.ttlSeconds);

@@ -7,7 +7,7 @@ import { Refusal, ServiceError } from "./errors.ts";
 import { afterReport, afterSilence, type FlagName, type MachineEvent, type Outcome } from "./machine-state.ts";
 import type { Metrics } from "./metrics.ts";
 import type { JudgePool } from "./pool.ts";
-import type { MachineRecord, Retention, StoredReport, VerifierStore } from "./store.ts";
+import type { MachineRecord, StoredReport, VerifierStore } from "./store.ts";
 import { Turns } from "./turns.ts";
 
 export interface FleetRules {
@@ -33,6 +33,7 @@ export interface Judged {
 const waitingPerMachine = 8;
 /** How often a report is judged anew because an operator changed its machine meanwhile. */
 const maxAttempts = 3;
+const pruneSeconds = 3600;
 
 /** What reports, time and operators do to the machines. */
 export class Fleet {
@@ -41,6 +42,7 @@ export class Fleet {
   readonly #turns = new Turns(waitingPerMachine);
   /** Reports in a machine's name that its key did not sign, since the last sweep. */
   readonly #rejected = new Map<string, { count: number; code: string }>();
+  #prunedAt = Number.NEGATIVE_INFINITY;
   /** Evidence in an unknown name is judged against this one, so that it is refused as slowly as any other. */
   readonly #nobody = enrolmentOfNobody();
 
@@ -198,30 +200,31 @@ export class Fleet {
 
   /** What time does: machines fall silent, rejected reports are written down, old rows go. */
   async sweep(): Promise<void> {
-    const { store, metrics, now } = this.#sources;
-    for (const machine of await store.machines()) {
-      const rejected = this.#takeRejected(machine.name);
-      const silence = afterSilence(machine.view, now(), this.#rules.intervalSeconds);
-      const events = [...rejected, ...(silence?.events ?? [])];
-      // One that changed meanwhile is not silent; its rejected reports are lost to the history, not to the metrics.
-      if (events.length > 0) await this.#change(machine, { view: silence?.view ?? machine.view, events });
-    }
+    const { store, now } = this.#sources;
+    const rejected = [...this.#rejected];
     this.#rejected.clear();
-    const { days, ...keep } = this.#rules.retention;
-    await store.prune({ ...keep, before: new Date(now().getTime() - 86_400_000 * days) } satisfies Retention);
-    metrics.fleet(await store.machines());
+    for (const [name, detail] of rejected) await this.#noteRejected(name, detail);
+    const { intervalSeconds, retention } = this.#rules;
+    for (const machine of await store.quietSince(new Date(now().getTime() - 1000 * intervalSeconds).toISOString())) {
+      const silence = afterSilence(machine.view, now(), intervalSeconds);
+      if (silence !== null) await this.#change(machine, silence); // or it was heard this very moment
+    }
+    if (now().getTime() - this.#prunedAt < pruneSeconds * 1000) return;
+    this.#prunedAt = now().getTime();
+    await store.prune(new Date(this.#prunedAt - 86_400_000 * retention.days).toISOString());
+  }
+
+  async #noteRejected(name: string, detail: MachineEvent["detail"]): Promise<void> {
+    try {
+      await this.#update(name, ({ view }, at) => ({ view, events: [{ at, kind: "rejected", detail }] }));
+    } catch (error) {
+      if (!(error instanceof Refusal)) throw error; // retired meanwhile
+    }
   }
 
   #reject(name: string, code: string): void {
     const count = (this.#rejected.get(name)?.count ?? 0) + 1;
     this.#rejected.set(name, { count, code });
-  }
-
-  #takeRejected(name: string): readonly MachineEvent[] {
-    const found = this.#rejected.get(name);
-    if (found === undefined) return [];
-    this.#rejected.delete(name);
-    return [{ at: this.#sources.now().toISOString(), kind: "rejected", detail: found }];
   }
 }
 

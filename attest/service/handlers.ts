@@ -162,7 +162,7 @@ export const handlers: Handlers = {
     return status.status === "ok" ? status : new Failing(status);
   },
   readMetrics: async ({ metrics, store }) => {
-    metrics.fleet(await store.machines());
+    metrics.fleet(await store.census());
     return new Raw(await metrics.registry.metrics(), metrics.registry.contentType);
   },
 };

@@ -1,7 +1,7 @@
 import { Counter, Gauge, Histogram, Registry } from "prom-client";
 import type { RefusalCode } from "./errors.ts";
 import { type EventKind, flagNames, machineStates, type Outcome } from "./machine-state.ts";
-import type { MachineRecord } from "./store.ts";
+import type { Census } from "./store.ts";
 
 export interface Gauges {
   queueDepth(): number;
@@ -126,18 +126,9 @@ export class Metrics {
     this.#seconds.observe(seconds);
   }
 
-  fleet(machines: readonly Pick<MachineRecord, "view">[]): void {
-    const amount = (test: (machine: Pick<MachineRecord, "view">) => boolean) => machines.filter(test).length;
-    for (const state of machineStates)
-      this.#machines.set(
-        { state },
-        amount(({ view }) => view.state === state),
-      );
-    for (const flag of flagNames)
-      this.#flags.set(
-        { flag },
-        amount(({ view }) => view.flags.includes(flag)),
-      );
+  fleet({ states, flags }: Census): void {
+    for (const state of machineStates) this.#machines.set({ state }, states.get(state) ?? 0);
+    for (const flag of flagNames) this.#flags.set({ flag }, flags.get(flag) ?? 0);
   }
 
   challenge(outcome: "issued" | "answered" | "refused"): void {

@@ -69,7 +69,7 @@ export async function openVerifierService(config: VerifierConfig, given: Service
   const tls = await readTls(config.tls, at);
   const complain = (problem: string) => given.log?.write(`${JSON.stringify({ level: 40, msg: problem })}\n`);
   const page = given.page ?? (await loadPage(complain));
-  const store = given.store ?? openSqliteStore(at(config.store));
+  const store = given.store ?? openSqliteStore(at(config.store), config.retention);
 
   const metrics: Metrics = new Metrics({
     queueDepth: () => pool.depth,

@@ -15,12 +15,15 @@ const schema = `
     enrolment TEXT NOT NULL,
     enrolled_at TEXT NOT NULL,
     retired_at TEXT,
+    state TEXT NOT NULL,
+    heard_at TEXT NOT NULL,
     view TEXT NOT NULL,
     last_report INTEGER
   ) STRICT;
   CREATE UNIQUE INDEX machine_by_name ON machines (name) WHERE retired_at IS NULL;
   CREATE UNIQUE INDEX machine_by_ek ON machines (ek_name) WHERE retired_at IS NULL;
   CREATE UNIQUE INDEX machine_by_ak ON machines (ak_name) WHERE retired_at IS NULL;
+  CREATE INDEX machine_by_silence ON machines (heard_at) WHERE retired_at IS NULL AND state <> 'silent';
   CREATE TABLE events (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     machine INTEGER NOT NULL REFERENCES machines (id) ON DELETE CASCADE,
@@ -29,6 +32,7 @@ const schema = `
     detail TEXT NOT NULL
   ) STRICT;
   CREATE INDEX event_by_machine ON events (machine, id);
+  CREATE INDEX event_by_age ON events (at);
   CREATE TABLE reports (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     machine INTEGER NOT NULL REFERENCES machines (id) ON DELETE CASCADE,
@@ -45,6 +49,7 @@ const schema = `
     evidence BLOB NOT NULL
   ) STRICT;
   CREATE INDEX report_by_machine ON reports (machine, id);
+  CREATE INDEX report_by_age ON reports (at);
   CREATE TABLE tokens (
     sha256 BLOB PRIMARY KEY,
     name TEXT NOT NULL,

@@ -1,10 +1,23 @@
 import { closeSync, openSync } from "node:fs";
-import { DatabaseSync, type SQLInputValue, type SQLOutputValue } from "node:sqlite";
+import { DatabaseSync, type SQLInputValue } from "node:sqlite";
 import { type Enrolment, encodeEnrolment } from "../index.ts";
-import { ServiceError } from "./errors.ts";
-import { enrolledView, type MachineEvent, type MachineView } from "./machine-state.ts";
+import { enrolledView, type MachineEvent } from "./machine-state.ts";
+import {
+  eventOf,
+  guarded,
+  heardAt,
+  jsonOrNull,
+  machineOf,
+  numberOf,
+  type Row,
+  reportOf,
+  required,
+  summaryOf,
+  textOf,
+} from "./sqlite-rows.ts";
 import { prepareSchema } from "./sqlite-schema.ts";
 import type {
+  Census,
   EnrolOutcome,
   MachineChange,
   MachineRecord,
@@ -14,13 +27,11 @@ import type {
   VerifierStore,
 } from "./store.ts";
 
-type Row = Record<string, SQLOutputValue>;
-
 /**
  * The store of one node: an SQLite file, mode 0600. The calls block this thread for as long as a short transaction takes.
  * @throws ServiceError `ERR_SERVICE_STORE`
  */
-export function openSqliteStore(path: string): VerifierStore {
+export function openSqliteStore(path: string, retention: Retention): VerifierStore {
   return guarded(() => {
     if (path !== ":memory:") closeSync(openSync(path, "a", 0o600));
     const database = new DatabaseSync(path, { enableForeignKeyConstraints: true, allowExtension: false });
@@ -30,15 +41,17 @@ export function openSqliteStore(path: string): VerifierStore {
       database.close();
       throw error;
     }
-    return new SqliteStore(database);
+    return new SqliteStore(database, retention);
   });
 }
 
 class SqliteStore implements VerifierStore {
   readonly #database: DatabaseSync;
+  readonly #retention: Retention;
 
-  constructor(database: DatabaseSync) {
+  constructor(database: DatabaseSync, retention: Retention) {
     this.#database = database;
+    this.#retention = retention;
   }
 
   async machines(): Promise<readonly MachineRecord[]> {
@@ -47,6 +60,23 @@ class SqliteStore implements VerifierStore {
 
   async machine(name: string): Promise<MachineRecord | null> {
     return guarded(() => this.#machineBy("name", name));
+  }
+
+  async quietSince(at: string): Promise<readonly MachineRecord[]> {
+    const quiet = "retired_at IS NULL AND state <> 'silent' AND heard_at < ?";
+    return guarded(() => this.#all(`SELECT * FROM machines WHERE ${quiet}`, at).map(machineOf));
+  }
+
+  async census(): Promise<Census> {
+    return guarded(() => ({
+      states: this.#count(
+        "SELECT state AS what, count(*) AS count FROM machines WHERE retired_at IS NULL GROUP BY state",
+      ),
+      flags: this.#count(
+        `SELECT flag.value AS what, count(*) AS count FROM machines, json_each(view, '$.flags') AS flag
+           WHERE retired_at IS NULL GROUP BY flag.value`,
+      ),
+    }));
   }
 
   async enrol(enrolment: Enrolment, at: string): Promise<EnrolOutcome> {
@@ -68,10 +98,9 @@ class SqliteStore implements VerifierStore {
   async change({ id, revision }: Pick<MachineRecord, "id" | "revision">, change: MachineChange): Promise<boolean> {
     return this.#transaction(() => {
       const { changes } = this.#run(
-        "UPDATE machines SET revision = revision + 1, view = ? WHERE id = ? AND revision = ? AND retired_at IS NULL",
-        JSON.stringify(change.view),
-        id,
-        revision,
+        `UPDATE machines SET revision = revision + 1, view = ?, state = ?, heard_at = ?
+           WHERE id = ? AND revision = ? AND retired_at IS NULL`,
+        ...[JSON.stringify(change.view), change.view.state, heardAt(change.view), id, revision],
       );
       if (Number(changes) === 0) return false;
       for (const event of change.events) this.#addEvent(id, event);
@@ -122,23 +151,14 @@ class SqliteStore implements VerifierStore {
     });
   }
 
-  async prune({ reportsPerMachine, eventsPerMachine, before }: Retention): Promise<number> {
-    const oldest = before.toISOString();
+  async prune(before: string): Promise<number> {
     return this.#transaction(() => {
-      const excess = (table: "reports" | "events", keep: number) =>
-        this.#run(
-          `DELETE FROM ${table} WHERE id IN (SELECT id FROM (SELECT id,
-             row_number() OVER (PARTITION BY machine ORDER BY id DESC) AS place FROM ${table}) WHERE place > ?)`,
-          keep,
-        );
       const latest = "SELECT last_report FROM machines WHERE retired_at IS NULL AND last_report IS NOT NULL";
       const gone = [
-        this.#run("DELETE FROM machines WHERE retired_at < ?", oldest),
-        this.#run("DELETE FROM tokens WHERE expires < ?", oldest),
-        this.#run(`DELETE FROM reports WHERE at < ? AND id NOT IN (${latest})`, oldest),
-        this.#run("DELETE FROM events WHERE at < ?", oldest),
-        excess("reports", reportsPerMachine),
-        excess("events", eventsPerMachine),
+        this.#run("DELETE FROM machines WHERE retired_at < ?", before),
+        this.#run("DELETE FROM tokens WHERE expires < ?", before),
+        this.#run(`DELETE FROM reports WHERE at < ? AND id NOT IN (${latest})`, before),
+        this.#run("DELETE FROM events WHERE at < ?", before),
       ];
       return gone.reduce((sum, { changes }) => sum + Number(changes), 0);
     });
@@ -154,10 +174,12 @@ class SqliteStore implements VerifierStore {
 
   #addMachine(enrolment: Enrolment, at: string): MachineRecord {
     const { name, ekName, akName, assurance } = enrolment;
+    const view = enrolledView(at);
     const { lastInsertRowid } = this.#run(
-      "INSERT INTO machines (revision, name, ek_name, ak_name, enrolment, enrolled_at, view) VALUES (1, ?, ?, ?, ?, ?, ?)",
+      `INSERT INTO machines (revision, name, ek_name, ak_name, enrolment, enrolled_at, view, state, heard_at)
+         VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?)`,
       ...[name, ekName, akName, new TextDecoder().decode(encodeEnrolment(enrolment)), at],
-      JSON.stringify(enrolledView(at)),
+      ...[JSON.stringify(view), view.state, heardAt(view)],
     );
     this.#addEvent(Number(lastInsertRowid), { at, kind: "enrolled", detail: { assurance } });
     return required(this.#machineBy("name", name));
@@ -171,6 +193,7 @@ class SqliteStore implements VerifierStore {
   #addEvent(machine: number, { at, kind, detail }: MachineEvent): void {
     const values = [machine, at, kind, JSON.stringify(detail)];
     this.#run("INSERT INTO events (machine, at, kind, detail) VALUES (?, ?, ?, ?)", ...values);
+    this.#trim("events", machine, this.#retention.eventsPerMachine);
   }
 
   #addReport(machine: number, report: Omit<StoredReport, "id">): void {
@@ -183,6 +206,17 @@ class SqliteStore implements VerifierStore {
       ...[jsonOrNull(report.previous), jsonOrNull(report.result), JSON.stringify(report.reasons), report.evidence],
     );
     this.#run("UPDATE machines SET last_report = ? WHERE id = ?", lastInsertRowid, machine);
+    this.#trim("reports", machine, this.#retention.reportsPerMachine);
+  }
+
+  /** The oldest beyond so many go in the transaction that adds one. */
+  #trim(table: "events" | "reports", machine: number, keep: number): void {
+    const newest = `SELECT id FROM ${table} WHERE machine = ? ORDER BY id DESC LIMIT 1 OFFSET ?`;
+    this.#run(`DELETE FROM ${table} WHERE machine = ? AND id <= (${newest})`, machine, machine, keep);
+  }
+
+  #count(sql: string): ReadonlyMap<string, number> {
+    return new Map(this.#all(sql).map((row) => [textOf(row, "what"), numberOf(row, "count")]));
   }
 
   #all(sql: string, ...values: readonly SQLInputValue[]): readonly Row[] {
@@ -206,71 +240,4 @@ class SqliteStore implements VerifierStore {
       }
     });
   }
-}
-
-/** What SQLite says is for the log; it names tables, never values. */
-function guarded<T>(act: () => T): T {
-  try {
-    return act();
-  } catch (cause) {
-    if (cause instanceof ServiceError) throw cause;
-    const got = cause instanceof Error ? cause.message.slice(0, 200) : "a failure";
-    throw new ServiceError("ERR_SERVICE_STORE", "store", { expected: "one that reads and writes", got, cause });
-  }
-}
-
-function required<T>(value: T | null): T {
-  if (value === null)
-    throw new ServiceError("ERR_SERVICE_STORE", "store", { expected: "the row that was written", got: "none" });
-  return value;
-}
-
-const jsonOrNull = (value: unknown) => (value === null ? null : JSON.stringify(value));
-
-/** Rows are our own words (STRICT tables): their types are those of the schema. */
-function textOf(row: Row, column: string): string {
-  return required(typeof row[column] === "string" ? row[column] : null);
-}
-function numberOf(row: Row, column: string): number {
-  return required(typeof row[column] === "number" ? row[column] : null);
-}
-function bytesOf(row: Row, column: string): Uint8Array {
-  return required(row[column] instanceof Uint8Array ? row[column] : null);
-}
-function jsonOf<T>(row: Row, column: string): T {
-  return row[column] === null ? (null as T) : (JSON.parse(textOf(row, column)) as T); // written by this file with JSON.stringify
-}
-
-function machineOf(row: Row): MachineRecord {
-  return {
-    id: numberOf(row, "id"),
-    revision: numberOf(row, "revision"),
-    name: textOf(row, "name"),
-    enrolment: jsonOf<Enrolment>(row, "enrolment"), // checked when it was written
-    enrolledAt: textOf(row, "enrolled_at"),
-    view: jsonOf<MachineView>(row, "view"),
-    lastReport: row["last_report"] === null ? null : numberOf(row, "last_report"),
-  };
-}
-
-function eventOf(row: Row): MachineEvent {
-  return { at: textOf(row, "at"), kind: textOf(row, "kind") as MachineEvent["kind"], detail: jsonOf(row, "detail") };
-}
-
-function summaryOf(row: Row): ReportSummary {
-  const tier = textOf(row, "tier") as ReportSummary["tier"];
-  return { id: numberOf(row, "id"), at: textOf(row, "at"), tier, codes: jsonOf(row, "codes") };
-}
-
-function reportOf(row: Row): StoredReport {
-  const bank = textOf(row, "bank") as StoredReport["challenge"]["bank"];
-  return {
-    ...summaryOf(row),
-    challenge: { nonce: bytesOf(row, "nonce"), bank, pcrs: jsonOf(row, "pcrs") },
-    challenged: textOf(row, "challenged"),
-    previous: jsonOf(row, "previous"),
-    evidence: bytesOf(row, "evidence"),
-    result: jsonOf(row, "result"),
-    reasons: jsonOf(row, "reasons"),
-  };
 }

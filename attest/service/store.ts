@@ -46,11 +46,16 @@ export type EnrolOutcome =
   /** The EK or the AK is enrolled under another name; `other` is who holds this name, if anybody. */
   | { readonly kind: "clone"; readonly machine: MachineRecord; readonly other: MachineRecord | null };
 
+/** How much is kept of each machine; the newest stay. */
 export interface Retention {
   readonly reportsPerMachine: number;
   readonly eventsPerMachine: number;
-  /** What is older goes, but for a machine's last report. */
-  readonly before: Date;
+}
+
+/** The fleet in numbers. */
+export interface Census {
+  readonly states: ReadonlyMap<string, number>;
+  readonly flags: ReadonlyMap<string, number>;
 }
 
 /**
@@ -61,6 +66,9 @@ export interface VerifierStore {
   /** The machines that are enrolled, by name. */
   machines(): Promise<readonly MachineRecord[]>;
   machine(name: string): Promise<MachineRecord | null>;
+  /** Those that are not silent and were not heard since then. */
+  quietSince(at: string): Promise<readonly MachineRecord[]>;
+  census(): Promise<Census>;
   /** Enrols where name and EK are free or belong together already. What it refuses, it leaves as it was. */
   enrol(enrolment: Enrolment, at: string): Promise<EnrolOutcome>;
   /** Writes unless the machine has changed since it was read: `false` then, and nothing was written. */
@@ -75,8 +83,8 @@ export interface VerifierStore {
   addToken(sha256: Uint8Array, name: string, expires: string): Promise<void>;
   /** Takes it away, whatever comes next: the name that it was made for, or `null`. */
   takeToken(sha256: Uint8Array, now: string): Promise<string | null>;
-  /** How many rows went. */
-  prune(retention: Retention): Promise<number>;
+  /** Takes away what is older, but for a machine's last report. How many rows went. */
+  prune(before: string): Promise<number>;
   /** Throws when it cannot read. */
   check(): Promise<void>;
   close(): Promise<void>;

@@ -29,7 +29,8 @@ for (const [prototype, method] of [
 
 const say = (text: string) => process.stdout.write(`${text}\n`);
 const at = "2026-06-01T00:00:00.000Z";
-const store = openSqliteStore(path);
+const keep = { reportsPerMachine: 10, eventsPerMachine: 10 };
+const store = openSqliteStore(path, keep);
 say("opened");
 for (let index = 0; index < 400; index++) {
   const name = `m${process.pid}-${index}`;

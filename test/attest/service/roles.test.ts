@@ -5,6 +5,7 @@ import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
+import { openVerifierClient } from "../../../attest/service/index.ts";
 import { type Operation, operations } from "../../../attest/service/operations.ts";
 import { anonymous, identify, mayAct, roles } from "../../../attest/service/roles.ts";
 import { EXTENSIONS, type MadeCertificate, makeCertificate } from "../../support/certificates.ts";
@@ -162,6 +163,10 @@ describe("over TLS", () => {
       401, 401, 401,
     ]);
     expect(await statuses("/v1/keys", [{}, { certificate: named }, { certificate: liar }])).toEqual([200, 200, 401]);
+    const serviceUnder = (trusted: MadeCertificate) =>
+      openVerifierClient({ to: `https://localhost:${port}`, ca: Buffer.from(trusted.pem) });
+    expect((await serviceUnder(ca).challenge("m1")).nonce).toHaveLength(32);
+    await expect(serviceUnder(liar).challenge("m1")).rejects.toMatchObject({ code: "ERR_SERVICE_UNREACHABLE" });
     expect((await get("/v1/keys", {})).headers["strict-transport-security"]).toBeDefined();
   });
 });

@@ -11,6 +11,7 @@ import type { MachineRecord, VerifierStore } from "../../../attest/service/store
 import { makeEnrolment, softEccKey } from "../../support/evidence-maker.ts";
 
 const child = resolve(import.meta.dirname, "../../support/verifier-store-child.ts");
+const keep = { reportsPerMachine: 3, eventsPerMachine: 4 };
 const at = "2026-06-01T00:00:00.000Z";
 let folder = "";
 let files = 0;
@@ -38,7 +39,7 @@ async function writeUntilKilled(
 
 /** Everything that was acknowledged is there, whole; and what is there is whole. */
 async function expectKept(path: string, said: readonly string[]): Promise<void> {
-  const store = openSqliteStore(path);
+  const store = openSqliteStore(path, keep);
   for (const line of said) {
     const [what, name = ""] = line.split(" ");
     const machine = await store.machine(name);
@@ -91,7 +92,7 @@ describe("the store", () => {
 
   test("is for its owner's eyes only", async () => {
     const path = file();
-    await openSqliteStore(path).close();
+    await openSqliteStore(path, keep).close();
     expect(statSync(path).mode & 0o777).toBe(0o600);
   });
 
@@ -101,19 +102,19 @@ describe("the store", () => {
     database.exec("CREATE TABLE notes (text TEXT)");
     database.close();
     const newer = file();
-    openSqliteStore(newer).close();
+    openSqliteStore(newer, keep).close();
     const changed = new DatabaseSync(newer);
     changed.exec("PRAGMA user_version = 2");
     changed.close();
     const nonsense = file();
     writeFileSync(nonsense, "x".repeat(5000));
     for (const path of [foreign, newer, nonsense, join(folder, "no/such/folder.db")]) {
-      expect(() => openSqliteStore(path), path).toThrow(expect.objectContaining({ code: "ERR_SERVICE_STORE" }));
+      expect(() => openSqliteStore(path, keep), path).toThrow(expect.objectContaining({ code: "ERR_SERVICE_STORE" }));
     }
   });
 
   test("I9: a change that was made of an older state of the machine is not written", async () => {
-    const store = openSqliteStore(":memory:");
+    const store = openSqliteStore(":memory:", keep);
     const { machine } = await store.enrol(makeEnrolment(await softEccKey()), at);
     const change = { view: { ...enrolledView(at), violations: 1 }, events: [] };
     expect(await store.change(machine, change)).toBe(true);
@@ -125,7 +126,7 @@ describe("the store", () => {
   });
 
   test("I9: a token is taken once, also when it is too late", async () => {
-    const store = openSqliteStore(":memory:");
+    const store = openSqliteStore(":memory:", keep);
     const [one, two] = [new Uint8Array(32).fill(1), new Uint8Array(32).fill(2)];
     await store.addToken(one, "m1", "2026-06-02T00:00:00.000Z");
     await store.addToken(two, "m1", at);
@@ -136,8 +137,38 @@ describe("the store", () => {
     await store.close();
   });
 
+  test("the newest of each machine are kept, and no other machine's are touched", async () => {
+    const store = openSqliteStore(":memory:", keep);
+    const [key, other] = [await softEccKey(), await softEccKey()];
+    await store.enrol(makeEnrolment(key), at);
+    await store.enrol({ ...makeEnrolment(other), name: "m2", ekName: `000b${"cd".repeat(32)}` }, at);
+    for (let index = 0; index < 6; index++) {
+      for (const name of index < 2 ? ["m1", "m2"] : ["m1"]) {
+        const machine = await store.machine(name);
+        const report = {
+          ...{ at, codes: [`${index}`], challenged: at, previous: null, result: null, reasons: [] },
+          challenge: { nonce: new Uint8Array(32), bank: "sha256", pcrs: [0] },
+          evidence: new Uint8Array(1),
+          tier: "refused",
+        } as const;
+        const events = [{ at, kind: "refused", detail: { index } }] as const;
+        if (machine !== null) await store.change(machine, { view: { ...machine.view, lastSeen: at }, events, report });
+      }
+    }
+    const [one, two] = [await store.machine("m1"), await store.machine("m2")];
+    expect((await store.reports(one?.id ?? 0)).map(({ codes }) => codes[0])).toEqual(["5", "4", "3"]);
+    expect((await store.events(one?.id ?? 0)).map(({ detail }) => detail["index"])).toEqual([5, 4, 3, 2]);
+    expect((await store.reports(two?.id ?? 0)).length).toBe(2);
+    expect([...(await store.census()).states]).toEqual([["enrolled", 2]]);
+    expect((await store.quietSince(at)).length).toBe(0);
+    expect((await store.quietSince("2026-06-01T00:00:00.001Z")).length).toBe(2);
+    expect(await store.prune("2027-01-01T00:00:00.000Z")).toBeGreaterThan(0);
+    expect((await store.reports(one?.id ?? 0)).length).toBe(1);
+    await store.close();
+  });
+
   test("that is closed says so instead of doing nothing", async () => {
-    const store = openSqliteStore(":memory:");
+    const store = openSqliteStore(":memory:", keep);
     await store.close();
     await expect(store.check()).rejects.toMatchObject({ code: "ERR_SERVICE_STORE" });
   });

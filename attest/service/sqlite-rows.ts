@@ -1,0 +1,76 @@
+import type { SQLOutputValue } from "node:sqlite";
+import type { Enrolment } from "../index.ts";
+import { ServiceError } from "./errors.ts";
+import type { MachineEvent, MachineView } from "./machine-state.ts";
+import type { MachineRecord, ReportSummary, StoredReport } from "./store.ts";
+
+export type Row = Record<string, SQLOutputValue>;
+
+/** What SQLite says is for the log; it names tables, never values. */
+export function guarded<T>(act: () => T): T {
+  try {
+    return act();
+  } catch (cause) {
+    if (cause instanceof ServiceError) throw cause;
+    const got = cause instanceof Error ? cause.message.slice(0, 200) : "a failure";
+    throw new ServiceError("ERR_SERVICE_STORE", "store", { expected: "one that reads and writes", got, cause });
+  }
+}
+
+export function required<T>(value: T | null): T {
+  if (value === null)
+    throw new ServiceError("ERR_SERVICE_STORE", "store", { expected: "the row that was written", got: "none" });
+  return value;
+}
+
+/** From when silence is counted. */
+export const heardAt = ({ lastSeen, since }: MachineView) => lastSeen ?? since;
+export const jsonOrNull = (value: unknown) => (value === null ? null : JSON.stringify(value));
+
+/** Rows are our own words (STRICT tables): their types are those of the schema. */
+export function textOf(row: Row, column: string): string {
+  return required(typeof row[column] === "string" ? row[column] : null);
+}
+export function numberOf(row: Row, column: string): number {
+  return required(typeof row[column] === "number" ? row[column] : null);
+}
+function bytesOf(row: Row, column: string): Uint8Array {
+  return required(row[column] instanceof Uint8Array ? row[column] : null);
+}
+function jsonOf<T>(row: Row, column: string): T {
+  return row[column] === null ? (null as T) : (JSON.parse(textOf(row, column)) as T); // written by this file with JSON.stringify
+}
+
+export function machineOf(row: Row): MachineRecord {
+  return {
+    id: numberOf(row, "id"),
+    revision: numberOf(row, "revision"),
+    name: textOf(row, "name"),
+    enrolment: jsonOf<Enrolment>(row, "enrolment"), // checked when it was written
+    enrolledAt: textOf(row, "enrolled_at"),
+    view: jsonOf<MachineView>(row, "view"),
+    lastReport: row["last_report"] === null ? null : numberOf(row, "last_report"),
+  };
+}
+
+export function eventOf(row: Row): MachineEvent {
+  return { at: textOf(row, "at"), kind: textOf(row, "kind") as MachineEvent["kind"], detail: jsonOf(row, "detail") };
+}
+
+export function summaryOf(row: Row): ReportSummary {
+  const tier = textOf(row, "tier") as ReportSummary["tier"];
+  return { id: numberOf(row, "id"), at: textOf(row, "at"), tier, codes: jsonOf(row, "codes") };
+}
+
+export function reportOf(row: Row): StoredReport {
+  const bank = textOf(row, "bank") as StoredReport["challenge"]["bank"];
+  return {
+    ...summaryOf(row),
+    challenge: { nonce: bytesOf(row, "nonce"), bank, pcrs: jsonOf(row, "pcrs") },
+    challenged: textOf(row, "challenged"),
+    previous: jsonOf(row, "previous"),
+    evidence: bytesOf(row, "evidence"),
+    result: jsonOf(row, "result"),
+    reasons: jsonOf(row, "reasons"),
+  };
+}
