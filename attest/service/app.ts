@@ -74,7 +74,8 @@ export function createApp(options: AppOptions): FastifyInstance {
 }
 
 function serverOptions({ limits, tls, log, parts }: AppOptions): FastifyServerOptions {
-  const server = { connectionsCheckingInterval: 1000, headersTimeout: 10_000, maxHeaderSize: 16 << 10 };
+  const headersTimeout = Math.min(10_000, 1000 * limits.requestSeconds);
+  const server = { connectionsCheckingInterval: 1000, headersTimeout, maxHeaderSize: 16 << 10 };
   return {
     // Which of the two it is decides the type of the server, and nothing here depends on it.
     ...((tls === null ? { http: server } : { https: { ...server, ...tlsOptions(tls) } }) as object),

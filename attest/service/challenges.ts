@@ -16,8 +16,11 @@ interface Entry extends OpenChallenge {
 
 export interface ChallengeRules extends Pick<Challenge, "bank" | "pcrs"> {
   readonly ttlSeconds: number;
+  /** Open at a time for one machine and one peer: a stranger who asks in a machine's name does not use up the machine's own. */
   readonly perMachine: number;
   readonly perPeer: number;
+  /** For everybody together. */
+  readonly open: number;
 }
 
 export interface ChallengeSources {
@@ -49,18 +52,20 @@ export class ChallengeBook {
     return this.#open.size;
   }
 
-  /** @throws Refusal `too-many` for a machine or peer that has as many open as it may */
+  /** @throws Refusal `too-many` for a peer that has as many open as it may, for this machine or in all; or for a full book */
   issue(machine: string, peer: string): OpenChallenge {
     this.#expire();
     const { bank, pcrs, ttlSeconds, perMachine, perPeer } = this.#rules;
-    if (amount(this.#perMachine, machine) >= perMachine || amount(this.#perPeer, peer) >= perPeer)
+    const pair = pairOf(machine, peer);
+    const full = this.#open.size >= this.#rules.open;
+    if (full || amount(this.#perMachine, pair) >= perMachine || amount(this.#perPeer, peer) >= perPeer)
       throw new Refusal("too-many", { hint: "answer a challenge, or wait until one expires" });
     const nonce = this.#sources.random(32);
     const challenged = this.#sources.now();
     const expires = new Date(challenged.getTime() + 1000 * ttlSeconds);
     const entry = { machine, peer, challenge: { nonce, bank, pcrs }, challenged, expires };
     this.#open.set(toHex(nonce), entry);
-    this.#perMachine.set(machine, amount(this.#perMachine, machine) + 1);
+    this.#perMachine.set(pair, amount(this.#perMachine, pair) + 1);
     this.#perPeer.set(peer, amount(this.#perPeer, peer) + 1);
     return entry;
   }
@@ -85,11 +90,13 @@ export class ChallengeBook {
 
   #remove(key: string, { machine, peer }: Entry): void {
     this.#open.delete(key);
-    lower(this.#perMachine, machine);
+    lower(this.#perMachine, pairOf(machine, peer));
     lower(this.#perPeer, peer);
   }
 }
 
+/** Names have no space in them. */
+const pairOf = (machine: string, peer: string) => `${machine} ${peer}`;
 const amount = (counts: ReadonlyMap<string, number>, key: string) => counts.get(key) ?? 0;
 
 function lower(counts: Map<string, number>, key: string): void {

@@ -62,8 +62,10 @@ const configSchema = z.strictObject({
       .min(1)
       .refine((pcrs) => pcrs.every((pcr, at) => pcr > (pcrs[at - 1] ?? -1)), "expected ascending PCRs, each once"),
     ttlSeconds: count(3600),
+    /** Open at a time for one machine and one peer. */
     perMachine: count(1000),
     perPeer: count(10_000),
+    open: count(1_000_000),
   }),
   enrolment: z.strictObject({ ttlSeconds: count(3600), open: count(10_000), maxTokenSeconds: count(31_536_000) }),
   /** A machine that sent nothing for so long is silent. */
@@ -155,7 +157,7 @@ export const defaultConfig: VerifierConfig = {
   releaseAnchors: null,
   references: "references",
   policy: "appraisal.json",
-  challenge: { bank: "sha256", pcrs: [...defaultQuotePcrs], ttlSeconds: 60, perMachine: 8, perPeer: 256 },
+  challenge: { bank: "sha256", pcrs: [...defaultQuotePcrs], ttlSeconds: 60, perMachine: 8, perPeer: 256, open: 65_536 },
   enrolment: { ttlSeconds: 120, open: 64, maxTokenSeconds: 604_800 },
   intervalSeconds: 300,
   resultSeconds: 600,

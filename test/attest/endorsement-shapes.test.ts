@@ -450,6 +450,15 @@ describe("an authority", () => {
     expect(() => verify([issuer(middle), under(middle)])).toThrow(/end entity/);
   });
 
+  it("I9: an EK certificate does not stand behind itself, though it were pinned", () => {
+    const signedBySelf = writeCertificate({
+      key: ek.publicKey,
+      issuer: commonName(""),
+      signing: signingWith(ek.privateKey),
+    });
+    for (const der of [leaf(), signedBySelf]) expect(() => verify([der], [anchorFor(der)])).toThrow(/pinned authority/);
+  });
+
   it("I10: more than five certificates, or none, are refused unread", () => {
     expect(() => verify(new Array<Uint8Array>(6).fill(Uint8Array.of(1)))).toThrow(/1 to 5 certificates, got 6/);
     expect(() => verify([])).toThrow(/1 to 5 certificates, got 0/);

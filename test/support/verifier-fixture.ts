@@ -44,6 +44,8 @@ export interface BenchOptions {
   readonly config?: (config: VerifierConfig) => VerifierConfig;
   readonly policy?: Partial<AppraisalPolicyDocument>;
   readonly dependencies?: Partial<ServiceDependencies>;
+  /** Build the page of `attest/page`, which takes a moment. */
+  readonly realPage?: boolean;
   /** Further files of the configuration's. */
   readonly layOut?: (folder: string) => void;
 }
@@ -119,7 +121,7 @@ export async function openVerifierBench(options: BenchOptions = {}): Promise<Ver
       loadKey: loadSigningKey,
       log: { write: (line) => void lines.push(line) },
       now: () => time,
-      page: new Map(),
+      ...(options.realPage ? {} : { page: new Map() }),
       ...options.dependencies,
     });
   const bench: VerifierBench = {

@@ -10,7 +10,7 @@ import {
   VIEWER,
 } from "../../support/verifier-fixture.ts";
 
-const rules = { bank: "sha256", pcrs: [0, 13], ttlSeconds: 60, perMachine: 2, perPeer: 3 } as const;
+const rules = { bank: "sha256", pcrs: [0, 13], ttlSeconds: 60, perMachine: 2, perPeer: 3, open: 5 } as const;
 
 function book() {
   const clock = { time: 0 };
@@ -45,11 +45,11 @@ describe("the book of challenges", () => {
     expect(made.take(second.challenge.nonce)).toBeNull();
   });
 
-  test("I10: a machine and a peer have only so many open, and get room again by answers and by time", () => {
+  test("I10: a peer has only so many open, for a machine and in all, and gets room again by answers and by time", () => {
     const { made, clock } = book();
     const first = made.issue("a", "p");
     made.issue("a", "p");
-    expect(() => made.issue("a", "q")).toThrow(expect.objectContaining({ code: "too-many" }));
+    expect(() => made.issue("a", "p")).toThrow(expect.objectContaining({ code: "too-many" }));
     made.issue("b", "p");
     expect(() => made.issue("c", "p")).toThrow(expect.objectContaining({ code: "too-many" }));
     made.take(first.challenge.nonce);
@@ -58,6 +58,19 @@ describe("the book of challenges", () => {
     clock.time = 60_000;
     expect(made.size).toBe(0);
     for (const peer of ["p", "q"]) made.issue("a", peer);
+  });
+
+  test("I10: a stranger who asks in a machine's name does not lock it out", () => {
+    const { made } = book();
+    for (let at = 0; at < 2; at++) made.issue("a", "stranger");
+    expect(() => made.issue("a", "stranger")).toThrow();
+    expect(made.issue("a", "its host").machine).toBe("a");
+  });
+
+  test("I10: the book has an end, whoever fills it", () => {
+    const { made } = book();
+    for (let at = 0; at < 5; at++) made.issue("a", `peer ${at}`);
+    expect(() => made.issue("a", "another")).toThrow(expect.objectContaining({ code: "too-many" }));
   });
 });
 

@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
@@ -169,6 +169,12 @@ describe("who asks", () => {
     for (let at = 0; at < 1000; at++) limits.admit(`peer ${at}`, 1000);
     expect(limits.admit("a", 1000)).toBe(true); // forgotten, so it begins anew
   });
+});
+
+test("nothing of `attest` outside the service imports it: the verifier there stays pure", () => {
+  const attest = new URL("../../../attest/", import.meta.url);
+  for (const name of readdirSync(attest).filter((file) => file.endsWith(".ts")))
+    expect(readFileSync(new URL(name, attest), "utf8"), name).not.toMatch(/from "\.\/service\//);
 });
 
 describe("the client", () => {

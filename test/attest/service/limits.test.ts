@@ -104,7 +104,7 @@ describe("what a page in a browser gets", () => {
   });
 
   test("the real page, built from its sources, or one plain line", async () => {
-    await using other = await openVerifierBench({ dependencies: { page: undefined } });
+    await using other = await openVerifierBench({ realPage: true });
     const { status, text } = await other.ask("GET", "/");
     expect(status).toBe(200);
     expect(text.toLowerCase()).toContain("verifier");

@@ -1,4 +1,4 @@
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { refusalCodes } from "../../../attest/service/errors.ts";
 import { flagNames, machineStates } from "../../../attest/service/machine-state.ts";
@@ -44,6 +44,17 @@ describe("a metric's labels", () => {
     expect(codeLabel("pcr-mismatch")).toBe("pcr-mismatch");
     expect(codeLabel("launch-anything")).toBe("launch");
     expect(codeLabel('x"} 1\nmachines 9')).toBe("other");
+  });
+
+  test("every code that the verifier gives has a label of its own", () => {
+    const attest = new URL("../../../attest/", import.meta.url);
+    const sources = readdirSync(attest).filter((file) => file.endsWith(".ts"));
+    const given = sources.flatMap((file) => [
+      ...readFileSync(new URL(file, attest), "utf8").matchAll(/\b(?:contraindicated|warning|reason)\(\s*"([a-z][a-z-]+)"/g),
+    ]);
+    const found = new Set(given.map(([, code = ""]) => code).filter((code) => !code.startsWith("launch-")));
+    expect(found.size).toBeGreaterThan(30);
+    expect([...found].filter((code) => codeLabel(code) !== code)).toEqual([]);
   });
 
   test("I10: nothing that a stranger sends becomes a time series", async () => {
