@@ -118,6 +118,10 @@ describe("the list of machines", () => {
     expect(await link.evaluate((element) => element === document.activeElement)).toBe(true);
     expect(await place(), "what is looked at stays where it is").toBe(before.top);
     await expect.poll(() => tab.page.locator("#announcer").textContent()).toBe("vm-55 is now contraindicated");
+    addMachine(server, "vm-40", bad);
+    await tab.page.evaluate(() => document.querySelector<HTMLButtonElement>("[aria-label='Refresh now']")?.click());
+    await expect.poll(async () => (await names())[0]).toBe("vm-40");
+    expect(await link.evaluate((element) => element === document.activeElement), "its own row moved").toBe(true);
   });
 
   it("fetches by itself as often as was chosen, and not while it is paused", async () => {

@@ -1,4 +1,4 @@
-import { parsePcrList, readChallenge, roleOf, writePcrList } from "../../../attest/page/check-files.ts";
+import { parseNonce, parsePcrList, readChallenge, roleOf, writePcrList } from "../../../attest/page/check-files.ts";
 import { visible } from "../../../attest/page/dom.ts";
 import { routeOf } from "../../../attest/page/routes.ts";
 import { expectTrue } from "../property.ts";
@@ -11,6 +11,7 @@ export function run(bytes: Uint8Array): void {
   const text = new TextDecoder().decode(bytes);
   expectTrue(!/[\p{C}\p{Zl}\p{Zp}]/u.test(visible(text)), "page: text that hides something is shown");
   routeOf(`#/${text}`);
+  expectTrue((parseNonce(text)?.length ?? 32) === 32, "page: a nonce of another length");
   const pcrs = parsePcrList(text);
   if (pcrs !== null)
     expectTrue(`${parsePcrList(writePcrList(pcrs))}` === `${pcrs}`, "page: a list of registers changes");
