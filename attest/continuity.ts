@@ -79,13 +79,16 @@ type Clock = Pick<Continuity, "clock" | "resetCount" | "restartCount">;
 
 const bootOf = ({ resetCount, restartCount }: Clock) => `resetCount ${resetCount}, restartCount ${restartCount}`;
 
+/** A TPM saves its clock at least so often, in milliseconds (TPM 2.0 Part 1, "Clock"): about 70 minutes. */
+const maxClockLag = 1n << 22n;
+
 /** restartCount starts again at each reset, so the pair is compared; the clock runs through resets and restarts alike. */
 function clockReasons(before: Clock, now: Clock, safe: boolean): readonly Reason[] {
   const boots = now.resetCount - before.resetCount || now.restartCount - before.restartCount;
   if (boots < 0) return [reason("tpm-rolled-back", "quote clockInfo", `${bootOf(before)} or later`, bootOf(now))];
   // After an unorderly shutdown the clock starts at its last saved value, and `safe` says so until it has caught up.
-  const mayLag = boots > 0 && !safe;
-  if (BigInt(now.clock) >= BigInt(before.clock) || mayLag) return [];
+  const mayLag = boots > 0 && !safe ? maxClockLag : 0n;
+  if (BigInt(now.clock) >= BigInt(before.clock) - mayLag) return [];
   return [reason("clock-went-back", "quote clockInfo.clock", `${before.clock} ms or later`, `${now.clock} ms`)];
 }
 
