@@ -1,6 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import {
+  type AssuranceClass,
   type Continuity,
   continuityFindings,
   EvidenceRefused,
@@ -22,8 +23,8 @@ const before: Continuity = {
   audit: { seq: 40, hash: "aa".repeat(32) },
 };
 const farBehind = 5_000_000 - 2 ** 22 - 1;
-const codes = (now: Partial<Continuity>, safe = true) => {
-  const { reasons, doubts } = continuityFindings(before, { ...before, ...now }, safe);
+const codes = (now: Partial<Continuity>, safe = true, assurance: AssuranceClass = "provider-ek") => {
+  const { reasons, doubts } = continuityFindings(before, { ...before, ...now }, { safe, assurance });
   return [...reasons.map(({ code }) => code), ...doubts.map(({ code }) => `doubt ${code}`)];
 };
 
@@ -80,13 +81,19 @@ describe("continuity", () => {
     expect(codes(now, safe)).toEqual(expected);
   });
 
+  it("I9: a software TPM's clock may lag in a new boot, however it calls itself, and is a doubt; within a boot it may not", () => {
+    const reset = { resetCount: 6, restartCount: 0, clock: "1" };
+    expect(codes(reset, true, "software-tpm")).toEqual(["doubt clock-lags", "doubt rebooted"]);
+    expect(codes(reset, true, "provider-ek")).toEqual(["clock-went-back", "doubt rebooted"]);
+    expect(codes({ clock: "4999999" }, true, "software-tpm")).toEqual(["clock-went-back"]);
+  });
+
   it("I9: of two machines with one state, that report in turn, one is refused", () => {
     const first = { ...before, clock: "5000500", audit: { seq: 42, hash: "bb".repeat(32) } };
     const clone = { ...before, clock: "5000200", audit: { seq: 41, hash: "cc".repeat(32) } };
-    expect(continuityFindings(first, clone, true).reasons.map(({ code }) => code)).toEqual([
-      "clock-went-back",
-      "audit-rolled-back",
-    ]);
+    expect(
+      continuityFindings(first, clone, { safe: true, assurance: "hardware-ek" }).reasons.map(({ code }) => code),
+    ).toEqual(["clock-went-back", "audit-rolled-back"]);
   });
 
   it("I9: verification compares with the report before it, and says what to compare the next one with", async () => {
