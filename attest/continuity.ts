@@ -105,12 +105,10 @@ function compareClocks(before: Clock, now: Clock, { safe, assurance }: ClockTrus
   }
   const lag = BigInt(before.clock) - BigInt(now.clock);
   if (lag <= 0n || (boots > 0 && !safe && lag <= maxClockLag)) return { reasons: [], doubts: [] };
-  const found = (code: string) => [
-    reason(code, "quote clockInfo.clock", `${before.clock} ms or later`, `${now.clock} ms`),
-  ];
+  const clocks = ["quote clockInfo.clock", `${before.clock} ms or later`, `${now.clock} ms`] as const;
   // Software TPMs are known to save it at an orderly end only, and to call it safe all the same; whoever runs one can set it anyway.
-  if (boots > 0 && assurance === "software-tpm") return { reasons: [], doubts: found("clock-lags") };
-  return { reasons: found("clock-went-back"), doubts: [] };
+  if (boots > 0 && assurance === "software-tpm") return { reasons: [], doubts: [reason("clock-lags", ...clocks)] };
+  return { reasons: [reason("clock-went-back", ...clocks)], doubts: [] };
 }
 
 function epochReasons(before: Continuity, now: Continuity): readonly Reason[] {
