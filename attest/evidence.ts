@@ -108,6 +108,17 @@ export function encodeEvidence(evidence: Evidence): Uint8Array {
 }
 
 /**
+ * SHA-256 of each report that was parsed, by what `parseEvidence` returned: nobody else can put an entry here, and a copy with another
+ * section is another object.
+ */
+const digests = new WeakMap<Evidence, Uint8Array>();
+
+/** SHA-256 of the report as it was received; accepted bytes are the only bytes for their meaning, so encoding the sections gives the same. */
+export function measureEvidence(evidence: Evidence): Uint8Array {
+  return digests.get(evidence) ?? sha256(encodeEvidence(evidence));
+}
+
+/**
  * Splits a report into its sections. All of them must be there and no other: a prover cannot switch a check off by
  * leaving its input out. Establishes nothing about their content: see `verifyEvidence`.
  * @throws AttestError `ERR_EVIDENCE_MALFORMED`
@@ -121,7 +132,9 @@ export function parseEvidence(bytes: Uint8Array): Evidence {
   const found = Object.fromEntries(
     sections.map((section) => [section.field, parseSection(collection.get(section.key), section)]),
   );
-  return found as Record<keyof Evidence, Uint8Array>; // the table names every field
+  const evidence: Evidence = Object.freeze(found as Record<keyof Evidence, Uint8Array>); // the table names every field
+  digests.set(evidence, sha256(bytes));
+  return evidence;
 }
 
 function decodeCollection(bytes: Uint8Array): ReadonlyMap<CborKey, CborValue> {

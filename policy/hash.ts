@@ -1,5 +1,6 @@
 import { sha256 as pureSha256, sha384 as pureSha384, sha512 as pureSha512 } from "@noble/hashes/sha2.js";
 import { toHex } from "./bytes.ts";
+import { findNodeCrypto, type Runtime, thisRuntime } from "./platform.ts";
 
 /** The hashes of this project (FIPS 180-4): 32, 48 and 64 bytes. */
 export interface Hashes {
@@ -15,30 +16,25 @@ export const pureHashes: Hashes = {
   sha512: (bytes) => pureSha512(bytes),
 };
 
-/** What a global object shows of its platform: `process` on Node, nothing in a browser. */
-interface Runtime {
-  readonly process?: { readonly getBuiltinModule?: (id: "node:crypto") => unknown };
-}
-
 /** `crypto.hash` of Node. */
 type OneShotHash = (algorithm: string, bytes: Uint8Array, encoding: "latin1") => string;
 
-/**
- * The platform's own hashes where it has them, else the pure ones: the same bytes, two to five times faster for short inputs and eight for
- * large ones. Decided here only. The module is asked for and not imported, so this file loads where there is none.
- */
-export function openHashes({ process }: Runtime): Hashes {
-  const found: unknown = process?.getBuiltinModule?.("node:crypto");
-  if (!hasOneShotHash(found)) return pureHashes;
-  return {
-    sha256: nativeHash(found.hash, "sha256", 32),
-    sha384: nativeHash(found.hash, "sha384", 48),
-    sha512: nativeHash(found.hash, "sha512", 64),
-  };
+interface NodeHash {
+  readonly hash: OneShotHash;
 }
 
-function hasOneShotHash(found: unknown): found is { readonly hash: OneShotHash } {
-  return typeof found === "object" && found !== null && "hash" in found && typeof found.hash === "function";
+/**
+ * The platform's own hashes where it has them, else the pure ones: the same bytes, two to five times faster for short inputs and eight for
+ * large ones. Decided here only.
+ */
+export function openHashes(runtime: Runtime): Hashes {
+  const native = findNodeCrypto(runtime, ["hash"]) as NodeHash | null;
+  if (native === null) return pureHashes;
+  return {
+    sha256: nativeHash(native.hash, "sha256", 32),
+    sha384: nativeHash(native.hash, "sha384", 48),
+    sha512: nativeHash(native.hash, "sha512", 64),
+  };
 }
 
 /** Asked for as a string, because an ArrayBuffer from outside costs more than the hash of a short input. */
@@ -51,7 +47,7 @@ function nativeHash(hash: OneShotHash, algorithm: string, size: number): (bytes:
   };
 }
 
-export const { sha256, sha384, sha512 } = openHashes(globalThis as Runtime);
+export const { sha256, sha384, sha512 } = openHashes(thisRuntime);
 
 /** SHA-256 as 64 lower-case hexadecimal digits. */
 export function sha256Hex(bytes: Uint8Array): string {

@@ -20,3 +20,4 @@ export * from "./release.ts";
 export { syscallName } from "./runtime/syscalls.ts";
 export * from "./sealing-policy.ts";
 export * from "./tpm-policy.ts";
+export * from "./verify-signature.ts";
