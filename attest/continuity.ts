@@ -17,8 +17,8 @@ const continuitySchema = z.strictObject({
   firmwareVersion: z.string().regex(/^[0-9a-f]{16}$/),
   /** The TPM's epoch counter; `null` where the machine has none. */
   epoch: decimal.nullable(),
-  /** Head of the audit log. */
-  audit: z.strictObject({ seq: z.int().nonnegative(), hash: z.string().regex(/^[0-9a-f]{64}$/) }),
+  /** Head of the audit log when the machine last served; `null` before it did. */
+  audit: z.strictObject({ seq: z.int().nonnegative(), hash: z.string().regex(/^[0-9a-f]{64}$/) }).nullable(),
 });
 
 /**
@@ -36,16 +36,23 @@ export function encodeContinuity(continuity: Continuity): Uint8Array {
   return encodeCanonicalJson(continuity, continuitySchema, "ERR_POLICY_MALFORMED", "continuity");
 }
 
-/** What to keep of a report once it verified. */
-export function continuityOf({ quote, claims }: { readonly quote: QuoteAttest; readonly claims: Claims }): Continuity {
+/**
+ * What to keep of a report once it verified. A launch that does not serve has not opened the machine's audit log: its own records of this boot
+ * are no continuation, so the head of before stays.
+ */
+export function continuityOf(
+  { quote, claims }: { readonly quote: QuoteAttest; readonly claims: Claims },
+  previous: Continuity | null,
+): Continuity {
   const { clock, resetCount, restartCount } = quote.clockInfo;
   const { epoch, audit } = claims.asserted;
+  const serves = claims.measured.launch === "serving" || claims.measured.launch === "draining";
   return {
     version: 1,
     ...{ clock: `${clock}`, resetCount, restartCount },
     firmwareVersion: quote.firmwareVersion.toString(16).padStart(16, "0"),
     epoch: epoch === null ? null : `${epoch}`,
-    audit: { seq: audit.seq, hash: toHex(audit.hash) },
+    audit: serves ? { seq: audit.seq, hash: toHex(audit.hash) } : (previous?.audit ?? null),
   };
 }
 
@@ -89,6 +96,8 @@ function epochReasons(before: Continuity, now: Continuity): readonly Reason[] {
 }
 
 function auditReasons({ audit: before }: Continuity, { audit: now }: Continuity): readonly Reason[] {
+  if (before === null) return [];
+  if (now === null) return [reason("audit-rolled-back", "audit head", `record ${before.seq} or later`, "none")];
   if (now.seq < before.seq) {
     return [reason("audit-rolled-back", "audit head", `record ${before.seq} or later`, `record ${now.seq}`)];
   }

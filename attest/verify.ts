@@ -122,7 +122,7 @@ export async function verifyEvidence(
 }
 
 function compareWith(previous: Continuity | null, quote: QuoteAttest, claims: Claims) {
-  const continuity = continuityOf({ quote, claims });
+  const continuity = continuityOf({ quote, claims }, previous);
   const { safe } = quote.clockInfo;
   const found = previous === null ? { reasons: [], doubts: [] } : continuityFindings(previous, continuity, safe);
   const unsafe = safe ? [] : [reason("clock-unsafe", "clockInfo.safe", "YES", "NO")];

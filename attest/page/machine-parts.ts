@@ -23,7 +23,7 @@ export function continuityView({ continuity }: Machine): HTMLElement {
     return typeof value === "string" || typeof value === "number" ? outside(`${value}`) : "none";
   };
   const audit = continuity["audit"];
-  const head = typeof audit === "object" && audit !== null ? (audit as Readonly<Record<string, unknown>>) : {};
+  const head = typeof audit === "object" && audit !== null ? (audit as Readonly<Record<string, unknown>>) : null;
   return section(
     title,
     {},
@@ -35,12 +35,14 @@ export function continuityView({ continuity }: Machine): HTMLElement {
       ["Epoch counter", more("epoch")],
       [
         "Audit log",
-        h(
-          "span",
-          {},
-          `record ${String(head["seq"] ?? "unknown")} `,
-          typeof head["hash"] === "string" ? digest(head["hash"]) : null,
-        ),
+        head === null
+          ? "none: it has not served yet"
+          : h(
+              "span",
+              {},
+              `record ${String(head["seq"] ?? "unknown")} `,
+              typeof head["hash"] === "string" ? digest(head["hash"]) : null,
+            ),
       ],
     ]),
   );

@@ -5,11 +5,12 @@ import {
   continuityFindings,
   EvidenceRefused,
   encodeContinuity,
+  launchEvent,
   parseContinuity,
   verifyEvidence,
 } from "../../attest/index.ts";
-import { utf8 } from "../../policy/index.ts";
-import { makeEvidence } from "../support/evidence-maker.ts";
+import { sha256, utf8 } from "../../policy/index.ts";
+import { makeEvidence, referenceEvents } from "../support/evidence-maker.ts";
 
 const before: Continuity = {
   version: 1,
@@ -56,6 +57,7 @@ describe("continuity", () => {
       true,
       ["audit-forked"],
     ],
+    ["I8: a head that is gone is refused", { audit: null }, true, ["audit-rolled-back"]],
     ["other TPM firmware is a doubt", { firmwareVersion: "0000000000000001" }, true, ["doubt tpm-firmware"]],
   ])("I9: %s", (_, now, safe, expected) => {
     expect(codes(now, safe)).toEqual(expected);
@@ -75,11 +77,22 @@ describe("continuity", () => {
     const { continuity, doubts } = await verifyEvidence(evidence, challenge, enrolment, null);
     expect(doubts).toEqual([]);
     expect((await verifyEvidence(evidence, challenge, enrolment, continuity)).doubts).toEqual([]);
-    const later = { ...continuity, audit: { ...continuity.audit, seq: continuity.audit.seq + 1 } };
+    const later = { ...continuity, audit: { seq: 8, hash: "aa".repeat(32) } };
     await expect(verifyEvidence(evidence, challenge, enrolment, later)).rejects.toSatisfy(
       (error) =>
         error instanceof EvidenceRefused && error.reasons.map(({ code }) => code).join() === "audit-rolled-back",
     );
+  });
+
+  it("I8: a launch that is refused has not opened the audit log: its head is not compared, and the one of before is kept", async () => {
+    const events = [...referenceEvents(), launchEvent("cap", "refused", sha256(utf8("")))];
+    const refused = { events, launch: "refused", asserted: { tokens: [], keys: [] } } as const;
+    const { evidence, challenge, enrolment } = await makeEvidence(refused);
+    const first = await verifyEvidence(evidence, challenge, enrolment, null);
+    expect(first.continuity.audit).toBeNull();
+    const kept = { ...first.continuity, audit: before.audit };
+    const { continuity, doubts } = await verifyEvidence(evidence, challenge, enrolment, kept);
+    expect([continuity.audit, doubts]).toEqual([before.audit, []]);
   });
 
   it("is kept as canonical JSON that reads back the same", () => {
@@ -92,7 +105,7 @@ describe("continuity", () => {
           restartCount: fc.nat(0xffff_ffff),
           firmwareVersion: fc.constant("0123456789abcdef"),
           epoch: fc.option(fc.bigInt(0n, (1n << 64n) - 1n).map(String)),
-          audit: fc.record({ seq: fc.nat(), hash: fc.constant("ab".repeat(32)) }),
+          audit: fc.option(fc.record({ seq: fc.nat(), hash: fc.constant("ab".repeat(32)) })),
         }),
         (continuity) => {
           expect(parseContinuity(encodeContinuity(continuity))).toEqual(continuity);

@@ -116,7 +116,7 @@ async function altered(ports: string, change: (evidence: Evidence, nonce: Uint8A
 /** A report as another TPM would sign it: everything is this machine's but the key. */
 async function signedByAnother(evidence: Evidence, nonce: Uint8Array): Promise<Evidence> {
   await using swtpm = await startSwtpm();
-  await using tpm = await openTpm(swtpm.tcti);
+  await using tpm = await openTpm({ tcti: swtpm.tcti });
   await using ak = await tpm.createAttestationKey();
   const bound = { ...evidence, ak: ak.publicArea };
   const { attest, signature } = await tpm.quote(ak, measureExtraData(nonce, bound), "sha256", defaultQuotePcrs);
@@ -177,11 +177,10 @@ describe("a machine that a verifier service watches", () => {
     await signIn(tab.page, readFileSync(join(folder.folder, "viewer.token"), "utf8").trim());
     const row = tab.page.getByRole("row").filter({ hasText: NAME });
     await row.waitFor();
-    expect(await row.innerText()).toMatch(/Affirming/);
+    expect(await row.textContent()).toMatch(/Affirming/);
     await row.getByRole("link", { name: NAME }).click();
-    await tab.page.getByRole("heading", { name: NAME }).waitFor();
-    const text = await tab.page.locator("main").innerText();
-    expect(text).toMatch(/PKCS#11 library/);
+    await tab.page.getByText("PKCS#11 library measured").waitFor();
+    const text = await tab.page.locator("main").textContent();
     expect(text).not.toMatch(/differs/);
     expect(tab.faults).toEqual([]);
     expect(tab.requests.filter((url) => !url.startsWith(verifier.url))).toEqual([]);
@@ -277,10 +276,8 @@ describe("a machine that a verifier service watches", () => {
     const tab = await openTab(browser);
     await tab.page.goto(`${verifier.url}/#/machines/${NAME}`);
     await signIn(tab.page, readFileSync(join(folder.folder, "viewer.token"), "utf8").trim());
-    await tab.page.getByRole("heading", { name: NAME }).waitFor();
-    const text = await tab.page.locator("main").innerText();
-    expect(text).toMatch(/Refused/);
-    expect(text).toMatch(/tpm-rolled-back/);
+    await tab.page.getByText("tpm-rolled-back").first().waitFor();
+    expect(await tab.page.locator("main").textContent()).toMatch(/Refused/);
     expect(tab.faults).toEqual([]);
     await tab.close();
     expect(await verifier.stop(), "it ends in order").toBe(0);

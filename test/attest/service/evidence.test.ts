@@ -212,12 +212,16 @@ describe("evidence", () => {
     expect(statuses).toEqual([200, 422, 422, 422]);
   });
 
-  test("I9: too many for one machine at a time are told to come again", async () => {
-    const challenges = await Promise.all(Array.from({ length: 8 }, () => bench.challenge(name)));
-    const report = await bench.report(tpm, challenges[0] ?? (await bench.challenge(name)));
-    const first = Promise.all(challenges.map((challenge) => bench.send(challenge, report)));
-    const statuses = (await first).map(({ status }) => status);
-    expect(statuses.filter((status) => status === 200 || status === 422)).toHaveLength(8);
+  test("I10: that is more than eight at a time for one machine is told to come again", async () => {
+    await using busy = await openVerifierBench({
+      config: (config) => ({ ...config, challenge: { ...config.challenge, perMachine: 12 } }),
+    });
+    await busy.enrol("a");
+    const challenges = await Promise.all(Array.from({ length: 12 }, () => busy.challenge("a")));
+    const answers = await Promise.all(challenges.map((challenge) => busy.send(challenge, new Uint8Array(9))));
+    const statuses = answers.map(({ status }) => status).toSorted((a, b) => a - b);
+    expect(statuses).toEqual([...Array.from({ length: 8 }, () => 422), 503, 503, 503, 503]);
+    expect(answers.find(({ status }) => status === 503)?.headers["retry-after"]).toBe("5");
   });
 
   test("I9: is kept as it came and judged again by what is in force then", async () => {
