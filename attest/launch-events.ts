@@ -9,7 +9,7 @@ export const capKind = "cap" as const;
 /** Measured when they happen, after the cap. */
 export const laterKinds = ["violation", "shim-replaced", "narrowed", "anchor"] as const;
 
-const allKinds = [...preUnsealKinds, ...loginKinds, capKind, ...laterKinds] as const;
+export const allKinds = [...preUnsealKinds, ...loginKinds, capKind, ...laterKinds] as const;
 
 export type LaunchEventKind = (typeof allKinds)[number];
 

@@ -225,8 +225,10 @@ export function fromHex(text: string, field = "hex"): Uint8Array {
   );
 }
 
+const utf8Encoder = new TextEncoder();
+
 export function utf8(text: string): Uint8Array {
-  return new TextEncoder().encode(text);
+  return utf8Encoder.encode(text);
 }
 
 export function toBase64(bytes: Uint8Array): string {
