@@ -22,6 +22,13 @@ export interface LaunchEvent {
   readonly sha256: Uint8Array;
 }
 
+const preUnseal: ReadonlySet<string> = new Set(preUnsealKinds);
+
+/** Measured before the unseal: what a release predicts. */
+export function isPreUnseal({ kind }: Pick<LaunchEvent, "kind">): boolean {
+  return preUnseal.has(kind);
+}
+
 export function isLaunchEventKind(kind: string): kind is LaunchEventKind {
   return (allKinds as readonly string[]).includes(kind);
 }
