@@ -44,15 +44,15 @@ const KIB = 1024;
 const SIZES = [16, 64, 256, 1024] as const;
 const WHAT = {
   "verify-report":
-    "parse, verify and appraise a report with a 16 KiB agent log, vs its quote's signature in node:crypto",
-  "verify-report-release":
-    "the same and its release verified in the same call, vs all signatures of both in node:crypto",
+    "parse, verify and appraise a report with a 16 KiB agent log and its release, vs all signatures of both in node:crypto",
+  "verify-report-known-release":
+    "the same by whoever verified the release before, vs the quote's signature in node:crypto",
   "verify-report-linear": "a report with 1 MiB of agent log, vs sixteen with 64 KiB",
   "cbor-hostile": "the slowest of the hostile CBOR inputs of up to 1 MiB, in ms",
 } as const;
 const TARGET: Readonly<Record<keyof typeof WHAT, number>> = {
   "verify-report": 3,
-  "verify-report-release": 3,
+  "verify-report-known-release": 3,
   "verify-report-linear": 1.3,
   "cbor-hostile": 50,
 };
@@ -71,7 +71,7 @@ export const verifySuite: Suite = {
 
 const MEASURES: Readonly<Record<Id, (iterations: number) => Promise<Row>>> = {
   "verify-report": (iterations) => measureReport("verify-report", iterations),
-  "verify-report-release": (iterations) => measureReport("verify-report-release", iterations),
+  "verify-report-known-release": (iterations) => measureReport("verify-report-known-release", iterations),
   "verify-report-linear": measureLinear,
   "cbor-hostile": measureHostileCbor,
 };
@@ -129,14 +129,14 @@ export async function judge({ made, enrolment, release, policy }: Held): Promise
   if (tier !== "affirming") throw new Error(`the report is ${tier}`);
 }
 
-async function measureReport(id: "verify-report" | "verify-report-release", iterations: number): Promise<Row> {
+async function measureReport(id: "verify-report" | "verify-report-known-release", iterations: number): Promise<Row> {
   const held = await hold(16);
   const quote = quoteCheck(held.made.report);
-  const checks = id === "verify-report" ? [quote] : [quote, ...releaseChecks(held)];
+  const checks = id === "verify-report" ? [quote, ...releaseChecks(held)] : [quote];
   const ours =
     id === "verify-report"
-      ? () => judge(held)
-      : async () => judge({ ...held, release: await verifyRelease(held.made.release, held.root) });
+      ? async () => judge({ ...held, release: await verifyRelease(held.made.release, held.root) })
+      : () => judge(held);
   const compared = await compareTimes({ ours, peer: async () => checks.forEach(requireVerified) }, 10 * iterations);
   return timeRow(row(id), compared);
 }
