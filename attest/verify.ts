@@ -101,7 +101,7 @@ export async function verifyEvidence(
   ];
   reasons.push(...keyReasons(evidence, parts.ak, enrolment), ...(await signatureReasons(evidence, parts)), ...others);
   const { quote, pcrs, firmwareLog, agentLog, claims } = parts;
-  const since = quote === null || claims === null ? null : compareWith(previous, quote, claims);
+  const since = quote === null || claims === null ? null : compareWith(previous, quote, claims, enrolment);
   reasons.push(...(since?.reasons ?? []));
   if (reasons.length > 0 || !quote || !pcrs || !firmwareLog || !agentLog || !claims || !since)
     throw new EvidenceRefused(reasons);
@@ -121,10 +121,11 @@ export async function verifyEvidence(
   };
 }
 
-function compareWith(previous: Continuity | null, quote: QuoteAttest, claims: Claims) {
+function compareWith(previous: Continuity | null, quote: QuoteAttest, claims: Claims, { assurance }: Enrolment) {
   const continuity = continuityOf({ quote, claims }, previous);
   const { safe } = quote.clockInfo;
-  const found = previous === null ? { reasons: [], doubts: [] } : continuityFindings(previous, continuity, safe);
+  const found =
+    previous === null ? { reasons: [], doubts: [] } : continuityFindings(previous, continuity, { safe, assurance });
   const unsafe = safe ? [] : [reason("clock-unsafe", "clockInfo.safe", "YES", "NO")];
   return { continuity, reasons: found.reasons, doubts: [...unsafe, ...found.doubts] };
 }

@@ -15,6 +15,7 @@ export * from "./json.ts";
 export * from "./keys.ts";
 export * from "./mechanisms.ts";
 export * from "./policy.ts";
+export * from "./printable.ts";
 export * from "./rate.ts";
 export * from "./release.ts";
 export { syscallName } from "./runtime/syscalls.ts";

@@ -25,6 +25,7 @@ const codes: ReadonlySet<string> = new Set([
     "claim-measured",
   ],
   ...[
+    "clock-lags",
     "clock-unsafe",
     "clock-went-back",
     "debug-status",
