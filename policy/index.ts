@@ -21,3 +21,4 @@ export * from "./release.ts";
 export { syscallName } from "./runtime/syscalls.ts";
 export * from "./sealing-policy.ts";
 export * from "./tpm-policy.ts";
+export * from "./verify-signature.ts";

@@ -13,6 +13,7 @@ import {
   encodeEkCertificates,
   encodeEvidence,
   encodePcrs,
+  measureEvidence,
   measureExtraData,
   parseEkCertificates,
   parseEvidence,
@@ -340,6 +341,19 @@ describe("the envelope", () => {
       refuses(new Map([...collection, ["__cmwc_t", profile]]));
     refuses(new Map([...collection].filter(([key]) => key !== "__cmwc_t")));
     for (const key of ["more", 1, -1]) refuses(new Map([...collection, [key, ["text/plain", new Uint8Array(), 4]]]));
+  });
+
+  it("I8: its digest is that of the bytes that came, and never of another report's sections", async () => {
+    const report = encodeEvidence((await makeEvidence()).evidence);
+    const parsed = parseEvidence(report);
+    expect(measureEvidence(parsed)).toEqual(sha256(report));
+    expect(measureEvidence({ ...parsed })).toEqual(sha256(report));
+    const other = { ...parsed, claims: parsed.claims.map((byte, at) => (at === 9 ? byte ^ 1 : byte)) };
+    expect(measureEvidence(other)).toEqual(sha256(encodeEvidence(other)));
+    expect(measureEvidence(other)).not.toEqual(sha256(report));
+    expect(() => Object.assign(parsed, { claims: other.claims })).toThrow(TypeError);
+    report.fill(0);
+    expect(measureEvidence(parsed)).toEqual(sha256(encodeEvidence(parsed)));
   });
 
   it("extraData of the worked example in EVIDENCE.md is what is computed", () => {
