@@ -112,9 +112,10 @@ describe("npm start -- --stay", () => {
 
   it("I9: the printed commands start a verifier service, enrol the machine there and make it affirming on its page", async () => {
     const serve = below("a verifier service").trim();
-    const service = spawn("sh", ["-ec", `exec ${serve}`], { cwd: root, stdio: ["ignore", "pipe", "ignore"] });
-    const { stdout } = service;
-    if (stdout === null) throw new Error("no output");
+    const options = { cwd: root, stdio: ["ignore", "pipe", "ignore"], detached: true } as const;
+    const service = spawn("sh", ["-ec", serve], options);
+    const { stdout, pid } = service;
+    if (stdout === null || pid === undefined) throw new Error("no service");
     const browser = await startBrowser();
     try {
       await once(stdout, "data");
@@ -131,7 +132,7 @@ describe("npm start -- --stay", () => {
       expect(faults).toEqual([]);
     } finally {
       await browser.close();
-      service.kill("SIGINT");
+      process.kill(-pid, "SIGINT"); // as a terminal does, to all that it runs
       await once(service, "exit");
     }
   });
