@@ -112,8 +112,7 @@ describe("npm start -- --stay", () => {
 
   it("I9: the printed commands start a verifier service, enrol the machine there and make it affirming on its page", async () => {
     const serve = below("a verifier service").trim();
-    const options = { cwd: root, stdio: ["ignore", "pipe", "ignore"], detached: true } as const;
-    const service = spawn("sh", ["-ec", serve], options);
+    const service = spawn("sh", ["-ec", serve], { cwd: root, stdio: ["ignore", "pipe", "ignore"], detached: true });
     const { stdout, pid } = service;
     if (stdout === null || pid === undefined) throw new Error("no service");
     const browser = await startBrowser();
