@@ -114,7 +114,10 @@ describe("the signature of an attestation key", () => {
   it("I10: with a longer r or s than the curve has does not count, and throws nothing", async () => {
     const { r, s } = ecc.signature as Extract<TpmSignature, { kind: "ecdsa" }>;
     const longer = (bytes: Uint8Array) => concatBytes(new Uint8Array(33 - bytes.length), bytes);
-    for (const parts of [{ r: longer(r), s }, { r, s: longer(s) }])
+    for (const parts of [
+      { r: longer(r), s },
+      { r, s: longer(s) },
+    ])
       expect(await verified(ecc.key, { kind: "ecdsa", hash: 0x000b, ...parts })).toBe(false);
   });
 });
