@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
 import type { MeasuredClaims } from "../../attest/claims.ts";
+import { measureKey } from "../../attest/claims-codec.ts";
 import { EvidenceRefused } from "../../attest/errors.ts";
 import { type Challenge, defaultQuotePcrs, measureExtraData } from "../../attest/evidence.ts";
 import { type LaunchEvent, launchEvent } from "../../attest/launch-events.ts";
@@ -12,6 +13,7 @@ import {
   makeEvidence,
   nonce,
   type Scene,
+  servedKey,
   servingEvents,
   softEccKey,
 } from "../support/evidence-maker.ts";
@@ -73,8 +75,25 @@ describe("claims that call themselves measured", () => {
     ["that was not measured", claiming({ closure: new Map([...closure(), ["/lib/more.so", other]]) })],
     ["less", claiming({ closure: new Map([...closure()].slice(1)) })],
     ["once that was measured twice", claiming({}, [...servingEvents().slice(0, 6), ...servingEvents().slice(5)])],
+    [
+      "in the place of one that was measured twice",
+      claiming({ closure: closure() }, [
+        ...servingEvents().slice(0, 5),
+        ...[6, 6].flatMap((at) => servingEvents().slice(at, at + 1)),
+        ...servingEvents().slice(7),
+      ]),
+    ],
   ])("I9: a closure with an object %s is refused, for that alone", async (_title, scene) => {
     expect(await reasonsOf(await makeEvidence(scene))).toEqual(["claim-measured: closure"]);
+  });
+
+  it("I9: a key that is claimed twice in the place of another that was measured is refused", async () => {
+    const second = { ...servedKey, name: "second" };
+    const events = servingEvents().toSpliced(12, 0, launchEvent("key", second.name, measureKey(second)));
+    const both = await makeEvidence({ events, asserted: { keys: [servedKey, second] } });
+    expect(await reasonsOf(both)).toEqual([]);
+    const twice = await makeEvidence({ events, asserted: { keys: [servedKey, servedKey] } });
+    expect(await reasonsOf(twice)).not.toEqual([]);
   });
 
   const capped = (...names: readonly string[]) => [

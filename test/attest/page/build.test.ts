@@ -1,5 +1,6 @@
+import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
-import { buildPage, pageSecurityPolicy } from "../../../attest/page/build.ts";
+import { buildPage } from "../../../attest/page/build.ts";
 import { pagePolicy } from "../../../attest/service/headers.ts";
 
 const page = await buildPage();
@@ -46,8 +47,10 @@ describe("the page as it is built", () => {
       expect(Buffer.from(again.get(name)?.bytes ?? []).equals(bytes), name).toBe(true);
   });
 
-  it("asks for the policy that the service sends", () => {
-    expect(pagePolicy).toBe(pageSecurityPolicy);
+  it("I10: the policy that its README promises is the one that the service sends", () => {
+    const readme = readFileSync(new URL("../../../attest/page/README.md", import.meta.url), "utf8");
+    const [, promised = ""] = /Served with `([^`]+)`/.exec(readme) ?? [];
+    expect(promised.split(/;\s+/)).toEqual(pagePolicy.split("; "));
   });
 });
 
