@@ -1,5 +1,6 @@
 import { encodeEvidence, measureExtraData, parseEvidence } from "../../../attest/evidence.ts";
 import { exportEvidence } from "../../../attest/export.ts";
+import { readReport } from "../../../attest/page/report.ts";
 import { expectSame } from "../property.ts";
 
 export const maxLength = 16384;
@@ -9,4 +10,5 @@ export function run(bytes: Uint8Array): void {
   expectSame(bytes, encodeEvidence(evidence), "evidence");
   measureExtraData(new Uint8Array(32), evidence);
   exportEvidence(evidence, null);
+  readReport(bytes);
 }
