@@ -13,7 +13,7 @@ import { AttestError } from "./errors.ts";
 import { encodeLaunchEvent, type LaunchEvent, launchEventDigests, parseLaunchEvent } from "./launch-events.ts";
 
 /** CEL content type of our launch events; named "ironclaw" in text. */
-export const celContentType = 200;
+const celContentType = 200;
 const maxLog = 1 << 20;
 /** A record has 21 items and at least 160 bytes: no log of that size has more. */
 const maxItems = 1 + 21 * Math.floor(maxLog / 160);

@@ -7,7 +7,7 @@ export const loginKinds = ["token", "key"] as const;
 /** The cap ends the launch; its name is "serving" or "refused". */
 export const capKind = "cap" as const;
 /** Measured when they happen, after the cap. */
-export const laterKinds = ["violation", "shim-replaced", "narrowed", "anchor"] as const;
+const laterKinds = ["violation", "shim-replaced", "narrowed", "anchor"] as const;
 
 export const allKinds = [...preUnsealKinds, ...loginKinds, capKind, ...laterKinds] as const;
 
