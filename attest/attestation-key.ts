@@ -33,6 +33,23 @@ export function attestationKeyReasons(ak: TpmPublic): readonly Reason[] {
   return reasons;
 }
 
+/** fixedTPM, fixedParent, sensitiveDataOrigin, userWithAuth, noDA, restricted, sign. */
+const templateAttributes = 0x00050472;
+
+/**
+ * Why a public area is not one of the two attestation keys that the agent makes; empty when it is. For enrolment: other attributes or a policy
+ * would be further keys of the same TPM. Does not establish that a TPM has no further key of this very template: another `unique` makes one.
+ */
+export function attestationTemplateReasons(ak: TpmPublic): readonly Reason[] {
+  const reasons = [...attestationKeyReasons(ak)];
+  const expect = (item: string, expected: string, got: string) => {
+    if (expected !== got) reasons.push(reason("ak-unsuitable", item, expected, got));
+  };
+  expect("ak objectAttributes", hex(templateAttributes, 8), hex(ak.attributes, 8));
+  expect("ak authPolicy", "0 bytes", `${ak.authPolicy.length} bytes`);
+  return reasons;
+}
+
 /** A check that the platform is at. It never rejects. */
 export interface SignatureCheck {
   readonly verified: Promise<boolean>;

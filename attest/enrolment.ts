@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { equalBytes, fromBase64, fromHex, IronclawError, parseJson, toHex, utf8 } from "../policy/index.ts";
-import { attestationKeyReasons } from "./attestation-key.ts";
+import { attestationTemplateReasons } from "./attestation-key.ts";
 import { AttestError } from "./errors.ts";
 import { parseTpmPublic, tpmName } from "./tpm-structures.ts";
 
@@ -35,7 +35,7 @@ export type Enrolment = z.infer<typeof enrolmentSchema>;
 
 /**
  * Reads an enrolment document and checks that it agrees with itself: the AK's Name is that of its public area and the
- * AK is fit to attest. Does not establish that the TPM was asked: the document's keeper did.
+ * AK is one that the agent makes. Does not establish that the TPM was asked: the document's keeper did.
  * @throws AttestError `ERR_ENROLMENT_MALFORMED`
  */
 export function parseEnrolment(bytes: Uint8Array): Enrolment {
@@ -64,7 +64,7 @@ function checkEnrolment(value: unknown): Enrolment {
   const enrolment = parsed.data;
   try {
     const akPublic = fromBase64(enrolment.akPublic, "akPublic");
-    const [unsuitable] = attestationKeyReasons(parseTpmPublic(akPublic));
+    const [unsuitable] = attestationTemplateReasons(parseTpmPublic(akPublic));
     if (unsuitable !== undefined) throw malformed(unsuitable.item, unsuitable.expected, unsuitable.got);
     const computed = tpmName(akPublic);
     if (!equalBytes(computed, fromHex(enrolment.akName))) throw malformed("akName", toHex(computed), enrolment.akName);

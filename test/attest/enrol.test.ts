@@ -82,6 +82,9 @@ describe("an enrolment in two halves", () => {
     ["that could be moved", { attributes: 0x50470 }],
     ["that decrypts", { attributes: 0x70472 }],
     ["without a scheme", { scheme: null }],
+    ["that the agent does not make: with dictionary attack protection", { attributes: 0x50072 }],
+    ["that the agent does not make: with an administrator's policy", { attributes: 0x504f2 }],
+    ["that the agent does not make: with a policy", { authPolicy: new Uint8Array(32) }],
   ])("I9: no credential is made for a key %s", async (_, changes) => {
     const area = encodeTpmPublic({ ...ak, ...changes } as TpmPublic);
     await expect(beginEnrolment("vm-1", endorsement, area)).rejects.toMatchObject({ code: "ERR_ENROLMENT_MALFORMED" });

@@ -5,7 +5,7 @@ import { HANDLE_RANGE, Tpm as Tss } from "node-tpm2-tss";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import {
   AttestError,
-  attestationKeyReasons,
+  attestationTemplateReasons,
   extendPcr,
   makeCredential,
   parseTpmPublic,
@@ -92,12 +92,12 @@ describe("the Tpm of attest over libtss2", () => {
     },
   );
 
-  test("the two attestation keys are fit to attest, and are two keys", async () => {
+  test("I9: the two attestation keys are those that can be enrolled, and are two keys", async () => {
     await using tpm = await openTpm({ tcti: swtpm.tcti });
     await using p256 = await tpm.createAttestationKey();
     await using rsa = await tpm.createAttestationKey("rsa2048");
     const areas = [p256, rsa].map(({ publicArea }) => parseTpmPublic(publicArea));
-    expect(areas.map(attestationKeyReasons)).toEqual([[], []]);
+    expect(areas.map(attestationTemplateReasons)).toEqual([[], []]);
     expect(areas.map(({ kind }) => kind)).toEqual(["ecc", "rsa"]);
   });
 
