@@ -60,6 +60,8 @@ describe("a hostile machine", () => {
     expect((await bench.attest("m1", tpm, { asserted: { violations } })).status).toBe(200);
     const fleet = await bench.ask("GET", "/v1/machines", { token: VIEWER });
     expect([fleet.status, fleet.body[0].violations]).toEqual([200, Number.MAX_SAFE_INTEGER]);
+    const { detail } = (await show()).events.find(({ kind }: { kind: string }) => kind === "violation");
+    expect(detail).toEqual({ count: Number.MAX_SAFE_INTEGER });
     expect((await bench.attest("m1", tpm, { asserted: { violations } })).status).toBe(200);
   });
 
