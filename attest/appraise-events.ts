@@ -3,6 +3,7 @@ import type { AppraisalPolicyDocument } from "./appraisal-policy.ts";
 import type { EventComparison } from "./attestation-result.ts";
 import { contraindicated, type Finding, type ReferenceValues, warning } from "./finding.ts";
 import { capKind, isPreUnseal, type LaunchEvent, loginKinds } from "./launch-events.ts";
+import { listNames } from "./reason.ts";
 import type { VerifiedEvidence } from "./verify.ts";
 
 interface EventAppraisal {
@@ -97,7 +98,7 @@ function capFindings({ claims }: VerifiedEvidence, log: readonly LaunchEvent[]):
   const caps = log.filter((event) => event.kind === capKind).map((event) => event.name);
   const expected = claims.measured.launch === "refused" ? "refused" : "serving";
   if (caps.length === 1 && caps[0] === expected) return [];
-  return [contraindicated("cap", "cap events", expected, caps.join(", ") || "none")];
+  return [contraindicated("cap", "cap events", expected, listNames(caps, ", "))];
 }
 
 /** What the library and its shims did after the launch. */

@@ -9,7 +9,7 @@ import type { AttestationResult, Tier } from "./attestation-result.ts";
 import { type AssuranceClass, assuranceClasses } from "./enrolment.ts";
 import { bounded, contraindicated, type Finding, type ReferenceValues, warning } from "./finding.ts";
 import { notProvenFor } from "./not-proven.ts";
-import type { Reason } from "./reason.ts";
+import { cutText, type Reason } from "./reason.ts";
 import { trustVector } from "./trust-vector.ts";
 import type { VerifiedEvidence } from "./verify.ts";
 
@@ -96,15 +96,19 @@ function appraiseFreshness(
   return [contraindicated("stale", "age of the challenge", `0 to ${maxAgeSeconds} s`, `${age} s`)];
 }
 
+/** The agent's own words, so anything may be in them: what is no code of this form is all one code, and stands before the item. */
+function launchFinding({ code, item, expected, got }: Reason): Finding {
+  if (/^[a-z0-9-]{1,64}$/.test(code)) return contraindicated(`launch-${code}`, item, expected, got);
+  return contraindicated("launch-other", `${cutText(code, 64)}: ${item}`, expected, got);
+}
+
 /** A launch that ended refused is reported as such, with the agent's reasons and the TPM's own answers. */
 function appraiseLaunch({ claims }: VerifiedEvidence): readonly Finding[] {
   const { launch } = claims.measured;
   if (launch === "serving") return [];
   return [
     contraindicated("launch-state", "launch", "serving", launch),
-    ...claims.asserted.reasons.map((found) =>
-      contraindicated(`launch-${found.code}`, found.item, found.expected, found.got),
-    ),
+    ...claims.asserted.reasons.map(launchFinding),
     ...claims.asserted.unseal.map(({ command, rc, text }) =>
       contraindicated("launch-tpm-answer", command, "success", `${rc} ${text}`),
     ),

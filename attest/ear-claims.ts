@@ -4,6 +4,7 @@ import { type AttestationResult, type Tier, tiers } from "./attestation-result.t
 import { launchStates } from "./claims.ts";
 import { assuranceClasses } from "./enrolment.ts";
 import { MAX_EAR, parseEarJson } from "./jws.ts";
+import { cutText } from "./reason.ts";
 import { schemaError } from "./schema-issue.ts";
 import { trustVectorSchema } from "./trust-vector.ts";
 
@@ -88,13 +89,18 @@ export function encodeEarClaims(
           "ironclaw.release": result.release,
           "ironclaw.evidence-sha256": result.evidence,
           "ironclaw.findings": [
-            ...new Set(result.findings.map(({ tier, code }) => `${tier} ${code.slice(0, 200)}`)),
+            ...new Set(result.findings.map(({ tier, code }) => `${tier} ${findingCode(code)}`)),
           ].slice(0, MAX_FINDINGS),
           "ironclaw.not-proven": result.notProven.map(({ code }) => code),
         },
       },
     } satisfies EarClaims),
   );
+}
+
+/** A code of ours is one word. Anything else is not spelled out, so that no result is too long for a token. */
+function findingCode(code: string): string {
+  return /^[\w-]+$/.test(code) ? cutText(code, 200) : "other";
 }
 
 /** @throws AttestError `ERR_EAR_MALFORMED` */

@@ -35,7 +35,7 @@ export type Enrolment = z.infer<typeof enrolmentSchema>;
 
 /**
  * Reads an enrolment document and checks that it agrees with itself: the AK's Name is that of its public area and the
- * AK is fit to attest. Does not establish that the TPM was asked: the document's keeper did.
+ * AK is one that the agent makes. Does not establish that the TPM was asked: the document's keeper did.
  * @throws AttestError `ERR_ENROLMENT_MALFORMED`
  */
 export function parseEnrolment(bytes: Uint8Array): Enrolment {

@@ -1,5 +1,5 @@
 import type { Release } from "../policy/index.ts";
-import type { Reason } from "./reason.ts";
+import { type Reason, reason } from "./reason.ts";
 
 /** A reason and how much it weighs; reasons never weigh "affirming". */
 export interface Finding extends Reason {
@@ -29,9 +29,9 @@ export function bounded(findings: readonly Finding[]): readonly Finding[] {
 }
 
 export function contraindicated(code: string, item: string, expected: string, got: string): Finding {
-  return { tier: "contraindicated", code, item, expected, got };
+  return { tier: "contraindicated", ...reason(code, item, expected, got) };
 }
 
 export function warning(code: string, item: string, expected: string, got: string): Finding {
-  return { tier: "warning", code, item, expected, got };
+  return { tier: "warning", ...reason(code, item, expected, got) };
 }

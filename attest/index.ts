@@ -4,6 +4,7 @@ export * from "./appraise.ts";
 export * from "./appraise-shim.ts";
 export * from "./attestation-key.ts";
 export * from "./attestation-result.ts";
+export { authenticReasons } from "./authentic.ts";
 export * from "./banks.ts";
 export * from "./cel.ts";
 export * from "./claims.ts";

@@ -3,7 +3,7 @@ import type { CelRecord } from "./cel.ts";
 import type { Claims, LaunchStateName, MeasuredClaims } from "./claims.ts";
 import { measureKey, measureToken } from "./claims-codec.ts";
 import type { LaunchEvent, LaunchEventKind } from "./launch-events.ts";
-import { type Reason, reason } from "./reason.ts";
+import { listNames, type Reason, reason } from "./reason.ts";
 
 /** The measured claims that a log supports: an attester takes them from here, so that they cannot differ. */
 export function measuredClaims(launch: LaunchStateName, records: readonly CelRecord[]): MeasuredClaims {
@@ -95,9 +95,7 @@ function launchReasons(launch: LaunchStateName, log: EventsByKind): readonly Rea
   const caps = eventsOf(log, "cap").map((event) => event.name);
   const expected = expectedCaps(launch);
   if (expected === null || expected.includes(caps.join("+"))) return [];
-  return [
-    reason("claim-measured", `launch ${launch}`, `cap ${expected.join(" or ")}`, `cap ${caps.join("+") || "none"}`),
-  ];
+  return [reason("claim-measured", `launch ${launch}`, `cap ${expected.join(" or ")}`, `cap ${listNames(caps, "+")}`)];
 }
 
 /** `null`: the state says nothing about the cap. */

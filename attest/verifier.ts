@@ -24,6 +24,7 @@ export {
   type Tier,
   tiers,
 } from "./attestation-result.ts";
+export { authenticReasons } from "./authentic.ts";
 export { type PcrBank, pcrBanks } from "./banks.ts";
 export { type CelRecord, parseCel, renderCelJsonLines, replayCel } from "./cel.ts";
 export type { Claims } from "./claims.ts";

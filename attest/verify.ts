@@ -9,7 +9,8 @@ import {
   toHex,
 } from "../policy/index.ts";
 import { attestationKeyReasons, verifyAttestationSignature } from "./attestation-key.ts";
-import { bankAlgorithm, type PcrBank, resetValue } from "./banks.ts";
+import { challengeReasons, pcrReasons } from "./authentic.ts";
+import { type PcrBank, resetValue } from "./banks.ts";
 import { type CelRecord, parseCel, replayCel } from "./cel.ts";
 import type { Claims } from "./claims.ts";
 import { parseClaims } from "./claims-codec.ts";
@@ -20,7 +21,6 @@ import {
   type Challenge,
   type Evidence,
   measureEvidence,
-  measureExtraData,
   type PcrSection,
   parseEkCertificates,
   parsePcrs,
@@ -177,17 +177,7 @@ async function signatureReasons(evidence: Evidence, { ak, signature }: Parts): P
 
 function quoteReasons(evidence: Evidence, quote: QuoteAttest | null, challenge: Challenge): readonly Reason[] {
   if (quote === null) return [];
-  const reasons: Reason[] = [];
-  const expected = toHex(measureExtraData(challenge.nonce, evidence));
-  const got = toHex(quote.extraData);
-  if (got !== expected) reasons.push(reason("extra-data", "quote extraData (nonce, claims and logs)", expected, got));
-  const selection = (bank: number, pcrs: readonly number[]) =>
-    `0x${bank.toString(16).padStart(4, "0")}:${pcrs.join(",")}`;
-  const asked = selection(bankAlgorithm(challenge.bank), challenge.pcrs);
-  const quoted = quote.selections.map(({ hash, pcrs }) => selection(hash, pcrs)).join("+");
-  if (asked !== quoted) reasons.push(reason("pcr-selection", "quote pcrSelect", asked, quoted));
-  reasons.push(...signerReasons(evidence, quote));
-  return reasons;
+  return [...challengeReasons(evidence, quote, challenge), ...signerReasons(evidence, quote)];
 }
 
 /** A key under another parent or hierarchy has the same Name and another qualified Name. */
@@ -203,18 +193,7 @@ function signerReasons(evidence: Evidence, quote: QuoteAttest): readonly Reason[
 }
 
 function valueReasons(quote: QuoteAttest | null, pcrs: PcrSection | null, challenge: Challenge): readonly Reason[] {
-  if (pcrs === null) return [];
-  const reasons: Reason[] = [];
-  if (pcrs.bank !== challenge.bank) reasons.push(reason("pcr-section", "pcrs bank", challenge.bank, pcrs.bank));
-  const listed = [...pcrs.values.keys()].join(",");
-  if (listed !== challenge.pcrs.join(","))
-    reasons.push(reason("pcr-section", "pcrs values", challenge.pcrs.join(","), listed));
-  if (quote === null) return reasons;
-  // The digest algorithm is that of the signing scheme, and both schemes that are accepted use SHA-256.
-  const digest = toHex(sha256(concatBytes(...pcrs.values.values())));
-  const signed = toHex(quote.pcrDigest);
-  if (digest !== signed) reasons.push(reason("pcr-digest", "quote pcrDigest", signed, digest));
-  return reasons;
+  return pcrs === null ? [] : pcrReasons(quote, pcrs, challenge);
 }
 
 function replayReasons({ pcrs, firmwareLog, agentLog }: Parts, challenge: Challenge): readonly Reason[] {

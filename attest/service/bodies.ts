@@ -3,8 +3,8 @@ import { IronclawError, parseJson } from "../../policy/index.ts";
 import { Refusal } from "./errors.ts";
 
 export const maxBody = 64 << 10;
-/** Larger than a report may be, so that its own reader says what is wrong with it. */
-export const maxEvidenceBody = 6 << 20;
+/** The largest report that its reader takes. */
+export const maxEvidenceBody = 4 << 20;
 
 /** One JSON text: no field twice, bounded depth and size. @throws Refusal `malformed` */
 export function decodeJsonBody(bytes: Uint8Array): unknown {

@@ -12,6 +12,8 @@ export interface OpenChallenge {
 
 interface Entry extends OpenChallenge {
   readonly peer: string;
+  /** When it ends on the monotonic clock: setting the other back brings no nonce back. */
+  readonly until: number;
 }
 
 export interface ChallengeRules extends Pick<Challenge, "bank" | "pcrs"> {
@@ -25,6 +27,8 @@ export interface ChallengeRules extends Pick<Challenge, "bank" | "pcrs"> {
 
 export interface ChallengeSources {
   now(): Date;
+  /** Milliseconds that never go back. */
+  monotonic(): number;
   random(bytes: number): Uint8Array;
 }
 
@@ -40,7 +44,8 @@ export class ChallengeBook {
   /** By nonce. Insertion is in the order of time, and all live equally long: the first to expire stand first. */
   readonly #open = new Map<string, Entry>();
   readonly #perMachine = new Map<string, number>();
-  readonly #perPeer = new Map<string, number>();
+  /** Each peer's nonces, the oldest first. */
+  readonly #perPeer = new Map<string, Set<string>>();
 
   constructor(rules: ChallengeRules, sources: ChallengeSources) {
     this.#rules = rules;
@@ -52,21 +57,27 @@ export class ChallengeBook {
     return this.#open.size;
   }
 
-  /** @throws Refusal `too-many` for a peer that has as many open as it may, for this machine or in all; or for a full book */
+  /**
+   * Into a full book it goes in place of the oldest challenge of the peer that has most: whoever fills it pays for it himself.
+   * @throws Refusal `too-many` for a peer that has as many open as it may, for this machine or in all
+   */
   issue(machine: string, peer: string): OpenChallenge {
     this.#expire();
     const { bank, pcrs, ttlSeconds, perMachine, perPeer } = this.#rules;
     const pair = pairOf(machine, peer);
-    const full = this.#open.size >= this.#rules.open;
-    if (full || amount(this.#perMachine, pair) >= perMachine || amount(this.#perPeer, peer) >= perPeer)
+    const own = this.#perPeer.get(peer) ?? new Set();
+    if (amount(this.#perMachine, pair) >= perMachine || own.size >= perPeer)
       throw new Refusal("too-many", { hint: "answer a challenge, or wait until one expires" });
+    if (this.#open.size >= this.#rules.open) this.#makeRoom();
     const nonce = this.#sources.random(32);
     const challenged = this.#sources.now();
     const expires = new Date(challenged.getTime() + 1000 * ttlSeconds);
-    const entry = { machine, peer, challenge: { nonce, bank, pcrs }, challenged, expires };
-    this.#open.set(toHex(nonce), entry);
+    const until = this.#sources.monotonic() + 1000 * ttlSeconds;
+    const entry = { machine, peer, challenge: { nonce, bank, pcrs }, challenged, expires, until };
+    const key = toHex(nonce);
+    this.#open.set(key, entry);
     this.#perMachine.set(pair, amount(this.#perMachine, pair) + 1);
-    this.#perPeer.set(peer, amount(this.#perPeer, peer) + 1);
+    this.#perPeer.set(peer, (this.#perPeer.get(peer) ?? new Set()).add(key));
     return entry;
   }
 
@@ -77,13 +88,22 @@ export class ChallengeBook {
     const entry = this.#open.get(key);
     if (entry === undefined) return null;
     this.#remove(key, entry);
-    return entry;
+    // Its own end counts, by either clock: the other may have been set, and this one may have slept.
+    return entry.until > this.#sources.monotonic() && entry.expires > this.#sources.now() ? entry : null;
+  }
+
+  #makeRoom(): void {
+    let most: ReadonlySet<string> = new Set();
+    for (const keys of this.#perPeer.values()) if (keys.size > most.size) most = keys;
+    const [oldest = ""] = most;
+    const entry = this.#open.get(oldest);
+    if (entry !== undefined) this.#remove(oldest, entry);
   }
 
   #expire(): void {
-    const now = this.#sources.now();
+    const now = this.#sources.monotonic();
     for (const [key, entry] of this.#open) {
-      if (entry.expires > now) return;
+      if (entry.until > now) return;
       this.#remove(key, entry);
     }
   }
@@ -91,7 +111,9 @@ export class ChallengeBook {
   #remove(key: string, { machine, peer }: Entry): void {
     this.#open.delete(key);
     lower(this.#perMachine, pairOf(machine, peer));
-    lower(this.#perPeer, peer);
+    const own = this.#perPeer.get(peer);
+    own?.delete(key);
+    if (own?.size === 0) this.#perPeer.delete(peer);
   }
 }
 

@@ -74,6 +74,9 @@ const configSchema = z.strictObject({
   resultSeconds: count(86_400),
   retention: z.strictObject({
     reportsPerMachine: count(100_000),
+    /** Of reports and their verdicts; the last one stays whatever its size. */
+    bytesPerMachine: count(2 ** 40),
+    /** Of the kinds that a stranger or the machine can make many of (`rejected`, `violation`), a tenth of this each, besides. */
     eventsPerMachine: count(100_000),
     days: count(36_500),
   }),
@@ -161,7 +164,7 @@ export const defaultConfig: VerifierConfig = {
   enrolment: { ttlSeconds: 120, open: 64, maxTokenSeconds: 604_800 },
   intervalSeconds: 300,
   resultSeconds: 600,
-  retention: { reportsPerMachine: 200, eventsPerMachine: 1000, days: 90 },
+  retention: { reportsPerMachine: 200, bytesPerMachine: 256 << 20, eventsPerMachine: 1000, days: 90 },
   limits: {
     perPeer: { perMinute: 1200, burst: 240 },
     peers: 10_000,

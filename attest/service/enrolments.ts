@@ -26,6 +26,8 @@ export interface EnrolmentSources {
   readonly metrics: Metrics;
   readonly anchors: () => readonly TrustAnchor[];
   now(): Date;
+  /** Milliseconds that never go back. */
+  monotonic(): number;
   random(bytes: number): Uint8Array;
 }
 
@@ -48,6 +50,8 @@ export interface Begun {
 export interface OpenEnrolment {
   readonly pending: PendingEnrolment;
   readonly expires: Date;
+  /** When it ends on the monotonic clock. */
+  readonly until: number;
 }
 
 /**
@@ -82,7 +86,7 @@ export class Enrolments {
    */
   async begin(order: BeginOrder): Promise<Begun> {
     const now = this.#sources.now();
-    this.#expire(now);
+    this.#expire();
     // First, so that a full house costs nobody his token.
     if (this.#open.size >= this.#rules.open) throw this.#refused("too-many");
     const name = await this.#sources.store.takeToken(digestOf(order.token), now.toISOString());
@@ -90,7 +94,8 @@ export class Enrolments {
     const pending = await this.#begin(order, now);
     const id = base64url(this.#sources.random(32));
     const expires = new Date(now.getTime() + 1000 * this.#rules.ttlSeconds);
-    this.#open.set(id, { pending, expires });
+    const until = this.#sources.monotonic() + 1000 * this.#rules.ttlSeconds;
+    this.#open.set(id, { pending, expires, until });
     this.#sources.metrics.enrolment("begun");
     return { id, ...pending.credential, expires };
   }
@@ -107,11 +112,14 @@ export class Enrolments {
 
   /** Ends an enrolment for whoever answers it next. @throws Refusal `enrolment-over` */
   take(id: string): OpenEnrolment {
-    this.#expire(this.#sources.now());
+    this.#expire();
     const open = this.#open.get(id);
     this.#open.delete(id);
     if (open === undefined) throw this.#refused("enrolment-over");
-    return open;
+    // Its own end counts, by either clock: the other may have been set, and this one may have slept.
+    if (open.until > this.#sources.monotonic() && open.expires > this.#sources.now()) return open;
+    open.pending.secret.fill(0);
+    throw this.#refused("enrolment-over");
   }
 
   /**
@@ -159,9 +167,10 @@ export class Enrolments {
     return new Refusal(code, cause === undefined ? {} : { message: cause.message });
   }
 
-  #expire(now: Date): void {
-    for (const [id, { pending, expires }] of this.#open) {
-      if (expires > now) return;
+  #expire(): void {
+    const now = this.#sources.monotonic();
+    for (const [id, { pending, until }] of this.#open) {
+      if (until > now) return;
       pending.secret.fill(0);
       this.#open.delete(id);
     }

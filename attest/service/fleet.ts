@@ -1,10 +1,10 @@
-import { generateKeyPairSync } from "node:crypto";
 import { performance } from "node:perf_hooks";
-import { type SigningKey, toBase64, toHex } from "../../policy/index.ts";
-import { type AttestationResult, type Enrolment, encodeTpmPublic, signEar, tpmName } from "../index.ts";
+import type { SigningKey } from "../../policy/index.ts";
+import { type AttestationResult, type Continuity, type Reason, signEar } from "../index.ts";
 import type { OpenChallenge } from "./challenges.ts";
-import { Refusal, ServiceError } from "./errors.ts";
-import { afterReport, afterSilence, type FlagName, type MachineEvent, type Outcome } from "./machine-state.ts";
+import { Refusal } from "./errors.ts";
+import { Judging } from "./judging.ts";
+import { afterReport, afterSilence, type FlagName, type Outcome, type Verified } from "./machine-state.ts";
 import type { Metrics } from "./metrics.ts";
 import type { JudgePool } from "./pool.ts";
 import type { MachineRecord, StoredReport, VerifierStore } from "./store.ts";
@@ -13,7 +13,7 @@ import { Turns } from "./turns.ts";
 export interface FleetRules {
   readonly intervalSeconds: number;
   readonly resultSeconds: number;
-  readonly retention: { readonly reportsPerMachine: number; readonly eventsPerMachine: number; readonly days: number };
+  readonly retention: { readonly days: number };
 }
 
 export interface FleetSources {
@@ -29,8 +29,12 @@ export interface Judged {
   readonly ear: string;
 }
 
+type Evaluated = Extract<Outcome, { kind: "refused" }> | (Verified & { readonly ear: string });
+
 /** Reports of one machine that may wait for each other. */
 const waitingPerMachine = 8;
+/** Codes that a stored report's row has. */
+const maxCodes = 64;
 /** How often a report is judged anew because an operator changed its machine meanwhile. */
 const maxAttempts = 3;
 const pruneSeconds = 3600;
@@ -39,66 +43,79 @@ const pruneSeconds = 3600;
 export class Fleet {
   readonly #rules: FleetRules;
   readonly #sources: FleetSources;
+  readonly #judging: Judging;
   readonly #turns = new Turns(waitingPerMachine);
-  /** Reports in a machine's name that its key did not sign, since the last sweep. */
-  readonly #rejected = new Map<string, { count: number; code: string }>();
+  /** Reports in a machine's name that its key did not sign, since the last sweep; by the enrolment's id. */
+  readonly #rejected = new Map<number, { count: number; code: string }>();
   #prunedAt = Number.NEGATIVE_INFINITY;
-  /** Evidence in an unknown name is judged against this one, so that it is refused as slowly as any other. */
-  readonly #nobody = enrolmentOfNobody();
 
   constructor(rules: FleetRules, sources: FleetSources) {
     this.#rules = rules;
     this.#sources = sources;
+    this.#judging = new Judging(sources.pool);
   }
 
   /**
-   * Judges a report that answers this challenge. Reports of one machine are judged one after the other; the verdict is on the disk before it
-   * is given out.
-   * @throws Refusal `evidence-refused` with all reasons, `busy`, `not-judged`
+   * Judges a report that answers this challenge. What is not the machine's own is refused before it takes a turn or a place in the queue. The
+   * machine's own are judged one after the other; the verdict is signed and on the disk before it is given out.
+   * @param forViewer whether the caller may know every reason: then a report that is not the machine's own is read whole, in a viewer's turn
+   * @throws Refusal `evidence-refused` with its reasons, `busy`, `not-judged`
    */
-  async receive(open: OpenChallenge, evidence: Uint8Array): Promise<Judged> {
+  async receive(open: OpenChallenge, evidence: Uint8Array, forViewer: boolean): Promise<Judged> {
     const started = performance.now();
+    const told = (outcome: Outcome) => this.#sources.metrics.evaluation(outcome, (performance.now() - started) / 1000);
+    const foreign = await this.#foreign(open, evidence);
+    if (foreign.length > 0) {
+      told({ kind: "refused", reasons: foreign, authentic: false });
+      throw refusedFor(forViewer ? await this.#allReasons(open, evidence, foreign) : foreign);
+    }
     const turn = this.#turns.take(open.machine, () => this.#evaluate(open, evidence));
     if (turn === null) throw new Refusal("busy");
     const outcome = await turn;
-    this.#sources.metrics.evaluation(outcome, (performance.now() - started) / 1000);
-    if (outcome.kind === "refused") throw new Refusal("evidence-refused", { reasons: outcome.reasons });
-    const { key, now } = this.#sources;
-    const options = { key, now: now(), ttlSeconds: this.#rules.resultSeconds, nonce: open.challenge.nonce };
-    return { result: outcome.result, ear: await signEar(outcome.result, options) };
+    told(outcome);
+    if (outcome.kind === "refused") throw refusedFor(outcome.reasons);
+    return { result: outcome.result, ear: outcome.ear };
   }
 
-  async #evaluate(open: OpenChallenge, evidence: Uint8Array): Promise<Outcome> {
+  /** Why the report is not the machine's own, which is counted then. */
+  async #foreign(open: OpenChallenge, evidence: Uint8Array): Promise<readonly Reason[]> {
+    const machine = await this.#sources.store.machine(open.machine);
+    const reasons = await this.#judging.foreign(machine, open, evidence);
+    if (machine !== null && reasons[0] !== undefined) this.#reject(machine.id, reasons[0].code);
+    return reasons;
+  }
+
+  /** Of a report that is refused already. Where it cannot be read whole, what is known of it has to do. */
+  async #allReasons(open: OpenChallenge, evidence: Uint8Array, known: readonly Reason[]): Promise<readonly Reason[]> {
+    const machine = await this.#sources.store.machine(open.machine);
+    const { now } = this.#sources;
+    try {
+      const outcome = await this.#judging.forViewers(() => this.#judging.fresh(machine, open, evidence, now()));
+      return outcome.kind === "refused" ? outcome.reasons : known;
+    } catch (error) {
+      if (error instanceof Refusal) return known;
+      throw error;
+    }
+  }
+
+  async #evaluate(open: OpenChallenge, evidence: Uint8Array): Promise<Evaluated> {
     for (let attempt = 0; attempt < maxAttempts; attempt++) {
       const machine = await this.#sources.store.machine(open.machine);
       const now = this.#sources.now();
-      const outcome = await this.#judge(machine, open, evidence, now);
-      if (outcome.kind === "refused" && !outcome.authentic) {
-        if (machine !== null) this.#reject(machine.name, outcome.reasons[0]?.code ?? "none");
-        return outcome;
-      }
+      const outcome = await this.#judging.fresh(machine, open, evidence, now);
+      if (outcome.kind === "refused" && !outcome.authentic) return outcome; // the name is another's since
       if (machine === null) throw new TypeError("nobody's key signed a report");
-      if (await this.#record(machine, open, evidence, outcome, now)) return outcome;
+      // First: a verdict that is on the disk has to be one that can be given out.
+      const evaluated = outcome.kind === "judged" ? await this.#sign(open, outcome) : outcome;
+      if (await this.#record(machine, open, evidence, outcome, now)) return evaluated;
     }
     throw new Refusal("busy");
   }
 
-  async #judge(machine: MachineRecord | null, open: OpenChallenge, evidence: Uint8Array, now: Date): Promise<Outcome> {
-    const { challenge, challenged } = open;
-    const enrolment = machine?.enrolment ?? { ...this.#nobody, name: open.machine };
-    const previous = machine?.view.continuity ?? null;
-    return this.#inPool({ evidence, challenge, challenged, now, enrolment, previous });
-  }
-
-  async #inPool(order: Parameters<JudgePool["judge"]>[0]): Promise<Outcome> {
-    try {
-      return await this.#sources.pool.judge(order);
-    } catch (error) {
-      if (!(error instanceof ServiceError)) throw error;
-      const code =
-        error.code === "ERR_WORKER_BUSY" ? "busy" : error.code === "ERR_WORKER_CLOSED" ? "closing" : "not-judged";
-      throw new Refusal(code, { message: error.message });
-    }
+  async #sign({ challenge }: OpenChallenge, outcome: Verified): Promise<Evaluated> {
+    const { key, now } = this.#sources;
+    const options = { key, now: now(), ttlSeconds: this.#rules.resultSeconds, nonce: challenge.nonce };
+    return { ...outcome, ear: await signEar(outcome.result, options) };
   }
 
   /** @param now when it was judged, so that it is judged again as of the same time */
@@ -118,7 +135,7 @@ export class Fleet {
       ...{ at, evidence, challenge, challenged: challenged.toISOString(), previous: machine.view.continuity },
       ...{ result: judged, reasons },
       tier: judged === null ? ("refused" as const) : judged.tier,
-      codes: [...new Set([...(judged?.findings ?? []), ...reasons].map(({ code }) => code))],
+      codes: [...new Set([...(judged?.findings ?? []), ...reasons].map(({ code }) => code))].slice(0, maxCodes),
     };
     return this.#change(machine, { ...transition, report });
   }
@@ -135,10 +152,8 @@ export class Fleet {
    */
   async judgeAgain(name: string, id: number): Promise<AttestationResult> {
     const { machine, report } = await this.#stored(name, id);
-    const { evidence, challenge, previous } = report;
-    const times = { challenged: new Date(report.challenged), now: new Date(report.at) };
-    const outcome = await this.#inPool({ evidence, challenge, ...times, enrolment: machine.enrolment, previous });
-    if (outcome.kind === "refused") throw new Refusal("evidence-refused", { reasons: outcome.reasons });
+    const outcome = await this.#judging.forViewers(() => this.#judging.stored(machine, report, report.previous));
+    if (outcome.kind === "refused") throw refusedFor(outcome.reasons);
     return outcome.result;
   }
 
@@ -153,16 +168,22 @@ export class Fleet {
         events: [{ at, kind: "continuity-reset", detail: {} }],
       }));
     }
-    const { machine, report } = await this.#stored(name, accept);
-    const { evidence, challenge } = report;
-    const times = { challenged: new Date(report.challenged), now: new Date(report.at) };
-    const outcome = await this.#inPool({ evidence, challenge, ...times, enrolment: machine.enrolment, previous: null });
-    if (outcome.kind === "refused") throw new Refusal("evidence-refused", { reasons: outcome.reasons });
-    const { continuity } = outcome;
-    return this.#update(name, ({ view }, at) => ({
-      view: { ...view, continuity },
-      events: [{ at, kind: "continuity-accepted", detail: { report: accept } }],
-    }));
+    for (let attempt = 0; attempt < maxAttempts; attempt++) {
+      const { machine, report } = await this.#stored(name, accept);
+      const continuity = await this.#continuityOf(machine, report);
+      const at = this.#sources.now().toISOString();
+      const events = [{ at, kind: "continuity-accepted", detail: { report: accept } }] as const;
+      // Only of the machine that was read before judging: another may have the name by now.
+      if (await this.#change(machine, { view: { ...machine.view, continuity }, events })) return;
+    }
+    throw new Refusal("busy");
+  }
+
+  /** What a stored report leaves to compare with. A launch that did not serve says nothing of the audit log: the head that was kept stays. */
+  async #continuityOf(machine: MachineRecord, report: StoredReport): Promise<Continuity> {
+    const outcome = await this.#judging.stored(machine, report, null);
+    if (outcome.kind === "refused") throw refusedFor(outcome.reasons);
+    return { ...outcome.continuity, audit: outcome.continuity.audit ?? machine.view.continuity?.audit ?? null };
   }
 
   /** @throws Refusal `not-found` */
@@ -184,9 +205,12 @@ export class Fleet {
     name: string,
     step: (machine: MachineRecord, at: string) => Parameters<VerifierStore["change"]>[1],
   ): Promise<void> {
+    let id: number | null = null;
     for (;;) {
       const machine = await this.#sources.store.machine(name);
-      if (machine === null) throw new Refusal("not-found");
+      // Another machine may have the name by now, and nobody meant that one.
+      if (machine === null || (id !== null && machine.id !== id)) throw new Refusal("not-found");
+      id = machine.id;
       if (await this.#change(machine, step(machine, this.#sources.now().toISOString()))) return;
     }
   }
@@ -203,7 +227,9 @@ export class Fleet {
     const { store, now } = this.#sources;
     const rejected = [...this.#rejected];
     this.#rejected.clear();
-    for (const [name, detail] of rejected) await this.#noteRejected(name, detail);
+    const at = now().toISOString();
+    for (const [machine, note] of rejected)
+      if (await store.noteRejected(machine, { at, ...note })) this.#sources.metrics.event("rejected");
     const { intervalSeconds, retention } = this.#rules;
     for (const machine of await store.quietSince(new Date(now().getTime() - 1000 * intervalSeconds).toISOString())) {
       const silence = afterSilence(machine.view, now(), intervalSeconds);
@@ -214,29 +240,12 @@ export class Fleet {
     await store.prune(new Date(this.#prunedAt - 86_400_000 * retention.days).toISOString());
   }
 
-  async #noteRejected(name: string, detail: MachineEvent["detail"]): Promise<void> {
-    try {
-      await this.#update(name, ({ view }, at) => ({ view, events: [{ at, kind: "rejected", detail }] }));
-    } catch (error) {
-      if (!(error instanceof Refusal)) throw error; // retired meanwhile
-    }
-  }
-
-  #reject(name: string, code: string): void {
-    const count = (this.#rejected.get(name)?.count ?? 0) + 1;
-    this.#rejected.set(name, { count, code });
+  #reject(machine: number, code: string): void {
+    const count = (this.#rejected.get(machine)?.count ?? 0) + 1;
+    this.#rejected.set(machine, { count, code });
   }
 }
 
-/** A key that was thrown away the moment it was made. */
-function enrolmentOfNobody(): Enrolment {
-  const { x = "", y = "" } = generateKeyPairSync("ec", { namedCurve: "P-256" }).publicKey.export({ format: "jwk" });
-  const coordinate = (text: string) => Uint8Array.fromBase64(text, { alphabet: "base64url" });
-  const akPublic = encodeTpmPublic({
-    ...{ kind: "ecc", nameAlg: 0x000b, attributes: 0x50472, authPolicy: new Uint8Array(), symmetric: null, curve: 3 },
-    ...{ scheme: { scheme: 0x0018, hash: 0x000b }, x: coordinate(x), y: coordinate(y) },
-  });
-  const akName = toHex(tpmName(akPublic));
-  const names = { name: "nobody", ekName: akName, akPublic: toBase64(akPublic), akName };
-  return { version: 1, ...names, assurance: "software-tpm", ekCertificateSha256: null };
+function refusedFor(reasons: readonly Reason[]): Refusal {
+  return new Refusal("evidence-refused", { reasons });
 }

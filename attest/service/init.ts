@@ -1,5 +1,5 @@
 import { createHash, randomBytes } from "node:crypto";
-import { copyFile, mkdir, open } from "node:fs/promises";
+import { constants, copyFile, mkdir, open } from "node:fs/promises";
 import { join } from "node:path";
 import type { SigningKey } from "../../policy/index.ts";
 import { defaultAppraisalPolicy, earKeyId, encodeAppraisalPolicy } from "../index.ts";
@@ -66,7 +66,7 @@ export function writeTokenFile(path: string, token: string): Promise<void> {
 
 async function copyIn(from: string | null, folder: string, name: string): Promise<string | null> {
   if (from === null) return null;
-  await guarded(from, () => copyFile(from, join(folder, name)));
+  await guarded(`${from} to ${join(folder, name)}`, () => copyFile(from, join(folder, name), constants.COPYFILE_EXCL));
   return name;
 }
 

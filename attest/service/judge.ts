@@ -2,9 +2,11 @@ import { IronclawError, sha256Hex, toHex, utf8 } from "../../policy/index.ts";
 import {
   type AppraisalPolicy,
   appraise,
+  authenticReasons,
   type Challenge,
   type Continuity,
   type Enrolment,
+  type Evidence,
   EvidenceRefused,
   parseEvidence,
   type Reason,
@@ -32,12 +34,13 @@ export interface JudgeOrder {
 }
 
 /**
- * Verifies and appraises one report. Pure, and the only code of the service that looks inside evidence.
+ * Verifies and appraises one report. Pure, and the only code of the service that reads logs and claims.
  * @throws what is no verdict on the evidence: a fault of ours
  */
 export async function judge(order: JudgeOrder, { references, policy }: Judgement): Promise<Outcome> {
+  let evidence: Evidence | null = null;
   try {
-    const evidence = parseEvidence(order.evidence);
+    evidence = parseEvidence(order.evidence);
     const verified = await verifyEvidence(evidence, order.challenge, order.enrolment, order.previous);
     const times = { now: order.now, challenged: order.challenged };
     return {
@@ -50,19 +53,28 @@ export async function judge(order: JudgeOrder, { references, policy }: Judgement
   } catch (error) {
     if (!(error instanceof IronclawError)) throw error;
     const reasons = error instanceof EvidenceRefused ? error.reasons : [reasonFrom(error, error.message)];
-    return { kind: "refused", reasons, authentic: error instanceof EvidenceRefused && isAuthentic(reasons) };
+    return { kind: "refused", reasons, authentic: evidence !== null && (await isAuthentic(evidence, order)) };
   }
 }
 
-/** Reasons that leave open who made the report: another key, no signature, or one over another nonce or other sections. */
-const unauthentic: ReadonlySet<string> = new Set(["ak-not-enrolled", "ak-unsuitable", "signature", "extra-data"]);
+async function isAuthentic(evidence: Evidence, { challenge, enrolment }: JudgeOrder): Promise<boolean> {
+  return (await authenticReasons(evidence, challenge, enrolment)).length === 0;
+}
 
 /**
- * Whether the enrolled key signed this report over its nonce, so that the refusal says something about the machine. A quote or key
- * that does not parse gives no such reason, and is nobody's.
+ * Why a report is not the enrolled key's for this challenge; empty when it is. Reads the envelope, the quote and the registers, which are small,
+ * and hashes the rest: cheap enough to be done where the requests are answered.
  */
-function isAuthentic(reasons: readonly Reason[]): boolean {
-  return reasons.every(({ code, item }) => !unauthentic.has(code) && !/^(?:quote|ak|signature):/.test(item));
+export async function unauthenticReasons(
+  bytes: Uint8Array,
+  { challenge, enrolment }: Pick<JudgeOrder, "challenge" | "enrolment">,
+): Promise<readonly Reason[]> {
+  try {
+    return await authenticReasons(parseEvidence(bytes), challenge, enrolment);
+  } catch (error) {
+    if (!(error instanceof IronclawError)) throw error;
+    return [reasonFrom(error, error.message)];
+  }
 }
 
 function fingerprintOf({ claims }: VerifiedEvidence): Fingerprint {
@@ -76,6 +88,7 @@ function fingerprintOf({ claims }: VerifiedEvidence): Fingerprint {
   };
 }
 
+/** Each count may be as large as a number can be exact. */
 function sum(counts: Iterable<number>): number {
-  return [...counts].reduce((total, count) => total + count, 0);
+  return [...counts].reduce((total, count) => Math.min(total + count, Number.MAX_SAFE_INTEGER), 0);
 }

@@ -27,7 +27,7 @@ export class PeerLimits {
   }
 }
 
-/** Who connects: an IPv4 address, the /64 network of an IPv6 one (a host has all of it), or `unix`. */
+/** Who connects: an IPv4 address, the /56 network of an IPv6 one (a customer has all of it), or `unix`. */
 export function peerOf(address: string | undefined): string {
   if (address === undefined || address === "") return "unix";
   const mapped = /^::ffff:(\d+\.\d+\.\d+\.\d+)$/i.exec(address);
@@ -37,5 +37,7 @@ export function peerOf(address: string | undefined): string {
   const groups = head === "" ? [] : head.split(":");
   const behind = tail === "" ? [] : tail.split(":");
   const zeros = address.includes("::") ? Math.max(0, 8 - groups.length - behind.length) : 0;
-  return `${[...groups, ...new Array<string>(zeros).fill("0"), ...behind].slice(0, 4).join(":")}::/64`;
+  const all = [...groups, ...new Array<string>(zeros).fill("0"), ...behind];
+  const fourth = (Number.parseInt(all[3] ?? "0", 16) & 0xff00).toString(16);
+  return `${[...all.slice(0, 3), fourth].join(":")}::/56`;
 }

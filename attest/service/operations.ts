@@ -147,7 +147,7 @@ export const operations = {
     refusals: [],
   },
   readMetrics: {
-    ...{ method: "GET", path: "/metrics", role: "none", params: nothing, body: null },
+    ...{ method: "GET", path: "/metrics", role: "viewer", params: nothing, body: null },
     does: "Prometheus metrics.",
     answer: { status: 200, schema: "text/plain" },
     refusals: [],

@@ -11,6 +11,8 @@ export interface PoolOptions {
   readonly judgeSeconds: number;
   /** Told of each worker that was replaced. */
   readonly failed?: (kind: "timeout" | "crash") => void;
+  /** Calls back when that time is over, unless what it returns was called before. Default: the system's timer. */
+  readonly after?: (seconds: number, over: () => void) => () => void;
   /** The worker's file; tests put in one that crashes or hangs. */
   readonly program?: URL;
 }
@@ -25,7 +27,7 @@ interface Job {
 interface Seat {
   readonly worker: Worker;
   job: Job | null;
-  timer: NodeJS.Timeout | null;
+  cancel: (() => void) | null;
 }
 
 const restSeconds = 1;
@@ -38,6 +40,7 @@ export class JudgePool {
   readonly #options: PoolOptions;
   readonly #seats = new Set<Seat>();
   readonly #waiting: Job[] = [];
+  readonly #after: Exclude<PoolOptions["after"], undefined>;
   #judgement: Judgement;
   #closed: (() => void) | null = null;
   #next = 1;
@@ -45,6 +48,7 @@ export class JudgePool {
   constructor(judgement: Judgement, options: PoolOptions) {
     this.#judgement = judgement;
     this.#options = options;
+    this.#after = options.after ?? systemTimer;
     for (let at = 0; at < options.workers; at++) this.#seat();
   }
 
@@ -96,7 +100,7 @@ export class JudgePool {
     const program = this.#options.program ?? new URL("./worker.ts", import.meta.url);
     // A bound of its own: evidence that makes a parser hoard memory ends this thread, not the service.
     const worker = new Worker(program, { resourceLimits: { maxOldGenerationSizeMb: 256 }, stdin: false, env: {} });
-    const seat: Seat = { worker, job: null, timer: null };
+    const seat: Seat = { worker, job: null, cancel: null };
     worker.unref();
     worker.on("message", (message: FromWorker) => this.#receive(seat, message));
     worker.on("error", () => this.#replace(seat, "crash"));
@@ -111,7 +115,7 @@ export class JudgePool {
       const job = this.#waiting.shift();
       if (job === undefined) break;
       seat.job = job;
-      seat.timer = setTimeout(() => this.#replace(seat, "timeout"), 1000 * this.#options.judgeSeconds);
+      seat.cancel = this.#after(this.#options.judgeSeconds, () => this.#replace(seat, "timeout"));
       send(seat.worker, { kind: "order", id: this.#next++, order: job.order });
     }
     if (this.depth === 0) this.#closed?.();
@@ -144,12 +148,17 @@ export class JudgePool {
   }
 
   #settle(seat: Seat): Job | null {
-    const { job, timer } = seat;
-    if (timer !== null) clearTimeout(timer);
+    const { job } = seat;
+    seat.cancel?.();
     seat.job = null;
-    seat.timer = null;
+    seat.cancel = null;
     return job;
   }
+}
+
+function systemTimer(seconds: number, over: () => void): () => void {
+  const timer = setTimeout(over, 1000 * seconds);
+  return () => clearTimeout(timer);
 }
 
 function send(worker: Worker, message: ToWorker): void {

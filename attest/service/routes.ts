@@ -29,17 +29,32 @@ function routeOf(options: RouteSources, id: OperationId, operation: Operation): 
   return {
     method: operation.method,
     url: operation.path.replaceAll(/\{(\w+)\}/g, ":$1"),
-    onRequest: async (request) => {
+    onRequest: async (request, reply) => {
       const visit = begun(request);
       visit.operation = id;
       visit.spent = spendFor(options.parts, id, request);
       visit.principal = principalOf(options.roles, request);
       requireRole(visit.principal, operation);
+      if (operation.body === "evidence") visit.release = slotFor(options.parts, visit.peer, reply);
     },
     bodyLimit: operation.body === "evidence" ? maxEvidenceBody : maxBody,
     handler: (request, reply) => serve(options, id, operation, request, reply),
   };
 }
+
+/** Before the body is read. Held until the report is judged; or given up, where its body never came. @throws Refusal `busy` */
+function slotFor({ slots }: Parts, peer: string, reply: FastifyReply): () => void {
+  const release = slots.take(peer);
+  if (release === null) throw new Refusal("busy");
+  const unlessServed = () => {
+    if (!served.has(reply)) release();
+  };
+  reply.raw.once("finish", unlessServed).once("close", unlessServed);
+  return release;
+}
+
+/** Requests that came as far as their handler: they give back what they hold themselves, also when nobody waits for the answer any more. */
+const served = new WeakSet<FastifyReply>();
 
 /** Every route's hooks run behind the one that begins the visit. */
 function begun(request: FastifyRequest): Visit {
@@ -91,6 +106,15 @@ async function serve(
   request: FastifyRequest,
   reply: FastifyReply,
 ): Promise<unknown> {
+  served.add(reply);
+  try {
+    return answerTo(operation, await act(parts, id, operation, request), reply);
+  } finally {
+    begun(request).release();
+  }
+}
+
+function act(parts: Parts, id: OperationId, operation: Operation, request: FastifyRequest): Promise<unknown> {
   const { principal, peer, spent } = begun(request);
   const call = {
     principal,
@@ -99,9 +123,11 @@ async function serve(
     params: checkRequest(operation.params, request.params),
     body: bodyOf(operation, request),
   };
-  const act = handlers[id] as (parts: Parts, call: Call<OperationId>) => Promise<unknown>; // the call was checked against this operation's schemas
-  const answer = await act(parts, call as Call<OperationId>);
-  const { status, schema } = operation.answer;
+  const handler = handlers[id] as (parts: Parts, call: Call<OperationId>) => Promise<unknown>; // the call was checked against this operation's schemas
+  return handler(parts, call as Call<OperationId>);
+}
+
+function answerTo({ answer: { status, schema } }: Operation, answer: unknown, reply: FastifyReply): FastifyReply {
   if (answer instanceof Raw)
     return reply.code(status).type(answer.type).headers(answer.headers).send(Buffer.from(answer.bytes));
   if (answer instanceof Failing) return reply.code(503).send(answer.body);

@@ -1,6 +1,4 @@
 import { randomBytes } from "node:crypto";
-import { rm } from "node:fs/promises";
-import type { AddressInfo } from "node:net";
 import { resolve } from "node:path";
 import type { FastifyInstance } from "fastify";
 import type { SigningKey } from "../../policy/index.ts";
@@ -10,12 +8,13 @@ import { ChallengeBook } from "./challenges.ts";
 import { checkConfig, type VerifierConfig } from "./config.ts";
 import { publicJwk, readBounded, readTrustDocuments, type TrustDocuments } from "./documents.ts";
 import { Enrolments } from "./enrolments.ts";
-import { ServiceError } from "./errors.ts";
 import { Fleet } from "./fleet.ts";
+import { listen } from "./listen.ts";
 import { Metrics } from "./metrics.ts";
 import { openApiDocument } from "./openapi.ts";
 import { loadPage, type Page } from "./page.ts";
 import { JudgePool } from "./pool.ts";
+import { Slots } from "./slots.ts";
 import { openSqliteStore } from "./sqlite-store.ts";
 import type { VerifierStore } from "./store.ts";
 
@@ -27,6 +26,8 @@ export interface ServiceDependencies {
   readonly log: { write(line: string): void } | null;
   /** Default: the system's clock. */
   now?(): Date;
+  /** Milliseconds that never go back, for what lives a short time in memory. Default: the process's own. */
+  monotonic?(): number;
   /** Default: the system's generator. */
   random?(bytes: number): Uint8Array;
   /** Default: SQLite at `config.store`. */
@@ -43,7 +44,7 @@ export interface Service {
   /** Resolves with the address that was opened. @throws ServiceError `ERR_SERVICE_LISTEN` */
   listen(): Promise<string>;
   /**
-   * Reads policy, releases and anchors again. What does not verify changes nothing: then the old ones stay in force.
+   * Reads policy, releases and anchors again, after the reload before it. What does not verify changes nothing: then the old ones stay in force.
    * @throws IronclawError why not
    */
   reload(): Promise<TrustDocuments>;
@@ -63,6 +64,7 @@ export async function openVerifierService(config: VerifierConfig, given: Service
   checkConfig(config);
   const at = (path: string) => resolve(given.folder, path);
   const { now = () => new Date(), random = (bytes: number) => new Uint8Array(randomBytes(bytes)) } = given;
+  const { monotonic = () => performance.now() } = given;
   const key = await given.loadKey(at(config.signingKey));
   const kid = earKeyId(key.spkiPem);
   let documents = await readTrustDocuments(config, at);
@@ -81,12 +83,13 @@ export async function openVerifierService(config: VerifierConfig, given: Service
     failed: (kind) => metrics.workerFailed(kind),
     ...(given.workerProgram === undefined ? {} : { program: given.workerProgram }),
   });
-  const sources = { store, metrics, now, random };
+  const sources = { store, metrics, now, monotonic, random };
   const challenges = new ChallengeBook(config.challenge, sources);
   const enrolments = new Enrolments(config.enrolment, { ...sources, anchors: () => documents.endorsementAnchors });
   const fleet = new Fleet(config, { ...sources, pool, key });
   const keys = { keys: [publicJwk(key, kid)] };
-  const parts = { store, challenges, enrolments, fleet, pool, metrics, keys, openApi: openApiDocument() };
+  const slots = new Slots(config.limits.queue + config.limits.workers);
+  const parts = { store, challenges, enrolments, fleet, pool, slots, metrics, keys, openApi: openApiDocument() };
   const app = createApp({ parts, roles: config.roles, limits: config.limits, tls, page, log: given.log, now });
 
   let timer: NodeJS.Timeout | null = null;
@@ -98,23 +101,26 @@ export async function openVerifierService(config: VerifierConfig, given: Service
       timer = sweepEvery(app, () => fleet.sweep());
       return address;
     },
-    reload: async () => {
-      try {
-        documents = await readTrustDocuments(config, at);
-      } catch (error) {
-        metrics.reload("kept");
-        throw error;
-      }
-      pool.replaceJudgement(judgementOf(documents));
-      metrics.reload("done");
-      return documents;
-    },
+    // Of two, the documents of the later one are in force behind them.
+    reload: oneAtATime(reload),
     sweep: () => fleet.sweep(),
     close: () => {
       closing ??= stop();
       return closing;
     },
   };
+
+  async function reload(): Promise<TrustDocuments> {
+    try {
+      documents = await readTrustDocuments(config, at);
+    } catch (error) {
+      metrics.reload("kept");
+      throw error;
+    }
+    pool.replaceJudgement(judgementOf(documents));
+    metrics.reload("done");
+    return documents;
+  }
 
   async function stop(): Promise<void> {
     if (timer !== null) clearInterval(timer);
@@ -128,6 +134,16 @@ export async function openVerifierService(config: VerifierConfig, given: Service
     clearTimeout(limit);
     await store.close();
   }
+}
+
+/** Calls follow each other in their order, whatever becomes of each. */
+function oneAtATime<T>(act: () => Promise<T>): () => Promise<T> {
+  let last: Promise<unknown> = Promise.resolve();
+  return () => {
+    const turn = last.then(act);
+    last = turn.catch(() => undefined);
+    return turn;
+  };
 }
 
 function judgementOf({ policy, releases }: TrustDocuments) {
@@ -154,25 +170,4 @@ function sweepEvery(app: FastifyInstance, sweep: () => Promise<void>): NodeJS.Ti
     );
     running = false;
   }, 1000 * sweepSeconds);
-}
-
-async function listen(
-  app: FastifyInstance,
-  to: VerifierConfig["listen"],
-  at: (path: string) => string,
-): Promise<string> {
-  try {
-    if ("unix" in to) {
-      await rm(at(to.unix), { force: true });
-      await app.listen({ path: at(to.unix) });
-      return `unix:${at(to.unix)}`;
-    }
-    await app.listen({ host: to.host, port: to.port });
-  } catch (cause) {
-    const code = cause instanceof Error && "code" in cause ? String(cause.code) : "a failure";
-    const expected = "unix" in to ? "a new socket" : `${to.host} port ${to.port} to listen at`;
-    throw new ServiceError("ERR_SERVICE_LISTEN", "listen", { expected, got: code, cause });
-  }
-  const { address, port, family } = app.server.address() as AddressInfo; // of a TCP server
-  return `${family === "IPv6" ? `[${address}]` : address}:${port}`;
 }

@@ -48,9 +48,15 @@ export function machineOf(row: Row): MachineRecord {
     name: textOf(row, "name"),
     enrolment: jsonOf<Enrolment>(row, "enrolment"), // checked when it was written
     enrolledAt: textOf(row, "enrolled_at"),
-    view: jsonOf<MachineView>(row, "view"),
+    view: viewOf(row),
     lastReport: row["last_report"] === null ? null : numberOf(row, "last_report"),
   };
+}
+
+/** A count beyond what is exact would make the whole fleet's answer none of its schema. */
+function viewOf(row: Row): MachineView {
+  const view = jsonOf<MachineView>(row, "view");
+  return { ...view, violations: Math.min(view.violations, Number.MAX_SAFE_INTEGER) };
 }
 
 export function eventOf(row: Row): MachineEvent {

@@ -2,6 +2,7 @@ import { closeSync, openSync } from "node:fs";
 import { DatabaseSync, type SQLInputValue } from "node:sqlite";
 import { type Enrolment, encodeEnrolment } from "../index.ts";
 import { enrolledView, type MachineEvent } from "./machine-state.ts";
+import { trimEvents, trimReports } from "./sqlite-retention.ts";
 import {
   eventOf,
   guarded,
@@ -21,6 +22,7 @@ import type {
   EnrolOutcome,
   MachineChange,
   MachineRecord,
+  RejectedNote,
   ReportSummary,
   Retention,
   StoredReport,
@@ -81,10 +83,14 @@ class SqliteStore implements VerifierStore {
 
   async enrol(enrolment: Enrolment, at: string): Promise<EnrolOutcome> {
     return this.#transaction(() => {
-      const { name, ekName, akName } = enrolment;
+      const { name, ekName, akName, ekCertificateSha256 } = enrolment;
       const byName = this.#machineBy("name", name);
-      // A TPM has several EKs, and one AK for all of them: either of the two under another name is the same TPM.
-      const same = [this.#machineBy("ek_name", ekName), this.#machineBy("ak_name", akName)];
+      // A TPM has several EKs, and a certified key has a Name for each template: either of these under another name is the same TPM.
+      const same = [
+        this.#machineBy("ek_name", ekName),
+        this.#machineBy("ak_name", akName),
+        this.#machineByCertificate(ekCertificateSha256, name),
+      ];
       const elsewhere = same.find((found) => found !== null && found.name !== name);
       if (elsewhere != null) return { kind: "clone", machine: elsewhere, other: byName };
       if (byName === null) return { kind: "enrolled", machine: this.#addMachine(enrolment, at) };
@@ -105,6 +111,21 @@ class SqliteStore implements VerifierStore {
       if (Number(changes) === 0) return false;
       for (const event of change.events) this.#addEvent(id, event);
       if (change.report !== undefined) this.#addReport(id, change.report);
+      return true;
+    });
+  }
+
+  async noteRejected(machine: number, { at, count, code }: RejectedNote): Promise<boolean> {
+    return this.#transaction(() => {
+      if (this.#all("SELECT id FROM machines WHERE id = ? AND retired_at IS NULL", machine).length === 0) return false;
+      const [newest] = this.#all("SELECT * FROM events WHERE machine = ? ORDER BY id DESC LIMIT 1", machine);
+      if (newest === undefined || textOf(newest, "kind") !== "rejected") {
+        this.#addEvent(machine, { at, kind: "rejected", detail: { count, code } });
+        return true;
+      }
+      const all = Math.min(Number(eventOf(newest).detail["count"]) + count, Number.MAX_SAFE_INTEGER);
+      const values = [at, JSON.stringify({ count: all, code }), numberOf(newest, "id")];
+      this.#run("UPDATE events SET at = ?, detail = ? WHERE id = ?", ...values);
       return true;
     });
   }
@@ -190,10 +211,16 @@ class SqliteStore implements VerifierStore {
     return row === undefined ? null : machineOf(row);
   }
 
+  #machineByCertificate(sha256: string | null, otherThan: string): MachineRecord | null {
+    const enrolled = "retired_at IS NULL AND name <> ? AND json_extract(enrolment, '$.ekCertificateSha256') = ?";
+    const [row] = this.#all(`SELECT * FROM machines WHERE ${enrolled} LIMIT 1`, otherThan, sha256);
+    return row === undefined ? null : machineOf(row);
+  }
+
   #addEvent(machine: number, { at, kind, detail }: MachineEvent): void {
     const values = [machine, at, kind, JSON.stringify(detail)];
     this.#run("INSERT INTO events (machine, at, kind, detail) VALUES (?, ?, ?, ?)", ...values);
-    this.#trim("events", machine, this.#retention.eventsPerMachine);
+    trimEvents(this.#database, machine, kind, this.#retention);
   }
 
   #addReport(machine: number, report: Omit<StoredReport, "id">): void {
@@ -206,13 +233,7 @@ class SqliteStore implements VerifierStore {
       ...[jsonOrNull(report.previous), jsonOrNull(report.result), JSON.stringify(report.reasons), report.evidence],
     );
     this.#run("UPDATE machines SET last_report = ? WHERE id = ?", lastInsertRowid, machine);
-    this.#trim("reports", machine, this.#retention.reportsPerMachine);
-  }
-
-  /** The oldest beyond so many go in the transaction that adds one. */
-  #trim(table: "events" | "reports", machine: number, keep: number): void {
-    const newest = `SELECT id FROM ${table} WHERE machine = ? ORDER BY id DESC LIMIT 1 OFFSET ?`;
-    this.#run(`DELETE FROM ${table} WHERE machine = ? AND id <= (${newest})`, machine, machine, keep);
+    trimReports(this.#database, machine, this.#retention);
   }
 
   #count(sql: string): ReadonlyMap<string, number> {

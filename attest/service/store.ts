@@ -43,12 +43,21 @@ export type EnrolOutcome =
   | { readonly kind: "enrolled" | "enrolled-again"; readonly machine: MachineRecord }
   /** The name belongs to another EK, or another AK of the same one. */
   | { readonly kind: "name-taken" | "key-changed"; readonly machine: MachineRecord }
-  /** The EK or the AK is enrolled under another name; `other` is who holds this name, if anybody. */
+  /** The EK, its certificate or the AK is enrolled under another name; `other` is who holds this name, if anybody. */
   | { readonly kind: "clone"; readonly machine: MachineRecord; readonly other: MachineRecord | null };
+
+export interface RejectedNote {
+  readonly at: string;
+  readonly count: number;
+  readonly code: string;
+}
 
 /** How much is kept of each machine; the newest stay. */
 export interface Retention {
   readonly reportsPerMachine: number;
+  /** Evidence and verdicts together; the last report stays whatever its size. */
+  readonly bytesPerMachine: number;
+  /** Of kinds that a stranger or the machine can make many of, a tenth of this each, besides. */
   readonly eventsPerMachine: number;
 }
 
@@ -73,6 +82,11 @@ export interface VerifierStore {
   enrol(enrolment: Enrolment, at: string): Promise<EnrolOutcome>;
   /** Writes unless the machine has changed since it was read: `false` then, and nothing was written. */
   change(machine: Pick<MachineRecord, "id" | "revision">, change: MachineChange): Promise<boolean>;
+  /**
+   * Notes reports in this machine's name that its key did not sign: in its newest event, if that is such a note too, or in a new one. What is
+   * made of the machine's state meanwhile stays valid. `false` for a machine that is retired.
+   */
+  noteRejected(machine: number, note: RejectedNote): Promise<boolean>;
   /** Name and EK are free from then on; its reports stay until retention takes them. `false` when there is no such machine. */
   retire(name: string, at: string): Promise<boolean>;
   /** Newest first. */

@@ -9,11 +9,21 @@ export interface Visit {
   principal: Principal;
   operation: string;
   spent: Spent[keyof Spent] | null;
+  /** Gives back what the request holds until it is answered. */
+  release(): void;
 }
+const release = () => undefined;
 const visits = new WeakMap<FastifyRequest, Visit>();
 
 export function beginVisit(request: FastifyRequest, peer: string): void {
-  visits.set(request, { peer, startedAt: performance.now(), principal: anonymous, operation: "none", spent: null });
+  visits.set(request, {
+    peer,
+    startedAt: performance.now(),
+    principal: anonymous,
+    operation: "none",
+    spent: null,
+    release,
+  });
 }
 
 /** `null` for what failed before any hook ran. */

@@ -1,4 +1,4 @@
-// One of the threads that judge evidence: hostile bytes are parsed here, not where the sockets and the signing key are.
+// One of the threads that judge evidence: logs and claims are parsed here, not where the sockets and the signing key are.
 import { parentPort } from "node:worker_threads";
 import { type Judgement, type JudgeOrder, judge } from "./judge.ts";
 import type { Outcome } from "./machine-state.ts";

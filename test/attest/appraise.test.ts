@@ -1,6 +1,15 @@
 import { readdirSync, readFileSync } from "node:fs";
+import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { claimsOfFinding, explain, launchEvent, measureToken } from "../../attest/index.ts";
+import {
+  claimsOfFinding,
+  contraindicated,
+  explain,
+  launchEvent,
+  measureToken,
+  reason,
+  warning,
+} from "../../attest/index.ts";
 import { codesOf, judge, type Setting, withoutPcrs } from "../support/appraisal.ts";
 import {
   contraindicatedRows,
@@ -147,6 +156,55 @@ describe("appraisal", () => {
       ),
     );
   });
+  it("I10: what an agent calls its reasons is at most one code of ours, and its texts have an end", async () => {
+    const codes = ["a-code-9", "ERR_LOGIN", "\u0000".repeat(2000), "x".repeat(65), "", "Ünd"];
+    const text = `a${"\u{1f512}".repeat(1000)}`;
+    const reasons = codes.map((code) => ({ code, item: text, expected: text, got: text }));
+    const { findings } = await judge({
+      ...refusedLaunch,
+      scene: { ...refusedLaunch.scene, asserted: { ...refusedLaunch.scene?.asserted, reasons } },
+    });
+    const found = findings.filter(({ code }) => code === "launch-a-code-9" || code === "launch-other");
+    expect(found.map(({ code }) => code)).toEqual([
+      "launch-a-code-9",
+      ...Array.from({ length: 5 }, () => "launch-other"),
+    ]);
+    expect(found[1]?.item).toMatch(/^ERR_LOGIN: a/);
+    for (const { item, expected, got } of found)
+      for (const each of [item, expected, got]) {
+        expect(each.length).toBeLessThanOrEqual(4096);
+      }
+  });
+
+  it("I10: a text of a reason has at most 4096 characters, and is cut between two of them", () => {
+    fc.assert(
+      fc.property(fc.string({ unit: "binary", minLength: 4000, maxLength: 4200, size: "max" }), (text) => {
+        const { item } = reason("code", text, "", "");
+        expect(item.length).toBeLessThanOrEqual(4096);
+        expect(item.isWellFormed()).toBe(true);
+        if (text.length <= 4096) expect(item).toBe(text);
+        else expect(text.startsWith(item.slice(0, -1))).toBe(true);
+      }),
+    );
+    const pairs = "\u{1f512}".repeat(3000);
+    for (const text of [pairs, `a${pairs}`])
+      for (const found of [
+        reason("a", text, text, text),
+        warning("a", text, text, text),
+        contraindicated("a", text, text, text),
+      ])
+        expect(
+          [found.item, found.expected, found.got].every((each) => each.isWellFormed() && each.length <= 4096),
+        ).toBe(true);
+  });
+
+  it("I10: hundreds of caps are one finding that says how many, and the first of them", async () => {
+    const events = Array.from({ length: 240 }, (_, at) => launchEvent("cap", `${at} ${"x".repeat(4000)}`, other));
+    const { findings } = await judge({ scene: { events: [...servingEvents(), ...events], launch: "capping" } });
+    const cap = findings.find(({ code }) => code === "cap");
+    expect(cap?.got).toMatch(/^241, the first: serving, 0 x/);
+    expect(cap?.got.length).toBeLessThanOrEqual(4096);
+  });
 });
 
 interface DocumentedFinding {
@@ -165,5 +223,7 @@ function documentedFindings(): readonly DocumentedFinding[] {
 
 /** Reasons that the agent gives have codes of their own: one row stands for them. */
 function documented(code: string): string {
-  return code.startsWith("launch-") && !["launch-state", "launch-tpm-answer"].includes(code) ? "launch-*" : code;
+  return code.startsWith("launch-") && !["launch-state", "launch-tpm-answer", "launch-other"].includes(code)
+    ? "launch-*"
+    : code;
 }

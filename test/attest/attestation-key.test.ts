@@ -1,6 +1,6 @@
 import { generateKeyPairSync, sign as signWith } from "node:crypto";
 import { beforeAll, describe, expect, it } from "vitest";
-import { attestationKeyReasons, startAttestationSignature } from "../../attest/attestation-key.ts";
+import { attestationKeyReasons, verifyAttestationSignature } from "../../attest/attestation-key.ts";
 import { parseTpmPublic, parseTpmSignature, type TpmPublic, type TpmSignature } from "../../attest/tpm-structures.ts";
 import { concatBytes, utf8 } from "../../policy/index.ts";
 import { type SoftKey, softEccKey, softRsaKey } from "../support/evidence-maker.ts";
@@ -76,7 +76,7 @@ describe("the signature of an attestation key", () => {
     signature: parseTpmSignature(await soft.sign(message)),
   });
   const verified = async (key: TpmPublic, signature: TpmSignature, over = message) =>
-    (await startAttestationSignature(key, signature, over)).verified;
+    verifyAttestationSignature(key, signature, over);
   let [ecc, rsa] = [] as unknown as [Signed, Signed];
   beforeAll(async () => {
     [ecc, rsa] = [await signed(await softEccKey()), await signed(await softRsaKey())];

@@ -224,6 +224,18 @@ describe("an attestation result token", () => {
     expect(claims.submods.ironclaw["ear.status"]).toBe("contraindicated");
   });
 
+  it("I10: whatever the codes of a result are, it can be signed and the token be read", async () => {
+    const codes = ["\u0000".repeat(4000), `${"x".repeat(199)}\u{1f512}`, "x".repeat(5000), "\ud800", ""];
+    const findings = codes.flatMap((code) =>
+      Array.from({ length: 64 }, (_, at) => ({ ...result.findings[0], code: code + at, tier: "contraindicated" })),
+    );
+    const odd = { ...result, tier: "contraindicated", findings } as AttestationResult;
+    const claims = await verifyEar(await signEar(odd, { key, now, ttlSeconds: 1, nonce }), key.spkiPem, now);
+    const listed = claims.submods.ironclaw["ironclaw.findings"];
+    expect(listed).toContain("contraindicated other");
+    expect(listed.every((text) => text.isWellFormed())).toBe(true);
+  });
+
   it("I9, I10: any one character changed is refused with a typed error", async () => {
     await fc.assert(
       fc.asyncProperty(fc.nat(token.length - 1), fc.constantFrom(..."AZaz09-_. =+{"), async (at, character) => {

@@ -255,6 +255,17 @@ describe("evidence that is refused", () => {
     expect(explainReasons(reasons).length).toBeLessThan(10_000);
   });
 
+  it("I10: hundreds of caps with long names are a reason that says how many, and has an end", async () => {
+    const caps = Array.from({ length: 240 }, (_, at) =>
+      launchEvent("cap", `${at} ${"x".repeat(4000)}`, new Uint8Array(32)),
+    );
+    const reasons = await reasonsOf(await makeEvidence({ events: [...servingEvents(), ...caps] }));
+    const found = reasons.find(({ item }) => item === "launch serving");
+    expect(found?.got).toMatch(/^cap 241, the first: serving\+0 x/);
+    for (const { item, expected, got } of reasons)
+      for (const text of [item, expected, got]) expect(text.length).toBeLessThanOrEqual(4096);
+  });
+
   it("all reasons are given, not the first one", async () => {
     const made = await makeEvidence({
       key: await softEccKey({ attributes: 0x40072 }),

@@ -92,7 +92,7 @@ describe("the Tpm of attest over libtss2", () => {
     },
   );
 
-  test("the two attestation keys are fit to attest, and are two keys", async () => {
+  test("I9: the two attestation keys are those that can be enrolled, and are two keys", async () => {
     await using tpm = await openTpm({ tcti: swtpm.tcti });
     await using p256 = await tpm.createAttestationKey();
     await using rsa = await tpm.createAttestationKey("rsa2048");

@@ -192,6 +192,19 @@ export const contraindicatedRows: readonly Row[] = [
   ["a machine that has started again where that is refused", "rebooted", { previous, policy: { reboot: "refuse" } }],
   ["a launch that was refused", "launch-state", refusedLaunch],
   ["a launch with reasons of its own", "launch-library-mismatch", refusedLaunch],
+  [
+    "a launch with a reason whose code is none",
+    "launch-other",
+    {
+      scene: {
+        ...refusedLaunch.scene,
+        asserted: {
+          ...refusedLaunch.scene?.asserted,
+          reasons: [{ code: "ERR_X", item: "a", expected: "b", got: "c" }],
+        },
+      },
+    },
+  ],
   ["a TPM that kept the PIN sealed", "launch-tpm-answer", refusedLaunch],
 ];
 

@@ -57,6 +57,7 @@ export interface VerifierBench extends AsyncDisposable {
   readonly config: VerifierConfig;
   readonly lines: string[];
   service: Service;
+  /** Setting it steps the system's clock; only `later` lets time pass. */
   time: Date;
   later(seconds: number): void;
   /** Closes the service and opens another over the same folder. */
@@ -115,12 +116,14 @@ export async function openVerifierBench(options: BenchOptions = {}): Promise<Ver
   const lines: string[] = [];
   // Certificates that openssl makes begin now, some of them a little later; from here on only the test moves the clock.
   let time = new Date(Date.now() + 3_600_000);
+  let elapsed = 0;
   const open = () =>
     openVerifierService(config, {
       folder,
       loadKey: loadSigningKey,
       log: { write: (line) => void lines.push(line) },
       now: () => time,
+      monotonic: () => elapsed,
       ...(options.realPage ? {} : { page: new Map() }),
       ...options.dependencies,
     });
@@ -135,6 +138,7 @@ export async function openVerifierBench(options: BenchOptions = {}): Promise<Ver
     },
     later: (seconds) => {
       time = new Date(time.getTime() + 1000 * seconds);
+      elapsed += 1000 * seconds;
     },
     restart: async () => {
       await bench.service.close();

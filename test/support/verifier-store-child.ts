@@ -1,17 +1,20 @@
-// Writes to a verifier's store and says what was acknowledged, until it is killed: by its own hand before the statement whose number is its second
-// argument, or by whoever started it.
+// Writes to a verifier's store and says what was acknowledged, until whoever started it kills it. With a second argument it writes little, and before
+// each statement it copies the store's files and says the statement's number: they are what a process that is killed there would leave.
+import { copyFileSync, existsSync } from "node:fs";
 import { DatabaseSync, StatementSync } from "node:sqlite";
 import { enrolledView } from "../../attest/service/machine-state.ts";
 import { openSqliteStore } from "../../attest/service/sqlite-store.ts";
 import { makeEnrolment, softEccKey } from "./evidence-maker.ts";
 
-const [path = "", before = "0"] = process.argv.slice(2);
+const [path = "", copies] = process.argv.slice(2);
+const say = (text: string) => process.stdout.write(`${text}\n`);
 let statements = 0;
-const last = Number(before);
-/** The process ends as by a power cut: nothing is flushed, closed or rolled back. */
-function count(): void {
+function beforeStatement(): void {
+  if (copies === undefined) return;
   statements += 1;
-  if (statements === last) process.kill(process.pid, "SIGKILL");
+  for (const suffix of ["", "-wal"])
+    if (existsSync(path + suffix)) copyFileSync(path + suffix, `${path}.${statements}${suffix}`);
+  say(`statement ${statements}`);
 }
 for (const [prototype, method] of [
   [DatabaseSync.prototype, "exec"],
@@ -21,18 +24,17 @@ for (const [prototype, method] of [
   const original = (prototype as unknown as Record<string, (...values: unknown[]) => unknown>)[method];
   Object.defineProperty(prototype, method, {
     value(...values: unknown[]) {
-      count();
+      beforeStatement();
       return original?.apply(this, values);
     },
   });
 }
 
-const say = (text: string) => process.stdout.write(`${text}\n`);
 const at = "2026-06-01T00:00:00.000Z";
-const keep = { reportsPerMachine: 10, eventsPerMachine: 10 };
+const keep = { reportsPerMachine: 10, bytesPerMachine: 1 << 30, eventsPerMachine: 10 };
 const store = openSqliteStore(path, keep);
 say("opened");
-for (let index = 0; index < 400; index++) {
+for (let index = 0; index < (copies === undefined ? 400 : 2); index++) {
   const name = `m${process.pid}-${index}`;
   const key = await softEccKey();
   const enrolment = {

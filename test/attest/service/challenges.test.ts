@@ -13,8 +13,10 @@ import {
 const rules = { bank: "sha256", pcrs: [0, 13], ttlSeconds: 60, perMachine: 2, perPeer: 3, open: 5 } as const;
 
 function book() {
-  const clock = { time: 0 };
-  const made = new ChallengeBook(rules, { now: () => new Date(clock.time), random: randomNonce });
+  const clock = { time: 0, set: 0 };
+  const made = new ChallengeBook(rules, {
+    ...{ now: () => new Date(clock.time + clock.set), monotonic: () => clock.time, random: randomNonce },
+  });
   return { made, clock };
 }
 
@@ -67,10 +69,44 @@ describe("the book of challenges", () => {
     expect(made.issue("a", "its host").machine).toBe("a");
   });
 
-  test("I10: the book has an end, whoever fills it", () => {
+  test("I9: a clock that is set back brings no nonce back, and one that is set forward ends what it says has ended", () => {
+    const { made, clock } = book();
+    const [first, second] = [made.issue("a", "p"), made.issue("a", "p")];
+    clock.set = 60_000;
+    expect(made.take(first.challenge.nonce)).toBeNull();
+    clock.set = -3_600_000;
+    clock.time = 60_000;
+    expect(made.take(second.challenge.nonce)).toBeNull();
+    expect(made.size).toBe(0);
+  });
+
+  test("I9: what was given out behind a step back ends in its own time, and hides nothing older that has ended", () => {
+    const { made, clock } = book();
+    const old = made.issue("a", "p");
+    clock.set = -3_600_000;
+    clock.time = 30_000;
+    const young = made.issue("a", "p");
+    clock.time = 60_000;
+    expect(made.take(old.challenge.nonce)).toBeNull();
+    expect(made.take(young.challenge.nonce)).not.toBeNull();
+  });
+
+  test("I10: the book has an end, and whoever has most of a full one pays for the next", () => {
     const { made } = book();
-    for (let at = 0; at < 5; at++) made.issue("a", `peer ${at}`);
-    expect(() => made.issue("a", "another")).toThrow(expect.objectContaining({ code: "too-many" }));
+    const first = made.issue("a", "greedy");
+    const others = [made.issue("a", "p"), made.issue("b", "greedy"), made.issue("c", "greedy"), made.issue("a", "q")];
+    const next = made.issue("a", "another");
+    expect(made.size).toBe(5);
+    expect(made.take(first.challenge.nonce)).toBeNull();
+    for (const { challenge } of [...others, next]) expect(made.take(challenge.nonce)).not.toBeNull();
+  });
+
+  test("I10: many peers with one each do not shut the book", () => {
+    const { made } = book();
+    for (let at = 0; at < 20; at++) made.issue("a", `peer ${at}`);
+    expect(made.size).toBe(5);
+    const { challenge } = made.issue("a", "a machine's host");
+    expect(made.take(challenge.nonce)).not.toBeNull();
   });
 });
 

@@ -1,4 +1,4 @@
-import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
@@ -117,6 +117,31 @@ describe("what `init` lays out", () => {
     await service.close();
     await expect(initVerifier(order)).rejects.toThrow(/expected a new file/);
   });
+
+  test("I11: takes nobody's document away: what is there already is not written over", async () => {
+    const at = (name: string) => join(folder, "filled", name);
+    mkdirSync(join(folder, "filled"));
+    for (const name of ["release-anchors.json", "endorsement-anchors.json"])
+      writeFileSync(at(name), "an operator's own");
+    const given = join(folder, "given.json");
+    writeFileSync(given, "{}");
+    for (const [releaseAnchors, endorsementAnchors] of [
+      [given, null],
+      [null, given],
+    ] as const) {
+      const order = {
+        folder: join(folder, "filled"),
+        createKey: createSigningKeyFile,
+        releaseAnchors,
+        endorsementAnchors,
+      };
+      await expect(initVerifier(order)).rejects.toMatchObject({ code: "ERR_SERVICE_FILE" });
+      for (const name of ["signing.pem", "viewer.token", "operator.token", "appraisal.json"])
+        rmSync(at(name), { force: true });
+    }
+    for (const name of ["release-anchors.json", "endorsement-anchors.json"])
+      expect(readFileSync(at(name), "utf8")).toBe("an operator's own");
+  });
 });
 
 describe("a service that cannot start says why", () => {
@@ -152,10 +177,11 @@ describe("who asks", () => {
   test.each([
     ["192.0.2.7", "192.0.2.7"],
     ["::ffff:192.0.2.7", "192.0.2.7"],
-    ["2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"],
-    ["2001:db8::7", "2001:db8:0:0::/64"],
-    ["::1", "0:0:0:0::/64"],
-    ["fe80::1%eth0", "fe80:0:0:0::/64"],
+    ["2001:db8:1:2:3:4:5:6", "2001:db8:1:0::/56"],
+    ["2001:db8:1:2ff:ffff::1", "2001:db8:1:200::/56"],
+    ["2001:db8::7", "2001:db8:0:0::/56"],
+    ["::1", "0:0:0:0::/56"],
+    ["fe80::1%eth0", "fe80:0:0:0::/56"],
   ])("%s is the peer %s", (address, peer) => expect(peerOf(address)).toBe(peer));
 
   test("without an address comes over a Unix socket", () =>

@@ -79,6 +79,16 @@ describe("an enrolment over the interface", () => {
     expect((await finishOver(bench, late, other)).body.error.code).toBe("enrolment-over");
   });
 
+  test("I9: a clock that is set back brings no enrolment back", async () => {
+    const other = await bench.authority.makeTpm();
+    const late = (await begin("m2", other)).body;
+    const { time } = bench;
+    bench.time = new Date(time.getTime() - 3_600_000);
+    bench.later(120);
+    expect((await finishOver(bench, late, other)).body.error.code).toBe("enrolment-over");
+    bench.time = time;
+  });
+
   test("I9: an EK whose TPM does not hold the AK gives nothing away: the credential does not open", async () => {
     const [ekOwner, akOwner] = [await bench.authority.makeTpm(), await bench.authority.makeTpm()];
     const mixed = { ...ekOwner, ak: akOwner.ak };

@@ -184,7 +184,7 @@ describe("evidence", () => {
     const { state, events } = await show();
     expect(state).toBe("silent");
     expect(events.filter(({ kind }: { kind: string }) => kind === "silent")).toHaveLength(1);
-    expect((await bench.ask("GET", "/metrics")).text).toMatch(
+    expect((await bench.ask("GET", "/metrics", { token: VIEWER })).text).toMatch(
       /ironclaw_verifier_machine_events_total\{kind="silent"\} [1-9]/,
     );
     await attest();
@@ -210,18 +210,6 @@ describe("evidence", () => {
       backwards.map(async (challenge, at) => (await bench.send(challenge, older[at] ?? new Uint8Array())).status),
     );
     expect(statuses).toEqual([200, 422, 422, 422]);
-  });
-
-  test("I10: that is more than eight at a time for one machine is told to come again", async () => {
-    await using busy = await openVerifierBench({
-      config: (config) => ({ ...config, challenge: { ...config.challenge, perMachine: 12 } }),
-    });
-    await busy.enrol("a");
-    const challenges = await Promise.all(Array.from({ length: 12 }, () => busy.challenge("a")));
-    const answers = await Promise.all(challenges.map((challenge) => busy.send(challenge, new Uint8Array(9))));
-    const statuses = answers.map(({ status }) => status).toSorted((a, b) => a - b);
-    expect(statuses).toEqual([...Array.from({ length: 8 }, () => 422), 503, 503, 503, 503]);
-    expect(answers.find(({ status }) => status === 503)?.headers["retry-after"]).toBe("5");
   });
 
   test("I9: is kept as it came and judged again by what is in force then", async () => {
@@ -258,7 +246,10 @@ describe("evidence", () => {
 
   test("the oldest go when there are more than are kept, and the last one never by its age", async () => {
     await using small = await openVerifierBench({
-      config: (config) => ({ ...config, retention: { reportsPerMachine: 2, eventsPerMachine: 3, days: 1 } }),
+      config: (config) => ({
+        ...config,
+        retention: { ...config.retention, reportsPerMachine: 2, eventsPerMachine: 3, days: 1 },
+      }),
     });
     const which = await small.enrol("a");
     for (let at = 0; at < 4; at++) await small.attest("a", which, { clock: { resetCount: 4 + at } });

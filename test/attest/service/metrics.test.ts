@@ -84,10 +84,18 @@ describe("a metric's labels", () => {
     expect([...found].filter((code) => codeLabel(code) !== code)).toEqual([]);
   });
 
+  test("I9: are for viewers: numbers before and after a report would tell a stranger of a machine's name and reasons", async () => {
+    await using bench = await openVerifierBench();
+    const asked = await bench.ask("GET", "/metrics");
+    expect([asked.status, asked.body.error.code]).toEqual([401, "unauthenticated"]);
+    expect((await bench.ask("GET", "/metrics", { token: VIEWER })).text).toContain("ironclaw_verifier_machines");
+  });
+
   test("I10: nothing that a stranger sends becomes a time series", async () => {
     await using bench = await openVerifierBench();
     const series = async () =>
-      (await bench.ask("GET", "/metrics")).text.split("\n").filter((line) => line.includes("{")).length;
+      (await bench.ask("GET", "/metrics", { token: VIEWER })).text.split("\n").filter((line) => line.includes("{"))
+        .length;
     const noise = async (word: string) => {
       await bench.ask("POST", "/v1/challenges", { body: { machine: word } });
       await bench.ask("GET", `/${word}`);
@@ -100,6 +108,6 @@ describe("a metric's labels", () => {
     const before = await series();
     for (let at = 0; at < 20; at++) await noise(`made-up-${at}`);
     expect(await series()).toBe(before);
-    expect((await bench.ask("GET", "/metrics")).text).not.toContain("made-up");
+    expect((await bench.ask("GET", "/metrics", { token: VIEWER })).text).not.toContain("made-up");
   });
 });

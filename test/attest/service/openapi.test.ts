@@ -102,7 +102,7 @@ const wells: Readonly<Record<OperationId, () => Promise<Answer>>> = {
   readOpenApi: () => bench.ask("GET", "/v1/openapi.json"),
   readKeys: () => bench.ask("GET", "/v1/keys"),
   checkHealth: () => bench.ask("GET", "/healthz"),
-  readMetrics: () => bench.ask("GET", "/metrics"),
+  readMetrics: () => bench.ask("GET", "/metrics", { token: VIEWER }),
   retireMachine: () => bench.ask("DELETE", "/v1/machines/m2", { token: OPERATOR }),
 };
 

@@ -1,4 +1,4 @@
-import { spawn } from "node:child_process";
+import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -11,7 +11,7 @@ import type { MachineRecord, VerifierStore } from "../../../attest/service/store
 import { makeEnrolment, softEccKey } from "../../support/evidence-maker.ts";
 
 const child = resolve(import.meta.dirname, "../../support/verifier-store-child.ts");
-const keep = { reportsPerMachine: 3, eventsPerMachine: 4 };
+const keep = { reportsPerMachine: 3, bytesPerMachine: 1 << 30, eventsPerMachine: 4 };
 const at = "2026-06-01T00:00:00.000Z";
 let folder = "";
 let files = 0;
@@ -21,13 +21,9 @@ beforeAll(() => {
 afterAll(() => rmSync(folder, { recursive: true }));
 const file = () => join(folder, `${++files}.db`);
 
-/** Runs the writer, killed before the given statement or after so many lines; resolves with what it acknowledged. */
-async function writeUntilKilled(
-  path: string,
-  statement: number,
-  lines = Number.POSITIVE_INFINITY,
-): Promise<readonly string[]> {
-  const writer = spawn(process.execPath, [child, path, `${statement}`], { stdio: ["ignore", "pipe", "ignore"] });
+/** Runs the writer until it said so many lines and is killed; resolves with what it acknowledged. */
+async function writeUntilKilled(path: string, lines: number): Promise<readonly string[]> {
+  const writer = spawn(process.execPath, [child, path], { stdio: ["ignore", "pipe", "ignore"] });
   let said = "";
   writer.stdout.on("data", (chunk: Buffer) => {
     said += chunk.toString();
@@ -35,6 +31,16 @@ async function writeUntilKilled(
   });
   await once(writer, "close");
   return said.split("\n").slice(0, -1);
+}
+
+/** Runs a writer that copies its files before each statement: the copy's path, and what was acknowledged by then. */
+function copiesOfEachMoment(path: string): readonly { readonly copy: string; readonly said: readonly string[] }[] {
+  const lines = execFileSync(process.execPath, [child, path, "copies"], { encoding: "utf8" }).split("\n").slice(0, -1);
+  return lines.flatMap((line, at) => {
+    const [what, number] = line.split(" ");
+    const said = lines.slice(0, at).filter((before) => !before.startsWith("statement"));
+    return what === "statement" ? [{ copy: `${path}.${number}`, said }] : [];
+  });
 }
 
 /** Everything that was acknowledged is there, whole; and what is there is whole. */
@@ -67,22 +73,18 @@ async function expectWhole(store: VerifierStore, machine: MachineRecord): Promis
 }
 
 describe("the store", () => {
-  test("I11: killed before any one statement has all that it acknowledged, and no half of anything", async () => {
-    // Opening, then two machines with a report and a token each: every statement of every kind of write.
-    let [statement, acknowledged] = [1, 0];
-    for (; acknowledged < 7; statement++) {
-      const path = file();
-      const said = await writeUntilKilled(path, statement);
-      acknowledged = said.length;
-      await expectKept(path, said);
-    }
-    expect(statement).toBeGreaterThan(25);
+  test("I11: whose process ends before any one statement has all that it acknowledged, and no half of anything", async () => {
+    // What a process leaves when it is killed is its files as they are: opening, then two machines with a report and a token each.
+    const moments = copiesOfEachMoment(file());
+    for (const { copy, said } of moments) await expectKept(copy, said);
+    expect(moments.length).toBeGreaterThan(25);
+    expect(moments.at(-1)?.said.length).toBeGreaterThanOrEqual(6);
   });
 
   test("I11: killed again and again at any time goes on from what it acknowledged", async () => {
     const path = file();
     const said: string[] = [];
-    for (const lines of [2, 17, 40, 5, 63]) said.push(...(await writeUntilKilled(path, 0, lines)));
+    for (const lines of [2, 17, 40, 5, 63]) said.push(...(await writeUntilKilled(path, lines)));
     expect(said.filter((line) => line.startsWith("token")).length).toBeGreaterThan(30);
     await expectKept(
       path,
@@ -164,6 +166,89 @@ describe("the store", () => {
     expect((await store.quietSince("2026-06-01T00:00:00.001Z")).length).toBe(2);
     expect(await store.prune("2027-01-01T00:00:00.000Z")).toBeGreaterThan(0);
     expect((await store.reports(one?.id ?? 0)).length).toBe(1);
+    await store.close();
+  });
+
+  test("I9: a note of foreign reports adds to the newest one, is no change of the machine, and is not written for a retired one", async () => {
+    const store = openSqliteStore(":memory:", keep);
+    const { machine } = await store.enrol(makeEnrolment(await softEccKey()), at);
+    for (const count of [2, Number.MAX_SAFE_INTEGER])
+      await store.noteRejected(machine.id, { at, count, code: "signature" });
+    expect(await store.events(machine.id)).toMatchObject([
+      { kind: "rejected", detail: { count: Number.MAX_SAFE_INTEGER, code: "signature" } },
+      { kind: "enrolled" },
+    ]);
+    expect(await store.change(machine, { view: machine.view, events: [{ at, kind: "affirming", detail: {} }] })).toBe(
+      true,
+    );
+    await store.noteRejected(machine.id, { at, count: 1, code: "extra-data" });
+    expect((await store.events(machine.id))[0]).toMatchObject({ kind: "rejected", detail: { count: 1 } });
+    await store.retire("m1", at);
+    expect(await store.noteRejected(machine.id, { at, count: 1, code: "signature" })).toBe(false);
+    await store.close();
+  });
+
+  test("I9: what a stranger or the machine makes many of has quotas of its own, and pushes out nothing else", async () => {
+    const store = openSqliteStore(":memory:", { ...keep, eventsPerMachine: 20 });
+    const { machine } = await store.enrol(makeEnrolment(await softEccKey()), at);
+    for (let index = 0; index < 40; index++) {
+      await store.noteRejected(machine.id, { at, count: 1, code: "signature" });
+      const read = await store.machine("m1");
+      if (read !== null)
+        await store.change(read, { view: read.view, events: [{ at, kind: "violation", detail: { count: index } }] });
+    }
+    const kinds = (await store.events(machine.id)).map(({ kind }) => kind);
+    expect(kinds).toEqual(["violation", "rejected", "violation", "rejected", "enrolled"]);
+    await store.close();
+  });
+
+  test("I10: a count beyond what is exact is read as the largest that is", async () => {
+    const store = openSqliteStore(":memory:", keep);
+    const { machine } = await store.enrol(makeEnrolment(await softEccKey()), at);
+    await store.change(machine, { view: { ...machine.view, violations: 2 ** 54 }, events: [] });
+    expect((await store.machines())[0]?.view.violations).toBe(Number.MAX_SAFE_INTEGER);
+    await store.close();
+  });
+
+  test("I9: one EK certificate under two names is a clone, whatever Name its EK is given", async () => {
+    const store = openSqliteStore(":memory:", keep);
+    const ekCertificateSha256 = "ab".repeat(32);
+    const [one, two] = [makeEnrolment(await softEccKey()), makeEnrolment(await softEccKey())];
+    await store.enrol({ ...one, ekCertificateSha256 }, at);
+    const other = { ...two, name: "m2", ekName: `000b${"cd".repeat(32)}` };
+    expect(await store.enrol({ ...other, ekCertificateSha256 }, at)).toMatchObject({
+      ...{ kind: "clone", machine: { name: "m1" }, other: null },
+    });
+    expect((await store.enrol({ ...other, ekCertificateSha256: "cd".repeat(32) }, at)).kind).toBe("enrolled");
+    expect((await store.enrol({ ...one, ekCertificateSha256 }, at)).kind).toBe("enrolled-again");
+    await store.retire("m1", at);
+    const third = { ...makeEnrolment(await softEccKey()), name: "m3", ekName: `000b${"ef".repeat(32)}` };
+    expect((await store.enrol({ ...third, ekCertificateSha256 }, at)).kind).toBe("enrolled");
+    const pinned = { ...makeEnrolment(await softEccKey()), name: "m4", ekName: `000b${"12".repeat(32)}` };
+    expect((await store.enrol({ ...pinned, ekCertificateSha256: null }, at)).kind).toBe("enrolled");
+    expect((await store.enrol({ ...makeEnrolment(await softEccKey()), name: "m5" }, at)).kind).toBe("enrolled");
+    await store.close();
+  });
+
+  test("I11: reports beyond so many bytes go, the oldest first, and the last one stays whatever its size", async () => {
+    const store = openSqliteStore(":memory:", { reportsPerMachine: 10, bytesPerMachine: 260, eventsPerMachine: 10 });
+    await store.enrol(makeEnrolment(await softEccKey()), at);
+    const add = async (size: number) => {
+      const machine = await store.machine("m1");
+      const report = {
+        ...{ at, codes: [], challenged: at, previous: null, result: null, reasons: [], tier: "refused" as const },
+        ...{
+          challenge: { nonce: new Uint8Array(32), bank: "sha256" as const, pcrs: [0] },
+          evidence: new Uint8Array(size),
+        },
+      };
+      if (machine === null) throw new Error("no machine");
+      await store.change(machine, { view: machine.view, events: [], report });
+      return (await store.reports(machine.id)).length;
+    };
+    expect([await add(100), await add(100), await add(100), await add(40), await add(1000), await add(1)]).toEqual([
+      1, 2, 2, 3, 1, 1,
+    ]);
     await store.close();
   });
 
