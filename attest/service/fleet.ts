@@ -1,6 +1,6 @@
 import { performance } from "node:perf_hooks";
 import type { SigningKey } from "../../policy/index.ts";
-import { type AttestationResult, type Continuity, type Reason, signEar } from "../index.ts";
+import { type AttestationResult, type Continuity, type Reason, reason, signEar } from "../index.ts";
 import type { OpenChallenge } from "./challenges.ts";
 import { Refusal } from "./errors.ts";
 import { Judging } from "./judging.ts";
@@ -91,11 +91,20 @@ export class Fleet {
     const { now } = this.#sources;
     try {
       const outcome = await this.#judging.forViewers(() => this.#judging.fresh(machine, open, evidence, now()));
-      return outcome.kind === "refused" ? outcome.reasons : known;
+      const reasons = outcome.kind === "refused" ? outcome.reasons : known;
+      return machine === null ? reasons : [...(await this.#replayed(machine.id, evidence)), ...reasons];
     } catch (error) {
       if (error instanceof Refusal) return known;
       throw error;
     }
+  }
+
+  /** The same bytes once more answer the challenge of that time, whatever else is wrong with them. */
+  async #replayed(machine: number, evidence: Uint8Array): Promise<readonly Reason[]> {
+    const same = await this.#sources.store.sameReport(machine, evidence);
+    return same === null
+      ? []
+      : [reason("replayed", `report ${same.id}`, "an answer to this challenge", `the report of ${same.at}`)];
   }
 
   async #evaluate(open: OpenChallenge, evidence: Uint8Array): Promise<Evaluated> {

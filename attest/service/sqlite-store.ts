@@ -146,6 +146,19 @@ class SqliteStore implements VerifierStore {
     );
   }
 
+  async sameReport(machine: number, evidence: Uint8Array): Promise<ReportSummary | null> {
+    return guarded(() => {
+      const columns = "SELECT id, at, tier, codes FROM reports WHERE machine = ?";
+      const [row] = this.#all(
+        `${columns} AND length(evidence) = ? AND evidence = ?`,
+        machine,
+        evidence.length,
+        evidence,
+      );
+      return row === undefined ? null : summaryOf(row);
+    });
+  }
+
   async reports(machine: number): Promise<readonly ReportSummary[]> {
     return guarded(() =>
       this.#all("SELECT id, at, tier, codes FROM reports WHERE machine = ? ORDER BY id DESC", machine).map(summaryOf),

@@ -94,6 +94,8 @@ export interface VerifierStore {
   /** Newest first, without the evidence. */
   reports(machine: number): Promise<readonly ReportSummary[]>;
   report(machine: number, id: number): Promise<StoredReport | null>;
+  /** The stored report of exactly these bytes. */
+  sameReport(machine: number, evidence: Uint8Array): Promise<ReportSummary | null>;
   addToken(sha256: Uint8Array, name: string, expires: string): Promise<void>;
   /** Takes it away, whatever comes next: the name that it was made for, or `null`. */
   takeToken(sha256: Uint8Array, now: string): Promise<string | null>;

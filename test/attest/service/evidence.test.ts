@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import { defaultQuotePcrs, launchEvent, parseEar, verifyEar } from "../../../attest/index.ts";
+import { defaultQuotePcrs, launchEvent, parseEar, type Reason, verifyEar } from "../../../attest/index.ts";
 import { encodeSpkiPem, sha256, utf8 } from "../../../policy/index.ts";
 import { servingEvents } from "../../support/evidence-maker.ts";
 import type { SoftTpm } from "../../support/soft-tpm.ts";
@@ -46,6 +46,22 @@ describe("evidence", () => {
     );
     expect(claims.eat_nonce).toBe(Buffer.from(challenge.nonce).toString("base64url"));
     expect(parseEar(answer.body.ear).kid).toBe(jwk.kid);
+  });
+
+  test("I9: that was handed in before is called so to a viewer, and to nobody else", async () => {
+    const first = await bench.challenge(name);
+    const report = await bench.report(tpm, first);
+    expect((await bench.send(first, report)).status).toBe(200);
+    const { lastReport } = await show();
+    for (const token of [undefined, VIEWER]) {
+      const answer = await bench.send(await bench.challenge(name), report, token);
+      expect(answer.status).toBe(422);
+      const codes = (answer.body.error.reasons ?? []).map(({ code, item }: Reason) => `${code} ${item}`);
+      expect(codes.includes(`replayed report ${lastReport}`)).toBe(token !== undefined);
+    }
+    const fresh = await bench.challenge(name);
+    const other = await bench.send(await bench.challenge(name), await bench.report(tpm, fresh), VIEWER);
+    expect(other.body.error.reasons.map(({ code }: Reason) => code)).not.toContain("replayed");
   });
 
   test("I9: shows its reasons to viewers and operators only", async () => {
