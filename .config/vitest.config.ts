@@ -13,7 +13,7 @@ const parts = [
   "test/attest/certificate-chain.test.ts",
   "test/attest/page/*.test.ts",
   "test/attest/endorsement.test.ts",
-  "test/attest/service/{enrolment,evidence,limits,machine,openapi,pool,roles,store}.test.ts",
+  "test/attest/service/{enrolment,evidence,limits,machine,openapi,pool,roles,store,walk-through}.test.ts",
   "test/seal/tss/leak.test.ts",
   "test/seal/tss/published.test.ts",
   "test/bench/bench.test.ts",
