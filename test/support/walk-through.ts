@@ -1,14 +1,15 @@
-import { execFile } from "node:child_process";
+import { execFile, spawn } from "node:child_process";
+import { once } from "node:events";
 import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { promisify } from "node:util";
-import { LAYOUT_FILE, LAYOUT_PIN, layOut, layOutEndorsement, openStandIn } from "./cli-layout.ts";
-import { startSwtpm } from "./swtpm.ts";
+import { LAYOUT_FILE, LAYOUT_PIN, type LayOut, layOut, layOutEndorsement, openStandIn } from "./cli-layout.ts";
+import { type SoftwareTpm, startSwtpm } from "./swtpm.ts";
 
 const run = promisify(execFile);
 const project = resolve(import.meta.dirname, "../..");
-const README = join(project, "agent/cli/README.md");
+export const CLI_README = join(project, "agent/cli/README.md");
 
 export interface WalkThrough extends AsyncDisposable {
   /** Where it ran: every file that the README names is there. */
@@ -31,15 +32,11 @@ export async function runWalkThrough(): Promise<WalkThrough> {
     await rm(directory, { recursive: true, force: true });
   };
   try {
-    const image = await layOut(directory);
-    await layOutEndorsement(directory, tpm);
-    await putProgram(directory);
-    await writeFile(join(directory, "pin"), `${LAYOUT_PIN}\n`, { mode: 0o600 });
-    await writeFile(join(directory, "client.key"), LAYOUT_FILE, { mode: 0o600 });
+    const image = await layOutAll(directory, tpm);
     const outputs: string[] = [];
     let everything = "";
     const runBlocks = async (heading: string) => {
-      for (const block of await blocksUnder(README, heading)) {
+      for (const block of await blocksUnder(CLI_README, heading)) {
         const { stdout, stderr } = await runBlock(directory, block);
         outputs.push(stdout);
         everything += `${stdout}${stderr}`;
@@ -57,6 +54,16 @@ export async function runWalkThrough(): Promise<WalkThrough> {
     await dispose();
     throw error;
   }
+}
+
+/** All that somebody has who begins with agent/cli/README.md, and the program. */
+export async function layOutAll(directory: string, tpm: SoftwareTpm): Promise<LayOut> {
+  const image = await layOut(directory);
+  await layOutEndorsement(directory, tpm);
+  await putProgram(directory);
+  await writeFile(join(directory, "pin"), `${LAYOUT_PIN}\n`, { mode: 0o600 });
+  await writeFile(join(directory, "client.key"), LAYOUT_FILE, { mode: 0o600 });
+  return image;
 }
 
 /** `ironclaw` on the path of the blocks. */
@@ -79,6 +86,32 @@ export async function blocksUnder(document: string, heading: string): Promise<re
 
 /** Runs a block as it stands, in `directory`, ended by its first failing command. */
 export function runBlock(directory: string, block: string): Promise<{ stdout: string; stderr: string }> {
+  return run("sh", ["-eu", "-c", block], placeOf(directory));
+}
+
+/** Starts a command of a block that does not end by itself; resolves with the first that it prints, and the way to end it. */
+export async function startCommand(directory: string, command: string): Promise<{ first: string } & AsyncDisposable> {
+  const child = spawn("sh", ["-eu", "-c", `exec ${command}`], {
+    ...placeOf(directory),
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  let complained = "";
+  child.stderr.on("data", (text) => {
+    complained += text;
+  });
+  const ended = once(child, "exit");
+  const [first] = await Promise.race([once(child.stdout, "data"), ended]);
+  if (!(first instanceof Buffer)) throw new Error(`${command}: ended with ${first}: ${complained}`);
+  return {
+    first: `${first}`,
+    [Symbol.asyncDispose]: async () => {
+      child.kill("SIGTERM");
+      await ended;
+    },
+  };
+}
+
+function placeOf(directory: string) {
   const PATH = `${join(directory, "bin")}:${process.env["PATH"] ?? ""}`;
-  return run("sh", ["-eu", "-c", block], { cwd: directory, env: { ...process.env, PATH } });
+  return { cwd: directory, env: { ...process.env, PATH } };
 }
