@@ -15,7 +15,7 @@ import { defaultQuotePcrs } from "../../attest/evidence.ts";
 import { launchEventDigests } from "../../attest/launch-events.ts";
 import { parseTpmPublic, tpmName } from "../../attest/tpm-structures.ts";
 import { machineUeid, verifyEvidence } from "../../attest/verify.ts";
-import { ByteWriter, concatBytes, fromHex, IronclawError, toHex, utf8 } from "../../policy/index.ts";
+import { ByteWriter, concatBytes, fromHex, IronclawError, toBase64, toHex, utf8 } from "../../policy/index.ts";
 import { makeClaims, nonce, servingEvents } from "../support/evidence-maker.ts";
 import { logHeader } from "../support/firmware-log-writer.ts";
 import { type SoftwareTpm, startSwtpm } from "../support/swtpm.ts";
@@ -25,7 +25,7 @@ const at = new Date("2030-01-01T00:00:00Z");
 const events = servingEvents();
 
 /** The attestation key of a real (software) TPM, driven by tpm2-tools and not by our own binding. */
-const akAttributes = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|restricted|sign";
+const akAttributes = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|restricted|sign";
 
 let tpm: SoftwareTpm;
 let akPublic: Uint8Array;
@@ -223,7 +223,9 @@ describe("a quote of a real TPM", () => {
     await tool("tpm2_createak", ..."-C ek.ctx -c child.ctx -G ecc -g sha256 -s ecdsa -u child.pub".split(" "));
     const child = (await read("child.pub")).slice(2);
     expect(parseTpmPublic(child).kind).toBe("ecc");
-    const enrolment = createEnrolment("m1", ekOf("rsa").endorsement, child);
+    // An enrolment would not take it for its attributes either: here only its Name is at stake.
+    const enrolled = createEnrolment("m1", ekOf("rsa").endorsement, akPublic);
+    const enrolment = { ...enrolled, akPublic: toBase64(child), akName: toHex(tpmName(child)) };
     const claims = makeClaims({ events: [], launch: "booted", asserted: { tokens: [], keys: [] }, claims: {} });
     const key = { publicArea: child, name: tpmName(child), handle: 0, [Symbol.asyncDispose]: async () => undefined };
     const sources = {
