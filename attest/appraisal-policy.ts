@@ -31,7 +31,7 @@ const keepsFixedAttributes = (attributes: Readonly<Record<string, boolean>>) =>
   Object.entries(fixedKeyAttributes).every(([name, value]) => (attributes[name] ?? value) === value);
 
 /** The document's fields, with the words that an editor shows. */
-export const appraisalPolicySchema = z.strictObject({
+const appraisalPolicySchema = z.strictObject({
   version: z.literal(2).describe("Version of this format."),
   name: z
     .string()

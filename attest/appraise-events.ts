@@ -1,8 +1,8 @@
-import { preUnsealKinds, toHex } from "../policy/index.ts";
+import { toHex } from "../policy/index.ts";
 import type { AppraisalPolicyDocument } from "./appraisal-policy.ts";
 import type { EventComparison } from "./attestation-result.ts";
 import { contraindicated, type Finding, type ReferenceValues, warning } from "./finding.ts";
-import { capKind, type LaunchEvent, loginKinds } from "./launch-events.ts";
+import { capKind, isPreUnseal, type LaunchEvent, loginKinds } from "./launch-events.ts";
 import { listNames } from "./reason.ts";
 import type { VerifiedEvidence } from "./verify.ts";
 
@@ -35,7 +35,7 @@ export function measuredWithoutRelease(verified: VerifiedEvidence): readonly Eve
 
 /** What has no reference value: tokens and keys are bound to the measured policy by the agent, the others happen later. */
 export function unreferencedEvents({ agentLog }: VerifiedEvidence): readonly EventComparison[] {
-  return agentLog.filter(({ event }) => !isOneOf(preUnsealKinds, event)).map(({ event }) => unreferenced(event));
+  return agentLog.filter(({ event }) => !isPreUnseal(event)).map(({ event }) => unreferenced(event));
 }
 
 /** The phases of a launch follow each other, and it ends with one cap: measurements, tokens and keys, the cap, what may follow it. */
@@ -45,34 +45,27 @@ export function appraiseLogOrder(verified: VerifiedEvidence): readonly Finding[]
 }
 
 function measuredBeforeLogin({ agentLog }: VerifiedEvidence): readonly LaunchEvent[] {
-  return agentLog.map(({ event }) => event).filter((event) => isOneOf(preUnsealKinds, event));
+  return agentLog.map(({ event }) => event).filter((event) => isPreUnseal(event));
 }
 
 function compareEvent(
-  want: ReferenceValues["events"][number],
+  { kind, name, sha256: expected }: ReferenceValues["events"][number],
   event: LaunchEvent | undefined,
 ): { line: EventComparison; finding: Finding | null } {
-  const item = `${want.kind} ${want.name}`;
-  const line = { kind: want.kind, name: want.name, expected: want.sha256 };
-  if (event === undefined) {
-    return {
-      line: { ...line, got: null, agrees: false },
-      finding: contraindicated("event-missing", item, want.sha256, "nothing"),
-    };
-  }
-  const got = toHex(event.sha256);
-  if (event.kind !== want.kind || event.name !== want.name) {
-    const found = `${event.kind} ${event.name} ${got}`;
-    return {
-      line: { ...line, got: null, agrees: false },
-      finding: contraindicated("event-order", item, want.sha256, found),
-    };
-  }
-  const agrees = got === want.sha256;
+  const got = event === undefined ? null : toHex(event.sha256);
+  const same = event?.kind === kind && event.name === name;
+  const agrees = same && got === expected;
   return {
-    line: { ...line, got, agrees },
-    finding: agrees ? null : contraindicated("event-mismatch", item, want.sha256, got),
+    line: { kind, name, expected, got: same ? got : null, agrees },
+    finding: agrees ? null : eventFinding(`${kind} ${name}`, expected, event, same),
   };
+}
+
+function eventFinding(item: string, expected: string, event: LaunchEvent | undefined, same: boolean): Finding {
+  if (event === undefined) return contraindicated("event-missing", item, expected, "nothing");
+  const got = toHex(event.sha256);
+  if (same) return contraindicated("event-mismatch", item, expected, got);
+  return contraindicated("event-order", item, expected, `${event.kind} ${event.name} ${got}`);
 }
 
 function unreferenced(event: LaunchEvent): EventComparison {
@@ -95,7 +88,7 @@ function orderFindings(log: readonly LaunchEvent[]): readonly Finding[] {
 }
 
 function phaseOf(event: LaunchEvent): number {
-  if (isOneOf(preUnsealKinds, event)) return 0;
+  if (isPreUnseal(event)) return 0;
   if (isOneOf(loginKinds, event)) return 1;
   return event.kind === capKind ? 2 : 3;
 }

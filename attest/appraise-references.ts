@@ -3,7 +3,7 @@ import { appraiseFirmware, appraisePcrs } from "./appraise-boot.ts";
 import { appraiseExpectedEvents, measuredWithoutRelease } from "./appraise-events.ts";
 import { appraiseRelease } from "./appraise-release.ts";
 import type { EventComparison } from "./attestation-result.ts";
-import { contraindicated, type Finding, type ReferenceValues } from "./finding.ts";
+import { bounded, contraindicated, type Finding, type ReferenceValues } from "./finding.ts";
 import type { VerifiedEvidence } from "./verify.ts";
 
 /** The comparison with one release; `null` where there is none to compare with, which is a finding. */
@@ -20,12 +20,12 @@ export function compareWithReleases(
   policy: AppraisalPolicyDocument,
   now: Date,
 ): ReleaseComparison {
-  const compare = (reference: ReferenceValues) => compareWith(verified, reference, policy, now);
+  const bestOf = (candidates: readonly ReferenceValues[]) => bestMatch(verified, candidates, policy, now);
   const accepts = ({ name }: ReferenceValues) => policy.releases === "any" || policy.releases.includes(name);
-  const best = bestOf(references.filter(accepts).map(compare));
+  const best = bestOf(references.filter(accepts));
   if (best !== null && refusals(best) === 0) return best;
   // The machine may run a release that was given and that the policy leaves out: the person should read its name.
-  const other = bestOf(references.filter((reference) => !accepts(reference)).map(compare));
+  const other = bestOf(references.filter((reference) => !accepts(reference)));
   const left = other?.reference?.name;
   const runs = left !== undefined && other !== null && refusals(other) === 0 ? `${left}, which it runs` : null;
   if (best === null) {
@@ -52,14 +52,20 @@ function compareWith(
     ...appraiseFirmware(verified, reference, policy),
     ...expected.findings,
   ];
-  return { reference, findings, events: expected.events };
+  return { reference, findings: bounded(findings), events: expected.events };
 }
 
-function bestOf(comparisons: readonly ReleaseComparison[]): ReleaseComparison | null {
-  return comparisons.reduce<ReleaseComparison | null>(
-    (best, each) => (best === null || refusals(each) <= refusals(best) ? each : best),
-    null,
-  );
+/** One comparison at a time: a hostile log makes each of them large, and there may be a thousand releases. */
+function bestMatch(
+  verified: VerifiedEvidence,
+  candidates: readonly ReferenceValues[],
+  policy: AppraisalPolicyDocument,
+  now: Date,
+): ReleaseComparison | null {
+  return candidates.reduce<ReleaseComparison | null>((best, reference) => {
+    const each = compareWith(verified, reference, policy, now);
+    return best === null || refusals(each) <= refusals(best) ? each : best;
+  }, null);
 }
 
 function refusals({ findings }: ReleaseComparison): number {

@@ -7,7 +7,7 @@ import { compareWithReleases } from "./appraise-references.ts";
 import { appraiseShim } from "./appraise-shim.ts";
 import type { AttestationResult, Tier } from "./attestation-result.ts";
 import { type AssuranceClass, assuranceClasses } from "./enrolment.ts";
-import { contraindicated, type Finding, type ReferenceValues, warning } from "./finding.ts";
+import { bounded, contraindicated, type Finding, type ReferenceValues, warning } from "./finding.ts";
 import { notProvenFor } from "./not-proven.ts";
 import { cutText, type Reason } from "./reason.ts";
 import { trustVector } from "./trust-vector.ts";
@@ -38,7 +38,7 @@ export function appraise(
   const { document } = policy;
   const { launch } = verified.claims.measured;
   const compared = compareWithReleases(verified, references, document, times.now);
-  const findings = [
+  const findings = bounded([
     ...compared.findings,
     ...appraiseAssurance(verified, document),
     ...appraiseFreshness(document, times),
@@ -49,7 +49,7 @@ export function appraise(
     ...appraiseLaunch(verified),
     ...appraiseShim(verified, document),
     ...verified.doubts.flatMap((doubt) => appraiseDoubt(doubt, document)),
-  ];
+  ]);
   return {
     version: 2,
     tier: worstTier(findings),

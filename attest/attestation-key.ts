@@ -1,4 +1,4 @@
-import { concatBytes, toBase64Url } from "../policy/index.ts";
+import { concatBytes, signatures, type VerificationKey } from "../policy/index.ts";
 import { type Reason, reason } from "./reason.ts";
 import { objectAttribute, type TpmPublic, type TpmSignature, tpmAlg } from "./tpm-structures.ts";
 
@@ -50,70 +50,35 @@ export function attestationTemplateReasons(ak: TpmPublic): readonly Reason[] {
   return reasons;
 }
 
-/** A check that the platform is at. It never rejects. */
-export interface SignatureCheck {
-  readonly verified: Promise<boolean>;
-}
-
-const notVerified: SignatureCheck = { verified: Promise.resolve(false) };
-
 /**
- * Begins to check whether the signature is the key's over `message`: ECDSA P-256 or RSASSA 2048, both with SHA-256, and nothing else.
- * The key is imported when this resolves; the check itself goes on beside the caller, who has logs to read meanwhile.
- * Says nothing about the key: see `attestationKeyReasons`.
+ * Whether the signature is the key's over `message`: ECDSA P-256 or RSASSA 2048, both with SHA-256, and nothing else; false too for a key that
+ * is none. Says nothing about the key: see `attestationKeyReasons`.
  */
-export async function startAttestationSignature(
+export async function verifyAttestationSignature(
   ak: TpmPublic,
   signature: TpmSignature,
   message: Uint8Array,
-): Promise<SignatureCheck> {
-  if (signature.hash !== tpmAlg.sha256) return notVerified;
-  if (ak.kind === "ecc" && signature.kind === "ecdsa" && ak.curve === nistP256) {
-    return startEcdsa(ak.x, ak.y, signature.r, signature.s, message);
-  }
-  if (ak.kind === "rsa" && signature.kind === "rsassa" && ak.modulus.length === 256) {
-    return startRsa(ak.modulus, signature.signature, message);
-  }
-  return notVerified;
+): Promise<boolean> {
+  const key = verificationKeyOf(ak);
+  const raw = rawSignature(signature);
+  if (key === null || raw === null || raw.kind !== key.kind) return false;
+  const imported = await signatures.importKey(key);
+  return imported === null ? false : imported.verify(message, raw.bytes);
 }
 
-async function startEcdsa(
-  x: Uint8Array,
-  y: Uint8Array,
-  r: Uint8Array,
-  s: Uint8Array,
-  message: Uint8Array,
-): Promise<SignatureCheck> {
-  if (r.length > 32 || s.length > 32) return notVerified;
-  const algorithm = { name: "ECDSA", namedCurve: "P-256", hash: "SHA-256" };
-  const point = concatBytes(Uint8Array.of(4), x, y);
-  const imported = () => crypto.subtle.importKey("raw", Uint8Array.from(point), algorithm, false, ["verify"]);
-  return startWith(algorithm, imported, concatBytes(padTo(r, 32), padTo(s, 32)), message);
+function verificationKeyOf(ak: TpmPublic): VerificationKey | null {
+  if (ak.kind === "rsa") return { kind: "rsa2048", modulus: ak.modulus };
+  return ak.curve === nistP256 ? { kind: "p256", x: ak.x, y: ak.y } : null;
 }
 
-async function startRsa(modulus: Uint8Array, signature: Uint8Array, message: Uint8Array): Promise<SignatureCheck> {
-  const algorithm = { name: "RSASSA-PKCS1-v1_5", hash: "SHA-256" };
-  const jwk = { kty: "RSA", n: toBase64Url(modulus), e: "AQAB" };
-  const imported = () => crypto.subtle.importKey("jwk", jwk, algorithm, false, ["verify"]);
-  return startWith(algorithm, imported, signature, message);
-}
-
-type CryptoKey = Awaited<ReturnType<typeof crypto.subtle.importKey>>;
-
-async function startWith(
-  algorithm: Parameters<typeof crypto.subtle.verify>[0],
-  importKey: () => Promise<CryptoKey>,
-  signature: Uint8Array,
-  message: Uint8Array,
-): Promise<SignatureCheck> {
-  try {
-    const key = await importKey();
-    const verified = crypto.subtle.verify(algorithm, key, Uint8Array.from(signature), Uint8Array.from(message));
-    return { verified: verified.catch(() => false) };
-  } catch {
-    // A point off the curve, a modulus that is none: no such key, hence no signature by it.
-    return notVerified;
-  }
+function rawSignature(
+  signature: TpmSignature,
+): { readonly kind: VerificationKey["kind"]; readonly bytes: Uint8Array } | null {
+  if (signature.hash !== tpmAlg.sha256) return null;
+  if (signature.kind === "rsassa") return { kind: "rsa2048", bytes: signature.signature };
+  const { r, s } = signature;
+  if (r.length > 32 || s.length > 32) return null;
+  return { kind: "p256", bytes: concatBytes(padTo(r, 32), padTo(s, 32)) };
 }
 
 function padTo(bytes: Uint8Array, length: number): Uint8Array {

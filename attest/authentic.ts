@@ -1,5 +1,5 @@
 import { concatBytes, equalBytes, fromBase64, IronclawError, sha256, toHex } from "../policy/index.ts";
-import { startAttestationSignature } from "./attestation-key.ts";
+import { verifyAttestationSignature } from "./attestation-key.ts";
 import { bankAlgorithm } from "./banks.ts";
 import type { Enrolment } from "./enrolment.ts";
 import { type Challenge, type Evidence, measureExtraData, type PcrSection, parsePcrs } from "./evidence.ts";
@@ -35,16 +35,8 @@ function keyReasons(ak: Uint8Array, akPublic: Uint8Array, { akName }: Enrolment)
 async function signatureReasons(akPublic: Uint8Array, evidence: Evidence): Promise<readonly Reason[]> {
   const parsed = attempt("signature", () => parseTpmSignature(evidence.signature));
   if (!parsed.ok) return [parsed.value];
-  if (await isSigned(akPublic, parsed.value, evidence.quote)) return [];
+  if (await verifyAttestationSignature(parseTpmPublic(akPublic), parsed.value, evidence.quote)) return [];
   return [reason("signature", "signature", "one of the attestation key over the quote", "one that does not verify")];
-}
-
-async function isSigned(
-  akPublic: Uint8Array,
-  signature: ReturnType<typeof parseTpmSignature>,
-  quote: Uint8Array,
-): Promise<boolean> {
-  return (await startAttestationSignature(parseTpmPublic(akPublic), signature, quote)).verified;
 }
 
 function boundReasons(evidence: Evidence, challenge: Challenge): readonly Reason[] {

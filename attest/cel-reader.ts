@@ -1,5 +1,5 @@
 import { AGENT_PCR, utf8 } from "../policy/index.ts";
-import { isLaunchEventKind, type LaunchEvent } from "./launch-events.ts";
+import { allKinds, type LaunchEvent, type LaunchEventKind } from "./launch-events.ts";
 
 /** A record whose every byte is where `encodeCel` puts it. Its digests are not compared with its content yet. */
 export interface PlainRecord {
@@ -19,6 +19,7 @@ const beforeContent = Uint8Array.of(0x09, 0x18, 200, 0x0a);
 const beforeKind = Uint8Array.of(0xa3, 0x64, ...utf8("kind"));
 const beforeName = Uint8Array.of(0x64, ...utf8("name"));
 const beforeDigest = Uint8Array.of(0x66, ...utf8("sha256"), 0x58, 32);
+const encodedKinds = allKinds.map((kind) => ({ kind, encoded: utf8(kind) }));
 const strictUtf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
 /**
@@ -42,22 +43,20 @@ function readRecord(reader: PlainReader, index: number): PlainRecord {
   reader.expect(beforeSha384);
   const sha384 = reader.take(48);
   reader.expect(beforeContent);
-  const content = reader.take(reader.head(2, maxContent));
-  return { sha256, sha384, content, event: readEvent(reader, content) };
+  const size = reader.head(2, maxContent);
+  const start = reader.offset;
+  const event = readEvent(reader);
+  reader.demand(reader.offset - start === size); // so what was read lies inside, and nothing lies behind it
+  return { sha256, sha384, content: reader.from(start), event };
 }
 
-function readEvent(outer: PlainReader, content: Uint8Array): LaunchEvent {
-  const reader = new PlainReader(content);
+function readEvent(reader: PlainReader): LaunchEvent {
   reader.expect(beforeKind);
-  const kind = reader.text(maxName);
+  const kind = reader.kind();
   reader.expect(beforeName);
   const name = reader.text(maxName);
   reader.expect(beforeDigest);
-  const sha256 = reader.take(32);
-  outer.demand(reader.plain && reader.atEnd);
-  if (isLaunchEventKind(kind)) return { kind, name, sha256 };
-  outer.demand(false);
-  return { kind: "config", name, sha256 };
+  return { kind, name, sha256: reader.take(32) };
 }
 
 /** Never throws: once anything is not as expected, `plain` is false for good, and what is read is to be dropped. */
@@ -70,6 +69,15 @@ class PlainReader {
     this.#bytes = bytes;
   }
 
+  get offset(): number {
+    return this.#offset;
+  }
+
+  /** What was read since it stood at `start`. */
+  from(start: number): Uint8Array {
+    return this.#bytes.subarray(start, this.#offset);
+  }
+
   get atEnd(): boolean {
     return this.#offset === this.#bytes.length;
   }
@@ -79,10 +87,7 @@ class PlainReader {
   }
 
   expect(constant: Uint8Array): void {
-    const bytes = this.#bytes;
-    const start = this.#offset;
-    for (let index = 0; index < constant.length; index++)
-      if (bytes[start + index] !== constant[index]) this.plain = false;
+    if (!this.#startsWith(constant)) this.plain = false;
     this.#offset += constant.length;
   }
 
@@ -104,6 +109,25 @@ class PlainReader {
     this.demand(start + length <= this.#bytes.length);
     this.#offset += length;
     return this.#bytes.subarray(start, start + length);
+  }
+
+  /** One of the known kinds, without making a text of it. */
+  kind(): LaunchEventKind {
+    const length = this.head(3);
+    for (const { kind, encoded } of encodedKinds) {
+      if (encoded.length !== length || !this.#startsWith(encoded)) continue;
+      this.#offset += length;
+      return kind;
+    }
+    this.plain = false;
+    return "config";
+  }
+
+  #startsWith(constant: Uint8Array): boolean {
+    const bytes = this.#bytes;
+    const start = this.#offset;
+    for (let index = 0; index < constant.length; index++) if (bytes[start + index] !== constant[index]) return false;
+    return true;
   }
 
   text(cap: number): string {

@@ -1,119 +1,152 @@
 import type { CborKey, CborMap, CborValue } from "../policy/index.ts";
 import { AttestError } from "./errors.ts";
 
-/** A claim's value, with the path to it for error messages. */
-export interface ValueReader {
-  asText(): string;
-  asBoolean(): boolean;
+/** A claim's value. Knows where it stands, of which a text is made for an error only: a report has hundreds. */
+export class ValueReader {
+  readonly #value: CborValue | undefined;
+  readonly #parent: string;
+  readonly #step: CborKey;
+
+  /** @param step a key below `parent`, or an element's `[index]` */
+  constructor(value: CborValue | undefined, parent: string, step: CborKey) {
+    this.#value = value;
+    this.#parent = parent;
+    this.#step = step;
+  }
+
+  asText(): string {
+    return typeof this.#value === "string" ? this.#value : this.#refuse("text");
+  }
+
+  asBoolean(): boolean {
+    return typeof this.#value === "boolean" ? this.#value : this.#refuse("true or false");
+  }
+
   /** A whole number from 0 to 2^53 - 1. */
-  asCount(): number;
-  asBytes(length: number): Uint8Array;
-  asMap(): MapReader;
+  asCount(): number {
+    return typeof this.#value === "number" && this.#value >= 0 ? this.#value : this.#refuse("a whole number from 0");
+  }
+
+  asBytes(length: number): Uint8Array {
+    const value = this.#value;
+    if (!(value instanceof Uint8Array)) return this.#refuse(`${length} bytes`);
+    return value.length === length ? value : this.#refuse(`${length} bytes`, `${value.length}`);
+  }
+
+  asMap(): MapReader {
+    return mapReader(this.#value, below(this.#parent, this.#step));
+  }
+
+  #refuse(expected: string, got = describe(this.#value)): never {
+    throw malformed(below(this.#parent, this.#step), expected, got);
+  }
 }
 
 /** Reads a map claim by claim; `end` refuses claims that nobody asked for. */
-export interface MapReader {
-  text(key: CborKey): string;
-  count(key: CborKey): number;
+export class MapReader {
+  readonly #map: CborMap;
+  readonly #path: string;
+  readonly #asked = new Set<CborKey>();
+
+  constructor(map: CborMap, path: string) {
+    this.#map = map;
+    this.#path = path;
+  }
+
+  text(key: CborKey): string {
+    return this.#value(key).asText();
+  }
+
+  count(key: CborKey): number {
+    return this.#value(key).asCount();
+  }
+
   /** A whole number from 0 to 2^64 - 1. */
-  wideCountOrNull(key: CborKey): bigint | null;
-  bytes(key: CborKey, length: number): Uint8Array;
-  bytesOrNull(key: CborKey, length: number): Uint8Array | null;
-  oneOf<Value extends string>(key: CborKey, values: readonly Value[]): Value;
-  exactly(key: CborKey, text: string): void;
-  map(key: CborKey): MapReader;
-  mapOrNull<Value>(key: CborKey, read: (map: MapReader) => Value): Value | null;
-  array(key: CborKey, cap: number): readonly ValueReader[];
+  wideCountOrNull(key: CborKey): bigint | null {
+    const found = this.#get(key);
+    if (found === null) return null;
+    if ((typeof found !== "number" && typeof found !== "bigint") || found < 0)
+      throw this.malformed(key, "null or a whole number from 0", describe(found));
+    return BigInt(found);
+  }
+
+  bytes(key: CborKey, length: number): Uint8Array {
+    return this.#value(key).asBytes(length);
+  }
+
+  bytesOrNull(key: CborKey, length: number): Uint8Array | null {
+    return this.#get(key) === null ? null : this.bytes(key, length);
+  }
+
+  oneOf<Value extends string>(key: CborKey, values: readonly Value[]): Value {
+    const text = this.text(key);
+    const found = values.find((candidate) => candidate === text);
+    if (found === undefined) throw this.malformed(key, `one of ${values.join(", ")}`, text);
+    return found;
+  }
+
+  exactly(key: CborKey, expected: string): void {
+    const text = this.text(key);
+    if (text !== expected) throw this.malformed(key, expected, text);
+  }
+
+  map(key: CborKey): MapReader {
+    return this.#value(key).asMap();
+  }
+
+  mapOrNull<Value>(key: CborKey, read: (map: MapReader) => Value): Value | null {
+    return this.#get(key) === null ? null : read(this.map(key));
+  }
+
+  array(key: CborKey, cap: number): readonly ValueReader[] {
+    const found = this.#get(key);
+    if (!Array.isArray(found)) throw this.malformed(key, "an array", describe(found));
+    if (found.length > cap) throw this.malformed(key, `at most ${cap} elements`, `${found.length}`);
+    const path = below(this.#path, key);
+    return found.map((element: CborValue, index) => new ValueReader(element, path, `[${index}]`));
+  }
+
   /** A map of text to values of one kind. */
-  entries<Value>(key: CborKey, read: (value: ValueReader) => Value): ReadonlyMap<string, Value>;
-  end(): void;
-  malformed(key: CborKey, expected: string, got?: string): AttestError;
+  entries<Value>(key: CborKey, read: (value: ValueReader) => Value): ReadonlyMap<string, Value> {
+    const found = this.#get(key);
+    const path = below(this.#path, key);
+    if (!(found instanceof Map)) throw malformed(path, "a map", describe(found));
+    const entries = new Map<string, Value>();
+    for (const [name, value] of found as CborMap) {
+      if (typeof name !== "string") throw malformed(path, "text keys", `${name}`);
+      entries.set(name, read(new ValueReader(value, path, name)));
+    }
+    return entries;
+  }
+
+  end(): void {
+    const extra: CborKey[] = [];
+    for (const key of this.#map.keys()) if (!this.#asked.has(key)) extra.push(key);
+    if (extra.length > 0) throw malformed(this.#path, "no other claim", extra.slice(0, 4).join(", "));
+  }
+
+  malformed(key: CborKey, expected: string, got?: string): AttestError {
+    return malformed(below(this.#path, key), expected, got);
+  }
+
+  #get(key: CborKey): CborValue | undefined {
+    this.#asked.add(key);
+    return this.#map.get(key);
+  }
+
+  #value(key: CborKey): ValueReader {
+    return new ValueReader(this.#get(key), this.#path, key);
+  }
 }
 
+/** @param path of the value, for errors. @throws AttestError `ERR_CLAIMS_MALFORMED` */
 export function mapReader(value: CborValue | undefined, path: string): MapReader {
   if (!(value instanceof Map)) throw malformed(path, "a map", describe(value));
-  const map: CborMap = value;
-  const asked = new Set<CborKey>();
-  const get = (key: CborKey): CborValue | undefined => {
-    asked.add(key);
-    return map.get(key);
-  };
-  const at = (key: CborKey) => `${path}.${key}`;
-  const reader: MapReader = {
-    text: (key) => valueReader(get(key), at(key)).asText(),
-    count: (key) => valueReader(get(key), at(key)).asCount(),
-    wideCountOrNull: (key) => {
-      const found = get(key);
-      if (found === null) return null;
-      if ((typeof found !== "number" && typeof found !== "bigint") || found < 0)
-        throw malformed(at(key), "null or a whole number from 0", describe(found));
-      return BigInt(found);
-    },
-    bytes: (key, length) => valueReader(get(key), at(key)).asBytes(length),
-    bytesOrNull: (key, length) => (get(key) === null ? null : reader.bytes(key, length)),
-    oneOf: (key, values) => {
-      const text = reader.text(key);
-      const found = values.find((candidate) => candidate === text);
-      if (found === undefined) throw malformed(at(key), `one of ${values.join(", ")}`, text);
-      return found;
-    },
-    exactly: (key, expected) => {
-      const text = reader.text(key);
-      if (text !== expected) throw malformed(at(key), expected, text);
-    },
-    map: (key) => mapReader(get(key), at(key)),
-    mapOrNull: (key, read) => (get(key) === null ? null : read(reader.map(key))),
-    array: (key, cap) => {
-      const found = get(key);
-      if (!Array.isArray(found)) throw malformed(at(key), "an array", describe(found));
-      if (found.length > cap) throw malformed(at(key), `at most ${cap} elements`, `${found.length}`);
-      return found.map((element: CborValue, index) => valueReader(element, `${at(key)}[${index}]`));
-    },
-    entries: (key, read) => readEntries(get(key), at(key), read),
-    end: () => {
-      const extra = [...map.keys()].filter((key) => !asked.has(key));
-      if (extra.length > 0) throw malformed(path, "no other claim", extra.slice(0, 4).join(", "));
-    },
-    malformed: (key, expected, got) => malformed(at(key), expected, got),
-  };
-  return reader;
+  return new MapReader(value, path);
 }
 
-function readEntries<Value>(
-  found: CborValue | undefined,
-  path: string,
-  read: (value: ValueReader) => Value,
-): ReadonlyMap<string, Value> {
-  if (!(found instanceof Map)) throw malformed(path, "a map", describe(found));
-  const entries = new Map<string, Value>();
-  for (const [name, value] of found as CborMap) {
-    if (typeof name !== "string") throw malformed(path, "text keys", `${name}`);
-    entries.set(name, read(valueReader(value, `${path}.${name}`)));
-  }
-  return entries;
-}
-
-function valueReader(value: CborValue | undefined, path: string): ValueReader {
-  return {
-    asText: () => {
-      if (typeof value !== "string") throw malformed(path, "text", describe(value));
-      return value;
-    },
-    asBoolean: () => {
-      if (typeof value !== "boolean") throw malformed(path, "true or false", describe(value));
-      return value;
-    },
-    asCount: () => {
-      if (typeof value !== "number" || value < 0) throw malformed(path, "a whole number from 0", describe(value));
-      return value;
-    },
-    asBytes: (length) => {
-      if (!(value instanceof Uint8Array)) throw malformed(path, `${length} bytes`, describe(value));
-      if (value.length !== length) throw malformed(path, `${length} bytes`, `${value.length}`);
-      return value;
-    },
-    asMap: () => mapReader(value, path),
-  };
+function below(path: string, step: CborKey): string {
+  return typeof step === "string" && step.startsWith("[") ? `${path}${step}` : `${path}.${step}`;
 }
 
 function describe(value: CborValue | undefined): string {

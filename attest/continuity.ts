@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { encodeCanonicalJson, parseCanonicalJson, toHex } from "../policy/index.ts";
 import type { Claims } from "./claims.ts";
+import type { AssuranceClass } from "./enrolment.ts";
 import { type Reason, reason } from "./reason.ts";
 import type { QuoteAttest } from "./tpm-structures.ts";
 
@@ -68,25 +69,46 @@ export interface ContinuityFindings {
  * state that was put back, a second machine with a copy of it, or a log that was cut.
  * Does not see what was put back to the very state of the last report, nor two copies that never report in turn.
  */
-export function continuityFindings(before: Continuity, now: Continuity, safe: boolean): ContinuityFindings {
+export function continuityFindings(before: Continuity, now: Continuity, tpm: ClockTrust): ContinuityFindings {
+  const clock = compareClocks(before, now, tpm);
   return {
-    reasons: [...clockReasons(before, now, safe), ...epochReasons(before, now), ...auditReasons(before, now)],
-    doubts: bootDoubts(before, now),
+    reasons: [...clock.reasons, ...epochReasons(before, now), ...auditReasons(before, now)],
+    doubts: [...clock.doubts, ...bootDoubts(before, now)],
   };
+}
+
+/** How far a TPM's clock can be relied upon. */
+export interface ClockTrust {
+  /** TPMS_CLOCK_INFO safe. */
+  readonly safe: boolean;
+  readonly assurance: AssuranceClass;
 }
 
 type Clock = Pick<Continuity, "clock" | "resetCount" | "restartCount">;
 
 const bootOf = ({ resetCount, restartCount }: Clock) => `resetCount ${resetCount}, restartCount ${restartCount}`;
 
-/** restartCount starts again at each reset, so the pair is compared; the clock runs through resets and restarts alike. */
-function clockReasons(before: Clock, now: Clock, safe: boolean): readonly Reason[] {
+/** A TPM saves its clock at least so often, in milliseconds (TPM 2.0 Part 1, "Clock"): about 70 minutes. */
+const maxClockLag = 1n << 22n;
+
+/**
+ * restartCount starts again at each reset, so the pair is compared; the clock runs through resets and restarts alike. After an unorderly shutdown it
+ * starts at its last saved value, and `safe` says so until it has caught up.
+ */
+function compareClocks(before: Clock, now: Clock, { safe, assurance }: ClockTrust): ContinuityFindings {
   const boots = now.resetCount - before.resetCount || now.restartCount - before.restartCount;
-  if (boots < 0) return [reason("tpm-rolled-back", "quote clockInfo", `${bootOf(before)} or later`, bootOf(now))];
-  // After an unorderly shutdown the clock starts at its last saved value, and `safe` says so until it has caught up.
-  const mayLag = boots > 0 && !safe;
-  if (BigInt(now.clock) >= BigInt(before.clock) || mayLag) return [];
-  return [reason("clock-went-back", "quote clockInfo.clock", `${before.clock} ms or later`, `${now.clock} ms`)];
+  if (boots < 0) {
+    return {
+      reasons: [reason("tpm-rolled-back", "quote clockInfo", `${bootOf(before)} or later`, bootOf(now))],
+      doubts: [],
+    };
+  }
+  const lag = BigInt(before.clock) - BigInt(now.clock);
+  if (lag <= 0n || (boots > 0 && !safe && lag <= maxClockLag)) return { reasons: [], doubts: [] };
+  const clocks = ["quote clockInfo.clock", `${before.clock} ms or later`, `${now.clock} ms`] as const;
+  // Software TPMs are known to save it at an orderly end only, and to call it safe all the same; whoever runs one can set it anyway.
+  if (boots > 0 && assurance === "software-tpm") return { reasons: [], doubts: [reason("clock-lags", ...clocks)] };
+  return { reasons: [reason("clock-went-back", ...clocks)], doubts: [] };
 }
 
 function epochReasons(before: Continuity, now: Continuity): readonly Reason[] {

@@ -15,7 +15,7 @@ export const earProfile = "tag:github.com,2023:veraison/ear";
 export const earSubmodule = "ironclaw";
 
 /** Who judged. `build` is the version of the judgement (of policy and result), not of a program that calls it. */
-export const earVerifierId = {
+const earVerifierId = {
   developer: "tag:ironclaw,2026:verifier",
   build: "appraisal 2",
 } as const;

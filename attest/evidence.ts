@@ -100,11 +100,24 @@ const sections: readonly Section[] = [
   },
 ];
 
+const knownKeys: ReadonlySet<CborKey> = new Set([collectionTypeKey, ...sections.map(({ key }) => key)]);
+
 /** A report as a CMW collection (`application/cmw+cbor`). */
 export function encodeEvidence(evidence: Evidence): Uint8Array {
   const collection = new Map<CborKey, CborValue>([[collectionTypeKey, evidenceProfile]]);
   for (const { key, field, type } of sections) collection.set(key, [type, evidence[field], evidenceIndicator]);
   return encodeCbor(collection);
+}
+
+/**
+ * SHA-256 of each report that was parsed, by what `parseEvidence` returned: nobody else can put an entry here, and a copy with another
+ * section is another object.
+ */
+const digests = new WeakMap<Evidence, Uint8Array>();
+
+/** SHA-256 of the report as it was received; accepted bytes are the only bytes for their meaning, so encoding the sections gives the same. */
+export function measureEvidence(evidence: Evidence): Uint8Array {
+  return digests.get(evidence) ?? sha256(encodeEvidence(evidence));
 }
 
 /**
@@ -115,13 +128,14 @@ export function encodeEvidence(evidence: Evidence): Uint8Array {
 export function parseEvidence(bytes: Uint8Array): Evidence {
   const collection = decodeCollection(bytes);
   if (collection.get(collectionTypeKey) !== evidenceProfile) throw malformed(collectionTypeKey, evidenceProfile);
-  const known = new Set([collectionTypeKey, ...sections.map(({ key }) => key)]);
-  const extra = [...collection.keys()].find((key) => typeof key !== "string" || !known.has(key));
+  const extra = [...collection.keys()].find((key) => !knownKeys.has(key));
   if (extra !== undefined) throw malformed("sections", "no other section", `${extra}`.slice(0, 80));
   const found = Object.fromEntries(
     sections.map((section) => [section.field, parseSection(collection.get(section.key), section)]),
   );
-  return found as Record<keyof Evidence, Uint8Array>; // the table names every field
+  const evidence: Evidence = Object.freeze(found as Record<keyof Evidence, Uint8Array>); // the table names every field
+  digests.set(evidence, sha256(bytes));
+  return evidence;
 }
 
 function decodeCollection(bytes: Uint8Array): ReadonlyMap<CborKey, CborValue> {
@@ -152,14 +166,18 @@ function parseSection(record: CborValue | undefined, section: Section): Uint8Arr
   return bytes;
 }
 
+const extraDataLabel = new ByteWriter().bytes(utf8("ironclaw/evidence/v1")).u8(0).finish();
+const digestLength = new ByteWriter().u64(32n).finish();
+
 /** The 32 bytes that a quote must carry as extraData (EVIDENCE.md section 2). */
 export function measureExtraData(
   nonce: Uint8Array,
   evidence: Omit<Evidence, "quote" | "signature" | "pcrs">,
 ): Uint8Array {
-  const writer = new ByteWriter().bytes(utf8("ironclaw/evidence/v1")).u8(0).u64(BigInt(nonce.length)).bytes(nonce);
+  const writer = new ByteWriter().bytes(extraDataLabel).u64(BigInt(nonce.length)).bytes(nonce);
   const { ak, claims, agentLog, firmwareLog, ekCertificates } = evidence;
-  for (const section of [ak, claims, agentLog, firmwareLog, ekCertificates]) writer.u64(32n).bytes(sha256(section));
+  for (const section of [ak, claims, agentLog, firmwareLog, ekCertificates])
+    writer.bytes(digestLength).bytes(sha256(section));
   return sha256(writer.finish());
 }
 

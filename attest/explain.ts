@@ -1,4 +1,4 @@
-import { preUnsealKinds } from "../policy/index.ts";
+import { preUnsealKinds, printableLine } from "../policy/index.ts";
 import type { AttestationResult, EventComparison, PcrComparison } from "./attestation-result.ts";
 import type { Finding } from "./finding.ts";
 import { loginKinds } from "./launch-events.ts";
@@ -113,12 +113,7 @@ function wrap(text: string): string {
   return lines.map((line, index) => `  ${index === 0 ? "-" : " "} ${line}`).join("\n");
 }
 
-/** Names and reasons come from outside: a control character must not reach the reader's terminal. */
+/** Names and reasons come from outside, and can be long. */
 function printable(text: string, length = 200): string {
-  return (
-    text
-      // biome-ignore lint/suspicious/noControlCharactersInRegex: these are the characters to take out
-      .replaceAll(/[\u0000-\u001f\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069]/g, "?")
-      .slice(0, length)
-  );
+  return printableLine(text).slice(0, length);
 }

@@ -7,9 +7,9 @@ export const loginKinds = ["token", "key"] as const;
 /** The cap ends the launch; its name is "serving" or "refused". */
 export const capKind = "cap" as const;
 /** Measured when they happen, after the cap. */
-export const laterKinds = ["violation", "shim-replaced", "narrowed", "anchor"] as const;
+const laterKinds = ["violation", "shim-replaced", "narrowed", "anchor"] as const;
 
-const allKinds = [...preUnsealKinds, ...loginKinds, capKind, ...laterKinds] as const;
+export const allKinds = [...preUnsealKinds, ...loginKinds, capKind, ...laterKinds] as const;
 
 export type LaunchEventKind = (typeof allKinds)[number];
 
@@ -20,6 +20,13 @@ export interface LaunchEvent {
   readonly name: string;
   /** 32 bytes. */
   readonly sha256: Uint8Array;
+}
+
+const preUnseal: ReadonlySet<string> = new Set(preUnsealKinds);
+
+/** Measured before the unseal: what a release predicts. */
+export function isPreUnseal({ kind }: Pick<LaunchEvent, "kind">): boolean {
+  return preUnseal.has(kind);
 }
 
 export function isLaunchEventKind(kind: string): kind is LaunchEventKind {

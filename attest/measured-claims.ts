@@ -7,8 +7,9 @@ import { listNames, type Reason, reason } from "./reason.ts";
 
 /** The measured claims that a log supports: an attester takes them from here, so that they cannot differ. */
 export function measuredClaims(launch: LaunchStateName, records: readonly CelRecord[]): MeasuredClaims {
-  const single = (kind: LaunchEventKind) => eventsOf(records, kind)[0]?.sha256 ?? null;
-  const closure = eventsOf(records, "closure").map((event) => [event.name, event.sha256] as const);
+  const log = byKind(records);
+  const single = (kind: LaunchEventKind) => eventsOf(log, kind)[0]?.sha256 ?? null;
+  const closure = eventsOf(log, "closure").map((event) => [event.name, event.sha256] as const);
   return {
     launch,
     policy: single("policy"),
@@ -24,26 +25,23 @@ export function measuredClaims(launch: LaunchStateName, records: readonly CelRec
  */
 export function measuredClaimReasons(claims: Claims, records: readonly CelRecord[]): readonly Reason[] {
   const { measured, asserted } = claims;
+  const log = byKind(records);
   const tokens = asserted.tokens.map((token) => ({ name: token.name, sha256: measureToken(token) }));
   const keys = asserted.keys.map((key) => ({ name: key.name, sha256: measureKey(key) }));
   const closure = [...measured.closure].map(([name, sha256]) => ({ name, sha256 }));
   return [
-    ...singleReasons("policy", measured.policy, records),
-    ...singleReasons("profile", measured.profile, records),
-    ...singleReasons("library", measured.library, records),
-    ...listReasons("closure", closure, records),
-    ...listReasons("token", tokens, records),
-    ...listReasons("key", keys, records),
-    ...launchReasons(measured.launch, records),
+    ...singleReasons("policy", measured.policy, log),
+    ...singleReasons("profile", measured.profile, log),
+    ...singleReasons("library", measured.library, log),
+    ...listReasons("closure", closure, log),
+    ...listReasons("token", tokens, log),
+    ...listReasons("key", keys, log),
+    ...launchReasons(measured.launch, log),
   ];
 }
 
-function singleReasons(
-  kind: LaunchEventKind,
-  claimed: Uint8Array | null,
-  records: readonly CelRecord[],
-): readonly Reason[] {
-  const events = eventsOf(records, kind);
+function singleReasons(kind: LaunchEventKind, claimed: Uint8Array | null, log: EventsByKind): readonly Reason[] {
+  const events = eventsOf(log, kind);
   if (events.length > 1) return [reason("claim-measured", kind, "one event", `${events.length}`)];
   const logged = events[0]?.sha256 ?? null;
   const same = logged === null || claimed === null ? logged === claimed : equalBytes(logged, claimed);
@@ -55,13 +53,11 @@ const maxShown = 8;
 
 type Measured = Pick<LaunchEvent, "name" | "sha256">;
 
-function listReasons(
-  kind: LaunchEventKind,
-  claimed: readonly Measured[],
-  records: readonly CelRecord[],
-): readonly Reason[] {
+function listReasons(kind: LaunchEventKind, claimed: readonly Measured[], log: EventsByKind): readonly Reason[] {
+  const events = eventsOf(log, kind);
+  if (sameOnes(events, claimed)) return [];
   const line = ({ name, sha256 }: Measured) => `${name}=${toHex(sha256)}`;
-  const logged = eventsOf(records, kind).map(line).toSorted();
+  const logged = events.map(line).toSorted();
   const found = claimed.map(line).toSorted();
   const missing = without(logged, found).slice(0, maxShown);
   const extra = without(found, logged).slice(0, maxShown);
@@ -76,14 +72,27 @@ function listReasons(
   ];
 }
 
+/** Each of one among the others, in any order, and no name twice: the usual case, without a text and a sort for each. Another case is for `listReasons`. */
+function sameOnes(logged: readonly Measured[], claimed: readonly Measured[]): boolean {
+  if (logged.length !== claimed.length) return false;
+  const left = new Map<string, Uint8Array>();
+  for (const { name, sha256 } of claimed) left.set(name, sha256);
+  for (const { name, sha256 } of logged) {
+    const found = left.get(name);
+    if (found === undefined || !equalBytes(found, sha256)) return false;
+    left.delete(name);
+  }
+  return left.size === 0;
+}
+
 /** Those of `some` that are not among `others`, each once. Not `Set.difference`: Node 20 has none. */
 function without(some: readonly string[], others: readonly string[]): readonly string[] {
   const known = new Set(others);
   return [...new Set(some)].filter((each) => !known.has(each));
 }
 
-function launchReasons(launch: LaunchStateName, records: readonly CelRecord[]): readonly Reason[] {
-  const caps = eventsOf(records, "cap").map((event) => event.name);
+function launchReasons(launch: LaunchStateName, log: EventsByKind): readonly Reason[] {
+  const caps = eventsOf(log, "cap").map((event) => event.name);
   const expected = expectedCaps(launch);
   if (expected === null || expected.includes(caps.join("+"))) return [];
   return [reason("claim-measured", `launch ${launch}`, `cap ${expected.join(" or ")}`, `cap ${listNames(caps, "+")}`)];
@@ -105,8 +114,20 @@ function expectedCaps(launch: LaunchStateName): readonly string[] | null {
   }
 }
 
-function eventsOf(records: readonly CelRecord[], kind: LaunchEventKind): readonly LaunchEvent[] {
-  return records.map((record) => record.event).filter((event) => event.kind === kind);
+type EventsByKind = ReadonlyMap<LaunchEventKind, readonly LaunchEvent[]>;
+
+function byKind(records: readonly CelRecord[]): EventsByKind {
+  const kinds = new Map<LaunchEventKind, LaunchEvent[]>();
+  for (const { event } of records) {
+    const events = kinds.get(event.kind);
+    if (events === undefined) kinds.set(event.kind, [event]);
+    else events.push(event);
+  }
+  return kinds;
+}
+
+function eventsOf(log: EventsByKind, kind: LaunchEventKind): readonly LaunchEvent[] {
+  return log.get(kind) ?? [];
 }
 
 function describe(digest: Uint8Array | null): string {

@@ -253,7 +253,7 @@ export function encodeTpmPublic(key: TpmPublic): Uint8Array {
 }
 
 /** The hash a TPM_ALG_ID names. @throws AttestError `ERR_TPM_STRUCTURE` for SHA-1 and the unknown */
-export function tpmHash(algorithm: number): (bytes: Uint8Array) => Uint8Array {
+function tpmHash(algorithm: number): (bytes: Uint8Array) => Uint8Array {
   if (algorithm === tpmAlg.sha256) return sha256;
   if (algorithm === tpmAlg.sha384) return sha384;
   if (algorithm === tpmAlg.sha512) return sha512;

@@ -56,6 +56,7 @@ const claimsOfCode: Readonly<Record<string, readonly TrustClaim[]>> = {
   stale: ["instance-identity"],
   rebooted: ["instance-identity"],
   "clock-unsafe": ["instance-identity"],
+  "clock-lags": ["instance-identity"],
   cap: ["executables"],
   "library-not-accepted": ["executables"],
   "profile-not-accepted": ["configuration"],

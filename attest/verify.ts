@@ -8,7 +8,7 @@ import {
   sha256,
   toHex,
 } from "../policy/index.ts";
-import { attestationKeyReasons, type SignatureCheck, startAttestationSignature } from "./attestation-key.ts";
+import { attestationKeyReasons, verifyAttestationSignature } from "./attestation-key.ts";
 import { challengeReasons, pcrReasons } from "./authentic.ts";
 import { type PcrBank, resetValue } from "./banks.ts";
 import { type CelRecord, parseCel, replayCel } from "./cel.ts";
@@ -20,7 +20,7 @@ import { EvidenceRefused } from "./errors.ts";
 import {
   type Challenge,
   type Evidence,
-  encodeEvidence,
+  measureEvidence,
   type PcrSection,
   parseEkCertificates,
   parsePcrs,
@@ -35,6 +35,7 @@ import {
   parseTpmSignature,
   type QuoteAttest,
   type TpmPublic,
+  type TpmSignature,
   tpmName,
 } from "./tpm-structures.ts";
 
@@ -65,6 +66,7 @@ export interface VerifiedEvidence {
 interface Parts {
   readonly quote: QuoteAttest | null;
   readonly ak: TpmPublic | null;
+  readonly signature: TpmSignature | null;
   readonly pcrs: PcrSection | null;
   readonly firmwareLog: FirmwareLog | null;
   readonly agentLog: readonly CelRecord[] | null;
@@ -89,7 +91,6 @@ export async function verifyEvidence(
   previous: Continuity | null,
 ): Promise<VerifiedEvidence> {
   checkChallenge(challenge);
-  const signature = await startSignature(evidence);
   const reasons: Reason[] = [];
   const parts = parseParts(evidence, reasons);
   const others = [
@@ -98,15 +99,15 @@ export async function verifyEvidence(
     ...replayReasons(parts, challenge),
     ...claimReasons(parts, challenge, enrolment),
   ];
-  reasons.push(...keyReasons(evidence, parts.ak, enrolment), ...(await signatureReasons(signature)), ...others);
+  reasons.push(...keyReasons(evidence, parts.ak, enrolment), ...(await signatureReasons(evidence, parts)), ...others);
   const { quote, pcrs, firmwareLog, agentLog, claims } = parts;
-  const since = quote === null || claims === null ? null : compareWith(previous, quote, claims);
+  const since = quote === null || claims === null ? null : compareWith(previous, quote, claims, enrolment);
   reasons.push(...(since?.reasons ?? []));
   if (reasons.length > 0 || !quote || !pcrs || !firmwareLog || !agentLog || !claims || !since)
     throw new EvidenceRefused(reasons);
   return {
     [verified]: true,
-    sha256: toHex(sha256(encodeEvidence(evidence))), // accepted bytes are the only bytes for their meaning
+    sha256: toHex(measureEvidence(evidence)),
     machine: enrolment.name,
     assurance: enrolment.assurance,
     challenge,
@@ -120,10 +121,11 @@ export async function verifyEvidence(
   };
 }
 
-function compareWith(previous: Continuity | null, quote: QuoteAttest, claims: Claims) {
+function compareWith(previous: Continuity | null, quote: QuoteAttest, claims: Claims, { assurance }: Enrolment) {
   const continuity = continuityOf({ quote, claims }, previous);
   const { safe } = quote.clockInfo;
-  const found = previous === null ? { reasons: [], doubts: [] } : continuityFindings(previous, continuity, safe);
+  const found =
+    previous === null ? { reasons: [], doubts: [] } : continuityFindings(previous, continuity, { safe, assurance });
   const unsafe = safe ? [] : [reason("clock-unsafe", "clockInfo.safe", "YES", "NO")];
   return { continuity, reasons: found.reasons, doubts: [...unsafe, ...found.doubts] };
 }
@@ -149,6 +151,7 @@ function parseParts(evidence: Evidence, reasons: Reason[]): Parts {
   return {
     quote: attempt("quote", () => parseQuoteAttest(evidence.quote)),
     ak: attempt("ak", () => parseTpmPublic(evidence.ak)),
+    signature: attempt("signature", () => parseTpmSignature(evidence.signature)),
     pcrs: attempt("pcrs", () => parsePcrs(evidence.pcrs)),
     firmwareLog: attempt("firmware-log", () => parseFirmwareLog(evidence.firmwareLog)),
     agentLog: attempt("agent-log", () => parseCel(evidence.agentLog)),
@@ -166,28 +169,9 @@ function keyReasons(evidence: Evidence, ak: TpmPublic | null, enrolment: Enrolme
   return reasons;
 }
 
-/** A check that has begun, why it could not begin, or `null` for a malformed key, which `parseParts` finds too. */
-async function startSignature(evidence: Evidence): Promise<SignatureCheck | Reason | null> {
-  const ak = parsed(() => parseTpmPublic(evidence.ak));
-  if (ak instanceof IronclawError) return null;
-  const signature = parsed(() => parseTpmSignature(evidence.signature));
-  if (signature instanceof IronclawError) return reasonFrom(signature, `signature: ${signature.message}`);
-  return startAttestationSignature(ak, signature, evidence.quote);
-}
-
-function parsed<T>(parse: () => T): T | IronclawError {
-  try {
-    return parse();
-  } catch (error) {
-    if (error instanceof IronclawError) return error;
-    throw error;
-  }
-}
-
-async function signatureReasons(started: SignatureCheck | Reason | null): Promise<readonly Reason[]> {
-  if (started === null) return [];
-  if (!("verified" in started)) return [started];
-  if (await started.verified) return [];
+async function signatureReasons(evidence: Evidence, { ak, signature }: Parts): Promise<readonly Reason[]> {
+  if (ak === null || signature === null) return []; // the malformed one is a reason already
+  if (await verifyAttestationSignature(ak, signature, evidence.quote)) return [];
   return [reason("signature", "signature", "one of the attestation key over the quote", "one that does not verify")];
 }
 

@@ -101,16 +101,18 @@ export class ByteWriter {
   readonly #parts: Uint8Array[] = [];
 
   u8(value: number): this {
-    return this.#number(1, (view) => view.setUint8(0, value));
+    return this.bytes(Uint8Array.of(value));
   }
   u16(value: number): this {
-    return this.#number(2, (view) => view.setUint16(0, value));
+    return this.bytes(Uint8Array.of(value >>> 8, value));
   }
   u32(value: number): this {
-    return this.#number(4, (view) => view.setUint32(0, value));
+    return this.bytes(Uint8Array.of(value >>> 24, value >>> 16, value >>> 8, value));
   }
   u64(value: bigint): this {
-    return this.#number(8, (view) => view.setBigUint64(0, value));
+    const part = new Uint8Array(8);
+    new DataView(part.buffer).setBigUint64(0, value);
+    return this.bytes(part);
   }
   bytes(value: Uint8Array): this {
     this.#parts.push(value);
@@ -126,13 +128,6 @@ export class ByteWriter {
   }
   finish(): Uint8Array {
     return joinBytes(this.#parts);
-  }
-
-  #number(size: number, set: (view: DataView) => void): this {
-    const part = new Uint8Array(size);
-    set(new DataView(part.buffer));
-    this.#parts.push(part);
-    return this;
   }
 }
 
@@ -220,13 +215,22 @@ export function fromHex(text: string, field = "hex"): Uint8Array {
       got: `${text.length} characters`,
     });
   }
-  return Uint8Array.from({ length: text.length / 2 }, (_, index) =>
-    Number.parseInt(text.slice(2 * index, 2 * index + 2), 16),
-  );
+  const bytes = new Uint8Array(text.length / 2);
+  for (let index = 0; index < bytes.length; index++)
+    bytes[index] = (hexDigit(text, 2 * index) << 4) | hexDigit(text, 2 * index + 1);
+  return bytes;
 }
 
+/** Of a character that is known to be a digit. */
+function hexDigit(text: string, at: number): number {
+  const code = text.charCodeAt(at);
+  return (code & 0xf) + (code > 0x39 ? 9 : 0);
+}
+
+const utf8Encoder = new TextEncoder();
+
 export function utf8(text: string): Uint8Array {
-  return new TextEncoder().encode(text);
+  return utf8Encoder.encode(text);
 }
 
 export function toBase64(bytes: Uint8Array): string {

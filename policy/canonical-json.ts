@@ -1,9 +1,11 @@
 import type { z } from "zod";
-import { equalBytes, utf8 } from "./bytes.ts";
+import { utf8 } from "./bytes.ts";
 import { PolicyError, type PolicyErrorCode } from "./errors.ts";
 
 /** Largest document, in bytes, that any reader here accepts. */
 export const MAX_DOCUMENT_BYTES = 1 << 20;
+
+const strictUtf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
 /** The one encoding of a document: JSON without white space, fields in the order in which `schema` names them. */
 export function encodeCanonicalJson<T>(
@@ -28,8 +30,10 @@ export function parseCanonicalJson<T>(bytes: Uint8Array, schema: z.ZodType<T>, c
       got: `${bytes.length}`,
     });
   }
-  const value = checkSchema(parseJson(bytes, code, what), schema, code, what);
-  if (!equalBytes(utf8(JSON.stringify(value)), bytes)) {
+  const text = decodeText(bytes, code, what);
+  const value = checkSchema(parseJson(text, code, what), schema, code, what);
+  // Valid UTF-8 has one text and a text one UTF-8, so equal texts are equal bytes.
+  if (JSON.stringify(value) !== text) {
     throw new PolicyError(code, what, {
       expected: "canonical JSON",
       got: "another encoding of the same content",
@@ -38,15 +42,24 @@ export function parseCanonicalJson<T>(bytes: Uint8Array, schema: z.ZodType<T>, c
   return value;
 }
 
-function parseJson(bytes: Uint8Array, code: PolicyErrorCode, what: string): unknown {
+function decodeText(bytes: Uint8Array, code: PolicyErrorCode, what: string): string {
   try {
-    return JSON.parse(new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes));
+    return strictUtf8.decode(bytes);
   } catch {
-    throw new PolicyError(code, what, {
-      expected: "JSON in UTF-8",
-      got: "something else",
-    });
+    throw notJson(code, what);
   }
+}
+
+function parseJson(text: string, code: PolicyErrorCode, what: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    throw notJson(code, what);
+  }
+}
+
+function notJson(code: PolicyErrorCode, what: string): PolicyError {
+  return new PolicyError(code, what, { expected: "JSON in UTF-8", got: "something else" });
 }
 
 function checkSchema<T>(value: unknown, schema: z.ZodType<T>, code: PolicyErrorCode, what: string): T {

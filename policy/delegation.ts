@@ -3,7 +3,7 @@ import { fromBase64 } from "./bytes.ts";
 import { encodeCanonicalJson, parseCanonicalJson } from "./canonical-json.ts";
 import { EPOCH_ROOT_REF, MAX_EPOCH } from "./epoch.ts";
 import { PolicyError } from "./errors.ts";
-import { type ImportedKey, importVerificationKey, parseVerificationKey } from "./keys.ts";
+import { importVerificationKey, parseVerificationKey } from "./keys.ts";
 import {
   CREDENTIAL_NAME,
   credentialRef,
@@ -12,6 +12,7 @@ import {
   raiseDelegationSteps,
 } from "./sealing-policy.ts";
 import { encodePolicyApproval, measurePolicy, type PolicyStep } from "./tpm-policy.ts";
+import type { ImportedKey } from "./verify-signature.ts";
 
 const signature = z.string().max(512);
 

@@ -1,11 +1,16 @@
-import { ByteReader, ByteWriter, concatBytes, equalBytes, fromBase64, fromHex, toBase64, toHex } from "./bytes.ts";
+import { ByteReader, ByteWriter, concatBytes, equalBytes, fromBase64, toBase64, toHex } from "./bytes.ts";
 import { PolicyError } from "./errors.ts";
 import { sha256 } from "./hash.ts";
-
-/** Public half of a release root, release or operator key. The only two kinds: ECDSA P-256, RSA-2048 with exponent 65537. */
-export type VerificationKey =
-  | { readonly kind: "p256"; readonly x: Uint8Array; readonly y: Uint8Array }
-  | { readonly kind: "rsa2048"; readonly modulus: Uint8Array };
+import {
+  encodeSpki,
+  type ImportedKey,
+  P256_PREFIX,
+  RSA_PREFIX,
+  RSA_SUFFIX,
+  signatureSize,
+  signatures,
+  type VerificationKey,
+} from "./verify-signature.ts";
 
 /** A private key that signs; `sign` hashes with SHA-256 and returns r||s (64 bytes) or RSASSA-PKCS1-v1_5 (256 bytes). */
 export interface SigningKey {
@@ -13,10 +18,6 @@ export interface SigningKey {
   sign(data: Uint8Array): Promise<Uint8Array>;
 }
 
-// With the key kind fixed, all of the SubjectPublicKeyInfo but the key itself is constant: compare instead of parsing ASN.1.
-const P256_PREFIX = fromHex("3059301306072a8648ce3d020106082a8648ce3d03010703420004");
-const RSA_PREFIX = fromHex("30820122300d06092a864886f70d01010105000382010f003082010a0282010100");
-const RSA_SUFFIX = fromHex("0203010001");
 const P256_SIZE = P256_PREFIX.length + 64;
 const RSA_SIZE = RSA_PREFIX.length + 256 + RSA_SUFFIX.length;
 
@@ -83,8 +84,7 @@ export function parseVerificationKey(spkiPem: string): VerificationKey {
 
 /** The SubjectPublicKeyInfo of a key as PEM: what `parseVerificationKey` reads. Does not check that a P-256 point is on the curve. */
 export function encodeVerificationKey(key: VerificationKey): string {
-  if (key.kind === "p256") return encodeSpkiPem(concatBytes(P256_PREFIX, key.x, key.y));
-  return encodeSpkiPem(concatBytes(RSA_PREFIX, key.modulus, RSA_SUFFIX));
+  return encodeSpkiPem(encodeSpki(key));
 }
 
 /** DSSE key id: 64 hexadecimal digits of SHA-256 over the SubjectPublicKeyInfo DER. */
@@ -123,34 +123,15 @@ export function encodeTpmtSignature(spkiPem: string, signature: Uint8Array): Uin
   return writer.sized16(signature.subarray(0, 32)).sized16(signature.subarray(32)).finish();
 }
 
-/** A key that the platform has taken: for whoever checks several signatures of one key. */
-export interface ImportedKey {
-  /** True when `signature` (r||s or PKCS#1, SHA-256) over `data` verifies. Says nothing about whose key it is. */
-  verify(data: Uint8Array, signature: Uint8Array): Promise<boolean>;
-}
-
 /** @throws PolicyError ERR_KEY_MALFORMED for another kind of key, or one that the platform refuses, e.g. a point off the curve */
 export async function importVerificationKey(spkiPem: string): Promise<ImportedKey> {
-  const { kind } = parseVerificationKey(spkiPem);
-  const spki = Uint8Array.from(decodeSpkiPem(spkiPem));
-  const algorithm =
-    kind === "p256" ? { name: "ECDSA", namedCurve: "P-256" } : { name: "RSASSA-PKCS1-v1_5", hash: "SHA-256" };
-  const scheme = kind === "p256" ? { name: "ECDSA", hash: "SHA-256" } : { name: "RSASSA-PKCS1-v1_5" };
-  let key: Awaited<ReturnType<typeof crypto.subtle.importKey>>;
-  try {
-    key = await crypto.subtle.importKey("spki", spki, algorithm, false, ["verify"]);
-  } catch (cause) {
-    throw new PolicyError("ERR_KEY_MALFORMED", "public key", {
-      expected: `a valid ${kind} key`,
-      got: "one the import refuses",
-      cause,
-    });
-  }
-  return {
-    verify: async (data, signature) =>
-      signature.length === signatureSize(kind) &&
-      crypto.subtle.verify(scheme, key, Uint8Array.from(signature), Uint8Array.from(data)),
-  };
+  const key = parseVerificationKey(spkiPem);
+  const imported = await signatures.importKey(key);
+  if (imported !== null) return imported;
+  throw new PolicyError("ERR_KEY_MALFORMED", "public key", {
+    expected: `a valid ${key.kind} key`,
+    got: "one the import refuses",
+  });
 }
 
 /** `ImportedKey.verify` for one signature. @throws PolicyError ERR_KEY_MALFORMED */
@@ -196,10 +177,6 @@ function notDer(field: string): PolicyError {
     expected: "the shortest DER encoding",
     got: "another",
   });
-}
-
-function signatureSize(kind: VerificationKey["kind"]): number {
-  return kind === "p256" ? 64 : 256;
 }
 
 function requireSignatureSize(kind: VerificationKey["kind"], signature: Uint8Array): void {

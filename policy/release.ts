@@ -131,12 +131,12 @@ export async function verifyReleaseSignatures(bytes: Uint8Array, releaseRootPem:
   const { releaseKey, epoch } = release;
   const key = await importVerificationKey(releaseKey);
   const unseal = { steps: releaseSteps(releaseRootPem, sealPcrValues(release), epoch), policyRef: RELEASE_REF };
-  const raise = { steps: raiseSteps(releaseRootPem, bootPcrValues(release), epoch), policyRef: EPOCH_REF };
+  const raise = () => ({ steps: raiseSteps(releaseRootPem, bootPcrValues(release), epoch), policyRef: EPOCH_REF });
   await passAll([
     verifyDelegation(releaseRootPem, releaseKey, release.delegation),
     verifyEnvelope(envelope, RELEASE_TYPE, releaseKey),
     verifyApproval("unseal", key, unseal, release.unseal),
-    ...(release.raise === null ? [] : [verifyApproval("raise", key, raise, release.raise)]),
+    ...(release.raise === null ? [] : [verifyApproval("raise", key, raise(), release.raise)]),
   ]);
   return release;
 }

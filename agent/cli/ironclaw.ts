@@ -1,8 +1,8 @@
 #!/usr/bin/env node
 // The composition root: the one place that may load every folder, each command only when it is asked for.
-import { IronclawError } from "../../policy/index.ts";
+import { IronclawError, printableText } from "../../policy/index.ts";
 import { type Command, type CommandIo, parseCommandLine, renderHelp, UsageError } from "./command.ts";
-import { oneLine, plainText } from "./output.ts";
+import { oneLine } from "./output.ts";
 
 type Loader = () => Promise<{ readonly command: Command }>;
 
@@ -61,7 +61,7 @@ export const COMMANDS: Readonly<Record<string, Loader>> = {
 export async function runIronclaw(args: readonly string[], io: CommandIo): Promise<number> {
   const safe: CommandIo = {
     input: io.input,
-    print: (text) => io.print(plainText(text)),
+    print: (text) => io.print(printableText(text)),
     complain: (text) => io.complain(oneLine(text)),
   };
   const found = findCommand(args);

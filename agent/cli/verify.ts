@@ -45,7 +45,10 @@ export const command: Command = {
       help: "compare with the machine's last report, and keep this one for the next; made where there is none",
     },
     explain: { type: "boolean", help: "print expected and measured side by side" },
-    ear: { ...signingKeyOption("sign the result as a token (EAR): P-256 key"), required: false },
+    ear: {
+      ...signingKeyOption("sign the result as a token (EAR), with --challenged: P-256 key"),
+      required: false,
+    },
     "ear-out": { type: "string", value: "FILE", help: "write the token there instead of printing it" },
     "ear-ttl": { type: "string", value: "SECONDS", help: `how long the token is valid (default: ${DEFAULT_TTL})` },
     json: JSON_OPTION,
@@ -90,7 +93,9 @@ async function verifyAndJudge(input: CommandInput, io: CommandIo): Promise<0 | 1
   const token = ear === null ? null : await signEar(result, { ...ear, now, nonce: challenge.nonce });
   const file = input.optional("ear-out");
   if (token !== null && file !== undefined) await writeOutput(file, `${token}\n`);
-  answer(input, io, result, [describe(input, result), ...notes(input, trusted)].join("\n"));
+  const unchecked = notes(input, trusted);
+  answer(input, io, result, [describe(input, result), ...unchecked].join("\n"));
+  if (input.flag("json")) for (const note of unchecked) io.complain(note);
   if (token !== null && file === undefined) io.print(token);
   return result.tier === "contraindicated" ? 1 : 0;
 }
@@ -129,6 +134,9 @@ async function readEarOptions(input: CommandInput): Promise<Trusted["ear"]> {
     if (key === undefined && input.optional(name) !== undefined)
       throw new UsageError(`--${name}`, { expected: "--ear too", got: "no key" });
   if (key === undefined) return null;
+  // Whoever reads the token cannot see what was taken for granted here.
+  if (input.optional("challenged") === undefined)
+    throw new UsageError("--ear", { expected: "--challenged too", got: "no time of the challenge" });
   // One JSON document is what --json prints.
   if (input.flag("json") && input.optional("ear-out") === undefined)
     throw new UsageError("--ear", { expected: "--ear-out with --json", got: "none" });

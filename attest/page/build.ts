@@ -28,7 +28,7 @@ const smallZod: Plugin = {
 
 /**
  * The page's files by name: `index.html`, `page.js`, `page.css`, `icon.svg`. Deterministic, and complete: none of them
- * names an address outside, so they work under the Content-Security-Policy that `pageSecurityPolicy` states.
+ * names an address outside, so they work under the Content-Security-Policy that the service sends (`../service/headers.ts`).
  */
 export async function buildPage(): Promise<ReadonlyMap<string, PageFile>> {
   const [html, script, style, icon] = await Promise.all([
@@ -44,11 +44,6 @@ export async function buildPage(): Promise<ReadonlyMap<string, PageFile>> {
     ["icon.svg", { type: "image/svg+xml", bytes: icon }],
   ]);
 }
-
-/** What every file of the page must be served with: nothing inline, nothing from outside, no form that leaves, no frame around. */
-export const pageSecurityPolicy =
-  "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; " +
-  "base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 async function bundle(entry: string): Promise<Uint8Array> {
   const result = await build({

@@ -5,7 +5,7 @@ import { type Child, h, outside, section } from "./dom.ts";
 import { facts, table } from "./parts.ts";
 
 /** Tokens, and the keys that the agent serves from them with what the library says about each. */
-export function keysView({ asserted }: Claims): HTMLElement {
+function keysView({ asserted }: Claims): HTMLElement {
   const { tokens, keys } = asserted;
   const tokenRows = tokens.map((token) => [
     outside(token.name),
@@ -88,7 +88,7 @@ const errnos: Readonly<Record<number, string>> = {
 };
 
 /** The sandbox of the vendor's library: as the spawner saw it, what it tried on itself, and what the kernel saw of that. */
-export function sandboxView({ asserted, selfReported }: Claims): HTMLElement {
+function sandboxView({ asserted, selfReported }: Claims): HTMLElement {
   const { shim, probeWitnessed, violations } = asserted;
   const seen = (attempt: string) => probeWitnessed.get(attempt) ?? probeWitnessed.get(attempt.split(" ")[0] ?? "") ?? 0;
   const rows = [...selfReported.probe].map(([attempt, errno]) => () => [

@@ -8,6 +8,7 @@ const meanings: Readonly<Record<string, string>> = {
   cap: "PCR 13 was not closed as it should be, so the credential could be unsealed again in this boot.",
   claim: "A claim differs from what the challenge or the enrolment says.",
   "claim-measured": "A claim that calls itself measured differs from the log.",
+  "clock-lags": "The software TPM's clock is behind the last report's: it was not saved when the machine stopped.",
   "clock-unsafe": "The TPM lost power without warning; its clock may have lost some time.",
   "clock-went-back": "The TPM's clock went back: an old state of the TPM was put back.",
   "debug-status": "Debugging is on where it must be off, or the other way round.",

@@ -13,7 +13,7 @@ export function digest(text: string): HTMLElement {
 }
 
 /** `text`, with every digit marked that differs from `other`. */
-export function markedDigest(text: string, other: string): HTMLElement {
+function markedDigest(text: string, other: string): HTMLElement {
   const parts = groupsOf(text).map((part, index) => {
     const start = index * group;
     return h(

@@ -35,8 +35,7 @@ function resultFacts(result: Result): HTMLElement {
 
 /** Every reason: the worst first, and of these what the agent itself says of its launch. */
 export function findingsView(findings: readonly Finding[]): HTMLElement {
-  if (findings.length === 0)
-    return section("Reasons", {}, h("p", {}, "None: every check passed, and every check was made."));
+  if (findings.length === 0) return section("Reasons", {}, h("p", {}, "None: every check that was made passed."));
   const weight = ({ tier, code }: Finding) => (tier === "warning" ? 2 : code.startsWith("launch-") ? 0 : 1);
   const sorted = findings.toSorted((a, b) => weight(a) - weight(b));
   return reasonsSection(`Reasons (${findings.length})`, sorted, (found) => reasonItem(found, found.tier));

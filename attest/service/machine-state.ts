@@ -9,15 +9,16 @@ export const flagNames = ["rebooted", "changed", "violation", "clone", "rolled-b
 export type FlagName = (typeof flagNames)[number];
 
 /** Kinds of events in a machine's history, besides the names of states and flags. */
-export type EventKind =
-  | MachineState
-  | FlagName
-  | "enrolled-again"
-  | "rejected"
-  | "flags-cleared"
-  | "continuity-accepted"
-  | "continuity-reset"
-  | "retired";
+const otherKinds = [
+  "enrolled-again",
+  "rejected",
+  "flags-cleared",
+  "continuity-accepted",
+  "continuity-reset",
+  "retired",
+] as const;
+export const eventKinds = [...machineStates, ...flagNames, ...otherKinds] as const;
+export type EventKind = (typeof eventKinds)[number];
 
 export interface MachineEvent {
   readonly at: string;

@@ -1,6 +1,6 @@
 import { Counter, Gauge, Histogram, Registry } from "prom-client";
-import type { RefusalCode } from "./errors.ts";
-import { type EventKind, flagNames, machineStates, type Outcome } from "./machine-state.ts";
+import { type RefusalCode, refusalCodes } from "./errors.ts";
+import { type EventKind, eventKinds, flagNames, machineStates, type Outcome } from "./machine-state.ts";
 import type { Census } from "./store.ts";
 
 export interface Gauges {
@@ -25,6 +25,7 @@ const codes: ReadonlySet<string> = new Set([
     "claim-measured",
   ],
   ...[
+    "clock-lags",
     "clock-unsafe",
     "clock-went-back",
     "debug-status",
@@ -62,6 +63,11 @@ export function codeLabel(code: string | undefined): string {
   if (codes.has(code)) return code;
   return code.startsWith("launch-") ? "launch" : "other";
 }
+
+export const enrolmentOutcomes = [
+  ...(["begun", "enrolled", "enrolled-again", "name-taken", "key-changed", "clone", "refused"] as const),
+] as const;
+export type EnrolmentOutcome = (typeof enrolmentOutcomes)[number];
 
 /** Prometheus metrics. Every label's values are a closed list of this program's own. */
 export class Metrics {
@@ -102,9 +108,20 @@ export class Metrics {
       },
       buckets: [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30],
     });
+    this.#begin();
     this.#measured("queue_depth", "Reports that wait or are judged", gauges.queueDepth);
     this.#measured("open_challenges", "Challenges that are open", gauges.openChallenges);
     this.#measured("workers", "Judging threads", gauges.workers);
+  }
+
+  /** A series that were born with its first event would have no increase then, and an alert would miss it. */
+  #begin(): void {
+    for (const kind of eventKinds) this.#events.inc({ kind }, 0);
+    for (const code of refusalCodes) this.#refusals.inc({ code }, 0);
+    for (const outcome of enrolmentOutcomes) this.#enrolments.inc({ outcome }, 0);
+    for (const outcome of ["done", "kept"]) this.#reloads.inc({ outcome }, 0);
+    for (const kind of ["timeout", "crash"]) this.#workers.inc({ kind }, 0);
+    for (const outcome of ["issued", "answered", "refused"]) this.#challenges.inc({ outcome }, 0);
   }
 
   #measured(name: string, help: string, read: () => number): void {
@@ -141,9 +158,7 @@ export class Metrics {
   request(operation: string, status: number): void {
     this.#requests.inc({ operation, status: `${status}` });
   }
-  enrolment(
-    outcome: "begun" | "enrolled" | "enrolled-again" | "name-taken" | "key-changed" | "clone" | "refused",
-  ): void {
+  enrolment(outcome: EnrolmentOutcome): void {
     this.#enrolments.inc({ outcome });
   }
   workerFailed(kind: "timeout" | "crash"): void {

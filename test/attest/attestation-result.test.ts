@@ -104,7 +104,7 @@ describe("the trustworthiness vector", () => {
       expect({ code, worst: Math.max(...Object.values((await judge(setting)).vector)) }).toEqual({ code, worst: 96 });
     }
     for (const [, code, setting] of warningRows) {
-      const { vector } = await judge({ ...setting, assurance: "hardware-ek" });
+      const { vector } = await judge({ assurance: "hardware-ek", ...setting });
       expect({ code, worst: Math.max(...Object.values(vector)) }).toEqual({ code, worst: 32 });
     }
   });

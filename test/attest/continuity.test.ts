@@ -1,6 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import {
+  type AssuranceClass,
   type Continuity,
   continuityFindings,
   EvidenceRefused,
@@ -14,39 +15,56 @@ import { makeEvidence, referenceEvents } from "../support/evidence-maker.ts";
 
 const before: Continuity = {
   version: 1,
-  clock: "10000",
+  clock: "5000000",
   resetCount: 5,
   restartCount: 2,
   firmwareVersion: "2019102300163636",
   epoch: "3",
   audit: { seq: 40, hash: "aa".repeat(32) },
 };
-const codes = (now: Partial<Continuity>, safe = true) => {
-  const { reasons, doubts } = continuityFindings(before, { ...before, ...now }, safe);
+const farBehind = 5_000_000 - 2 ** 22 - 1;
+const codes = (now: Partial<Continuity>, safe = true, assurance: AssuranceClass = "provider-ek") => {
+  const { reasons, doubts } = continuityFindings(before, { ...before, ...now }, { safe, assurance });
   return [...reasons.map(({ code }) => code), ...doubts.map(({ code }) => `doubt ${code}`)];
 };
 
 describe("continuity", () => {
   it.each<[string, Partial<Continuity>, boolean, string[]]>([
     ["the same state again has nothing against it", {}, true, []],
-    ["a later one of the same boot neither", { clock: "10001", audit: { seq: 41, hash: "bb".repeat(32) } }, true, []],
-    ["a clock that went back within a boot is refused", { clock: "9999" }, true, ["clock-went-back"]],
-    ["also when it calls itself unsafe", { clock: "9999" }, false, ["clock-went-back"]],
+    ["a later one of the same boot neither", { clock: "5000001", audit: { seq: 41, hash: "bb".repeat(32) } }, true, []],
+    ["a clock that went back within a boot is refused", { clock: "4999999" }, true, ["clock-went-back"]],
+    ["also when it calls itself unsafe", { clock: "4999999" }, false, ["clock-went-back"]],
     [
       "a lower resetCount is TPM state put back",
-      { resetCount: 4, clock: "20000" },
+      { resetCount: 4, clock: "5020000" },
       true,
       ["tpm-rolled-back", "doubt rebooted"],
     ],
     ["so is a lower restartCount within one reset", { restartCount: 1 }, true, ["tpm-rolled-back", "doubt rebooted"]],
-    ["a reset starts restartCount again", { resetCount: 6, restartCount: 0, clock: "20000" }, true, ["doubt rebooted"]],
+    [
+      "a reset starts restartCount again",
+      { resetCount: 6, restartCount: 0, clock: "5020000" },
+      true,
+      ["doubt rebooted"],
+    ],
     [
       "after a reset an unsafe clock may lag",
-      { resetCount: 6, restartCount: 0, clock: "1" },
+      { resetCount: 6, restartCount: 0, clock: "4990000" },
       false,
       ["doubt rebooted"],
     ],
-    ["a safe one may not", { resetCount: 6, restartCount: 0, clock: "1" }, true, ["clock-went-back", "doubt rebooted"]],
+    [
+      "but by no more than a TPM may leave its clock unsaved",
+      { resetCount: 6, restartCount: 0, clock: `${farBehind}` },
+      false,
+      ["clock-went-back", "doubt rebooted"],
+    ],
+    [
+      "a safe one may not",
+      { resetCount: 6, restartCount: 0, clock: "4990000" },
+      true,
+      ["clock-went-back", "doubt rebooted"],
+    ],
     ["a lower epoch is refused", { epoch: "2" }, true, ["epoch-went-back"]],
     ["so is a missing one", { epoch: null }, true, ["epoch-went-back"]],
     ["a higher epoch is not", { epoch: "18446744073709551615" }, true, []],
@@ -63,13 +81,19 @@ describe("continuity", () => {
     expect(codes(now, safe)).toEqual(expected);
   });
 
+  it("I9: a software TPM's clock may lag in a new boot, however it calls itself, and is a doubt; within a boot it may not", () => {
+    const reset = { resetCount: 6, restartCount: 0, clock: "1" };
+    expect(codes(reset, true, "software-tpm")).toEqual(["doubt clock-lags", "doubt rebooted"]);
+    expect(codes(reset, true, "provider-ek")).toEqual(["clock-went-back", "doubt rebooted"]);
+    expect(codes({ clock: "4999999" }, true, "software-tpm")).toEqual(["clock-went-back"]);
+  });
+
   it("I9: of two machines with one state, that report in turn, one is refused", () => {
-    const first = { ...before, clock: "10500", audit: { seq: 42, hash: "bb".repeat(32) } };
-    const clone = { ...before, clock: "10200", audit: { seq: 41, hash: "cc".repeat(32) } };
-    expect(continuityFindings(first, clone, true).reasons.map(({ code }) => code)).toEqual([
-      "clock-went-back",
-      "audit-rolled-back",
-    ]);
+    const first = { ...before, clock: "5000500", audit: { seq: 42, hash: "bb".repeat(32) } };
+    const clone = { ...before, clock: "5000200", audit: { seq: 41, hash: "cc".repeat(32) } };
+    expect(
+      continuityFindings(first, clone, { safe: true, assurance: "hardware-ek" }).reasons.map(({ code }) => code),
+    ).toEqual(["clock-went-back", "audit-rolled-back"]);
   });
 
   it("I9: verification compares with the report before it, and says what to compare the next one with", async () => {

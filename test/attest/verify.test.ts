@@ -59,11 +59,11 @@ describe("evidence of an honest machine", () => {
     expect(reasons.map(({ code, item }) => [code, item])).toEqual([["pcr-replay", "PCR 5 (sha256)"]]);
   });
 
-  it("an RSA attestation key is accepted too", async () => {
+  it("I9: an RSA attestation key is accepted too", async () => {
     expect(await codesOf(await makeEvidence({ key: await softRsaKey() }))).toEqual([]);
   });
 
-  it("a clock that may have gone back is a doubt, not a refusal", async () => {
+  it("I9: a clock that may have gone back is a doubt, not a refusal", async () => {
     const { evidence, challenge, enrolment } = await makeEvidence({ attest: { safe: 0 } });
     const { doubts } = await verifyEvidence(evidence, challenge, enrolment, null);
     expect(doubts.map(({ code }) => code)).toEqual(["clock-unsafe"]);

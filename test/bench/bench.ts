@@ -56,13 +56,14 @@ export interface Compared {
 export async function compareTimes(
   ways: { readonly ours: () => Promise<void>; readonly peer: () => Promise<void> },
   iterations: number,
+  warmUp = WARM_UP,
 ): Promise<Compared> {
   const times: Record<keyof Compared, number[]> = { ours: [], peer: [] };
-  for (let round = 0; round < WARM_UP + iterations; round++) {
+  for (let round = 0; round < warmUp + iterations; round++) {
     for (const way of round % 2 === 0 ? (["ours", "peer"] as const) : (["peer", "ours"] as const)) {
       const start = performance.now();
       await ways[way]();
-      if (round >= WARM_UP) times[way].push(performance.now() - start);
+      if (round >= warmUp) times[way].push(performance.now() - start);
     }
   }
   return { ours: median(times.ours), peer: median(times.peer) };

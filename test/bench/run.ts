@@ -33,7 +33,7 @@ function parseOrder(args: readonly string[]): Order | null {
 function formatTable({ machine, rows }: Result): string {
   const cells = ({ id, ours, peer, unit, ratio, target, ok, what }: Row) =>
     [
-      id.padEnd(24),
+      id.padEnd(28),
       `${ours} ${unit}`.padEnd(14),
       `${peer} ${unit}`.padEnd(14),
       `${ratio}`.padEnd(8),
@@ -41,7 +41,7 @@ function formatTable({ machine, rows }: Result): string {
     ]
       .concat(ok ? "ok     " : "missed ", what)
       .join("");
-  const head = `${"row".padEnd(24)}${"ours".padEnd(14)}${"peer".padEnd(14)}${"ratio".padEnd(8)}${"target".padEnd(8)}`;
+  const head = `${"row".padEnd(28)}${"ours".padEnd(14)}${"peer".padEnd(14)}${"ratio".padEnd(8)}${"target".padEnd(8)}`;
   const load = `load ${machine.loadBefore} before, ${machine.loadAfter} after`;
   return [
     `${machine.cpu}, ${machine.cores} cores, Linux ${machine.kernel}, Node ${machine.node}, ${load}`,

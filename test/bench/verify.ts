@@ -13,7 +13,28 @@ import {
   verifyEvidence,
   verifyRelease,
 } from "../../attest/verifier.ts";
-import { concatBytes, decodeCbor, fromHex, sha256, utf8 } from "../../policy/index.ts";
+import {
+  bootPcrValues,
+  concatBytes,
+  decodeCbor,
+  decodeSpkiPem,
+  delegatedPolicies,
+  EPOCH_REF,
+  encodePolicyApproval,
+  encodePreAuthentication,
+  fromBase64,
+  fromHex,
+  measurePolicy,
+  type PolicyStep,
+  parseEnvelope,
+  RELEASE_REF,
+  RELEASE_TYPE,
+  raiseSteps,
+  releaseSteps,
+  sealPcrValues,
+  sha256,
+  utf8,
+} from "../../policy/index.ts";
 import { referenceEvents, servingEvents } from "../support/evidence-maker.ts";
 import { hostileCbor } from "../support/hostile-cbor.ts";
 import { makeSignedReport, type SignedReport } from "../support/signed-report.ts";
@@ -23,15 +44,15 @@ const KIB = 1024;
 const SIZES = [16, 64, 256, 1024] as const;
 const WHAT = {
   "verify-report":
-    "parse, verify and appraise a report with a 16 KiB agent log, vs its quote's signature in node:crypto",
-  "verify-report-release":
-    "the same and its release verified in the same call, vs all signatures of both in node:crypto",
+    "parse, verify and appraise a report with a 16 KiB agent log and its release, vs all signatures of both in node:crypto",
+  "verify-report-known-release":
+    "the same by whoever verified the release before, vs the quote's signature in node:crypto",
   "verify-report-linear": "a report with 1 MiB of agent log, vs sixteen with 64 KiB",
   "cbor-hostile": "the slowest of the hostile CBOR inputs of up to 1 MiB, in ms",
 } as const;
 const TARGET: Readonly<Record<keyof typeof WHAT, number>> = {
   "verify-report": 3,
-  "verify-report-release": 3,
+  "verify-report-known-release": 3,
   "verify-report-linear": 1.3,
   "cbor-hostile": 50,
 };
@@ -50,7 +71,7 @@ export const verifySuite: Suite = {
 
 const MEASURES: Readonly<Record<Id, (iterations: number) => Promise<Row>>> = {
   "verify-report": (iterations) => measureReport("verify-report", iterations),
-  "verify-report-release": (iterations) => measureReport("verify-report-release", iterations),
+  "verify-report-known-release": (iterations) => measureReport("verify-report-known-release", iterations),
   "verify-report-linear": measureLinear,
   "cbor-hostile": measureHostileCbor,
 };
@@ -108,15 +129,17 @@ export async function judge({ made, enrolment, release, policy }: Held): Promise
   if (tier !== "affirming") throw new Error(`the report is ${tier}`);
 }
 
-async function measureReport(id: "verify-report" | "verify-report-release", iterations: number): Promise<Row> {
+/** As many turns as are counted come before them: the peer is machine code, and a verifier that runs is by then, too. */
+async function measureReport(id: "verify-report" | "verify-report-known-release", iterations: number): Promise<Row> {
   const held = await hold(16);
   const quote = quoteCheck(held.made.report);
-  const checks = id === "verify-report" ? [quote] : [quote, ...(await releaseChecks(held))];
+  const checks = id === "verify-report" ? [quote, ...releaseChecks(held)] : [quote];
   const ours =
     id === "verify-report"
-      ? () => judge(held)
-      : async () => judge({ ...held, release: await verifyRelease(held.made.release, held.root) });
-  const compared = await compareTimes({ ours, peer: async () => checks.forEach(requireVerified) }, 10 * iterations);
+      ? async () => judge({ ...held, release: await verifyRelease(held.made.release, held.root) })
+      : () => judge(held);
+  const peer = async () => checks.forEach(requireVerified);
+  const compared = await compareTimes({ ours, peer }, 10 * iterations, 10 * iterations);
   return timeRow(row(id), compared);
 }
 
@@ -142,30 +165,30 @@ function quoteCheck(report: Uint8Array): Check {
   return { spki: Buffer.from(spki), data: quote, signature: concatBytes(signed.r, signed.s) };
 }
 
-/** Every signature that verifying the release checks, caught on its way to WebCrypto. */
-async function releaseChecks({ made, root }: Held): Promise<readonly Check[]> {
-  const found: Check[] = [];
-  const { verify: real } = crypto.subtle;
-  const { importKey } = crypto.subtle;
-  const keys = new WeakMap<object, Uint8Array>();
-  crypto.subtle.importKey = (async (...args: Parameters<typeof importKey>) => {
-    const key = await Reflect.apply(importKey, crypto.subtle, args);
-    keys.set(key, Uint8Array.from(args[1] as unknown as Uint8Array));
-    return key;
-  }) as typeof importKey;
-  crypto.subtle.verify = async (algorithm, key, signature, data) => {
-    const spki = keys.get(key);
-    if (spki === undefined) throw new Error("a key that was imported");
-    const bytes = (source: unknown) => Uint8Array.from(source as Uint8Array);
-    found.push({ spki: Buffer.from(spki), data: bytes(data), signature: bytes(signature) });
-    return Reflect.apply(real, crypto.subtle, [algorithm, key, signature, data]);
-  };
-  try {
-    await verifyRelease(made.release, root);
-  } finally {
-    Object.assign(crypto.subtle, { verify: real, importKey });
-  }
-  return found;
+/** Every signature that verifying the release checks: the root's delegation to the release key, that key's envelope and its approvals for the TPM. */
+function releaseChecks({ made, release, root }: Held): readonly Check[] {
+  const { releaseKey, delegation, epoch } = release;
+  const envelope = parseEnvelope(made.release);
+  const credentials = delegation.credentials.map(({ name }) => name);
+  const delegated = delegatedPolicies(root, releaseKey, { lastEpoch: delegation.lastEpoch, credentials });
+  const byRoot = [...delegation.credentials.map((entry) => entry.signature), delegation.first, delegation.raise];
+  const unseal = releaseSteps(root, sealPcrValues(release), epoch);
+  const raise = raiseSteps(root, bootPcrValues(release), epoch);
+  const approved = (steps: readonly PolicyStep[], policyRef: Uint8Array) =>
+    encodePolicyApproval(measurePolicy(steps), policyRef);
+  const check = (pem: string, data: Uint8Array, signature: Uint8Array): Check => ({
+    spki: Buffer.from(decodeSpkiPem(pem)),
+    data,
+    signature,
+  });
+  return [
+    ...delegated.map(({ steps, policyRef }, index) =>
+      check(root, approved(steps, policyRef), fromBase64(byRoot[index] ?? "")),
+    ),
+    check(releaseKey, encodePreAuthentication(RELEASE_TYPE, envelope.payload), envelope.signature.sig),
+    check(releaseKey, approved(unseal, RELEASE_REF), fromBase64(release.unseal)),
+    ...(release.raise === null ? [] : [check(releaseKey, approved(raise, EPOCH_REF), fromBase64(release.raise))]),
+  ];
 }
 
 /** One report of 1 MiB takes turns with sixteen of 64 KiB, which is as much log; the other sizes are only told. */

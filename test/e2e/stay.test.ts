@@ -5,6 +5,7 @@ import { connect } from "node:net";
 import { join, resolve } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { DevShell } from "../support/dev-shell.ts";
+import { openTab, signIn, startBrowser } from "../support/page-browser.ts";
 
 const root = resolve(import.meta.dirname, "../..");
 
@@ -107,6 +108,32 @@ describe("npm start -- --stay", () => {
     expect(output).toMatch(/^demo-vm: contraindicated /m);
     expect(output).toMatch(/image-variant/);
     expect(output).toMatch(/assurance/);
+  });
+
+  it("I9: the printed commands start a verifier service, enrol the machine there and make it affirming on its page", async () => {
+    const serve = below("a verifier service").trim();
+    const service = spawn("sh", ["-ec", serve], { cwd: root, stdio: ["ignore", "pipe", "ignore"], detached: true });
+    const { stdout, pid } = service;
+    if (stdout === null || pid === undefined) throw new Error("no service");
+    const browser = await startBrowser();
+    try {
+      await once(stdout, "data");
+      const { code, output, complaints } = await typed(below("the machine enrolled there"));
+      expect([code, complaints]).toEqual([0, ""]);
+      expect(output).toMatch(/affirming/);
+      const [address = "", showToken = ""] = below("the fleet, in a browser").trim().split(/\n */);
+      const { page, faults } = await openTab(browser);
+      await page.goto(address);
+      await signIn(page, (await typed(showToken)).output.trim());
+      const row = page.getByRole("row").filter({ hasText: "demo-vm" });
+      await row.waitFor();
+      expect(await row.textContent()).toMatch(/Affirming.*software-tpm.*dev-1/);
+      expect(faults).toEqual([]);
+    } finally {
+      await browser.close();
+      process.kill(-pid, "SIGINT"); // as a terminal does, to all that it runs
+      await once(service, "exit");
+    }
   });
 
   it("the printed socket is a root shell in the guest", async () => {

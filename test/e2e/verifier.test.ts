@@ -5,6 +5,7 @@ import type { Browser } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { openMachine } from "../../agent/cli/machine-ports.ts";
 import {
+  type AppraisalPolicy,
   type AttestationResult,
   appraise,
   defaultQuotePcrs,
@@ -113,6 +114,26 @@ async function altered(ports: string, change: (evidence: Evidence, nonce: Uint8A
   return verifier.hand(encodeEvidence(await change(report, nonce)), nonce);
 }
 
+/** A verifier without a service: one verified report of a running machine, to be judged by what is given. */
+async function judgeHere(ports: string): Promise<(release: Release, policy: AppraisalPolicy) => AttestationResult> {
+  const control = await openMachine(ports);
+  try {
+    const enrolment = await enrol(NAME, await endorse(stage.tpm), control);
+    const challenged = new Date();
+    const nonce = crypto.getRandomValues(new Uint8Array(32));
+    const challenge = { nonce, bank: "sha384" as const, pcrs: defaultQuotePcrs };
+    const verified = await verifyEvidence(
+      parseEvidence(await control.challenge(challenge)),
+      challenge,
+      enrolment,
+      null,
+    );
+    return (release, policy) => appraise(verified, [release], policy, { now: new Date(), challenged });
+  } finally {
+    control.close();
+  }
+}
+
 /** A report as another TPM would sign it: everything is this machine's but the key. */
 async function signedByAnother(evidence: Evidence, nonce: Uint8Array): Promise<Evidence> {
   await using swtpm = await startSwtpm();
@@ -129,7 +150,6 @@ const codesOf = ({ error }: { error?: { reasons?: readonly { code: string; item:
 describe("a machine that a verifier service watches", () => {
   const snapshot = { tpm: at("snapshot-tpm"), disks: at("snapshot-disks") };
   let first: Uint8Array;
-  let firstNonce: Uint8Array;
 
   it("I9: enrols with an operator's one-time token, and its first report is affirming; others' are refused, each for its own reason", async () => {
     await boot("first", async (ports) => {
@@ -154,7 +174,6 @@ describe("a machine that a verifier service watches", () => {
       const nonces = [await verifier.challenge(NAME), await verifier.challenge(NAME)] as const;
       const other = await verifier.hand(await reportOver(ports, nonces[0]), nonces[1]);
       expect(codesOf(other)).toEqual(codesOf(replayed));
-      firstNonce = nonces[0];
       const used = await verifier.hand(await reportOver(ports, nonces[1]), nonces[1]);
       expect([used.status, used.error?.code]).toEqual([410, "nonce-over"]);
 
@@ -187,45 +206,31 @@ describe("a machine that a verifier service watches", () => {
     await tab.close();
   });
 
-  it("I9: after a restart is a warning that it has rebooted, and affirming with the next report", async () => {
+  it("I9: after a restart is a warning that it has rebooted, and affirming with the next report; the firmware PCRs of its first boot, signed into a release, hold in this one", async () => {
     await boot("second", async (ports) => {
       await push(ports);
       const restarted = await seen();
       expect([restarted.state, restarted.flags]).toEqual(["warning", ["rebooted"]]);
-      expect(findings(restarted)).toEqual(["rebooted quote clockInfo"]);
+      // A software TPM that is killed loses what its clock went since it was last saved; after a quick boot that shows.
+      const told = findings(restarted).filter((finding) => finding !== "clock-lags quote clockInfo.clock");
+      expect(told).toEqual(["rebooted quote clockInfo"]);
       await push(ports);
       expect(await seen()).toMatchObject({ state: "affirming", flags: ["rebooted"] });
-    });
-  });
 
-  it("I9: firmware PCRs of its first boot, signed into a release, are those of its second: it is affirmed where they must be pinned", async () => {
-    const { machine, tpm } = stage;
-    const { releaseRoot } = parseAnchors(machine.anchors);
-    const release = await verifyRelease(machine.release, releaseRoot);
-    const reference = await verifyRelease(await pinFirmware(release, parseEvidence(first).firmwareLog), releaseRoot);
-    const policy = makeAppraisalPolicy({ ...DEMO_APPRAISAL.document, firmware: "pinned" });
-    await boot("third", async (ports) => {
-      const control = await openMachine(ports);
-      try {
-        const enrolment = await enrol(NAME, await endorse(tpm), control);
-        const challenged = new Date();
-        const challenge = { nonce: firstNonce, bank: "sha256" as const, pcrs: defaultQuotePcrs };
-        const evidence = parseEvidence(await control.challenge(challenge));
-        const verified = await verifyEvidence(evidence, challenge, enrolment, null);
-        const times = { now: new Date(), challenged };
-        expect(appraise(verified, [reference], policy, times)).toMatchObject({ tier: "affirming", findings: [] });
-        expect(appraise(verified, [release], policy, times).tier).toBe("contraindicated");
-      } finally {
-        control.close();
-      }
-      await push(ports);
+      const judge = await judgeHere(ports);
+      const policy = makeAppraisalPolicy({ ...DEMO_APPRAISAL.document, firmware: "pinned" });
+      const { releaseRoot } = parseAnchors(stage.machine.anchors);
+      const release = await verifyRelease(stage.machine.release, releaseRoot);
+      const pinned = await verifyRelease(await pinFirmware(release, parseEvidence(first).firmwareLog), releaseRoot);
+      expect(judge(pinned, policy)).toMatchObject({ tier: "affirming", findings: [] });
+      expect(judge(release, policy).tier).toBe("contraindicated");
     });
   });
 
   it("I1: with one byte of its library changed is contraindicated by that library, and the TPM's own answer is there", async () => {
     const { machine } = stage;
     const changed = await judged("library", { contents: changeLibraryByte(machine.library)(machine.contents) });
-    expect(changed.state).toBe("contraindicated");
+    expect([changed.state, changed.reasons]).toEqual(["contraindicated", []]);
     expect(changed.flags).toContain("changed");
     expect(findings(changed)).toContain(`event-mismatch library ${machine.library}`);
     expect(findings(changed)).toContain("launch-tpm-answer TPM2_Unseal");
@@ -234,7 +239,7 @@ describe("a machine that a verifier service watches", () => {
 
   it("I6: with a rule added to its policy is contraindicated by the policy", async () => {
     const widened = await judged("policy", { contents: addPolicyRule(INTRUDER_UID)(stage.machine.contents) });
-    expect(widened.state).toBe("contraindicated");
+    expect([widened.state, widened.reasons]).toEqual(["contraindicated", []]);
     expect(findings(widened)).toContain("event-mismatch policy policy");
     expect(findings(widened).filter((finding) => finding.startsWith("event-mismatch"))).toHaveLength(1);
   });
@@ -243,7 +248,7 @@ describe("a machine that a verifier service watches", () => {
     const esp = at("initrd-esp.img");
     await addInitrdFile(stage.image, PLACES.cache, esp);
     const added = await judged("initrd", { esp });
-    expect(added.state).toBe("contraindicated");
+    expect([added.state, added.reasons]).toEqual(["contraindicated", []]);
     const wrong = findings(added).filter((finding) => /^(pcr|event)-/.test(finding));
     expect(wrong).toEqual([
       "pcr-mismatch PCR 4 (sha256)",
@@ -255,7 +260,7 @@ describe("a machine that a verifier service watches", () => {
   it("I5: with a wider sandbox profile is contraindicated by the profile, and by the boot PCRs that hold its root disk", async () => {
     const disks = await widenProfile(stage.image, PLACES.cache, at("profile-disks"));
     const wider = await judged("profile", disks);
-    expect(wider.state).toBe("contraindicated");
+    expect([wider.state, wider.reasons]).toEqual(["contraindicated", []]);
     expect(findings(wider)).toContain("event-mismatch profile local");
     expect(findings(wider)).toContain("pcr-mismatch PCR 9 (sha256)");
   });

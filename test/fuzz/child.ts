@@ -10,6 +10,7 @@ export interface Assignment {
   readonly seed: number;
   readonly budget: Budget;
   readonly corpus: readonly Uint8Array[];
+  readonly once: readonly Uint8Array[];
   /** File for the input that is being run. */
   readonly running: string;
 }
@@ -23,7 +24,9 @@ function send(message: Message): void {
   process.send?.(message);
 }
 
-process.once("message", async ({ target, seed, budget, corpus, running }: Assignment) => {
+// Listening for ever keeps the channel open until the watcher ends this process: one that ended by itself could be seen gone before its
+// last message is read.
+process.on("message", async ({ target, seed, budget, corpus, once, running }: Assignment) => {
   const subject = await (target.kind === "native"
     ? openNative(target)
     : openJavaScript(target.path, announcer(running)));
@@ -31,6 +34,7 @@ process.once("message", async ({ target, seed, budget, corpus, running }: Assign
     seed,
     budget,
     corpus,
+    once,
     kept: (input) => send({ kind: "kept", input }),
     found: (finding) => send({ kind: "found", finding }),
   });

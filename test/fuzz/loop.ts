@@ -21,6 +21,8 @@ export interface LoopOptions {
   readonly seed: number;
   readonly budget: Budget;
   readonly corpus: readonly Uint8Array[];
+  /** Run once each, and mutated never: inputs that are too long for that. */
+  readonly once: readonly Uint8Array[];
   /** Called for an input that reached something new. */
   readonly kept: (input: Uint8Array) => void;
   /** Called once for each kind of finding, with its smallest input. */
@@ -42,17 +44,18 @@ const nothing = new Uint8Array();
 
 /** Runs the corpus, then mutations of it and of whatever reached something new, until the budget is used up. */
 export function fuzz(subject: Subject, options: LoopOptions): LoopResult {
-  const { seed, budget, corpus, kept, found } = options;
+  const { seed, budget, corpus, once, kept, found } = options;
   const random = seededRandom(seed);
   const coverage = new Coverage();
   const known = new Set<string>();
   const pool: Uint8Array[] = [];
   let [runs, accepted, ended] = [0, 0, 0];
 
+  let mutable = true;
   const look = ({ input, outcome, counters }: Run): Finding | null => {
     runs++;
     if (outcome.kind === "finding") return { what: outcome.what, detail: outcome.detail, input };
-    if (coverage.learn(counters)) {
+    if (mutable && coverage.learn(counters)) {
       pool.push(input);
       kept(input);
     }
@@ -86,6 +89,8 @@ export function fuzz(subject: Subject, options: LoopOptions): LoopResult {
       runAll(Array.from({ length: size }, () => nextInput(pool, random, subject)));
     }
   }
+  mutable = false;
+  for (const input of once) runAll([input]);
   return { runs, accepted, coverage: coverage.reached };
 }
 

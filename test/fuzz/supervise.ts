@@ -12,6 +12,8 @@ export interface FuzzOptions {
   readonly seed: number;
   readonly budget: Budget;
   readonly corpus: readonly Uint8Array[];
+  /** Run behind the mutations, once each. */
+  readonly once?: readonly Uint8Array[];
   /** Milliseconds that one input may take. */
   readonly timeLimit: number;
 }
@@ -33,7 +35,7 @@ export async function fuzzTarget(target: Target, options: FuzzOptions): Promise<
   const start = performance.now();
   const findings: Finding[] = [];
   const kept: Uint8Array[] = [];
-  let corpus = options.corpus;
+  let { corpus, once = [] } = options;
   let runs = 0;
   for (let fatal = 0; ; fatal++) {
     const elapsed = performance.now() - start;
@@ -42,6 +44,7 @@ export async function fuzzTarget(target: Target, options: FuzzOptions): Promise<
       seed: options.seed + fatal,
       budget: { runs: Math.max(0, budget.runs - runs), milliseconds: Math.max(0, budget.milliseconds - elapsed) },
       corpus: [...corpus, ...kept],
+      once,
     };
     const end = await runChild(assignment, timeLimit, (message) => {
       if (message.kind === "kept") kept.push(message.input);
@@ -50,7 +53,9 @@ export async function fuzzTarget(target: Target, options: FuzzOptions): Promise<
     runs += end.runs;
     const milliseconds = performance.now() - start;
     if (end.kind === "done") return { ...end.result, runs, findings, milliseconds };
-    corpus = corpus.filter((input) => Buffer.compare(input, end.finding.input) !== 0);
+    const others = (inputs: readonly Uint8Array[]) =>
+      inputs.filter((input) => Buffer.compare(input, end.finding.input) !== 0);
+    [corpus, once] = [others(corpus), others(once)];
     if (!findings.some(({ what }) => what === end.finding.what))
       findings.push(await smallest(assignment, timeLimit, end.finding));
     if (fatal + 1 === maxFatal) return { runs, accepted: 0, coverage: 0, findings, milliseconds };
@@ -120,7 +125,7 @@ async function smallest(
   for (let size = Math.ceil(input.length / 2); size >= 1 && left > 0; size = Math.floor(size / 2)) {
     for (let at = 0; at < input.length && left > 0; left--) {
       const candidate = replaceRange(input, at, size, new Uint8Array());
-      const replay = { ...assignment, budget: { runs: 0, milliseconds: 0 }, corpus: [candidate] };
+      const replay = { ...assignment, budget: { runs: 0, milliseconds: 0 }, corpus: [candidate], once: [] };
       const end = await runChild(replay, timeLimit, () => {});
       if (end.kind === "fatal" && end.finding.what === finding.what) input = candidate;
       else at += size;

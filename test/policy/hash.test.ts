@@ -31,6 +31,25 @@ describe("hashes", () => {
     );
   });
 
+  it("are written where they are wanted: nothing beside them, and over what is hashed too", () => {
+    const into = [
+      ["sha256", "sha256Into", 32],
+      ["sha384", "sha384Into", 48],
+    ] as const;
+    fc.assert(
+      fc.property(fc.uint8Array({ minLength: 64, maxLength: 200 }), (bytes) => {
+        for (const hashes of [openHashes(globalThis), pureHashes]) {
+          for (const [name, write, size] of into) {
+            const expected = Uint8Array.of(...pureHashes[name](bytes), ...bytes.subarray(size));
+            const target = bytes.slice();
+            hashes[write](target, target);
+            expect(target).toEqual(expected);
+          }
+        }
+      }),
+    );
+  });
+
   it("are made in JavaScript where the platform shows none: a browser, an old or a foreign `process`", () => {
     const foreign = [
       runInContext("globalThis", createContext({})),

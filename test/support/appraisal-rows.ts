@@ -232,6 +232,15 @@ export const warningRows: readonly Row[] = [
   ["a clock that may have gone back", "clock-unsafe", { scene: { attest: { safe: 0 } } }],
   ["a machine that has started again", "rebooted", { previous }],
   [
+    "a software TPM whose clock was not saved before its last boot",
+    "clock-lags",
+    {
+      previous: { ...previous, clock: "9000000" },
+      assurance: "software-tpm",
+      policy: { minAssurance: "software-tpm", reboot: "accept" },
+    },
+  ],
+  [
     "another firmware of the TPM",
     "tpm-firmware",
     { previous: { ...previous, resetCount: 3, firmwareVersion: "0000000020191022" } },

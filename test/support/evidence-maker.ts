@@ -99,7 +99,7 @@ export interface AttestFields {
   pcrDigest: Uint8Array;
 }
 
-export function encodeQuoteAttest(fields: AttestFields): Uint8Array {
+function encodeQuoteAttest(fields: AttestFields): Uint8Array {
   const writer = new ByteWriter()
     .u32(fields.magic)
     .u16(fields.type)

@@ -143,7 +143,7 @@ export const vendorNotebook: PlatformLog = {
 };
 
 /** A cloud's shielded machine: launched with H-CRTM at locality 4, its non-host information in PCR 0. */
-export const shieldedCloud: PlatformLog = {
+const shieldedCloud: PlatformLog = {
   banks: ["sha1", "sha256", "sha384"],
   entries: [
     localityEntry(4),

@@ -10,7 +10,7 @@ const places = [
 ];
 
 /** A Chromium of this machine. */
-export function chromiumPath(): string {
+function chromiumPath(): string {
   const found = places.find((place) => existsSync(place));
   if (found === undefined) throw new Error(`no Chromium: expected one of ${places.join(", ")}`);
   return found;

@@ -1,6 +1,7 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
-import { buildPage, type PageFile, pageSecurityPolicy } from "../../attest/page/build.ts";
+import { buildPage, type PageFile } from "../../attest/page/build.ts";
+import { pagePolicy } from "../../attest/service/headers.ts";
 
 /** An answer of another status than 200. */
 export class Refused {
@@ -76,7 +77,7 @@ function sendFile(file: PageFile | undefined, response: ServerResponse): void {
   }
   response.writeHead(200, {
     "content-type": file.type,
-    "content-security-policy": pageSecurityPolicy,
+    "content-security-policy": pagePolicy,
     "x-content-type-options": "nosniff",
   });
   response.end(file.bytes);

@@ -189,7 +189,7 @@ export async function layOutVerifier(
   await writeFile(join(folder, "references/first.json"), await signedReference(keys, "first"));
 }
 
-export function endorsementDocument(anchors: readonly object[]): string {
+function endorsementDocument(anchors: readonly object[]): string {
   return JSON.stringify({ version: 1, anchors });
 }
 
@@ -252,7 +252,7 @@ export function finishOver(
   return bench.ask("POST", `/v1/enrolments/${begun.enrolment}`, { body: { secret: base64(secret) } });
 }
 
-export function challengeOf({ body }: Answer): Challenge {
+function challengeOf({ body }: Answer): Challenge {
   return { nonce: new Uint8Array(Buffer.from(body.nonce, "base64")), bank: body.bank, pcrs: body.pcrs };
 }
 

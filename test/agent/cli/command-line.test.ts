@@ -5,7 +5,8 @@ import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { type Command, parseCommandLine, UsageError } from "../../../agent/cli/command.ts";
 import { COMMANDS } from "../../../agent/cli/ironclaw.ts";
-import { oneLine, plainText, renderJson } from "../../../agent/cli/output.ts";
+import { oneLine, renderJson } from "../../../agent/cli/output.ts";
+import { printableText } from "../../../policy/index.ts";
 import { cli } from "../../support/cli.ts";
 import { type CliFixture, expectComplaint, ironclaw, makeCliFixture, PIN } from "../../support/cli-fixture.ts";
 
@@ -228,7 +229,7 @@ describe("output", () => {
     const show = ["release", "show", at("other-release.json"), "--anchors", at("anchors.json")];
     expect((await cli(show)).out).toContain("release evil?[2J?txt?:");
     const { out } = await cli([...show, "--json"]);
-    expect(plainText(out)).toBe(out);
+    expect(printableText(out)).toBe(out);
     expect(JSON.parse(out).name).toBe(name);
   });
 
@@ -245,7 +246,7 @@ describe("output", () => {
       fc.property(fc.string({ unit: "binary", maxLength: 200 }), (value) => {
         for (const character of ["\n", "\r", "\u001b", "\u202e"]) expect(oneLine(value)).not.toContain(character);
         expect(JSON.parse(renderJson({ value }))).toEqual({ value });
-        expect(plainText(renderJson({ value }))).toBe(renderJson({ value }));
+        expect(printableText(renderJson({ value }))).toBe(renderJson({ value }));
       }),
     );
     expect(oneLine("x".repeat(1 << 20)).length).toBeLessThan(10_000);

@@ -80,7 +80,8 @@ describe("a report", () => {
 });
 
 describe("a verdict", () => {
-  const tokenOptions = () => ["--ear", at("verifier.pem"), "--ear-out", at("result.jwt")];
+  const justNow = () => ["--challenged", new Date().toISOString()];
+  const tokenOptions = () => ["--ear", at("verifier.pem"), "--ear-out", at("result.jwt"), ...justNow()];
   beforeAll(async () => {
     await ironclaw(["keys", "new", at("verifier.pem")]);
   });
@@ -164,7 +165,7 @@ describe("a verdict", () => {
   });
 
   test("the token is printed last where no file is named, and never into a JSON document", async () => {
-    const { out } = await cli([...made.lineOf("verify"), "--ear", at("verifier.pem")]);
+    const { out } = await cli([...made.lineOf("verify"), "--ear", at("verifier.pem"), ...justNow()]);
     expect(out.trimEnd().split("\n").at(-1)).toMatch(/^eyJ[\w-]+\.[\w-]+\.[\w-]{86}$/);
     const line = [...made.lineOf("verify"), "--json", ...tokenOptions()];
     expect(JSON.parse((await cli(line)).out)).toMatchObject({ version: 2, tier: "affirming" });
@@ -174,7 +175,8 @@ describe("a verdict", () => {
     ["--ear-out without --ear", ["--ear-out", "x"]],
     ["--ear-ttl without --ear", ["--ear-ttl", "5"]],
     ["a life of no time", ["--ear", "x", "--ear-ttl", "0"]],
-    ["a token in a JSON document", ["--ear", "x", "--json"]],
+    ["a token in a JSON document", ["--ear", "x", "--json", "--challenged", "2027-01-01T00:00:00Z"]],
+    ["a token without the time of its challenge", ["--ear", "x"]],
     ["a time that is none", ["--challenged", "yesterday"]],
   ])("%s is a usage error", async (_title, words) => {
     expectComplaint(await cli([...made.lineOf("verify"), ...words]), 2, words.join(" "));
@@ -182,7 +184,7 @@ describe("a verdict", () => {
 
   test("I9: a key of another kind cannot sign a result", async () => {
     await ironclaw(["keys", "new", at("rsa.pem"), "--kind", "rsa2048"]);
-    expectComplaint(await cli([...made.lineOf("verify"), "--ear", at("rsa.pem")]), 3, "an RSA key");
+    expectComplaint(await cli([...made.lineOf("verify"), "--ear", at("rsa.pem"), ...justNow()]), 3, "an RSA key");
   });
 });
 

@@ -8,6 +8,7 @@ import { openVerifierBench, VIEWER } from "../../support/verifier-fixture.ts";
 const alerts = readFileSync(new URL("../../../attest/service/alerts.example.yaml", import.meta.url), "utf8");
 const metrics = new Metrics({ queueDepth: () => 0, openChallenges: () => 0, workers: () => 0 });
 const names = metrics.registry.getMetricsAsArray().map(({ name }) => name);
+const rule = /(ironclaw_verifier_\w+)(?:\{(\w+)=~?"([^"]*)"\})?/g;
 /** Values that a label may have, by metric and label. */
 const values: Readonly<Record<string, readonly string[]>> = {
   "ironclaw_verifier_machines state": machineStates,
@@ -28,13 +29,37 @@ const values: Readonly<Record<string, readonly string[]>> = {
 
 describe("the example alert rules", () => {
   test("name only metrics that there are, with values that they can have", () => {
-    const used = [...alerts.matchAll(/(ironclaw_verifier_\w+)(?:\{(\w+)=~?"([^"]*)"\})?/g)];
+    const used = [...alerts.matchAll(rule)];
     expect(used.length).toBeGreaterThan(10);
     for (const [, name = "", label, value = ""] of used) {
       expect(names, name).toContain(name.replace(/_bucket$/, ""));
       if (label === undefined) continue;
       for (const one of value.split("|")) expect(values[`${name} ${label}`], `${name} ${label}`).toContain(one);
     }
+  });
+});
+
+describe("a service that has just started", () => {
+  test("has every series that a rule names: an alert on its increase would miss one that is born with its first event", async () => {
+    const fresh = new Metrics({ queueDepth: () => 0, openChallenges: () => 0, workers: () => 0 });
+    fresh.fleet({ states: new Map(), flags: new Map() });
+    const text = await fresh.registry.metrics();
+    for (const [, name = "", label, value = ""] of alerts.matchAll(rule)) {
+      const wanted = label === undefined ? [`${name}`] : value.split("|").map((one) => `${name}{${label}="${one}"}`);
+      for (const series of wanted) expect(text).toContain(`\n${series}`);
+    }
+  });
+
+  test("has a rule for whatever a machine can show", () => {
+    for (const seen of [
+      'state="silent"',
+      'kind="changed"',
+      'kind="rebooted"',
+      'flag="violation"',
+      'flag="clone"',
+      'flag="rolled-back"',
+    ])
+      expect(alerts).toContain(seen);
   });
 });
 
@@ -81,8 +106,8 @@ describe("a metric's labels", () => {
     await noise("first");
     await series(); // the request for it is one itself
     const before = await series();
-    for (let at = 0; at < 20; at++) await noise(`name-${at}`);
+    for (let at = 0; at < 20; at++) await noise(`made-up-${at}`);
     expect(await series()).toBe(before);
-    expect((await bench.ask("GET", "/metrics", { token: VIEWER })).text).not.toContain("name-");
+    expect((await bench.ask("GET", "/metrics", { token: VIEWER })).text).not.toContain("made-up");
   });
 });

@@ -1,0 +1,19 @@
+/** What a terminal acts upon or a reader cannot see: control, format (bidi, zero-width), private and unassigned characters, separators of lines. */
+const unprintable = /[\p{C}\p{Zl}\p{Zp}]/gu;
+const unprintableButLineFeeds = /(?!\n)[\p{C}\p{Zl}\p{Zp}]/gu;
+
+/** Text from outside on one line of a terminal. */
+export function printableLine(text: string): string {
+  return text.replaceAll(unprintable, "?");
+}
+
+/** The same; line feeds stay. */
+export function printableText(text: string): string {
+  return text.replaceAll(unprintableButLineFeeds, "?");
+}
+
+/** JSON text whose strings are the same after parsing, and hold nothing before that a terminal acts upon. */
+export function printableJson(json: string): string {
+  const escaped = (unit: string) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`;
+  return json.replaceAll(unprintableButLineFeeds, (character) => character.split("").map(escaped).join(""));
+}

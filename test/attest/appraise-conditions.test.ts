@@ -1,0 +1,284 @@
+import { describe, expect, it } from "vitest";
+import { requiredProbes } from "../../attest/appraise-shim.ts";
+import { launchEvent, measureKey } from "../../attest/index.ts";
+import { judge, type Setting } from "../support/appraisal.ts";
+import { later, other, pinnedLibrary, refusedLaunch, servingKey } from "../support/appraisal-rows.ts";
+import { inTime, makeReference, referenceEvents, servedKey, servingEvents, token } from "../support/evidence-maker.ts";
+
+/** One condition of a finding that has several: exactly these findings, and no other. */
+type Row = readonly [title: string, findings: readonly string[], setting: Setting];
+
+const findingsOf = async (setting: Setting) =>
+  (await judge(setting)).findings.map(({ tier, code, item }) => `${tier} ${code}: ${item}`);
+const no = (...found: readonly string[]) => found.map((each) => `contraindicated ${each}`);
+const at = (text: string) => ({ now: new Date(text) });
+
+const developed = { id: "11".repeat(32), variant: "dev" as const };
+const claiming = (image: { id?: string; variant?: "demo" | "dev" | "release" }) => ({
+  scene: { asserted: { image: { id: "11".repeat(32), variant: "release" as const, ...image } } },
+});
+const releaseRows: readonly Row[] = [
+  ["a release before its time", no("release-dates: now"), at("2025-12-31T23:59:59.999Z")],
+  ["a release at its first moment", [], at("2026-01-01T00:00:00.000Z")],
+  ["a release at its last moment", [], at("2027-01-01T00:00:00.000Z")],
+  ["a release after its time", no("release-dates: now"), at("2027-01-01T00:00:00.001Z")],
+  ["a release whose first moment is none", no("release-dates: now"), { reference: { notBefore: "soon" } }],
+  ["a release whose last moment is none", no("release-dates: now"), { reference: { notAfter: "later" } }],
+  [
+    "a report that claims another variant than the release's",
+    no("image-variant: claimed image.variant"),
+    claiming({ variant: "demo" }),
+  ],
+  ["a report that claims another image", no("image-id: claimed image.id"), claiming({ id: "22".repeat(32) })],
+  [
+    "a release of a variant that the policy does not list",
+    no("image-variant: release image.variant"),
+    { policy: { variants: ["demo", "dev"] } },
+  ],
+  [
+    "a development image that says debugging is off",
+    no("debug-status: dbgstat"),
+    { ...claiming({ variant: "dev" }), reference: { image: developed }, policy: { variants: ["dev"] } },
+  ],
+];
+
+const shim = { uid: 991, seccompFilters: 2, capabilities: "0000000000000000", namespaces: [] };
+const shimWith = (changes: Partial<typeof shim>) => ({ scene: { asserted: { shim: { ...shim, ...changes } } } });
+const probing = (attempts: readonly (readonly [string, number])[]) => ({
+  scene: { claims: { selfReported: { probe: new Map(attempts) } } },
+});
+const denied = (names: readonly string[]) => names.map((name) => [name, 1] as const);
+const shimRows: readonly Row[] = [
+  ["a shim that is root", no("shim-process: shim uid"), shimWith({ uid: 0 })],
+  ["a shim without a filter", no("shim-process: shim seccomp filters"), shimWith({ seccompFilters: 0 })],
+  ["a shim with one filter", [], shimWith({ seccompFilters: 1 })],
+  ["a shim with one capability", no("shim-process: shim capabilities"), shimWith({ capabilities: "0000000000000001" })],
+  ["a shim of which nothing is known", no("shim-process: shim"), { scene: { asserted: { shim: null } } }],
+  ...requiredProbes.map(
+    (name): Row => [
+      `a probe that left out ${name}`,
+      no(`probe-missing: probe ${name}`),
+      probing(denied(requiredProbes.filter((one) => one !== name))),
+    ],
+  ),
+  [
+    "a probe that names another call that begins the same",
+    no("probe-missing: probe bpf"),
+    probing(denied(requiredProbes.map((name) => (name === "bpf" ? "bpfx" : name)))),
+  ],
+  ["a probe that says how it tried", [], probing(denied(requiredProbes.map((name) => `${name} somehow`)))],
+  [
+    "a further attempt that succeeded",
+    no("probe-succeeded: probe socket AF_INET"),
+    probing([...denied(requiredProbes), ["socket AF_INET", 0]]),
+  ],
+  [
+    "a probe that the kernel did not see",
+    no("probe-unwitnessed: kernel notifications"),
+    { scene: { asserted: { probeWitnessed: new Map() } } },
+  ],
+  [
+    "keys without a token",
+    no("token: tokens and keys"),
+    { scene: { events: servingEvents().toSpliced(10, 1), asserted: { tokens: [] } } },
+  ],
+  [
+    "a token without keys",
+    no("token: tokens and keys"),
+    { scene: { events: servingEvents().toSpliced(11, 1), asserted: { keys: [] } } },
+  ],
+  [
+    "a second key, of a token that nobody names",
+    no("token: key stray"),
+    (() => {
+      const stray = { ...servedKey, name: "stray", token: "absent" };
+      const events = servingEvents().toSpliced(11, 0, launchEvent("key", stray.name, measureKey(stray)));
+      return { scene: { events, asserted: { tokens: [token], keys: [stray, servedKey] } } };
+    })(),
+  ],
+  [
+    "a key that is not sensitive",
+    no("key-attributes: key release sensitive"),
+    servingKey({ sensitive: false, extractable: false, neverExtractable: true }),
+  ],
+  [
+    "a key that does not say whether it is sensitive",
+    no("key-attributes: key release sensitive"),
+    servingKey({ extractable: false, neverExtractable: true }),
+  ],
+  [
+    "a key that is extractable",
+    no("key-attributes: key release extractable"),
+    servingKey({ sensitive: true, extractable: true, neverExtractable: true }),
+  ],
+  [
+    "a key that does not say whether it is extractable",
+    no("key-attributes: key release extractable"),
+    servingKey({ sensitive: true, neverExtractable: true }),
+  ],
+];
+
+const replaced = (index: number, event: ReturnType<typeof launchEvent>) => ({
+  scene: { events: servingEvents().toSpliced(index, 1, event) },
+});
+/** The honest machine's event in this place. */
+const honest = (index: number) => referenceEvents()[index] ?? launchEvent("config", "", other);
+const conf = honest(7);
+const eventRows: readonly Row[] = [
+  [
+    "an event of another kind with the same name and digest",
+    no("event-order: file /etc/softhsm2.conf"),
+    replaced(7, launchEvent("closure", conf.name, conf.sha256)),
+  ],
+  [
+    "an event of another name with the same kind and digest",
+    no("event-order: file /etc/softhsm2.conf"),
+    replaced(7, launchEvent("file", "/etc/other.conf", conf.sha256)),
+  ],
+  [
+    "an event of another digest with the same kind and name",
+    no("event-mismatch: file /etc/softhsm2.conf"),
+    replaced(7, launchEvent("file", conf.name, other)),
+  ],
+  [
+    "two events that changed places",
+    no("event-order: file /etc/softhsm2.conf", "event-order: environment environment"),
+    { scene: { events: servingEvents().toSpliced(7, 2, honest(8), conf) } },
+  ],
+  [
+    "a token after the cap",
+    no("event-order: token signing"),
+    { scene: { events: [...servingEvents().toSpliced(10, 1), ...servingEvents().slice(10, 11)] } },
+  ],
+  [
+    "a key before a measurement",
+    no("event-order: devices pci"),
+    {
+      scene: {
+        events: [
+          ...referenceEvents().slice(0, 9),
+          ...servingEvents().slice(10, 12),
+          honest(9),
+          ...servingEvents().slice(12),
+        ],
+      },
+    },
+  ],
+  [
+    "a cap after what happens later",
+    [...no("event-order: cap serving"), "warning shim-replaced: shim"],
+    {
+      scene: {
+        events: [
+          ...servingEvents().slice(0, 12),
+          launchEvent("shim-replaced", "1", other),
+          ...servingEvents().slice(12),
+        ],
+      },
+    },
+  ],
+  [
+    "violations that were counted under several calls",
+    no("violations: violations (bpf, ptrace)"),
+    {
+      scene: {
+        asserted: {
+          violations: new Map([
+            ["ptrace", 2],
+            ["bpf", 2],
+          ]),
+        },
+      },
+      policy: { maxViolations: 3 },
+    },
+  ],
+  [
+    "violations up to what the policy tolerates",
+    ["warning violations: violations (ptrace)"],
+    { scene: { asserted: { violations: new Map([["ptrace", 3]]) } }, policy: { maxViolations: 3 } },
+  ],
+  [
+    "events that outnumber the counts",
+    no("violations: violations (ptrace, bpf)"),
+    {
+      scene: {
+        events: [...later("violation", "ptrace"), launchEvent("violation", "bpf", other)],
+        asserted: { violations: new Map([["ptrace", 1]]) },
+      },
+      policy: { maxViolations: 1 },
+    },
+  ],
+];
+
+const pinRows: readonly Row[] = [
+  [
+    "a library of another digest than the policy's",
+    no("library-not-accepted: library /usr/lib/libsofthsm2.so"),
+    { policy: { libraries: [{ ...pinnedLibrary(), sha256: "11".repeat(32) }] } },
+  ],
+  [
+    "a library under another path than the policy's",
+    no("library-not-accepted: library /usr/lib/libsofthsm2.so"),
+    { policy: { libraries: [{ ...pinnedLibrary(), name: "/opt/lib.so" }] } },
+  ],
+  [
+    "an object of the closure with another digest",
+    no("library-not-accepted: closure of /usr/lib/libsofthsm2.so"),
+    {
+      policy: {
+        libraries: [
+          {
+            ...pinnedLibrary(),
+            closure: { ...pinnedLibrary().closure, "/usr/lib/ironclaw/shim": "11".repeat(32) },
+          },
+        ],
+      },
+    },
+  ],
+];
+
+describe("each condition of a finding by itself", () => {
+  it.each([...releaseRows, ...shimRows, ...eventRows, ...pinRows])(
+    "I9: %s gives exactly its own findings",
+    async (_title, findings, setting) => {
+      expect(await findingsOf(setting)).toEqual(findings);
+    },
+  );
+
+  it("I9: the probes that a shim must have tried are these", () => {
+    expect(requiredProbes).toEqual(["execve", "ptrace", "io_uring_setup", "bpf", "mount", "unshare"]);
+  });
+
+  it("I9: a launch that ended and capped as refused has not the cap that belongs to it", async () => {
+    const events = [...servingEvents().slice(0, -1), launchEvent("cap", "refused", other)];
+    const found = await findingsOf({ scene: { events, launch: "stopped" } });
+    expect(found).toEqual(no("cap: cap events", "launch-state: launch"));
+  });
+
+  it("I9: a launch that ended and capped twice has one cap too many", async () => {
+    const events = [...servingEvents(), launchEvent("cap", "serving", other)];
+    const found = await findingsOf({ scene: { events, launch: "stopped" } });
+    expect(found).toEqual(no("cap: cap events", "launch-state: launch"));
+  });
+
+  it("I9: a launch that measured no profile is refused by a policy that lists one, and none where it lists none", async () => {
+    const scene = { events: [launchEvent("cap", "refused", other)], launch: "refused" as const };
+    const asserted = { tokens: [], keys: [] };
+    const judged = await findingsOf({ scene: { ...scene, asserted }, policy: { profiles: ["11".repeat(32)] } });
+    expect(judged).toContain("contraindicated profile-not-accepted: profile");
+    expect((await findingsOf(refusedLaunch)).join()).not.toContain("profile-not-accepted");
+  });
+
+  it("I9: a class of TPM below the policy's is refused, by each step", async () => {
+    const classes = ["software-tpm", "provider-ek", "hardware-ek"] as const;
+    for (const [has, assurance] of classes.entries())
+      for (const [wants, minAssurance] of classes.entries())
+        expect(await findingsOf({ assurance, policy: { minAssurance } })).toEqual(
+          has < wants ? no("assurance: assurance class") : [],
+        );
+  });
+
+  it("the honest machine that these rows change is without findings", async () => {
+    expect(await findingsOf({ now: inTime, references: [makeReference()] })).toEqual([]);
+  });
+});
