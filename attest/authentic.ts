@@ -35,16 +35,8 @@ function keyReasons(ak: Uint8Array, akPublic: Uint8Array, { akName }: Enrolment)
 async function signatureReasons(akPublic: Uint8Array, evidence: Evidence): Promise<readonly Reason[]> {
   const parsed = attempt("signature", () => parseTpmSignature(evidence.signature));
   if (!parsed.ok) return [parsed.value];
-  if (await isSigned(akPublic, parsed.value, evidence.quote)) return [];
+  if (await verifyAttestationSignature(parseTpmPublic(akPublic), parsed.value, evidence.quote)) return [];
   return [reason("signature", "signature", "one of the attestation key over the quote", "one that does not verify")];
-}
-
-function isSigned(
-  akPublic: Uint8Array,
-  signature: ReturnType<typeof parseTpmSignature>,
-  quote: Uint8Array,
-): Promise<boolean> {
-  return verifyAttestationSignature(parseTpmPublic(akPublic), signature, quote);
 }
 
 function boundReasons(evidence: Evidence, challenge: Challenge): readonly Reason[] {

@@ -75,7 +75,7 @@ describe("the signature of an attestation key", () => {
     key: parseTpmPublic(soft.publicArea),
     signature: parseTpmSignature(await soft.sign(message)),
   });
-  const verified = async (key: TpmPublic, signature: TpmSignature, over = message) =>
+  const verified = (key: TpmPublic, signature: TpmSignature, over = message) =>
     verifyAttestationSignature(key, signature, over);
   let [ecc, rsa] = [] as unknown as [Signed, Signed];
   beforeAll(async () => {
