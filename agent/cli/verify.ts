@@ -93,9 +93,9 @@ async function verifyAndJudge(input: CommandInput, io: CommandIo): Promise<0 | 1
   const token = ear === null ? null : await signEar(result, { ...ear, now, nonce: challenge.nonce });
   const file = input.optional("ear-out");
   if (token !== null && file !== undefined) await writeOutput(file, `${token}\n`);
-  const unchecked = notes(input, trusted);
-  answer(input, io, result, [describe(input, result), ...unchecked].join("\n"));
-  if (input.flag("json")) for (const note of unchecked) io.complain(note);
+  const unchecked = [...(history === undefined ? ["continuity"] : []), ...(challenged === null ? ["freshness"] : [])];
+  const text = [describe(input, result), ...notes(input, trusted)].join("\n");
+  answer(input, io, { ...result, unchecked }, text);
   if (token !== null && file === undefined) io.print(token);
   return result.tier === "contraindicated" ? 1 : 0;
 }

@@ -171,6 +171,13 @@ describe("a verdict", () => {
     expect(JSON.parse((await cli(line)).out)).toMatchObject({ version: 2, tier: "affirming" });
   });
 
+  test("I9: a JSON document says what was not compared: the last report, the age of the challenge", async () => {
+    const line = [...made.lineOf("verify"), "--json"];
+    expect(JSON.parse((await cli(line)).out)).toMatchObject({ unchecked: ["continuity", "freshness"] });
+    const whole = [...line, ...justNow(), "--history", at("unchecked-history.json")];
+    expect(JSON.parse((await cli(whole)).out)).toMatchObject({ unchecked: [] });
+  });
+
   test.each([
     ["--ear-out without --ear", ["--ear-out", "x"]],
     ["--ear-ttl without --ear", ["--ear-ttl", "5"]],
