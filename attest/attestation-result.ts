@@ -60,7 +60,8 @@ const resultSchema = z.strictObject({
   at: z.iso.datetime(),
 });
 
-type DeepReadonly<T> = T extends readonly (infer Item)[]
+/** Of what a schema reads, which nobody changes afterwards. */
+export type DeepReadonly<T> = T extends readonly (infer Item)[]
   ? readonly DeepReadonly<Item>[]
   : T extends object
     ? { readonly [Key in keyof T]: DeepReadonly<T[Key]> }

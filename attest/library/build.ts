@@ -3,39 +3,19 @@ import { execFile } from "node:child_process";
 import { cp, mkdir, mkdtemp, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { dirname, join, relative, resolve } from "node:path";
 import { promisify } from "node:util";
-import { build, type Plugin } from "esbuild";
+import { build } from "esbuild";
+import { browserBundle } from "./bundle.ts";
 
 const run = promisify(execFile);
 const root = resolve(import.meta.dirname, "../..");
-const zodPackage = 'import { z } from "zod";';
-
-/** Imported as a namespace, zod's unused half (its locales above all) is left out of the bundle. */
-const zodAsNamespace: Plugin = {
-  name: "zod-as-namespace",
-  setup(context) {
-    context.onLoad({ filter: /\/(?:attest|policy)\/[^/]+\.ts$/ }, async ({ path }) => ({
-      contents: (await readFile(path, "utf8")).replace(zodPackage, 'import * as z from "zod";'),
-      loader: "ts",
-    }));
-  },
-};
 
 /** One ES module for anything from Node 20 on, and browsers of its time. @returns names of the packages that are in it */
 async function bundle(directory: string): Promise<readonly string[]> {
   const { metafile } = await build({
+    ...browserBundle,
     entryPoints: ["attest/verifier.ts"],
-    absWorkingDir: root,
-    bundle: true,
-    // A Node module below the verifier ends the build here: there is none in a browser.
-    platform: "browser",
-    format: "esm",
-    target: "es2022",
-    charset: "utf8",
-    legalComments: "none",
-    plugins: [zodAsNamespace],
     outfile: join(directory, "index.js"),
     metafile: true,
-    logLevel: "silent",
   });
   const packages = Object.keys(metafile.inputs).flatMap((path) => {
     const [, name] = /^node_modules\/((?:@[^/]+\/)?[^/]+)\//.exec(path) ?? [];

@@ -1,6 +1,7 @@
 import { readFile } from "node:fs/promises";
-import { join, resolve } from "node:path";
-import { build, type Plugin } from "esbuild";
+import { join } from "node:path";
+import { build } from "esbuild";
+import { browserBundle } from "../library/bundle.ts";
 
 /** One file of the page, as a server sends it. */
 export interface PageFile {
@@ -9,22 +10,6 @@ export interface PageFile {
 }
 
 const folder = import.meta.dirname;
-const root = resolve(folder, "../..");
-
-/**
- * Leaves out what the page never calls. Zod comes as one object that drags in every locale; imported as a namespace, it is
- * cut to the parts in use. Only files of this project are changed, only in this one line, and only in the bundle.
- */
-const smallZod: Plugin = {
-  name: "small-zod",
-  setup(context) {
-    context.onLoad({ filter: /[/\\](?:policy|attest)[/\\].*\.ts$/ }, async ({ path }) => {
-      const source = await readFile(path, "utf8");
-      return { contents: source.replace('import { z } from "zod";', 'import * as z from "zod";'), loader: "ts" };
-    });
-    context.onLoad({ filter: /[/\\]zod[/\\]v4[/\\]locales[/\\]index\.js$/ }, () => ({ contents: "export {};" }));
-  },
-};
 
 /**
  * The page's files by name: `index.html`, `page.js`, `page.css`, `icon.svg`. Deterministic, and complete: none of them
@@ -47,17 +32,9 @@ export async function buildPage(): Promise<ReadonlyMap<string, PageFile>> {
 
 async function bundle(entry: string): Promise<Uint8Array> {
   const result = await build({
+    ...browserBundle,
     entryPoints: [join(folder, entry)],
-    absWorkingDir: root,
-    bundle: true,
-    platform: "browser",
-    format: "esm",
-    target: "es2022",
-    charset: "utf8",
-    legalComments: "none",
     minify: true,
-    plugins: [smallZod],
-    logLevel: "silent",
     write: false,
   });
   const [output] = result.outputFiles;

@@ -1,4 +1,5 @@
 import { z } from "zod";
+import type { DeepReadonly } from "../attestation-result.ts";
 
 /** Answers of the service, as far as the page reads them; more fields are no fault, a missing one is. */
 const text = z.string();
@@ -28,12 +29,6 @@ export const resultSchema = z.object({
   notProven: z.array(z.object({ code: text, text: text })),
   at: text,
 });
-
-type DeepReadonly<T> = T extends readonly (infer Item)[]
-  ? readonly DeepReadonly<Item>[]
-  : T extends object
-    ? { readonly [Key in keyof T]: DeepReadonly<T[Key]> }
-    : T;
 
 /** As wide as what a service of another version may say; an `AttestationResult` of this verifier is one. */
 export type Result = DeepReadonly<z.infer<typeof resultSchema>>;

@@ -16,7 +16,7 @@ const waitingForViewers = 8;
 export class Judging {
   readonly #pool: JudgePool;
   readonly #viewers = new Turns(waitingForViewers);
-  /** Evidence in an unknown name is compared with this one, so that it is refused as slowly as any other. */
+  /** Evidence in an unknown name is judged against this key, by the same steps: the time does not tell which names are enrolled. */
   readonly #nobody = enrolmentOfNobody();
 
   constructor(pool: JudgePool) {

@@ -263,29 +263,10 @@ describe("the service beside a machine on a real TPM", () => {
   });
 
   test("what cannot be is one line and an exit code", async () => {
-    const wrong = await program([
-      "verifier",
-      "push",
-      "--machine",
-      at("machine"),
-      "--name",
-      "vm-1",
-      "--to",
-      "http://192.0.2.1",
-      "--once",
-    ]);
+    const push = ["verifier", "push", "--machine", at("machine"), "--name", "vm-1", "--once", "--to"];
+    const wrong = await program([...push, "http://192.0.2.1"]);
     expect(wrong).toMatchObject({ code: 3, err: expect.stringMatching(/^ironclaw: service address: expected https/) });
-    const nobody = await program([
-      "verifier",
-      "push",
-      "--machine",
-      at("machine"),
-      "--name",
-      "vm-1",
-      "--to",
-      `unix:${at("none")}`,
-      "--once",
-    ]);
+    const nobody = await program([...push, `unix:${at("none")}`]);
     expect(nobody).toMatchObject({ code: 4, err: expect.stringContaining("ERR_SERVICE_UNREACHABLE") });
     const second = await program(["verifier", "serve", "--config", at("none.json")]);
     expect(second.code).toBe(4);
