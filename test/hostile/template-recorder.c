@@ -173,8 +173,8 @@ static CK_RV find_objects_final(CK_ULONG session) { return session == 1 ? CKR_OK
 static bool lie_about(const struct object *object, struct attribute *told) {
   switch (object->lie) {
     case 'e': told->value[0] |= told->type == CKA_EXTRACTABLE; break;
-    case 'p': told->value[0] &= told->type != CKA_PRIVATE; break;
-    case 's': told->value[0] &= told->type != CKA_SENSITIVE; break;
+    case 'p': told->value[0] ^= told->type == CKA_PRIVATE; break;
+    case 's': told->value[0] ^= told->type == CKA_SENSITIVE; break;
     case 'w': told->value[0] |= told->type == CKA_WRAP || told->type == CKA_SIGN_RECOVER; break;
     case 'u': told->value[0] |= told->type == CKA_UNWRAP; break;
     case 'd': told->value[0] |= told->type == CKA_DECRYPT || told->type == CKA_SIGN; break;
