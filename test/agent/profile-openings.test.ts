@@ -95,7 +95,7 @@ describe("threads", () => {
       expect(slots.map(({ label }) => label)).toEqual(["thread 0"]);
       started.give("0000");
       await started.shim.login(slots[0]?.slotId ?? -1n);
-      // the thread ends the process as soon as it is denied, with or without the reply on its way
+      // The thread ends the process as soon as it is denied, with or without the reply on its way
       await started.shim.arm().catch(() => undefined);
       expect(await started.ended).toEqual({ code: 77, signal: null });
     },
