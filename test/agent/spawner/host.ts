@@ -26,6 +26,8 @@ export interface Programs {
   /** A shim that opens what it is told to: nodes and connections. */
   readonly door: string;
   readonly relay: string;
+  /** Runs a program below filters of its own. */
+  readonly filtered: string;
   /** Confines itself as the relay does and then tries to get out. */
   readonly relayEscape: string;
   /** Changes its own executable and leaves no trace of it. */
@@ -58,6 +60,7 @@ export function buildPrograms(): Programs {
     agent: build("fake-agent", [join(import.meta.dirname, "fake-agent.c")]),
     // Dynamic, so that a private root without loader or libc would not do.
     shim: build("probe-shim", [join(import.meta.dirname, "probe-shim.c")]),
+    filtered: build("filtered", [join(import.meta.dirname, "filtered.c")]),
     chameleon: build("chameleon", [join(import.meta.dirname, "chameleon.c")]),
     remove: () => rmSync(directory, { recursive: true, force: true }),
   };
@@ -111,6 +114,8 @@ export interface HostOptions {
   readonly relay?: string;
   readonly sysfs?: string;
   readonly devices?: string;
+  /** Seccomp filters that the spawner is started below. */
+  readonly filters?: number;
 }
 
 export async function startSpawner(programs: Programs, options: HostOptions = {}): Promise<HostSpawner> {
@@ -154,6 +159,7 @@ export async function startSpawner(programs: Programs, options: HostOptions = {}
 
 function spawnSpawner(programs: Programs, directory: string, options: HostOptions, socketPath: string): ChildProcess {
   const command = [
+    ...(options.filters === undefined ? [] : [programs.filtered, `${options.filters}`]),
     ...(single ? ["unshare", "--user", "--map-root-user", "--mount"] : []),
     ...[programs.spawner, "--service", "--run-dir", join(directory, "shims")],
     ...["--cabinet", join(directory, "cabinet"), "--workloads", join(directory, "workloads")],
