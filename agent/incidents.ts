@@ -1,4 +1,4 @@
-import { type Incident, incidentEvent, MAX_INCIDENTS } from "../attest/index.ts";
+import { cutText, type Incident, incidentEvent, MAX_INCIDENTS, MAX_WHY } from "../attest/index.ts";
 import type { LaunchRecord } from "./launch/environment.ts";
 import type { MeasurementLog } from "./launch/measurement-log.ts";
 
@@ -27,8 +27,9 @@ export class IncidentLog {
     // Taken before anything is awaited: attempts come faster than a TPM extends.
     if (this.#taken[incident.what] >= ROOM[incident.what]) return false;
     this.#taken[incident.what]++;
-    await this.#log.measure(incidentEvent(incident), () => {
-      this.#record.incidents = [...this.#record.incidents, incident];
+    const told = incident.what === "replacement" ? { ...incident, why: cutText(incident.why, MAX_WHY) } : incident;
+    await this.#log.measure(incidentEvent(told), () => {
+      this.#record.incidents = [...this.#record.incidents, told];
     });
     return true;
   }

@@ -200,7 +200,7 @@ const eventRows: readonly Row[] = [
   ],
   [
     "a cap after what happens later",
-    [...no("event-order: cap serving"), "warning shim-replaced: shim"],
+    [...no("event-order: cap serving"), "warning shim-replaced: shim of token signing"],
     {
       scene: {
         events: [...servingEvents().slice(0, 12), incidentEvent(replacement), ...servingEvents().slice(12)],
