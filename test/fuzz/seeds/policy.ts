@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { type CborValue, encodeBundle, encodeCabinet, encodeCbor, type SlotName, utf8 } from "../../../policy/index.ts";
 import { compileProfile } from "../../../policy/runtime/compile.ts";
 import { parseProfile } from "../../../policy/runtime/parse.ts";
-import { documentBytes, policyDocument, twoTokenDocument } from "../../support/policy-document.ts";
+import { documentBytes, policyDocument, twoModuleDocument, twoTokenDocument } from "../../support/policy-document.ts";
 import { root } from "../catalogue.ts";
 import { filled, json, type Seeds } from "./made.ts";
 
@@ -59,7 +59,16 @@ export function policySeeds(): Record<string, Seeds> {
       document: json({ a: [1, -2.5, 1e3, true, null], b: { c: 'x\\u00e9"' } }),
       list: utf8(' [ "\\ud83d\\ude00" , 0.1e-2 ] '),
     },
-    policy: { document: documentBytes(policyDocument()), "two-tokens": documentBytes(twoTokenDocument()) },
+    policy: {
+      document: documentBytes(policyDocument()),
+      "two-tokens": documentBytes(twoTokenDocument()),
+      "two-modules": documentBytes(twoModuleDocument()),
+    },
+    endpoint: {
+      tcp: utf8("192.0.2.7:1500"),
+      tcp6: utf8("[2001:db8::7]:65535"),
+      unix: utf8("/run/pcscd/pcscd.comm"),
+    },
     "profile-text": { local: utf8(profile), short: utf8(shortProfile) },
     "profile-binary": { local: compiled },
     "shim-profile": { local: compiled },
