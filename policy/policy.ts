@@ -190,7 +190,10 @@ function toLongForm(short: ShortForm): LongForm {
 /** Of the only token, when there is one; a key without a token among several is a finding. */
 function withKeyTokens(document: LongForm): Policy {
   const only = Object.keys(document.tokens)[0] ?? "";
-  const keys = Object.entries(document.keys).map(([name, key]) => [name, { ...key, token: key.token ?? only }]);
+  const keys = Object.entries(document.keys).map(([name, { token, accepts, ...key }]) => [
+    name,
+    { ...key, token: token ?? only, accepts },
+  ]);
   return { ...document, keys: Object.fromEntries(keys) };
 }
 
