@@ -30,7 +30,16 @@ import {
   parseTpmSignature,
 } from "../../attest/tpm-structures.ts";
 import { IronclawError, SANDBOX_FEATURES, toHex, utf8 } from "../../policy/index.ts";
-import { makeEnrolment, makeEvidence, servingEvents, softEccKey } from "../support/evidence-maker.ts";
+import { attempt, replacement } from "../support/appraisal-rows.ts";
+import {
+  makeClaims,
+  makeEnrolment,
+  makeEvidence,
+  servingEvents,
+  shim,
+  softEccKey,
+  token,
+} from "../support/evidence-maker.ts";
 
 const bytes = (length: number) => fc.uint8Array({ minLength: length, maxLength: length });
 const text = fc.string({ unit: "grapheme", maxLength: 20 });
@@ -171,6 +180,35 @@ function endsTyped(parse: (input: Uint8Array) => Uint8Array, sample: fc.Arbitrar
 }
 
 describe("codecs", () => {
+  const said = (asserted: Partial<Claims["asserted"]>) => () =>
+    parseClaims(encodeClaims(makeClaims({ ...{ events: [], launch: "serving", claims: {} }, asserted })));
+  const incident = (changes: object) => said({ incidents: [{ ...attempt("bpf"), ...changes } as Incident] });
+  const times = <T>(count: number, make: (index: number) => T) =>
+    Array.from({ length: count }, (_, index) => make(index));
+
+  it.each<[string, () => Claims]>([
+    ["two shims with one id", said({ shims: [shim, shim] })],
+    ["shims out of order", said({ shims: [{ ...shim, id: 1 }, shim] })],
+    ["seventeen shims", said({ shims: times(17, (id) => ({ ...shim, id })) })],
+    ["five tokens", said({ tokens: times(5, (index) => ({ ...token, name: `t${index}` })) })],
+    ["65 incidents", said({ incidents: times(65, () => attempt("bpf")) })],
+    ["33 exceptions", said({ exceptions: times(33, () => "more") })],
+    ["641 denied calls", said({ violations: new Map(times(641, (index) => [`${index}`, 1])) })],
+    ["a feature that is none", said({ lacks: ["landlock" as never] })],
+    ["a role that is none", said({ shims: [{ ...shim, role: "idle" as never }] })],
+    ["a call with five arguments", incident({ args: [0n, 0n, 0n, 0n, 0n] })],
+    ["a call with an argument below zero", incident({ args: [-1n, 0n, 0n, 0n, 0n, 0n] })],
+    ["a call of 49 characters", incident({ syscall: "x".repeat(49) })],
+    ["a call with one field more", incident({ more: 1 })],
+    ["a call of no process", incident({ shim: -1 })],
+    ["a device that is none", said({ incidents: [{ what: "device", device: "8086", change: "added" }] })],
+    ["a change that is none", said({ incidents: [{ what: "device", device: "1af4:1041", change: "moved" as never }] })],
+    ["a process before the first", said({ incidents: [{ ...replacement, to: -2 }] })],
+    ["a reason of 201 characters", said({ incidents: [{ ...replacement, why: "x".repeat(201) }] })],
+  ])("I9: claims with %s are malformed", (_title, read) => {
+    expect(read).toThrow(expect.objectContaining({ code: "ERR_CLAIMS_MALFORMED" }));
+  });
+
   it("I10: claims", () => {
     fc.assert(
       fc.property(anyClaims, (claims) => {
