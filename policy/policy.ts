@@ -12,6 +12,7 @@ import {
   pinFields,
   reachFields,
 } from "./policy-modules.ts";
+import { SANDBOX_FEATURES, type SandboxFeature } from "./runtime/features.ts";
 
 export const POLICY_MAX_BYTES = 1 << 20;
 const POLICY_MAX_DEPTH = 16;
@@ -21,10 +22,7 @@ const MAX_TOKENS = 4;
 /** Those that a report has room for (EVIDENCE.md). */
 const MAX_KEYS = 256;
 
-/** Sandbox features of newer kernels that a policy may do without: Landlock's, by the version that brought them (3, 4, 5, 6). */
-export const SANDBOX_FEATURES = ["landlock-truncate", "landlock-tcp", "landlock-ioctl-dev", "landlock-scope"] as const;
-export type SandboxFeature = (typeof SANDBOX_FEATURES)[number];
-
+const sandboxFeature = z.enum(SANDBOX_FEATURES.map(({ name }) => name) as [SandboxFeature, ...SandboxFeature[]]);
 const mechanismType = z.enum(MECHANISMS.map((row) => row.type) as [MechanismType, ...MechanismType[]]);
 
 const mechanismRule = z.strictObject({
@@ -47,7 +45,7 @@ const commonFields = {
   owner: z.string().min(1).max(128),
   reviewBy: z.iso.date(),
   devices: z.array(deviceId).max(128),
-  sandbox: z.strictObject({ lacks: z.array(z.enum(SANDBOX_FEATURES)).max(SANDBOX_FEATURES.length) }),
+  sandbox: z.strictObject({ lacks: z.array(sandboxFeature).max(SANDBOX_FEATURES.length) }),
   onViolation: z.enum(["kill", "report"]),
   onLoginLost: z.enum(["reboot", "stop"]),
   keys: z

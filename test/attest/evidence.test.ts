@@ -141,7 +141,7 @@ const anyClaims: fc.Arbitrary<Claims> = fc.record({
     audit: fc.record({ seq: fc.nat(), hash: bytes(32) }),
     epoch: fc.option(fc.bigInt(0n, (1n << 64n) - 1n)),
     shims: anyShims,
-    lacks: fc.subarray([...SANDBOX_FEATURES]),
+    lacks: fc.subarray(SANDBOX_FEATURES.map(({ name }) => name)),
     exceptions: fc.array(text, { maxLength: 3 }),
     incidents: fc.array(anyIncident, { maxLength: 3 }),
   }),
