@@ -30,6 +30,8 @@ export interface VmOptions {
   readonly variant: ImageVariant;
   /** Names of further virtio-serial ports. */
   readonly extraPorts?: readonly string[];
+  /** Further devices, each as QEMU's `-device` takes it, e.g. `qemu-xhci,id=usb`. They come after all others on the bus. */
+  readonly extraDevices?: readonly string[];
   /** Kills the machine when aborted. */
   readonly signal?: AbortSignal;
 }
@@ -119,6 +121,7 @@ export function qemuArguments(options: VmOptions, firmware: Firmware): string[] 
     ...["-device", "virtio-rng-pci,rng=rng0,disable-legacy=on"],
     ...["-chardev", `socket,id=tpm0,path=${escaped(options.tpmSocket)}`],
     ...["-tpmdev", "emulator,id=tpmdev0,chardev=tpm0", "-device", "tpm-crb,tpmdev=tpmdev0"],
+    ...(options.extraDevices ?? []).flatMap((device) => ["-device", device]),
     ...["-serial", `file:${escaped(paths.console)}`],
     ...["-qmp", `unix:${escaped(paths.qmp)},server=on,wait=off`],
   ];
