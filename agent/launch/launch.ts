@@ -69,5 +69,6 @@ function startRequest({ profile, environment, writable }: NamedModule) {
     profileSha256: fromHex(profile.sha256),
     environment: Object.entries(environment).map(([name, value]) => `${name}=${value}`),
     writable,
+    ...{ nodes: [], connect: [] },
   };
 }
