@@ -1,7 +1,7 @@
 import { join } from "node:path";
-import { mechanismRow, type Policy } from "../policy/index.ts";
+import type { Policy } from "../policy/index.ts";
 import type { AuditLog } from "./audit.ts";
-import { type ScopeServer, type Signer, serveScope } from "./broker/index.ts";
+import { type DecryptMechanism, FailureBudgets, type ScopeServer, serveScope, type Token } from "./broker/index.ts";
 import type { AgentConfig } from "./config.ts";
 import { AgentError } from "./errors.ts";
 import { createPeerIdentity } from "./identity.ts";
@@ -28,12 +28,13 @@ export async function serveScopes(options: ServeOptions): Promise<readonly Scope
     executableOf: (pidfd) => spawner.peerExe(pidfd),
     closeFd: (fd) => native.closeFd(fd),
   });
+  const failures = new FailureBudgets(() => performance.now());
   const opening = policy.scopes.map(({ name }) =>
     serveScope({
-      ...{ policy, audit, identify, publicKeys },
+      ...{ policy, audit, identify, publicKeys, failures },
       scope: name,
       socketPath: join(config.scopes, `${name}.sock`),
-      signer: shimSigner(launched),
+      token: shimSigner(launched),
       now: () => performance.now(),
     }),
   );
@@ -45,21 +46,38 @@ export async function serveScopes(options: ServeOptions): Promise<readonly Scope
   throw failed.reason;
 }
 
+/** What a shim of protocol version 4 can besides (SHIM.md). */
+interface ShimDecryption {
+  decrypt(request: {
+    readonly slotId: bigint;
+    readonly handle: bigint;
+    readonly mechanism: bigint;
+    readonly oaep: DecryptMechanism["oaep"];
+    readonly data: Uint8Array;
+  }): Promise<Uint8Array>;
+}
+
 /** The broker names keys as the policy does, the shim by slot and by the handles of its session there. */
 export function shimSigner({
   shim,
   keys,
 }: {
-  readonly shim: Pick<Shim, "sign">;
+  readonly shim: Pick<Shim, "sign"> & Partial<ShimDecryption>;
   readonly keys: Launched["keys"];
-}): Signer {
+}): Token {
   const places = new Map(keys.map(({ name, slotId, handle }) => [name, { slotId, handle }]));
+  const placeOf = (key: string) => {
+    const place = places.get(key);
+    if (place !== undefined) return place;
+    throw new AgentError("ERR_LAUNCH", "key", { expected: "a key that the launch checked", got: key });
+  };
   return {
-    sign: ({ key, mechanism, data }) => {
-      const place = places.get(key);
-      if (place === undefined)
-        throw new AgentError("ERR_LAUNCH", "key", { expected: "a key that the launch checked", got: key });
-      return shim.sign({ ...place, mechanism: mechanismRow(mechanism.type).value, pss: mechanism.pss, data });
+    sign: async ({ key, mechanism, data }) =>
+      shim.sign({ ...placeOf(key), mechanism: mechanism.value, pss: mechanism.pss, data }),
+    decrypt: async ({ key, mechanism, data }) => {
+      if (shim.decrypt === undefined)
+        throw new AgentError("ERR_LAUNCH", "shim", { expected: "one that decrypts", got: "one that does not" });
+      return shim.decrypt({ ...placeOf(key), mechanism: mechanism.value, oaep: mechanism.oaep, data });
     },
   };
 }
