@@ -71,5 +71,6 @@ function startRequest(inputs: LaunchInputs) {
     profileSha256: fromHex(profile.sha256),
     environment: Object.entries(module.environment).map(([name, value]) => `${name}=${value}`),
     writable,
+    ...{ nodes: [], connect: [] },
   };
 }

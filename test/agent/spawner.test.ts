@@ -50,6 +50,8 @@ const rootFile = (path: string, from: string): ShimFile => ({
   writable: false,
 });
 
+const NO_DEVICES = { nodes: [], connect: [] } as const;
+
 let programs: Programs;
 let shimFiles: readonly ShimFile[];
 const running: HostSpawner[] = [];
@@ -83,6 +85,7 @@ async function startedShim(spawner: HostSpawner, environment: readonly string[] 
     profileSha256,
     environment,
     writable: ["/state"],
+    ...NO_DEVICES,
   });
 }
 
@@ -277,6 +280,7 @@ describe("start-shim", () => {
       profileSha256: new Uint8Array(32),
       environment: [],
       writable: ["/state"],
+      ...NO_DEVICES,
     });
     await expect(start).rejects.toThrow(/not the profile/);
   });
@@ -317,6 +321,7 @@ describe("start-shim", () => {
           profileSha256,
           environment: [],
           writable,
+          ...NO_DEVICES,
         }),
       ).rejects.toThrow(why);
     }
@@ -331,6 +336,7 @@ describe("start-shim", () => {
         profileSha256,
         environment: [],
         writable: [],
+        ...NO_DEVICES,
       }),
     ).rejects.toThrow(/\/shim: No such file/);
   });
@@ -344,6 +350,7 @@ describe("start-shim", () => {
       profileSha256,
       environment: [],
       writable: ["/state"],
+      ...NO_DEVICES,
     });
     await saidBy(spawner, first.fds.request);
     await saidBy(spawner, second.fds.request);
@@ -593,6 +600,7 @@ describe("I3: a breach of the protocol ends in a capped PCR and a restart", () =
     profileSha256,
     environment: [],
     writable: [],
+    ...NO_DEVICES,
   });
   const breaches: readonly (readonly [string, readonly Uint8Array[]])[] = [
     ["an unknown request", [Uint8Array.of(8)]],

@@ -86,6 +86,7 @@ export function openBenchSpawner({ cabinet, programs, cap }: SpawnerSetup): Benc
       return { pid: child.pid ?? -1, fds: { request: ours, pin } };
     },
     ...{ peerExe: notHere, shimStatus: notHere, startWorkloads: notHere, openState: notHere },
+    stopShim: killShim,
     capAndReboot: async (reason) => {
       capAsked.push(reason);
       await cap();

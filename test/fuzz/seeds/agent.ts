@@ -71,8 +71,10 @@ export function agentSeeds(): Record<string, Seeds> {
         .sized16(utf8("CapEff:\t0\nUid:\t991\n"))
         .sized16(utf8("net 1\n"))
         .sized16(utf8("net 2\n"))
+        .u32(0)
         .finish(),
       workloads: reply(6).u16(3).finish(),
+      stop: reply(8).finish(),
       state: reply(7)
         .u8(1)
         .bytes(filled(16, 9))
@@ -177,6 +179,11 @@ function cSeeds(): Record<string, Seeds> {
     profileSha256: filled(32, 1),
     environment: ["A=1", "SOFTHSM2_CONF=/etc/x"],
     writable: ["/var"],
+    nodes: ["/dev/hsm0", "usb:08e6:4433"],
+    connect: [
+      { listen: "127.0.0.1:1500", to: "192.0.2.7:1500" },
+      { listen: "/run/pcscd/pcscd.comm", to: "[2001:db8::1]:9" },
+    ],
   };
   return {
     "shim-frames": {
@@ -204,7 +211,7 @@ function cSeeds(): Record<string, Seeds> {
     "spawner-prepare": { two: encodePrepareShim(0, files).slice(1) },
     "spawner-start": {
       plain: encodeStartShim(start).slice(1),
-      bare: encodeStartShim({ ...start, environment: [], writable: [] }).slice(1),
+      bare: encodeStartShim({ ...start, environment: [], writable: [], nodes: [], connect: [] }).slice(1),
     },
   };
 }
