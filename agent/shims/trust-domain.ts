@@ -157,6 +157,13 @@ export class TrustDomain {
     this.#stop({ token: this.token, kind: "violation", reasons });
   }
 
+  /** Closes every connection: the machine goes on without these shims, and nothing follows from their end. */
+  close(): void {
+    clearInterval(this.#heartbeat);
+    this.#end ??= { token: this.token, kind: "failed", reasons: [] };
+    for (const { shim } of this.#members) shim.close();
+  }
+
   /** Resolves when neither a takeover nor a record is under way. */
   async settled(): Promise<void> {
     while (this.#takeover !== null) await this.#takeover;
