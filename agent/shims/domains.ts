@@ -43,11 +43,13 @@ export class Domains {
   readonly #options: DomainsOptions;
   readonly #domains: ReadonlyMap<string, TrustDomain>;
   readonly #reasons: Reason[] = [];
+  #left: number;
   #rebooting = false;
 
   constructor(options: DomainsOptions) {
     const { tokens, onViolation, incidents, stopShim } = options;
     this.#options = options;
+    this.#left = tokens.length;
     this.#domains = new Map(
       tokens.map(({ name, shims }) => [
         name,
@@ -130,7 +132,8 @@ export class Domains {
     this.#reasons.push(...end.reasons, ...(end.kind === "lost" ? this.#recover(end) : []));
     const text = end.reasons.map(({ code, item, got }) => `${code} ${item} (${got})`).join("; ");
     console.error(`agent: token ${end.token} is no longer served: ${text}`);
-    if ([...this.#domains.values()].every((domain) => domain.end !== null)) this.#options.onStopped([...this.#reasons]);
+    this.#left -= 1;
+    if (this.#left === 0) this.#options.onStopped([...this.#reasons]);
   }
 
   /** @returns why the machine does not reboot, when it does not although the policy says so */
@@ -155,9 +158,8 @@ export class Domains {
   }
 
   #settleRecoveries(): void {
-    const { store } = this.#options;
-    const whole = [...this.#domains.values()].every((domain) => domain.end === null);
-    if (store === null || !whole) return;
+    const { store, tokens } = this.#options;
+    if (store === null || this.#left < tokens.length) return;
     try {
       forgetRecoveries(store);
     } catch {

@@ -51,6 +51,13 @@ export interface DomainBench {
   /** What is in the log; throws when the TPM's PCR is not what it explains. */
   measured(): Promise<readonly CelRecord[]>;
   open(token: DomainToken, options?: DomainOptions): Promise<TestDomain>;
+  /** Shims that are logged in, with ids from `firstId` on. */
+  members(
+    token: DomainToken,
+    options?: DomainOptions & { readonly firstId?: number },
+  ): Promise<readonly OpenedMember[]>;
+  /** SIGKILL to a process of `members`, and its end. */
+  kill(id: number): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -69,9 +76,22 @@ export async function openDomainBench({ beforeExtend }: DomainOptions = {}): Pro
   const path = join(bench.directory, "audit.log");
   const audit = openAudit({ path, now: Date.now, anchor: null });
   const incidents = new IncidentLog({ log, audit });
-  const started: ChildProcess[] = [];
+  const started: OpenedMember[] = [];
+  const members: DomainBench["members"] = async (token, { spares = 0, timeoutMs, firstId = 0 } = {}) => {
+    const opened = [];
+    for (let at = 0; at <= spares; at++) opened.push(await openMember(firstId + at, token, timeoutMs));
+    started.push(...opened);
+    return opened;
+  };
+  const kill = async (id: number) => {
+    const child = started.findLast((member) => member.id === id)?.child;
+    if (child === undefined || child.exitCode !== null || child.signalCode !== null) return;
+    const ended = once(child, "exit");
+    child.kill("SIGKILL");
+    await ended;
+  };
   return {
-    ...{ bench, incidents, log, audit },
+    ...{ bench, incidents, log, audit, members, kill },
     audited: () => readAudit(path, 1, 1_000_000),
     measured: () =>
       log.locked(async (records) => {
@@ -79,14 +99,9 @@ export async function openDomainBench({ beforeExtend }: DomainOptions = {}): Pro
         if (!equalBytes(present, replayCel(records, "sha256"))) throw new Error("log and PCR differ");
         return [...records];
       }),
-    open: async (token, options = {}) => {
-      const members = [];
-      for (let id = 0; id <= (options.spares ?? 0); id++) members.push(await openMember(id, token, options.timeoutMs));
-      started.push(...members.map(({ child }) => child));
-      return openDomain(members, incidents, options);
-    },
+    open: async (token, options = {}) => openDomain(await members(token, options), incidents, options),
     close: async () => {
-      for (const child of started) if (child.exitCode === null) child.kill("SIGKILL");
+      for (const { child } of started) child.kill("SIGKILL");
       audit.close();
       await tpm.close();
       await machine.stop();
@@ -95,12 +110,13 @@ export async function openDomainBench({ beforeExtend }: DomainOptions = {}): Pro
   };
 }
 
-interface Opened extends DomainShim {
+export interface OpenedMember extends DomainShim {
   readonly child: ChildProcess;
+  /** Called for each attempt that the kernel shows. */
   onAttempt: () => void;
 }
 
-async function openMember(id: number, token: DomainToken, timeoutMs = 20_000): Promise<Opened> {
+async function openMember(id: number, token: DomainToken, timeoutMs = 20_000): Promise<OpenedMember> {
   const { fd, child } = startRaw(native(), { profile: token.profile, environment: token.environment });
   const bell: { onAttempt: () => void } = { onAttempt: () => undefined };
   const shim = await openShim(fd, native(), { timeoutMs, onAttempt: () => bell.onAttempt() });
@@ -120,7 +136,7 @@ async function openMember(id: number, token: DomainToken, timeoutMs = 20_000): P
   return Object.assign(bell, { id, shim, places, probed, child });
 }
 
-function openDomain(members: readonly Opened[], incidents: IncidentLog, options: DomainOptions): TestDomain {
+function openDomain(members: readonly OpenedMember[], incidents: IncidentLog, options: DomainOptions): TestDomain {
   const ends: DomainEnd[] = [];
   const stopped: number[] = [];
   const domain = new TrustDomain({
