@@ -8,16 +8,18 @@ import {
   ekProfileOfCertificateIndex,
   machineUeid,
   measuredClaims,
-  type ShimProcessClaim,
+  type Reason,
+  type ShimClaim,
   type Tpm,
 } from "../attest/index.ts";
-import { concatBytes, fromHex, type Release, syscallName } from "../policy/index.ts";
+import { concatBytes, fromHex, policyExceptions, type Release, syscallName } from "../policy/index.ts";
 import { ekProfileOfName, type SealedPackage } from "../seal/index.ts";
 import type { AuditLog } from "./audit.ts";
 import type { LaunchRecord } from "./launch/environment.ts";
 import type { LaunchInputs } from "./launch/inputs.ts";
 import { keyClaim } from "./launch/keys.ts";
 import type { MeasurementLog } from "./launch/measurement-log.ts";
+import type { LaunchState } from "./launch/state.ts";
 
 export const SOFTWARE = { name: "ironclaw-guest-agent", version: "0.1.0" } as const;
 
@@ -48,7 +50,8 @@ export interface ReportSources {
   readonly audit: AuditLog;
   /** Watch-listed attempts of the shim by system-call number, from the kernel's notifications. */
   attempts(): Readonly<Record<number, number>>;
-  shimProcess(): Promise<ShimProcessClaim | null>;
+  /** Every shim of the launch, ascending by id. */
+  shims(): Promise<readonly ShimClaim[]>;
   /** The TPM's epoch counter now, `null` where it has none. */
   epoch(): Promise<bigint | null>;
 }
@@ -79,7 +82,7 @@ async function currentClaims(
     asserted: {
       machine: inputs.machine ?? "unnamed",
       image: imageOf(record.release),
-      reasons: record.state.kind === "refused" ? record.state.reasons : [],
+      reasons: reasonsOf(record.state),
       unseal: record.answers,
       tokens: record.tokens,
       keys: record.keys.map(keyClaim),
@@ -87,10 +90,17 @@ async function currentClaims(
       violations: violationsSince(record.witnessed, sources.attempts()),
       audit: { seq: head.seq, hash: fromHex(head.hash) },
       epoch: await sources.epoch(),
-      shim: await sources.shimProcess(),
+      shims: await sources.shims(),
+      lacks: record.lacks,
+      exceptions: inputs.policy === undefined ? [] : policyExceptions(inputs.policy),
+      incidents: record.incidents,
     },
     selfReported: { probe: new Map(record.probe.map(({ name, errno }) => [name, errno])) },
   };
+}
+
+function reasonsOf(state: LaunchState): readonly Reason[] {
+  return state.kind === "refused" || state.kind === "stopped" ? state.reasons : [];
 }
 
 /** Without a release nothing says which image this is; the boot PCRs do. */

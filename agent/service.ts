@@ -8,9 +8,9 @@ import {
   listPciDevices,
   type Reason,
   reasonFrom,
-  type ShimProcessClaim,
+  type ShimClaim,
 } from "../attest/index.ts";
-import { openCabinet } from "../policy/index.ts";
+import { openCabinet, sortedTokens } from "../policy/index.ts";
 import {
   isOwnershipSecret,
   type MachineTpm,
@@ -90,8 +90,8 @@ export async function runAgent(configPath: string): Promise<never> {
 
 /** One line for the console; the report has the rest. */
 function describe({ state }: LaunchRecord): string {
-  if (state.kind !== "refused") return state.kind;
-  return `refused: ${state.reasons.map(({ code, item }) => `${code} ${item}`).join("; ")}`;
+  if (!("reasons" in state)) return state.kind;
+  return `${state.kind}: ${state.reasons.map(({ code, item }) => `${code} ${item}`).join("; ")}`;
 }
 
 /**
@@ -174,7 +174,7 @@ function unavailable(cause: unknown): Sources {
 }
 
 async function gatherSources(gathered: Gathered): Promise<ReportSources> {
-  const { config, tpm, log, record, inputs, audit, spawner, shims } = gathered;
+  const { config, tpm, log, record, inputs, audit, shims } = gathered;
   const certificates = await tpm.ekCertificates();
   const [credential] = inputs.credentials?.values() ?? [];
   const ekKind = endorsementKeyKind(credential?.sealed, certificates);
@@ -186,7 +186,7 @@ async function gatherSources(gathered: Gathered): Promise<ReportSources> {
     ekCertificates: certificates.map(({ der }) => der),
     firmwareLog: new Uint8Array(await readFile(config.firmwareLog)),
     attempts: () => shims[0]?.attempts() ?? {},
-    shimProcess: () => shimProcess(spawner, shims),
+    shims: () => shimClaims(gathered),
     epoch: () => epochValue(tpm),
   };
 }
@@ -197,16 +197,31 @@ async function epochValue({ tss }: MachineTpm): Promise<bigint | null> {
 }
 
 /** What the kernel says about the shim, through the spawner: nothing of it is the shim's own word. */
-async function shimProcess(spawner: Spawner, shims: readonly Shim[]): Promise<ShimProcessClaim | null> {
-  if (shims.length === 0) return null;
+async function shimClaims({ spawner, shims, inputs }: Gathered): Promise<readonly ShimClaim[]> {
+  const [shim] = shims;
+  const [token] = inputs.policy === undefined ? [] : sortedTokens(inputs.policy);
+  if (shim === undefined || token === undefined) return [];
+  const process = await shimProcess(spawner);
+  const role = process === null ? "ended" : "active";
+  return [{ token: token.name, id: SHIM_ID, role, landlock: shim.ready.landlockAbi, process }];
+}
+
+async function shimProcess(spawner: Spawner): Promise<ShimClaim["process"]> {
   const status = await spawner.shimStatus(SHIM_ID);
   if (status.state !== "running") return null;
   return {
-    uid: Number(status.fields.get("Uid")?.split("\t")[0] ?? -1),
-    seccompFilters: Number(status.fields.get("Seccomp_filters") ?? -1),
+    uid: Number(status.fields.get("Uid")?.split("\t")[0] ?? 0),
+    seccompFilters: Number(status.fields.get("Seccomp_filters") ?? 0),
+    inheritedFilters: await inheritedFilters(),
     capabilities: status.fields.get("CapEff") ?? "unknown",
     namespaces: ownNamespaces(status.shimNamespaces, status.spawnerNamespaces),
   };
+}
+
+/** Of the spawner, which gives them to the agent as it does to a shim. */
+async function inheritedFilters(): Promise<number> {
+  const status = await readFile("/proc/self/status", "utf8");
+  return Number(/^Seccomp_filters:\s*(\d+)$/m.exec(status)?.[1] ?? 0);
 }
 
 function ownNamespaces(shim: ReadonlyMap<string, string>, spawner: ReadonlyMap<string, string>): string[] {
@@ -226,7 +241,7 @@ function controlService(
     sealing,
     status: async () => ({
       state: record.state.kind,
-      reasons: record.state.kind === "refused" ? record.state.reasons : [],
+      reasons: "reasons" in record.state ? record.state.reasons : [],
       devices: await visibleDevices(config),
       phases: record.phases.map(({ kind, at }) => ({ phase: kind, at: Math.round(at) })),
     }),

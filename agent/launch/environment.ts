@@ -1,5 +1,5 @@
-import type { Reason, Tpm } from "../../attest/index.ts";
-import type { Release } from "../../policy/index.ts";
+import type { Incident, Reason, Tpm } from "../../attest/index.ts";
+import type { Release, SandboxFeature } from "../../policy/index.ts";
 import type { Credential, MachineTpm, Store, TpmAnswer, UnsealAnswer } from "../../seal/index.ts";
 import type { AgentConfig } from "../config.ts";
 import { AgentError } from "../errors.ts";
@@ -57,6 +57,10 @@ export interface LaunchRecord {
   digests: ReadonlyMap<string, string>;
   mapped: readonly string[];
   answers: readonly TpmAnswer[];
+  /** Those of them that are measured, in the log's order. */
+  incidents: readonly Incident[];
+  /** What the sandbox of this kernel lacks, where the policy does without. */
+  lacks: readonly SandboxFeature[];
   /** The release that the measurements belong to, or come nearest to. */
   release?: Release;
   /** What was unsealed, by name. */
@@ -76,6 +80,8 @@ export function newLaunchRecord(): LaunchRecord {
     digests: new Map(),
     mapped: [],
     answers: [],
+    incidents: [],
+    lacks: [],
     unsealed: [],
     phases: [{ kind: "booted", at: performance.now() }],
   };

@@ -1,8 +1,7 @@
 import { type LaunchEvent, type Reason, reasonFrom } from "../../attest/index.ts";
-import { fromHex, sha256 } from "../../policy/index.ts";
+import { firstModule, fromHex, type NamedModule, sha256 } from "../../policy/index.ts";
 import type { Shim } from "../shim-client.ts";
 import { enter, type LaunchEnvironment, type LaunchRecord, Refusal, SHIM_ID } from "./environment.ts";
-import type { LaunchInputs } from "./inputs.ts";
 import type { ServedKey } from "./keys.ts";
 import { checkKeys, logIn, type TokenSlot, unsealInto } from "./login.ts";
 import { measureEverything } from "./measure.ts";
@@ -24,7 +23,7 @@ export async function launch(environment: LaunchEnvironment, record: LaunchRecor
     enter(record, { kind: "measuring" });
     const inputs = await measureEverything(environment, record);
     enter(record, { kind: "unsealing" });
-    const { fds } = await environment.spawner.startShim(startRequest(inputs));
+    const { fds } = await environment.spawner.startShim(startRequest(firstModule(inputs.policy)));
     let slots: readonly TokenSlot[];
     try {
       shim = await environment.openShim(fds.request);
@@ -64,12 +63,11 @@ async function refuse(environment: LaunchEnvironment, record: LaunchRecord, reas
 }
 
 /** The spawner compares this digest with the profile that it copied itself. */
-function startRequest(inputs: LaunchInputs) {
-  const { module, profile, writable } = inputs.policy;
+function startRequest({ profile, environment, writable }: NamedModule) {
   return {
     id: SHIM_ID,
     profileSha256: fromHex(profile.sha256),
-    environment: Object.entries(module.environment).map(([name, value]) => `${name}=${value}`),
+    environment: Object.entries(environment).map(([name, value]) => `${name}=${value}`),
     writable,
     ...{ nodes: [], connect: [] },
   };

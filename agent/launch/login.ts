@@ -1,6 +1,13 @@
 import { createPublicKey, randomBytes, verify } from "node:crypto";
 import { type Reason, reason } from "../../attest/index.ts";
-import { mechanismRow, type Policy, type PolicyToken, sha256, sortedTokens } from "../../policy/index.ts";
+import {
+  firstModule,
+  mechanismRow,
+  type PolicyModule,
+  type PolicyToken,
+  sha256,
+  sortedTokens,
+} from "../../policy/index.ts";
 import { type LoginOutcome, packageDigest, readLogin, type SealedPackage, writeLogin } from "../../seal/index.ts";
 import { AgentError } from "../errors.ts";
 import type { Shim } from "../shim-client.ts";
@@ -35,14 +42,15 @@ export async function unsealInto(
   const { policy, release, anchors } = inputs;
   const deliver = (name: string, sink: number) =>
     unsealCredential(environment, record, { credential: needed(inputs, name), release, anchors }, sink);
+  const module = firstModule(policy);
   await probeSandbox(shim, record);
-  for (const [path, name] of Object.entries(policy.credentials.files).sort(([a], [b]) => (a < b ? -1 : 1))) {
+  for (const [path, name] of Object.entries(module.files).sort(([a], [b]) => (a < b ? -1 : 1))) {
     await deliver(name, channel);
     await shim.credential(path);
   }
-  const loaded = await shim.load(policy.module.path);
+  const loaded = await shim.load(module.path);
   record.mapped = loaded.objects;
-  checkMapped(policy, loaded.objects);
+  checkMapped(module, loaded.objects);
   const slots = findTokens(inputs, loaded.slots);
   await environment.stateVolume?.open((sink) => deliver(STATE_CREDENTIAL, sink));
   for (const { pin } of slots) await deliver(pin, channel);
@@ -131,7 +139,7 @@ const KERNEL_OBJECT = "linux-vdso.so.1";
  * What the loader mapped lies inside the pin. The private root makes sure of it; this catches a mistake in the pin, not a
  * hostile library, whose process says it.
  */
-function checkMapped({ module }: Policy, objects: readonly string[]): void {
+function checkMapped(module: PolicyModule, objects: readonly string[]): void {
   const foreign = objects.filter(
     (path) => path !== module.path && path !== KERNEL_OBJECT && !Object.hasOwn(module.closure, path),
   );

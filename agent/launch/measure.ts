@@ -1,9 +1,17 @@
 import { type LaunchEvent, pcrBanks, type Reason, reason, reasonFrom } from "../../attest/index.ts";
-import { fromHex, type Policy, type Release, SEAL_PCRS, sortedTokens, toHex } from "../../policy/index.ts";
+import {
+  fromHex,
+  type NamedModule,
+  type Release,
+  SEAL_PCRS,
+  sortedModules,
+  sortedTokens,
+  toHex,
+} from "../../policy/index.ts";
 import { AgentError } from "../errors.ts";
 import type { ShimDigest } from "../spawner-client.ts";
-import { answersOf, type LaunchEnvironment, type LaunchRecord, Refusal, SHIM_ID } from "./environment.ts";
-import { documentEvents, launchEvents, pinnedDigest } from "./expected-events.ts";
+import { answersOf, type LaunchEnvironment, type LaunchRecord, Refusal } from "./environment.ts";
+import { documentEvents, launchEvents, type ModuleFiles, pinnedDigest } from "./expected-events.ts";
 import { type PlannedFile, planShimFiles, SHIM_PATH } from "./files.ts";
 import type { LaunchInputs } from "./inputs.ts";
 import { credentialReasons, prepareTpm, readTpmStates, type TpmStates } from "./tpm-check.ts";
@@ -127,25 +135,39 @@ async function measureDocuments(environment: LaunchEnvironment): Promise<readonl
   return events;
 }
 
-/** Fill the shim's private root and extend what was really copied, whether it matches the pin or not (I1). */
+/** Fill the private root of a shim for each module and extend what was really copied, whether it matches the pin or not (I1). */
 async function measureShim(
   environment: LaunchEnvironment,
   inputs: LaunchInputs,
   record: LaunchRecord,
   reasons: Reason[],
 ): Promise<readonly LaunchEvent[]> {
-  const { config, configBytes, devices } = environment;
-  const plan = planShimFiles(config, inputs);
-  const digests = await environment.spawner.prepareShim(
-    SHIM_ID,
-    plan.map((file) => resolved(environment, file)),
-  );
-  record.digests = new Map(plan.map((file, index) => [file.path, toHex(digestAt(digests, index))]));
-  reasons.push(...pinReasons(inputs.policy, plan, record.digests));
-  const digestOf = (path: string) => fromHex(record.digests.get(path) ?? "");
-  const events = launchEvents({ ...inputs, config, configBytes }, plan, digestOf, devices).slice(DOCUMENT_EVENTS);
+  const { configBytes, devices } = environment;
+  const modules: ModuleFiles[] = [];
+  for (const [id, module] of sortedModules(inputs.policy).entries())
+    modules.push(await prepareModule(environment, inputs, record, reasons, id, module));
+  const events = launchEvents({ ...inputs, configBytes }, modules, devices).slice(DOCUMENT_EVENTS);
   for (const event of events) await environment.log.measure(event);
   return events;
+}
+
+async function prepareModule(
+  environment: LaunchEnvironment,
+  inputs: LaunchInputs,
+  record: LaunchRecord,
+  reasons: Reason[],
+  id: number,
+  module: NamedModule,
+): Promise<ModuleFiles> {
+  const plan = planShimFiles(environment.config, module, inputs);
+  const copied = await environment.spawner.prepareShim(
+    id,
+    plan.map((file) => resolved(environment, file)),
+  );
+  const digests = new Map(plan.map((file, index) => [file.path, toHex(digestAt(copied, index))]));
+  record.digests = new Map([...record.digests, ...digests]);
+  reasons.push(...pinReasons(module, plan, digests));
+  return { module, plan, digestOf: (path) => fromHex(digests.get(path) ?? "") };
 }
 
 function resolved(environment: LaunchEnvironment, file: PlannedFile): PlannedFile {
@@ -161,10 +183,10 @@ function digestAt(digests: readonly ShimDigest[], index: number): Uint8Array {
 }
 
 /** The pin: each file's digest as the policy has it. */
-function pinReasons(policy: Policy, plan: readonly PlannedFile[], digests: ReadonlyMap<string, string>): Reason[] {
+function pinReasons(module: NamedModule, plan: readonly PlannedFile[], digests: ReadonlyMap<string, string>): Reason[] {
   return plan.flatMap((file) => {
     if (file.path === SHIM_PATH || file.role === "token") return [];
-    const expected = pinnedDigest(policy, file.path);
+    const expected = pinnedDigest(module, file.path);
     const got = digests.get(file.path) ?? "nothing";
     return expected === got ? [] : [reason("library-mismatch", file.path, expected, got)];
   });

@@ -1,8 +1,8 @@
 /// <reference lib="dom" />
-import type { Claims, KeyClaim } from "../claims.ts";
+import type { Claims, KeyClaim, ShimClaim } from "../claims.ts";
 import { digest } from "./digest.ts";
 import { type Child, h, outside, section } from "./dom.ts";
-import { facts, table } from "./parts.ts";
+import { table } from "./parts.ts";
 
 /** Tokens, and the keys that the agent serves from them with what the library says about each. */
 function keysView({ asserted }: Claims): HTMLElement {
@@ -89,7 +89,7 @@ const errnos: Readonly<Record<number, string>> = {
 
 /** The sandbox of the vendor's library: as the spawner saw it, what it tried on itself, and what the kernel saw of that. */
 function sandboxView({ asserted, selfReported }: Claims): HTMLElement {
-  const { shim, probeWitnessed, violations } = asserted;
+  const { probeWitnessed, violations } = asserted;
   const seen = (attempt: string) => probeWitnessed.get(attempt) ?? probeWitnessed.get(attempt.split(" ")[0] ?? "") ?? 0;
   const rows = [...selfReported.probe].map(([attempt, errno]) => () => [
     h("code", {}, outside(attempt)),
@@ -105,14 +105,7 @@ function sandboxView({ asserted, selfReported }: Claims): HTMLElement {
   return section(
     "Sandbox of the library",
     {},
-    shim === null
-      ? h("p", {}, "The spawner reports no process of the library.")
-      : facts([
-          ["User", `${shim.uid}${shim.uid === 0 ? " (root \u2717)" : ""}`],
-          ["Seccomp filters", `${shim.seccompFilters}`],
-          ["Capabilities", /^0+$/.test(shim.capabilities) ? "none" : outside(shim.capabilities)],
-          ["Namespaces of its own", outside(shim.namespaces.join(", ") || "none")],
-        ]),
+    shimTable(asserted),
     rows.length === 0
       ? h("p", {}, "No escape was tried: the library's process was not started.")
       : table(
@@ -129,6 +122,30 @@ function sandboxView({ asserted, selfReported }: Claims): HTMLElement {
           [...violations].map(([call, times]) => () => [h("code", {}, outside(call)), `${times}`]),
         ),
   );
+}
+
+/** The library's processes, of which each token has its own. */
+function shimTable({ shims }: Claims["asserted"]): HTMLElement {
+  if (shims.length === 0) return h("p", {}, "The spawner reports no process of the library.");
+  return table(
+    "Processes of the library",
+    ["Token", "Process", "Role", "User", "Seccomp filters", "Landlock", "Capabilities", "Namespaces of its own"].map(
+      (title) => ({ title }),
+    ),
+    shims.map((shim) => () => [outside(shim.token), `${shim.id}`, shim.role, ...processCells(shim)]),
+  );
+}
+
+function processCells({ landlock, process }: ShimClaim): readonly Child[] {
+  if (process === null) return ["", "", `${landlock}`, "", ""];
+  const { uid, seccompFilters, inheritedFilters, capabilities, namespaces } = process;
+  return [
+    `${uid}${uid === 0 ? " (root \u2717)" : ""}`,
+    `${seccompFilters}${inheritedFilters === 0 ? "" : `, ${inheritedFilters} of them inherited`}`,
+    `${landlock}`,
+    /^0+$/.test(capabilities) ? "none" : outside(capabilities),
+    outside(namespaces.join(", ") || "none"),
+  ];
 }
 
 /** What a report says of keys and sandbox; nothing where its claims cannot be read. */

@@ -54,7 +54,7 @@ async function openReporter(
     ekCertificates: (await tpm.ekCertificates()).map(({ der }) => der),
     firmwareLog: FIRMWARE_LOG,
     attempts: () => ({}),
-    shimProcess: async () => null,
+    shims: async () => [],
     epoch: async () => 1n,
   };
   const keys = { ekName: toHex(ekName), akPublic: toBase64(ak.publicArea), akName: toHex(ak.name) };
@@ -205,7 +205,7 @@ describe("a report", () => {
     await using booted = await bench.boot(provisioned, { devices: [] });
     const { claims } = await report(await openReporter(booted));
     expect(claims.measured.launch).toBe("refused");
-    expect(claims.asserted.reasons).toContainEqual(expect.objectContaining({ item: "devices pci" }));
+    expect(claims.asserted.reasons).toContainEqual(expect.objectContaining({ item: "devices devices" }));
     expect(claims.asserted.unseal.map(({ command, rc }) => `${command} ${rc}`)).toEqual([
       "TPM2_PolicyPCR 0x000001c4",
       "TPM2_Unseal 0x0000099d",

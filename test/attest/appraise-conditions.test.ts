@@ -1,9 +1,25 @@
 import { describe, expect, it } from "vitest";
 import { requiredProbes } from "../../attest/appraise-shim.ts";
-import { launchEvent, measureKey } from "../../attest/index.ts";
+import { incidentEvent, launchEvent, measureKey, type ShimClaim } from "../../attest/index.ts";
 import { judge, type Setting } from "../support/appraisal.ts";
-import { later, other, pinnedLibrary, refusedLaunch, servingKey } from "../support/appraisal-rows.ts";
-import { inTime, makeReference, referenceEvents, servedKey, servingEvents, token } from "../support/evidence-maker.ts";
+import {
+  attempt,
+  other,
+  pinnedLibrary,
+  refusedLaunch,
+  replacement,
+  servingKey,
+  shimWith,
+} from "../support/appraisal-rows.ts";
+import {
+  inTime,
+  makeReference,
+  referenceEvents,
+  servedKey,
+  servingEvents,
+  shim,
+  token,
+} from "../support/evidence-maker.ts";
 
 /** One condition of a finding that has several: exactly these findings, and no other. */
 type Row = readonly [title: string, findings: readonly string[], setting: Setting];
@@ -42,18 +58,36 @@ const releaseRows: readonly Row[] = [
   ],
 ];
 
-const shim = { uid: 991, seccompFilters: 2, capabilities: "0000000000000000", namespaces: [] };
-const shimWith = (changes: Partial<typeof shim>) => ({ scene: { asserted: { shim: { ...shim, ...changes } } } });
+const shims = (...list: readonly Partial<ShimClaim>[]) => ({
+  scene: { asserted: { shims: list.map((changes, id) => ({ ...shim, id, ...changes })) } },
+});
 const probing = (attempts: readonly (readonly [string, number])[]) => ({
   scene: { claims: { selfReported: { probe: new Map(attempts) } } },
 });
 const denied = (names: readonly string[]) => names.map((name) => [name, 1] as const);
 const shimRows: readonly Row[] = [
-  ["a shim that is root", no("shim-process: shim uid"), shimWith({ uid: 0 })],
-  ["a shim without a filter", no("shim-process: shim seccomp filters"), shimWith({ seccompFilters: 0 })],
-  ["a shim with one filter", [], shimWith({ seccompFilters: 1 })],
-  ["a shim with one capability", no("shim-process: shim capabilities"), shimWith({ capabilities: "0000000000000001" })],
-  ["a shim of which nothing is known", no("shim-process: shim"), { scene: { asserted: { shim: null } } }],
+  ["a shim that is root", no("shim-process: shim 0 uid"), shimWith({ uid: 0 })],
+  ["a shim without a filter", no("shim-process: shim 0 seccomp filters"), shimWith({ seccompFilters: 0 })],
+  ["a shim with one filter too few", no("shim-process: shim 0 seccomp filters"), shimWith({ seccompFilters: 2 })],
+  ["a shim with one filter too many", no("shim-process: shim 0 seccomp filters"), shimWith({ seccompFilters: 4 })],
+  ["a shim with its filters besides an inherited one", [], shimWith({ seccompFilters: 4, inheritedFilters: 1 })],
+  [
+    "a shim whose filters are the inherited ones",
+    no("shim-process: shim 0 seccomp filters"),
+    shimWith({ seccompFilters: 3, inheritedFilters: 3 }),
+  ],
+  [
+    "a shim with one capability",
+    no("shim-process: shim 0 capabilities"),
+    shimWith({ capabilities: "0000000000000001" }),
+  ],
+  ["a shim of which nothing is known", no("shim-process: shim 0"), shimWith(null)],
+  ["a spare of which nothing is known", no("shim-process: shim 1"), shims({}, { role: "spare", process: null })],
+  ["a shim that ended, beside the active one", [], shims({ role: "ended", process: null }, {})],
+  ["a token that has a spare only", no("shim-process: shim of token signing"), shims({ role: "spare" })],
+  ["a token whose shims ended", no("shim-process: shim of token signing"), shims({ role: "ended", process: null })],
+  ["a launch without shims", no("shim-process: shim of token signing"), shims()],
+  ["a shim of a token that nobody names", no("shim-process: shim 1"), shims({}, { token: "absent" })],
   ...requiredProbes.map(
     (name): Row => [
       `a probe that left out ${name}`,
@@ -80,7 +114,7 @@ const shimRows: readonly Row[] = [
   [
     "keys without a token",
     no("token: tokens and keys"),
-    { scene: { events: servingEvents().toSpliced(10, 1), asserted: { tokens: [] } } },
+    { scene: { events: servingEvents().toSpliced(10, 1), asserted: { tokens: [], shims: [] } } },
   ],
   [
     "a token without keys",
@@ -142,7 +176,7 @@ const eventRows: readonly Row[] = [
   ],
   [
     "two events that changed places",
-    no("event-order: file /etc/softhsm2.conf", "event-order: environment environment"),
+    no("event-order: file /etc/softhsm2.conf", "event-order: environment softhsm"),
     { scene: { events: servingEvents().toSpliced(7, 2, honest(8), conf) } },
   ],
   [
@@ -152,7 +186,7 @@ const eventRows: readonly Row[] = [
   ],
   [
     "a key before a measurement",
-    no("event-order: devices pci"),
+    no("event-order: devices devices"),
     {
       scene: {
         events: [
@@ -169,11 +203,8 @@ const eventRows: readonly Row[] = [
     [...no("event-order: cap serving"), "warning shim-replaced: shim"],
     {
       scene: {
-        events: [
-          ...servingEvents().slice(0, 12),
-          launchEvent("shim-replaced", "1", other),
-          ...servingEvents().slice(12),
-        ],
+        events: [...servingEvents().slice(0, 12), incidentEvent(replacement), ...servingEvents().slice(12)],
+        asserted: { incidents: [replacement] },
       },
     },
   ],
@@ -199,10 +230,10 @@ const eventRows: readonly Row[] = [
   ],
   [
     "events that outnumber the counts",
-    no("violations: violations (ptrace, bpf)"),
+    no("violations: violations (signing/0 ptrace, signing/0 bpf, ptrace)"),
     {
       scene: {
-        events: [...later("violation", "ptrace"), launchEvent("violation", "bpf", other)],
+        incidents: [attempt("ptrace"), attempt("bpf")],
         asserted: { violations: new Map([["ptrace", 1]]) },
       },
       policy: { maxViolations: 1 },

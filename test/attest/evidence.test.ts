@@ -1,7 +1,14 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { celRecord, encodeCel, parseCel } from "../../attest/cel.ts";
-import { type Claims, imageVariants, keyPurposes, launchStates } from "../../attest/claims.ts";
+import {
+  type Claims,
+  imageVariants,
+  keyPurposes,
+  launchStates,
+  type ShimClaim,
+  shimRoles,
+} from "../../attest/claims.ts";
 import { encodeClaims, parseClaims } from "../../attest/claims-codec.ts";
 import { encodeEnrolment, parseEnrolment } from "../../attest/enrolment.ts";
 import {
@@ -13,6 +20,7 @@ import {
   parseEvidence,
   parsePcrs,
 } from "../../attest/evidence.ts";
+import type { Incident } from "../../attest/incidents.ts";
 import { encodeLaunchEvent, type LaunchEvent, parseLaunchEvent } from "../../attest/launch-events.ts";
 import {
   encodeTpmPublic,
@@ -21,7 +29,7 @@ import {
   parseTpmPublic,
   parseTpmSignature,
 } from "../../attest/tpm-structures.ts";
-import { IronclawError, toHex, utf8 } from "../../policy/index.ts";
+import { IronclawError, SANDBOX_FEATURES, toHex, utf8 } from "../../policy/index.ts";
 import { makeEnrolment, makeEvidence, servingEvents, softEccKey } from "../support/evidence-maker.ts";
 
 const bytes = (length: number) => fc.uint8Array({ minLength: length, maxLength: length });
@@ -35,6 +43,55 @@ const counts = fc
   .uniqueArray(fc.tuple(text, fc.nat()), { selector: ([name]) => name, maxLength: 4 })
   .map((list) => new Map(list));
 
+const digests = fc
+  .uniqueArray(fc.tuple(text, bytes(32)), { selector: ([path]) => path, maxLength: 4 })
+  .map((list) => new Map(list));
+const shortText = fc.string({ maxLength: 48 });
+const anyIncident: fc.Arbitrary<Incident> = fc.oneof(
+  fc.record({
+    what: fc.constant("syscall" as const),
+    token: fc.stringMatching(/^[a-z0-9][a-z0-9-]{0,47}$/),
+    shim: fc.nat(),
+    syscall: shortText,
+    nr: fc.nat(),
+    args: fc.array(fc.bigInt({ min: 0n, max: 2n ** 64n - 1n }), { minLength: 6, maxLength: 6 }),
+    thread: fc.nat(),
+    count: fc.nat(),
+  }),
+  fc.record({
+    what: fc.constant("device" as const),
+    device: fc.stringMatching(/^(usb:)?[0-9a-f]{4}:[0-9a-f]{4}$/),
+    change: fc.constantFrom("added" as const, "removed" as const),
+  }),
+  fc.record({
+    what: fc.constant("replacement" as const),
+    token: shortText,
+    from: fc.nat(),
+    to: fc.integer({ min: -1 }),
+    why: shortText,
+  }),
+);
+const anyShims: fc.Arbitrary<readonly ShimClaim[]> = fc
+  .uniqueArray(
+    fc.record({
+      token: text,
+      id: fc.nat(),
+      role: fc.constantFrom(...shimRoles),
+      landlock: fc.nat(),
+      process: fc.option(
+        fc.record({
+          uid: fc.nat(),
+          seccompFilters: fc.nat(),
+          inheritedFilters: fc.nat(),
+          capabilities: text,
+          namespaces: fc.array(text, { maxLength: 8 }),
+        }),
+      ),
+    }),
+    { selector: ({ id }) => id, maxLength: 16 },
+  )
+  .map((list) => list.sort((a, b) => a.id - b.id));
+
 const anyClaims: fc.Arbitrary<Claims> = fc.record({
   nonce: bytes(32),
   ueid: bytes(33),
@@ -43,11 +100,9 @@ const anyClaims: fc.Arbitrary<Claims> = fc.record({
   measured: fc.record({
     launch: fc.constantFrom(...launchStates),
     policy: fc.option(bytes(32)),
-    profile: fc.option(bytes(32)),
-    library: fc.option(bytes(32)),
-    closure: fc
-      .uniqueArray(fc.tuple(text, bytes(32)), { selector: ([path]) => path, maxLength: 4 })
-      .map((list) => new Map(list)),
+    profiles: digests,
+    libraries: digests,
+    closure: digests,
   }),
   asserted: fc.record({
     machine: text,
@@ -57,7 +112,7 @@ const anyClaims: fc.Arbitrary<Claims> = fc.record({
     tokens: fc
       .uniqueArray(
         fc.record({ name: text, label: text, serial: text, manufacturer: text, model: text, firmware: text }),
-        { selector: ({ name }) => name, maxLength: 8 },
+        { selector: ({ name }) => name, maxLength: 4 },
       )
       .map((list) => list.sort((a, b) => (a.name < b.name ? -1 : 1))),
     keys: fc.array(
@@ -76,14 +131,10 @@ const anyClaims: fc.Arbitrary<Claims> = fc.record({
     violations: counts,
     audit: fc.record({ seq: fc.nat(), hash: bytes(32) }),
     epoch: fc.option(fc.bigInt(0n, (1n << 64n) - 1n)),
-    shim: fc.option(
-      fc.record({
-        uid: fc.nat(),
-        seccompFilters: fc.nat(),
-        capabilities: text,
-        namespaces: fc.array(text, { maxLength: 3 }),
-      }),
-    ),
+    shims: anyShims,
+    lacks: fc.subarray([...SANDBOX_FEATURES]),
+    exceptions: fc.array(text, { maxLength: 3 }),
+    incidents: fc.array(anyIncident, { maxLength: 3 }),
   }),
   selfReported: fc.record({ probe: counts }),
 });

@@ -8,6 +8,7 @@ import {
   type Delegation,
   encodeAnchors,
   encodeBundle,
+  firstModule,
   parsePolicy,
   sha256,
   sha256Hex,
@@ -125,7 +126,7 @@ export async function provisionMachine(order: MachineOrder): Promise<Machine> {
     ["machine", utf8(`${JSON.stringify({ name })}\n`)],
     ["token", encodeBundle(pairs(token.files))],
   ]);
-  return { name, contents, release, anchors, prediction, token, pin, library: policy.module.path };
+  return { name, contents, release, anchors, prediction, token, pin, library: firstModule(policy).path };
 }
 
 /** The release root, release and operator keys of this checkout, made once; they never enter a guest. */

@@ -111,7 +111,7 @@ describe("a machine's page", () => {
     const short = await makeReport("vm-5", {
       events: referenceEvents().slice(0, 3),
       launch: "measuring",
-      asserted: { tokens: [], keys: [], shim: null },
+      asserted: { tokens: [], keys: [], shims: [] },
     });
     addMachine(server, "vm-5", short);
     await openMachine("vm-5");

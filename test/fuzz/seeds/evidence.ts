@@ -121,7 +121,7 @@ function evidenceSeeds(ak: TpmPublic, quote: Uint8Array): Record<string, Seeds> 
       launch: "refused",
       asserted: {
         tokens: [],
-        shim: null,
+        shims: [],
         keys: [],
         reasons: [{ code: "library", item: "x", expected: "a", got: "b" }] as never,
         unseal: [{ command: "TPM2_Unseal", rc: "0x0000099d", text: "policy" }],
