@@ -200,6 +200,7 @@ export async function checkKeys(
       record.keys = [...record.keys, key];
     });
   }
+  await shim.uses(keys.map(({ slotId, handle, does }) => ({ slotId, handle, use: does })));
   await shim.arm();
   return keys;
 }

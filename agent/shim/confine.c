@@ -102,6 +102,7 @@ int confine(const struct profile *profile, struct confinement *confinement) {
   if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) fail(EXIT_ENVIRONMENT, "no_new_privs");
   if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0) fail(EXIT_ENVIRONMENT, "dumpable");
   limit_resources(profile);
+  confinement->opens = profile->opens;
   confinement->armed = arm_filters(profile);
   confinement->landlock_abi = restrict_files(profile);
   const struct program *first = &profile->programs[FILTER_LOAD];

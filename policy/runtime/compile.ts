@@ -8,7 +8,7 @@ import { ARMED_HIGH, AUDIT_ARCH_X86_64, type Profile, RESOURCES } from "./profil
 
 /** "ICPF": the first four bytes of a compiled profile. */
 const MAGIC = 0x4943_5046;
-const VERSION = 1;
+const VERSION = 2;
 /** BPF_MAXINSNS of linux/bpf_common.h. */
 const MAX_INSTRUCTIONS = 4096;
 const MAX_ENTRIES = 64;
@@ -35,6 +35,7 @@ export function encodeProfile(profile: Profile): Uint8Array {
     .u32(MAGIC)
     .u32(VERSION)
     .sized16(utf8(profile.name))
+    .u8(0) // opens no socket family
     .u32(AUDIT_ARCH_X86_64)
     .u32(ARMED_HIGH);
   file.u16(profile.limits.length);
@@ -69,6 +70,7 @@ export function parseCompiledProfile(bytes: Uint8Array): CompiledProfile {
   expectValue("version", VERSION, reader.u32("version"));
   const text = (field: string, cap: number): string => new TextDecoder().decode(reader.sized16(field, cap));
   const name = text("name", 31);
+  expectValue("opens", 0, reader.u8("opens"));
   expectValue("arch", AUDIT_ARCH_X86_64, reader.u32("arch"));
   expectValue("armed range", ARMED_HIGH, reader.u32("armed range"));
   const limits = times(count(reader, "limits", MAX_ENTRIES), () => ({
