@@ -201,7 +201,7 @@ export function imageSeeds(): Record<string, Seeds> {
       ]),
       signed: peImage([[".linux", filled(10, 2)]], filled(8, 3)),
     },
-    "pci-devices": { two: utf8("1af4:1041\n8086:0d57\n") },
+    devices: { two: utf8("1af4:1041\n8086:0d57\n"), usb: utf8("1af4:1042\nusb:08e6:4433\n") },
     der: {
       oids: der("0603550411", "06082a864886f70d0101"),
       nested: der("300a", "0201ff", "3005", "0403010203"),
