@@ -33,7 +33,14 @@ import {
   type UnwrapRequest,
 } from "./shim-requests.ts";
 
-export type { DecryptRequest, KeyUse, OaepParameters, PssParameters, SignRequest, UnwrapRequest } from "./shim-requests.ts";
+export type {
+  DecryptRequest,
+  KeyUse,
+  OaepParameters,
+  PssParameters,
+  SignRequest,
+  UnwrapRequest,
+} from "./shim-requests.ts";
 
 /**
  * A shim, as the agent uses it. Every method rejects with AgentError: ERR_SHIM_REFUSED (`rv` tells why; the shim lives

@@ -1,10 +1,9 @@
 import {
-  DIGESTS,
   decide,
   type MechanismParameters,
   type Policy,
   parsePolicy,
-  ruleDigest,
+  ruleParameters,
   type Scope,
 } from "../../policy/index.ts";
 import type { Command } from "./command.ts";
@@ -33,7 +32,7 @@ export const command: Command = {
         ...{ scope: scope.name, caller, key, operation, mechanism },
         parameters: fittingParameters(scope, mechanism),
         input: { kind: "pending" },
-        tokens: 1,
+        ...{ tokens: 1, failures: 1 },
       }),
     }));
     const allow = scopes.some((decision) => decision.allow);
@@ -59,7 +58,5 @@ function callerNamed(policy: Policy, name: string): { uid: number; exe: string }
 /** The question is about the rule, so the parameters are those that its rule wants. */
 function fittingParameters(scope: Scope, mechanism: string): MechanismParameters {
   const rule = scope.mechanisms.find(({ type }) => type === mechanism);
-  if (rule === undefined || !mechanism.endsWith("_PSS")) return { kind: "none" };
-  const { mechanism: hash, mgf, size } = DIGESTS[ruleDigest(rule)];
-  return { kind: "pss", hash, mgf, saltLength: BigInt(size) };
+  return rule === undefined ? { kind: "none" } : ruleParameters(rule);
 }

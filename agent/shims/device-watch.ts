@@ -1,10 +1,7 @@
+import { compareDevices, type DeviceChange } from "../../attest/index.ts";
+
 /** How often the machine's devices are listed, in milliseconds. */
 const INTERVAL = 1_000;
-
-export interface DeviceChange {
-  readonly device: string;
-  readonly change: "added" | "removed";
-}
 
 export interface DeviceWatchOptions {
   /** Every device as it is now: a multiset, in any order. */
@@ -13,18 +10,6 @@ export interface DeviceWatchOptions {
   readonly measured: readonly string[];
   readonly onChange: (changes: readonly DeviceChange[]) => void;
   readonly interval?: number;
-}
-
-/** What came and what went between two lists. Two equal devices are two entries. */
-export function deviceChanges(before: readonly string[], after: readonly string[]): readonly DeviceChange[] {
-  const left = [...before];
-  const changes: DeviceChange[] = [];
-  for (const device of after) {
-    const at = left.indexOf(device);
-    if (at < 0) changes.push({ device, change: "added" });
-    else left.splice(at, 1);
-  }
-  return [...left.map((device): DeviceChange => ({ device, change: "removed" })), ...changes];
 }
 
 /**
@@ -40,7 +25,7 @@ export function watchDevices({ list, measured, onChange, interval = INTERVAL }: 
     looking = true;
     try {
       const now = await list();
-      const changes = deviceChanges(known, now);
+      const changes = compareDevices(known, now);
       known = now;
       if (changes.length > 0) onChange(changes);
     } catch {

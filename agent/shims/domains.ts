@@ -1,9 +1,7 @@
-import type { Reason } from "../../attest/index.ts";
-import { reason } from "../../attest/index.ts";
+import { type DeviceChange, type Reason, reason } from "../../attest/index.ts";
 import type { Store } from "../../seal/index.ts";
 import { AgentError } from "../errors.ts";
 import type { Shim } from "../shim-client.ts";
-import type { DeviceChange } from "./device-watch.ts";
 import type { IncidentLog } from "./incidents.ts";
 import { afterLoss, countRecovery, forgetRecoveries, GOOD_AFTER, recoveriesOf } from "./recovery.ts";
 import { type DomainEnd, type DomainShim, type KeyPlace, type ShimState, TrustDomain } from "./trust-domain.ts";
@@ -26,7 +24,7 @@ export interface DomainsOptions {
   /** Null where nothing is kept from boot to boot. */
   readonly store: Store | null;
   /** Called once, when no token is served any more. */
-  readonly onStopped: (reasons: readonly Reason[]) => void;
+  readonly onStopped: (reasons: readonly Reason[]) => Promise<void>;
 }
 
 /** A token as `status` shows it. */
@@ -55,8 +53,7 @@ export class Domains {
         name,
         new TrustDomain({
           ...{ token: name, shims, onViolation, incidents, stopShim },
-          // Later: an end that a constructor finds belongs to a domain that is not in the map yet.
-          onEnd: (end) => queueMicrotask(() => this.#ended(end)),
+          onEnd: (end) => this.#ended(end),
         }),
       ]),
     );
@@ -84,15 +81,6 @@ export class Domains {
     }));
   }
 
-  /** The libraries' attempts by system-call number. */
-  attempts(): Readonly<Record<number, number>> {
-    const sums: Record<number, number> = {};
-    for (const domain of this.#domains.values()) {
-      for (const [nr, count] of Object.entries(domain.attempts())) sums[Number(nr)] = (sums[Number(nr)] ?? 0) + count;
-    }
-    return sums;
-  }
-
   /** The kernel showed an attempt of one of the shims. */
   checkAttempts(): void {
     for (const domain of this.#domains.values()) domain.checkAttempts();
@@ -104,18 +92,14 @@ export class Domains {
    */
   devicesChanged(changes: readonly DeviceChange[]): void {
     const { incidents, onViolation } = this.#options;
+    const logged = Promise.all(changes.map(({ device, change }) => incidents.device(device, change)));
+    const written = logged.then(() => undefined).catch((error: unknown) => this.#notMeasured(error));
     const added = changes.filter(({ change }) => change === "added");
-    if (onViolation === "kill" && added.length > 0) {
-      const reasons = added.map(({ device }) => reason("device-foreign", device, "the devices of the launch", "added"));
-      for (const domain of this.#domains.values()) domain.stopForViolation(reasons);
-    }
-    for (const { device, change } of changes) {
-      void incidents.device(device, change).catch((error: unknown) => {
-        const got = error instanceof Error ? error.message : "unknown failure";
-        const reasons = [reason("incident-not-measured", `device ${device}`, "an event in the agent PCR", got)];
-        for (const domain of this.#domains.values()) domain.stopForViolation(reasons);
-      });
-    }
+    if (onViolation === "kill" && added.length > 0)
+      this.#stopAll(
+        added.map(({ device }) => reason("device-foreign", device, "the devices of the launch", "another one")),
+        written,
+      );
   }
 
   /** Resolves when neither a takeover nor a record is under way. */
@@ -128,12 +112,22 @@ export class Domains {
     for (const domain of this.#domains.values()) domain.close();
   }
 
-  #ended(end: DomainEnd): void {
+  #stopAll(reasons: readonly Reason[], logged: Promise<void>): void {
+    for (const domain of this.#domains.values()) domain.stopForViolation(reasons, logged);
+  }
+
+  #notMeasured(error: unknown): void {
+    const got = error instanceof Error ? error.message : "unknown failure";
+    const reasons = [reason("incident-not-measured", "devices", "an event in the agent PCR", got)];
+    this.#stopAll(reasons, Promise.resolve());
+  }
+
+  async #ended(end: DomainEnd): Promise<void> {
     this.#reasons.push(...end.reasons, ...(end.kind === "lost" ? this.#recover(end) : []));
     const text = end.reasons.map(({ code, item, got }) => `${code} ${item} (${got})`).join("; ");
     console.error(`agent: token ${end.token} is no longer served: ${text}`);
     this.#left -= 1;
-    if (this.#left === 0) this.#options.onStopped([...this.#reasons]);
+    if (this.#left === 0) await this.#options.onStopped([...this.#reasons]);
   }
 
   /** @returns why the machine does not reboot, when it does not although the policy says so */

@@ -1,5 +1,4 @@
-import type { Reason } from "../../attest/index.ts";
-import { reason } from "../../attest/index.ts";
+import { type Reason, reason } from "../../attest/index.ts";
 import type { Store } from "../../seal/index.ts";
 
 /** Reboots after a lost login, one after the other, before the machine waits for an operator. */

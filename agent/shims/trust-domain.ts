@@ -1,7 +1,7 @@
-import type { Reason } from "../../attest/index.ts";
-import { reason } from "../../attest/index.ts";
+import { type Reason, reason } from "../../attest/index.ts";
 import { AgentError } from "../errors.ts";
 import type { Shim } from "../shim-client.ts";
+import type { ProbedAttempts } from "./attempts.ts";
 import type { IncidentLog } from "./incidents.ts";
 
 /** Where a key of the policy is in one shim: handles are of that shim's own session. */
@@ -16,8 +16,8 @@ export interface DomainShim {
   readonly shim: Shim;
   /** By the policy's name of the key. */
   readonly places: ReadonlyMap<string, KeyPlace>;
-  /** Attempts that are not the library's: how many there had been when the escape probe ended. */
-  readonly probed: { readonly total: number; readonly counts: Readonly<Record<number, number>> };
+  /** Attempts that are not the library's. */
+  readonly probed: ProbedAttempts;
 }
 
 export type ShimRole = "active" | "spare" | "ended";
@@ -38,8 +38,8 @@ export interface TrustDomainOptions {
   readonly incidents: IncidentLog;
   /** SIGKILL to the shim's process. Idempotent. */
   readonly stopShim: (id: number) => Promise<void>;
-  /** Called once, when nothing of this token is served any more. */
-  readonly onEnd: (end: DomainEnd) => void;
+  /** Called once, when nothing of this token is served any more and that is in the log. */
+  readonly onEnd: (end: DomainEnd) => Promise<void>;
 }
 
 /** Why a token is no longer served. `lost`: no shim is left that is logged in to it. */
@@ -83,6 +83,7 @@ export class TrustDomain {
   /** Requests wait for it: a spare serves only once it is in the log that it does. */
   #takeover: Promise<void> | null = null;
   #end: DomainEnd | null = null;
+  #ending: Promise<void> | null = null;
 
   constructor(options: TrustDomainOptions) {
     const { token, shims } = options;
@@ -110,18 +111,6 @@ export class TrustDomain {
   /** Null while the token is served. */
   get end(): DomainEnd | null {
     return this.#end;
-  }
-
-  /** The library's attempts by system-call number, of all shims of this token, ended ones too. */
-  attempts(): Readonly<Record<number, number>> {
-    const sums: Record<number, number> = {};
-    for (const { shim, probed } of this.#members) {
-      for (const [nr, count] of Object.entries(shim.attempts())) {
-        const own = count - (probed.counts[Number(nr)] ?? 0);
-        if (own > 0) sums[Number(nr)] = (sums[Number(nr)] ?? 0) + own;
-      }
-    }
-    return sums;
   }
 
   /**
@@ -152,9 +141,12 @@ export class TrustDomain {
     for (const member of this.#members) void this.#noteAttempts(member);
   }
 
-  /** Ends the token for a violation that is none of its own shims'. */
-  stopForViolation(reasons: readonly Reason[]): void {
-    this.#stop({ token: this.token, kind: "violation", reasons });
+  /**
+   * Ends the token for a violation that is none of its own shims'.
+   * @param logged resolves when it is in the log
+   */
+  stopForViolation(reasons: readonly Reason[], logged: Promise<void>): void {
+    this.#stop({ token: this.token, kind: "violation", reasons }, logged);
   }
 
   /** Closes every connection: the machine goes on without these shims, and nothing follows from their end. */
@@ -168,15 +160,16 @@ export class TrustDomain {
   async settled(): Promise<void> {
     while (this.#takeover !== null) await this.#takeover;
     await Promise.all(this.#members.map(({ writing }) => writing));
+    await this.#ending;
   }
 
-  /** Ends all shims of the token; their last words are not waited for. */
-  #stop(end: DomainEnd): void {
+  /** Ends all shims of the token at once; their last words are not waited for. */
+  #stop(end: DomainEnd, logged: Promise<void> = Promise.resolve()): void {
     if (this.#end !== null) return;
     this.#end = end;
     clearInterval(this.#heartbeat);
     for (const member of this.#members) this.#endShim(member, "the token was stopped");
-    this.#options.onEnd(end);
+    this.#ending = logged.then(() => this.#options.onEnd(end));
   }
 
   #endShim(member: Member, why: string): void {
@@ -240,9 +233,7 @@ export class TrustDomain {
     member.seen = total;
     const fresh = watch.recorded().slice(member.handed);
     member.handed += fresh.length;
-    if (this.#options.onViolation === "kill" && this.#end === null) this.#stop(violated(this.token, member.id, total));
-    if (fresh.length === 0) return member.writing;
-    const { incidents } = this.#options;
+    const { incidents, onViolation } = this.#options;
     // Each takes its place in the log now, in the order in which they were made.
     const written = Promise.all([
       member.writing,
@@ -254,6 +245,7 @@ export class TrustDomain {
         if (member.writing === written) member.writing = null;
       });
     member.writing = written;
+    if (onViolation === "kill") this.#stop(violated(this.token, member.id, total - member.probed.total), written);
     return written;
   }
 
@@ -286,9 +278,7 @@ function stopped({ token, reasons }: DomainEnd): AgentError {
 function violated(token: string, shim: number, total: number): DomainEnd {
   return {
     ...{ token, kind: "violation" },
-    reasons: [
-      reason("sandbox-violation", token, "no attempt at what is denied", `shim ${shim}, ${total} notifications`),
-    ],
+    reasons: [reason("sandbox-violation", token, "no attempts at what is denied", `shim ${shim}: ${total}`)],
   };
 }
 

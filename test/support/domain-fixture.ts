@@ -6,9 +6,10 @@ import { type OpenAuditLog, openAudit, readAudit } from "../../agent/audit.ts";
 import type { AuditRecord } from "../../agent/audit-record.ts";
 import { MeasurementLog } from "../../agent/launch/measurement-log.ts";
 import { openShim, type Shim } from "../../agent/shim-client.ts";
+import { type AttemptCounts, libraryAttempts, sumAttempts } from "../../agent/shims/attempts.ts";
 import { IncidentLog } from "../../agent/shims/incidents.ts";
 import { type DomainEnd, type DomainShim, type KeyPlace, TrustDomain } from "../../agent/shims/trust-domain.ts";
-import { type CelRecord, replayCel, type Tpm } from "../../attest/index.ts";
+import { type CelRecord, type Incident, replayCel, type Tpm } from "../../attest/index.ts";
 import { AGENT_PCR, ByteWriter, equalBytes, utf8 } from "../../policy/index.ts";
 import { openTpm } from "../../seal/index.ts";
 import { type Bench, NATIVE_DIRECTORY, native, openBench, startRaw } from "./shim-fixture.ts";
@@ -40,6 +41,8 @@ export interface TestDomain {
   readonly ends: readonly DomainEnd[];
   /** Ids in the order in which their end was asked for. */
   readonly stopped: readonly number[];
+  /** What the library tried, by system-call number. */
+  attempts(): AttemptCounts;
 }
 
 export interface DomainBench {
@@ -48,6 +51,8 @@ export interface DomainBench {
   readonly log: MeasurementLog;
   readonly audit: OpenAuditLog;
   audited(): readonly AuditRecord[];
+  /** The incidents that a report would tell. */
+  recorded(): readonly Incident[];
   /** What is in the log; throws when the TPM's PCR is not what it explains. */
   measured(): Promise<readonly CelRecord[]>;
   open(token: DomainToken, options?: DomainOptions): Promise<TestDomain>;
@@ -75,7 +80,8 @@ export async function openDomainBench({ beforeExtend }: DomainOptions = {}): Pro
   const log = new MeasurementLog(slowed as Tpm, AGENT_PCR); // the log extends, and nothing else
   const path = join(bench.directory, "audit.log");
   const audit = openAudit({ path, now: Date.now, anchor: null });
-  const incidents = new IncidentLog({ log, audit });
+  const record: { incidents: readonly Incident[] } = { incidents: [] };
+  const incidents = new IncidentLog({ log, audit, record });
   const started: OpenedMember[] = [];
   const members: DomainBench["members"] = async (token, { spares = 0, timeoutMs, firstId = 0 } = {}) => {
     const opened = [];
@@ -92,6 +98,7 @@ export async function openDomainBench({ beforeExtend }: DomainOptions = {}): Pro
   };
   return {
     ...{ bench, incidents, log, audit, members, kill },
+    recorded: () => record.incidents,
     audited: () => readAudit(path, 1, 1_000_000),
     measured: () =>
       log.locked(async (records) => {
@@ -149,10 +156,12 @@ function openDomain(members: readonly OpenedMember[], incidents: IncidentLog, op
       child.kill("SIGKILL");
       await ended;
     },
-    onEnd: (end) => ends.push(end),
+    onEnd: async (end) => void ends.push(end),
   });
   for (const member of members) member.onAttempt = () => domain.checkAttempts();
+  const attempts = () => sumAttempts(members.map(({ shim, probed }) => libraryAttempts(shim, probed)));
   return {
+    attempts,
     domain,
     ends,
     stopped,

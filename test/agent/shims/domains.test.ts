@@ -61,7 +61,7 @@ async function openTwo(changes: Partial<DomainsOptions> = {}): Promise<TwoTokens
       store,
     },
     capAndReboot: async (reason) => void rebooted.push(reason),
-    onStopped: (reasons) => stopped.push(reasons),
+    onStopped: async (reasons) => void stopped.push(reasons),
     ...changes,
   });
   for (const member of [...signing, ...hostile]) member.onAttempt = () => domains.checkAttempts();
