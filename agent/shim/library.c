@@ -1,5 +1,6 @@
 #include <link.h>
 #include <string.h>
+#include <syslog.h>
 
 #include "load.h"
 #include "shim.h"
@@ -91,7 +92,14 @@ static CK_RV explain_failure(struct writer *out) {
   return CKR_GENERAL_ERROR;
 }
 
+/*
+ * No priority passes, so that syslog(3) returns before it asks for a socket. Nobody listens here, and the attempt would be shown as an attack:
+ * SoftHSM logs every ciphertext that does not decrypt, and any workload can send one.
+ */
+static void silence_log(void) { (void)setlogmask(1 << (LOG_PRIMASK + 1)); }
+
 static CK_RV load_library(struct shim *shim, const char *path, struct writer *out) {
+  silence_log();
   void *handle = dlopen(path, SHIM_DLOPEN_FLAGS);
   if (handle == NULL) return explain_failure(out);
   ck_get_function_list get = (ck_get_function_list)dlsym(handle, "C_GetFunctionList");

@@ -98,7 +98,7 @@ typedef CK_RV (*ck_get_function_list)(struct ck_function_list **);
 #define CKO_SECRET_KEY 4UL
 
 #define CKK_RSA 0x0UL
-#define CKK_EC 0x3UL
+#define CKK_EC 3UL
 #define CKK_GENERIC_SECRET 0x10UL
 #define CKK_AES 0x1FUL
 #define CKK_EC_EDWARDS 0x40UL

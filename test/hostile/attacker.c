@@ -105,8 +105,7 @@ static int searched;
 
 static CK_RV find_objects_init(CK_ULONG session, struct ck_attribute *wanted, CK_ULONG count) {
   (void)session;
-  (void)wanted;
-  searched = count == 1 ? 0 : 1;
+  searched = count == 1 && *(const CK_ULONG *)wanted->value == CKO_PRIVATE_KEY ? 0 : 1;
   return 0;
 }
 
