@@ -56,7 +56,7 @@ const PACKAGED = [
   `${LIB}/libstdc++.so.6`,
 ];
 
-const NATIVE = ["tpm2_tss.node", "agent_native.node", "pkcs11.node", "unsealer", "shim"];
+const NATIVE = ["tpm2_tss.node", "agent_native.node", "pkcs11.node", "unsealer", "shim", "relay"];
 
 const LINKS: readonly (readonly [path: string, target: string])[] = [
   ["/bin", "usr/bin"],

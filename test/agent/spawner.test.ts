@@ -603,13 +603,13 @@ describe("I3: a breach of the protocol ends in a capped PCR and a restart", () =
     ...NO_DEVICES,
   });
   const breaches: readonly (readonly [string, readonly Uint8Array[]])[] = [
-    ["an unknown request", [Uint8Array.of(8)]],
+    ["an unknown request", [Uint8Array.of(9)]],
     ["request 0", [Uint8Array.of(0)]],
     ["trailing bytes", [concatBytes(prepare, Uint8Array.of(0))]],
     ["a cut-off request", [prepare.subarray(0, -1)]],
     ["a request without body", [Uint8Array.of(1)]],
     ["PREPARE_SHIM for the same shim twice", [prepare, prepare]],
-    ["PREPARE_SHIM for a shim beyond the table", [encodePrepareShim(8, [range("/a", 0, 1)])]],
+    ["PREPARE_SHIM for a shim beyond the table", [encodePrepareShim(16, [range("/a", 0, 1)])]],
     ["PREPARE_SHIM without files", [encodePrepareShim(0, [])]],
     ["an unknown file flag", [prepare.with(4, 4)]],
     ["START_SHIM without PREPARE_SHIM", [start]],
@@ -618,7 +618,10 @@ describe("I3: a breach of the protocol ends in a capped PCR and a restart", () =
     ["START_WORKLOADS twice", [Uint8Array.of(6), Uint8Array.of(6)]],
     ["START_SHIM after START_WORKLOADS", [prepare, Uint8Array.of(6), start]],
     ["PEER_EXE without a descriptor", [Uint8Array.of(3)]],
-    ["SHIM_STATUS beyond the table", [Uint8Array.of(4, 8)]],
+    ["SHIM_STATUS beyond the table", [Uint8Array.of(4, 16)]],
+    ["STOP_SHIM beyond the table", [Uint8Array.of(8, 16)]],
+    ["STOP_SHIM with trailing bytes", [Uint8Array.of(8, 0, 0)]],
+    ["START_SHIM after STOP_SHIM", [prepare, Uint8Array.of(8, 0), start]],
     ["a packet that is too long", [new Uint8Array(65_537).fill(1)]],
   ];
   test.each(breaches)("%s", async (_what, packets) => {
@@ -696,7 +699,7 @@ describe("the cap", () => {
     [
       "the agent breaks the protocol",
       11,
-      (spawner: HostSpawner) => void spawner.packet(Uint8Array.of(9)).catch(() => undefined),
+      (spawner: HostSpawner) => void spawner.packet(Uint8Array.of(99)).catch(() => undefined),
     ],
   ])("I3: when %s the agent PCR is capped in every active bank before the restart", async (_what, code, act) => {
     await using tpm = await startSwtpm({ endorsement: "none" });

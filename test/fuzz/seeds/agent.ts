@@ -208,6 +208,11 @@ function cSeeds(): Record<string, Seeds> {
         filled(4096 - 36, 0),
       ),
     },
+    "relay-endpoint": {
+      v4: utf8("192.0.2.7:1500"),
+      v6: utf8("[2001:db8::1]:9"),
+      path: utf8("/run/pcscd/pcscd.comm"),
+    },
     "spawner-prepare": { two: encodePrepareShim(0, files).slice(1) },
     "spawner-start": {
       plain: encodeStartShim(start).slice(1),
