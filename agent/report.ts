@@ -9,6 +9,7 @@ import {
   machineUeid,
   measuredClaims,
   type Reason,
+  reportedReasons,
   type ShimClaim,
   type Tpm,
 } from "../attest/index.ts";
@@ -99,7 +100,7 @@ async function currentClaims(
 }
 
 function reasonsOf(state: LaunchState): readonly Reason[] {
-  return state.kind === "refused" || state.kind === "stopped" ? state.reasons : [];
+  return "reasons" in state ? reportedReasons(state.reasons) : [];
 }
 
 /** Without a release nothing says which image this is; the boot PCRs do. */
@@ -112,7 +113,7 @@ export function violationCounts({ shims }: Pick<LaunchRecord, "shims">): Readonl
   return syscallCounts(sumAttempts(shims.map((shim) => shim.attempts())));
 }
 
-/** Counts by the system call's name. */
+/** Counts by the system call's name. A shim's filter shows what is on its watch list, so there are never more than there are such calls. */
 function syscallCounts(counts: AttemptCounts): ReadonlyMap<string, number> {
   return new Map(Object.entries(counts).map(([nr, count]) => [syscallName(Number(nr)), count]));
 }

@@ -48,7 +48,7 @@ const cap = {
   attributes: 64,
   modules: 4,
   closure: 4096,
-  syscalls: 512,
+  syscalls: 640,
   probe: 256,
   shims: 16,
   namespaces: 16,

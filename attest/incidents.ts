@@ -46,7 +46,8 @@ export type Incident = SyscallViolation | DeviceViolation | ShimReplacement;
 const deviceChanges = ["added", "removed"] as const;
 const ARGUMENTS = 6;
 const MAX_TEXT = 48;
-const MAX_WHY = 200;
+/** UTF-16 code units. */
+export const MAX_WHY = 200;
 const DEVICE = /^(?:usb:)?[0-9a-f]{4}:[0-9a-f]{4}$/;
 const DEVICE_NAME = "device ";
 

@@ -17,6 +17,7 @@ export * from "./keys.ts";
 export * from "./mechanisms.ts";
 export * from "./policy.ts";
 export * from "./policy-exceptions.ts";
+export * from "./policy-explain.ts";
 export { type PolicyModule, PROFILE_NAMES, type ProfileName } from "./policy-modules.ts";
 export * from "./printable.ts";
 export * from "./rate.ts";

@@ -19,6 +19,9 @@ const POLICY_MAX_DEPTH = 16;
 /** Each has up to four shims of its own, of which a machine has 16, and a log-in record in the TPM. */
 const MAX_TOKENS = 4;
 
+/** Those that a report has room for (EVIDENCE.md). */
+const MAX_KEYS = 256;
+
 /** Sandbox features of newer kernels that a policy may do without: Landlock's, by the version that brought them (3, 4, 5, 6). */
 export const SANDBOX_FEATURES = ["landlock-truncate", "landlock-tcp", "landlock-ioctl-dev", "landlock-scope"] as const;
 export type SandboxFeature = (typeof SANDBOX_FEATURES)[number];
@@ -43,18 +46,20 @@ const commonFields = {
   sandbox: z.strictObject({ lacks: z.array(z.enum(SANDBOX_FEATURES)).max(SANDBOX_FEATURES.length) }),
   onViolation: z.enum(["kill", "report"]),
   onLoginLost: z.enum(["reboot", "stop"]),
-  keys: z.record(
-    name,
-    z.strictObject({
-      spki: sha256Tag,
-      does: z.enum(["sign", "decrypt", "unwrap"]),
-      token: name.optional(),
-      accepts: z
-        .array(z.enum(["unknown-history"]))
-        .max(1)
-        .default([]),
-    }),
-  ),
+  keys: z
+    .record(
+      name,
+      z.strictObject({
+        spki: sha256Tag,
+        does: z.enum(["sign", "decrypt", "unwrap"]),
+        token: name.optional(),
+        accepts: z
+          .array(z.enum(["unknown-history"]))
+          .max(1)
+          .default([]),
+      }),
+    )
+    .refine((keys) => Object.keys(keys).length <= MAX_KEYS, `expected at most ${MAX_KEYS} keys`),
   callers: z.record(
     name,
     z.strictObject({ uid: z.int().min(1).max(0xfffffffe), exe: z.array(sha256Tag).min(1).max(16) }),

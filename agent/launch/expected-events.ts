@@ -83,7 +83,7 @@ export function expectedLaunchEvents(documents: LaunchDocuments, shimSha256: Uin
   const modules = sortedModules(policy).map(
     (module): ModuleFiles => ({
       module,
-      plan: planShimFiles(config, module, { module: [], token: [] }),
+      plan: planShimFiles(config, module, { policy, module: [], token: [] }),
       digestOf: (path) => (path === SHIM_PATH ? shimSha256 : fromHex(pinnedDigest(module, path))),
     }),
   );

@@ -1,4 +1,4 @@
-import type { PolicyModule } from "../../policy/index.ts";
+import type { Policy, PolicyModule } from "../../policy/index.ts";
 import type { AgentConfig } from "../config.ts";
 import type { ShimFile } from "../spawner-client.ts";
 import type { CabinetFile, LaunchInputs } from "./inputs.ts";
@@ -20,7 +20,7 @@ export interface PlannedFile extends ShimFile {
 export function planShimFiles(
   config: AgentConfig,
   module: PolicyModule,
-  inputs: Pick<LaunchInputs, "module" | "token">,
+  inputs: Pick<LaunchInputs, "policy" | "module" | "token">,
 ): PlannedFile[] {
   const bundle = new Map(inputs.module.map((file) => [file.path, file]));
   const measured = (role: ShimFileRole, path: string, executable: boolean): PlannedFile => ({
@@ -46,7 +46,7 @@ export function planShimFiles(
       .sort()
       .map((path) => measured("file", path, false)),
     ...inputs.token
-      .filter(({ path }) => isWritable(module, path))
+      .filter(({ path }) => isWritable(module, path) || isNobodys(inputs.policy, path))
       .map((file) => ({
         role: "token" as const,
         path: file.path,
@@ -73,8 +73,13 @@ export function profileFile(config: AgentConfig, { profile }: Pick<PolicyModule,
 }
 
 /** Whether a shim with this module may write to that path: the token directory's files go to the shims of such modules. */
-export function isWritable({ writable }: Pick<PolicyModule, "writable">, path: string): boolean {
+function isWritable({ writable }: Pick<PolicyModule, "writable">, path: string): boolean {
   return writable.some((directory) => path.startsWith(`${directory}/`));
+}
+
+/** A token file in no directory that is writable stays in every plan: the spawner refuses it, and so it is not left out unseen. */
+function isNobodys({ modules }: Policy, path: string): boolean {
+  return !Object.values(modules).some((module) => isWritable(module, path));
 }
 
 function source(file: CabinetFile | undefined, path: string): ShimFile["source"] {

@@ -77,7 +77,7 @@ async function report({ sources, enrolment }: Reporter, bank: Challenge["bank"] 
   return verifyEvidence(parseEvidence(bytes), challenge, enrolment, null);
 }
 
-const violation = (at: number) => launchEvent("violation", `event ${at}`, sha256(utf8(`${at}`)));
+const anchor = (at: number) => launchEvent("anchor", `event ${at}`, sha256(utf8(`${at}`)));
 const bankOf = (at: number) => (at % 2 === 0 ? "sha256" : "sha384");
 
 describe("a report", () => {
@@ -121,7 +121,7 @@ describe("a report", () => {
   test("I9: taken while events are extended without a pause verifies against its own log", async () => {
     await using booted = await bench.boot(provisioned);
     const reporter = await openReporter(booted);
-    const extending = Promise.all(Array.from({ length: 60 }, (_, at) => booted.log.measure(violation(at))));
+    const extending = Promise.all(Array.from({ length: 60 }, (_, at) => booted.log.measure(anchor(at))));
     const taken = await Promise.all(Array.from({ length: 10 }, (_, at) => report(reporter, bankOf(at))));
     await extending;
     expect(taken).toHaveLength(10);
@@ -136,7 +136,7 @@ describe("a report", () => {
       ...evidenceSources(sources),
       locked: async (act) => {
         const records = await sources.log.locked(async (now) => [...now]);
-        await sources.log.measure(violation(0));
+        await sources.log.measure(anchor(0));
         return act(records);
       },
     };
@@ -218,7 +218,7 @@ describe("a report", () => {
     await using booted = await bench.boot(provisioned, { slots: (slots) => slots.clear() });
     const { claims } = await report(await openReporter(booted));
     expect(claims.asserted).toMatchObject({ machine: "unnamed", image: { id: "unknown" } });
-    expect(claims.measured).toMatchObject({ launch: "refused", policy: null, library: null });
+    expect(claims.measured).toMatchObject({ launch: "refused", policy: null, libraries: new Map() });
   });
 
   test("on the report port is its length and its bytes", () => {
