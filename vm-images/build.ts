@@ -10,7 +10,7 @@ import type { ImageFile } from "./files.ts";
 import { encodeInitrd, kernelModules } from "./initrd.ts";
 import { buildNative, NATIVE_PARTS } from "./native.ts";
 import { fetchPackages, type PackageSet, readLock } from "./packages.ts";
-import { localProfile } from "./profiles.ts";
+import { compiledProfiles } from "./profiles.ts";
 import { DEFAULT_RECIPE, RECIPES, type RecipeName } from "./recipes.ts";
 import { type ImageVariant, rootEntries, softhsmModule, writeRoot } from "./rootfs.ts";
 import { stateTemplate } from "./state-template.ts";
@@ -133,7 +133,7 @@ async function buildRoot(options: BuildOptions, set: PackageSet): Promise<string
     node,
     agentBundle: await bundleProgram(join(project, "agent/main.ts")),
     workloadBundle: await bundleProgram(join(project, "vm-images/workload/main.ts")),
-    profile: await localProfile(),
+    profiles: compiledProfiles(),
     stateTemplate: await stateTemplate(),
   });
   await writeRoot(entries, tree);

@@ -3,7 +3,7 @@ import { createRequire } from "node:module";
 import { dirname, join, relative, resolve } from "node:path";
 import { listFiles, sha256Hex } from "./digest.ts";
 import { ImageError, reportFailure } from "./errors.ts";
-import { localProfile } from "./profiles.ts";
+import { compiledProfiles } from "./profiles.ts";
 import { runTool } from "./tool.ts";
 import { exists } from "./unpack.ts";
 
@@ -188,10 +188,10 @@ export const HOST_NATIVE_DIRECTORY = join(root, "build/native");
 /** Where the pkcs11js package looks for its add-on. npm runs no install scripts here, so the file is put there. */
 const PKCS11JS_ADDON = join(pkcs11js, "build/Release/pkcs11.node");
 
-/** Build everything for this machine: native parts, the compiled profile, and the add-on that pkcs11js expects. */
+/** Build everything for this machine: native parts, the compiled profiles, and the add-on that pkcs11js expects. */
 export async function buildHostNative(): Promise<readonly string[]> {
   const built = await buildNative({ directory: HOST_NATIVE_DIRECTORY });
-  await writeFile(join(HOST_NATIVE_DIRECTORY, "local.profile"), await localProfile());
+  for (const [name, bytes] of compiledProfiles()) await writeFile(join(HOST_NATIVE_DIRECTORY, name), bytes);
   if (built.includes("pkcs11.node") || !(await exists(PKCS11JS_ADDON))) {
     await mkdir(dirname(PKCS11JS_ADDON), { recursive: true });
     await copyFile(join(HOST_NATIVE_DIRECTORY, "pkcs11.node"), PKCS11JS_ADDON);

@@ -14,6 +14,8 @@ interface MachineOptions {
   /** Raw disk images. Neither of these two is written to. */
   readonly root: string;
   readonly cabinet: string;
+  /** Control socket of a running swtpm (`user: "qemu"`). */
+  readonly tpmSocket: string;
   /** The state volume's disk, writable. Default: `state.img` in `directory`, made when it is not there. */
   readonly state?: string;
   /** The agent's own small disk, writable. Default: `store.img` in `directory`, made when it is not there. */
@@ -36,11 +38,9 @@ export interface VmOptions extends MachineOptions {
   readonly firmware?: Firmware;
   /** Raw disk image that the firmware boots; not written to. */
   readonly esp: string;
-  /** Control socket of a running swtpm (`user: "qemu"`). */
-  readonly tpmSocket: string;
 }
 
-/** A machine that QEMU itself gives a kernel to: no firmware, no TPM, nothing measured. For trying what the kernel does. */
+/** A machine that QEMU itself gives a kernel to: neither kernel nor command line is measured. For trying what a kernel does. */
 export interface BareVmOptions extends MachineOptions {
   readonly kernel: string;
   readonly initrd: string;
@@ -116,24 +116,24 @@ export function qemuArguments(options: VmOptions, firmware: Firmware): string[] 
     ...["-drive", `if=pflash,format=raw,unit=1,file=${escaped(vmPaths(options.directory).vars)}`],
     ...disk("esp", options.esp, "bootindex=0"),
     ...devices(options),
-    ...["-chardev", `socket,id=tpm0,path=${escaped(options.tpmSocket)}`],
-    ...["-tpmdev", "emulator,id=tpmdev0,chardev=tpm0", "-device", "tpm-crb,tpmdev=tpmdev0"],
   ];
 }
 
-/** The same machine without firmware, boot disk and TPM. */
+/** The same machine without that firmware and without a boot disk. */
 export function bareQemuArguments(options: BareVmOptions): string[] {
   const { kernel, initrd, commandLine } = options;
   return [...machine(options), ...["-kernel", kernel, "-initrd", initrd, "-append", commandLine], ...devices(options)];
 }
 
-function machine({ memoryMiB = 512, directory }: MachineOptions): string[] {
+function machine({ memoryMiB = 512, directory, tpmSocket }: MachineOptions): string[] {
   const paths = vmPaths(directory);
   return [
     ...["-nodefaults", "-no-user-config", "-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"],
     // Waking up from S3 resets the TPM and not the guest: its PCRs would start again under a machine that goes on.
     ...["-global", "ICH9-LPC.disable_s3=1", "-global", "ICH9-LPC.disable_s4=1"],
     ...["-m", String(memoryMiB), "-vga", "none", "-nic", "none", "-no-reboot", "-display", "none"],
+    ...["-chardev", `socket,id=tpm0,path=${escaped(tpmSocket)}`],
+    ...["-tpmdev", "emulator,id=tpmdev0,chardev=tpm0", "-device", "tpm-crb,tpmdev=tpmdev0"],
     ...["-serial", `file:${escaped(paths.console)}`],
     ...["-qmp", `unix:${escaped(paths.qmp)},server=on,wait=off`],
   ];

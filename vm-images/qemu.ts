@@ -59,7 +59,7 @@ export async function bootVm(options: VmOptions): Promise<Vm> {
   return startQemu({ ...options, directory }, qemuArguments({ ...options, directory }, firmware));
 }
 
-/** The same without firmware and TPM; see {@link BareVmOptions}. */
+/** The same from a kernel file; see {@link BareVmOptions}. */
 export function bootBareVm(options: BareVmOptions): Promise<Vm> {
   const directory = absolute(options.directory);
   return startQemu({ ...options, directory }, bareQemuArguments({ ...options, directory }));

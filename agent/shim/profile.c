@@ -44,8 +44,8 @@ static void parse_rules(struct reader *reader, struct profile *profile) {
     size_t length = read_u16(reader);
     const uint8_t *path = read_bytes(reader, length);
     expect(path != NULL && length > 0 && length <= MAX_PATH && memchr(path, 0, length) == NULL, "profile path");
-    expect(access == 1 || access == 2, "profile access");
-    profile->rules[i].write = access == 2;
+    expect(access >= ACCESS_READ && access <= ACCESS_DEVICE, "profile access");
+    profile->rules[i].access = access;
     memcpy(profile->rules[i].path, path, length);
     profile->rules[i].path[length] = 0;
   }

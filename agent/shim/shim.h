@@ -18,12 +18,13 @@ enum { MAX_PIN = 255, MAX_CREDENTIAL = 32766, MAX_KEYS = 256, MAX_UNWRAPPED = 10
 /* --- profile.c: the compiled profile, read before anything is confined --- */
 
 struct limit { uint8_t resource; uint64_t value; };
-struct path_rule { bool write; char path[MAX_PATH + 1]; };
+enum { ACCESS_READ = 1, ACCESS_WRITE = 2, ACCESS_DEVICE = 3 };
+struct path_rule { uint8_t access; char path[MAX_PATH + 1]; };
 struct program { uint16_t length; struct sock_filter *code; };
 enum filter { FILTER_LOAD, FILTER_LOCK, FILTER_SERVE, FILTERS };
 
 /* What a profile opens: these are not tried by the probe. */
-enum { OPENS_INET = 1, OPENS_UNIX = 2, OPENS_NETLINK = 4, OPENS_ALL = 7 };
+enum { OPENS_INET = 1, OPENS_UNIX = 2, OPENS_NETLINK = 4, OPENS_THREAD = 8, OPENS_DEVICE = 16, OPENS_ALL = 31 };
 
 struct profile {
   uint8_t opens;
