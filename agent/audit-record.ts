@@ -19,7 +19,7 @@ const recordSchema = z.strictObject({
   scope: short,
   key: short.nullable(),
   mechanism: short.nullable(),
-  operation: z.enum(["connect", "sign", "decrypt"]),
+  operation: z.enum(["connect", "sign", "decrypt", "shim"]),
   inputDigest: z.templateLiteral(["sha256:", hex64]).nullable(),
   decision: z.enum(["allow", "deny"]),
   step: z.enum(["caller", "key", "operation", "mechanism", "parameters", "rate", "budget"]).nullable(),
