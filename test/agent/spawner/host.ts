@@ -23,6 +23,13 @@ export interface Programs {
   readonly spawner: string;
   readonly agent: string;
   readonly shim: string;
+  /** A shim that opens what it is told to: nodes and connections. */
+  readonly door: string;
+  readonly relay: string;
+  /** Runs a program below filters of its own. */
+  readonly filtered: string;
+  /** Confines itself as the relay does and then tries to get out. */
+  readonly relayEscape: string;
   /** Changes its own executable and leaves no trace of it. */
   readonly chameleon: string;
   remove(): void;
@@ -36,17 +43,24 @@ export function buildPrograms(): Programs {
     execFileSync("gcc", [...FLAGS, ...flags, "-o", output, ...sources]);
     return output;
   };
-  const spawnerSources = readdirSync(join(root, "agent/spawner")).filter((name) => name.endsWith(".c"));
+  const sourcesOf = (folder: string): readonly string[] =>
+    readdirSync(join(root, folder))
+      .filter((name) => name.endsWith(".c"))
+      .map((name) => join(root, folder, name));
+  const endpoint = join(root, "agent/spawner/endpoint.c");
   return {
     directory,
-    spawner: build(
-      "spawner",
-      spawnerSources.map((name) => join(root, "agent/spawner", name)),
-      ["-static"],
-    ),
+    spawner: build("spawner", sourcesOf("agent/spawner"), ["-static"]),
+    relay: build("relay", [...sourcesOf("agent/relay"), endpoint], ["-static"]),
+    relayEscape: build("relay-escape", [
+      join(import.meta.dirname, "relay-escape.c"),
+      ...[join(root, "agent/relay/confine.c"), endpoint],
+    ]),
+    door: build("door-shim", [join(import.meta.dirname, "door-shim.c"), endpoint]),
     agent: build("fake-agent", [join(import.meta.dirname, "fake-agent.c")]),
     // Dynamic, so that a private root without loader or libc would not do.
     shim: build("probe-shim", [join(import.meta.dirname, "probe-shim.c")]),
+    filtered: build("filtered", [join(import.meta.dirname, "filtered.c")]),
     chameleon: build("chameleon", [join(import.meta.dirname, "chameleon.c")]),
     remove: () => rmSync(directory, { recursive: true, force: true }),
   };
@@ -96,6 +110,12 @@ export interface HostOptions {
   readonly tpm?: string;
   /** The state volume's disk: a file. */
   readonly state?: string;
+  /** Stand in for the relay's program, /sys and /dev. */
+  readonly relay?: string;
+  readonly sysfs?: string;
+  readonly devices?: string;
+  /** Seccomp filters that the spawner is started below. */
+  readonly filters?: number;
 }
 
 export async function startSpawner(programs: Programs, options: HostOptions = {}): Promise<HostSpawner> {
@@ -139,11 +159,15 @@ export async function startSpawner(programs: Programs, options: HostOptions = {}
 
 function spawnSpawner(programs: Programs, directory: string, options: HostOptions, socketPath: string): ChildProcess {
   const command = [
+    ...(options.filters === undefined ? [] : [programs.filtered, `${options.filters}`]),
     ...(single ? ["unshare", "--user", "--map-root-user", "--mount"] : []),
     ...[programs.spawner, "--service", "--run-dir", join(directory, "shims")],
     ...["--cabinet", join(directory, "cabinet"), "--workloads", join(directory, "workloads")],
     ...["--tpm", options.tpm ?? join(directory, "no-tpm")],
     ...(options.state === undefined ? [] : ["--state", options.state]),
+    ...["--relay", options.relay ?? programs.relay],
+    ...(options.sysfs === undefined ? [] : ["--sysfs", options.sysfs]),
+    ...(options.devices === undefined ? [] : ["--devices", options.devices]),
     ...(single ? ["--single-uid"] : []),
     ...["--", programs.agent, socketPath],
   ];
