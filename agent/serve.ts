@@ -53,7 +53,7 @@ interface ShimDecryption {
     readonly handle: bigint;
     readonly mechanism: bigint;
     readonly oaep: DecryptMechanism["oaep"];
-    readonly data: Uint8Array;
+    readonly ciphertext: Uint8Array;
   }): Promise<Uint8Array>;
 }
 
@@ -77,7 +77,7 @@ export function shimSigner({
     decrypt: async ({ key, mechanism, data }) => {
       if (shim.decrypt === undefined)
         throw new AgentError("ERR_LAUNCH", "shim", { expected: "one that decrypts", got: "one that does not" });
-      return shim.decrypt({ ...placeOf(key), mechanism: mechanism.value, oaep: mechanism.oaep, data });
+      return shim.decrypt({ ...placeOf(key), mechanism: mechanism.value, oaep: mechanism.oaep, ciphertext: data });
     },
   };
 }
