@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { type CborValue, encodeBundle, encodeCabinet, encodeCbor, type SlotName, utf8 } from "../../../policy/index.ts";
 import { compileProfile } from "../../../policy/runtime/compile.ts";
 import { parseProfile } from "../../../policy/runtime/parse.ts";
+import { decryptionScopes } from "../../support/broker-fixture.ts";
 import { documentBytes, policyDocument, twoTokenDocument } from "../../support/policy-document.ts";
 import { root } from "../catalogue.ts";
 import { filled, json, type Seeds } from "./made.ts";
@@ -37,6 +38,8 @@ export function policySeeds(): Record<string, Seeds> {
   const pages = Object.fromEntries(
     ["module", "policy", "anchors", "release", "sealed", "machine", "token", "enrolment"].map((name) => [name, 4096]),
   );
+  const decrypting = policyDocument();
+  decryptionScopes(decrypting);
   const profile = readFileSync(join(root, "policy/runtime/local.profile"), "utf8");
   const shortProfile =
     "profile tiny\narch x86_64\nlimit core 0\nlandlock read /usr/lib\nwatch ptrace\nstage load\nallow read write when arg0 is 3\n";
@@ -59,7 +62,11 @@ export function policySeeds(): Record<string, Seeds> {
       document: json({ a: [1, -2.5, 1e3, true, null], b: { c: 'x\\u00e9"' } }),
       list: utf8(' [ "\\ud83d\\ude00" , 0.1e-2 ] '),
     },
-    policy: { document: documentBytes(policyDocument()), "two-tokens": documentBytes(twoTokenDocument()) },
+    policy: {
+      document: documentBytes(policyDocument()),
+      decrypting: documentBytes(decrypting),
+      "two-tokens": documentBytes(twoTokenDocument()),
+    },
     "profile-text": { local: utf8(profile), short: utf8(shortProfile) },
     "profile-binary": { local: compiled },
     "shim-profile": { local: compiled },
