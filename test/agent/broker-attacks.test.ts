@@ -250,8 +250,14 @@ describe("padding oracles", () => {
   });
 
   it("I7: questions that are asked all at once get no more answers, and good ciphertexts all get theirs", async () => {
-    const open = () => Promise.all(Array.from({ length: 40 }, () => openSession(broker, "vault")));
-    const honest = await open();
+    await broker.close();
+    // Slow enough for all of them to be asked before the first is answered.
+    const decryptSlowly: typeof keys.decrypt = async (request) => {
+      await new Promise((resolve) => setTimeout(resolve, 50));
+      return keys.decrypt(request);
+    };
+    broker = await startBroker({ publicKeys, token: { ...keys, decrypt: decryptSlowly } });
+    const honest = await Promise.all(Array.from({ length: 40 }, () => openSession(broker, "vault")));
     const plaintexts = await Promise.all(honest.map((client) => decryptOnce(client, mechanisms.vault, sealed())));
     expect(plaintexts).toEqual(Array(40).fill(SECRET));
     const hostile = await Promise.all(honest.map((client) => decryptOnce(client, mechanisms.vault, blockOf(1))));

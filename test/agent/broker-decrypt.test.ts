@@ -1,6 +1,7 @@
 import { constants, createPublicKey, publicEncrypt } from "node:crypto";
+import { Socket } from "node:net";
 import fc from "fast-check";
-import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import type { AuditLog } from "../../agent/audit.ts";
 import { encodeSecretReply } from "../../agent/broker/frame.ts";
 import type { Token } from "../../agent/broker/index.ts";
@@ -30,6 +31,8 @@ const publicKey = createPublicKey({
 });
 const SECRET = utf8("0123456789abcdef");
 const EMPTY = new Uint8Array();
+/** Bytes of a C_Decrypt reply in front of the plaintext: header, call, signature `ay`, and the array's flag and length. */
+const REPLY_HEAD = 12 + 4 + 6 + 5;
 const RSA_PKCS = 1;
 const X_509 = 3;
 
@@ -176,6 +179,13 @@ describe("decryption", () => {
     await decryptInit(client, oaep(0));
     await decrypt(client, sealed(SECRET), 3);
     expect(given).toEqual([new Uint8Array(SECRET.length), new Uint8Array(SECRET.length)]);
+    const written = vi.spyOn(Socket.prototype, "write");
+    expect(await decryptOnce(client, oaep(0), sealed(SECRET))).toEqual(SECRET);
+    // The client's request, which is as long as its ciphertext, and the server's reply.
+    const chunks = written.mock.calls.map(([chunk]) => Uint8Array.from(chunk as Uint8Array));
+    written.mockRestore();
+    const replies = chunks.filter((chunk) => chunk.length === REPLY_HEAD + SECRET.length);
+    expect(replies).toEqual([new Uint8Array(REPLY_HEAD + SECRET.length)]);
     const secret = Uint8Array.from(SECRET);
     const reply = encodeSecretReply(7, 34, "ay", secret);
     expect(reply.slice(-21)).toEqual(byteArray(SECRET));
