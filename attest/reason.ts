@@ -34,7 +34,8 @@ const reported = { count: 256, bytes: 64 << 10, text: 1024 } as const;
 export function reportedReasons(reasons: readonly Reason[]): readonly Reason[] {
   const kept: Reason[] = [];
   let bytes = 0;
-  const cut = (text: string) => cutText(text, reported.text);
+  // CBOR has no lone surrogate.
+  const cut = (text: string) => cutText(text.toWellFormed(), reported.text);
   for (const { code, item, expected, got } of reasons) {
     const short = { code: cut(code), item: cut(item), expected: cut(expected), got: cut(got) };
     bytes += utf8(Object.values(short).join("")).length;

@@ -23,6 +23,7 @@ export * from "./printable.ts";
 export * from "./rate.ts";
 export * from "./release.ts";
 export { syscallName } from "./runtime/syscalls.ts";
+export { type FailureLimits, failuresOf } from "./scope-rules.ts";
 export * from "./sealing-policy.ts";
 export * from "./tpm-policy.ts";
 export * from "./verify-signature.ts";

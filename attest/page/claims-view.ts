@@ -1,8 +1,9 @@
 /// <reference lib="dom" />
-import type { Claims, KeyClaim, ShimClaim } from "../claims.ts";
+import type { Claims, KeyClaim } from "../claims.ts";
 import { digest } from "./digest.ts";
 import { type Child, h, outside, section } from "./dom.ts";
 import { table } from "./parts.ts";
+import { sandboxView } from "./sandbox-view.ts";
 
 /** Tokens, and the keys that the agent serves from them with what the library says about each. */
 function keysView({ asserted }: Claims): HTMLElement {
@@ -75,77 +76,6 @@ function attributeList({ attributes }: KeyClaim): Child {
     said,
     missing.map((name) => h("li", { class: "differs" }, `${name} not answered`)),
   );
-}
-
-const errnos: Readonly<Record<number, string>> = {
-  1: "EPERM",
-  2: "ENOENT",
-  9: "EBADF",
-  13: "EACCES",
-  22: "EINVAL",
-  38: "ENOSYS",
-  97: "EAFNOSUPPORT",
-};
-
-/** The sandbox of the vendor's library: as the spawner saw it, what it tried on itself, and what the kernel saw of that. */
-function sandboxView({ asserted, selfReported }: Claims): HTMLElement {
-  const { probeWitnessed, violations } = asserted;
-  const seen = (attempt: string) => probeWitnessed.get(attempt) ?? probeWitnessed.get(attempt.split(" ")[0] ?? "") ?? 0;
-  const rows = [...selfReported.probe].map(([attempt, errno]) => () => [
-    h("code", {}, outside(attempt)),
-    errno === 0
-      ? h("span", { class: "differs" }, "\u2717 succeeded")
-      : h("span", { class: "agrees" }, `\u2713 denied (${errnos[errno] ?? `errno ${errno}`})`),
-    seen(attempt) === 0
-      ? h("span", { class: "quiet" }, "not notified")
-      : seen(attempt) === 1
-        ? "once"
-        : `${seen(attempt)} times`,
-  ]);
-  return section(
-    "Sandbox of the library",
-    {},
-    shimTable(asserted),
-    rows.length === 0
-      ? h("p", {}, "No escape was tried: the library's process was not started.")
-      : table(
-          "Escapes that the sandbox tried on itself",
-          [{ title: "Tried" }, { title: "Answer" }, { title: "Seen by the kernel" }],
-          rows,
-        ),
-    h("h3", {}, "Denied calls since then"),
-    violations.size === 0
-      ? h("p", {}, "None.")
-      : table(
-          "Denied calls of the library",
-          [{ title: "Call" }, { title: "Times" }],
-          [...violations].map(([call, times]) => () => [h("code", {}, outside(call)), `${times}`]),
-        ),
-  );
-}
-
-/** The library's processes, of which each token has its own. */
-function shimTable({ shims }: Claims["asserted"]): HTMLElement {
-  if (shims.length === 0) return h("p", {}, "The spawner reports no process of the library.");
-  return table(
-    "Processes of the library",
-    ["Token", "Process", "Role", "User", "Seccomp filters", "Landlock", "Capabilities", "Namespaces of its own"].map(
-      (title) => ({ title }),
-    ),
-    shims.map((shim) => () => [outside(shim.token), `${shim.id}`, shim.role, ...processCells(shim)]),
-  );
-}
-
-function processCells({ landlock, process }: ShimClaim): readonly Child[] {
-  if (process === null) return ["", "", `${landlock}`, "", ""];
-  const { uid, seccompFilters, inheritedFilters, capabilities, namespaces } = process;
-  return [
-    `${uid}${uid === 0 ? " (root \u2717)" : ""}`,
-    `${seccompFilters}${inheritedFilters === 0 ? "" : `, ${inheritedFilters} of them inherited`}`,
-    `${landlock}`,
-    /^0+$/.test(capabilities) ? "none" : outside(capabilities),
-    outside(namespaces.join(", ") || "none"),
-  ];
 }
 
 /** What a report says of keys and sandbox; nothing where its claims cannot be read. */

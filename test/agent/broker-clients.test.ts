@@ -25,7 +25,7 @@ let broker: BrokerFixture;
 beforeAll(async () => {
   directory = mkdtempSync(join(tmpdir(), "softhsm-"));
   token = await createSoftHsmToken({ directory, pin: "1234-test-pin", label: "signing" });
-  broker = await startBroker({ signer: token.signer, publicKeys: token.publicKeys });
+  broker = await startBroker({ token: token.token, publicKeys: token.publicKeys });
   writeFileSync(join(directory, "digest"), digest);
   writeFileSync(join(directory, "digest-info"), digestInfo);
   writeFileSync(join(directory, "message"), message);

@@ -7,6 +7,7 @@ import { findInMemory } from "../support/process-memory.ts";
 import {
   type Bench,
   benchSlot,
+  codeOf,
   keyNamed,
   makeToken,
   native,
@@ -21,7 +22,12 @@ import {
   type Token,
   writeHostProfile,
 } from "../support/shim-fixture.ts";
-import { makeTemplateRecorder, RECORDER, type TemplateRecorder } from "../support/template-recorder.ts";
+import {
+  makeTemplateRecorder,
+  RECORDER,
+  type RecordedShim,
+  type TemplateRecorder,
+} from "../support/template-recorder.ts";
 import { encryptOaep, SHA1_OAEP } from "../support/wrapping.ts";
 
 const CKR_SLOT_ID_INVALID = 0x3n;
@@ -201,8 +207,8 @@ describe("DECRYPT", () => {
 });
 
 describe("what a library does with DECRYPT", () => {
-  async function recorded(): Promise<Awaited<ReturnType<TemplateRecorder["start"]>>> {
-    const started = await recorder.start();
+  async function recorded(timeoutMs?: number): Promise<RecordedShim> {
+    const started = await recorder.start(timeoutMs);
     running.push(started);
     await started.shim.load(recorder.library);
     started.give("1234");
@@ -238,5 +244,16 @@ describe("what a library does with DECRYPT", () => {
       expect(findInMemory(child.pid ?? 0, marker)).toEqual([]);
       expect(findInMemory(child.pid ?? 0, utf8("TEMPLATE_RECORDER="))).not.toEqual([]);
     }
+  });
+
+  test("I10: a library that never returns fails every request in flight in time, and answers none of them later", async () => {
+    const { shim, child, ended } = await recorded(1_500);
+    const wedged = shim.decrypt(request(utf8("H")));
+    const behind = [shim.status(), shim.decrypt(request(utf8("x"))), shim.keys(RECORDER.slot)];
+    for (const waiting of [wedged, ...behind]) expect(await codeOf(waiting)).toBe("ERR_SHIM_TIMEOUT");
+    expect((await shim.closed).code).toBe("ERR_SHIM_TIMEOUT");
+    expect(await codeOf(shim.status())).toBe("ERR_SHIM_TIMEOUT");
+    child.kill("SIGKILL");
+    expect((await ended).signal).toBe("SIGKILL");
   });
 });

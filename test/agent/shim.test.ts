@@ -30,6 +30,8 @@ import {
 const EPERM = 1;
 const CKR_FUNCTION_NOT_SUPPORTED = 0x54n;
 const MESSAGE = utf8("a message to sign");
+/** Behind magic, version and the name `local`. */
+const OPENS_AT = 4 + 4 + 2 + 5;
 
 let bench: Bench;
 let token: Token;
@@ -314,6 +316,28 @@ describe("the shim's table", () => {
     expect(await other.shim.status()).toBe(0n);
   });
 
+  test("I10: request ids are used once, and begin again after the last one alone", async () => {
+    const ids: readonly (readonly [readonly number[], boolean])[] = [
+      [[0xffff_fffe, 0xffff_ffff, 1, 2], true],
+      [[1, 3, 0xffff_ffff, 1, 0xffff_ffff], true],
+      [[2, 1], false],
+      [[5, 5], false],
+      [[0xffff_fffe, 1], false],
+      [[0xffff_ffff, 0], false],
+      [[0xffff_ffff, 0xffff_ffff, 0xffff_ffff], true],
+      [[0], false],
+    ];
+    for (const [list, good] of ids) {
+      const { fd, ended } = await startReady();
+      for (const id of list) {
+        writeSync(fd, frame(id, 8, new Uint8Array(0)));
+        await addon.receiveWithFds(fd, 25, 5_000);
+      }
+      addon.closeFd(fd);
+      expect((await ended).code, list.join()).toBe(good ? 0 : 3);
+    }
+  });
+
   test("I10: a damaged profile never starts a shim", async () => {
     const damaged = `${profile}.damaged`;
     const bytes = readFileSync(profile);
@@ -321,6 +345,9 @@ describe("the shim's table", () => {
       () => bytes.subarray(0, 400),
       () => Buffer.concat([bytes, Buffer.from([0])]),
       () => Buffer.from("ICPF"),
+      // another version, and something that no profile can open
+      () => bytes.map((byte, at) => (at === 7 ? 1 : byte)),
+      () => bytes.map((byte, at) => (at === OPENS_AT ? 8 : byte)),
     ]) {
       const fd = openSync(damaged, "w");
       writeSync(fd, change());

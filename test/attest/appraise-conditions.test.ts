@@ -1,6 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { requiredProbes } from "../../attest/appraise-shim.ts";
-import { incidentEvent, launchEvent, measureKey, type ShimClaim } from "../../attest/index.ts";
+import { incidentEvent, type LaunchEvent, launchEvent, measureKey, type ShimClaim } from "../../attest/index.ts";
+import { toHex } from "../../policy/index.ts";
 import { judge, type Setting } from "../support/appraisal.ts";
 import {
   attempt,
@@ -158,6 +159,7 @@ const replaced = (index: number, event: ReturnType<typeof launchEvent>) => ({
 /** The honest machine's event in this place. */
 const honest = (index: number) => referenceEvents()[index] ?? launchEvent("config", "", other);
 const conf = honest(7);
+const referenced = ({ kind, name, sha256 }: LaunchEvent) => ({ kind: kind as "config", name, sha256: toHex(sha256) });
 const eventRows: readonly Row[] = [
   [
     "an event of another kind with the same name and digest",
@@ -268,8 +270,44 @@ const pinRows: readonly Row[] = [
   ],
 ];
 
+const nethsm = "/usr/lib/libnethsm.so";
+const ofSecond = launchEvent("closure", "/usr/lib/libcurl.so.4", other);
+/** The honest machine with a second library, which shares the loader and the shim with the first. */
+const twoLibraries = (...more: readonly ReturnType<typeof launchEvent>[]) =>
+  servingEvents().toSpliced(9, 0, launchEvent("library", nethsm, other), ofSecond, ...more);
+const sharedPin = { ...pinnedLibrary().closure };
+const secondPin = { name: nethsm, sha256: toHex(other), closure: { ...sharedPin, [ofSecond.name]: toHex(other) } };
+const pinned = (second: Partial<typeof secondPin>, events = twoLibraries()): Setting => ({
+  scene: { events },
+  policy: { libraries: [pinnedLibrary(), { ...secondPin, ...second }] },
+  reference: { events: events.slice(0, 12).map(referenced) },
+});
+const secondRows: readonly Row[] = [
+  ["two libraries that the policy pins, with an object that both open", [], pinned({})],
+  [
+    "a second library that the policy does not pin",
+    no(`library-not-accepted: library ${nethsm}`),
+    pinned({ name: "/x" }),
+  ],
+  [
+    "an object of the second library that only the first one's pin has not",
+    no(`library-not-accepted: closure of ${nethsm}`),
+    pinned({ closure: sharedPin }),
+  ],
+  [
+    "an object of the second library's pin that neither opens",
+    no(`library-not-accepted: closure of ${nethsm}`),
+    pinned({ closure: { ...secondPin.closure, "/lib/x.so": "11".repeat(32) } }),
+  ],
+  [
+    "an object of both libraries with another digest in the second one's pin",
+    no(`library-not-accepted: closure of ${nethsm}`),
+    pinned({ closure: { ...secondPin.closure, "/usr/lib/ironclaw/shim": "11".repeat(32) } }),
+  ],
+];
+
 describe("each condition of a finding by itself", () => {
-  it.each([...releaseRows, ...shimRows, ...eventRows, ...pinRows])(
+  it.each([...releaseRows, ...shimRows, ...eventRows, ...pinRows, ...secondRows])(
     "I9: %s gives exactly its own findings",
     async (_title, findings, setting) => {
       expect(await findingsOf(setting)).toEqual(findings);

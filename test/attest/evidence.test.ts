@@ -22,6 +22,7 @@ import {
 } from "../../attest/evidence.ts";
 import type { Incident } from "../../attest/incidents.ts";
 import { encodeLaunchEvent, type LaunchEvent, parseLaunchEvent } from "../../attest/launch-events.ts";
+import { reason, reportedReasons } from "../../attest/reason.ts";
 import {
   encodeTpmPublic,
   encodeTpmSignature,
@@ -30,7 +31,8 @@ import {
   parseTpmSignature,
 } from "../../attest/tpm-structures.ts";
 import { IronclawError, SANDBOX_FEATURES, toHex, utf8 } from "../../policy/index.ts";
-import { makeEnrolment, makeEvidence, servingEvents, softEccKey } from "../support/evidence-maker.ts";
+import { attempt } from "../support/appraisal-rows.ts";
+import { makeClaims, makeEnrolment, makeEvidence, servingEvents, softEccKey } from "../support/evidence-maker.ts";
 
 const bytes = (length: number) => fc.uint8Array({ minLength: length, maxLength: length });
 const text = fc.string({ unit: "grapheme", maxLength: 20 });
@@ -139,6 +141,13 @@ const anyClaims: fc.Arbitrary<Claims> = fc.record({
   selfReported: fc.record({ probe: counts }),
 });
 
+const manyReasons = fc
+  .tuple(fc.string({ unit: "binary", maxLength: 40 }), fc.nat(6000), fc.nat(3000))
+  .map(([text, repeat, count]) => {
+    const long = text.repeat(1 + Math.floor(repeat / Math.max(text.length, 1))).slice(0, repeat);
+    return Array.from({ length: count }, () => reason("unpinned-object", long, "a pinned path", long));
+  });
+
 const section = fc.uint8Array({ maxLength: 60 });
 const anyEvidence: fc.Arbitrary<Evidence> = fc.record({
   quote: section,
@@ -171,6 +180,25 @@ function endsTyped(parse: (input: Uint8Array) => Uint8Array, sample: fc.Arbitrar
 }
 
 describe("codecs", () => {
+  it("I10: whatever reasons a hostile library gives cause for, a report tells them within what a verifier reads", () => {
+    fc.assert(
+      fc.property(manyReasons, (reasons) => {
+        const told = reportedReasons(reasons);
+        const claims = makeClaims({
+          ...{ events: [], launch: "refused", claims: {} },
+          asserted: { reasons: told, incidents: Array.from({ length: 64 }, () => attempt("x".repeat(48))) },
+        });
+        const read = parseClaims(encodeClaims(claims));
+        expect(read.asserted.reasons.length).toBe(told.length);
+        if (told.length < reasons.length) {
+          expect(told.at(-1)?.code).toBe("reasons-left-out");
+          expect(told.at(-1)?.got).toBe(`${reasons.length - told.length + 1} more`);
+        }
+      }),
+      { numRuns: 60 },
+    );
+  });
+
   it("I10: claims", () => {
     fc.assert(
       fc.property(anyClaims, (claims) => {
