@@ -134,6 +134,7 @@ async function openMember(id: number, token: DomainToken, timeoutMs = 20_000): P
   (child.stdio[4] as Writable).write(new ByteWriter().sized16(utf8(token.pin)).finish());
   await shim.login(slotId);
   const keys = await shim.keys(slotId);
+  await shim.uses(keys.map(({ handle }) => ({ slotId, handle, use: "sign" })));
   await shim.arm();
   shim.watch.renew();
   const places = new Map(

@@ -123,7 +123,7 @@ describe("a token with a spare shim", () => {
       // What ended was not asked of the spare as well: it made only what was given out.
       expect(await made(opened, 1)).toBeLessThanOrEqual(good);
       expect(await eventsOf()).toEqual(["shim-replaced signing"]);
-      expect(bench.recorded()).toMatchObject([{ kind: "shim-replaced", detail: { token: "signing", from: 0, to: 1 } }]);
+      expect(bench.recorded()).toMatchObject([{ what: "replacement", from: 0, to: 1 }]);
       expect(bench.audited()).toMatchObject([{ operation: "shim", scope: "signing", decision: "allow" }]);
       expect(opened.ends).toEqual([]);
     },
@@ -277,6 +277,7 @@ describe("a library that attacks", () => {
     const [hostile, signing] = [await bench.open(attacker, { name: "hostile" }), await bench.open(counted)];
     await expect(attack(hostile, "f")).rejects.toMatchObject({ code: "ERR_TOKEN_STOPPED" });
     expect(isGood(await sign(signing))).toBe(true);
+    await hostile.domain.settled();
     expect([hostile.ends.length, signing.ends.length]).toEqual([1, 0]);
   });
 
