@@ -21,6 +21,7 @@ import { keyClaim } from "./launch/keys.ts";
 import type { MeasurementLog } from "./launch/measurement-log.ts";
 import type { LaunchState } from "./launch/state.ts";
 import { reportedReasons } from "./reported-reasons.ts";
+import { type AttemptCounts, sumAttempts } from "./shims/attempts.ts";
 
 export const SOFTWARE = { name: "ironclaw-guest-agent", version: "0.1.0" } as const;
 
@@ -49,8 +50,6 @@ export interface ReportSources {
   readonly record: LaunchRecord;
   readonly inputs: Partial<LaunchInputs>;
   readonly audit: AuditLog;
-  /** Watch-listed attempts of the shim by system-call number, from the kernel's notifications. */
-  attempts(): Readonly<Record<number, number>>;
   /** Every shim of the launch, ascending by id. */
   shims(): Promise<readonly ShimClaim[]>;
   /** The TPM's epoch counter now, `null` where it has none. */
@@ -88,7 +87,7 @@ async function currentClaims(
       tokens: record.tokens,
       keys: record.keys.map(keyClaim),
       probeWitnessed: syscallCounts(record.witnessed),
-      violations: violationsSince(record.witnessed, sources.attempts()),
+      violations: violationCounts(record),
       audit: { seq: head.seq, hash: fromHex(head.hash) },
       epoch: await sources.epoch(),
       shims: await sources.shims(),
@@ -109,21 +108,14 @@ function imageOf(release: Release | undefined): Claims["asserted"]["image"] {
   return release?.image ?? { id: "unknown", variant: "release" };
 }
 
-/** Counts by the system call's name. A shim's filter shows what is on its watch list, so there are never more than there are such calls. */
-function syscallCounts(counts: Readonly<Record<number, number>>): ReadonlyMap<string, number> {
-  return new Map(Object.entries(counts).map(([nr, count]) => [syscallName(Number(nr)), count]));
+/** What the libraries have tried, of all shims together, ended ones too. */
+export function violationCounts({ shims }: Pick<LaunchRecord, "shims">): ReadonlyMap<string, number> {
+  return syscallCounts(sumAttempts(shims.map((shim) => shim.attempts())));
 }
 
-/** Attempts after the probe: the library's own. */
-function violationsSince(
-  before: Readonly<Record<number, number>>,
-  now: Readonly<Record<number, number>>,
-): ReadonlyMap<string, number> {
-  const later = Object.entries(now).map(([nr, count]): [string, number] => [
-    syscallName(Number(nr)),
-    count - (before[Number(nr)] ?? 0),
-  ]);
-  return new Map(later.filter(([, count]) => count > 0));
+/** Counts by the system call's name. A shim's filter shows what is on its watch list, so there are never more than there are such calls. */
+function syscallCounts(counts: AttemptCounts): ReadonlyMap<string, number> {
+  return new Map(Object.entries(counts).map(([nr, count]) => [syscallName(Number(nr)), count]));
 }
 
 /** A report on the report port: u32 length, then the evidence. */

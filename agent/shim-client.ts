@@ -1,6 +1,6 @@
 import { ByteReader } from "../policy/index.ts";
 import { AgentError } from "./errors.ts";
-import type { Attempt, Native } from "./native/index.ts";
+import type { Attempt, Native, Watch } from "./native/index.ts";
 import { parseFrame, type Reply, ShimConnection } from "./shim-connection.ts";
 import {
   type LoadedLibrary,
@@ -81,6 +81,8 @@ export interface Shim {
   status(): Promise<bigint>;
   /** Watch-listed attempts by system-call number, as counted from the kernel's notifications. */
   attempts(): Readonly<Record<number, number>>;
+  /** Attempts as they are recorded: total, the first ones with their arguments. Outlives the shim. */
+  readonly watch: Omit<Watch, "counts">;
   close(): void;
   /** Settles when the connection has ended, with the reason. Never rejects. */
   readonly closed: Promise<AgentError>;
@@ -125,6 +127,7 @@ export async function openShim(fd: number, native: Native, options: ShimOptions 
     arm: () => ask("arm", nothing, parseFilters),
     status: () => ask("status", nothing, parseStatus),
     attempts: () => watch.counts(),
+    watch,
     close: () => connection.close(new AgentError("ERR_SHIM_GONE", "shim connection: closed by the agent")),
   };
 }

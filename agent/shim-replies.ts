@@ -27,8 +27,13 @@ export interface ProbeAttempt {
   readonly errno: number;
 }
 
-/** Flags of a token that tell how many wrong PINs it has seen (PKCS#11 v2.40, CK_TOKEN_INFO). */
-export const TOKEN_FLAG = { userPinCountLow: 0x10000, userPinFinalTry: 0x20000, userPinLocked: 0x40000 } as const;
+/** Flags of a token that tell how it takes its PIN, and how many wrong ones it has seen (PKCS#11 v2.40, CK_TOKEN_INFO). */
+export const TOKEN_FLAG = {
+  protectedPath: 0x100,
+  userPinCountLow: 0x10000,
+  userPinFinalTry: 0x20000,
+  userPinLocked: 0x40000,
+} as const;
 
 export interface ShimSlot {
   readonly slotId: bigint;

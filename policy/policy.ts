@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { PolicyError } from "./errors.ts";
 import { parseJson } from "./json.ts";
-import { MECHANISMS, type MechanismType, mechanismRow } from "./mechanisms.ts";
+import { mechanismRow } from "./mechanisms.ts";
 import { credential, type DeepReadonly, doubles, name, printable, sha256Tag } from "./policy-fields.ts";
 import {
   credentialFiles,
@@ -13,6 +13,7 @@ import {
   reachFields,
 } from "./policy-modules.ts";
 import { SANDBOX_FEATURES, type SandboxFeature } from "./runtime/features.ts";
+import { failureFindings, failureLimits, mechanismRule, ruleFindings } from "./scope-rules.ts";
 
 export const POLICY_MAX_BYTES = 1 << 20;
 const POLICY_MAX_DEPTH = 16;
@@ -23,18 +24,13 @@ const MAX_TOKENS = 4;
 const MAX_KEYS = 256;
 
 const sandboxFeature = z.enum(SANDBOX_FEATURES.map(({ name }) => name) as [SandboxFeature, ...SandboxFeature[]]);
-const mechanismType = z.enum(MECHANISMS.map((row) => row.type) as [MechanismType, ...MechanismType[]]);
-
-const mechanismRule = z.strictObject({
-  type: mechanismType,
-  digest: z.enum(["sha256", "sha384", "sha512"]).optional(),
-});
 const scope = z.strictObject({
   name,
   caller: name,
   key: name,
   mechanisms: z.array(mechanismRule).min(1).max(16),
   rate: z.strictObject({ perMinute: z.int().min(1).max(600_000), burst: z.int().min(1).max(60_000) }).optional(),
+  failures: failureLimits.optional(),
   audit: z.enum(["written", "durable"]),
 });
 const tokenFields = { label: printable(32).min(1), serial: printable(16).min(1) };
@@ -228,6 +224,7 @@ function brokenReferences(policy: Policy): string[] {
     ...doubles(policy.scopes.map((entry) => entry.name)).map((double) => `scopes: duplicate name ${double}`),
     ...spkiFindings(Object.values(policy.keys)),
     ...policy.scopes.flatMap((entry) => scopeFindings(policy, entry)),
+    ...failureFindings(policy),
     ...(policy.devices.every((device, index) => index === 0 || (policy.devices[index - 1] ?? "") <= device)
       ? []
       : ["devices: not sorted"]),
@@ -256,18 +253,9 @@ function scopeFindings(policy: Policy, entry: Scope): string[] {
   for (const double of doubles(types)) findings.push(`${label}: duplicate mechanism ${double}`);
   if (new Set(types.map((type) => mechanismRow(type).keyType)).size > 1)
     findings.push(`${label}: mechanisms of two key types`);
-  for (const rule of entry.mechanisms) {
-    const row = mechanismRow(rule.type);
-    if (key !== undefined && !row.operations.includes(key.does)) {
-      findings.push(
-        `${label}: key ${entry.key} does ${key.does}, and ${rule.type} is for ${row.operations.join(" or ")}`,
-      );
-    }
-    if (row.hashes === null && rule.digest === undefined) findings.push(`${label}: ${rule.type} needs a digest`);
-    if (row.hashes !== null && rule.digest !== undefined && rule.digest !== row.hashes) {
-      findings.push(`${label}: ${rule.type} hashes with ${row.hashes}, not ${rule.digest}`);
-    }
-  }
+  // The launch would succeed, and the agent end at the scope's socket.
+  if (key?.does === "unwrap") findings.push(`${label}: key ${entry.key} does unwrap, which no scope serves yet`);
+  if (key !== undefined) findings.push(...entry.mechanisms.flatMap((rule) => ruleFindings(entry, key, rule)));
   return findings;
 }
 

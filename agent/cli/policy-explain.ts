@@ -1,11 +1,10 @@
 import {
-  DIGESTS,
   decide,
   type MechanismParameters,
   type Policy,
   parsePolicy,
   policyExceptions,
-  ruleDigest,
+  ruleParameters,
   type Scope,
   sortedModules,
 } from "../../policy/index.ts";
@@ -61,7 +60,7 @@ async function explainDecision(input: CommandInput, io: CommandIo): Promise<0 | 
       ...{ scope: scope.name, caller: identity, key, operation, mechanism },
       parameters: fittingParameters(scope, mechanism),
       input: { kind: "pending" },
-      tokens: 1,
+      ...{ tokens: 1, failures: 1 },
     }),
   }));
   const allow = scopes.some((decision) => decision.allow);
@@ -86,7 +85,5 @@ function callerNamed(policy: Policy, name: string): { uid: number; exe: string }
 /** The question is about the rule, so the parameters are those that its rule wants. */
 function fittingParameters(scope: Scope, mechanism: string): MechanismParameters {
   const rule = scope.mechanisms.find(({ type }) => type === mechanism);
-  if (rule === undefined || !mechanism.endsWith("_PSS")) return { kind: "none" };
-  const { mechanism: hash, mgf, size } = DIGESTS[ruleDigest(rule)];
-  return { kind: "pss", hash, mgf, saltLength: BigInt(size) };
+  return rule === undefined ? { kind: "none" } : ruleParameters(rule);
 }

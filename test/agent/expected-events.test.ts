@@ -11,6 +11,7 @@ const configBytes = utf8(
     ...{ version: 1, agentPcr: 13, tcti: "device:/dev/tpm0", cabinet: "/dev/vdb", programs: "/usr/lib/ironclaw" },
     ...{ scopes: "/run/scopes", auditLog: "/state/audit.log", stateVolume: false, store: null },
     ...{ attestationKey: "p256", firmwareLog: "/log", pciDevices: "/sys/bus/pci/devices" },
+    usbDevices: "/sys/bus/usb/devices",
     ...{ controlPort: "/dev/control", reportPort: "/dev/report" },
   } satisfies AgentConfig),
 );

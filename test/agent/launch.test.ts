@@ -12,6 +12,7 @@ import {
   reasonOf,
   reasonsOf,
 } from "../support/launch-checks.ts";
+import { BENCH_MODULE } from "../support/launch-documents.ts";
 import {
   type BootOptions,
   DEVICES,
@@ -71,7 +72,7 @@ describe("a clean launch", () => {
     await using booted = await boot();
     expect(booted.calls).toEqual([
       ...["prepareShim", "startShim"],
-      ...["open", "probe", "load", "login", "keys", "sign", "sign", "arm"],
+      ...["open", "probe", "load", "login", "keys", "sign", "sign", "uses", "arm"],
     ]);
     const last = booted.commands.at(-1);
     expect(last).toMatchObject({ client: "agent", code: TPM_CC.pcrExtend });
@@ -123,12 +124,12 @@ function changedBundle(path: string, change: (bytes: Uint8Array) => Uint8Array):
 }
 
 function changedPolicy(
-  change: (policy: Record<string, unknown> & { module: Record<string, unknown> }) => void,
+  change: (policy: Record<string, unknown>, module: Record<string, unknown>) => void,
 ): BootOptions {
   return {
     slots: (slots) => {
       const policy = JSON.parse(new TextDecoder().decode(slots.get("policy")));
-      change(policy);
+      change(policy, policy.modules[BENCH_MODULE]);
       slots.set("policy", utf8(JSON.stringify(policy)));
     },
   };
@@ -209,7 +210,7 @@ const MISMATCHES: readonly Mismatch[] = [
   },
   {
     what: "the library's environment",
-    options: () => changedPolicy(({ module }) => Object.assign(module, { environment: { SOFTHSM2_CONF: "/tmp/x" } })),
+    options: () => changedPolicy((_, module) => Object.assign(module, { environment: { SOFTHSM2_CONF: "/tmp/x" } })),
     code: "measurement-changed",
     item: () => "environment bench",
     expected: () => eventDigest("environment"),
@@ -230,7 +231,7 @@ const MISMATCHES: readonly Mismatch[] = [
   {
     what: "a file more in the policy",
     options: () =>
-      changedPolicy(({ module }) =>
+      changedPolicy((_, module) =>
         Object.assign(module, {
           config: {
             ...(module["config"] as object),
@@ -277,7 +278,7 @@ describe("what differs from the release", () => {
   test("I2: an event more than the release has is named as one that nothing expects", async () => {
     const more = { a: "b", SOFTHSM2_CONF: pathOf("file") };
     await using booted = await boot(
-      changedPolicy(({ module }) => {
+      changedPolicy((_policy, module) => {
         const { [pathOf("closure")]: _, ...closure } = module["closure"] as Record<string, string>;
         Object.assign(module, {
           closure: { ...closure, "/etc/hostname": "00".repeat(32), "/etc/passwd": "00".repeat(32) },

@@ -53,7 +53,6 @@ async function openReporter(
     audit: openAudit({ path, now: Date.now, anchor: null }),
     ekCertificates: (await tpm.ekCertificates()).map(({ der }) => der),
     firmwareLog: FIRMWARE_LOG,
-    attempts: () => ({}),
     shims: async () => [],
     epoch: async () => 1n,
   };
@@ -193,8 +192,9 @@ describe("a report", () => {
     const { witnessed } = booted.record;
     const [execve, socket] = [59, 41];
     expect(witnessed[execve]).toBeGreaterThan(0);
-    const attempts = () => ({ ...witnessed, [execve]: (witnessed[execve] ?? 0) + 2 });
-    const { claims } = await report({ ...reporter, sources: { ...reporter.sources, attempts } });
+    const shims = booted.record.shims.map((shim) => ({ ...shim, attempts: () => ({ [execve]: 2 }) }));
+    const record = { ...booted.record, shims };
+    const { claims } = await report({ ...reporter, sources: { ...reporter.sources, record } });
     expect(claims.asserted.violations).toEqual(new Map([["execve", 2]]));
     expect(claims.asserted.probeWitnessed.get("execve")).toBe(witnessed[execve]);
     expect(claims.asserted.probeWitnessed.get("socket")).toBe(witnessed[socket]);

@@ -195,6 +195,8 @@ describe("the shape of a device", () => {
 });
 
 describe("USB", () => {
+  const CONTROLLER = "devices/pci0000:00/0000:00:01.2/usb1";
+
   interface UsbDevice {
     readonly name: string;
     readonly id: string;
@@ -207,10 +209,15 @@ describe("USB", () => {
   function usb(devices: readonly UsbDevice[]) {
     const root = mkdtempSync(join(programs.directory, "usb-"));
     const list = join(root, "sys/bus/usb/devices");
+    mkdirSync(list, { recursive: true });
     for (const { name, id, bus, device, minor = (bus - 1) * 128 + device - 1 } of devices) {
       const [vendor = "", product = ""] = id.split(":");
-      mkdirSync(join(list, name), { recursive: true });
-      const attributes = { idVendor: vendor, idProduct: product, busnum: bus, devnum: device, authorized: 0 };
+      mkdirSync(join(root, "sys", CONTROLLER, name), { recursive: true });
+      symlinkSync(`../../../${CONTROLLER}/${name}`, join(list, name));
+      const attributes = {
+        ...{ idVendor: vendor, idProduct: product, busnum: bus, devnum: device, authorized: 0 },
+        ...{ speed: "12", descriptors: "\0\x01", serial: "not for the shim", uevent: "DEVTYPE=usb_device" },
+      };
       for (const [attribute, value] of Object.entries(attributes))
         writeFileSync(join(list, name, attribute), `${value}\n`);
       const directory = join(root, "dev/bus/usb", `${bus}`.padStart(3, "0"));
@@ -218,7 +225,6 @@ describe("USB", () => {
       const node = join(directory, `${device}`.padStart(3, "0"));
       if (!single) execFileSync("mknod", [node, "c", "189", `${minor}`]);
     }
-    mkdirSync(join(list), { recursive: true });
     const authorised = (name: string) => readFileSync(join(list, name, "authorized"), "utf8").trim();
     return { options: { sysfs: join(root, "sys"), devices: join(root, "dev") }, authorised };
   }
@@ -236,12 +242,37 @@ describe("USB", () => {
     const spawner = await started(options);
     const start = openDoor(spawner, programs, { nodes: ["usb:08e6:4433"] });
     if (single) return expect(start).rejects.toThrow(/No such file/);
-    const entries = (await (await start).ask("list /dev")).split(";").filter((entry) => entry.includes(" c "));
+    const door = await start;
+    const entries = (await door.ask("list /dev")).split(";").filter((entry) => entry.includes(" c "));
     expect(entries.sort()).toEqual([
       `/dev/bus/usb/001/004 c 600 ${shimUid} 189:3`,
       `/dev/bus/usb/002/127 c 600 ${shimUid} 189:254`,
     ]);
     expect(bus.map(({ name }) => authorised(name))).toEqual(["0", "1", "1", "0", "0"]);
+  });
+
+  test("I5: of sysfs a shim has copies of a few attributes of its own devices, so that libusb and libudev find them", async () => {
+    const { options } = usb(bus);
+    const spawner = await started(options);
+    const start = openDoor(spawner, programs, { nodes: ["usb:08e6:4433"] });
+    if (single) return expect(start).rejects.toThrow(/No such file/);
+    const door = await start;
+    const entries = (await door.ask("list /sys")).split(";").slice(0, -1);
+    const files = ["busnum", "descriptors", "devnum", "idProduct", "idVendor", "speed", "uevent"];
+    const copies = ["1-1", "1-2.3"].flatMap((name) => [
+      ...files.map((file) => `/sys/${CONTROLLER}/${name}/${file} f 444 0`),
+      `/sys/${CONTROLLER}/${name}/subsystem ? 777 0`,
+      `/sys/bus/usb/devices/${name} ? 777 0`,
+    ]);
+    // Root is nobody in the shim's user namespace.
+    const expected = copies.map((entry) => entry.replace(/ 0$/, " 65534"));
+    expect(entries.filter((entry) => !entry.includes(" d ")).sort()).toEqual(expected.sort());
+    for (const name of ["1-1", "1-2.3"]) {
+      expect(await door.ask(`words /sys/bus/usb/devices/${name}/uevent`)).toBe("DEVTYPE=usb_device");
+      expect(await door.ask(`words /sys/bus/usb/devices/${name}/subsystem/devices/${name}/idVendor`)).toBe("08e6");
+    }
+    expect(await door.ask("words /sys/bus/usb/devices/1-2/idVendor")).toBe("ENOENT");
+    expect(await door.ask("unlink /sys/bus/usb/devices/1-1")).toBe("EROFS");
   });
 
   test("I5: without such a device there is no shim, and nothing is authorised", async () => {

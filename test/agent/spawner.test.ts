@@ -5,6 +5,7 @@ import {
   chmodSync,
   existsSync,
   mkdtempSync,
+  readdirSync,
   readFileSync,
   readlinkSync,
   realpathSync,
@@ -13,7 +14,7 @@ import {
   truncateSync,
   writeFileSync,
 } from "node:fs";
-import { connect } from "node:net";
+import { connect, createServer, type Socket } from "node:net";
 import { join, resolve } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
@@ -22,6 +23,7 @@ import { encodePrepareShim, encodeStartShim, SPAWNER_OPS } from "../../agent/spa
 import { ByteReader, ByteWriter, concatBytes, fromHex, toHex, utf8 } from "../../policy/index.ts";
 import { startSwtpm } from "../support/swtpm.ts";
 import {
+  buildLastWords,
   buildPrograms,
   closureOf,
   type HostOptions,
@@ -799,5 +801,50 @@ describe("the cap", () => {
     spawner.exitAgent(0);
     expect(await spawner.ended()).toBe(10);
     expect(spawner.log()).toMatch(/NOT capped/);
+  });
+
+  /** As PID 1 of a PID namespace, on a machine that has run for so many seconds. The TPM answers nothing. */
+  async function lastWordsAt(uptime: number) {
+    const program = buildLastWords(programs);
+    const tpm = join(mkdtempSync(join(programs.directory, "last-")), "tpm.sock");
+    const server = createServer().listen(tpm);
+    await once(server, "listening");
+    const now = Number(readFileSync("/proc/uptime", "utf8").split(".")[0]);
+    const namespaces = ["--user", "--map-root-user", "--pid", "--fork", "--time", "--boottime", `${uptime - now}`];
+    const child = spawn("unshare", [...namespaces, program, `unix:${tpm}`], { stdio: ["ignore", "ignore", "pipe"] });
+    let log = "";
+    child.stderr.setEncoding("utf8").on("data", (text: string) => {
+      log += text;
+    });
+    const closed = once(child, "close");
+    const [socket] = (await once(server, "connection")) as [Socket];
+    const running = () =>
+      readdirSync("/proc").filter((pid) => {
+        const exe = /^\d+$/.test(pid) ? readExe(pid) : "";
+        return exe === program && !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, "utf8"));
+      }).length;
+    await expect.poll(running, { timeout: 20_000 }).toBe(1);
+    socket.destroy();
+    server.close();
+    await closed;
+    return { log, signal: child.signalCode };
+  }
+
+  function readExe(pid: string): string {
+    try {
+      return readlinkSync(`/proc/${pid}/exe`);
+    } catch {
+      return ""; // it ended meanwhile
+    }
+  }
+
+  test("I3: PID 1 kills all others before it caps, and reboots no earlier than a minute after the kernel's start", async () => {
+    const late = await lastWordsAt(61);
+    expect(late.log).toMatch(/pids \d+ \d+\n.*spawner: the test; agent PCR NOT capped, rebooting\n$/s);
+    // In a PID namespace this is what a reboot is.
+    expect(late.signal).toBe("SIGHUP");
+    const early = await lastWordsAt(50);
+    expect(early.log).toMatch(/agent PCR NOT capped, rebooting in ([1-9]|10) s\n$/);
+    expect(early.signal).toBe("SIGHUP");
   });
 });

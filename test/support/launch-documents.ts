@@ -198,6 +198,7 @@ function encodeConfig({ programs, bus, directory }: Tools, changes: Partial<Agen
     attestationKey: "p256",
     firmwareLog: join(directory, "firmware-event-log"),
     pciDevices: join(directory, "pci"),
+    usbDevices: join(directory, "usb"),
     controlPort: join(directory, "control"),
     reportPort: join(directory, "report"),
     ...changes,

@@ -157,7 +157,8 @@ function provisionAt(bench: LaunchBench, directory: string): Promise<Provisioned
   const provisioned = bench.provision({
     config: {
       ...{ tcti: bench.bus.tcti("agent"), programs: NATIVE_DIRECTORY, cabinet: at("cabinet"), scopes: at("scopes") },
-      ...{ auditLog: at("audit.log"), firmwareLog: at("firmware-event-log"), pciDevices: at("pci") },
+      ...{ auditLog: at("audit.log"), firmwareLog: at("firmware-event-log") },
+      ...{ pciDevices: at("pci"), usbDevices: at("usb") },
       ...{ controlPort: at("control"), reportPort: at("report") },
     },
     policy: (draft) => {

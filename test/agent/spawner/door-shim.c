@@ -92,6 +92,14 @@ static void push(int fd) {
     fprintf(out, "%zu\n", sent);
 }
 
+static void show_words(const char *path) {
+    char words[128];
+    FILE *file = fopen(path, "r");
+    if (file == NULL) return (void)say_errno();
+    fprintf(out, "%s\n", fgets(words, sizeof words, file) == NULL ? "" : strtok(words, "\n"));
+    fclose(file);
+}
+
 static int show(const char *path, const struct stat *status, int type, struct FTW *walk) {
     (void)type;
     (void)walk;
@@ -125,6 +133,7 @@ static void act(char *command) {
     else if (strcmp(command, "finish") == 0) say_result(shutdown(fd, SHUT_WR));
     else if (strcmp(command, "close") == 0) say_result(close(fd));
     else if (strcmp(command, "open") == 0) say_result(open(rest, O_RDWR | O_NOCTTY) < 0 ? -1 : 0);
+    else if (strcmp(command, "words") == 0) show_words(rest);
     else if (strcmp(command, "chmod") == 0) say_result(chmod(rest, 0666));
     else if (strcmp(command, "unlink") == 0) say_result(unlink(rest));
     else if (strcmp(command, "mknod") == 0) say_result(mknod(rest, S_IFCHR | 0666, makedev(1, 3)));

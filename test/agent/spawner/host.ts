@@ -35,35 +35,41 @@ export interface Programs {
   remove(): void;
 }
 
+const sourcesOf = (folder: string): readonly string[] =>
+  readdirSync(join(root, folder))
+    .filter((name) => name.endsWith(".c"))
+    .map((name) => join(root, folder, name));
+
+function build(output: string, sources: readonly string[], flags: readonly string[] = []): string {
+  execFileSync("gcc", [...FLAGS, ...flags, "-o", output, ...sources]);
+  return output;
+}
+
 export function buildPrograms(): Programs {
   const directory = mkdtempSync(join(tmpdir(), "ironclaw-spawner-"));
   chmodSync(directory, 0o755);
-  const build = (name: string, sources: readonly string[], flags: readonly string[] = []): string => {
-    const output = join(directory, name);
-    execFileSync("gcc", [...FLAGS, ...flags, "-o", output, ...sources]);
-    return output;
-  };
-  const sourcesOf = (folder: string): readonly string[] =>
-    readdirSync(join(root, folder))
-      .filter((name) => name.endsWith(".c"))
-      .map((name) => join(root, folder, name));
+  const own = (name: string, ...more: readonly string[]): string =>
+    build(join(directory, name), [join(import.meta.dirname, `${name}.c`), ...more]);
   const endpoint = join(root, "agent/spawner/endpoint.c");
   return {
     directory,
-    spawner: build("spawner", sourcesOf("agent/spawner"), ["-static"]),
-    relay: build("relay", [...sourcesOf("agent/relay"), endpoint], ["-static"]),
-    relayEscape: build("relay-escape", [
-      join(import.meta.dirname, "relay-escape.c"),
-      ...[join(root, "agent/relay/confine.c"), endpoint],
-    ]),
-    door: build("door-shim", [join(import.meta.dirname, "door-shim.c"), endpoint]),
-    agent: build("fake-agent", [join(import.meta.dirname, "fake-agent.c")]),
+    spawner: build(join(directory, "spawner"), sourcesOf("agent/spawner"), ["-static"]),
+    relay: build(join(directory, "relay"), [...sourcesOf("agent/relay"), endpoint], ["-static"]),
+    agent: own("fake-agent"),
     // Dynamic, so that a private root without loader or libc would not do.
-    shim: build("probe-shim", [join(import.meta.dirname, "probe-shim.c")]),
-    filtered: build("filtered", [join(import.meta.dirname, "filtered.c")]),
-    chameleon: build("chameleon", [join(import.meta.dirname, "chameleon.c")]),
+    shim: own("probe-shim"),
+    door: own("door-shim", endpoint),
+    relayEscape: own("relay-escape", join(root, "agent/relay/confine.c"), endpoint),
+    filtered: own("filtered"),
+    chameleon: own("chameleon"),
     remove: () => rmSync(directory, { recursive: true, force: true }),
   };
+}
+
+/** The spawner's way out as PID 1, in a program of its own. */
+export function buildLastWords({ directory }: Programs): string {
+  const others = sourcesOf("agent/spawner").filter((path) => !path.endsWith("/main.c"));
+  return build(join(directory, "last-words"), [join(import.meta.dirname, "last-words.c"), ...others], ["-static"]);
 }
 
 /** Files of a private root in which `program` runs at /shim: itself, its loader and its libraries. */

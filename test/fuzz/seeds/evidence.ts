@@ -31,6 +31,7 @@ import {
   noActionType,
   typicalLog,
 } from "../../support/firmware-log-writer.ts";
+import { libraryCache } from "../../support/library-cache.ts";
 import { peImage } from "../../support/pe-image.ts";
 import { encodeQuote } from "../../support/quote-writer.ts";
 import { filled, type Seeds } from "./made.ts";
@@ -199,7 +200,17 @@ function evidenceSeeds(ak: TpmPublic, quote: Uint8Array): Record<string, Seeds> 
 export function imageSeeds(): Record<string, Seeds> {
   const der = (...parts: readonly string[]) => Uint8Array.fromHex(parts.join(""));
   return {
+    "library-cache": {
+      plain: libraryCache([{ name: "libc.so.6", path: "/lib/libc.so.6" }]),
+      variants: libraryCache([
+        { name: "libc.so.6", path: "/lib/glibc-hwcaps/x86-64-v3/libc.so.6", variant: "x86-64-v3" },
+        { name: "libc.so.6", path: "/lib/libc.so.6" },
+        { name: "libm.so.6", path: "/lib/libm.so.6", hwcap: 1n << 50n },
+      ]),
+    },
     elf: {
+      hardened: elfImage({ stack: 6, flags: 8, strings: ["dlopen"], loadFlags: 5 }),
+      loose: elfImage({ stack: 7, flags: 4, loadFlags: 7, tags: [22] }),
       full: elfImage({
         soname: "libx.so.1",
         needed: ["libc.so.6", "libdl.so.2"],
@@ -216,7 +227,7 @@ export function imageSeeds(): Record<string, Seeds> {
       ]),
       signed: peImage([[".linux", filled(10, 2)]], filled(8, 3)),
     },
-    "pci-devices": { two: utf8("1af4:1041\n8086:0d57\n") },
+    devices: { two: utf8("1af4:1041\n8086:0d57\n"), usb: utf8("1af4:1042\nusb:08e6:4433\n") },
     der: {
       oids: der("0603550411", "06082a864886f70d0101"),
       nested: der("300a", "0201ff", "3005", "0403010203"),
