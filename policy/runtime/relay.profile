@@ -9,9 +9,9 @@ opens inet unix thread
 # glib, pcsc clients and others start a thread when they are initialised: the shim and three of them
 limit nproc 4
 
-# the tokens are elsewhere; what may be written is the place of a sealed client key
+# whatever directories the policy makes writable there (a sealed client key's, a library's own): all else of the root is read-only
 landlock none /var/lib/softhsm/tokens
-landlock write /var/lib/hsm
+landlock write /var/lib
 
 # connect is allowed below. bind stays denied, but is not shown: RPC libraries try for a reserved port before they connect
 unwatch connect bind sendto

@@ -8,8 +8,9 @@ opens netlink thread device
 # libusb starts a thread that waits for devices to come and go: the shim and three of them
 limit nproc 4
 
+# as in relay.profile
 landlock none /var/lib/softhsm/tokens
-landlock write /var/lib/hsm
+landlock write /var/lib
 landlock device /dev
 
 # bind is for the netlink socket below: there is no other in this profile
