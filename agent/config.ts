@@ -23,6 +23,8 @@ const schema = z.strictObject({
   attestationKey: z.enum(["p256", "rsa2048"]).default("p256"),
   firmwareLog: absolutePath,
   pciDevices: absolutePath,
+  /** A kernel without USB has no such directory. */
+  usbDevices: absolutePath.default("/sys/bus/usb/devices"),
   controlPort: absolutePath,
   reportPort: absolutePath,
 });

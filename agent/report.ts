@@ -8,16 +8,20 @@ import {
   ekProfileOfCertificateIndex,
   machineUeid,
   measuredClaims,
-  type ShimProcessClaim,
+  type Reason,
+  type ShimClaim,
   type Tpm,
 } from "../attest/index.ts";
-import { concatBytes, fromHex, type Release, syscallName } from "../policy/index.ts";
+import { concatBytes, fromHex, policyExceptions, type Release, syscallName } from "../policy/index.ts";
 import { ekProfileOfName, type SealedPackage } from "../seal/index.ts";
 import type { AuditLog } from "./audit.ts";
 import type { LaunchRecord } from "./launch/environment.ts";
 import type { LaunchInputs } from "./launch/inputs.ts";
 import { keyClaim } from "./launch/keys.ts";
 import type { MeasurementLog } from "./launch/measurement-log.ts";
+import type { LaunchState } from "./launch/state.ts";
+import { reportedReasons } from "./reported-reasons.ts";
+import { type AttemptCounts, sumAttempts } from "./shims/attempts.ts";
 
 export const SOFTWARE = { name: "ironclaw-guest-agent", version: "0.1.0" } as const;
 
@@ -46,9 +50,8 @@ export interface ReportSources {
   readonly record: LaunchRecord;
   readonly inputs: Partial<LaunchInputs>;
   readonly audit: AuditLog;
-  /** Watch-listed attempts of the shim by system-call number, from the kernel's notifications. */
-  attempts(): Readonly<Record<number, number>>;
-  shimProcess(): Promise<ShimProcessClaim | null>;
+  /** Every shim of the launch, ascending by id. */
+  shims(): Promise<readonly ShimClaim[]>;
   /** The TPM's epoch counter now, `null` where it has none. */
   epoch(): Promise<bigint | null>;
 }
@@ -79,18 +82,25 @@ async function currentClaims(
     asserted: {
       machine: inputs.machine ?? "unnamed",
       image: imageOf(record.release),
-      reasons: record.state.kind === "refused" ? record.state.reasons : [],
+      reasons: reasonsOf(record.state),
       unseal: record.answers,
       tokens: record.tokens,
       keys: record.keys.map(keyClaim),
       probeWitnessed: syscallCounts(record.witnessed),
-      violations: violationsSince(record.witnessed, sources.attempts()),
+      violations: violationCounts(record),
       audit: { seq: head.seq, hash: fromHex(head.hash) },
       epoch: await sources.epoch(),
-      shim: await sources.shimProcess(),
+      shims: await sources.shims(),
+      lacks: record.lacks,
+      exceptions: inputs.policy === undefined ? [] : policyExceptions(inputs.policy),
+      incidents: record.incidents,
     },
     selfReported: { probe: new Map(record.probe.map(({ name, errno }) => [name, errno])) },
   };
+}
+
+function reasonsOf(state: LaunchState): readonly Reason[] {
+  return "reasons" in state ? reportedReasons(state.reasons) : [];
 }
 
 /** Without a release nothing says which image this is; the boot PCRs do. */
@@ -98,21 +108,14 @@ function imageOf(release: Release | undefined): Claims["asserted"]["image"] {
   return release?.image ?? { id: "unknown", variant: "release" };
 }
 
-/** Counts by the system call's name. */
-function syscallCounts(counts: Readonly<Record<number, number>>): ReadonlyMap<string, number> {
-  return new Map(Object.entries(counts).map(([nr, count]) => [syscallName(Number(nr)), count]));
+/** What the libraries have tried, of all shims together, ended ones too. */
+export function violationCounts({ shims }: Pick<LaunchRecord, "shims">): ReadonlyMap<string, number> {
+  return syscallCounts(sumAttempts(shims.map((shim) => shim.attempts())));
 }
 
-/** Attempts after the probe: the library's own. */
-function violationsSince(
-  before: Readonly<Record<number, number>>,
-  now: Readonly<Record<number, number>>,
-): ReadonlyMap<string, number> {
-  const later = Object.entries(now).map(([nr, count]): [string, number] => [
-    syscallName(Number(nr)),
-    count - (before[Number(nr)] ?? 0),
-  ]);
-  return new Map(later.filter(([, count]) => count > 0));
+/** Counts by the system call's name. A shim's filter shows what is on its watch list, so there are never more than there are such calls. */
+function syscallCounts(counts: AttemptCounts): ReadonlyMap<string, number> {
+  return new Map(Object.entries(counts).map(([nr, count]) => [syscallName(Number(nr)), count]));
 }
 
 /** A report on the report port: u32 length, then the evidence. */

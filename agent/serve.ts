@@ -1,19 +1,19 @@
 import { join } from "node:path";
-import { mechanismRow, type Policy } from "../policy/index.ts";
+import type { Policy } from "../policy/index.ts";
 import type { AuditLog } from "./audit.ts";
-import { type ScopeServer, type Signer, serveScope } from "./broker/index.ts";
+import { FailureBudgets, type ScopeServer, serveScope, type Token } from "./broker/index.ts";
 import type { AgentConfig } from "./config.ts";
-import { AgentError } from "./errors.ts";
 import { createPeerIdentity } from "./identity.ts";
-import type { Launched } from "./launch/launch.ts";
+import type { ServedKey } from "./launch/keys.ts";
 import type { Native } from "./native/index.ts";
-import type { Shim } from "./shim-client.ts";
+import type { Domains } from "./shims/domains.ts";
 import type { Spawner } from "./spawner-client.ts";
 
 export interface ServeOptions {
   readonly config: AgentConfig;
   readonly policy: Policy;
-  readonly launched: Launched;
+  readonly keys: readonly ServedKey[];
+  readonly domains: Domains;
   readonly audit: AuditLog;
   readonly native: Native;
   readonly spawner: Spawner;
@@ -21,19 +21,20 @@ export interface ServeOptions {
 
 /** Open one socket for every scope of the policy. Rejects, and serves none, when one of them cannot be opened. */
 export async function serveScopes(options: ServeOptions): Promise<readonly ScopeServer[]> {
-  const { config, policy, launched, audit, native, spawner } = options;
-  const publicKeys = new Map(launched.keys.map(({ name, spki, id, label }) => [name, { spki, id, label }]));
+  const { config, policy, keys, domains, audit, native, spawner } = options;
+  const publicKeys = new Map(keys.map(({ name, spki, id, label }) => [name, { spki, id, label }]));
   const identify = createPeerIdentity({
     peerCredentials: (fd) => native.peerCredentials(fd),
     executableOf: (pidfd) => spawner.peerExe(pidfd),
     closeFd: (fd) => native.closeFd(fd),
   });
+  const failures = new FailureBudgets(() => performance.now());
   const opening = policy.scopes.map(({ name }) =>
     serveScope({
-      ...{ policy, audit, identify, publicKeys },
+      ...{ policy, audit, identify, publicKeys, failures },
       scope: name,
       socketPath: join(config.scopes, `${name}.sock`),
-      signer: shimSigner(launched),
+      token: domainToken(domains),
       now: () => performance.now(),
     }),
   );
@@ -45,21 +46,14 @@ export async function serveScopes(options: ServeOptions): Promise<readonly Scope
   throw failed.reason;
 }
 
-/** The broker names keys as the policy does, the shim by slot and by the handles of its session there. */
-export function shimSigner({
-  shim,
-  keys,
-}: {
-  readonly shim: Pick<Shim, "sign">;
-  readonly keys: Launched["keys"];
-}): Signer {
-  const places = new Map(keys.map(({ name, slotId, handle }) => [name, { slotId, handle }]));
+/** The broker names keys as the policy does; where a key lies, and in which shim, its token's trust domain knows. */
+export function domainToken(domains: Pick<Domains, "use">): Token {
   return {
-    sign: ({ key, mechanism, data }) => {
-      const place = places.get(key);
-      if (place === undefined)
-        throw new AgentError("ERR_LAUNCH", "key", { expected: "a key that the launch checked", got: key });
-      return shim.sign({ ...place, mechanism: mechanismRow(mechanism.type).value, pss: mechanism.pss, data });
-    },
+    sign: ({ key, mechanism, data }) =>
+      domains.use(key, (shim, place) => shim.sign({ ...place, mechanism: mechanism.value, pss: mechanism.pss, data })),
+    decrypt: ({ key, mechanism, data }) =>
+      domains.use(key, (shim, place) =>
+        shim.decrypt({ ...place, mechanism: mechanism.value, oaep: mechanism.oaep, ciphertext: data }),
+      ),
   };
 }

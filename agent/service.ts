@@ -1,43 +1,30 @@
 import { openSync, readSync, realpathSync } from "node:fs";
-import { readdir, readFile } from "node:fs/promises";
-import { join } from "node:path";
-import {
-  collectEvidence,
-  ekProfiles,
-  encodeEvidence,
-  listPciDevices,
-  type Reason,
-  reasonFrom,
-  type ShimProcessClaim,
-} from "../attest/index.ts";
-import { openCabinet } from "../policy/index.ts";
-import {
-  isOwnershipSecret,
-  type MachineTpm,
-  memoryMedium,
-  openStoreFile,
-  openTpm,
-  readEpoch,
-  Store,
-  type StoreContent,
-} from "../seal/index.ts";
+import { readFile } from "node:fs/promises";
+import { collectEvidence, ekProfiles, encodeEvidence, type Reason, reasonFrom } from "../attest/index.ts";
+import { openCabinet, type Policy } from "../policy/index.ts";
+import { isOwnershipSecret, memoryMedium, openStoreFile, openTpm, Store, type StoreContent } from "../seal/index.ts";
 import { type AuditLog, openAudit, readAudit } from "./audit.ts";
 import { type AgentConfig, parseConfig } from "./config.ts";
 import { answerControlLine, type ControlService, MAX_REQUEST } from "./control/control.ts";
 import { VirtioPort } from "./control/port.ts";
 import { createSealingService, type SealingService } from "./control/sealing.ts";
 import { AgentError } from "./errors.ts";
-import { type LaunchEnvironment, type LaunchRecord, newLaunchRecord, SHIM_ID } from "./launch/environment.ts";
-import { type LaunchInputs, type ReadInputs, readInputs } from "./launch/inputs.ts";
-import { launch } from "./launch/launch.ts";
+import { enter, type LaunchEnvironment, type LaunchRecord, newLaunchRecord } from "./launch/environment.ts";
+import { type ReadInputs, readInputs } from "./launch/inputs.ts";
+import { type Launched, launch } from "./launch/launch.ts";
 import { MeasurementLog } from "./launch/measurement-log.ts";
 import { settleServed } from "./launch/served.ts";
 import { openNative } from "./native/index.ts";
-import { endorsementKeyKind, evidenceSources, frameReport, type ReportSources } from "./report.ts";
+import { evidenceSources, frameReport, violationCounts } from "./report.ts";
+import { type Gathered, openSources, type Sources } from "./report-sources.ts";
 import { serveScopes } from "./serve.ts";
-import { openShim, type Shim } from "./shim-client.ts";
-import { openSpawner, type Spawner } from "./spawner-client.ts";
+import { openShim } from "./shim-client.ts";
+import { watchDevices } from "./shims/device-watch.ts";
+import { Domains } from "./shims/domains.ts";
+import { IncidentLog } from "./shims/incidents.ts";
+import { openSpawner } from "./spawner-client.ts";
 import { createStateVolume, MachineAudit } from "./state-volume.ts";
+import { visibleDevices } from "./visible-devices.ts";
 
 /** The spawner leaves its socket here (SPAWNER.md). */
 const SPAWNER_FD = 3;
@@ -57,7 +44,7 @@ export async function runAgent(configPath: string): Promise<never> {
   const audit = new MachineAudit();
   if (!config.stateVolume) audit.open(openAudit({ path: config.auditLog, now: Date.now, anchor: null }));
   const volume = { tss: tpm.tss, spawner, native, auditLog: config.auditLog, audit, now: Date.now };
-  const shims: Shim[] = [];
+  let domains: Domains | null = null;
 
   const environment: LaunchEnvironment = {
     ...{ config, configBytes, tpm, tss: tpm.tss, store, log, spawner, inputs },
@@ -66,20 +53,18 @@ export async function runAgent(configPath: string): Promise<never> {
     devices: await visibleDevices(config),
     closeFd: (fd) => native.closeFd(fd),
     realPath: (path) => realpathSync(path),
-    openShim: async (fd) => {
-      const shim = await openShim(fd, native);
-      shims.push(shim);
-      return shim;
-    },
+    openShim: (fd, onAttempt) => openShim(fd, native, { onAttempt }),
   };
-  const gathered = { config, tpm, log, record, inputs: inputs.partial, audit, spawner, shims };
-  const sources = await gatherSources(gathered).then(always, unavailable);
+  const gathered = { config, tpm, log, record, inputs: inputs.partial, audit, spawner, domains: () => domains };
+  const sources = await openSources(gathered);
   const sealing = createSealingService(environment, { record, storeKeeps, identity: sources });
-  const { ended } = await serveControl(config, controlService(config, record, sources, sealing));
+  const { ended } = await serveControl(config, controlService(gathered, sources, sealing));
   const launched = await launch(environment, record);
   console.error(`agent: ${describe(record)}`);
-  if (launched !== null && inputs.partial.policy !== undefined) {
-    await serveScopes({ config, policy: inputs.partial.policy, launched, audit, native, spawner });
+  const { policy } = inputs.partial;
+  if (launched !== null && policy !== undefined) {
+    domains = openDomains({ environment, record, policy, launched, audit, storeKeeps });
+    await serveScopes({ config, policy, keys: launched.keys, domains, audit, native, spawner });
     await spawner.startWorkloads();
     for (const problem of await settleServed(environment, record)) {
       console.error(`agent: after the launch: ${problem.code} ${problem.item}: ${problem.got}`);
@@ -88,10 +73,38 @@ export async function runAgent(configPath: string): Promise<never> {
   return ended;
 }
 
+interface Launch {
+  readonly environment: LaunchEnvironment;
+  readonly record: LaunchRecord;
+  readonly policy: Policy;
+  readonly launched: Launched;
+  readonly audit: AuditLog;
+  readonly storeKeeps: boolean;
+}
+
+/** Takes the shims of a good launch over, and keeps an eye on them and on the machine's devices. */
+function openDomains({ environment, record, policy, launched, audit, storeKeeps }: Launch): Domains {
+  const { log, spawner, store, config, devices } = environment;
+  const { onViolation, onLoginLost } = policy;
+  const domains = new Domains({
+    ...{ tokens: launched.tokens, onViolation, onLoginLost, store: storeKeeps ? store : null },
+    keys: new Map(launched.keys.map(({ name, token }) => [name, token])),
+    incidents: new IncidentLog({ log, audit, record }),
+    stopShim: (id) => spawner.stopShim(id),
+    capAndReboot: (reason) => spawner.capAndReboot(reason),
+    // Under the lock: no report tells of one state and holds the log of the other.
+    onStopped: (reasons) => log.locked(async () => enter(record, { kind: "stopped", reasons })),
+  });
+  launched.bell.ring = () => domains.checkAttempts();
+  const list = () => visibleDevices(config);
+  watchDevices({ list, measured: devices, onChange: (changes) => domains.devicesChanged(changes) });
+  return domains;
+}
+
 /** One line for the console; the report has the rest. */
 function describe({ state }: LaunchRecord): string {
-  if (state.kind !== "refused") return state.kind;
-  return `refused: ${state.reasons.map(({ code, item }) => `${code} ${item}`).join("; ")}`;
+  if (!("reasons" in state)) return state.kind;
+  return `${state.kind}: ${state.reasons.map(({ code, item }) => `${code} ${item}`).join("; ")}`;
 }
 
 /**
@@ -126,99 +139,8 @@ async function readCabinet(config: AgentConfig, store: StoreContent): Promise<Re
   }
 }
 
-async function visibleDevices(config: AgentConfig): Promise<readonly string[]> {
-  const addresses = await readdir(config.pciDevices);
-  const read = (address: string, name: string) => readFile(join(config.pciDevices, address, name), "utf8");
-  return listPciDevices(
-    await Promise.all(
-      addresses.map(async (address) => ({
-        address,
-        vendor: await read(address, "vendor"),
-        device: await read(address, "device"),
-      })),
-    ),
-  );
-}
-
-interface Gathered {
-  readonly config: AgentConfig;
-  readonly tpm: MachineTpm;
-  readonly log: MeasurementLog;
-  readonly record: LaunchRecord;
-  readonly inputs: Partial<LaunchInputs>;
-  readonly audit: AuditLog;
-  readonly spawner: Spawner;
-  readonly shims: readonly Shim[];
-}
-
-/** What reports are made of, asked for each time; throws where it cannot be had. */
-type Sources = () => ReportSources;
-
-const always =
-  (sources: ReportSources): Sources =>
-  () =>
-    sources;
-
-/** Without a usable endorsement key no report is made; the launch goes on, and says by name why it is refused. */
-function unavailable(cause: unknown): Sources {
-  const got = cause instanceof Error ? cause.message : "a failure";
-  console.error(`agent: no reports: ${got}`);
-  return () => {
-    throw new AgentError("ERR_ENVIRONMENT", "attestation key", {
-      expected: "an endorsement key that can be used",
-      got,
-      hint: "the launch's reasons (`status`) and `check` say what is in the way",
-      cause,
-    });
-  };
-}
-
-async function gatherSources(gathered: Gathered): Promise<ReportSources> {
-  const { config, tpm, log, record, inputs, audit, spawner, shims } = gathered;
-  const certificates = await tpm.ekCertificates();
-  const [credential] = inputs.credentials?.values() ?? [];
-  const ekKind = endorsementKeyKind(credential?.sealed, certificates);
-  return {
-    ...{ tpm, log, record, inputs, audit },
-    ak: await tpm.createAttestationKey(config.attestationKey),
-    ekKind,
-    ekName: (await tpm.endorsementKey(ekKind)).name,
-    ekCertificates: certificates.map(({ der }) => der),
-    firmwareLog: new Uint8Array(await readFile(config.firmwareLog)),
-    attempts: () => shims[0]?.attempts() ?? {},
-    shimProcess: () => shimProcess(spawner, shims),
-    epoch: () => epochValue(tpm),
-  };
-}
-
-async function epochValue({ tss }: MachineTpm): Promise<bigint | null> {
-  const epoch = await readEpoch(tss);
-  return epoch.kind === "present" ? epoch.value : null;
-}
-
-/** What the kernel says about the shim, through the spawner: nothing of it is the shim's own word. */
-async function shimProcess(spawner: Spawner, shims: readonly Shim[]): Promise<ShimProcessClaim | null> {
-  if (shims.length === 0) return null;
-  const status = await spawner.shimStatus(SHIM_ID);
-  if (status.state !== "running") return null;
-  return {
-    uid: Number(status.fields.get("Uid")?.split("\t")[0] ?? -1),
-    seccompFilters: Number(status.fields.get("Seccomp_filters") ?? -1),
-    capabilities: status.fields.get("CapEff") ?? "unknown",
-    namespaces: ownNamespaces(status.shimNamespaces, status.spawnerNamespaces),
-  };
-}
-
-function ownNamespaces(shim: ReadonlyMap<string, string>, spawner: ReadonlyMap<string, string>): string[] {
-  return [...shim]
-    .filter(([kind, inode]) => spawner.get(kind) !== inode)
-    .map(([kind, inode]) => `${kind}:[${inode}]`)
-    .sort();
-}
-
 function controlService(
-  config: AgentConfig,
-  record: LaunchRecord,
+  { config, record, domains }: Gathered,
   sources: Sources,
   sealing: SealingService,
 ): (report: VirtioPort) => ControlService {
@@ -226,9 +148,11 @@ function controlService(
     sealing,
     status: async () => ({
       state: record.state.kind,
-      reasons: record.state.kind === "refused" ? record.state.reasons : [],
+      reasons: "reasons" in record.state ? record.state.reasons : [],
       devices: await visibleDevices(config),
       phases: record.phases.map(({ kind, at }) => ({ phase: kind, at: Math.round(at) })),
+      tokens: domains()?.status ?? [],
+      violations: Object.fromEntries(violationCounts(record)),
     }),
     endorsement: async () => {
       const { ekCertificates, ekKind, ak } = sources();
@@ -247,6 +171,8 @@ function controlService(
     audit: async (from, limit) => readAudit(config.auditLog, from, limit),
     challenge: async (challenge) => {
       const { tpm, ak } = sources();
+      // A takeover that is under way belongs into the report: between two shims a token has none.
+      await domains()?.settled();
       const evidence = encodeEvidence(await collectEvidence(tpm, ak, evidenceSources(sources()), challenge));
       await report.write(frameReport(evidence));
       return evidence.length;

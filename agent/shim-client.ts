@@ -1,15 +1,17 @@
-import { ByteReader, ByteWriter, utf8 } from "../policy/index.ts";
+import { ByteReader } from "../policy/index.ts";
 import { AgentError } from "./errors.ts";
-import type { Attempt, Native } from "./native/index.ts";
+import type { Attempt, Native, Watch } from "./native/index.ts";
 import { parseFrame, type Reply, ShimConnection } from "./shim-connection.ts";
 import {
   type LoadedLibrary,
   MAX_FRAME,
   type ProbeAttempt,
   parseFilters,
+  parseHandle,
   parseKeys,
   parseLoaded,
   parseNothing,
+  parsePlaintext,
   parseProbe,
   parseReady,
   parseSignature,
@@ -17,28 +19,28 @@ import {
   type ShimKey,
   type ShimReady,
 } from "./shim-replies.ts";
+import {
+  type DecryptRequest,
+  encodeDecrypt,
+  encodePath,
+  encodeSign,
+  encodeSlot,
+  encodeUnwrap,
+  encodeUses,
+  type KeyUse,
+  OP,
+  type SignRequest,
+  type UnwrapRequest,
+} from "./shim-requests.ts";
 
-/** Ops of SHIM.md. There are no others. */
-const OP = { ready: 1, probe: 2, load: 3, login: 4, keys: 5, sign: 6, arm: 7, status: 8, credential: 9 } as const;
-
-/** CK_RSA_PKCS_PSS_PARAMS: CKM_ of the hash, CKG_ of the mask generation, salt length in bytes. */
-export interface PssParameters {
-  readonly hash: bigint;
-  readonly mgf: bigint;
-  readonly saltLength: bigint;
-}
-
-export interface SignRequest {
-  readonly slotId: bigint;
-  /** From the last `keys()` of this slot. */
-  readonly handle: bigint;
-  /** CKM_... */
-  readonly mechanism: bigint;
-  /** Required for PSS mechanisms, null for all others. */
-  readonly pss: PssParameters | null;
-  /** At most 65,536 bytes. */
-  readonly data: Uint8Array;
-}
+export type {
+  DecryptRequest,
+  KeyUse,
+  OaepParameters,
+  PssParameters,
+  SignRequest,
+  UnwrapRequest,
+} from "./shim-requests.ts";
 
 /**
  * A shim, as the agent uses it. Every method rejects with AgentError: ERR_SHIM_REFUSED (`rv` tells why; the shim lives
@@ -58,19 +60,29 @@ export interface Shim {
   /** Loads and initialises the library at an absolute path of the shim's own root. Once. */
   load(path: string): Promise<LoadedLibrary>;
   /**
-   * Lets the shim take the next PIN from its credential channel and log in to a slot's token. Once for each slot: a failure is not tried
-   * again, and ends the log-ins. rv 0x21: no PIN came, none was tried.
+   * Lets the shim take the PIN from its credential channel and log in to a slot's token. Once: a failure is not tried again.
+   * `rv` SHIM_RV.notTried: the token has lost no try.
    */
   login(slotId: bigint): Promise<void>;
-  /** The private keys of a token that is logged in to. */
+  /** The private and secret keys of the token. */
   keys(slotId: bigint): Promise<readonly ShimKey[]>;
+  /** Fixes what each key is for; all others are for nothing. Once, before `arm`. */
+  uses(uses: readonly KeyUse[]): Promise<void>;
   sign(request: SignRequest): Promise<Uint8Array>;
-  /** Closes the credential channel and installs the serve filter: no further PIN, no new executable memory. Gives the number of filters. Once. */
+  decrypt(request: DecryptRequest): Promise<Uint8Array>;
+  /**
+   * Gives the handle of the key, which is neither extractable nor for anything but `use`. `rv` SHIM_RV.unfit, unfitOnToken: the token
+   * made another one. Does not establish that nobody knows the key: whoever wrapped it may.
+   */
+  unwrap(request: UnwrapRequest): Promise<bigint>;
+  /** Installs the serve filter: no new executable memory; from here on no key without a use works. Gives the number of filters. Once. */
   arm(): Promise<number>;
-  /** Signatures made so far. */
+  /** Signatures and decryptions made, and keys unwrapped, so far. */
   status(): Promise<bigint>;
   /** Watch-listed attempts by system-call number, as counted from the kernel's notifications. */
   attempts(): Readonly<Record<number, number>>;
+  /** Attempts as they are recorded: total, the first ones with their arguments. Outlives the shim. */
+  readonly watch: Omit<Watch, "counts">;
   close(): void;
   /** Settles when the connection has ended, with the reason. Never rejects. */
   readonly closed: Promise<AgentError>;
@@ -108,10 +120,14 @@ export async function openShim(fd: number, native: Native, options: ShimOptions 
     load: (path) => ask("load", encodePath(path), parseLoaded),
     login: (slotId) => ask("login", encodeSlot(slotId), parseNothing),
     keys: (slotId) => ask("keys", encodeSlot(slotId), parseKeys),
+    uses: (uses) => ask("uses", encodeUses(uses), parseNothing),
     sign: (request) => ask("sign", encodeSign(request), parseSignature),
+    decrypt: (request) => ask("decrypt", encodeDecrypt(request), parsePlaintext),
+    unwrap: (request) => ask("unwrap", encodeUnwrap(request), parseHandle),
     arm: () => ask("arm", nothing, parseFilters),
     status: () => ask("status", nothing, parseStatus),
     attempts: () => watch.counts(),
+    watch,
     close: () => connection.close(new AgentError("ERR_SHIM_GONE", "shim connection: closed by the agent")),
   };
 }
@@ -150,26 +166,8 @@ function parseReadyMessage(bytes: Uint8Array): ShimReady {
   return parseReady(frame.payload);
 }
 
-function encodePath(path: string): Uint8Array {
-  return new ByteWriter().sized16(utf8(path)).finish();
-}
-
-function encodeSlot(slotId: bigint): Uint8Array {
-  return new ByteWriter().u64(slotId).finish();
-}
-
-function encodeSign({ slotId, handle, mechanism, pss, data }: SignRequest): Uint8Array {
-  const writer = new ByteWriter()
-    .u64(slotId)
-    .u64(handle)
-    .u64(mechanism)
-    .u8(pss === null ? 0 : 1);
-  if (pss !== null) writer.u64(pss.hash).u64(pss.mgf).u64(pss.saltLength);
-  return writer.sized32(data).finish();
-}
-
 function refused(op: string, reply: Reply): AgentError {
-  // Only LOAD explains itself; the text is the loader's, so nothing but plain characters goes on.
+  // Only LOAD and LOGIN explain themselves; a text may be the loader's, so nothing but plain characters goes on.
   const text = new TextDecoder().decode(reply.payload.slice(0, 512)).replace(/[^\x20-\x7e]/g, "?");
   const got = `0x${reply.rv.toString(16)}${text === "" ? "" : ` (${text})`}`;
   return new AgentError("ERR_SHIM_REFUSED", `shim ${op} rv`, { expected: "0x0", got, rv: reply.rv });

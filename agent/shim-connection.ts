@@ -1,5 +1,6 @@
 import { Socket } from "node:net";
-import { ByteReader, ByteWriter, concatBytes } from "../policy/index.ts";
+import { ByteReader, ByteWriter } from "../policy/index.ts";
+import { ByteQueue } from "./byte-queue.ts";
 import { AgentError } from "./errors.ts";
 import { MAX_FRAME } from "./shim-replies.ts";
 
@@ -41,22 +42,30 @@ export function parseFrame(bytes: Uint8Array): Frame {
   return { id, op: op & ~REPLY_BIT, rv, payload: reader.bytes(reader.remaining, "payload") };
 }
 
+/** Request ids are 32 bits and never 0; a shim that has used them all begins again. */
+const LAST_ID = 0xffff_ffff;
+
 /**
- * The framed stream to a shim (SHIM.md). The shim is not trusted: a frame that is too long, that answers nothing or
- * another op, or a late answer closes the connection, and every request that waits fails.
+ * The framed stream to a shim (SHIM.md). The shim is not trusted: bytes that nobody waits for, a frame that is too long, that
+ * answers nothing or another op, or a late answer closes the connection, and every request that waits fails. Each request is
+ * settled once.
  */
 export class ShimConnection {
   readonly #socket: Socket;
   readonly #timeoutMs: number;
   readonly #waiting = new Map<number, Waiting>();
   readonly #onClosed: (error: AgentError) => void;
-  #buffered: Uint8Array = new Uint8Array(0);
-  #lastId = 0;
+  readonly #buffered = new ByteQueue();
+  #lastId: number;
   #error: AgentError | null = null;
 
-  /** Takes `fd` over. */
-  constructor(fd: number, timeoutMs: number, onClosed: (error: AgentError) => void) {
+  /**
+   * Takes `fd` over.
+   * @param lastId id of the request before the first
+   */
+  constructor(fd: number, timeoutMs: number, onClosed: (error: AgentError) => void, lastId = 0) {
     this.#timeoutMs = timeoutMs;
+    this.#lastId = lastId;
     this.#onClosed = onClosed;
     this.#socket = new Socket({ fd, readable: true, writable: true });
     this.#socket.on("data", (bytes: Uint8Array) => this.#receive(bytes));
@@ -75,7 +84,7 @@ export class ShimConnection {
         new AgentError("ERR_SHIM_TIMEOUT", "shim requests", { expected: `at most ${MAX_WAITING} waiting` }),
       );
     }
-    this.#lastId += 1;
+    this.#lastId = this.#lastId === LAST_ID ? 1 : this.#lastId + 1;
     const id = this.#lastId;
     const frame = new ByteWriter()
       .u32(payload.length + 5)
@@ -111,11 +120,14 @@ export class ShimConnection {
   #receive(bytes: Uint8Array): void {
     if (this.#error !== null) return;
     try {
-      this.#buffered = concatBytes(this.#buffered, bytes);
-      let frame = this.#takeFrame();
-      while (frame !== null && this.#error === null) {
+      this.#buffered.push(bytes);
+      while (this.#error === null && this.#buffered.length > 0) {
+        if (this.#waiting.size === 0) {
+          throw new AgentError("ERR_SHIM_PROTOCOL", "shim reply", { expected: "none: no request waits", got: "bytes" });
+        }
+        const frame = this.#takeFrame();
+        if (frame === null) return;
         this.#deliver(parseFrame(frame));
-        frame = this.#takeFrame();
       }
     } catch (cause) {
       this.close(
@@ -127,17 +139,14 @@ export class ShimConnection {
   /** The next complete frame. Its length is judged before its bytes are waited for. */
   #takeFrame(): Uint8Array | null {
     if (this.#buffered.length < 4) return null;
-    const length = new ByteReader(this.#buffered, "shim reply").u32("length");
+    const length = new ByteReader(this.#buffered.peek(4), "shim reply").u32("length");
     if (length > MAX_FRAME) {
       throw new AgentError("ERR_SHIM_PROTOCOL", "shim reply length", {
         expected: `at most ${MAX_FRAME}`,
         got: `${length}`,
       });
     }
-    if (this.#buffered.length < 4 + length) return null;
-    const frame = this.#buffered.slice(4, 4 + length);
-    this.#buffered = this.#buffered.slice(4 + length);
-    return frame;
+    return this.#buffered.length < 4 + length ? null : this.#buffered.take(4 + length).subarray(4);
   }
 
   #deliver(frame: Frame): void {

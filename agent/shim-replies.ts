@@ -4,6 +4,16 @@ import { AgentError } from "./errors.ts";
 /** Largest frame after its length field, both ways. */
 export const MAX_FRAME = 65_536 + 64;
 
+/** The shim's own answers (SHIM.md): `rv` of an ERR_SHIM_REFUSED that no library can have given. */
+export const SHIM_RV = {
+  /** LOGIN: C_Login was not called, the token has lost no try. */
+  notTried: 0x8049_4301n,
+  /** UNWRAP: the key is not what was asked for; it is of no use. */
+  unfit: 0x8049_4302n,
+  /** UNWRAP: the same, and it is still on the token. */
+  unfitOnToken: 0x8049_4303n,
+} as const;
+
 export interface ShimReady {
   readonly landlockAbi: number;
   /** Filters in force when the message was sent; the lock filter follows before the first request is read. */
@@ -17,8 +27,13 @@ export interface ProbeAttempt {
   readonly errno: number;
 }
 
-/** Flags of a token that tell how many wrong PINs it has seen (PKCS#11 v2.40, CK_TOKEN_INFO). */
-export const TOKEN_FLAG = { userPinCountLow: 0x10000, userPinFinalTry: 0x20000, userPinLocked: 0x40000 } as const;
+/** Flags of a token that tell how it takes its PIN, and how many wrong ones it has seen (PKCS#11 v2.40, CK_TOKEN_INFO). */
+export const TOKEN_FLAG = {
+  protectedPath: 0x100,
+  userPinCountLow: 0x10000,
+  userPinFinalTry: 0x20000,
+  userPinLocked: 0x40000,
+} as const;
 
 export interface ShimSlot {
   readonly slotId: bigint;
@@ -42,7 +57,7 @@ export interface LoadedLibrary {
   readonly objects: readonly string[];
 }
 
-/** Boolean attributes of a private key, in the order of their bits on the wire. */
+/** Boolean attributes of a key, in the order of their bits on the wire. */
 export const KEY_FLAGS = [
   "sign",
   "decrypt",
@@ -59,10 +74,15 @@ export const KEY_FLAGS = [
 ] as const;
 export type KeyFlag = (typeof KEY_FLAGS)[number];
 
-/** A private key as the library describes it. Public parts come from the public object with the same CKA_ID and type. */
+/** CKO_PRIVATE_KEY and CKO_SECRET_KEY. */
+export const KEY_CLASSES = { private: 3, secret: 4 } as const;
+export type KeyClass = keyof typeof KEY_CLASSES;
+
+/** A key as the library describes it. Public parts come from the public object with the same CKA_ID and type; a secret key has none. */
 export interface ShimKey {
   readonly handle: bigint;
-  /** CKK_...: 0 RSA, 3 EC. */
+  readonly objectClass: KeyClass;
+  /** CKK_...: 0 RSA, 3 EC, 31 AES. */
   readonly keyType: bigint;
   readonly id: Uint8Array;
   readonly label: string;
@@ -128,19 +148,18 @@ export function parseKeys(payload: Uint8Array): readonly ShimKey[] {
 
 function parseKey(reader: ByteReader): ShimKey {
   const handle = reader.u64("handle");
-  const objectClass = reader.u64("class");
+  const objectClass = keyClass(reader.u64("class"));
   const keyType = reader.u64("key type");
   const id = reader.sized16("id", 256);
   const label = text(reader.sized16("label", 256));
   const set = reader.u32("flags");
   const known = reader.u32("known flags");
-  if (objectClass !== 3n || (set & ~known) !== 0 || known >>> KEY_FLAGS.length !== 0) {
-    throw new AgentError("ERR_SHIM_PROTOCOL", "KEYS class and flags", {
-      expected: "a private key and flags of the table",
-    });
+  if ((set & ~known) !== 0 || known >>> KEY_FLAGS.length !== 0) {
+    throw new AgentError("ERR_SHIM_PROTOCOL", "KEYS flags", { expected: "flags of the table, set only where known" });
   }
-  return {
+  const key = {
     handle,
+    objectClass,
     keyType,
     id,
     label,
@@ -154,6 +173,22 @@ function parseKey(reader: ByteReader): ShimKey {
     ecParams: reader.sized16("ecParams", 2048),
     ecPoint: reader.sized16("ecPoint", 2048),
   };
+  const parts = key.modulus.length + key.exponent.length + key.ecParams.length + key.ecPoint.length;
+  if (objectClass === "secret" && parts > 0) {
+    throw new AgentError("ERR_SHIM_PROTOCOL", "KEYS secret key", { expected: "no public part", got: `${parts} bytes` });
+  }
+  return key;
+}
+
+function keyClass(value: bigint): KeyClass {
+  switch (value) {
+    case BigInt(KEY_CLASSES.private):
+      return "private";
+    case BigInt(KEY_CLASSES.secret):
+      return "secret";
+    default:
+      throw new AgentError("ERR_SHIM_PROTOCOL", "KEYS class", { expected: "3 or 4", got: `${value}` });
+  }
 }
 
 export function parseFilters(payload: Uint8Array): number {
@@ -170,13 +205,35 @@ export function parseStatus(payload: Uint8Array): bigint {
   return operations;
 }
 
+/** Largest signature and largest plaintext. */
+const MAX_RESULT = 8192;
+
 export function parseSignature(payload: Uint8Array): Uint8Array {
-  if (payload.length === 0 || payload.length > 8192)
+  if (payload.length === 0 || payload.length > MAX_RESULT)
     throw new AgentError("ERR_SHIM_PROTOCOL", "SIGN signature", {
       expected: "1 to 8192 bytes",
       got: `${payload.length}`,
     });
   return payload;
+}
+
+/** An empty plaintext is one. */
+export function parsePlaintext(payload: Uint8Array): Uint8Array {
+  if (payload.length > MAX_RESULT)
+    throw new AgentError("ERR_SHIM_PROTOCOL", "DECRYPT plaintext", {
+      expected: "8192 bytes at most",
+      got: `${payload.length}`,
+    });
+  return payload;
+}
+
+/** The handle of a key that was unwrapped; 0 is none (CK_INVALID_HANDLE). */
+export function parseHandle(payload: Uint8Array): bigint {
+  const reader = new ByteReader(payload, "UNWRAP");
+  const handle = reader.u64("handle");
+  reader.end();
+  if (handle === 0n) throw new AgentError("ERR_SHIM_PROTOCOL", "UNWRAP handle", { expected: "not 0", got: "0" });
+  return handle;
 }
 
 /** An answer that carries nothing. */

@@ -7,6 +7,7 @@ import {
   encodeShimStatus,
   encodeStartShim,
   encodeStartWorkloads,
+  encodeStopShim,
   MAX_SPAWNER_MESSAGE,
   type PeerExe,
   parseOpenStateReply,
@@ -15,6 +16,7 @@ import {
   parseShimStatusReply,
   parseStartShimReply,
   parseStartWorkloadsReply,
+  parseStopShimReply,
   type ShimDigest,
   type ShimFile,
   type ShimStatus,
@@ -23,6 +25,7 @@ import {
 } from "./spawner-messages.ts";
 
 export type {
+  Endpoint,
   PeerExe,
   ShimDigest,
   ShimFile,
@@ -66,6 +69,11 @@ export interface Spawner {
   /** @param pidfd stays the caller's */
   peerExe(pidfd: number): Promise<PeerExe>;
   shimStatus(id: number): Promise<ShimStatus>;
+  /**
+   * SIGKILL to everything in the shim and to its relay; resolves when they are gone. A shim that is not running is no error. The
+   * id is used up, also that of a shim that was only prepared. Rejects when the kernel has not ended them after two seconds: ask again.
+   */
+  stopShim(id: number): Promise<void>;
   /** Resolves or never comes back: the machine is about to restart. */
   capAndReboot(reason: string): Promise<void>;
   startWorkloads(): Promise<number>;
@@ -108,6 +116,8 @@ export function openSpawner(transport: SpawnerTransport, fd: number): Spawner {
       roundTrip(encodePeerExe(), [pidfd], (reply) => withoutFds(reply, parsePeerExeReply(reply.bytes))),
     shimStatus: async (id) =>
       roundTrip(encodeShimStatus(id), [], (reply) => withoutFds(reply, parseShimStatusReply(reply.bytes))),
+    stopShim: async (id) =>
+      roundTrip(encodeStopShim(id), [], (reply) => withoutFds(reply, parseStopShimReply(reply.bytes))),
     capAndReboot: async (reason) => {
       // There is no reply: the end of the socket is the expected answer.
       await roundTrip(encodeCapAndReboot(reason), [], () => undefined).catch(() => undefined);

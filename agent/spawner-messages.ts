@@ -13,7 +13,11 @@ export const SPAWNER_OPS = {
   capAndReboot: 5,
   startWorkloads: 6,
   openState: 7,
+  stopShim: 8,
 } as const;
+
+/** Shim ids are 0 to 15. */
+export const MAX_SHIMS = 16;
 
 export type SpawnerOp = (typeof SPAWNER_OPS)[keyof typeof SPAWNER_OPS];
 
@@ -41,8 +45,16 @@ export interface ShimDigest {
   readonly size: number;
 }
 
+/** A relay's work: what is connected to `listen` inside the shim's network goes to `to`, and to nothing else. */
+export interface Endpoint {
+  /** `127.0.0.1:PORT`, `[::1]:PORT`, or a path of the private root. */
+  readonly listen: string;
+  /** An IPv4 or `[IPv6]` literal with its port, or a path of the machine. */
+  readonly to: string;
+}
+
 export interface StartShim {
-  /** 0 to 7, prepared before. */
+  /** 0 to 15, prepared before. */
   readonly id: number;
   /** 32 bytes; the spawner refuses when its own hash of `/profile` differs. */
   readonly profileSha256: Uint8Array;
@@ -50,6 +62,10 @@ export interface StartShim {
   readonly environment: readonly string[];
   /** Directories inside the private root that the shim may write to. */
   readonly writable: readonly string[];
+  /** Device nodes that exist in the shim: `/dev/...` or `usb:vvvv:pppp`. At most 8. */
+  readonly nodes: readonly string[];
+  /** At most 8. None: no relay, and a network without even a loopback. */
+  readonly connect: readonly Endpoint[];
 }
 
 /** The program of a process at one moment. `path` is for people only. */
@@ -71,6 +87,8 @@ export interface ShimStatus {
   readonly spawnerNamespaces: ReadonlyMap<string, string>;
   /** The namespaces that the shim does not share with the spawner, sorted, as /proc shows them: `net:[4026532000]`. */
   readonly ownNamespaces: readonly string[];
+  /** Seccomp filters of the spawner itself: every shim has them too, below its own. */
+  readonly inheritedFilters: number;
 }
 
 /** The state volume, mounted. Says nothing about its age: an older copy of the same volume opens as well. */
@@ -98,11 +116,17 @@ export function encodePrepareShim(id: number, files: readonly ShimFile[]): Uint8
 export function encodeStartShim(request: StartShim): Uint8Array {
   if (request.profileSha256.length !== 32) throw new TypeError(`profile digest: ${request.profileSha256.length} bytes`);
   const writer = new ByteWriter().u8(SPAWNER_OPS.startShim).u8(request.id).bytes(request.profileSha256);
-  for (const texts of [request.environment, request.writable]) {
+  for (const texts of [request.environment, request.writable, request.nodes]) {
     writer.u8(texts.length);
     for (const text of texts) writer.sized16(utf8(text));
   }
+  writer.u8(request.connect.length);
+  for (const { listen, to } of request.connect) writer.sized16(utf8(listen)).sized16(utf8(to));
   return writer.finish();
+}
+
+export function encodeStopShim(id: number): Uint8Array {
+  return new ByteWriter().u8(SPAWNER_OPS.stopShim).u8(id).finish();
 }
 
 export function encodePeerExe(): Uint8Array {
@@ -176,7 +200,9 @@ export function parseShimStatusReply(bytes: Uint8Array): ShimStatus {
       .filter(([name, inode]) => spawnerNamespaces.has(name) && spawnerNamespaces.get(name) !== inode)
       .map(([name, inode]) => `${name}:[${inode}]`)
       .sort();
+    const inheritedFilters = reader.u32("inherited filters");
     return {
+      inheritedFilters,
       state,
       waitStatus,
       fields,
@@ -185,6 +211,10 @@ export function parseShimStatusReply(bytes: Uint8Array): ShimStatus {
       ownNamespaces,
     };
   });
+}
+
+export function parseStopShimReply(bytes: Uint8Array): void {
+  parseReply(bytes, SPAWNER_OPS.stopShim, () => undefined);
 }
 
 /** How many workloads were started. */

@@ -2,6 +2,7 @@ import { toHex } from "../policy/index.ts";
 import type { AppraisalPolicyDocument } from "./appraisal-policy.ts";
 import type { EventComparison } from "./attestation-result.ts";
 import { contraindicated, type Finding, type ReferenceValues, warning } from "./finding.ts";
+import type { Incident } from "./incidents.ts";
 import { capKind, isPreUnseal, type LaunchEvent, loginKinds } from "./launch-events.ts";
 import { listNames } from "./reason.ts";
 import type { VerifiedEvidence } from "./verify.ts";
@@ -121,9 +122,14 @@ export function appraiseLater(
   } else if (count > 0) {
     findings.push(warning("violations", `violations (${names})`, "none", `${count}`));
   }
-  const replaced = log.filter((event) => event.kind === "shim-replaced").length;
-  if (replaced > 0) findings.push(warning("shim-replaced", "shim", "the first one", `replaced ${replaced} times`));
-  return findings;
+  return [...findings, ...claims.asserted.incidents.flatMap(replacementFinding)];
+}
+
+function replacementFinding(incident: Incident): readonly Finding[] {
+  if (incident.what !== "replacement") return [];
+  const { token, from, to, why } = incident;
+  const got = `${to < 0 ? "none" : `shim ${to}`}: ${why}`;
+  return [warning("shim-replaced", `shim of token ${token}`, `shim ${from}`, got)];
 }
 
 function isOneOf(kinds: readonly string[], event: LaunchEvent): boolean {

@@ -7,8 +7,7 @@ import type { VerifiedEvidence } from "./verify.ts";
 export const requiredProbes: readonly string[] = ["execve", "ptrace", "io_uring_setup", "bpf", "mount", "unshare"];
 
 /**
- * Judge what is known about the sandbox of a serving launch: the escape probe, what the kernel saw of it, the process as
- * the spawner saw it, the tokens and the keys. The probe's own words count only together with the kernel's.
+ * Judge what is known about the sandbox of a serving launch: the escape probe, what the kernel saw of it, the tokens and the keys. The probe's own words count only together with the kernel's.
  */
 export function appraiseShim(
   { claims }: VerifiedEvidence,
@@ -17,7 +16,6 @@ export function appraiseShim(
   if (claims.measured.launch !== "serving") return [];
   return [
     ...probeFindings(claims),
-    ...processFindings(claims),
     ...tokenFindings(claims),
     ...claims.asserted.keys.flatMap((key) => keyFindings(key, keyAttributes)),
   ];
@@ -35,18 +33,6 @@ function probeFindings({ asserted, selfReported }: Claims): readonly Finding[] {
   if (asserted.probeWitnessed.size === 0) {
     findings.push(contraindicated("probe-unwitnessed", "kernel notifications", "some of the probe's attempts", "none"));
   }
-  return findings;
-}
-
-function processFindings({ asserted }: Claims): readonly Finding[] {
-  const { shim } = asserted;
-  if (shim === null) return [contraindicated("shim-process", "shim", "the spawner's view of it", "nothing")];
-  const findings: Finding[] = [];
-  if (shim.uid === 0) findings.push(contraindicated("shim-process", "shim uid", "not 0", "0"));
-  if (shim.seccompFilters < 1)
-    findings.push(contraindicated("shim-process", "shim seccomp filters", "1 or more", `${shim.seccompFilters}`));
-  if (!/^0+$/.test(shim.capabilities))
-    findings.push(contraindicated("shim-process", "shim capabilities", "none", shim.capabilities));
   return findings;
 }
 

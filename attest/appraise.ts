@@ -4,6 +4,7 @@ import { appraiseSeparators, expectedPcr } from "./appraise-boot.ts";
 import { appraiseLater, appraiseLogOrder, unreferencedEvents } from "./appraise-events.ts";
 import { appraisePins } from "./appraise-pins.ts";
 import { compareWithReleases } from "./appraise-references.ts";
+import { appraiseExceptions, appraiseLacks, appraiseShims } from "./appraise-sandbox.ts";
 import { appraiseShim } from "./appraise-shim.ts";
 import type { AttestationResult, Tier } from "./attestation-result.ts";
 import { type AssuranceClass, assuranceClasses } from "./enrolment.ts";
@@ -39,6 +40,7 @@ export function appraise(
   const { launch } = verified.claims.measured;
   const compared = compareWithReleases(verified, references, document, times.now);
   const findings = bounded([
+    ...appraiseExceptions(verified),
     ...compared.findings,
     ...appraiseAssurance(verified, document),
     ...appraiseFreshness(document, times),
@@ -47,6 +49,8 @@ export function appraise(
     ...appraiseLogOrder(verified),
     ...appraiseLater(verified, document),
     ...appraiseLaunch(verified),
+    ...appraiseLacks(verified),
+    ...appraiseShims(verified),
     ...appraiseShim(verified, document),
     ...verified.doubts.flatMap((doubt) => appraiseDoubt(doubt, document)),
   ]);

@@ -4,7 +4,9 @@ import {
   type CborValue,
   decodeCbor,
   encodeCbor,
+  MAX_EXCEPTIONS,
   PolicyError,
+  SANDBOX_FEATURES,
   sha256,
   uccsTag,
 } from "../policy/index.ts";
@@ -17,10 +19,13 @@ import {
   keyPurposes,
   launchStates,
   type MeasuredClaims,
+  type ShimClaim,
+  shimRoles,
   type TokenClaim,
 } from "./claims.ts";
 import { type MapReader, mapReader } from "./claims-reader.ts";
 import { AttestError } from "./errors.ts";
+import { encodeIncident, MAX_INCIDENTS, parseIncident } from "./incidents.ts";
 
 const key = {
   nonce: 10,
@@ -34,6 +39,21 @@ const measuredKey = -70001;
 const assertedKey = -70002;
 const selfReportedKey = -70003;
 const TOKEN_FIELDS = ["name", "label", "serial", "manufacturer", "model", "firmware"] as const;
+/** Caps of what a hostile library could make long. */
+const cap = {
+  reasons: 1024,
+  unseal: 64,
+  tokens: 4,
+  keys: 256,
+  attributes: 64,
+  modules: 4,
+  closure: 4096,
+  syscalls: 640,
+  probe: 256,
+  shims: 16,
+  namespaces: 16,
+} as const;
+const featureNames = SANDBOX_FEATURES.map(({ name }) => name);
 const debugEnabled = 0;
 const debugDisabledPermanently = 3;
 
@@ -54,7 +74,6 @@ export function encodeClaims(claims: Claims): Uint8Array {
 }
 
 function assertedMap(asserted: AssertedClaims): CborMap {
-  const { shim } = asserted;
   return record({
     machine: asserted.machine,
     image: record(asserted.image),
@@ -66,16 +85,25 @@ function assertedMap(asserted: AssertedClaims): CborMap {
     violations: asserted.violations,
     audit: record(asserted.audit),
     epoch: asserted.epoch,
-    shim:
-      shim === null
-        ? null
-        : record({
-            uid: shim.uid,
-            "seccomp-filters": shim.seccompFilters,
-            capabilities: shim.capabilities,
-            namespaces: shim.namespaces,
-          }),
+    shims: asserted.shims.map(shimMap),
+    lacks: asserted.lacks,
+    exceptions: asserted.exceptions,
+    incidents: asserted.incidents.map(encodeIncident),
   });
+}
+
+function shimMap({ token, id, role, landlock, process }: ShimClaim): CborMap {
+  const seen =
+    process === null
+      ? null
+      : record({
+          uid: process.uid,
+          "seccomp-filters": process.seccompFilters,
+          "inherited-filters": process.inheritedFilters,
+          capabilities: process.capabilities,
+          namespaces: process.namespaces,
+        });
+  return record({ token, id, role, landlock, process: seen });
 }
 
 function keyMap(claim: KeyClaim): CborMap {
@@ -157,9 +185,9 @@ function parseMeasured(map: MapReader): MeasuredClaims {
   const measured = {
     launch: map.oneOf("launch", launchStates),
     policy: map.bytesOrNull("policy", 32),
-    profile: map.bytesOrNull("profile", 32),
-    library: map.bytesOrNull("library", 32),
-    closure: map.entries("closure", (value) => value.asBytes(32)),
+    profiles: map.entries("profiles", cap.modules, (value) => value.asBytes(32)),
+    libraries: map.entries("libraries", cap.modules, (value) => value.asBytes(32)),
+    closure: map.entries("closure", cap.closure, (value) => value.asBytes(32)),
   };
   map.end();
   return measured;
@@ -174,29 +202,49 @@ function parseAsserted(map: MapReader): AssertedClaims {
       id: image.text("id"),
       variant: image.oneOf("variant", imageVariants),
     },
-    reasons: map.array("reasons", 1024).map((item) => texts(item.asMap(), ["code", "item", "expected", "got"])),
-    unseal: map.array("unseal", 64).map((item) => texts(item.asMap(), ["command", "rc", "text"])),
-    tokens: map.array("tokens", 8).map((item) => texts(item.asMap(), TOKEN_FIELDS)),
-    keys: map.array("keys", 256).map((item) => parseKey(item.asMap())),
-    probeWitnessed: map.entries("probe-witnessed", (value) => value.asCount()),
-    violations: map.entries("violations", (value) => value.asCount()),
+    reasons: map.array("reasons", cap.reasons).map((item) => texts(item.asMap(), ["code", "item", "expected", "got"])),
+    unseal: map.array("unseal", cap.unseal).map((item) => texts(item.asMap(), ["command", "rc", "text"])),
+    tokens: map.array("tokens", cap.tokens).map((item) => texts(item.asMap(), TOKEN_FIELDS)),
+    keys: map.array("keys", cap.keys).map((item) => parseKey(item.asMap())),
+    probeWitnessed: map.entries("probe-witnessed", cap.syscalls, (value) => value.asCount()),
+    violations: map.entries("violations", cap.syscalls, (value) => value.asCount()),
     audit: { seq: audit.count("seq"), hash: audit.bytes("hash", 32) },
     epoch: map.wideCountOrNull("epoch"),
-    shim: map.mapOrNull("shim", (shim) => {
-      const process = {
-        uid: shim.count("uid"),
-        seccompFilters: shim.count("seccomp-filters"),
-        capabilities: shim.text("capabilities"),
-        namespaces: shim.array("namespaces", 64).map((item) => item.asText()),
-      };
-      shim.end();
-      return process;
-    }),
+    shims: map.array("shims", cap.shims).map((item) => parseShim(item.asMap())),
+    lacks: map.array("lacks", SANDBOX_FEATURES.length).map((item) => item.asOneOf(featureNames)),
+    exceptions: map.array("exceptions", MAX_EXCEPTIONS).map((item) => item.asText()),
+    incidents: map.array("incidents", MAX_INCIDENTS).map((item) => parseIncident(item.asMap())),
   };
   for (const reader of [image, audit, map]) reader.end();
   if (!asserted.tokens.every(({ name }, index) => index === 0 || (asserted.tokens[index - 1]?.name ?? "") < name))
     throw map.malformed("tokens", "names in ascending order");
+  if (!asserted.shims.every(({ id }, index) => index === 0 || (asserted.shims[index - 1]?.id ?? 0) < id))
+    throw map.malformed("shims", "ids in ascending order");
   return asserted;
+}
+
+function parseShim(map: MapReader): ShimClaim {
+  const claim = {
+    token: map.text("token"),
+    id: map.count("id"),
+    role: map.oneOf("role", shimRoles),
+    landlock: map.count("landlock"),
+    process: map.mapOrNull("process", parseProcess),
+  };
+  map.end();
+  return claim;
+}
+
+function parseProcess(map: MapReader): ShimClaim["process"] {
+  const process = {
+    uid: map.count("uid"),
+    seccompFilters: map.count("seccomp-filters"),
+    inheritedFilters: map.count("inherited-filters"),
+    capabilities: map.text("capabilities"),
+    namespaces: map.array("namespaces", cap.namespaces).map((item) => item.asText()),
+  };
+  map.end();
+  return process;
 }
 
 function parseKey(map: MapReader): KeyClaim {
@@ -207,14 +255,14 @@ function parseKey(map: MapReader): KeyClaim {
     token: map.text("token"),
     spki,
     does: map.oneOf("does", keyPurposes),
-    attributes: Object.fromEntries(map.entries("attributes", (value) => value.asBoolean())),
+    attributes: Object.fromEntries(map.entries("attributes", cap.attributes, (value) => value.asBoolean())),
   };
   map.end();
   return claim;
 }
 
 function parseSelfReported(map: MapReader): Claims["selfReported"] {
-  const probe = map.entries("probe", (value) => value.asCount());
+  const probe = map.entries("probe", cap.probe, (value) => value.asCount());
   map.end();
   return { probe };
 }

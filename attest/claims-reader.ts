@@ -18,6 +18,11 @@ export class ValueReader {
     return typeof this.#value === "string" ? this.#value : this.#refuse("text");
   }
 
+  asOneOf<Value extends string>(values: readonly Value[]): Value {
+    const found = values.find((candidate) => candidate === this.#value);
+    return found ?? this.#refuse(`one of ${values.join(", ")}`);
+  }
+
   asBoolean(): boolean {
     return typeof this.#value === "boolean" ? this.#value : this.#refuse("true or false");
   }
@@ -25,6 +30,13 @@ export class ValueReader {
   /** A whole number from 0 to 2^53 - 1. */
   asCount(): number {
     return typeof this.#value === "number" && this.#value >= 0 ? this.#value : this.#refuse("a whole number from 0");
+  }
+
+  /** A whole number from 0 to 2^64 - 1. */
+  asWideCount(): bigint {
+    const value = this.#value;
+    if ((typeof value === "number" || typeof value === "bigint") && value >= 0) return BigInt(value);
+    return this.#refuse("a whole number from 0");
   }
 
   asBytes(length: number): Uint8Array {
@@ -57,17 +69,24 @@ export class MapReader {
     return this.#value(key).asText();
   }
 
+  shortText(key: CborKey, cap: number): string {
+    const text = this.text(key);
+    if (text.length > cap) throw this.malformed(key, `at most ${cap} characters`, `${text.length}`);
+    return text;
+  }
+
+  /** A whole number from 0, or -1 for none. */
+  place(key: CborKey): number {
+    return this.#get(key) === -1 ? -1 : this.count(key);
+  }
+
   count(key: CborKey): number {
     return this.#value(key).asCount();
   }
 
   /** A whole number from 0 to 2^64 - 1. */
   wideCountOrNull(key: CborKey): bigint | null {
-    const found = this.#get(key);
-    if (found === null) return null;
-    if ((typeof found !== "number" && typeof found !== "bigint") || found < 0)
-      throw this.malformed(key, "null or a whole number from 0", describe(found));
-    return BigInt(found);
+    return this.#get(key) === null ? null : this.#value(key).asWideCount();
   }
 
   bytes(key: CborKey, length: number): Uint8Array {
@@ -106,11 +125,12 @@ export class MapReader {
     return found.map((element: CborValue, index) => new ValueReader(element, path, `[${index}]`));
   }
 
-  /** A map of text to values of one kind. */
-  entries<Value>(key: CborKey, read: (value: ValueReader) => Value): ReadonlyMap<string, Value> {
+  /** A map of text to at most `cap` values of one kind. */
+  entries<Value>(key: CborKey, cap: number, read: (value: ValueReader) => Value): ReadonlyMap<string, Value> {
     const found = this.#get(key);
     const path = below(this.#path, key);
     if (!(found instanceof Map)) throw malformed(path, "a map", describe(found));
+    if (found.size > cap) throw malformed(path, `at most ${cap} entries`, `${found.size}`);
     const entries = new Map<string, Value>();
     for (const [name, value] of found as CborMap) {
       if (typeof name !== "string") throw malformed(path, "text keys", `${name}`);

@@ -1,7 +1,9 @@
+import type { SandboxFeature } from "../policy/index.ts";
+import type { Incident } from "./incidents.ts";
 import type { Reason } from "./reason.ts";
 
 /** Profile of the evidence and of its claims (EVIDENCE.md). */
-export const evidenceProfile = "tag:ironclaw,2026:evidence/3";
+export const evidenceProfile = "tag:ironclaw,2026:evidence/4";
 
 export const launchStates = [
   "booted",
@@ -27,9 +29,11 @@ export interface MeasuredClaims {
   readonly launch: LaunchStateName;
   /** `null` where the launch did not come that far. */
   readonly policy: Uint8Array | null;
-  readonly profile: Uint8Array | null;
-  readonly library: Uint8Array | null;
-  /** Path to digest, the loader, libc and the shim included. */
+  /** Name of a sandbox profile to digest. */
+  readonly profiles: ReadonlyMap<string, Uint8Array>;
+  /** Path of a PKCS#11 library to digest. */
+  readonly libraries: ReadonlyMap<string, Uint8Array>;
+  /** Path to digest, the loader, libc and the shim included; of all libraries together. */
   readonly closure: ReadonlyMap<string, Uint8Array>;
 }
 
@@ -62,10 +66,25 @@ export interface KeyClaim {
   readonly attributes: Readonly<Record<string, boolean>>;
 }
 
-/** The spawner's view of the shim process. */
+export const shimRoles = ["active", "spare", "ended"] as const;
+
+/** A shim of a token. Its id is its own for the whole launch, also after its end. */
+export interface ShimClaim {
+  readonly token: string;
+  readonly id: number;
+  readonly role: (typeof shimRoles)[number];
+  /** Version of Landlock that the shim's sandbox was made with. */
+  readonly landlock: number;
+  /** `null`: it runs no longer, or nobody looked at it. */
+  readonly process: ShimProcessClaim | null;
+}
+
+/** The spawner's view of a shim's process. */
 export interface ShimProcessClaim {
   readonly uid: number;
   readonly seccompFilters: number;
+  /** Those of the spawner itself, which every process of it starts with. */
+  readonly inheritedFilters: number;
   /** Effective capabilities as /proc prints them, 16 hexadecimal digits. */
   readonly capabilities: string;
   /** Namespaces that are not init's, e.g. `net:[4026532000]`. */
@@ -84,12 +103,19 @@ export interface AssertedClaims {
   readonly keys: readonly KeyClaim[];
   /** System call to count: what the kernel's notifications showed during the escape probe. */
   readonly probeWitnessed: ReadonlyMap<string, number>;
-  /** System call to count: notifications after the probe. */
+  /** System call to count: notifications after the probe, of all shims together. */
   readonly violations: ReadonlyMap<string, number>;
   readonly audit: { readonly seq: number; readonly hash: Uint8Array };
   /** The TPM's epoch counter; `null` where it has none. */
   readonly epoch: bigint | null;
-  readonly shim: ShimProcessClaim | null;
+  /** Ascending by id. */
+  readonly shims: readonly ShimClaim[];
+  /** Sandbox features that this kernel lacks and the policy does without. */
+  readonly lacks: readonly SandboxFeature[];
+  /** What the policy lets a library reach beyond its own files, one line each. */
+  readonly exceptions: readonly string[];
+  /** Each is an event of the agent log too, in this order; `verifyEvidence` refuses a difference. */
+  readonly incidents: readonly Incident[];
 }
 
 /** Said by the process in which the vendor's library runs. */

@@ -23,9 +23,6 @@ export const pcrContents: Readonly<Record<number, string>> = {
   14: "shim-lock",
 };
 
-/** No socket and no device: what needs no explanation. */
-const narrowestProfile = "local";
-
 /** An attestation result as plain text for a person: the verdict, why, expected and measured values side by side, and what it does not prove. */
 export function explain(result: AttestationResult): string {
   const { policy, evidence, at } = result;
@@ -33,7 +30,6 @@ export function explain(result: AttestationResult): string {
   const later = result.events.filter(({ kind }) => ![...preUnsealKinds, ...loginKinds].some((known) => known === kind));
   return [
     summarise(result),
-    ...of(["profile"]).flatMap(explainProfile),
     "",
     "PCR  what          expected          measured",
     ...result.pcrs.map(explainPcr),
@@ -50,13 +46,12 @@ export function explain(result: AttestationResult): string {
   ].join("\n");
 }
 
-/** The verdict in one line, then every reason, refusals first. */
+/** The verdict in one line, then every reason: what a library reaches beyond its own files, refusals, warnings. */
 export function summarise(result: AttestationResult): string {
   const { machine, tier, launch, assurance, release, findings } = result;
   return [
     `${printable(machine)}: ${tier} (launch ${launch}, ${assurance}, release ${printable(release ?? "none")})`,
-    ...findings.filter((finding) => finding.tier === "contraindicated").map(explainFinding),
-    ...findings.filter((finding) => finding.tier === "warning").map(explainFinding),
+    ...findings.toSorted((a, b) => weight(a) - weight(b)).map(explainFinding),
   ].join("\n");
 }
 
@@ -65,16 +60,17 @@ export function explainReasons(reasons: readonly Reason[]): string {
   return reasons.map((found) => `${explainFinding({ ...found, tier: "contraindicated" })}\n`).join("");
 }
 
-function explainFinding({ tier, code, item, expected, got }: Finding): string {
-  return `  ${tier === "warning" ? "warning" : "refused"}  ${printable(code)}: ${printable(item)}: expected ${printable(expected)}, got ${printable(got)}`;
+/** A profile that lets the library reach more than its own files is the first thing to know about a sandbox. */
+const exceptionCode = "profile-exception";
+
+function weight({ tier, code }: Finding): number {
+  if (code === exceptionCode) return 0;
+  return tier === "contraindicated" ? 1 : 2;
 }
 
-/** A profile that lets the library reach more than its own files is the first thing to know about a sandbox. */
-function explainProfile({ name }: EventComparison): readonly string[] {
-  if (name === narrowestProfile) return [];
-  return [
-    `  exception  sandbox profile ${printable(name)}: the library reaches more than profile ${narrowestProfile} allows`,
-  ];
+function explainFinding({ tier, code, item, expected, got }: Finding): string {
+  if (code === exceptionCode) return `  exception  ${printable(item)}`;
+  return `  ${tier === "warning" ? "warning" : "refused"}  ${printable(code)}: ${printable(item)}: expected ${printable(expected)}, got ${printable(got)}`;
 }
 
 /** The agent's PCR has no value of its own to expect: its events are compared one by one. */

@@ -35,6 +35,7 @@ export * from "./finding.ts";
 export * from "./firmware-events.ts";
 export * from "./firmware-log.ts";
 export * from "./firmware-reference.ts";
+export * from "./incidents.ts";
 export * from "./json-comments.ts";
 export * from "./jws.ts";
 export * from "./launch-events.ts";

@@ -1,10 +1,10 @@
-import { type Policy, toHex } from "../policy/index.ts";
+import { type PolicyModule, toHex } from "../policy/index.ts";
 import type { Pin } from "./closure.ts";
 import { AttestError } from "./errors.ts";
 import { measureDevices, measureEnvironment } from "./launch-events.ts";
 
 /** The part of the policy that pins the PKCS#11 library. Digests are lower-case hex SHA-256. */
-export type ModulePolicy = Policy["module"];
+export type ModulePolicy = Pick<PolicyModule, "path" | "sha256" | "closure" | "config" | "environment">;
 
 /** The policy's `module` fragment for a pinned library with its configuration files (path -> hex digest) and environment. */
 export function modulePolicy(

@@ -2,6 +2,7 @@ import { equalBytes, toHex } from "../policy/index.ts";
 import type { CelRecord } from "./cel.ts";
 import type { Claims, LaunchStateName, MeasuredClaims } from "./claims.ts";
 import { measureKey, measureToken } from "./claims-codec.ts";
+import { type Incident, incidentEvent, incidentKinds } from "./incidents.ts";
 import type { LaunchEvent, LaunchEventKind } from "./launch-events.ts";
 import { listNames, type Reason, reason } from "./reason.ts";
 
@@ -9,13 +10,12 @@ import { listNames, type Reason, reason } from "./reason.ts";
 export function measuredClaims(launch: LaunchStateName, records: readonly CelRecord[]): MeasuredClaims {
   const log = byKind(records);
   const single = (kind: LaunchEventKind) => eventsOf(log, kind)[0]?.sha256 ?? null;
-  const closure = eventsOf(log, "closure").map((event) => [event.name, event.sha256] as const);
   return {
     launch,
     policy: single("policy"),
-    profile: single("profile"),
-    library: single("library"),
-    closure: new Map(closure),
+    profiles: latest(log, "profile"),
+    libraries: latest(log, "library"),
+    closure: latest(log, "closure"),
   };
 }
 
@@ -28,14 +28,14 @@ export function measuredClaimReasons(claims: Claims, records: readonly CelRecord
   const log = byKind(records);
   const tokens = asserted.tokens.map((token) => ({ name: token.name, sha256: measureToken(token) }));
   const keys = asserted.keys.map((key) => ({ name: key.name, sha256: measureKey(key) }));
-  const closure = [...measured.closure].map(([name, sha256]) => ({ name, sha256 }));
   return [
     ...singleReasons("policy", measured.policy, log),
-    ...singleReasons("profile", measured.profile, log),
-    ...singleReasons("library", measured.library, log),
-    ...listReasons("closure", closure, log),
-    ...listReasons("token", tokens, log),
-    ...listReasons("key", keys, log),
+    ...mapReasons("profile", measured.profiles, log),
+    ...mapReasons("library", measured.libraries, log),
+    ...mapReasons("closure", measured.closure, log),
+    ...listReasons("token", tokens, eventsOf(log, "token")),
+    ...listReasons("key", keys, eventsOf(log, "key")),
+    ...incidentReasons(asserted.incidents, records),
     ...launchReasons(measured.launch, log),
   ];
 }
@@ -53,8 +53,59 @@ const maxShown = 8;
 
 type Measured = Pick<LaunchEvent, "name" | "sha256">;
 
-function listReasons(kind: LaunchEventKind, claimed: readonly Measured[], log: EventsByKind): readonly Reason[] {
-  const events = eventsOf(log, kind);
+/**
+ * By name: where the log has two digests of one thing, which no release has, the claim is about the later. One digest twice is nothing
+ * that an agent measures.
+ */
+function mapReasons(
+  kind: LaunchEventKind,
+  claimed: ReadonlyMap<string, Uint8Array>,
+  log: EventsByKind,
+): readonly Reason[] {
+  const last = latest(log, kind);
+  const events = eventsOf(log, kind).filter(({ name, sha256 }) => equalBytes(last.get(name) ?? sha256, sha256));
+  return listReasons(
+    kind,
+    [...claimed].map(([name, sha256]) => ({ name, sha256 })),
+    events,
+  );
+}
+
+function latest(log: EventsByKind, kind: LaunchEventKind): ReadonlyMap<string, Uint8Array> {
+  return new Map(eventsOf(log, kind).map(({ name, sha256 }) => [name, sha256]));
+}
+
+/**
+ * The claimed incidents are those of the log, one to one and in its order: one that is left out, changed, moved or made up is not
+ * what was measured when it happened.
+ */
+function incidentReasons(claimed: readonly Incident[], records: readonly CelRecord[]): readonly Reason[] {
+  const logged = records.map(({ event }) => event).filter(({ kind }) => isIncidentKind(kind));
+  const found = claimed.map(incidentEvent);
+  const at = Array.from({ length: Math.max(logged.length, found.length) }, (_, index) => index).find(
+    (index) => !sameEvent(logged[index], found[index]),
+  );
+  if (at === undefined) return [];
+  return [reason("claim-measured", `incident ${at}`, describeEvent(logged[at]), describeEvent(found[at]))];
+}
+
+function isIncidentKind(kind: LaunchEventKind): boolean {
+  return (incidentKinds as readonly LaunchEventKind[]).includes(kind);
+}
+
+function sameEvent(a: LaunchEvent | undefined, b: LaunchEvent | undefined): boolean {
+  return a !== undefined && b !== undefined && a.kind === b.kind && a.name === b.name && equalBytes(a.sha256, b.sha256);
+}
+
+function describeEvent(event: LaunchEvent | undefined): string {
+  return event === undefined ? "none" : `${event.kind} ${event.name}=${toHex(event.sha256)}`;
+}
+
+function listReasons(
+  kind: LaunchEventKind,
+  claimed: readonly Measured[],
+  events: readonly Measured[],
+): readonly Reason[] {
   if (sameOnes(events, claimed)) return [];
   const line = ({ name, sha256 }: Measured) => `${name}=${toHex(sha256)}`;
   const logged = events.map(line).toSorted();

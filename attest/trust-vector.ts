@@ -62,6 +62,8 @@ const claimsOfCode: Readonly<Record<string, readonly TrustClaim[]>> = {
   "profile-not-accepted": ["configuration"],
   violations: ["executables"],
   "shim-replaced": ["executables"],
+  "profile-exception": ["configuration"],
+  "sandbox-weaker": ["configuration"],
   "shim-process": ["configuration"],
   "probe-missing": ["configuration"],
   "probe-succeeded": ["configuration"],

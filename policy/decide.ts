@@ -1,5 +1,18 @@
-import { DIGESTS, type DigestName, type MechanismRow, mechanismRow, type Operation } from "./mechanisms.ts";
+import { fromHex, toHex } from "./bytes.ts";
+import {
+  DIGESTS,
+  type DigestName,
+  type MechanismRow,
+  mechanismRow,
+  OAEP_DIGESTS,
+  type OaepDigestName,
+  type Operation,
+  riskOf,
+} from "./mechanisms.ts";
 import { findScope, type MechanismRule, type Policy, type Scope } from "./policy.ts";
+
+/** CK_RSA_PKCS_OAEP_SOURCE_TYPE: the label is given. */
+const CKZ_DATA_SPECIFIED = 1n;
 
 /** The peer as the kernel and the spawner described it at connect. `exe` is `sha256:<hex>`. */
 export interface CallerIdentity {
@@ -11,14 +24,26 @@ export interface CallerIdentity {
 export type MechanismParameters =
   | { readonly kind: "none" }
   | { readonly kind: "pss"; readonly hash: bigint; readonly mgf: bigint; readonly saltLength: bigint }
+  /** `source` is a CK_RSA_PKCS_OAEP_SOURCE_TYPE. */
+  | {
+      readonly kind: "oaep";
+      readonly hash: bigint;
+      readonly mgf: bigint;
+      readonly source: bigint;
+      readonly label: Uint8Array;
+    }
   /** Present, but not of a form that is understood here. */
   | { readonly kind: "opaque" };
 
 /**
- * What goes to the token: not known yet (C_SignInit), or the bytes. For mechanisms that hash in the agent, the bytes are the digest.
- * `pending` never allows a signature by itself: the decision is taken again with the bytes.
+ * What goes to the token: not known yet (C_SignInit, C_DecryptInit), or the bytes. For mechanisms that hash in the agent, the bytes are
+ * the digest. `pending` never allows an operation by itself: the decision is taken again with the bytes.
  */
-export type OperationInput = { readonly kind: "pending" } | { readonly kind: "data"; readonly bytes: Uint8Array };
+export type OperationInput =
+  | { readonly kind: "pending" }
+  | { readonly kind: "data"; readonly bytes: Uint8Array }
+  /** A ciphertext, or what raw RSA signs. `modulus` is the key's, big-endian without leading zeros. */
+  | { readonly kind: "block"; readonly bytes: Uint8Array; readonly modulus: Uint8Array };
 
 export interface DecisionRequest {
   readonly scope: string;
@@ -33,9 +58,11 @@ export interface DecisionRequest {
   readonly input: OperationInput;
   /** Tokens in the scope's bucket now; not looked at when the scope has no rate. */
   readonly tokens: number;
+  /** Failures that the key's budget still holds now. Looked at for decryption, and absent is none. */
+  readonly failures?: number;
 }
 
-export type DecisionStep = "caller" | "key" | "operation" | "mechanism" | "parameters" | "rate";
+export type DecisionStep = "caller" | "key" | "operation" | "mechanism" | "parameters" | "rate" | "budget";
 export type Denial = { readonly allow: false; readonly step: DecisionStep; readonly reason: string };
 export type Decision = { readonly allow: true; readonly rule: string } | Denial;
 
@@ -53,12 +80,14 @@ export function decide(policy: Policy, request: DecisionRequest): Decision {
   if (key?.does !== request.operation)
     return deny("operation", `key ${scope.key} does ${key?.does}, not ${request.operation}`);
   const rule = scope.mechanisms.find((candidate) => candidate.type === request.mechanism);
-  if (rule === undefined || !mechanismRow(rule.type).operations.includes(request.operation)) {
+  if (rule === undefined || !isPossible(rule, request.operation)) {
     return deny("mechanism", `${request.mechanism} is not allowed`);
   }
-  const misfit = parameterMisfit(rule, request.parameters) ?? inputMisfit(rule, request.input);
+  const misfit = parameterMisfit(rule, request.parameters) ?? inputMisfit(rule, request);
   if (misfit !== null) return deny("parameters", misfit);
   if (isExhausted(scope, request.tokens)) return deny("rate", `more than ${scope.rate?.perMinute} per minute`);
+  if (request.operation === "decrypt" && !((request.failures ?? 0) >= 1))
+    return deny("budget", `too many failed decryptions with key ${scope.key}`);
   return { allow: true, rule: `${scope.name}/${rule.type}` };
 }
 
@@ -75,11 +104,42 @@ export function decideCaller(policy: Policy, scopeName: string, caller: CallerId
   return null;
 }
 
-/** The digest that a rule is bound to: the mechanism's own, or the one that the policy had to give. */
+/** The digest that a signing rule is bound to: the mechanism's own, or the one that the policy had to give. */
 export function ruleDigest(rule: MechanismRule): DigestName {
   const digest = mechanismRow(rule.type).hashes ?? rule.digest;
-  if (digest === undefined) throw new TypeError(`mechanism ${rule.type}: a parsed policy gives a digest`);
+  if (digest === undefined || digest === "sha1")
+    throw new TypeError(`mechanism ${rule.type}: a parsed policy gives a digest`);
   return digest;
+}
+
+/** The digest of an OAEP rule, for its hash and for MGF1. */
+export function oaepDigest({ type, digest }: MechanismRule): OaepDigestName {
+  if (type !== "CKM_RSA_PKCS_OAEP" || digest === undefined)
+    throw new TypeError(`mechanism ${type}: a parsed policy gives OAEP a digest`);
+  return digest;
+}
+
+/** The only parameters that a rule allows. */
+export function ruleParameters(rule: MechanismRule): MechanismParameters {
+  switch (mechanismRow(rule.type).parameters) {
+    case "none":
+      return { kind: "none" };
+    case "pss": {
+      const { mechanism: hash, mgf, size } = DIGESTS[ruleDigest(rule)];
+      return { kind: "pss", hash, mgf, saltLength: BigInt(size) };
+    }
+    case "oaep": {
+      const { mechanism: hash, mgf } = OAEP_DIGESTS[oaepDigest(rule)];
+      return { kind: "oaep", hash, mgf, source: CKZ_DATA_SPECIFIED, label: fromHex(rule.label ?? "") };
+    }
+  }
+}
+
+/** A parsed policy has no rule without its accepted risk; one that was made otherwise allows nothing. */
+function isPossible(rule: MechanismRule, operation: Operation): boolean {
+  const risk = riskOf(rule.type, operation);
+  const isAccepted = risk === null || rule.accepts?.includes(risk) === true;
+  return isAccepted && mechanismRow(rule.type).operations.includes(operation);
 }
 
 function parameterMisfit(rule: MechanismRule, parameters: MechanismParameters): string | null {
@@ -90,8 +150,20 @@ function parameterMisfit(rule: MechanismRule, parameters: MechanismParameters): 
     case "pss":
       return pssMisfit(ruleDigest(rule), parameters);
     case "oaep":
-      return "OAEP parameters are not understood";
+      return oaepMisfit(rule, parameters);
   }
+}
+
+function oaepMisfit(rule: MechanismRule, parameters: MechanismParameters): string | null {
+  if (parameters.kind !== "oaep") return "OAEP parameters are missing";
+  const digest = oaepDigest(rule);
+  const { mechanism, mgf } = OAEP_DIGESTS[digest];
+  if (parameters.hash !== mechanism) return `OAEP hash: expected ${digest}`;
+  if (parameters.mgf !== mgf) return `OAEP MGF: expected MGF1 with ${digest}`;
+  if (toHex(parameters.label) !== (rule.label ?? "")) return "OAEP label: expected the rule's";
+  // libp11 says 0 where there is no label.
+  const isSource = parameters.source === CKZ_DATA_SPECIFIED || (parameters.source === 0n && rule.label === undefined);
+  return isSource ? null : `OAEP source: expected ${CKZ_DATA_SPECIFIED}, got ${parameters.source}`;
 }
 
 function pssMisfit(digest: DigestName, parameters: MechanismParameters): string | null {
@@ -103,8 +175,10 @@ function pssMisfit(digest: DigestName, parameters: MechanismParameters): string 
   return null;
 }
 
-function inputMisfit(rule: MechanismRule, input: OperationInput): string | null {
+function inputMisfit(rule: MechanismRule, { operation, input }: DecisionRequest): string | null {
   if (input.kind === "pending") return null;
+  if (operation !== "sign" || rule.type === "CKM_RSA_X_509") return blockMisfit(input);
+  if (input.kind !== "data") return "data: expected a digest";
   const digest = ruleDigest(rule);
   const { size, digestInfoPrefix } = DIGESTS[digest];
   if (!takesDigestInfo(mechanismRow(rule.type))) {
@@ -118,9 +192,20 @@ function inputMisfit(rule: MechanismRule, input: OperationInput): string | null 
   return fits ? null : `data: expected a DigestInfo of ${digest}`;
 }
 
+/** RFC 8017, 7.1.2 step 1 and 5.1.2 step 1. Both are seen without the private key, so the answer tells nothing. */
+function blockMisfit(input: OperationInput): string | null {
+  if (input.kind !== "block") return "data: expected a block for an RSA key";
+  const { bytes, modulus } = input;
+  if (bytes.length !== modulus.length || modulus.length === 0)
+    return `data: expected ${modulus.length} bytes, got ${bytes.length}`;
+  const differing = bytes.findIndex((byte, index) => byte !== modulus[index]);
+  const isBelow = differing >= 0 && (bytes[differing] ?? 0) < (modulus[differing] ?? 0);
+  return isBelow ? null : "data: expected a number below the modulus";
+}
+
 /** RSASSA-PKCS1-v1_5 gets the DigestInfo, also when the agent made it (CKM_SHA256_RSA_PKCS). */
 function takesDigestInfo(row: MechanismRow): boolean {
-  return row.keyType === "rsa" && row.parameters === "none";
+  return row.type === "CKM_RSA_PKCS" || row.type === "CKM_SHA256_RSA_PKCS";
 }
 
 function isExhausted(scope: Scope, tokens: number): boolean {

@@ -1,66 +1,63 @@
 import { z } from "zod";
 import { PolicyError } from "./errors.ts";
 import { parseJson } from "./json.ts";
-import { MECHANISMS, type MechanismType, mechanismRow } from "./mechanisms.ts";
-import { CREDENTIAL_NAME } from "./sealing-policy.ts";
+import { mechanismRow } from "./mechanisms.ts";
+import { credential, type DeepReadonly, doubles, name, printable, sha256Tag } from "./policy-fields.ts";
+import {
+  credentialFiles,
+  deviceId,
+  moduleFindings,
+  modulesSchema,
+  type PolicyModule,
+  pinFields,
+  reachFields,
+} from "./policy-modules.ts";
+import { SANDBOX_FEATURES, type SandboxFeature } from "./runtime/features.ts";
+import { failureFindings, failureLimits, mechanismRule, ruleFindings } from "./scope-rules.ts";
 
 export const POLICY_MAX_BYTES = 1 << 20;
 const POLICY_MAX_DEPTH = 16;
-/** A shim has no room for more (SHIM.md), nor has the TPM for their log-in records. */
-const MAX_TOKENS = 8;
+/** Each has up to four shims of its own, of which a machine has 16, and a log-in record in the TPM. */
+const MAX_TOKENS = 4;
 
-const hex64 = z.string().regex(/^[0-9a-f]{64}$/, "expected 64 lower-case hexadecimal digits");
-const sha256Tag = z.templateLiteral(["sha256:", hex64]);
-const name = z
-  .string()
-  .regex(/^[a-z0-9][a-z0-9-]{0,47}$/, "expected a name of a-z, 0-9 and '-', at most 48 characters");
-const path = z
-  .string()
-  .max(1024)
-  .refine(isNormalisedPath, "expected an absolute path without empty, '.' or '..' components");
-const digests = z.record(path, hex64);
-const credential = z
-  .string()
-  .regex(CREDENTIAL_NAME, "expected a credential's name of a-z, 0-9 and '-', at most 32 characters");
-const mechanismType = z.enum(MECHANISMS.map((row) => row.type) as [MechanismType, ...MechanismType[]]);
+/** Those that a report has room for (EVIDENCE.md). */
+const MAX_KEYS = 256;
 
-const mechanismRule = z.strictObject({
-  type: mechanismType,
-  digest: z.enum(["sha256", "sha384", "sha512"]).optional(),
-});
+const sandboxFeature = z.enum(SANDBOX_FEATURES.map(({ name }) => name) as [SandboxFeature, ...SandboxFeature[]]);
 const scope = z.strictObject({
   name,
   caller: name,
   key: name,
   mechanisms: z.array(mechanismRule).min(1).max(16),
   rate: z.strictObject({ perMinute: z.int().min(1).max(600_000), burst: z.int().min(1).max(60_000) }).optional(),
+  failures: failureLimits.optional(),
   audit: z.enum(["written", "durable"]),
 });
 const tokenFields = { label: printable(32).min(1), serial: printable(16).min(1) };
-const files = z.record(path, credential);
+const pinnedToken = z.strictObject({ ...tokenFields, pin: credential });
 const commonFields = {
-  version: z.literal(1),
+  version: z.literal(2),
   serial: z.int().min(1),
   owner: z.string().min(1).max(128),
   reviewBy: z.iso.date(),
-  module: z.strictObject({
-    path,
-    sha256: hex64,
-    closure: digests,
-    config: digests,
-    environment: z.record(z.string().regex(/^[A-Za-z_][A-Za-z0-9_]*$/), printable(4096)),
-  }),
-  profile: z.strictObject({ name: z.literal("local"), sha256: hex64 }),
-  devices: z
-    .array(z.string().regex(/^[0-9a-f]{4}:[0-9a-f]{4}$/, "expected vvvv:dddd in lower-case hexadecimal"))
-    .max(64),
-  writable: z.array(path).max(16),
-  connect: z.tuple([]),
-  spares: z.int().min(0).max(4),
-  keys: z.record(
-    name,
-    z.strictObject({ spki: sha256Tag, does: z.enum(["sign", "decrypt", "unwrap"]), token: name.optional() }),
-  ),
+  devices: z.array(deviceId).max(128),
+  sandbox: z.strictObject({ lacks: z.array(sandboxFeature).max(SANDBOX_FEATURES.length) }),
+  onViolation: z.enum(["kill", "report"]),
+  onLoginLost: z.enum(["reboot", "stop"]),
+  keys: z
+    .record(
+      name,
+      z.strictObject({
+        spki: sha256Tag,
+        does: z.enum(["sign", "decrypt", "unwrap"]),
+        token: name.optional(),
+        accepts: z
+          .array(z.enum(["unknown-history"]))
+          .max(1)
+          .default([]),
+      }),
+    )
+    .refine((keys) => Object.keys(keys).length <= MAX_KEYS, `expected at most ${MAX_KEYS} keys`),
   callers: z.record(
     name,
     z.strictObject({ uid: z.int().min(1).max(0xfffffffe), exe: z.array(sha256Tag).min(1).max(16) }),
@@ -69,38 +66,51 @@ const commonFields = {
 };
 const documentSchema = z.strictObject({
   ...commonFields,
-  tokens: z
-    .record(name, z.strictObject({ ...tokenFields, pin: credential }))
-    .refine((tokens) => inRange(Object.keys(tokens).length, 1, MAX_TOKENS), `expected 1 to ${MAX_TOKENS} tokens`),
-  credentials: z.strictObject({ files }).default({ files: {} }),
+  modules: modulesSchema,
+  tokens: tokenRecord(z.strictObject({ module: name, ...pinnedToken.shape })),
 });
-/** The short form of a document with one token. */
-const shortSchema = z
+
+/** The short form of a document with one module: what that module's shims may reach stands at the top. */
+const shortFields = {
+  ...commonFields,
+  ...reachFields,
+  nodes: reachFields.nodes.optional(),
+  module: z.strictObject(pinFields),
+};
+const oneModule = z
   .strictObject({
-    ...commonFields,
-    token: z.strictObject(tokenFields),
-    credentials: z.strictObject({ pin: credential, files }).default({ pin: "hsm-pin", files: {} }),
+    ...shortFields,
+    tokens: tokenRecord(pinnedToken),
+    credentials: z.strictObject({ files: credentialFiles }).default({ files: {} }),
   })
-  .transform(
-    ({ token, credentials: { pin, files }, ...rest }): z.infer<typeof documentSchema> => ({
-      ...rest,
-      tokens: { token: { ...token, pin } },
-      credentials: { files },
-    }),
+  .transform(toLongForm);
+/** Shorter still, with one token too. */
+const oneToken = z
+  .strictObject({
+    ...shortFields,
+    token: z.strictObject(tokenFields),
+    credentials: z.strictObject({ pin: credential, files: credentialFiles }).default({ pin: "hsm-pin", files: {} }),
+  })
+  .transform(({ token, credentials: { pin, files }, ...rest }) =>
+    toLongForm({ ...rest, tokens: { token: { ...token, pin } }, credentials: { files } }),
   );
 
-/** A policy document as it is written, without the short form for one token. See POLICY.md. */
+/** A policy document as it is written, without the short forms. See POLICY.md. */
 export type PolicyDocument = DeepReadonly<z.input<typeof documentSchema>>;
+type LongForm = z.infer<typeof documentSchema>;
+type ShortForm = z.infer<z.ZodObject<typeof shortFields>> & {
+  readonly credentials: { readonly files: Record<string, string> };
+  readonly tokens: Record<string, z.infer<typeof pinnedToken>>;
+};
 /** A policy whose fields and references hold: whatever the form of the document, every key names its token. Itself a document. */
-export interface Policy extends Omit<DeepReadonly<z.infer<typeof documentSchema>>, "keys"> {
+export interface Policy extends Omit<DeepReadonly<LongForm>, "keys"> {
   readonly keys: Readonly<Record<string, PolicyKey>>;
 }
-export type PolicyKey = PolicyDocument["keys"][string] & { readonly token: string };
+export type PolicyKey = DeepReadonly<LongForm>["keys"][string] & { readonly token: string };
 export type PolicyToken = Policy["tokens"][string];
 export type Scope = Policy["scopes"][number];
 export type MechanismRule = Scope["mechanisms"][number];
-
-type DeepReadonly<T> = T extends object ? { readonly [K in keyof T]: DeepReadonly<T[K]> } : T;
+export type NamedModule = PolicyModule & { readonly name: string };
 
 /**
  * Reads a policy document. Says nothing about who wrote it: the launch measures its bytes, and a release predicts that measurement.
@@ -108,21 +118,43 @@ type DeepReadonly<T> = T extends object ? { readonly [K in keyof T]: DeepReadonl
  */
 export function parsePolicy(bytes: Uint8Array): Policy {
   const json = parseJson(bytes, "policy", { maxBytes: POLICY_MAX_BYTES, maxDepth: POLICY_MAX_DEPTH });
-  const isShort = typeof json === "object" && json !== null && Object.hasOwn(json, "token");
-  const result = (isShort ? shortSchema : documentSchema).safeParse(json);
+  const result = schemaFor(json).safeParse(json);
   if (!result.success)
     throw invalid(result.error.issues.map((issue) => `${where(issue.path)}: ${issue.message.toLowerCase()}`));
   const policy = withKeyTokens(result.data);
-  const findings = [...tokenFindings(result.data), ...brokenReferences(policy)];
+  const findings = [
+    ...moduleFindings(policy.modules, policy.devices),
+    ...tokenFindings(result.data),
+    ...brokenReferences(policy),
+  ];
   if (findings.length > 0) throw invalid(findings);
   return policy;
 }
 
 /** The policy's tokens with their names, in the order in which they are logged in to and reported. */
 export function sortedTokens(policy: Policy): readonly (PolicyToken & { readonly name: string })[] {
-  return Object.entries(policy.tokens)
-    .map(([name, token]) => ({ name, ...token }))
-    .sort((a, b) => (a.name < b.name ? -1 : 1));
+  return sortedByName(policy.tokens);
+}
+
+/** The policy's modules with their names, in the order in which they are measured. */
+export function sortedModules(policy: Policy): readonly NamedModule[] {
+  return sortedByName(policy.modules);
+}
+
+/** The first of the policy's modules: there is one at least. */
+export function firstModule(policy: Policy): NamedModule {
+  const [module] = sortedModules(policy);
+  if (module === undefined) throw new TypeError("policy: a parsed policy has a module");
+  return module;
+}
+
+/** The module through which a token of the policy is reached. @throws TypeError for a token that the policy does not name */
+export function moduleOf(policy: Policy, tokenName: string): NamedModule {
+  const name = Object.hasOwn(policy.tokens, tokenName) ? policy.tokens[tokenName]?.module : undefined;
+  const module = name === undefined ? undefined : policy.modules[name];
+  if (name === undefined || module === undefined)
+    throw new TypeError(`token ${tokenName}: the policy does not name it`);
+  return { name, ...module };
 }
 
 /** The token that must hold this key; null for a key that the policy does not name. */
@@ -131,16 +163,44 @@ export function tokenOf(policy: Policy, key: string): PolicyToken | null {
   return name === undefined ? null : (policy.tokens[name] ?? null);
 }
 
+/** Which of the three forms it is, by the fields that only one of them has. */
+function schemaFor(json: unknown): typeof documentSchema | typeof oneModule | typeof oneToken {
+  const has = (field: string) => typeof json === "object" && json !== null && Object.hasOwn(json, field);
+  if (!has("module")) return documentSchema;
+  return has("token") ? oneToken : oneModule;
+}
+
+function toLongForm(short: ShortForm): LongForm {
+  const { module, profile, nodes, writable, connect, spares, credentials, tokens, ...rest } = short;
+  const reach = { profile, nodes: nodes ?? [], writable, connect, spares };
+  const named = Object.entries(tokens).map(([name, token]) => [name, { module: "module", ...token }]);
+  return {
+    ...rest,
+    modules: { module: { ...module, ...reach, files: credentials.files } },
+    tokens: Object.fromEntries(named),
+  };
+}
+
 /** Of the only token, when there is one; a key without a token among several is a finding. */
-function withKeyTokens(document: z.infer<typeof documentSchema>): Policy {
+function withKeyTokens(document: LongForm): Policy {
   const only = Object.keys(document.tokens)[0] ?? "";
-  const keys = Object.entries(document.keys).map(([name, key]) => [name, { ...key, token: key.token ?? only }]);
+  const keys = Object.entries(document.keys).map(([name, { token, accepts, ...key }]) => [
+    name,
+    { ...key, token: token ?? only, accepts },
+  ]);
   return { ...document, keys: Object.fromEntries(keys) };
 }
 
-function tokenFindings({ tokens, keys }: PolicyDocument): string[] {
+function tokenFindings({ tokens, keys, modules }: LongForm): string[] {
   const several = Object.keys(tokens).length > 1;
+  const used = Object.entries(tokens).map(([name, { module }]) => ({ name, module }));
   return [
+    ...used
+      .filter(({ module }) => own(modules, module) === undefined)
+      .map(({ name, module }) => `tokens.${name}: unknown module ${module}`),
+    ...Object.keys(modules)
+      .filter((name) => !used.some(({ module }) => module === name))
+      .map((name) => `modules.${name}: no token is reached through it`),
     ...doubles(Object.values(tokens).map(({ label, serial }) => `${label}/${serial}`)).map(
       (double) => `tokens: two entries with the label and serial ${double}`,
     ),
@@ -160,23 +220,15 @@ export function findScope(policy: Policy, scopeName: string): Scope | null {
 }
 
 function brokenReferences(policy: Policy): string[] {
-  const { module } = policy;
   return [
     ...doubles(policy.scopes.map((entry) => entry.name)).map((double) => `scopes: duplicate name ${double}`),
     ...spkiFindings(Object.values(policy.keys)),
     ...policy.scopes.flatMap((entry) => scopeFindings(policy, entry)),
+    ...failureFindings(policy),
     ...(policy.devices.every((device, index) => index === 0 || (policy.devices[index - 1] ?? "") <= device)
       ? []
       : ["devices: not sorted"]),
-    ...(Object.hasOwn(module.closure, module.path) || Object.hasOwn(module.config, module.path)
-      ? [`module: ${module.path} is listed twice`]
-      : []),
-    ...Object.keys(policy.credentials.files)
-      .filter((file) => !policy.writable.some((directory) => file.startsWith(`${directory}/`)))
-      .map((file) => `credentials: ${file} is in no writable directory`),
-    ...Object.keys(module.config)
-      .filter((file) => Object.hasOwn(module.closure, file))
-      .map((file) => `module: ${file} is listed twice`),
+    ...doubles(policy.sandbox.lacks).map((double) => `sandbox.lacks: ${double} is listed twice`),
   ];
 }
 
@@ -201,26 +253,10 @@ function scopeFindings(policy: Policy, entry: Scope): string[] {
   for (const double of doubles(types)) findings.push(`${label}: duplicate mechanism ${double}`);
   if (new Set(types.map((type) => mechanismRow(type).keyType)).size > 1)
     findings.push(`${label}: mechanisms of two key types`);
-  for (const rule of entry.mechanisms) {
-    const row = mechanismRow(rule.type);
-    if (key !== undefined && !row.operations.includes(key.does)) {
-      findings.push(
-        `${label}: key ${entry.key} does ${key.does}, and ${rule.type} is for ${row.operations.join(" or ")}`,
-      );
-    }
-    if (row.hashes === null && rule.digest === undefined) findings.push(`${label}: ${rule.type} needs a digest`);
-    if (row.hashes !== null && rule.digest !== undefined && rule.digest !== row.hashes) {
-      findings.push(`${label}: ${rule.type} hashes with ${row.hashes}, not ${rule.digest}`);
-    }
-  }
+  // The launch would succeed, and the agent end at the scope's socket.
+  if (key?.does === "unwrap") findings.push(`${label}: key ${entry.key} does unwrap, which no scope serves yet`);
+  if (key !== undefined) findings.push(...entry.mechanisms.flatMap((rule) => ruleFindings(entry, key, rule)));
   return findings;
-}
-
-function doubles(values: readonly string[]): string[] {
-  const seen = new Set<string>();
-  const found = new Set<string>();
-  for (const value of values) (seen.has(value) ? found : seen).add(value);
-  return [...found];
 }
 
 function invalid(findings: readonly string[]): PolicyError {
@@ -234,20 +270,22 @@ function where(location: readonly PropertyKey[]): string {
   return location.length === 0 ? "document" : location.map(String).join(".");
 }
 
-function printable(max: number): z.ZodString {
+function tokenRecord<T extends z.ZodType>(token: T): z.ZodRecord<typeof name, T> {
   return z
-    .string()
-    .max(max)
-    .regex(/^\P{Cc}*$/u, "expected no control characters");
+    .record(name, token)
+    .refine((tokens) => inRange(Object.keys(tokens).length, 1, MAX_TOKENS), `expected 1 to ${MAX_TOKENS} tokens`);
+}
+
+function sortedByName<T>(entries: Readonly<Record<string, T>>): readonly (T & { readonly name: string })[] {
+  return Object.entries(entries)
+    .map(([name, entry]) => ({ name, ...entry }))
+    .sort((a, b) => (a.name < b.name ? -1 : 1));
+}
+
+function own<T>(record: Readonly<Record<string, T>>, key: string): T | undefined {
+  return Object.hasOwn(record, key) ? record[key] : undefined;
 }
 
 function inRange(value: number, min: number, max: number): boolean {
   return value >= min && value <= max;
-}
-
-function isNormalisedPath(text: string): boolean {
-  const parts = text.split("/");
-  // A NUL byte would end the path early in every system call.
-  if (parts[0] !== "" || parts.length < 2 || text.includes("\0")) return false;
-  return parts.slice(1).every((part) => part !== "" && part !== "." && part !== "..");
 }

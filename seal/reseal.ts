@@ -70,7 +70,8 @@ export function abortReseal(store: Store, name: string): void {
 export function commitServed(store: Store, entry: Omit<StoreEntry, "state">, ekName: Uint8Array): void {
   const { entries } = store.content;
   const others = entries.filter(({ name, generation }) => name !== entry.name || generation > entry.generation);
-  const content: StoreContent = { ekName: toHex(ekName), entries: sorted([...others, { ...entry, state: "served" }]) };
+  const kept = sorted([...others, { ...entry, state: "served" }]);
+  const content: StoreContent = { ...store.content, ekName: toHex(ekName), entries: kept };
   if (!equalBytes(encodeSlot(0n, content), encodeSlot(0n, store.content))) store.write(content);
 }
 

@@ -39,6 +39,8 @@ const contentSchema = z
         imported: base64.nullable(),
       }),
     ),
+    /** Left out when there are none, so that a store without them reads as before. */
+    recoveries: z.int().min(1).max(255).optional(),
   })
   .refine(
     ({ entries }) =>
@@ -69,6 +71,8 @@ export interface StoreContent {
   /** Hexadecimal Name of the EK of the TPM on which this machine's counter was defined; null before that. */
   readonly ekName: string | null;
   readonly entries: readonly StoreEntry[];
+  /** Reboots after lost logins since the machine last served for a good stretch. Absent and 0 are the same. */
+  readonly recoveries?: number | undefined;
 }
 
 export const EMPTY_STORE: StoreContent = { ekName: null, entries: [] };
@@ -197,13 +201,14 @@ function newer(a: Slot | null, b: Slot | null): Slot | null {
   return a.sequence > b.sequence ? a : b;
 }
 
-function encodeContent({ ekName, entries }: StoreContent): Uint8Array {
+function encodeContent({ ekName, entries, recoveries = 0 }: StoreContent): Uint8Array {
   const document = {
     ekName,
     entries: entries.map(({ name, generation, state, package: envelope, imported }) => ({
       ...{ name, generation, state, package: toBase64(envelope) },
       imported: imported === null ? null : toBase64(imported),
     })),
+    ...(recoveries === 0 ? {} : { recoveries }),
   };
   try {
     return encodeCanonicalJson(document, contentSchema, "ERR_ENVELOPE_MALFORMED", "store");
@@ -217,13 +222,14 @@ function encodeContent({ ekName, entries }: StoreContent): Uint8Array {
 }
 
 function parseContent(bytes: Uint8Array): StoreContent {
-  const { ekName, entries } = parseCanonicalJson(bytes, contentSchema, "ERR_ENVELOPE_MALFORMED", "store");
+  const { ekName, entries, recoveries } = parseCanonicalJson(bytes, contentSchema, "ERR_ENVELOPE_MALFORMED", "store");
   return {
     ekName,
     entries: entries.map(({ name, generation, state, package: envelope, imported }) => ({
       ...{ name, generation, state, package: fromBase64(envelope, "package") },
       imported: imported === null ? null : fromBase64(imported, "imported"),
     })),
+    ...(recoveries === undefined ? {} : { recoveries }),
   };
 }
 

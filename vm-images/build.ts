@@ -1,6 +1,6 @@
-import { copyFile, mkdir, readFile, rm, writeFile } from "node:fs/promises";
+import { copyFile, link, mkdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { createRequire } from "node:module";
-import { dirname, join, resolve } from "node:path";
+import { dirname, join, relative, resolve } from "node:path";
 import { type BootPcrValues, predictBootPcrs } from "../attest/index.ts";
 import { bundleProgram } from "./bundle.ts";
 import { digestFiles, listFiles, sha256File, sha256Hex } from "./digest.ts";
@@ -10,13 +10,14 @@ import type { ImageFile } from "./files.ts";
 import { encodeInitrd, kernelModules } from "./initrd.ts";
 import { buildNative, NATIVE_PARTS } from "./native.ts";
 import { fetchPackages, type PackageSet, readLock } from "./packages.ts";
-import { localProfile } from "./profiles.ts";
+import { compiledProfiles } from "./profiles.ts";
+import { DEFAULT_RECIPE, RECIPES, type RecipeName } from "./recipes.ts";
 import { type ImageVariant, rootEntries, softhsmModule, writeRoot } from "./rootfs.ts";
 import { stateTemplate } from "./state-template.ts";
 import { runTool } from "./tool.ts";
 import { buildUki } from "./uki.ts";
 import { exists, unpackPackages } from "./unpack.ts";
-import { buildVerityRoot, type VerityImage, verityArgument } from "./verity.ts";
+import { buildVerityRoot, verityArgument } from "./verity.ts";
 
 const project = resolve(import.meta.dirname, "..");
 const SOURCE_FOLDERS = ["policy", "attest", "seal", "agent", "vm-images"];
@@ -28,6 +29,7 @@ export interface ImageManifest {
   /** SHA-256 over the digests of the three files: the same image has the same id wherever it was built. */
   readonly id: string;
   readonly variant: ImageVariant;
+  readonly recipe: RecipeName;
   /** True when a locked package was gone and another version is in the image. */
   readonly unlocked: boolean;
   readonly commandLine: string;
@@ -53,6 +55,10 @@ export interface Image {
 
 export interface BuildOptions {
   readonly variant: ImageVariant;
+  /** Default: `cloud`. */
+  readonly recipe?: RecipeName;
+  /** An image of the same variant from the same sources: its root file system, which no recipe changes, is not built again. */
+  readonly base?: Image;
   /** Where the image goes; created. */
   readonly outDirectory: string;
   /** Downloads and unpacked packages, shared by builds; may be empty or gone at any time. */
@@ -68,8 +74,9 @@ export interface BuildOptions {
  */
 export async function buildImage(options: BuildOptions): Promise<Image> {
   const { variant, outDirectory } = options;
+  const recipe = options.recipe ?? DEFAULT_RECIPE;
   const tools = await toolVersions();
-  const stamp = await inputDigest(variant, tools);
+  const stamp = await inputDigest(variant, recipe, tools);
   const known = await openImage(outDirectory, stamp);
   if (known !== undefined) return known;
 
@@ -77,14 +84,17 @@ export async function buildImage(options: BuildOptions): Promise<Image> {
   await mkdir(outDirectory, { recursive: true });
   await rm(join(outDirectory, "manifest.json"), { force: true });
   step("packages");
-  const set = await fetchPackages(options.cacheDirectory, await readLock());
+  const set = await fetchPackages(options.cacheDirectory, await readLock(RECIPES[recipe].kernel));
   step("root file system");
-  const verity = await buildRoot(options, set);
+  const verity = await (options.base === undefined
+    ? buildRoot(options, set)
+    : takeRoot(options.base, await inputDigest(variant, options.base.manifest.recipe, tools), options));
   step("kernel image");
-  const commandLine = kernelCommandLine(variant, verity);
-  await buildBoot(options, set, commandLine);
+  const commandLine = kernelCommandLine(variant, recipe, verity);
+  await buildBoot({ ...options, recipe }, set, commandLine);
   const manifest = await describeImage({
     variant,
+    recipe,
     outDirectory,
     set,
     commandLine,
@@ -100,7 +110,8 @@ export async function softhsmFiles(cacheDirectory: string): Promise<readonly Ima
   return softhsmModule(await unpackPackages(set, ["module"], cacheDirectory));
 }
 
-async function buildRoot(options: BuildOptions, set: PackageSet): Promise<VerityImage> {
+/** Returns the command line's word for it. */
+async function buildRoot(options: BuildOptions, set: PackageSet): Promise<string> {
   const { variant, outDirectory, cacheDirectory } = options;
   const sysroot = await unpackPackages(set, ["guest", "sysroot"], cacheDirectory);
   const guestTree = await unpackPackages(set, ["guest"], cacheDirectory);
@@ -122,13 +133,32 @@ async function buildRoot(options: BuildOptions, set: PackageSet): Promise<Verity
     node,
     agentBundle: await bundleProgram(join(project, "agent/main.ts")),
     workloadBundle: await bundleProgram(join(project, "vm-images/workload/main.ts")),
-    profile: await localProfile(),
+    profiles: compiledProfiles(),
     stateTemplate: await stateTemplate(),
   });
   await writeRoot(entries, tree);
   const verity = await buildVerityRoot(tree, join(outDirectory, "root.img"));
   await rm(node, { force: true });
-  return verity;
+  return verityArgument(verity);
+}
+
+/** The root of another image under this one's name. Throws {@link ImageError} when that image is not of the same inputs. */
+async function takeRoot(base: Image, stamp: string, { variant, outDirectory }: BuildOptions): Promise<string> {
+  const current = await openImage(base.directory, stamp);
+  if (current?.manifest.variant !== variant)
+    throw new ImageError("ERR_IMAGE_SOURCE", `image ${base.directory}`, {
+      expected: `${variant}, built from these sources`,
+      got: "another image",
+    });
+  const place = async (name: string, put: (from: string, to: string) => Promise<void>): Promise<void> => {
+    await rm(join(outDirectory, name), { recursive: true, force: true });
+    await put(join(base.directory, name), join(outDirectory, name));
+  };
+  await place("root.img", (from, to) => link(from, to).catch(() => copyFile(from, to)));
+  for (const name of ["tree", "native"]) await place(name, (from, to) => symlink(relative(outDirectory, from), to));
+  const argument = /(?:^| )(verity=\S+)/.exec(current.manifest.commandLine)?.[1];
+  if (argument === undefined) throw new ImageError("ERR_IMAGE_SOURCE", `image ${base.directory}: no root hash`);
+  return argument;
 }
 
 const nativeOf = ({ outDirectory }: BuildOptions): string => join(outDirectory, "native");
@@ -140,19 +170,25 @@ async function stripNode(output: string): Promise<void> {
   await runTool("strip", [output]);
 }
 
-function kernelCommandLine(variant: ImageVariant, verity: VerityImage): string {
+function kernelCommandLine(variant: ImageVariant, recipe: RecipeName, verity: string): string {
   // Lockdown also keeps root from reading memory, which the dev variant exists for.
   const hardening = variant === "dev" ? [] : ["lockdown=confidentiality"];
   return [
     ...["console=ttyS0", "loglevel=4", "panic=-1"],
     ...hardening,
-    ...["init_on_free=1", `ironclaw.variant=${variant}`, verityArgument(verity)],
+    ...RECIPES[recipe].commandLine,
+    ...["init_on_free=1", `ironclaw.variant=${variant}`, verity],
   ].join(" ");
 }
 
-async function buildBoot(options: BuildOptions, set: PackageSet, commandLine: string): Promise<void> {
+async function buildBoot(
+  options: BuildOptions & { readonly recipe: RecipeName },
+  set: PackageSet,
+  commandLine: string,
+): Promise<void> {
   const { outDirectory, cacheDirectory, variant } = options;
-  const kernelTree = await unpackPackages(set, ["kernel"], cacheDirectory);
+  const recipe = RECIPES[options.recipe];
+  const kernelTree = await unpackPackages(set, [recipe.kernel], cacheDirectory);
   const stubTree = await unpackPackages(set, ["stub"], cacheDirectory);
   const [kernelFile] = await listFiles(join(kernelTree, "boot"), (name) => name.startsWith("vmlinuz-"));
   if (kernelFile === undefined) throw new ImageError("ERR_IMAGE_SOURCE", "kernel package: no boot/vmlinuz-*");
@@ -162,7 +198,10 @@ async function buildBoot(options: BuildOptions, set: PackageSet, commandLine: st
     commandLine,
     release: kernelFile.replace("vmlinuz-", ""),
     kernel: await readFile(join(kernelTree, "boot", kernelFile)),
-    initrd: encodeInitrd(await readFile(join(nativeOf(options), "init")), await kernelModules(kernelTree)),
+    initrd: encodeInitrd(
+      await readFile(join(nativeOf(options), "init")),
+      await kernelModules(kernelTree, recipe.modules),
+    ),
   });
   await writeFile(join(outDirectory, "uki.efi"), uki);
   await buildEsp(uki, join(outDirectory, "esp.img"));
@@ -170,6 +209,7 @@ async function buildBoot(options: BuildOptions, set: PackageSet, commandLine: st
 
 interface ManifestInputs {
   readonly variant: ImageVariant;
+  readonly recipe: RecipeName;
   readonly outDirectory: string;
   readonly set: PackageSet;
   readonly commandLine: string;
@@ -177,7 +217,7 @@ interface ManifestInputs {
 }
 
 async function describeImage(inputs: ManifestInputs): Promise<ImageManifest> {
-  const { variant, outDirectory, set, commandLine, tools } = inputs;
+  const { variant, recipe, outDirectory, set, commandLine, tools } = inputs;
   const digest = (name: string): Promise<string> => sha256File(join(outDirectory, name));
   const files = {
     "esp.img": await digest("esp.img"),
@@ -194,6 +234,7 @@ async function describeImage(inputs: ManifestInputs): Promise<ImageManifest> {
   return {
     id,
     variant,
+    recipe,
     unlocked: set.unlocked,
     commandLine,
     prediction,
@@ -215,14 +256,18 @@ async function toolVersions(): Promise<Record<string, string>> {
 }
 
 /** One digest over all that an image depends on and this project controls. */
-async function inputDigest(variant: ImageVariant, tools: Readonly<Record<string, string>>): Promise<string> {
+async function inputDigest(
+  variant: ImageVariant,
+  recipe: RecipeName,
+  tools: Readonly<Record<string, string>>,
+): Promise<string> {
   const sources = await Promise.all(
     SOURCE_FOLDERS.map(async (folder) =>
       (await listFiles(join(project, folder), () => true)).map((path) => join(folder, path)),
     ),
   );
   const inputs = [...sources.flat().filter((path) => !HOST_ONLY.test(path)), "package-lock.json"];
-  return sha256Hex([variant, JSON.stringify(tools), await digestFiles(project, inputs)].join("\n"));
+  return sha256Hex([variant, recipe, JSON.stringify(tools), await digestFiles(project, inputs)].join("\n"));
 }
 
 /** The image of an earlier build if it was made from the same inputs and its files are what its manifest says. */

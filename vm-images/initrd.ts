@@ -7,10 +7,14 @@ import { ImageError } from "./errors.ts";
 import { runTool } from "./tool.ts";
 
 /**
- * Drivers of the root disk and its file system, then those of the state volume; what they depend on is added.
- * Everything else is built in.
+ * Virtio's bus and ports, the drivers of the root disk and its file system, then those of the state volume; what they depend on
+ * is added, and what a kernel has built in is left out. The checksum and the cipher mode are for modules that ask for them by
+ * algorithm, which is no dependency.
  */
-const MODULES = ["virtio_blk", "dm-verity", "erofs", "dm-integrity", "dm-crypt", "authenc", "xts"];
+const MODULES = [
+  ...["virtio_pci", "virtio_console", "virtio_blk", "dm-verity", "crc32c_generic", "erofs"],
+  ...["dm-integrity", "dm-crypt", "authenc", "ecb", "xts", "ext4"],
+];
 
 /**
  * Faster code for what is built in, and the processor's flag without which it is not loaded: emulated AVX2 makes SHA-256
@@ -44,8 +48,23 @@ export interface KernelModule {
   readonly flag?: string;
 }
 
-/** The modules the initrd loads, dependencies first. Throws {@link ImageError} when the kernel package lacks one. */
-export async function kernelModules(kernelTree: string): Promise<readonly KernelModule[]> {
+/** What the package says that the kernel itself contains: paths as if they were modules. */
+async function builtinModules(directory: string): Promise<ReadonlySet<string>> {
+  const lists = await listFiles(directory, (name) => name === "modules.builtin");
+  const lines = await Promise.all(
+    lists.map(async (path) => (await readFile(join(directory, path), "utf8")).split("\n")),
+  );
+  return new Set(lines.flat().map(moduleName));
+}
+
+/**
+ * The modules the initrd loads, dependencies first: those of every image, then `further`.
+ * Throws {@link ImageError} when the kernel package lacks one.
+ */
+export async function kernelModules(
+  kernelTree: string,
+  further: readonly string[] = [],
+): Promise<readonly KernelModule[]> {
   const directory = join(kernelTree, "usr/lib/modules");
   const paths = new Map(
     (await listFiles(directory, (name) => /\.ko(\.xz)?$/.test(name))).map((path) => [
@@ -53,9 +72,10 @@ export async function kernelModules(kernelTree: string): Promise<readonly Kernel
       join(directory, path),
     ]),
   );
+  const builtin = await builtinModules(directory);
   const loaded = new Map<string, KernelModule>();
   const load = async (name: string, flag?: string): Promise<void> => {
-    if (loaded.has(name)) return;
+    if (loaded.has(name) || builtin.has(name)) return;
     const path = paths.get(name);
     if (path === undefined)
       throw new ImageError("ERR_IMAGE_SOURCE", `kernel module ${name}: not in the kernel package`);
@@ -63,7 +83,7 @@ export async function kernelModules(kernelTree: string): Promise<readonly Kernel
     for (const needed of dependsOf(bytes)) await load(needed);
     loaded.set(name, { name, bytes, ...(flag === undefined ? {} : { flag }) });
   };
-  for (const name of MODULES) await load(moduleName(name));
+  for (const name of [...MODULES, ...further]) await load(moduleName(name));
   for (const [name, flag] of Object.entries(ACCELERATORS)) await load(moduleName(name), flag);
   return [...loaded.values()];
 }

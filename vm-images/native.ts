@@ -3,7 +3,7 @@ import { createRequire } from "node:module";
 import { dirname, join, relative, resolve } from "node:path";
 import { listFiles, sha256Hex } from "./digest.ts";
 import { ImageError, reportFailure } from "./errors.ts";
-import { localProfile } from "./profiles.ts";
+import { compiledProfiles } from "./profiles.ts";
 import { runTool } from "./tool.ts";
 import { exists } from "./unpack.ts";
 
@@ -17,7 +17,7 @@ export interface NativePart {
   readonly kind: "addon" | "program" | "static";
   /** Absolute folder of the sources. */
   readonly directory: string;
-  /** File names of the folder; absent = all .c files. */
+  /** File names of the folder, or of another from there; absent = all .c files. */
   readonly sources?: readonly string[];
   readonly libraries?: readonly string[];
   readonly flags?: readonly string[];
@@ -39,6 +39,12 @@ export const NATIVE_PARTS: readonly NativePart[] = [
   // Nothing of the shim may be visible to the library it loads: no -rdynamic.
   { output: "shim", kind: "program", directory: join(root, "agent/shim") },
   { output: "spawner", kind: "static", directory: join(root, "agent/spawner") },
+  {
+    output: "relay",
+    kind: "static",
+    directory: join(root, "agent/relay"),
+    sources: ["confine.c", "forward.c", "main.c", "../spawner/endpoint.c"],
+  },
   { output: "init", kind: "static", directory: join(root, "vm-images/initrd") },
   {
     output: "pkcs11.node",
@@ -105,8 +111,15 @@ interface Compilation {
 }
 
 async function compilation(part: NativePart, target: NativeTarget): Promise<Compilation> {
-  const files = await listFiles(part.directory, (name) => /\.(c|h|cpp)$/.test(name));
+  const isSource = (name: string): boolean => /\.(c|h|cpp)$/.test(name);
+  const files = await listFiles(part.directory, isSource);
   const sources = part.sources ?? files.filter((name) => name.endsWith(".c"));
+  const shared = [...new Set(sources.map((name) => dirname(join(part.directory, name))))];
+  const inputs = await Promise.all(
+    [...new Set([part.directory, ...shared])].map(async (folder) =>
+      (await listFiles(folder, isSource)).map((name) => join(folder, name)),
+    ),
+  );
   if (sources.length === 0) {
     throw new ImageError("ERR_IMAGE_SOURCE", `${part.output}: no sources in ${relative(root, part.directory)}`);
   }
@@ -123,7 +136,7 @@ async function compilation(part: NativePart, target: NativeTarget): Promise<Comp
       ...sources.map((name) => join(part.directory, name)),
       ...(part.libraries ?? []).map((name) => `-l${name}`),
     ],
-    inputs: files.map((name) => join(part.directory, name)),
+    inputs: inputs.flat(),
   };
 }
 
@@ -175,10 +188,10 @@ export const HOST_NATIVE_DIRECTORY = join(root, "build/native");
 /** Where the pkcs11js package looks for its add-on. npm runs no install scripts here, so the file is put there. */
 const PKCS11JS_ADDON = join(pkcs11js, "build/Release/pkcs11.node");
 
-/** Build everything for this machine: native parts, the compiled profile, and the add-on that pkcs11js expects. */
+/** Build everything for this machine: native parts, the compiled profiles, and the add-on that pkcs11js expects. */
 export async function buildHostNative(): Promise<readonly string[]> {
   const built = await buildNative({ directory: HOST_NATIVE_DIRECTORY });
-  await writeFile(join(HOST_NATIVE_DIRECTORY, "local.profile"), await localProfile());
+  for (const [name, bytes] of compiledProfiles()) await writeFile(join(HOST_NATIVE_DIRECTORY, name), bytes);
   if (built.includes("pkcs11.node") || !(await exists(PKCS11JS_ADDON))) {
     await mkdir(dirname(PKCS11JS_ADDON), { recursive: true });
     await copyFile(join(HOST_NATIVE_DIRECTORY, "pkcs11.node"), PKCS11JS_ADDON);

@@ -4,8 +4,11 @@ import { Archive, type ArchivePackage } from "./apt.ts";
 import { sha256File, sha256Hex } from "./digest.ts";
 import { ImageError, reportFailure } from "./errors.ts";
 
+/** One kernel for each recipe; see recipes.ts. */
+export type KernelGroup = "kernel" | "kernel-usb" | "kernel-6.1";
+
 /** guest: files of the root; module: the stand-in HSM's library; sysroot: what the C parts compile against. */
-export type PackageGroup = "guest" | "module" | "sysroot" | "kernel" | "stub";
+export type PackageGroup = "guest" | "module" | "sysroot" | "stub" | KernelGroup;
 
 export interface LockedPackage {
   readonly group: PackageGroup;
@@ -44,13 +47,19 @@ const WANTED: Readonly<Record<PackageGroup, readonly string[]>> = {
   module: ["libsofthsm2"],
   sysroot: ["libc6-dev", "linux-libc-dev", "libgcc-12-dev", "libstdc++-12-dev", "libtss2-dev", "libssl-dev"],
   kernel: ["linux-image-6.12-cloud-amd64"],
+  "kernel-usb": ["linux-image-6.12-amd64"],
+  "kernel-6.1": ["linux-image-cloud-amd64"],
   stub: ["systemd-boot-efi"],
 };
 
 /** Packages of which not the package itself is wanted but the one it depends on. */
 const THROUGH: Readonly<Record<string, RegExp>> = {
   "linux-image-6.12-cloud-amd64": /\blinux-image-6\.12\.\S+-cloud-amd64\b/,
+  "linux-image-6.12-amd64": /\blinux-image-6\.12\.\S+-amd64\b/,
+  "linux-image-cloud-amd64": /\blinux-image-6\.1\.\S+-cloud-amd64\b/,
 };
+
+const KERNELS: ReadonlySet<PackageGroup> = new Set<KernelGroup>(["kernel", "kernel-usb", "kernel-6.1"]);
 
 interface Wanted {
   readonly group: PackageGroup;
@@ -98,8 +107,13 @@ function resolveAll(archive: Archive): Promise<LockedPackage[]> {
   );
 }
 
-export async function readLock(path: string = LOCK_PATH): Promise<readonly LockedPackage[]> {
+export async function readWholeLock(path: string = LOCK_PATH): Promise<readonly LockedPackage[]> {
   return (JSON.parse(await readFile(path, "utf8")) as { packages: LockedPackage[] }).packages;
+}
+
+/** The packages of an image with this kernel: nobody downloads the others'. */
+export async function readLock(kernel: KernelGroup = "kernel"): Promise<readonly LockedPackage[]> {
+  return (await readWholeLock()).filter(({ group }) => group === kernel || !KERNELS.has(group));
 }
 
 /** apt writes the epoch's colon as %3a. */
@@ -197,7 +211,7 @@ async function main(args: readonly string[]): Promise<void> {
     const packages = await resolveAll(new Archive(join(cache, "apt")));
     await writeFile(LOCK_PATH, `${JSON.stringify({ suite: "bookworm", packages }, null, 2)}\n`);
   }
-  const { packages, unlocked } = await fetchPackages(cache, await readLock());
+  const { packages, unlocked } = await fetchPackages(cache, await readWholeLock());
   console.log(`${packages.length} packages${unlocked ? ", unlocked" : ""}`);
 }
 

@@ -10,18 +10,16 @@ export interface Firmware {
 
 export type ImageVariant = "release" | "demo" | "dev";
 
-export interface VmOptions {
-  readonly firmware?: Firmware;
-  /** Raw disk images. None of these three is written to. */
-  readonly esp: string;
+interface MachineOptions {
+  /** Raw disk images. Neither of these two is written to. */
   readonly root: string;
   readonly cabinet: string;
+  /** Control socket of a running swtpm (`user: "qemu"`). */
+  readonly tpmSocket: string;
   /** The state volume's disk, writable. Default: `state.img` in `directory`, made when it is not there. */
   readonly state?: string;
   /** The agent's own small disk, writable. Default: `store.img` in `directory`, made when it is not there. */
   readonly store?: string;
-  /** Control socket of a running swtpm (`user: "qemu"`). */
-  readonly tpmSocket: string;
   /** An existing directory for sockets, logs and the variable store; the path is at most some 80 bytes long. */
   readonly directory: string;
   /** Default 512. */
@@ -30,8 +28,23 @@ export interface VmOptions {
   readonly variant: ImageVariant;
   /** Names of further virtio-serial ports. */
   readonly extraPorts?: readonly string[];
+  /** Further devices, each as QEMU's `-device` takes it, e.g. `qemu-xhci,id=usb`. They come after all others on the bus. */
+  readonly extraDevices?: readonly string[];
   /** Kills the machine when aborted. */
   readonly signal?: AbortSignal;
+}
+
+export interface VmOptions extends MachineOptions {
+  readonly firmware?: Firmware;
+  /** Raw disk image that the firmware boots; not written to. */
+  readonly esp: string;
+}
+
+/** A machine that QEMU itself gives a kernel to: neither kernel nor command line is measured. For trying what a kernel does. */
+export interface BareVmOptions extends MachineOptions {
+  readonly kernel: string;
+  readonly initrd: string;
+  readonly commandLine: string;
 }
 
 const FIRMWARE_DIRECTORY = "/usr/share/OVMF";
@@ -97,15 +110,38 @@ export function vmPaths(directory: string) {
  * Virtio devices are modern only (`disable-legacy=on`), so that their PCI ids do not depend on the bus they sit on.
  */
 export function qemuArguments(options: VmOptions, firmware: Firmware): string[] {
-  const paths = vmPaths(options.directory);
+  return [
+    ...machine(options),
+    ...["-drive", `if=pflash,format=raw,unit=0,readonly=on,file=${escaped(firmware.code)}`],
+    ...["-drive", `if=pflash,format=raw,unit=1,file=${escaped(vmPaths(options.directory).vars)}`],
+    ...disk("esp", options.esp, "bootindex=0"),
+    ...devices(options),
+  ];
+}
+
+/** The same machine without that firmware and without a boot disk. */
+export function bareQemuArguments(options: BareVmOptions): string[] {
+  const { kernel, initrd, commandLine } = options;
+  return [...machine(options), ...["-kernel", kernel, "-initrd", initrd, "-append", commandLine], ...devices(options)];
+}
+
+function machine({ memoryMiB = 512, directory, tpmSocket }: MachineOptions): string[] {
+  const paths = vmPaths(directory);
   return [
     ...["-nodefaults", "-no-user-config", "-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"],
     // Waking up from S3 resets the TPM and not the guest: its PCRs would start again under a machine that goes on.
     ...["-global", "ICH9-LPC.disable_s3=1", "-global", "ICH9-LPC.disable_s4=1"],
-    ...["-m", String(options.memoryMiB ?? 512), "-vga", "none", "-nic", "none", "-no-reboot", "-display", "none"],
-    ...["-drive", `if=pflash,format=raw,unit=0,readonly=on,file=${escaped(firmware.code)}`],
-    ...["-drive", `if=pflash,format=raw,unit=1,file=${escaped(paths.vars)}`],
-    ...disk("esp", options.esp, "bootindex=0"),
+    ...["-m", String(memoryMiB), "-vga", "none", "-nic", "none", "-no-reboot", "-display", "none"],
+    ...["-chardev", `socket,id=tpm0,path=${escaped(tpmSocket)}`],
+    ...["-tpmdev", "emulator,id=tpmdev0,chardev=tpm0", "-device", "tpm-crb,tpmdev=tpmdev0"],
+    ...["-serial", `file:${escaped(paths.console)}`],
+    ...["-qmp", `unix:${escaped(paths.qmp)},server=on,wait=off`],
+  ];
+}
+
+function devices(options: MachineOptions): string[] {
+  const paths = vmPaths(options.directory);
+  return [
     ...disk("root", options.root, "serial=root"),
     ...disk("cabinet", options.cabinet, "serial=cabinet"),
     ...writableDisk("state", options.state ?? paths.state),
@@ -117,10 +153,7 @@ export function qemuArguments(options: VmOptions, firmware: Firmware): string[] 
     ]),
     ...["-object", "rng-random,id=rng0,filename=/dev/urandom"],
     ...["-device", "virtio-rng-pci,rng=rng0,disable-legacy=on"],
-    ...["-chardev", `socket,id=tpm0,path=${escaped(options.tpmSocket)}`],
-    ...["-tpmdev", "emulator,id=tpmdev0,chardev=tpm0", "-device", "tpm-crb,tpmdev=tpmdev0"],
-    ...["-serial", `file:${escaped(paths.console)}`],
-    ...["-qmp", `unix:${escaped(paths.qmp)},server=on,wait=off`],
+    ...(options.extraDevices ?? []).flatMap((device) => ["-device", device]),
   ];
 }
 

@@ -5,7 +5,15 @@ import { connect, type Socket } from "node:net";
 import { resolve as absolute } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { ImageError } from "./errors.ts";
-import { findFirmware, portNames, qemuArguments, type VmOptions, vmPaths } from "./qemu-args.ts";
+import {
+  type BareVmOptions,
+  bareQemuArguments,
+  findFirmware,
+  portNames,
+  qemuArguments,
+  type VmOptions,
+  vmPaths,
+} from "./qemu-args.ts";
 import { openQmp, type Qmp } from "./qmp.ts";
 import { requireSocketPath } from "./swtpm.ts";
 
@@ -47,16 +55,26 @@ const STORE_BYTES = MIB;
 export async function bootVm(options: VmOptions): Promise<Vm> {
   const firmware = options.firmware ?? findFirmware();
   const directory = absolute(options.directory);
-  const paths = vmPaths(directory);
+  await copyFile(firmware.vars, vmPaths(directory).vars);
+  return startQemu({ ...options, directory }, qemuArguments({ ...options, directory }, firmware));
+}
+
+/** The same from a kernel file; see {@link BareVmOptions}. */
+export function bootBareVm(options: BareVmOptions): Promise<Vm> {
+  const directory = absolute(options.directory);
+  return startQemu({ ...options, directory }, bareQemuArguments({ ...options, directory }));
+}
+
+async function startQemu(options: VmOptions | BareVmOptions, args: readonly string[]): Promise<Vm> {
+  const paths = vmPaths(options.directory);
   const names = portNames(options);
   for (const path of [paths.qmp, ...names.map(paths.port)]) {
     requireSocketPath(path);
     await rm(path, { force: true });
   }
-  await copyFile(firmware.vars, paths.vars);
   await makeBlankDisk(options.state ?? paths.state, STATE_BYTES);
   await makeBlankDisk(options.store ?? paths.store, STORE_BYTES);
-  const child = spawn("qemu-system-x86_64", qemuArguments({ ...options, directory }, firmware), {
+  const child = spawn("qemu-system-x86_64", args, {
     stdio: ["ignore", "ignore", "pipe"],
     ...(options.signal === undefined ? {} : { signal: options.signal, killSignal: "SIGKILL" }),
   });
@@ -105,7 +123,7 @@ async function startFailure(exited: Promise<VmExit>, cause: unknown): Promise<un
       hint: "apt-get install qemu-system-x86",
     });
   }
-  if (code === null || code === 0) return cause;
+  if (code === 0 || (code === null && stderr === "")) return cause; // a signal: ours, or an abort with QEMU's reason
   return new ImageError("ERR_VM_START", `qemu-system-x86_64: ${stderr || `exit code ${code}`}`, { cause });
 }
 

@@ -35,7 +35,7 @@ export interface RootSources {
   readonly node: string;
   readonly agentBundle: Uint8Array;
   readonly workloadBundle: Uint8Array;
-  readonly profile: Uint8Array;
+  readonly profiles: ReadonlyMap<string, Uint8Array>;
   /** What a new state volume begins with. */
   readonly stateTemplate: Uint8Array;
 }
@@ -56,7 +56,7 @@ const PACKAGED = [
   `${LIB}/libstdc++.so.6`,
 ];
 
-const NATIVE = ["tpm2_tss.node", "agent_native.node", "pkcs11.node", "unsealer", "shim"];
+const NATIVE = ["tpm2_tss.node", "agent_native.node", "pkcs11.node", "unsealer", "shim", "relay"];
 
 const LINKS: readonly (readonly [path: string, target: string])[] = [
   ["/bin", "usr/bin"],
@@ -100,7 +100,7 @@ export async function rootEntries(sources: RootSources): Promise<readonly RootEn
     program("/init", join(nativeDirectory, "spawner")),
     bytes(`${OWN}/agent.cjs`, sources.agentBundle),
     bytes(`${OWN}/workload.cjs`, sources.workloadBundle),
-    bytes(`${OWN}/local.profile`, sources.profile),
+    ...[...sources.profiles].map(([name, content]) => bytes(`${OWN}/${name}`, content)),
     bytes(`${OWN}/state-volume.template`, sources.stateTemplate),
     ...(await configurationEntries()),
     ...(sources.variant === "dev" ? await shellEntries(guestTree) : []),

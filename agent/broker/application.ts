@@ -2,7 +2,8 @@ import type { Peer } from "../identity.ts";
 import { CKR } from "./calls.ts";
 import { type ArgumentReader, NO_VALUES } from "./codec.ts";
 import type { VirtualObject } from "./objects.ts";
-import type { ScopeState, SignOperation } from "./signing.ts";
+import type { ScopeState, StartedOperation } from "./operation.ts";
+import type { SignOperation } from "./signing.ts";
 
 export const MAX_SESSIONS = 64;
 export const SLOT = 1n;
@@ -13,6 +14,7 @@ export interface Session {
   /** Objects that C_FindObjects has still to return; null when no search is active. */
   find: readonly bigint[] | null;
   sign: SignOperation | null;
+  decrypt: StartedOperation | null;
 }
 
 /** One connection as one PKCS #11 application. Handles count up from 1, so that the same calls get the same handles everywhere. */
@@ -28,10 +30,17 @@ export interface Application {
   lastSession: bigint;
 }
 
-/** What a call answers: the values of its reply, or a CK_RV other than CKR_OK. */
+/** What a call answers: the values of its reply, one byte array that is wiped once it is sent, or a CK_RV other than CKR_OK. */
 export type Answer =
   | { readonly kind: "values"; readonly values: Uint8Array }
+  | { readonly kind: "secret"; readonly bytes: Uint8Array }
   | { readonly kind: "error"; readonly rv: bigint };
+type Failure = Extract<Answer, { kind: "error" }>;
+
+/** A session with an operation that was begun, or why there is none. */
+export type SessionOperation<K extends "sign" | "decrypt"> =
+  | { readonly kind: "active"; readonly session: Session; readonly operation: NonNullable<Session[K]> }
+  | Failure;
 
 /** Reads all its arguments, up to `end()`, before it changes anything. */
 export type CallHandler = (application: Application, args: ArgumentReader) => Answer | Promise<Answer>;
@@ -42,8 +51,23 @@ export function values(bytes: Uint8Array): Answer {
   return { kind: "values", values: bytes };
 }
 
-export function failure(name: keyof typeof CKR): Answer {
+export function secret(bytes: Uint8Array): Answer {
+  return { kind: "secret", bytes };
+}
+
+export function failure(name: keyof typeof CKR): Failure {
   return { kind: "error", rv: CKR[name] };
+}
+
+export function activeOf<K extends "sign" | "decrypt">(
+  application: Application,
+  handle: bigint,
+  kind: K,
+): SessionOperation<K> {
+  const session = application.sessions.get(handle);
+  if (session === undefined) return failure("SESSION_HANDLE_INVALID");
+  const operation = session[kind];
+  return operation === null ? failure("OPERATION_NOT_INITIALIZED") : { kind: "active", session, operation };
 }
 
 export function openApplication(

@@ -76,6 +76,12 @@ export class ArgumentReader {
 
 export const NO_VALUES = new Uint8Array();
 
+/** NULL with length 0 is an empty message; NULL with another length is a mistake of the caller, and null here. */
+export function bytesOf(array: ByteArray): Uint8Array | null {
+  if (array.kind === "bytes") return array.bytes;
+  return array.length === 0 ? NO_VALUES : null;
+}
+
 /** `u`, any number of them */
 export function encodeUlongs(...values: readonly bigint[]): Uint8Array {
   const writer = new ByteWriter();

@@ -7,6 +7,7 @@ import { answerCall, answerStranger, checkSignature, strangerReason } from "./di
 import {
   encodeErrorReply,
   encodeReply,
+  encodeSecretReply,
   type Frame,
   FrameSplitter,
   MAX_BODY,
@@ -15,7 +16,7 @@ import {
   type ReceiveMemory,
 } from "./frame.ts";
 import type { VirtualObject } from "./objects.ts";
-import type { ScopeState } from "./signing.ts";
+import type { ScopeState } from "./operation.ts";
 
 /** The highest protocol version that is answered. */
 export const MAX_VERSION = 2;
@@ -70,11 +71,19 @@ async function greet(
 
 async function answerFrames(socket: Socket, splitter: FrameSplitter, connection: Connection): Promise<void> {
   for (let frame = splitter.next(); frame !== null; frame = splitter.next()) {
-    await send(socket, await answerFrame(connection, frame));
+    const reply = await answerFrame(connection, frame);
+    if (reply.isSecret) await sendSecret(socket, reply.bytes);
+    else await send(socket, reply.bytes);
   }
 }
 
-async function answerFrame(connection: Connection, { code, body }: Frame): Promise<Uint8Array> {
+interface ReplyFrame {
+  readonly bytes: Uint8Array;
+  /** To be wiped once it is sent. */
+  readonly isSecret: boolean;
+}
+
+async function answerFrame(connection: Connection, { code, body }: Frame): Promise<ReplyFrame> {
   const { application, stranger } = connection;
   const request = parseCallBody(body);
   checkSignature(request);
@@ -83,8 +92,27 @@ async function answerFrame(connection: Connection, { code, body }: Frame): Promi
     stranger === null
       ? await answerCall(application, request)
       : await answerStranger(application, request, stranger, connection.calls === 1);
-  if (answer.kind === "error") return encodeErrorReply(code, answer.rv);
-  return encodeReply(code, request.call, CALLS.get(request.call)?.response ?? "", answer.values);
+  const signature = CALLS.get(request.call)?.response ?? "";
+  switch (answer.kind) {
+    case "error":
+      return { bytes: encodeErrorReply(code, answer.rv), isSecret: false };
+    case "values":
+      return { bytes: encodeReply(code, request.call, signature, answer.values), isSecret: false };
+    case "secret":
+      return { bytes: encodeSecretReply(code, request.call, signature, answer.bytes), isSecret: true };
+  }
+}
+
+/** Waits until the kernel has the bytes, or nobody will ever take them, and wipes them. */
+async function sendSecret(socket: Socket, bytes: Uint8Array): Promise<void> {
+  try {
+    if (socket.destroyed) throw new Error("connection closed");
+    await new Promise<void>((resolve, reject) => {
+      socket.write(bytes, (error) => (error ? reject(error) : resolve()));
+    });
+  } finally {
+    bytes.fill(0);
+  }
 }
 
 /** Waits for a slow reader instead of keeping its replies. */

@@ -3,11 +3,12 @@ import { type Answer, type Application, type CallHandler, failure } from "./appl
 import { malformed } from "./attributes.ts";
 import { CALLS, callNamed } from "./calls.ts";
 import { ArgumentReader } from "./codec.ts";
+import * as decryption from "./decrypt-calls.ts";
 import type { CallBody } from "./frame.ts";
 import * as general from "./general-calls.ts";
+import { recordStranger, type ServedOperation } from "./operation.ts";
 import * as session from "./session-calls.ts";
 import * as signing from "./sign-calls.ts";
-import { recordStranger } from "./signing.ts";
 
 /** The calls that are served. What is not in this table is CKR_FUNCTION_NOT_SUPPORTED. */
 const HANDLERS: ReadonlyMap<number, CallHandler> = new Map(
@@ -35,13 +36,18 @@ const HANDLERS: ReadonlyMap<number, CallHandler> = new Map(
     C_Sign: signing.sign,
     C_SignUpdate: signing.signUpdate,
     C_SignFinal: signing.signFinal,
+    C_DecryptInit: decryption.decryptInit,
+    C_Decrypt: decryption.decrypt,
+    C_DecryptUpdate: decryption.decryptPart,
+    C_DecryptFinal: decryption.decryptFinal,
   } satisfies Record<string, CallHandler>).map(([name, handler]) => [callNamed(name).id, handler]),
 );
 
 const INITIALIZE = callNamed("C_Initialize").id;
-const SIGN_ATTEMPTS: ReadonlySet<number> = new Set(
-  ["C_SignInit", "C_Sign", "C_SignUpdate", "C_SignFinal"].map((name) => callNamed(name).id),
-);
+const ATTEMPTS: ReadonlyMap<number, ServedOperation> = new Map([
+  ...attempts("sign", "C_SignInit", "C_Sign", "C_SignUpdate", "C_SignFinal"),
+  ...attempts("decrypt", "C_DecryptInit", "C_Decrypt", "C_DecryptUpdate", "C_DecryptFinal"),
+]);
 
 /**
  * Answers one call of the scope's own caller.
@@ -54,16 +60,16 @@ export async function answerCall(application: Application, { call, values }: Cal
   return handler(application, new ArgumentReader(values, application.version));
 }
 
-/** Answers one call of anybody else: recorded when it is the connection's first or an attempt to sign, and rejected. */
+/** Answers one call of anybody else: recorded when it is the connection's first or an attempt to use the key, and rejected. */
 export async function answerStranger(
   application: Application,
   { call }: CallBody,
   reason: string,
   isFirst: boolean,
 ): Promise<Answer> {
-  const isAttempt = SIGN_ATTEMPTS.has(call);
-  if (isFirst || isAttempt)
-    await recordStranger(application.state, application.peer, isAttempt ? "sign" : "connect", reason);
+  const attempt = ATTEMPTS.get(call);
+  if (isFirst || attempt !== undefined)
+    await recordStranger(application.state, application.peer, attempt ?? "connect", reason);
   return failure("FUNCTION_REJECTED");
 }
 
@@ -71,6 +77,10 @@ export async function answerStranger(
 export function strangerReason({ state, peer }: Pick<Application, "state" | "peer">): string | null {
   const caller = peer === null ? null : { uid: peer.uid, exe: peer.exe };
   return decideCaller(state.policy, state.scope.name, caller)?.reason ?? null;
+}
+
+function attempts(operation: ServedOperation, ...names: readonly string[]): [number, ServedOperation][] {
+  return names.map((name) => [callNamed(name).id, operation]);
 }
 
 /** A known call must come with its own signature. Unknown numbers are answered, so that a newer client can go on without them. */

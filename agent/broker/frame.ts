@@ -129,6 +129,18 @@ export function encodeReply(code: number, call: number, signature: string, value
   return new ByteWriter().u32(code).u32(0).u32(body.length).bytes(body).finish();
 }
 
+/**
+ * A successful reply of one byte array that is a secret. It is moved: afterwards `secret` is wiped, and the bytes stand in the reply
+ * and nowhere else.
+ */
+export function encodeSecretReply(code: number, call: number, signature: string, secret: Uint8Array): Uint8Array {
+  const values = new ByteWriter().u8(1).sized32(new Uint8Array(secret.length)).finish();
+  const reply = encodeReply(code, call, signature, values);
+  reply.set(secret, reply.length - secret.length);
+  secret.fill(0);
+  return reply;
+}
+
 /** The ERROR reply, for every call that fails. `rv` is not CKR_OK. */
 export function encodeErrorReply(code: number, rv: bigint): Uint8Array {
   return encodeReply(code, 0, "u", new ByteWriter().u64(rv).finish());

@@ -22,6 +22,7 @@ const CKF_RNG = 0x1n;
 const CKF_WRITE_PROTECTED = 0x2n;
 const CKF_USER_PIN_INITIALIZED = 0x8n;
 const CKF_TOKEN_INITIALIZED = 0x400n;
+const CKF_DECRYPT = 0x200n;
 const CKF_SIGN = 0x800n;
 /** CKF_EC_F_P, CKF_EC_NAMEDCURVE (CKF_EC_OID), CKF_EC_UNCOMPRESS. */
 const CKF_EC = 0x0190_0000n;
@@ -121,7 +122,8 @@ export const getMechanismInfo: CallHandler = ({ state }, args) => {
   const row = state.scope.mechanisms.map(({ type }) => mechanismRow(type)).find(({ value }) => value === mechanism);
   if (row === undefined) return failure("MECHANISM_INVALID");
   const bits = BigInt(state.key.bits);
-  return values(encodeUlongs(bits, bits, row.keyType === "ec" ? CKF_SIGN | CKF_EC : CKF_SIGN));
+  const flag = state.policy.keys[state.scope.key]?.does === "decrypt" ? CKF_DECRYPT : CKF_SIGN;
+  return values(encodeUlongs(bits, bits, row.keyType === "ec" ? flag | CKF_EC : flag));
 };
 
 export const generateRandom: CallHandler = (application, args) => {

@@ -1,5 +1,5 @@
-import { createPublicKey, type KeyObject } from "node:crypto";
-import { concatBytes, sha256Hex } from "../../policy/index.ts";
+import { createPublicKey, type KeyObject, type webcrypto } from "node:crypto";
+import { concatBytes, equalBytes, type Policy, sha256Hex, toHex } from "../../policy/index.ts";
 import { AgentError } from "../errors.ts";
 
 /** The public side of a key on the token, as the launch found it. */
@@ -18,6 +18,8 @@ export type BrokerKey = {
   readonly spki: Uint8Array;
   readonly id: Uint8Array;
   readonly label: string;
+  /** What makes it this key, whatever it is called and however it is encoded. */
+  readonly identity: string;
   /** Size of the modulus or of the curve's field. */
   readonly bits: number;
   /** Bytes of every signature. */
@@ -26,6 +28,7 @@ export type BrokerKey = {
   | { readonly keyType: "rsa"; readonly modulus: Uint8Array; readonly exponent: Uint8Array }
   | {
       readonly keyType: "ec";
+      readonly modulus: null;
       /** DER of the curve's object identifier. */
       readonly ecParams: Uint8Array;
       /** DER OCTET STRING around the uncompressed point. */
@@ -52,13 +55,15 @@ const CURVES: ReadonlyMap<string, Curve> = new Map([
 export function brokerKey(name: string, source: PublicKeySource, expected: string): BrokerKey {
   const got = `sha256:${sha256Hex(source.spki)}`;
   if (got !== expected) throw new AgentError("ERR_LAUNCH", `key ${name} spki`, { expected, got });
-  const publicKey = createPublicKey({ key: Buffer.from(source.spki), format: "der", type: "spki" });
-  const jwk = publicKey.export({ format: "jwk" });
+  const { publicKey, jwk } = parsePublicKey(name, source.spki);
   const common = { name, publicKey, spki: source.spki, id: source.id, label: source.label };
   if (jwk.kty === "RSA") {
     const modulus = base64url(jwk.n);
     const bits = modulus.length * 8 - Math.clz32(modulus[0] ?? 0) + 24;
-    return { ...common, keyType: "rsa", modulus, exponent: base64url(jwk.e), bits, signatureLength: modulus.length };
+    const sizes = { bits, signatureLength: modulus.length };
+    // Not the exponent: two private keys of one modulus are one secret.
+    const identity = `rsa ${toHex(modulus)}`;
+    return { ...common, ...sizes, identity, keyType: "rsa", modulus, exponent: base64url(jwk.e) };
   }
   const curve = CURVES.get(jwk.crv ?? "");
   if (curve === undefined) {
@@ -72,12 +77,49 @@ export function brokerKey(name: string, source: PublicKeySource, expected: strin
   const header = point.length < 128 ? [4, point.length] : [4, 0x81, point.length];
   return {
     ...common,
+    // Not y: the two points of one x are one secret and its negative.
+    identity: `ec ${jwk.crv} ${toHex(base64url(jwk.x))}`,
     keyType: "ec",
+    modulus: null,
     ecParams: Uint8Array.from(curve.oid),
     ecPoint: concatBytes(Uint8Array.from(header), point),
     bits: curve.bits,
     signatureLength: point.length - 1,
   };
+}
+
+/**
+ * Holds that each key of the policy is one key: no two entries are the same key in another encoding or for another use. The policy
+ * itself compares digests only.
+ * @throws AgentError `ERR_LAUNCH`
+ */
+export function verifyKeyUses(policy: Policy, sources: ReadonlyMap<string, PublicKeySource>): void {
+  const seen = new Map<string, { readonly name: string; readonly spki: string; readonly does: string }>();
+  for (const [name, { spki, does }] of Object.entries(policy.keys)) {
+    const source = sources.get(name);
+    if (source === undefined) continue;
+    const { identity } = brokerKey(name, source, spki);
+    const first = seen.get(identity) ?? { name, spki, does };
+    seen.set(identity, first);
+    if (first.spki === spki && first.does === does) continue;
+    const expected = `what ${first.name} is: ${first.spki} that does ${first.does}`;
+    throw new AgentError("ERR_LAUNCH", `key ${name}`, { expected, got: `the same key as ${spki} that does ${does}` });
+  }
+}
+
+/** One key has one encoding here: with a second one it could stand in a policy twice. */
+function parsePublicKey(name: string, spki: Uint8Array): { publicKey: KeyObject; jwk: webcrypto.JsonWebKey } {
+  try {
+    const publicKey = createPublicKey({ key: Buffer.from(spki), format: "der", type: "spki" });
+    const jwk = publicKey.export({ format: "jwk" });
+    // From the numbers: a compressed point, for one, would be exported as it came.
+    const encoded = createPublicKey({ key: jwk, format: "jwk" }).export({ format: "der", type: "spki" });
+    if (equalBytes(Uint8Array.from(encoded), spki)) return { publicKey, jwk };
+  } catch (cause) {
+    const fields = { expected: "an RSA or EC key", got: "another public key", cause };
+    throw new AgentError("ERR_LAUNCH", `key ${name} spki`, fields);
+  }
+  throw new AgentError("ERR_LAUNCH", `key ${name} spki`, { expected: "the one encoding of its key", got: "another" });
 }
 
 function base64url(text: string | undefined): Uint8Array {

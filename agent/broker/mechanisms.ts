@@ -1,11 +1,12 @@
 import { ByteReader, MECHANISMS, type MechanismParameters, type MechanismRow } from "../../policy/index.ts";
-import { malformed, readFlag } from "./attributes.ts";
+import { malformed, readByteString, readFlag } from "./attributes.ts";
 
 const NULL_LENGTH = 0xffff_ffff;
 const PSS_BYTES = 24;
 const KEY_BYTES = 8;
+const MAX_LABEL = 65_536;
 
-/** A mechanism and a key handle as C_SignInit sends them (`Mu`). */
+/** A mechanism and a key handle as C_SignInit and C_DecryptInit send them (`Mu`). */
 export type MechanismAndKey =
   /** NULL mechanism pointer: the operation is to be cancelled. */
   | { readonly kind: "cancel" }
@@ -33,7 +34,7 @@ export function readMechanismAndKey(reader: ByteReader, version: number): Mechan
   const bytes = reader.bytes(reader.remaining - KEY_BYTES, "mechanism parameters");
   const mechanism = BigInt(type);
   const row = mechanismByValue(mechanism);
-  const parameters = row?.parameters === "pss" ? readPss(bytes, version) : readPlain(bytes, version);
+  const parameters = readParameters(row, bytes, version);
   return { kind: "start", mechanism, parameters, key: reader.u64("key") };
 }
 
@@ -45,6 +46,18 @@ export function mechanismByValue(value: bigint): MechanismRow | null {
 /** The name for decisions and records, `0x...` for a mechanism that no policy can name. */
 export function mechanismName(value: bigint): string {
   return mechanismByValue(value)?.type ?? `0x${value.toString(16)}`;
+}
+
+function readParameters(row: MechanismRow | null, bytes: Uint8Array, version: number): MechanismParameters {
+  switch (row?.parameters) {
+    case "pss":
+      return readPss(bytes, version);
+    case "oaep":
+      return readOaep(bytes, version);
+    case "none":
+    case undefined:
+      return readPlain(bytes, version);
+  }
 }
 
 function readPlain(bytes: Uint8Array, version: number): MechanismParameters {
@@ -61,4 +74,19 @@ function readPss(bytes: Uint8Array, version: number): MechanismParameters {
   }
   if (reader.remaining !== PSS_BYTES) throw malformed("PSS parameters", `${PSS_BYTES} bytes`, `${reader.remaining}`);
   return { kind: "pss", hash: reader.u64("hashAlg"), mgf: reader.u64("mgf"), saltLength: reader.u64("sLen") };
+}
+
+/** CK_RSA_PKCS_OAEP_PARAMS. A NULL label is the empty one. */
+function readOaep(bytes: Uint8Array, version: number): MechanismParameters {
+  const reader = new ByteReader(bytes, "CK_RSA_PKCS_OAEP_PARAMS");
+  if (version >= 2 && !readFlag(reader, "has_param")) {
+    reader.end();
+    return { kind: "none" };
+  }
+  const hash = reader.u64("hashAlg");
+  const mgf = reader.u64("mgf");
+  const source = reader.u64("source");
+  const label = readByteString(reader, "sourceData", MAX_LABEL) ?? new Uint8Array();
+  reader.end();
+  return { kind: "oaep", hash, mgf, source, label };
 }

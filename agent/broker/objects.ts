@@ -1,4 +1,4 @@
-import { ByteWriter, utf8 } from "../../policy/index.ts";
+import { ByteWriter, type Operation, utf8 } from "../../policy/index.ts";
 import {
   type Attribute,
   type AttributeQuery,
@@ -34,10 +34,10 @@ const SECRET: ReadonlySet<number> = new Set([
   CKA.COEFFICIENT,
 ]);
 
-/** The private and the public key object of a scope's key, with handles 1 and 2. */
-export function scopeObjects(key: BrokerKey): readonly VirtualObject[] {
+/** The private and the public key object of a scope's key, with handles 1 and 2. `does` is what the key is for, and all that it is for. */
+export function scopeObjects(key: BrokerKey, does: Operation): readonly VirtualObject[] {
   return [
-    { handle: 1n, kind: "private", attributes: new Map([...commonAttributes(key), ...privateAttributes()]) },
+    { handle: 1n, kind: "private", attributes: new Map([...commonAttributes(key), ...privateAttributes(does)]) },
     { handle: 2n, kind: "public", attributes: new Map([...commonAttributes(key), ...publicAttributes(key)]) },
   ];
 }
@@ -102,15 +102,15 @@ function commonAttributes(key: BrokerKey): [number, AttributeValue][] {
   ];
 }
 
-function privateAttributes(): [number, AttributeValue][] {
+function privateAttributes(does: Operation): [number, AttributeValue][] {
   return [
     [CKA.CLASS, ulong(CKO_PRIVATE_KEY)],
     [CKA.PRIVATE, flag(true)],
     [CKA.SENSITIVE, flag(true)],
     [CKA.EXTRACTABLE, flag(false)],
-    [CKA.SIGN, flag(true)],
+    [CKA.SIGN, flag(does === "sign")],
     [CKA.SIGN_RECOVER, flag(false)],
-    [CKA.DECRYPT, flag(false)],
+    [CKA.DECRYPT, flag(does === "decrypt")],
     [CKA.UNWRAP, flag(false)],
     [CKA.ALWAYS_AUTHENTICATE, flag(false)],
     [CKA.WRAP_WITH_TRUSTED, flag(false)],

@@ -14,6 +14,16 @@ export function verifyRsaPkcs1(key: BrokerKey, digestInfo: Uint8Array, signature
   }
 }
 
+/** Verifies the result of the private operation: raised to the public exponent it is the block again. */
+export function verifyRsaBlock(key: BrokerKey, block: Uint8Array, result: Uint8Array): boolean {
+  try {
+    const opened = publicDecrypt({ key: key.publicKey, padding: constants.RSA_NO_PADDING }, result);
+    return equalBytes(Uint8Array.from(opened), block) && result.length === block.length;
+  } catch {
+    return false;
+  }
+}
+
 /** Verifies RSASSA-PSS over a digest, MGF1 and salt of the same hash (RFC 8017, 8.1.2 and 9.1.2). */
 export function verifyRsaPss(key: BrokerKey, digest: DigestName, hash: Uint8Array, signature: Uint8Array): boolean {
   try {

@@ -1,16 +1,18 @@
 import { chmodSync, lstatSync, unlinkSync } from "node:fs";
 import { connect, createServer, type Server, type Socket } from "node:net";
-import { findScope, type Policy } from "../../policy/index.ts";
+import { failuresOf, findScope, type Policy } from "../../policy/index.ts";
 import type { AuditLog } from "../audit.ts";
 import { AgentError } from "../errors.ts";
 import type { Peer, PeerIdentity } from "../identity.ts";
 import { serveConnection } from "./connection.ts";
 import { strangerReason } from "./dispatch.ts";
+import type { FailureBudgets } from "./failure-budget.ts";
 import { ReceiveMemory } from "./frame.ts";
-import { brokerKey, type PublicKeySource } from "./key.ts";
+import { brokerKey, type PublicKeySource, verifyKeyUses } from "./key.ts";
 import { scopeObjects } from "./objects.ts";
+import { recordStranger, type ScopeState } from "./operation.ts";
 import { RefusalLog } from "./refusals.ts";
-import { recordStranger, type ScopeState, type Signer } from "./signing.ts";
+import type { Token } from "./token.ts";
 
 const MAX_CONNECTIONS = 256;
 /** Of peers that are refused, at once: they cannot keep the scope's caller out. */
@@ -25,11 +27,13 @@ export interface ServeScopeOptions {
   /** Name of the scope. */
   readonly scope: string;
   readonly socketPath: string;
-  readonly signer: Signer;
+  readonly token: Token;
   readonly audit: AuditLog;
   readonly identify: PeerIdentity;
   /** By key name; the scope's key must be among them, with the SPKI that the policy names. */
   readonly publicKeys: ReadonlyMap<string, PublicKeySource>;
+  /** Those of all scopes of the policy together: a key that two scopes serve has one budget. */
+  readonly failures: FailureBudgets;
   /** Milliseconds of a clock that does not go backwards, for the rate limit. */
   readonly now: () => number;
 }
@@ -45,7 +49,7 @@ export interface ScopeServer {
  */
 export async function serveScope(options: ServeScopeOptions): Promise<ScopeServer> {
   const state = scopeState(options);
-  const objects = scopeObjects(state.key);
+  const objects = scopeObjects(state.key, state.policy.keys[state.scope.key]?.does ?? "unwrap");
   const memory = new ReceiveMemory(MAX_RECEIVING);
   const sockets = new Set<Socket>();
   const strangers = new Set<Socket>();
@@ -85,7 +89,7 @@ export async function serveScope(options: ServeScopeOptions): Promise<ScopeServe
 }
 
 function scopeState(options: ServeScopeOptions): ScopeState {
-  const { policy, signer, audit, now } = options;
+  const { policy, token, audit, now } = options;
   const scope = findScope(policy, options.scope);
   if (scope === null)
     throw new AgentError("ERR_LAUNCH", "scope", { expected: "a scope of the policy", got: options.scope });
@@ -97,15 +101,17 @@ function scopeState(options: ServeScopeOptions): ScopeState {
       got: "none",
     });
   }
-  if (listed.does !== "sign") {
+  if (listed.does === "unwrap") {
     throw new AgentError("ERR_LAUNCH", `scope ${scope.name} key`, {
-      expected: "a key that does sign",
+      expected: "a key that does sign or decrypt",
       got: listed.does,
     });
   }
   const key = brokerKey(scope.key, source, listed.spki);
+  verifyKeyUses(policy, options.publicKeys);
+  const failures = options.failures.of(key.identity, failuresOf(scope));
   const refusals = new RefusalLog(audit, scope.audit, now);
-  return { policy, scope, key, signer, audit, refusals, now, bucket: null };
+  return { policy, scope, key, token, audit, refusals, failures, now, bucket: null };
 }
 
 /** A peer that cannot be identified is served as a stranger: refused and recorded, not cut off. */

@@ -14,7 +14,13 @@ export const openSession: CallHandler = (application, args) => {
   if (application.sessions.size >= MAX_SESSIONS) return failure("SESSION_COUNT");
   application.lastSession += 1n;
   const handle = application.lastSession;
-  const session: Session = { handle, readWrite: (flags & CKF_RW_SESSION) !== 0n, find: null, sign: null };
+  const session: Session = {
+    handle,
+    readWrite: (flags & CKF_RW_SESSION) !== 0n,
+    find: null,
+    sign: null,
+    decrypt: null,
+  };
   application.sessions.set(handle, session);
   return values(encodeUlongs(handle));
 };

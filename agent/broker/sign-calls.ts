@@ -1,7 +1,16 @@
-import { type Answer, type Application, type CallHandler, failure, OK, type Session, values } from "./application.ts";
-import { CKR } from "./calls.ts";
-import { type ByteArray, encodeByteArray, encodeLength, NO_VALUES } from "./codec.ts";
-import { finishSigning, type SignOperation, startSigning } from "./signing.ts";
+import {
+  type Answer,
+  type Application,
+  activeOf,
+  type CallHandler,
+  failure,
+  OK,
+  type SessionOperation,
+  values,
+} from "./application.ts";
+import { bytesOf, encodeByteArray, encodeLength, NO_VALUES } from "./codec.ts";
+import { startOperation } from "./operation.ts";
+import { finishSigning, signOperation } from "./signing.ts";
 
 export const signInit: CallHandler = async (application, args) => {
   const handle = args.ulong("session");
@@ -15,9 +24,9 @@ export const signInit: CallHandler = async (application, args) => {
   }
   if (session.sign !== null) return failure("OPERATION_ACTIVE");
   const object = application.objects.find((candidate) => candidate.handle === request.key) ?? null;
-  const start = await startSigning(application.state, application.peer, object, request.mechanism, request.parameters);
+  const start = await startOperation(application.state, application.peer, object, { ...request, operation: "sign" });
   if (start.kind === "refused") return { kind: "error", rv: start.rv };
-  session.sign = start.operation;
+  session.sign = signOperation(start);
   return OK;
 };
 
@@ -26,7 +35,7 @@ export const sign: CallHandler = (application, args) => {
   const data = bytesOf(args.byteArray("data"));
   const room = args.room("signature");
   args.end();
-  const active = activeOperation(application, handle);
+  const active = activeOf(application, handle, "sign");
   if (active.kind === "error") return active;
   if (data === null) return failure("ARGUMENTS_BAD");
   if (active.operation.multiPart) return failure("OPERATION_ACTIVE");
@@ -38,7 +47,7 @@ export const signUpdate: CallHandler = (application, args) => {
   const handle = args.ulong("session");
   const data = bytesOf(args.byteArray("part"));
   args.end();
-  const active = activeOperation(application, handle);
+  const active = activeOf(application, handle, "sign");
   if (active.kind === "error") return active;
   if (data === null) return failure("ARGUMENTS_BAD");
   if (active.operation.hash === null) {
@@ -54,16 +63,12 @@ export const signFinal: CallHandler = (application, args) => {
   const handle = args.ulong("session");
   const room = args.room("signature");
   args.end();
-  const active = activeOperation(application, handle);
+  const active = activeOf(application, handle, "sign");
   if (active.kind === "error") return active;
   return finish(application, active, NO_VALUES, room);
 };
 
-interface Active {
-  readonly kind: "active";
-  readonly session: Session;
-  readonly operation: SignOperation;
-}
+type Active = Extract<SessionOperation<"sign">, { kind: "active" }>;
 
 /**
  * A length query and a too small buffer are answered from the key's size and leave the operation as it is. Otherwise the operation is
@@ -81,17 +86,4 @@ async function finish(
   active.session.sign = null;
   const result = await finishSigning(state, peer, active.operation, data);
   return result.kind === "refused" ? { kind: "error", rv: result.rv } : values(encodeByteArray(result.bytes, room));
-}
-
-function activeOperation(application: Application, handle: bigint): Active | Extract<Answer, { kind: "error" }> {
-  const session = application.sessions.get(handle);
-  if (session === undefined) return { kind: "error", rv: CKR.SESSION_HANDLE_INVALID };
-  if (session.sign === null) return { kind: "error", rv: CKR.OPERATION_NOT_INITIALIZED };
-  return { kind: "active", session, operation: session.sign };
-}
-
-/** NULL with length 0 is an empty message; NULL with another length is a mistake of the caller. */
-function bytesOf(array: ByteArray): Uint8Array | null {
-  if (array.kind === "bytes") return array.bytes;
-  return array.length === 0 ? NO_VALUES : null;
 }

@@ -1,4 +1,4 @@
-import { parsePolicy, sortedTokens } from "../../policy/index.ts";
+import { parsePolicy, policyExceptions, sortedModules, sortedTokens } from "../../policy/index.ts";
 import type { Command } from "./command.ts";
 import { readInput } from "./files.ts";
 import { answer, JSON_OPTION } from "./output.ts";
@@ -22,16 +22,29 @@ export const command: Command = {
       ...token,
       keys: Object.keys(policy.keys).filter((key) => policy.keys[key]?.token === token.name),
     }));
+    const exceptions = policyExceptions(policy);
+    const modules = sortedModules(policy).map(({ name, path, sha256, profile, spares }) => ({
+      ...{ name, path, sha256, profile: profile.name, spares },
+    }));
+    const moduleLines = modules.map(
+      ({ name, path, profile }) => `  module ${name}: ${path}, sandbox profile ${profile}`,
+    );
     const tokenLines = tokens.map(
-      ({ name, label, serial, pin, keys }) =>
-        `  token ${name} (${label}, serial ${serial}) by the PIN ${pin}: ${keys.join(", ") || "no key"}`,
+      ({ name, module, label, serial, pin, keys }) =>
+        `  token ${name} (${label}, serial ${serial}) through ${module} by the PIN ${pin}: ${keys.join(", ") || "no key"}`,
     );
     const lines = scopes.map(
       ({ name, caller, key, does, mechanisms }) =>
         `  ${name}: ${caller} may ${does} with ${key} by ${mechanisms.join(", ")}`,
     );
-    const text = [`policy ${serial} of ${owner}, review by ${reviewBy}`, ...tokenLines, ...lines].join("\n");
-    answer(input, io, { ok: true, serial, owner, reviewBy, tokens, scopes }, text);
+    const text = [
+      `policy ${serial} of ${owner}, review by ${reviewBy}`,
+      ...exceptions.map((line) => `  exception  ${line}`),
+      ...moduleLines,
+      ...tokenLines,
+      ...lines,
+    ].join("\n");
+    answer(input, io, { ok: true, serial, owner, reviewBy, exceptions, modules, tokens, scopes }, text);
     return 0;
   },
 };

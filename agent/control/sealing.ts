@@ -76,7 +76,7 @@ export function createSealingService(environment: SealingEnvironment, sources: S
     if (expected.includes(kind)) return;
     throw new AgentError("ERR_LAUNCH", "launch", { expected: expected.join(" or "), got: kind });
   };
-  const requireLaunched = () => requireState("serving", "refused");
+  const requireLaunched = () => requireState("serving", "refused", "stopped");
   const boot = Uint8Array.from(randomBytes(32));
   let tail: Promise<unknown> = Promise.resolve();
   const inTurn = <T>(act: () => Promise<T>): Promise<T> => {

@@ -1,18 +1,16 @@
-import type { Reason, Tpm } from "../../attest/index.ts";
-import type { Release } from "../../policy/index.ts";
+import type { Incident, Reason, Tpm } from "../../attest/index.ts";
+import type { Release, SandboxFeature } from "../../policy/index.ts";
 import type { Credential, MachineTpm, Store, TpmAnswer, UnsealAnswer } from "../../seal/index.ts";
 import type { AgentConfig } from "../config.ts";
 import { AgentError } from "../errors.ts";
 import type { Shim } from "../shim-client.ts";
 import type { ProbeAttempt } from "../shim-replies.ts";
+import type { AttemptCounts } from "../shims/attempts.ts";
 import type { Spawner } from "../spawner-client.ts";
 import type { ReadInputs } from "./inputs.ts";
 import type { ServedKey, TokenIdentity } from "./keys.ts";
 import type { MeasurementLog } from "./measurement-log.ts";
 import { type LaunchState, mayFollow } from "./state.ts";
-
-/** The one shim of a launch: spares are not served yet. */
-export const SHIM_ID = 0;
 
 /** What the launch needs from outside; everything privileged is behind one of these. */
 export interface LaunchEnvironment {
@@ -29,7 +27,8 @@ export interface LaunchEnvironment {
   readonly spawner: Spawner;
   readonly inputs: ReadInputs;
   readonly devices: readonly string[];
-  openShim(requestFd: number): Promise<Shim>;
+  /** @param onAttempt called for each attempt that the kernel shows and that is recorded */
+  openShim(requestFd: number, onAttempt: () => void): Promise<Shim>;
   closeFd(fd: number): void;
   /** Opens the state volume with the key that `deliver` has the unsealer write into the descriptor it is given. */
   readonly stateVolume: StateVolume | null;
@@ -45,18 +44,33 @@ export interface StateVolume {
   settle(): Promise<void>;
 }
 
+/** A shim that was started. Whether it still runs, and as what, is asked when somebody wants to know. */
+export interface RecordedShim {
+  readonly id: number;
+  /** The policy's name of its token. */
+  readonly token: string;
+  /** Version of Landlock that its sandbox was made with. */
+  readonly landlock: number;
+  /** What the library has tried so far. */
+  attempts(): AttemptCounts;
+}
+
 /** What is known about the launch, for the report: filled as far as the launch came. */
 export interface LaunchRecord {
   state: LaunchState;
+  /** Ascending by id. */
+  shims: readonly RecordedShim[];
   probe: readonly ProbeAttempt[];
-  /** System call to count: what the kernel showed the agent while the probe ran. */
+  /** System call to count: what the kernel showed the agent while the first shim's probe ran. */
   witnessed: Readonly<Record<number, number>>;
   /** Those that took their PIN, in the order of their names. */
   tokens: readonly TokenIdentity[];
   keys: readonly ServedKey[];
-  digests: ReadonlyMap<string, string>;
-  mapped: readonly string[];
   answers: readonly TpmAnswer[];
+  /** Those of them that are measured, in the log's order. */
+  incidents: readonly Incident[];
+  /** What the sandbox of this kernel lacks, where the policy does without. */
+  lacks: readonly SandboxFeature[];
   /** The release that the measurements belong to, or come nearest to. */
   release?: Release;
   /** What was unsealed, by name. */
@@ -69,13 +83,14 @@ export interface LaunchRecord {
 export function newLaunchRecord(): LaunchRecord {
   return {
     state: { kind: "booted" },
+    shims: [],
     probe: [],
     witnessed: {},
     tokens: [],
     keys: [],
-    digests: new Map(),
-    mapped: [],
     answers: [],
+    incidents: [],
+    lacks: [],
     unsealed: [],
     phases: [{ kind: "booted", at: performance.now() }],
   };

@@ -1,4 +1,4 @@
-import type { Policy } from "../../policy/index.ts";
+import type { Policy, PolicyModule } from "../../policy/index.ts";
 import type { AgentConfig } from "../config.ts";
 import type { ShimFile } from "../spawner-client.ts";
 import type { CabinetFile, LaunchInputs } from "./inputs.ts";
@@ -14,14 +14,14 @@ export interface PlannedFile extends ShimFile {
 }
 
 /**
- * Every file of the shim's private root, in the order in which they are measured. A path that the module bundle holds
+ * Every file of the private root of a shim with this module, in the order in which they are measured. A path that the module bundle holds
  * comes from the cabinet, any other from the measured root: nothing else exists in the shim to load.
  */
 export function planShimFiles(
   config: AgentConfig,
+  module: PolicyModule,
   inputs: Pick<LaunchInputs, "policy" | "module" | "token">,
 ): PlannedFile[] {
-  const { module } = inputs.policy;
   const bundle = new Map(inputs.module.map((file) => [file.path, file]));
   const measured = (role: ShimFileRole, path: string, executable: boolean): PlannedFile => ({
     role,
@@ -34,7 +34,7 @@ export function planShimFiles(
     {
       role: "profile",
       path: PROFILE_PATH,
-      source: { kind: "root", path: profileFile(config, inputs.policy) },
+      source: { kind: "root", path: profileFile(config, module) },
       executable: false,
       writable: false,
     },
@@ -45,13 +45,15 @@ export function planShimFiles(
     ...Object.keys(module.config)
       .sort()
       .map((path) => measured("file", path, false)),
-    ...inputs.token.map((file) => ({
-      role: "token" as const,
-      path: file.path,
-      source: source(file, file.path),
-      executable: false,
-      writable: true,
-    })),
+    ...inputs.token
+      .filter(({ path }) => isWritable(module, path) || isNobodys(inputs.policy, path))
+      .map((file) => ({
+        role: "token" as const,
+        path: file.path,
+        source: source(file, file.path),
+        executable: false,
+        writable: true,
+      })),
   ];
 }
 
@@ -66,8 +68,18 @@ function shimProgram(config: AgentConfig): PlannedFile {
   };
 }
 
-export function profileFile(config: AgentConfig, policy: Policy): string {
-  return `${config.programs}/${policy.profile.name}.profile`;
+export function profileFile(config: AgentConfig, { profile }: Pick<PolicyModule, "profile">): string {
+  return `${config.programs}/${profile.name}.profile`;
+}
+
+/** Whether a shim with this module may write to that path: the token directory's files go to the shims of such modules. */
+function isWritable({ writable }: Pick<PolicyModule, "writable">, path: string): boolean {
+  return writable.some((directory) => path.startsWith(`${directory}/`));
+}
+
+/** A token file in no directory that is writable stays in every plan: the spawner refuses it, and so it is not left out unseen. */
+function isNobodys({ modules }: Policy, path: string): boolean {
+  return !Object.values(modules).some((module) => isWritable(module, path));
 }
 
 function source(file: CabinetFile | undefined, path: string): ShimFile["source"] {

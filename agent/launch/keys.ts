@@ -7,7 +7,7 @@ import {
   reason,
   type TokenClaim,
 } from "../../attest/index.ts";
-import { type Policy, sha256Hex } from "../../policy/index.ts";
+import { type Policy, type PolicyKey, sha256Hex } from "../../policy/index.ts";
 import type { KeyFlag, ShimKey } from "../shim-replies.ts";
 import { spkiOf } from "./spki.ts";
 
@@ -37,7 +37,7 @@ export interface TokenKeys {
 
 /**
  * Match the policy's keys, named by token and public key, with what the tokens hold. None or two matches refuse, and so does a key
- * that could leave the token (I7): extractable, not sensitive, or of unknown history.
+ * that could leave the token (I7): extractable, not sensitive, or of unknown history where the policy does not accept that.
  */
 export function findServedKeys(
   policy: Policy,
@@ -58,7 +58,7 @@ export function findServedKeys(
       );
       continue;
     }
-    reasons.push(...attributeReasons(name, wanted.does, match.key));
+    reasons.push(...attributeReasons(name, wanted, match.key));
     keys.push({
       name,
       token: match.token,
@@ -76,12 +76,18 @@ export function findServedKeys(
   return { keys, reasons };
 }
 
-function attributeReasons(name: string, does: ServedKey["does"], { flags }: ShimKey): Reason[] {
+/** That the key was never outside, as far as the token tells: what a policy may take for unknown. */
+const HISTORY = ["alwaysSensitive", "neverExtractable", "local"] as const satisfies readonly KeyFlag[];
+
+function attributeReasons(name: string, { does, accepts }: PolicyKey, { flags }: ShimKey): Reason[] {
+  // It would ask for the PIN again at each use, and nobody has it any more.
+  if (flags.get("alwaysAuthenticate") === true)
+    return [reason("key-always-authenticate", name, "a key that one log-in opens", "CKA_ALWAYS_AUTHENTICATE")];
+  const history = accepts.includes("unknown-history") ? [] : HISTORY.map((flag) => [flag, true] as const);
   const required: readonly (readonly [KeyFlag, boolean])[] = [
     ["sensitive", true],
     ["extractable", false],
-    ["alwaysSensitive", true],
-    ["neverExtractable", true],
+    ...history,
     ["alwaysAuthenticate", false],
     [does, true],
   ];

@@ -1,49 +1,54 @@
 import { type LaunchEvent, type Reason, reasonFrom } from "../../attest/index.ts";
-import { fromHex, sha256 } from "../../policy/index.ts";
-import type { Shim } from "../shim-client.ts";
-import { enter, type LaunchEnvironment, type LaunchRecord, Refusal, SHIM_ID } from "./environment.ts";
-import type { LaunchInputs } from "./inputs.ts";
-import type { ServedKey } from "./keys.ts";
-import { checkKeys, logIn, type TokenSlot, unsealInto } from "./login.ts";
+import { sha256 } from "../../policy/index.ts";
+import { type CheckedTokens, checkKeys } from "./check-keys.ts";
+import { deliverCredentials } from "./deliver.ts";
+import { enter, type LaunchEnvironment, type LaunchRecord, Refusal } from "./environment.ts";
+import { logIn } from "./login.ts";
 import { measureEverything } from "./measure.ts";
+import { type AttemptBell, attemptReasons, requireNoAttempts, ShimSet, startShims } from "./start-shims.ts";
 import type { LaunchState } from "./state.ts";
 
-export interface Launched {
-  readonly shim: Shim;
-  readonly keys: readonly ServedKey[];
+export interface Launched extends CheckedTokens {
+  /** Rung for each attempt that the kernel shows from now on. Whoever takes the shims over listens. */
+  readonly bell: AttemptBell;
 }
 
 /**
- * Measure, unseal, log in, check the keys, cap. Returns the shim when serving may begin, `null` when the launch was
+ * Measure, unseal, log in, check the keys, cap. Returns the shims when serving may begin, `null` when the launch was
  * refused; `record` says why. In both cases the agent PCR is capped when this returns. When even the cap fails the
  * spawner is asked to cap and reboot, and this rejects.
  */
 export async function launch(environment: LaunchEnvironment, record: LaunchRecord): Promise<Launched | null> {
-  let shim: Shim | undefined;
+  const set = new ShimSet(environment);
   try {
     enter(record, { kind: "measuring" });
     const inputs = await measureEverything(environment, record);
     enter(record, { kind: "unsealing" });
-    const { fds } = await environment.spawner.startShim(startRequest(inputs));
-    let slots: readonly TokenSlot[];
-    try {
-      shim = await environment.openShim(fds.request);
-      slots = await unsealInto(environment, inputs, shim, record, fds.pin);
-    } finally {
-      environment.closeFd(fds.pin); // a shim that finds the pipe empty sees its end at once
-    }
-    await logIn(environment, inputs, shim, record, slots);
-    const keys = await checkKeys(environment, inputs, shim, record, slots);
+    const started = await startShims(inputs, set, record);
+    const shims = await deliverCredentials(environment, inputs, started, record);
+    set.closeChannels();
+    await logIn(environment, inputs, shims, record);
+    const checked = await checkKeys(environment, inputs, shims, record);
+    requireNoAttempts(started);
     enter(record, { kind: "capping" });
     const serving: LaunchState = { kind: "serving", scopes: inputs.policy.scopes.map((scope) => scope.name) };
     await environment.log.measure(cap("serving"), () => enter(record, serving));
-    return { shim, keys };
+    return { ...checked, bell: set.bell };
   } catch (error) {
-    const reasons = error instanceof Refusal ? error.reasons : [reasonFrom(error, `launch (${record.state.kind})`)];
-    await refuse(environment, record, reasons);
-    shim?.close(); // the library loses its connection, and with it everything it could be asked for
+    await refuse(environment, record, withAttempts(set, reasonsOf(error, record)));
+    await set.end(); // the libraries lose their connections, and with them everything they could be asked for
     return null;
   }
+}
+
+function reasonsOf(error: unknown, { state }: LaunchRecord): readonly Reason[] {
+  return error instanceof Refusal ? error.reasons : [reasonFrom(error, `launch (${state.kind})`)];
+}
+
+/** Whatever else ended the launch: what a library tried before it is told too. */
+function withAttempts({ started }: ShimSet, reasons: readonly Reason[]): readonly Reason[] {
+  const attempts = attemptReasons(started).filter(({ item }) => !reasons.some((told) => told.item === item));
+  return [...reasons, ...attempts];
 }
 
 /** The last event of a launch: after it no signed release's PCR values can be reached in this boot. */
@@ -61,15 +66,4 @@ async function refuse(environment: LaunchEnvironment, record: LaunchRecord, reas
     await environment.spawner.capAndReboot("the cap of a refused launch failed");
     throw error;
   }
-}
-
-/** The spawner compares this digest with the profile that it copied itself. */
-function startRequest(inputs: LaunchInputs) {
-  const { module, profile, writable } = inputs.policy;
-  return {
-    id: SHIM_ID,
-    profileSha256: fromHex(profile.sha256),
-    environment: Object.entries(module.environment).map(([name, value]) => `${name}=${value}`),
-    writable,
-  };
 }

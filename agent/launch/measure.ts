@@ -1,11 +1,12 @@
-import { type LaunchEvent, pcrBanks, type Reason, reason, reasonFrom } from "../../attest/index.ts";
-import { fromHex, type Policy, type Release, SEAL_PCRS, sortedTokens, toHex } from "../../policy/index.ts";
+import { compareDevices, type LaunchEvent, pcrBanks, type Reason, reason, reasonFrom } from "../../attest/index.ts";
+import { fromHex, type NamedModule, type Release, SEAL_PCRS, sortedTokens, toHex } from "../../policy/index.ts";
 import { AgentError } from "../errors.ts";
 import type { ShimDigest } from "../spawner-client.ts";
-import { answersOf, type LaunchEnvironment, type LaunchRecord, Refusal, SHIM_ID } from "./environment.ts";
-import { documentEvents, launchEvents, pinnedDigest } from "./expected-events.ts";
+import { answersOf, type LaunchEnvironment, type LaunchRecord, Refusal } from "./environment.ts";
+import { documentEvents, launchEvents, type ModuleFiles, pinnedDigest } from "./expected-events.ts";
 import { type PlannedFile, planShimFiles, SHIM_PATH } from "./files.ts";
 import type { LaunchInputs } from "./inputs.ts";
+import { measuringOrder, type PlannedShim, planShims } from "./shim-plan.ts";
 import { credentialReasons, prepareTpm, readTpmStates, type TpmStates } from "./tpm-check.ts";
 import { askTpm } from "./unseal.ts";
 
@@ -54,8 +55,9 @@ export async function measureEverything(environment: LaunchEnvironment, record: 
   await prepareTpm(environment, inputs.partial).catch((error: unknown) =>
     reasons.push(reasonFrom(error, "TPM records")),
   );
+  reasons.push(...deviceReasons(environment));
   const documents = await measureDocuments(environment);
-  const events = [...documents, ...(await measureFiles(environment, record, reasons))];
+  const events = [...documents, ...(await measureFiles(environment, reasons))];
   const chosen = await chooseRelease(environment, events, reasons);
   if (chosen !== null) {
     record.release = chosen.release;
@@ -71,15 +73,11 @@ export async function measureEverything(environment: LaunchEnvironment, record: 
 }
 
 /** A file that cannot be copied is one more reason; what was measured before it stays measured. */
-async function measureFiles(
-  environment: LaunchEnvironment,
-  record: LaunchRecord,
-  reasons: Reason[],
-): Promise<readonly LaunchEvent[]> {
+async function measureFiles(environment: LaunchEnvironment, reasons: Reason[]): Promise<readonly LaunchEvent[]> {
   const { partial } = environment.inputs;
   if (!isComplete(partial)) return [];
   try {
-    return await measureShim(environment, partial, record, reasons);
+    return await measureShims(environment, partial, reasons);
   } catch (error) {
     reasons.push(reasonFrom(error, "files of the shim"));
     return [];
@@ -116,6 +114,14 @@ async function agentPcrReasons({ tpm, config }: LaunchEnvironment): Promise<Reas
   return reasons;
 }
 
+/** What the machine shows and the policy does not name, one by one: a whole controller, where one device was meant, is such a one. */
+function deviceReasons({ devices, inputs }: LaunchEnvironment): readonly Reason[] {
+  const { policy } = inputs.partial;
+  if (policy === undefined) return [];
+  const foreign = compareDevices(policy.devices, devices).filter(({ change }) => change === "added");
+  return foreign.map(({ device }) => reason("device-foreign", device, "a device of the policy", "another one"));
+}
+
 async function measureDocuments(environment: LaunchEnvironment): Promise<readonly LaunchEvent[]> {
   const { configBytes, inputs } = environment;
   const events = documentEvents({
@@ -127,25 +133,38 @@ async function measureDocuments(environment: LaunchEnvironment): Promise<readonl
   return events;
 }
 
-/** Fill the shim's private root and extend what was really copied, whether it matches the pin or not (I1). */
-async function measureShim(
+/**
+ * Fill every shim's private root and extend what was really copied, whether it matches the pin or not (I1). What two shims share is one
+ * event; a copy that came out otherwise is an event that no release has.
+ */
+async function measureShims(
   environment: LaunchEnvironment,
   inputs: LaunchInputs,
-  record: LaunchRecord,
   reasons: Reason[],
 ): Promise<readonly LaunchEvent[]> {
-  const { config, configBytes, devices } = environment;
-  const plan = planShimFiles(config, inputs);
-  const digests = await environment.spawner.prepareShim(
-    SHIM_ID,
-    plan.map((file) => resolved(environment, file)),
-  );
-  record.digests = new Map(plan.map((file, index) => [file.path, toHex(digestAt(digests, index))]));
-  reasons.push(...pinReasons(inputs.policy, plan, record.digests));
-  const digestOf = (path: string) => fromHex(record.digests.get(path) ?? "");
-  const events = launchEvents({ ...inputs, config, configBytes }, plan, digestOf, devices).slice(DOCUMENT_EVENTS);
+  const { configBytes, devices } = environment;
+  const copies: ModuleFiles[] = [];
+  for (const shim of measuringOrder(planShims(inputs.policy)))
+    copies.push(await prepareShim(environment, inputs, reasons, shim));
+  const events = launchEvents({ ...inputs, configBytes }, copies, devices).slice(DOCUMENT_EVENTS);
   for (const event of events) await environment.log.measure(event);
   return events;
+}
+
+async function prepareShim(
+  environment: LaunchEnvironment,
+  inputs: LaunchInputs,
+  reasons: Reason[],
+  { id, module }: PlannedShim,
+): Promise<ModuleFiles> {
+  const plan = planShimFiles(environment.config, module, inputs);
+  const copied = await environment.spawner.prepareShim(
+    id,
+    plan.map((file) => resolved(environment, file)),
+  );
+  const digests = new Map(plan.map((file, index) => [file.path, toHex(digestAt(copied, index))]));
+  reasons.push(...pinReasons(module, plan, digests));
+  return { module, plan, digestOf: (path) => fromHex(digests.get(path) ?? "") };
 }
 
 function resolved(environment: LaunchEnvironment, file: PlannedFile): PlannedFile {
@@ -161,10 +180,10 @@ function digestAt(digests: readonly ShimDigest[], index: number): Uint8Array {
 }
 
 /** The pin: each file's digest as the policy has it. */
-function pinReasons(policy: Policy, plan: readonly PlannedFile[], digests: ReadonlyMap<string, string>): Reason[] {
+function pinReasons(module: NamedModule, plan: readonly PlannedFile[], digests: ReadonlyMap<string, string>): Reason[] {
   return plan.flatMap((file) => {
     if (file.path === SHIM_PATH || file.role === "token") return [];
-    const expected = pinnedDigest(policy, file.path);
+    const expected = pinnedDigest(module, file.path);
     const got = digests.get(file.path) ?? "nothing";
     return expected === got ? [] : [reason("library-mismatch", file.path, expected, got)];
   });

@@ -14,7 +14,7 @@ export type LaunchState =
   | { readonly kind: "capping" }
   | { readonly kind: "serving"; readonly scopes: readonly string[] }
   | { readonly kind: "refused"; readonly reasons: readonly Reason[]; readonly answers: readonly TpmAnswer[] }
-  | { readonly kind: "stopped" };
+  | { readonly kind: "stopped"; readonly reasons: readonly Reason[] };
 
 export type LaunchPhase = LaunchState["kind"];
 

@@ -1,5 +1,5 @@
 import { type Reason, reason } from "../../attest/index.ts";
-import { equalBytes, fromHex, type Release, sortedTokens } from "../../policy/index.ts";
+import { equalBytes, fromHex, type Release, sortedModules, sortedTokens } from "../../policy/index.ts";
 import {
   blocks,
   type Credential,
@@ -66,10 +66,10 @@ export function neededCredentials(
   environment: LaunchEnvironment,
   { policy }: Pick<LaunchInputs, "policy">,
 ): readonly CredentialUse[] {
-  const { files } = policy.credentials;
+  const files = sortedModules(policy).flatMap((module) => Object.values(module.files));
   return [
     ...(environment.stateVolume === null ? [] : [{ name: STATE_CREDENTIAL, kind: "volume-key" as const }]),
-    ...[...new Set(Object.values(files))].map((name) => ({ name, kind: "file" as const })),
+    ...[...new Set(files)].map((name) => ({ name, kind: "file" as const })),
     ...sortedTokens(policy).map(({ pin }) => ({ name: pin, kind: "pin" as const })),
   ];
 }

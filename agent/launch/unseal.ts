@@ -21,17 +21,17 @@ export interface UnsealOrder {
 }
 
 /**
- * Has the TPM send one credential into `sink`, or refuses with the TPM's own words.
- * @param sink write end of a pipe or socket; stays the caller's
+ * Has the TPM send one credential into every sink, or refuses with the TPM's own words.
+ * @param sinks write ends of pipes or sockets, 1 to 16; stay the caller's
  * @throws Refusal; SealError when the attempt did not get as far as an answer
  */
 export async function unsealCredential(
   environment: LaunchEnvironment,
   record: LaunchRecord,
   order: UnsealOrder,
-  sink: number,
+  sinks: readonly number[],
 ): Promise<void> {
-  const answer = await askTpm(environment, order, [sink]);
+  const answer = await askTpm(environment, order, sinks);
   record.answers = [...record.answers, ...answersOf(answer)];
   if (answer.kind === "released") {
     record.unsealed = [...record.unsealed, order.credential];

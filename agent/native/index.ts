@@ -25,9 +25,16 @@ export interface Attempt {
   readonly count: number;
 }
 
+/** What a shim has tried. Whatever it did after an attempt, the attempt is in here before it can be noticed. */
 export interface Watch {
   /** Attempts so far by system-call number; 512 stands for all numbers from there on. */
   counts(): Readonly<Record<number, number>>;
+  /** All of them together: cheap enough to be asked after every reply. */
+  total(): number;
+  /** The first 64 since the watch began or was renewed. */
+  recorded(): readonly Attempt[];
+  /** Makes room for 64 more: what was recorded before, such as a probe's own attempts, is forgotten. Counts go on. */
+  renew(): void;
 }
 
 /** The system calls that Node has no function for. Errors are AgentError ERR_NATIVE with the system's own as cause. */
@@ -51,8 +58,9 @@ export interface Native {
   /** No core dumps of this process, and its memory is closed to other processes of the same user. */
   setNonDumpable(): void;
   /**
-   * Answers every notification of a seccomp listener with EPERM on a thread of its own. The first 64 reach `onEvent`, all
-   * are counted. Takes the descriptor over, does not keep the process alive, and ends with the last process under the filter.
+   * Answers every notification of a seccomp listener with EPERM on a thread of its own. Those that are recorded reach `onEvent`,
+   * all are counted. Beyond the record the thread runs at the lowest priority, so that a flood slows nobody but the flooder.
+   * Takes the descriptor over, does not keep the process alive, and ends with the last process under the filter.
    */
   watchNotifications(listenerFd: number, onEvent: (attempt: Attempt) => void): Watch;
 }

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -14,59 +15,92 @@
 
 /*
  * The supervisor of a shim's filter (seccomp_unotify(2)). A thread of its own answers every attempt with EPERM at once,
- * however busy JavaScript is; the first ones are handed over, all are counted. Never "continue": arguments in memory
- * could change after a look at them.
+ * however busy JavaScript is; the first ones are recorded and handed over, all are counted. Never "continue": arguments in
+ * memory could change after a look at them.
  */
 
-enum { MAX_NR = 512, MAX_EVENTS = 64 };
+enum { MAX_NR = 512, MAX_EVENTS = 64, LOWEST_PRIORITY = 19 };
+
+struct event { int nr; uint32_t tid; uint64_t args[6]; unsigned long long count; };
 
 struct watch {
   int listener;
   napi_threadsafe_function report;
   struct seccomp_notif_sizes sizes;
-  atomic_uint holders; /* the thread and the JavaScript object */
+  atomic_uint holders; /* the thread and the JavaScript functions */
   atomic_ullong counts[MAX_NR + 1]; /* the last one for every higher number */
-  unsigned events;
+  atomic_ullong total;
+  pthread_mutex_t lock; /* of the two below */
+  struct event events[MAX_EVENTS];
+  uint32_t recorded;
   bool reporting;
+  bool yielding;
 };
 
-struct event { int nr; uint32_t tid; uint64_t args[6]; unsigned long long count; };
-
 static void release(struct watch *watch) {
-  if (atomic_fetch_sub(&watch->holders, 1) == 1) free(watch);
+  if (atomic_fetch_sub(&watch->holders, 1) != 1) return;
+  (void)pthread_mutex_destroy(&watch->lock);
+  free(watch);
+}
+
+static napi_value make_attempt(napi_env env, const struct event *event) {
+  napi_value object, args;
+  napi_create_object(env, &object);
+  napi_create_array_with_length(env, 6, &args);
+  for (uint32_t i = 0; i < 6; i++) {
+    napi_value value;
+    napi_create_bigint_uint64(env, event->args[i], &value);
+    napi_set_element(env, args, i, value);
+  }
+  set_number(env, object, "nr", event->nr);
+  set_number(env, object, "tid", event->tid);
+  set_number(env, object, "count", (double)event->count);
+  napi_set_named_property(env, object, "args", args);
+  return object;
 }
 
 static void hand_over(napi_env env, napi_value callback, void *context, void *data) {
   struct event *event = data;
   (void)context;
   if (env != NULL) {
-    napi_value object, args, undefined;
-    napi_create_object(env, &object);
-    napi_create_array_with_length(env, 6, &args);
-    for (uint32_t i = 0; i < 6; i++) {
-      napi_value value;
-      napi_create_bigint_uint64(env, event->args[i], &value);
-      napi_set_element(env, args, i, value);
-    }
-    set_number(env, object, "nr", event->nr);
-    set_number(env, object, "tid", event->tid);
-    set_number(env, object, "count", (double)event->count);
-    napi_set_named_property(env, object, "args", args);
+    napi_value attempt = make_attempt(env, event), undefined;
     napi_get_undefined(env, &undefined);
-    napi_call_function(env, undefined, callback, 1, &object, NULL);
+    napi_call_function(env, undefined, callback, 1, &attempt, NULL);
   }
   free(event);
 }
 
+/* False when there is no room for one more. */
+static bool record(struct watch *watch, const struct event *event) {
+  (void)pthread_mutex_lock(&watch->lock);
+  bool room = watch->recorded < MAX_EVENTS;
+  if (room) watch->events[watch->recorded++] = *event;
+  (void)pthread_mutex_unlock(&watch->lock);
+  return room;
+}
+
+/* A flood must not take the processor from whoever asks the agent for something: only this thread becomes slow. */
+static void yield_processor(struct watch *watch) {
+  if (watch->yielding) return;
+  watch->yielding = true;
+  (void)setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), LOWEST_PRIORITY);
+}
+
 static void report(struct watch *watch, const struct seccomp_notif *attempt) {
   int slot = attempt->data.nr < 0 || attempt->data.nr >= MAX_NR ? MAX_NR : attempt->data.nr;
-  unsigned long long count = atomic_fetch_add(&watch->counts[slot], 1) + 1;
-  if (!watch->reporting || watch->events >= MAX_EVENTS) return;
-  struct event *event = calloc(1, sizeof *event);
+  struct event found = {.nr = attempt->data.nr, .tid = attempt->pid};
+  memcpy(found.args, attempt->data.args, sizeof found.args);
+  found.count = atomic_fetch_add(&watch->counts[slot], 1) + 1;
+  bool recorded = record(watch, &found);
+  /* Last: whoever sees the new total finds count and record. */
+  (void)atomic_fetch_add(&watch->total, 1);
+  if (!recorded) {
+    yield_processor(watch);
+    return;
+  }
+  struct event *event = watch->reporting ? malloc(sizeof *event) : NULL;
   if (event == NULL) return;
-  *event = (struct event){.nr = attempt->data.nr, .tid = attempt->pid, .count = count};
-  memcpy(event->args, attempt->data.args, sizeof event->args);
-  watch->events++;
+  *event = found;
   if (napi_call_threadsafe_function(watch->report, event, napi_tsfn_nonblocking) != napi_ok) {
     free(event);
     watch->reporting = false; /* the environment is closing: the function may not be used again */
@@ -122,6 +156,42 @@ static napi_value read_counts(napi_env env, napi_callback_info info) {
   return result;
 }
 
+static napi_value read_total(napi_env env, napi_callback_info info) {
+  napi_value result;
+  void *data;
+  napi_get_cb_info(env, info, NULL, NULL, NULL, &data);
+  struct watch *watch = data;
+  napi_create_double(env, (double)atomic_load(&watch->total), &result);
+  return result;
+}
+
+static napi_value read_recorded(napi_env env, napi_callback_info info) {
+  struct event copy[MAX_EVENTS];
+  napi_value result;
+  void *data;
+  napi_get_cb_info(env, info, NULL, NULL, NULL, &data);
+  struct watch *watch = data;
+  (void)pthread_mutex_lock(&watch->lock);
+  uint32_t recorded = watch->recorded;
+  memcpy(copy, watch->events, sizeof copy);
+  (void)pthread_mutex_unlock(&watch->lock);
+  napi_create_array_with_length(env, recorded, &result);
+  for (uint32_t i = 0; i < recorded; i++) napi_set_element(env, result, i, make_attempt(env, &copy[i]));
+  return result;
+}
+
+static napi_value renew(napi_env env, napi_callback_info info) {
+  napi_value result;
+  void *data;
+  napi_get_cb_info(env, info, NULL, NULL, NULL, &data);
+  struct watch *watch = data;
+  (void)pthread_mutex_lock(&watch->lock);
+  watch->recorded = 0;
+  (void)pthread_mutex_unlock(&watch->lock);
+  napi_get_undefined(env, &result);
+  return result;
+}
+
 static void forget(napi_env env, void *data, void *hint) {
   (void)env;
   (void)hint;
@@ -138,12 +208,19 @@ static int start_thread(struct watch *watch) {
   return error != 0 ? error : pthread_detach(thread);
 }
 
+/* Each function keeps the watch, so that any of them may outlive the others. */
 static napi_value make_handle(napi_env env, struct watch *watch) {
-  napi_value result, counts;
+  static const struct { const char *name; napi_callback function; } functions[] = {
+      {"counts", read_counts}, {"total", read_total}, {"recorded", read_recorded}, {"renew", renew}};
+  napi_value result;
   napi_create_object(env, &result);
-  napi_create_function(env, "counts", NAPI_AUTO_LENGTH, read_counts, watch, &counts);
-  napi_add_finalizer(env, counts, watch, forget, NULL, NULL);
-  napi_set_named_property(env, result, "counts", counts);
+  for (size_t i = 0; i < sizeof functions / sizeof functions[0]; i++) {
+    napi_value function;
+    napi_create_function(env, functions[i].name, NAPI_AUTO_LENGTH, functions[i].function, watch, &function);
+    atomic_fetch_add(&watch->holders, 1);
+    napi_add_finalizer(env, function, watch, forget, NULL, NULL);
+    napi_set_named_property(env, result, functions[i].name, function);
+  }
   return result;
 }
 
@@ -158,7 +235,8 @@ napi_value native_watch_notifications(napi_env env, napi_callback_info info) {
   if (watch == NULL) return throw_errno(env, ENOMEM, "watch");
   watch->listener = fd;
   watch->reporting = true;
-  atomic_store(&watch->holders, 2);
+  atomic_store(&watch->holders, 2); /* the thread, and this function */
+  (void)pthread_mutex_init(&watch->lock, NULL);
   napi_create_string_utf8(env, "ironclaw notifications", NAPI_AUTO_LENGTH, &name);
   if (syscall(SYS_seccomp, SECCOMP_GET_NOTIF_SIZES, 0, &watch->sizes) != 0 ||
       watch->sizes.seccomp_notif < sizeof(struct seccomp_notif) ||
@@ -177,5 +255,7 @@ napi_value native_watch_notifications(napi_env env, napi_callback_info info) {
     free(watch);
     return throw_errno(env, error, "thread");
   }
-  return make_handle(env, watch);
+  napi_value handle = make_handle(env, watch);
+  release(watch);
+  return handle;
 }

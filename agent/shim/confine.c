@@ -17,7 +17,7 @@
 struct ruleset_attr { uint64_t fs, net, scoped; };
 struct path_attr { uint64_t access; int32_t fd; } __attribute__((packed));
 
-enum { NET_ALL = 3, SCOPE_ALL = 3 };
+enum { NET_BIND_TCP = 1, NET_ALL = 3, SCOPE_ALL = 3 };
 
 #define FS_READ_FILE (1ULL << 2)
 #define FS_READ_DIR (1ULL << 3)
@@ -25,7 +25,8 @@ enum { NET_ALL = 3, SCOPE_ALL = 3 };
 #define FS_REMOVE_FILE (1ULL << 5)
 #define FS_MAKE_REG (1ULL << 8)
 #define FS_TRUNCATE (1ULL << 14)
-#define FS_OF_FILES (FS_READ_FILE | FS_WRITE_FILE | FS_TRUNCATE)
+#define FS_IOCTL_DEV (1ULL << 15)
+#define FS_OF_FILES (FS_READ_FILE | FS_WRITE_FILE | FS_TRUNCATE | FS_IOCTL_DEV)
 
 static void limit_resources(const struct profile *profile) {
   for (size_t i = 0; i < profile->limit_count; i++) {
@@ -43,16 +44,23 @@ static uint64_t handled_fs(int abi) {
   uint64_t rights = (1ULL << 13) - 1;
   if (abi >= 2) rights |= 1ULL << 13; /* REFER */
   if (abi >= 3) rights |= FS_TRUNCATE;
-  if (abi >= 5) rights |= 1ULL << 15; /* IOCTL_DEV */
+  if (abi >= 5) rights |= FS_IOCTL_DEV;
+  return rights;
+}
+
+static uint64_t granted_fs(uint8_t access) {
+  uint64_t rights = FS_READ_FILE | FS_READ_DIR;
+  if (access == ACCESS_WRITE) rights |= FS_WRITE_FILE | FS_REMOVE_FILE | FS_MAKE_REG | FS_TRUNCATE;
+  if (access == ACCESS_DEVICE) rights |= FS_WRITE_FILE | FS_IOCTL_DEV;
   return rights;
 }
 
 static void add_rule(int ruleset, const struct path_rule *rule, uint64_t handled) {
   int fd = open(rule->path, O_PATH | O_CLOEXEC);
+  if (fd < 0 && errno == ENOENT && rule->access != ACCESS_READ) return; /* this root lacks it: nothing is granted */
   struct stat info;
   if (fd < 0 || fstat(fd, &info) != 0) fail(EXIT_ENVIRONMENT, "landlock path");
-  uint64_t access = FS_READ_FILE | FS_READ_DIR;
-  if (rule->write) access |= FS_WRITE_FILE | FS_REMOVE_FILE | FS_MAKE_REG | FS_TRUNCATE;
+  uint64_t access = granted_fs(rule->access);
   if (!S_ISDIR(info.st_mode)) access &= FS_OF_FILES;
   struct path_attr attr = {.access = access & handled, .fd = fd};
   if (syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_RULE_PATH_BENEATH, &attr, 0) != 0) {
@@ -64,7 +72,9 @@ static void add_rule(int ruleset, const struct path_rule *rule, uint64_t handled
 static int restrict_files(const struct profile *profile) {
   int abi = (int)syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
   if (abi < 1) fail(EXIT_ENVIRONMENT, "landlock is missing");
-  struct ruleset_attr attr = {.fs = handled_fs(abi), .net = abi >= 4 ? NET_ALL : 0, .scoped = abi >= 6 ? SCOPE_ALL : 0};
+  /* in the shim's network namespace nobody but the relay listens, on ports that no profile knows */
+  uint64_t net = (profile->opens & OPENS_INET) != 0 ? NET_BIND_TCP : NET_ALL;
+  struct ruleset_attr attr = {.fs = handled_fs(abi), .net = abi >= 4 ? net : 0, .scoped = abi >= 6 ? SCOPE_ALL : 0};
   int ruleset = (int)syscall(SYS_landlock_create_ruleset, &attr, sizeof attr, 0);
   if (ruleset < 0) fail(EXIT_ENVIRONMENT, "landlock ruleset");
   for (size_t i = 0; i < profile->rule_count; i++) add_rule(ruleset, &profile->rules[i], attr.fs);
@@ -102,6 +112,7 @@ int confine(const struct profile *profile, struct confinement *confinement) {
   if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) fail(EXIT_ENVIRONMENT, "no_new_privs");
   if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0) fail(EXIT_ENVIRONMENT, "dumpable");
   limit_resources(profile);
+  confinement->opens = profile->opens;
   confinement->armed = arm_filters(profile);
   confinement->landlock_abi = restrict_files(profile);
   const struct program *first = &profile->programs[FILTER_LOAD];
@@ -115,7 +126,10 @@ int confine(const struct profile *profile, struct confinement *confinement) {
 
 int confine_more(struct confinement *confinement, enum filter filter) {
   const uint8_t *program = confinement->armed + armed_offset(filter);
-  if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, program) != 0) return errno;
+  /* by the time of the serve filter the library may have threads, and none may keep the wider one */
+  long flags = filter == FILTER_SERVE ? SECCOMP_FILTER_FLAG_TSYNC : 0;
+  long result = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, program);
+  if (result != 0) return result < 0 ? errno : EBUSY; /* a positive one is a thread that cannot take it */
   confinement->filters++;
   return 0;
 }

@@ -31,11 +31,6 @@ void drop_credential(struct credential *credential) {
   if (munmap(credential, sizeof *credential) != 0) fail(EXIT_ENVIRONMENT, "unmap a credential");
 }
 
-bool close_channel(struct shim *shim) {
-  if (!shim->channel_closed) shim->channel_closed = close(CREDENTIAL_FD) == 0;
-  return shim->channel_closed;
-}
-
 /* Landlock decides where; a file that exists, or a link, is never written through. */
 static CK_RV write_new_file(const char *path, const struct credential *credential) {
   int fd = open(path, O_CREAT | O_EXCL | O_WRONLY | O_NOFOLLOW | O_CLOEXEC, 0400);

@@ -20,6 +20,7 @@ struct attempt {
   const char *name;
   long nr;
   long args[6];
+  uint8_t unless; /* not tried under a profile that opens any of these */
 };
 
 /*
@@ -52,75 +53,85 @@ static uint32_t try_attempt(const struct attempt *attempt) {
 }
 
 /* Arguments are chosen so that an attempt which no filter stops does no harm, or fails with something but EPERM. */
-static size_t run_attempts(const struct attempt *attempts, size_t count, struct writer *out) {
+static size_t run_attempts(const struct attempt *attempts, size_t count, uint8_t opens, struct writer *out) {
+  size_t tried = 0;
   for (size_t i = 0; i < count; i++) {
+    if ((attempts[i].unless & opens) != 0) continue;
     uint32_t answer = try_attempt(&attempts[i]);
     write_sized16(out, attempts[i].name, strlen(attempts[i].name));
     write_u32(out, answer);
+    tried++;
   }
-  return count;
+  return tried;
 }
 
-#define RUN(list, out) run_attempts(list, sizeof(list) / sizeof(list)[0], out)
+#define RUN(list, opens, out) run_attempts(list, sizeof(list) / sizeof(list)[0], opens, out)
 
 static size_t probe_processes(struct writer *out) {
   const struct attempt attempts[] = {
-      {"execve", SYS_execve, {(long)"/"}},
-      {"execveat", SYS_execveat, {AT_FDCWD, (long)"/"}},
-      {"fork", SYS_fork, {0}},
-      {"vfork", SYS_vfork, {0}},
-      {"clone", SYS_clone, {SIGCHLD}},
-      {"clone3", SYS_clone3, {0}},
-      {"ptrace", SYS_ptrace, {PTRACE_TRACEME}},
-      {"process_vm_readv", SYS_process_vm_readv, {getpid()}},
-      {"process_vm_writev", SYS_process_vm_writev, {getpid()}},
-      {"pidfd_getfd", SYS_pidfd_getfd, {-1}},
-      {"kill", SYS_kill, {getpid(), 0}},
+      {"execve", SYS_execve, {(long)"/"}, 0},
+      {"execveat", SYS_execveat, {AT_FDCWD, (long)"/"}, 0},
+      {"fork", SYS_fork, {0}, 0},
+      {"vfork", SYS_vfork, {0}, 0},
+      {"clone", SYS_clone, {SIGCHLD}, 0},
+      {"clone3", SYS_clone3, {0}, 0},
+      {"ptrace", SYS_ptrace, {PTRACE_TRACEME}, 0},
+      {"process_vm_readv", SYS_process_vm_readv, {getpid()}, 0},
+      {"process_vm_writev", SYS_process_vm_writev, {getpid()}, 0},
+      {"pidfd_getfd", SYS_pidfd_getfd, {-1}, 0},
+      {"kill", SYS_kill, {getpid(), 0}, 0},
   };
-  return RUN(attempts, out);
+  return RUN(attempts, 0, out);
 }
 
-static size_t probe_endpoints(struct writer *out) {
+static size_t probe_endpoints(uint8_t opens, struct writer *out) {
   const struct attempt attempts[] = {
-      {"socket AF_INET", SYS_socket, {AF_INET, SOCK_STREAM}},
-      {"socket AF_INET6", SYS_socket, {AF_INET6, SOCK_STREAM}},
-      {"socket AF_UNIX", SYS_socket, {AF_UNIX, SOCK_STREAM}},
-      {"socket AF_NETLINK", SYS_socket, {AF_NETLINK, SOCK_RAW}},
-      {"socket AF_VSOCK", SYS_socket, {AF_VSOCK, SOCK_STREAM}},
-      {"socket AF_PACKET", SYS_socket, {AF_PACKET, SOCK_RAW}},
-      {"socketpair", SYS_socketpair, {AF_UNIX, SOCK_STREAM}},
-      {"sendmsg", SYS_sendmsg, {REQUEST_FD}},
-      {"recvmsg", SYS_recvmsg, {REQUEST_FD}},
+      {"socket AF_INET", SYS_socket, {AF_INET, SOCK_STREAM}, OPENS_INET},
+      {"socket AF_INET6", SYS_socket, {AF_INET6, SOCK_STREAM}, OPENS_INET},
+      {"socket AF_UNIX", SYS_socket, {AF_UNIX, SOCK_STREAM}, OPENS_UNIX},
+      {"socket AF_NETLINK", SYS_socket, {AF_NETLINK, SOCK_RAW}, OPENS_NETLINK},
+      {"socket AF_VSOCK", SYS_socket, {AF_VSOCK, SOCK_STREAM}, 0},
+      {"socket AF_PACKET", SYS_socket, {AF_PACKET, SOCK_RAW}, 0},
+      {"datagram AF_INET", SYS_socket, {AF_INET, SOCK_DGRAM}, 0},
+      {"datagram AF_INET6", SYS_socket, {AF_INET6, SOCK_DGRAM}, 0},
+      {"datagram AF_UNIX", SYS_socket, {AF_UNIX, SOCK_DGRAM}, 0},
+      {"socketpair", SYS_socketpair, {AF_UNIX, SOCK_STREAM}, 0},
+      {"connect", SYS_connect, {REQUEST_FD}, OPENS_INET | OPENS_UNIX},
+      {"bind", SYS_bind, {REQUEST_FD}, OPENS_NETLINK},
+      {"listen", SYS_listen, {REQUEST_FD}, 0},
+      {"accept4", SYS_accept4, {REQUEST_FD}, 0},
+      {"sendmsg", SYS_sendmsg, {REQUEST_FD}, 0},
+      {"recvmsg", SYS_recvmsg, {REQUEST_FD}, 0},
   };
-  return RUN(attempts, out);
+  return RUN(attempts, opens, out);
 }
 
 static size_t probe_kernel(struct writer *out) {
   const struct attempt attempts[] = {
-      {"io_uring_setup", SYS_io_uring_setup, {1}},
-      {"bpf", SYS_bpf, {0}},
-      {"userfaultfd", SYS_userfaultfd, {0}},
-      {"keyctl", SYS_keyctl, {0}},
-      {"add_key", SYS_add_key, {0}},
-      {"mount", SYS_mount, {0}},
-      {"unshare", SYS_unshare, {0}},
-      {"setns", SYS_setns, {-1}},
-      {"memfd_create", SYS_memfd_create, {(long)"probe"}},
-      {"perf_event_open", SYS_perf_event_open, {0}},
-      {"seccomp", SYS_seccomp, {SECCOMP_SET_MODE_FILTER}},
-      {"prctl PR_SET_SECCOMP", SYS_prctl, {PR_SET_SECCOMP, SECCOMP_MODE_FILTER}},
+      {"io_uring_setup", SYS_io_uring_setup, {1}, 0},
+      {"bpf", SYS_bpf, {0}, 0},
+      {"userfaultfd", SYS_userfaultfd, {0}, 0},
+      {"keyctl", SYS_keyctl, {0}, 0},
+      {"add_key", SYS_add_key, {0}, 0},
+      {"mount", SYS_mount, {0}, 0},
+      {"unshare", SYS_unshare, {0}, 0},
+      {"setns", SYS_setns, {-1}, 0},
+      {"memfd_create", SYS_memfd_create, {(long)"probe"}, 0},
+      {"perf_event_open", SYS_perf_event_open, {0}, 0},
+      {"seccomp", SYS_seccomp, {SECCOMP_SET_MODE_FILTER}, 0},
+      {"prctl PR_SET_SECCOMP", SYS_prctl, {PR_SET_SECCOMP, SECCOMP_MODE_FILTER}, 0},
   };
-  return RUN(attempts, out);
+  return RUN(attempts, 0, out);
 }
 
 static size_t probe_files(const struct shim *shim, struct writer *out) {
   const struct attempt attempts[] = {
-      {"open /etc/shadow", SYS_openat, {AT_FDCWD, (long)"/etc/shadow", O_RDONLY}},
-      {"open /proc/1/mem", SYS_openat, {AT_FDCWD, (long)"/proc/1/mem", O_RDWR}},
-      {"write /", SYS_openat, {AT_FDCWD, (long)"/ironclaw-probe", O_WRONLY | O_CREAT | O_EXCL, 0600}},
-      {"mprotect armed filters", SYS_mprotect, {(long)shim->confinement.armed, 1, PROT_READ | PROT_WRITE}},
+      {"open /etc/shadow", SYS_openat, {AT_FDCWD, (long)"/etc/shadow", O_RDONLY}, 0},
+      {"open /proc/1/mem", SYS_openat, {AT_FDCWD, (long)"/proc/1/mem", O_RDWR}, 0},
+      {"write /", SYS_openat, {AT_FDCWD, (long)"/ironclaw-probe", O_WRONLY | O_CREAT | O_EXCL, 0600}, 0},
+      {"mprotect armed filters", SYS_mprotect, {(long)shim->confinement.armed, 1, PROT_READ | PROT_WRITE}, 0},
   };
-  return RUN(attempts, out);
+  return RUN(attempts, 0, out);
 }
 
 CK_RV op_probe(struct shim *shim, struct reader *in, struct writer *out) {
@@ -129,7 +140,7 @@ CK_RV op_probe(struct shim *shim, struct reader *in, struct writer *out) {
   size_t at = out->length, count = 0;
   write_u16(out, 0);
   count += probe_processes(out);
-  count += probe_endpoints(out);
+  count += probe_endpoints(shim->confinement.opens, out);
   count += probe_kernel(out);
   count += probe_files(shim, out);
   patch_u16(out, at, (uint16_t)count);

@@ -8,7 +8,7 @@
 
 #include "shim.h"
 
-enum { PROFILE_MAGIC = 0x49435046, PROFILE_VERSION = 1, MAX_PROFILE = 131072, MAX_NAME = 31 };
+enum { PROFILE_MAGIC = 0x49435046, PROFILE_VERSION = 2, MAX_PROFILE = 131072, MAX_NAME = 31 };
 
 static void expect(bool condition, const char *what) {
   if (!condition) fail(EXIT_ENVIRONMENT, what);
@@ -44,8 +44,8 @@ static void parse_rules(struct reader *reader, struct profile *profile) {
     size_t length = read_u16(reader);
     const uint8_t *path = read_bytes(reader, length);
     expect(path != NULL && length > 0 && length <= MAX_PATH && memchr(path, 0, length) == NULL, "profile path");
-    expect(access == 1 || access == 2, "profile access");
-    profile->rules[i].write = access == 2;
+    expect(access >= ACCESS_READ && access <= ACCESS_DEVICE, "profile access");
+    profile->rules[i].access = access;
     memcpy(profile->rules[i].path, path, length);
     profile->rules[i].path[length] = 0;
   }
@@ -72,6 +72,8 @@ void profile_open(const char *path, struct profile *profile) {
   expect(read_u32(&reader) == PROFILE_VERSION, "profile version");
   size_t name = read_u16(&reader);
   expect(name <= MAX_NAME && read_bytes(&reader, name) != NULL, "profile name");
+  profile->opens = read_u8(&reader);
+  expect((profile->opens & ~OPENS_ALL) == 0, "profile opens");
   expect(read_u32(&reader) == AUDIT_ARCH_X86_64, "profile arch");
   profile->armed_high = read_u32(&reader);
   expect(profile->armed_high > 0 && profile->armed_high < 0x5000, "profile armed range");

@@ -1,20 +1,14 @@
 #include "shim.h"
 
 enum op {
-  OP_PROBE = 2, OP_LOAD = 3, OP_LOGIN = 4, OP_KEYS = 5, OP_SIGN = 6, OP_ARM = 7, OP_STATUS = 8, OP_CREDENTIAL = 9
+  OP_PROBE = 2, OP_LOAD = 3, OP_LOGIN = 4, OP_KEYS = 5, OP_SIGN = 6, OP_ARM = 7, OP_STATUS = 8, OP_CREDENTIAL = 9,
+  OP_DECRYPT = 10, OP_UNWRAP = 11, OP_USES = 12
 };
-
-struct token *find_token(struct shim *shim, CK_ULONG slot) {
-  for (size_t i = 0; i < shim->token_count; i++) {
-    if (shim->tokens[i].slot == slot) return &shim->tokens[i];
-  }
-  return NULL;
-}
 
 CK_RV op_arm(struct shim *shim, struct reader *in, struct writer *out) {
   expect_end(in);
-  if (shim->armed || (shim->phase != PHASE_LOADED && shim->phase != PHASE_LOGGED_IN)) return CKR_FUNCTION_NOT_SUPPORTED;
-  if (!close_channel(shim) || confine_more(&shim->confinement, FILTER_SERVE) != 0) return CKR_GENERAL_ERROR;
+  if (shim->phase != PHASE_LOGGED_IN || shim->armed) return CKR_FUNCTION_NOT_SUPPORTED;
+  if (confine_more(&shim->confinement, FILTER_SERVE) != 0) return CKR_GENERAL_ERROR;
   shim->armed = true;
   write_u8(out, shim->confinement.filters);
   return CKR_OK;
@@ -37,9 +31,15 @@ static CK_RV dispatch(struct shim *shim, struct request *request, struct writer 
     case OP_ARM: return op_arm(shim, &request->payload, out);
     case OP_STATUS: return op_status(shim, &request->payload, out);
     case OP_CREDENTIAL: return op_credential(shim, &request->payload, out);
+    case OP_DECRYPT: return op_decrypt(shim, &request->payload, out);
+    case OP_UNWRAP: return op_unwrap(shim, &request->payload, out);
+    case OP_USES: return op_uses(shim, &request->payload, out);
     default: return CKR_FUNCTION_NOT_SUPPORTED;
   }
 }
+
+/* Ids are used once: they ascend, and begin again only when there are no more. */
+static bool follows(uint32_t id, uint32_t last) { return last == UINT32_MAX ? id > 0 : id > last; }
 
 void serve(struct shim *shim) {
   static uint8_t buffer[MAX_FRAME];
@@ -47,13 +47,13 @@ void serve(struct shim *shim) {
   struct request request;
   uint32_t last = 0;
   while (next_request(buffer, &request)) {
-    if (request.id <= last) fail(EXIT_PROTOCOL, "request id used again");
+    if (!follows(request.id, last)) fail(EXIT_PROTOCOL, "request id used again");
     last = request.id;
     reply_begin(&reply, request.id, request.op);
     size_t start = reply.length;
     CK_RV rv = dispatch(shim, &request, &reply);
-    /* A refusal carries no half-written payload; LOAD's has the loader's text. */
-    if (rv != CKR_OK && request.op != OP_LOAD) reply.length = start;
+    /* A refusal carries no half-written payload; those of LOAD and LOGIN have a text. */
+    if (rv != CKR_OK && request.op != OP_LOAD && request.op != OP_LOGIN) reply.length = start;
     reply_end(&reply, rv);
   }
 }

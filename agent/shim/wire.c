@@ -135,6 +135,7 @@ static void reply_finish(struct writer *writer, CK_RV rv) {
 void reply_end(struct writer *writer, CK_RV rv) {
   reply_finish(writer, rv);
   write_exactly(REQUEST_FD, writer->bytes, writer->length);
+  explicit_bzero(writer->bytes, writer->length);
 }
 
 void send_ready(const struct confinement *confinement, int notifier) {

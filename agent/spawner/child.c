@@ -29,7 +29,7 @@ static int limit(__rlimit_resource_t resource, rlim_t value) {
 int limit_resources(enum limits limits) {
     if (limit(RLIMIT_CORE, 0) != 0) return -1; // a core would hold a PIN
     if (limits != LIMITS_SHIM && limit(RLIMIT_NOFILE, 4096) != 0) return -1;
-    if (limits == LIMITS_AGENT) return 0;
+    if (limits == LIMITS_AGENT || limits == LIMITS_RELAY) return 0; // the relay's own are tighter
     if (limits == LIMITS_WORKLOAD) return limit(RLIMIT_NPROC, 256); // of its uid: the others need processes too
     if (limit(RLIMIT_NOFILE, 256) != 0 || limit(RLIMIT_NPROC, 64) != 0) return -1;
     if (limit(RLIMIT_AS, 1ull << 30) != 0 || limit(RLIMIT_FSIZE, 16ull << 20) != 0) return -1;

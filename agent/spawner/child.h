@@ -3,7 +3,7 @@
 
 #include "spawner.h"
 
-enum limits { LIMITS_AGENT, LIMITS_WORKLOAD, LIMITS_SHIM };
+enum limits { LIMITS_AGENT, LIMITS_WORKLOAD, LIMITS_SHIM, LIMITS_RELAY };
 
 void reset_signals(void);
 int limit_resources(enum limits limits);

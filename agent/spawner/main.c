@@ -1,15 +1,16 @@
 // The spawner's life: set up, start the agent, serve it, and never outlive it. Protocol and boot: agent/SPAWNER.md
 #include "executables.h"
+#include "options.h"
+#include "relay.h"
+#include "shim_end.h"
 #include "spawner.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <getopt.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
@@ -18,72 +19,32 @@
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
-static char *const IMAGE_AGENT[] = {
-    "/usr/bin/node",
-    "--no-experimental-ffi",
-    "--disallow-code-generation-from-strings",
-    "/usr/lib/ironclaw/agent.cjs",
-    "agent",
-    "--config",
-    "/etc/ironclaw/agent.json",
-    NULL,
-};
+#define EARLIEST_REBOOT_S 60
 
-static const struct settings IMAGE_SETTINGS = {
-    .output = STDERR_FILENO,
-    .agent_uid = AGENT_UID,
-    .shim_uid = SHIM_UID,
-    .cabinet = "",
-    .state = "",
-    .state_template = "/usr/lib/ironclaw/state-volume.template",
-    .run_dir = "/run/ironclaw-shim",
-    .workloads = "/etc/ironclaw/workloads",
-    .tpm = "/dev/tpmrm0",
-    .agent_argv = IMAGE_AGENT,
-};
+// A machine that fails at once must not spin: its reboots are a minute apart.
+static unsigned seconds_to_wait(void) {
+    struct timespec up;
+    if (clock_gettime(CLOCK_BOOTTIME, &up) != 0 || up.tv_sec >= EARLIEST_REBOOT_S) return 0;
+    return (unsigned)(EARLIEST_REBOOT_S - up.tv_sec);
+}
 
 _Noreturn void cap_and_reboot(const struct spawner *spawner, enum exit_code code, const char *reason) {
-    // The cap first: everything else only costs time in which the PCR is open.
-    int capped = cap_agent_pcr(spawner->settings.tpm);
-    log_line("%s; agent PCR %s, rebooting", reason, capped == 0 ? "capped" : "NOT capped");
+    // Who holds the log-in first, which takes no time, then the cap: everything else only costs time in which the PCR is open.
+    if (spawner->settings.service) kill_shims(spawner);
+    else kill(-1, SIGKILL);
+    const char *capped = cap_agent_pcr(spawner->settings.tpm) == 0 ? "capped" : "NOT capped";
+    unsigned wait = spawner->settings.service ? 0 : seconds_to_wait();
+    if (wait == 0) log_line("%s; agent PCR %s, rebooting", reason, capped);
+    else log_line("%s; agent PCR %s, rebooting in %u s", reason, capped, wait);
     if (spawner->settings.service) _exit(code);
     sync();
+    while (wait > 0) wait = sleep(wait); // every signal is blocked
     reboot(RB_AUTOBOOT);
     log_line("reboot: %s", strerror(errno));
     for (;;) pause(); // PID 1 may not end
-}
-
-static struct settings parse_options(int argc, char **argv) {
-    static const struct option OPTIONS[] = {
-        {"service", no_argument, NULL, 's'},          {"cabinet", required_argument, NULL, 'c'},
-        {"run-dir", required_argument, NULL, 'r'},    {"workloads", required_argument, NULL, 'w'},
-        {"tpm", required_argument, NULL, 't'},        {"single-uid", no_argument, NULL, 'u'},
-        {"shim-stderr", no_argument, NULL, 'e'},      {"state", required_argument, NULL, 'd'},
-        {NULL, 0, NULL, 0},
-    };
-    struct settings settings = IMAGE_SETTINGS;
-    for (int option; (option = getopt_long(argc, argv, "+", OPTIONS, NULL)) != -1;) {
-        switch (option) {
-        case 's': settings.service = true; break;
-        case 'c': settings.cabinet = optarg; break;
-        case 'r': settings.run_dir = optarg; break;
-        case 'w': settings.workloads = optarg; break;
-        case 't': settings.tpm = optarg; break;
-        case 'u': settings.single_uid = true; break;
-        case 'e': settings.shim_stderr = true; break;
-        case 'd': settings.state = optarg; break;
-        default: exit(EXIT_USAGE);
-        }
-    }
-    if (!settings.service || optind >= argc || strlen(settings.run_dir) > MAX_PATH - 16) {
-        fputs("usage: spawner --service [OPTION...] -- AGENT ARGUMENT...  (see agent/SPAWNER.md)\n", stderr);
-        exit(EXIT_USAGE);
-    }
-    if (settings.single_uid) settings.agent_uid = settings.shim_uid = 0;
-    settings.agent_argv = argv + optind;
-    return settings;
 }
 
 static int set_up_image(struct settings *settings) {
@@ -112,21 +73,15 @@ static int open_signals(void) {
 }
 
 static void note_end(struct spawner *spawner, pid_t pid, int status) {
-    int code = WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status);
-    const char *how = WIFSIGNALED(status) ? "signal" : "exit code";
-    for (unsigned id = 0; id < MAX_SHIMS; id++) {
-        struct shim *shim = &spawner->shims[id];
-        if (shim->state != SHIM_RUNNING || shim->pid != pid) continue;
-        shim->state = SHIM_ENDED;
-        shim->wait_status = status;
-        log_line("shim %u: ended, %s %d", id, how, code);
-    }
+    bool killed = WIFSIGNALED(status);
+    struct ending ending = {pid, status, killed ? "signal" : "exit code", killed ? WTERMSIG(status) : WEXITSTATUS(status)};
+    if (note_relay_end(spawner, &ending) || note_shim_end(spawner, &ending)) return;
     for (size_t i = 0; i < spawner->workload_count; i++) {
         if (spawner->workloads[i].pid != pid) continue;
         spawner->workloads[i].pid = 0;
         // Its last words stand before its end: as much as a pipe holds, in case something else still writes into it.
-        for (int chunks = 0; chunks < 16 && relay_output(&spawner->workloads[i]); chunks++) continue;
-        log_line("workload %s: ended, %s %d", spawner->workloads[i].name, how, code);
+        for (int chunks = 0; chunks < 16 && pass_on_output(&spawner->workloads[i].output); chunks++) continue;
+        log_line("workload %s: ended, %s %d", spawner->workloads[i].name, ending.how, ending.code);
     }
     if (pid == spawner->shell) start_shell(spawner);
 }
@@ -151,21 +106,35 @@ static void take_signals(struct spawner *spawner, int signal_fd) {
     reap_children(spawner);
 }
 
+#define FIXED 3
+#define WAITING (FIXED + MAX_WORKLOADS + MAX_SHIMS)
+
+// Where the text of each workload and relay comes in.
+static int *output_of(struct spawner *spawner, size_t i) {
+    static int none = -1;
+    if (i < spawner->workload_count) return &spawner->workloads[i].output;
+    if (i < MAX_WORKLOADS) return &none;
+    struct relay *relay = &spawner->shims[i - MAX_WORKLOADS].relay;
+    return relay->pid > 0 ? &relay->output : &none;
+}
+
 static _Noreturn void serve(struct spawner *spawner, int signal_fd) {
-    struct pollfd waiting[3 + MAX_WORKLOADS] = {{signal_fd, POLLIN, 0}, {spawner->agent_socket, POLLIN, 0}};
+    struct pollfd waiting[WAITING] = {{signal_fd, POLLIN, 0}, {spawner->agent_socket, POLLIN, 0}};
     for (bool started_ahead = false;;) {
-        size_t workloads = spawner->workload_count;
         waiting[2] = (struct pollfd){spawner->ahead_fd, POLLIN, 0};
-        for (size_t i = 0; i < workloads; i++) waiting[3 + i] = (struct pollfd){spawner->workloads[i].output, POLLIN, 0};
-        if (poll(waiting, 3 + workloads, -1) < 0 && errno != EINTR) cap_and_reboot(spawner, EXIT_SETUP, "poll failed");
+        for (size_t i = FIXED; i < WAITING; i++) waiting[i] = (struct pollfd){*output_of(spawner, i - FIXED), POLLIN, 0};
+        int ready = poll(waiting, WAITING, relay_patience(spawner));
+        if (ready < 0 && errno != EINTR) cap_and_reboot(spawner, EXIT_SETUP, "poll failed");
+        if (ready < 0) continue;
         if (waiting[0].revents != 0) take_signals(spawner, signal_fd);
         if (waiting[1].revents != 0 && serve_request(spawner) == OUTCOME_BREACH) {
             cap_and_reboot(spawner, EXIT_BREACH, "the agent broke the protocol");
         }
         if (waiting[2].revents != 0) take_measured_ahead(spawner);
-        for (size_t i = 0; i < workloads; i++) {
-            if (waiting[3 + i].revents != 0) relay_output(&spawner->workloads[i]);
+        for (size_t i = FIXED; i < WAITING; i++) {
+            if (waiting[i].revents != 0) pass_on_output(output_of(spawner, i - FIXED));
         }
+        start_due_relays(spawner);
         // Not earlier: the agent's own start wants the processor and the disk first.
         if (waiting[1].revents != 0 && !started_ahead) start_measuring_ahead(spawner);
         started_ahead = started_ahead || waiting[1].revents != 0;
@@ -175,7 +144,7 @@ static _Noreturn void serve(struct spawner *spawner, int signal_fd) {
 int main(int argc, char **argv) {
     static struct spawner spawner;
     bool image = getpid() == 1;
-    spawner.settings = image ? IMAGE_SETTINGS : parse_options(argc, argv);
+    spawner.settings = image ? image_settings() : parse_options(argc, argv);
     spawner.phase = PHASE_LAUNCH;
     spawner.ahead_fd = -1;
     struct rlimit no_core = {0, 0};

@@ -23,5 +23,6 @@ enum outcome fail(struct reply *reply, const char *format, ...) __attribute__((f
 enum outcome prepare_shim(struct spawner *spawner, struct request *request, struct reply *reply); // shim_root.c
 enum outcome start_shim(struct spawner *spawner, struct request *request, struct reply *reply);   // shim_start.c
 enum outcome shim_status(struct spawner *spawner, struct request *request, struct reply *reply);  // shim_status.c
+enum outcome stop_shim(struct spawner *spawner, struct request *request, struct reply *reply);    // shim_end.c
 enum outcome peer_exe(struct spawner *spawner, struct request *request, struct reply *reply);     // peer_exe.c
 enum outcome open_state(struct spawner *spawner, struct request *request, struct reply *reply);   // state_volume.c

@@ -51,6 +51,7 @@ static const struct {
     {5, PHASE_LAUNCH | PHASE_SERVING, false, cap_as_asked},
     {6, PHASE_LAUNCH, false, begin_serving},
     {7, PHASE_LAUNCH, true, open_state},
+    {8, PHASE_LAUNCH | PHASE_SERVING, false, stop_shim},
 };
 
 static enum outcome dispatch(struct spawner *spawner, uint8_t op, struct request *request, struct reply *reply) {

@@ -1,5 +1,6 @@
 #include "shim_child.h"
 #include "child.h"
+#include "shim_endpoints.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -54,12 +55,13 @@ void run_shim(const struct shim_launch *launch) {
     umask(077);
     if (setsid() < 0) give_up(launch->sync_fd, "setsid");
     if (yield_memory() != 0) give_up(launch->sync_fd, "oom_score_adj"); // before /proc is out of reach
+    if (count_ports(launch->start) > 0 && offer_ports(launch->start, launch->sync_fd) != 0) give_up(launch->sync_fd, "endpoints");
     if (arrange_fds(launch) != 0) give_up(launch->sync_fd, "descriptors");
     if (enter_root(launch->root) != 0) give_up(SYNC_FD, "private root");
     if (sethostname("shim", 4) != 0) give_up(SYNC_FD, "host name");
     if (enter_user_namespace(launch->settings, SYNC_FD) != 0) give_up(SYNC_FD, "user namespace");
     if (limit_resources(LIMITS_SHIM) != 0) give_up(SYNC_FD, "limits");
     if (drop_privileges(launch->settings->shim_uid) != 0) give_up(SYNC_FD, "privileges");
-    execve("/shim", arguments, launch->environment);
+    execve("/shim", arguments, launch->start->environment);
     give_up(SYNC_FD, "/shim");
 }

@@ -44,6 +44,19 @@ void writable_area_path(const struct spawner *spawner, unsigned id, char *path) 
     snprintf(path, MAX_PATH, "%s/%u.rw", spawner->settings.run_dir, id);
 }
 
+void node_area_path(const struct spawner *spawner, unsigned id, char *path) {
+    snprintf(path, MAX_PATH, "%s/%u.dev", spawner->settings.run_dir, id);
+}
+
+void unmount_shim_root(const struct spawner *spawner, unsigned id) {
+    static void (*const PATHS[])(const struct spawner *, unsigned, char *) = {shim_root_path, writable_area_path, node_area_path};
+    for (size_t i = 0; i < sizeof PATHS / sizeof PATHS[0]; i++) {
+        char path[MAX_PATH];
+        PATHS[i](spawner, id, path);
+        if (umount2(path, MNT_DETACH) == 0) rmdir(path);
+    }
+}
+
 static void read_entry(struct reader *body, struct entry *entry) {
     memset(entry, 0, sizeof *entry);
     entry->flags = read_u8(body);

@@ -1,10 +1,12 @@
 // START_SHIM: seal the private root, give it its writable directories, start one process in it.
-#include "child.h"
 #include "copy.h"
 #include "destination.h"
-#include "environment.h"
-#include "request.h"
+#include "fds.h"
+#include "relay.h"
 #include "shim_child.h"
+#include "shim_end.h"
+#include "shim_endpoints.h"
+#include "shim_nodes.h"
 #include "shim_root.h"
 
 #include <errno.h>
@@ -21,68 +23,7 @@
 #include <sys/time.h>
 #include <unistd.h>
 
-#define MAX_ENVIRONMENT 32
-#define MAX_DIRECTORIES 8
-#define MAX_VARIABLE 1024
 #define NAMESPACES (CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP)
-
-struct start {
-    uint8_t id;
-    uint8_t profile[DIGEST_SIZE];
-    uint8_t variable_count;
-    uint8_t directory_count;
-    char variables[MAX_ENVIRONMENT][MAX_VARIABLE + 1];
-    char directories[MAX_DIRECTORIES][MAX_PATH + 1];
-    char *environment[MAX_ENVIRONMENT + 1];
-};
-
-static bool read_start(struct reader *body, struct start *start) {
-    start->id = read_u8(body);
-    const uint8_t *profile = read_bytes(body, DIGEST_SIZE);
-    start->variable_count = read_u8(body);
-    if (profile == NULL || start->variable_count > MAX_ENVIRONMENT) return false;
-    memcpy(start->profile, profile, DIGEST_SIZE);
-    for (unsigned i = 0; i < start->variable_count; i++) {
-        read_text(body, start->variables[i], sizeof start->variables[i]);
-        start->environment[i] = start->variables[i];
-    }
-    start->directory_count = read_u8(body);
-    if (start->directory_count > MAX_DIRECTORIES) return false;
-    for (unsigned i = 0; i < start->directory_count; i++) read_text(body, start->directories[i], sizeof start->directories[i]);
-    return reader_ended(body);
-}
-
-static enum outcome check_environment(const struct start *start, struct reply *reply) {
-    for (unsigned i = 0; i < start->variable_count; i++) {
-        const char *entry = start->variables[i];
-        size_t name = strcspn(entry, "=");
-        if (!environment_is_sound(entry)) return fail(reply, "environment variable %u: not allowed", i);
-        for (unsigned j = 0; j < i; j++) {
-            if (strncmp(start->variables[j], entry, name + 1) == 0) return fail(reply, "environment variable %u: given twice", i);
-        }
-    }
-    return OUTCOME_DONE;
-}
-
-static bool lies_below(const char *path, const char *directory) {
-    size_t length = strlen(directory);
-    return strncmp(path, directory, length) == 0 && path[length] == '/';
-}
-
-static enum outcome check_directories(const struct start *start, const struct shim *shim, struct reply *reply) {
-    for (unsigned i = 0; i < start->directory_count; i++) {
-        if (!destination_is_sound(start->directories[i])) return fail(reply, "directory %u: not a normalised absolute path", i);
-        for (unsigned j = 0; j < start->directory_count; j++) {
-            if (j != i && lies_below(start->directories[i], start->directories[j])) return fail(reply, "directory %u: inside another", i);
-        }
-    }
-    for (size_t i = 0; i < shim->writable_count; i++) {
-        bool found = false;
-        for (unsigned j = 0; j < start->directory_count; j++) found = found || lies_below(shim->writable[i], start->directories[j]);
-        if (!found) return fail(reply, "%s: in no writable directory", shim->writable[i]);
-    }
-    return OUTCOME_DONE;
-}
 
 static enum outcome check_profile(const struct spawner *spawner, const struct start *start, const char *root, struct reply *reply) {
     char path[MAX_PATH + 16];
@@ -119,7 +60,7 @@ static int bind_writable(const char *root, const char *area, const char *directo
     return mount(from, to, NULL, MS_BIND, NULL); // keeps nosuid, nodev, noexec
 }
 
-static enum outcome seal_root(const struct spawner *spawner, const struct start *start, const char *root, struct reply *reply) {
+static enum outcome complete_root(struct spawner *spawner, const struct start *start, const char *root, struct reply *reply) {
     char area[MAX_PATH];
     writable_area_path(spawner, start->id, area);
     for (unsigned i = 0; i < start->directory_count; i++) {
@@ -127,6 +68,10 @@ static enum outcome seal_root(const struct spawner *spawner, const struct start 
             return fail(reply, "%s: %s", start->directories[i], strerror(errno));
         }
     }
+    int *listeners = spawner->shims[start->id].relay.listeners;
+    enum outcome outcome = place_nodes(spawner, start, root, reply);
+    if (outcome == OUTCOME_DONE) outcome = listen_on_paths(spawner, start, root, listeners, reply);
+    if (outcome != OUTCOME_DONE) return outcome;
     if (mount(NULL, root, NULL, MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV, NULL) != 0) {
         return fail(reply, "private root: %s", strerror(errno));
     }
@@ -151,21 +96,53 @@ static int write_maps(pid_t pid, uid_t uid) {
     return write_proc(pid, "setgroups", "deny") != 0 || write_proc(pid, "uid_map", map) != 0 ? -1 : write_proc(pid, "gid_map", map);
 }
 
-// Follows the child through its user namespace to its execve.
-static enum outcome accompany(const struct spawner *spawner, pid_t pid, int sync_fd, struct reply *reply) {
-    char message[128] = "";
+// The child's listeners take the places of the endpoints that have none yet.
+static bool take_listeners(struct relay *relay, const int *fds, int count) {
+    int taken = 0;
+    for (unsigned i = 0; i < relay->count; i++) {
+        if (relay->listeners[i] < 0 && taken < count) relay->listeners[i] = fds[taken++];
+    }
+    for (int i = taken; i < count; i++) close(fds[i]);
+    for (unsigned i = 0; i < relay->count; i++) {
+        if (relay->listeners[i] < 0) return false;
+    }
+    return taken == count;
+}
+
+struct report {
+    char text[128];
+    ssize_t length;
+};
+
+static struct report await_child(int sync_fd, struct relay *relay) {
+    struct report report = {.text = ""};
+    int fds[MAX_PACKET_FDS], count;
+    report.length = receive_packet(sync_fd, report.text, sizeof report.text - 1, fds, &count);
+    if (count > 0 && !take_listeners(relay, fds, count)) report.length = (errno = EPROTO, -1);
+    return report;
+}
+
+static bool is_step(const struct report *report, char step) { return report->length == 1 && report->text[0] == step; }
+
+static enum outcome unexpected(const struct report *report, struct reply *reply) {
+    if (report->length < 0) return fail(reply, "shim: no progress: %s", strerror(errno));
+    return fail(reply, "shim: %s", report->length == 0 ? "ended before its start" : report->text);
+}
+
+// Follows the child through its network and its user namespace to its execve.
+static enum outcome accompany(struct spawner *spawner, const struct start *start, pid_t pid, int sync_fd, struct reply *reply) {
+    struct relay *relay = &spawner->shims[start->id].relay;
     struct timeval patience = {10, 0};
     setsockopt(sync_fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
-    ssize_t n = recv(sync_fd, message, sizeof message - 1, 0);
-    if (n == 1 && message[0] == 'U') {
-        if (write_maps(pid, spawner->settings.shim_uid) != 0) return fail(reply, "shim: user namespace maps: %s", strerror(errno));
-        if (send(sync_fd, "M", 1, MSG_NOSIGNAL) != 1) return fail(reply, "shim: ended before its start");
-        n = recv(sync_fd, message, sizeof message - 1, 0);
-        if (n == 0) return OUTCOME_DONE;
-    }
-    if (n < 0) return fail(reply, "shim: no progress: %s", strerror(errno));
-    message[n] = '\0';
-    return fail(reply, "shim: %s", n == 0 ? "ended before its start" : message);
+    struct report report;
+    if (count_ports(start) > 0 && (report = await_child(sync_fd, relay), !is_step(&report, 'N'))) return unexpected(&report, reply);
+    if (relay->count > 0 && start_relay(spawner, start->id) != 0) return fail(reply, "relay: %s", strerror(errno));
+    report = await_child(sync_fd, relay);
+    if (!is_step(&report, 'U')) return unexpected(&report, reply);
+    if (write_maps(pid, spawner->settings.shim_uid) != 0) return fail(reply, "shim: user namespace maps: %s", strerror(errno));
+    if (send(sync_fd, "M", 1, MSG_NOSIGNAL) != 1) return fail(reply, "shim: ended before its start");
+    report = await_child(sync_fd, relay);
+    return report.length == 0 ? OUTCOME_DONE : unexpected(&report, reply);
 }
 
 struct ends {
@@ -196,7 +173,7 @@ static enum outcome launch(struct spawner *spawner, const struct start *start, c
         .request_fd = ends->request[1],
         .pin_fd = ends->pin[0],
         .sync_fd = ends->sync[1],
-        .environment = start->environment,
+        .start = start,
     };
     pid_t pid = (pid_t)syscall(SYS_clone, NAMESPACES | SIGCHLD, 0, 0, 0, 0);
     if (pid < 0) return fail(reply, "shim: clone: %s", strerror(errno));
@@ -205,11 +182,8 @@ static enum outcome launch(struct spawner *spawner, const struct start *start, c
     shim->state = SHIM_RUNNING;
     close(ends->sync[1]);
     ends->sync[1] = -1;
-    enum outcome outcome = accompany(spawner, pid, ends->sync[0], reply);
-    if (outcome != OUTCOME_DONE) {
-        kill(pid, SIGKILL);
-        return outcome;
-    }
+    enum outcome outcome = accompany(spawner, start, pid, ends->sync[0], reply);
+    if (outcome != OUTCOME_DONE) return outcome;
     write_u32(&reply->body, (uint32_t)pid);
     reply->fds[0] = ends->request[0];
     reply->fds[1] = ends->pin[1];
@@ -218,18 +192,28 @@ static enum outcome launch(struct spawner *spawner, const struct start *start, c
     return OUTCOME_DONE;
 }
 
+static void plan_relay(struct relay *relay, const struct start *start) {
+    relay->count = start->endpoint_count;
+    for (unsigned i = 0; i < relay->count; i++) {
+        relay->listeners[i] = -1;
+        memcpy(relay->targets[i], start->to[i], sizeof relay->targets[i]);
+    }
+}
+
 static enum outcome check_and_launch(struct spawner *spawner, const struct start *start, struct reply *reply) {
     char root[MAX_PATH];
     struct ends ends = {{-1, -1}, {-1, -1}, {-1, -1}};
+    struct shim *shim = &spawner->shims[start->id];
     shim_root_path(spawner, start->id, root);
-    enum outcome outcome = check_environment(start, reply);
-    if (outcome == OUTCOME_DONE) outcome = check_directories(start, &spawner->shims[start->id], reply);
+    enum outcome outcome = check_start(start, shim, reply);
     if (outcome == OUTCOME_DONE) outcome = check_profile(spawner, start, root, reply);
-    if (outcome == OUTCOME_DONE) outcome = seal_root(spawner, start, root, reply);
+    if (outcome == OUTCOME_DONE) plan_relay(&shim->relay, start);
+    if (outcome == OUTCOME_DONE) outcome = complete_root(spawner, start, root, reply);
     if (outcome == OUTCOME_DONE) outcome = launch(spawner, start, root, &ends, reply);
     close_pair(ends.request);
     close_pair(ends.pin);
     close_pair(ends.sync);
+    if (outcome != OUTCOME_DONE) give_up_shim(spawner, start->id);
     return outcome;
 }
 
@@ -238,8 +222,7 @@ enum outcome start_shim(struct spawner *spawner, struct request *request, struct
     enum outcome outcome = OUTCOME_BREACH;
     if (start != NULL && read_start(&request->body, start) && start->id < MAX_SHIMS) {
         struct shim *shim = &spawner->shims[start->id];
-        if (shim->state == SHIM_PREPARED && !shim->start_used) {
-            shim->start_used = true;
+        if (shim->state == SHIM_PREPARED) {
             outcome = check_and_launch(spawner, start, reply);
             log_line("shim %u: %s", start->id, outcome == OUTCOME_DONE ? "started" : reply->problem);
         }

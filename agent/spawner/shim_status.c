@@ -38,11 +38,21 @@ static ssize_t read_namespaces(const char *process, char *text, size_t capacity)
     return (ssize_t)length;
 }
 
+// Every process inherits them, so that they stand in the shim's count too.
+static bool read_own_filters(uint32_t *filters) {
+    static char text[8192];
+    ssize_t length = read_status(getpid(), text, sizeof text - 1);
+    if (length < 0) return false;
+    text[length] = '\0';
+    const char *line = strstr(text, "\nSeccomp_filters:");
+    return line != NULL && sscanf(line + 1, "Seccomp_filters: %u", filters) == 1;
+}
+
 // A process that is about to end has no namespaces any more and is not yet to be reaped: that is not an answer.
 #define TRIES 100
 #define TRY_US 10000
 
-static bool describe_running(const struct shim *shim, struct writer *body) {
+static bool describe_running(const struct shim *shim, uint32_t filters, struct writer *body) {
     char status[8192], of_shim[512], of_spawner[512], process[16];
     snprintf(process, sizeof process, "%d", (int)shim->pid);
     ssize_t status_length = read_status(shim->pid, status, sizeof status);
@@ -54,6 +64,7 @@ static bool describe_running(const struct shim *shim, struct writer *body) {
     write_sized16(body, status, (size_t)status_length);
     write_sized16(body, of_shim, (size_t)shim_length);
     write_sized16(body, of_spawner, (size_t)spawner_length);
+    write_u32(body, filters);
     return true;
 }
 
@@ -61,8 +72,10 @@ enum outcome shim_status(struct spawner *spawner, struct request *request, struc
     unsigned id = read_u8(&request->body);
     if (!reader_ended(&request->body) || id >= MAX_SHIMS) return OUTCOME_BREACH;
     const struct shim *shim = &spawner->shims[id];
+    uint32_t filters;
+    if (!read_own_filters(&filters)) return fail(reply, "shim status: the kernel counts no seccomp filters");
     for (int i = 0; reap_children(spawner), shim->state == SHIM_RUNNING && i < TRIES; i++) {
-        if (describe_running(shim, &reply->body)) return OUTCOME_DONE;
+        if (describe_running(shim, filters, &reply->body)) return OUTCOME_DONE;
         usleep(TRY_US);
     }
     if (shim->state == SHIM_RUNNING) return fail(reply, "shim status: %s", strerror(errno));
@@ -70,5 +83,6 @@ enum outcome shim_status(struct spawner *spawner, struct request *request, struc
     write_u8(&reply->body, ended ? 2 : 0);
     write_u32(&reply->body, ended ? (uint32_t)shim->wait_status : 0);
     for (int i = 0; i < 3; i++) write_sized16(&reply->body, "", 0);
+    write_u32(&reply->body, filters);
     return OUTCOME_DONE;
 }

@@ -1,6 +1,8 @@
 // What the spawner's files share: its settings, its state, and one prototype per concept. Protocol: agent/SPAWNER.md
 #pragma once
 
+#include "endpoint.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -8,10 +10,11 @@
 
 #define AGENT_UID 990
 #define SHIM_UID 991
+#define RELAY_UID 992
 #define WORKLOAD_UID_MIN 1000
 #define AGENT_FD 3
 #define MAX_MESSAGE 65536
-#define MAX_SHIMS 8
+#define MAX_SHIMS 16
 #define MAX_WORKLOADS 32
 #define MAX_SHIM_FILES 256
 #define MAX_PATH 1024
@@ -30,25 +33,48 @@ struct settings {
     int output; // the agent's output and the dev shim's: unlike the spawner's own, a write to it may block
     uid_t agent_uid;
     uid_t shim_uid;
+    uid_t relay_uid;
     const char *cabinet;
     const char *state; // the state volume's disk; "" when there is none
     const char *state_template;
     const char *run_dir;
     const char *workloads;
     const char *tpm;
+    const char *relay;   // its program
+    const char *sysfs;   // where device nodes are looked up
+    const char *devices;
     char *const *agent_argv;
 };
 
 enum shim_state { SHIM_UNUSED, SHIM_PREPARED, SHIM_RUNNING, SHIM_ENDED, SHIM_FAILED };
 
+struct relay {
+    unsigned count; // of its endpoints; 0 when there is no relay to be
+    int listeners[MAX_ENDPOINTS];
+    char targets[MAX_ENDPOINTS][MAX_ENDPOINT + 1];
+    pid_t pid;  // 0 when none runs
+    int output; // reading end of what it says, while `pid` is not 0
+    int64_t started_ms;
+    int64_t due_ms; // when it is started again, 0 for never
+    int delay_ms;
+};
+
+// A child that ended.
+struct ending {
+    pid_t pid;
+    int status; // of waitpid
+    const char *how;
+    int code;
+};
+
 struct shim {
     enum shim_state state;
     bool prepare_used;
-    bool start_used;
     pid_t pid;
     int wait_status;
     size_t writable_count;
     char *writable[MAX_SHIM_FILES]; // destinations in the writable area, checked against START_SHIM's directories
+    struct relay relay;
 };
 
 struct workload {
@@ -90,8 +116,8 @@ int start_agent(struct spawner *spawner);
 bool agent_is_gone(const struct spawner *spawner);
 // Starts every line of the list. The number started, or -1 with a message when the list cannot be used: then none was.
 int start_workloads(struct spawner *spawner, char *problem, size_t capacity);
-// Copies some of what a workload wrote to the log. False when there is nothing more for now.
-bool relay_output(struct workload *workload);
+// Copies some of what was written into a pipe to the log. False when there is nothing more for now; closed at its end.
+bool pass_on_output(int *output);
 // The executables on the list; none when it cannot be used.
 void each_workload_program(const struct settings *settings, void (*visit)(const char *path, void *context), void *context);
 // The dev variant's root shell, if the image has one. Called again when it ends.

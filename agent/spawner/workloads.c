@@ -112,15 +112,15 @@ static int start_one(struct spawner *spawner, const struct line *line) {
 }
 
 // A workload gets a pipe and not the console: with a terminal in its hands it could stop everybody else's output.
-bool relay_output(struct workload *workload) {
+bool pass_on_output(int *output) {
     char bytes[4096];
-    if (workload->output < 0) return false;
-    ssize_t n = read(workload->output, bytes, sizeof bytes);
+    if (*output < 0) return false;
+    ssize_t n = read(*output, bytes, sizeof bytes);
     if (n > 0) {
         write_log(bytes, (size_t)n);
     } else if (n == 0 || errno != EAGAIN) {
-        close(workload->output);
-        workload->output = -1;
+        close(*output);
+        *output = -1;
     }
     return n > 0;
 }

@@ -2,7 +2,8 @@
 import type { Claims, KeyClaim } from "../claims.ts";
 import { digest } from "./digest.ts";
 import { type Child, h, outside, section } from "./dom.ts";
-import { facts, table } from "./parts.ts";
+import { table } from "./parts.ts";
+import { sandboxView } from "./sandbox-view.ts";
 
 /** Tokens, and the keys that the agent serves from them with what the library says about each. */
 function keysView({ asserted }: Claims): HTMLElement {
@@ -74,60 +75,6 @@ function attributeList({ attributes }: KeyClaim): Child {
     { class: "attributes" },
     said,
     missing.map((name) => h("li", { class: "differs" }, `${name} not answered`)),
-  );
-}
-
-const errnos: Readonly<Record<number, string>> = {
-  1: "EPERM",
-  2: "ENOENT",
-  9: "EBADF",
-  13: "EACCES",
-  22: "EINVAL",
-  38: "ENOSYS",
-  97: "EAFNOSUPPORT",
-};
-
-/** The sandbox of the vendor's library: as the spawner saw it, what it tried on itself, and what the kernel saw of that. */
-function sandboxView({ asserted, selfReported }: Claims): HTMLElement {
-  const { shim, probeWitnessed, violations } = asserted;
-  const seen = (attempt: string) => probeWitnessed.get(attempt) ?? probeWitnessed.get(attempt.split(" ")[0] ?? "") ?? 0;
-  const rows = [...selfReported.probe].map(([attempt, errno]) => () => [
-    h("code", {}, outside(attempt)),
-    errno === 0
-      ? h("span", { class: "differs" }, "\u2717 succeeded")
-      : h("span", { class: "agrees" }, `\u2713 denied (${errnos[errno] ?? `errno ${errno}`})`),
-    seen(attempt) === 0
-      ? h("span", { class: "quiet" }, "not notified")
-      : seen(attempt) === 1
-        ? "once"
-        : `${seen(attempt)} times`,
-  ]);
-  return section(
-    "Sandbox of the library",
-    {},
-    shim === null
-      ? h("p", {}, "The spawner reports no process of the library.")
-      : facts([
-          ["User", `${shim.uid}${shim.uid === 0 ? " (root \u2717)" : ""}`],
-          ["Seccomp filters", `${shim.seccompFilters}`],
-          ["Capabilities", /^0+$/.test(shim.capabilities) ? "none" : outside(shim.capabilities)],
-          ["Namespaces of its own", outside(shim.namespaces.join(", ") || "none")],
-        ]),
-    rows.length === 0
-      ? h("p", {}, "No escape was tried: the library's process was not started.")
-      : table(
-          "Escapes that the sandbox tried on itself",
-          [{ title: "Tried" }, { title: "Answer" }, { title: "Seen by the kernel" }],
-          rows,
-        ),
-    h("h3", {}, "Denied calls since then"),
-    violations.size === 0
-      ? h("p", {}, "None.")
-      : table(
-          "Denied calls of the library",
-          [{ title: "Call" }, { title: "Times" }],
-          [...violations].map(([call, times]) => () => [h("code", {}, outside(call)), `${times}`]),
-        ),
   );
 }
 

@@ -33,10 +33,13 @@ function resultFacts(result: Result): HTMLElement {
   ]);
 }
 
-/** Every reason: the worst first, and of these what the agent itself says of its launch. */
+/** Every reason: what a library reaches beyond its own files, then the worst, and of these what the agent itself says of its launch. */
 export function findingsView(findings: readonly Finding[]): HTMLElement {
   if (findings.length === 0) return section("Reasons", {}, h("p", {}, "None: every check that was made passed."));
-  const weight = ({ tier, code }: Finding) => (tier === "warning" ? 2 : code.startsWith("launch-") ? 0 : 1);
+  const weight = ({ tier, code }: Finding) => {
+    if (code === "profile-exception") return 0;
+    return tier === "warning" ? 3 : code.startsWith("launch-") ? 1 : 2;
+  };
   const sorted = findings.toSorted((a, b) => weight(a) - weight(b));
   return reasonsSection(`Reasons (${findings.length})`, sorted, (found) => reasonItem(found, found.tier));
 }

@@ -79,13 +79,17 @@ export async function unauthenticReasons(
 
 function fingerprintOf({ claims }: VerifiedEvidence): Fingerprint {
   const hex = (digest: Uint8Array | null) => (digest === null ? null : toHex(digest));
-  const { policy, profile, library, closure } = claims.measured;
-  const files = [...closure].map(([path, digest]) => `${path}=${toHex(digest)}\n`).sort();
+  const { policy, profiles, libraries, closure } = claims.measured;
   return {
     release: claims.asserted.image.id,
-    ...{ policy: hex(policy), profile: hex(profile), library: hex(library) },
-    closure: files.length === 0 ? null : sha256Hex(utf8(files.join(""))),
+    ...{ policy: hex(policy), profile: digestOf(profiles), library: digestOf(libraries), closure: digestOf(closure) },
   };
+}
+
+/** One digest of them all; null for none. */
+function digestOf(files: ReadonlyMap<string, Uint8Array>): string | null {
+  const lines = [...files].map(([name, digest]) => `${name}=${toHex(digest)}\n`).sort();
+  return lines.length === 0 ? null : sha256Hex(utf8(lines.join("")));
 }
 
 /** Each count may be as large as a number can be exact. */

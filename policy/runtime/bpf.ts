@@ -1,3 +1,5 @@
+import { PolicyError } from "../errors.ts";
+
 /** `struct sock_filter` of linux/filter.h. */
 export interface BpfInstruction {
   readonly code: number;
@@ -9,10 +11,11 @@ export interface BpfInstruction {
 /** The opcodes used: BPF_LD|W|ABS, BPF_JMP|JEQ|K, BPF_JMP|JSET|K, BPF_RET|K. */
 export const BPF = { load: 0x20, equal: 0x15, anyBit: 0x45, result: 0x06 } as const;
 
-/** Filter results of linux/seccomp.h; EPERM is 1. */
+/** Filter results of linux/seccomp.h; EPERM is 1, ENOSYS 38. */
 export const RESULT = {
   kill: 0x8000_0000,
   deny: 0x0005_0001,
+  absent: 0x0005_0026,
   notify: 0x7fc0_0000,
   allow: 0x7fff_0000,
 } as const;
@@ -56,7 +59,7 @@ export class BpfAssembler {
     this.#places.set(label, this.#drafts.length);
   }
 
-  /** @throws TypeError on a label that was not placed or lies more than 255 instructions ahead */
+  /** @throws PolicyError ERR_PROFILE_INVALID on a jump over more than 255 instructions; TypeError on a label that was not placed */
   finish(): readonly BpfInstruction[] {
     return this.#drafts.map(({ code, k, yes, no }, at) => ({
       code,
@@ -69,8 +72,13 @@ export class BpfAssembler {
   #jump(target: Target, at: number): number {
     if (target === "next") return 0;
     const place = this.#places.get(target);
-    const distance = (place ?? -1) - at - 1;
-    if (distance < 0 || distance > 255) throw new TypeError(`bpf jump at ${at}: ${String(target)} out of reach`);
+    if (place === undefined || place <= at) throw new TypeError(`bpf jump at ${at}: ${String(target)} is not ahead`);
+    const distance = place - at - 1;
+    if (distance > 255)
+      throw new PolicyError("ERR_PROFILE_INVALID", "profile rules for one call", {
+        expected: "at most 255 instructions",
+        got: `${distance}`,
+      });
     return distance;
   }
 }

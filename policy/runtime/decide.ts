@@ -1,7 +1,6 @@
 import {
+  ARMED_FILTERS,
   ARMED_HIGH,
-  ARMED_LOCK,
-  ARMED_SERVE,
   AUDIT_ARCH_X86_64,
   type Condition,
   LOCKED_CALLS,
@@ -22,8 +21,10 @@ export interface SystemCall {
 /** The three filters, in the order in which the shim installs them. */
 export type FilterName = "load" | "lock" | "serve";
 
-/** `kill` ends the process, `deny` answers EPERM, `notify` answers EPERM after showing the attempt to the agent. */
-export type Verdict = "allow" | "notify" | "deny" | "kill";
+/**
+ * `kill` ends the process, `deny` answers EPERM, `absent` ENOSYS, `notify` EPERM after showing the attempt to the agent.
+ */
+export type Verdict = "allow" | "notify" | "absent" | "deny" | "kill";
 
 /**
  * What one filter of a compiled profile answers, computed from the profile itself. The kernel takes the strictest
@@ -35,7 +36,7 @@ export function decide(profile: Profile, filter: FilterName, call: SystemCall): 
     case "load":
       return decideLoad(profile, call);
     case "lock":
-      return LOCKED_CALLS.includes(syscallName(call.nr)) || installs(call, ARMED_LOCK) ? "deny" : "allow";
+      return LOCKED_CALLS.includes(syscallName(call.nr)) || installs(call, "lock") ? "deny" : "allow";
     case "serve":
       return decideServe(profile, call);
     default:
@@ -45,32 +46,41 @@ export function decide(profile: Profile, filter: FilterName, call: SystemCall): 
 
 /** The kernel's answer once `filters` are installed. */
 export function decideAll(profile: Profile, filters: readonly FilterName[], call: SystemCall): Verdict {
-  const order: readonly Verdict[] = ["kill", "deny", "notify", "allow"];
+  const order: readonly Verdict[] = ["kill", "deny", "absent", "notify", "allow"];
   const answers = filters.map((filter) => decide(profile, filter, call));
   return order.find((verdict) => answers.includes(verdict)) ?? "allow";
 }
 
 function decideLoad(profile: Profile, call: SystemCall): Verdict {
-  if (installs(call, ARMED_LOCK) || installs(call, ARMED_SERVE)) return "allow";
+  if (installs(call, "lock") || installs(call, "serve")) return "allow";
   if (touchesArmed(call)) return "deny";
-  if (profile.load.some((rule) => matches(rule, call))) return "allow";
-  return profile.watch.some((rule) => matches(rule, call)) ? "notify" : "deny";
+  const among = (rules: readonly SyscallRule[]): boolean => rules.some((rule) => matches(rule, call));
+  if (among(profile.load)) return "allow";
+  if (among(profile.absent)) return "absent";
+  return among(profile.watch) ? "notify" : "deny";
 }
 
-/** Watched calls pass here so that the first filter's `notify` is what remains. */
+/**
+ * What the first filter answers in its own way passes here, so that its notification or ENOSYS is what remains: but not
+ * what it allowed in stage load, or that would stay allowed.
+ */
 function decideServe(profile: Profile, call: SystemCall): Verdict {
-  if (installs(call, ARMED_SERVE)) return "deny";
-  return [...profile.serve, ...profile.watch].some((rule) => matches(rule, call)) ? "allow" : "deny";
+  if (installs(call, "serve")) return "deny";
+  const among = (rules: readonly SyscallRule[]): boolean => rules.some((rule) => matches(rule, call));
+  if (among(profile.serve)) return "allow";
+  if (among(profile.load)) return "deny";
+  return among([...profile.absent, ...profile.watch]) ? "allow" : "deny";
 }
 
-/** seccomp(SECCOMP_SET_MODE_FILTER, 0, one of the programs armed before the library was loaded). */
-function installs(call: SystemCall, offset: number): boolean {
+/** seccomp(SECCOMP_SET_MODE_FILTER, its flags, one of the programs armed before the library was loaded). */
+function installs(call: SystemCall, filter: keyof typeof ARMED_FILTERS): boolean {
   const [operation, flags, program] = call.args;
+  const armed = ARMED_FILTERS[filter];
   return (
     syscallName(call.nr) === "seccomp" &&
     operation === 1n &&
-    flags === 0n &&
-    program === (BigInt(ARMED_HIGH) << 32n) + BigInt(offset)
+    flags === BigInt(armed.flags) &&
+    program === (BigInt(ARMED_HIGH) << 32n) + BigInt(armed.offset)
   );
 }
 

@@ -1,9 +1,8 @@
 import { argHigh, argLow, BpfAssembler, type BpfInstruction, DATA_ARCH, DATA_NR, type Label, RESULT } from "./bpf.ts";
 import type { FilterName } from "./decide.ts";
 import {
+  ARMED_FILTERS,
   ARMED_HIGH,
-  ARMED_LOCK,
-  ARMED_SERVE,
   AUDIT_ARCH_X86_64,
   type Condition,
   LOCKED_CALLS,
@@ -65,6 +64,7 @@ function blocksOf(profile: Profile, filter: FilterName): readonly Block[] {
   switch (filter) {
     case "load":
       add(profile.load, RESULT.allow);
+      add(profile.absent, RESULT.absent);
       add(profile.watch, RESULT.notify);
       break;
     case "lock":
@@ -73,12 +73,20 @@ function blocksOf(profile: Profile, filter: FilterName): readonly Block[] {
       break;
     case "serve":
       add(profile.serve, RESULT.allow);
+      add(profile.load.filter(answeredOtherwise(profile)), RESULT.deny);
+      add(profile.absent, RESULT.allow);
       add(profile.watch, RESULT.allow);
       break;
     default:
       filter satisfies never;
   }
   return [...blocks.values()];
+}
+
+/** True for a rule whose call the serve filter would let pass because another rule of it is watched or absent. */
+function answeredOtherwise({ watch, absent }: Profile): (rule: SyscallRule) => boolean {
+  const calls = new Set([...watch, ...absent].map(({ syscall }) => syscall));
+  return ({ syscall }) => calls.has(syscall);
 }
 
 /** Falls through to the next block while the number differs; inside a block every path ends in a result. */
@@ -113,20 +121,13 @@ function emitCondition(code: BpfAssembler, { arg, test, value }: Condition, othe
 
 /** The load filter lets the two armed programs in; each of them then refuses to be installed again. */
 function emitArming(code: BpfAssembler, filter: FilterName): void {
-  const otherwise = Symbol("not an armed program");
-  const armed = Symbol("armed program");
-  const same = (arg: number, value: number): void =>
-    emitCondition(code, { arg, test: "is", value: BigInt(value) }, otherwise);
-  same(0, 1);
-  same(1, 0);
-  code.load(argHigh(2));
-  code.ifEqual(ARMED_HIGH, "next", otherwise);
-  code.load(argLow(2));
-  if (filter === "load") code.ifEqual(ARMED_LOCK, armed, "next");
-  code.ifEqual(filter === "lock" ? ARMED_LOCK : ARMED_SERVE, armed, otherwise);
-  code.place(armed);
-  code.result(filter === "load" ? RESULT.allow : RESULT.deny);
-  code.place(otherwise);
+  const armed = filter === "load" ? [ARMED_FILTERS.lock, ARMED_FILTERS.serve] : [ARMED_FILTERS[filter]];
+  for (const { offset, flags } of armed) {
+    const values = [1n, BigInt(flags), (BigInt(ARMED_HIGH) << 32n) + BigInt(offset)];
+    const conditions = values.map((value, arg) => ({ arg, test: "is" as const, value, written: `${value}` }));
+    const rule = { syscall: "seccomp", nr: syscallNumber("seccomp") ?? -1, conditions };
+    emitRule(code, rule, filter === "load" ? RESULT.allow : RESULT.deny);
+  }
 }
 
 function emitArmedGuard(code: BpfAssembler): void {

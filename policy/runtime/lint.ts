@@ -1,3 +1,4 @@
+import { canBeOpened, mayBeUnwatched, openingOf, unusedOpenings } from "./openings.ts";
 import type { Profile, SyscallRule } from "./profile.ts";
 
 /** Why a profile may not be used: `about` is a system call, a limit or a path. */
@@ -6,7 +7,10 @@ export interface Finding {
   readonly reason: string;
 }
 
-/** Calls that no profile may allow under any condition, by what they would give a hostile library. */
+/**
+ * Calls that no profile may allow, by what they would give a hostile library. The few of them that `openings.ts` names
+ * can be allowed in the shapes given there, by a profile that declares the opening.
+ */
 const FORBIDDEN: readonly { readonly reason: string; readonly calls: string }[] = [
   { reason: "starts or replaces a process", calls: "execve execveat fork vfork clone clone3" },
   {
@@ -22,7 +26,7 @@ const FORBIDDEN: readonly { readonly reason: string; readonly calls: string }[] 
   {
     reason: "reaches an endpoint",
     calls:
-      "socket socketpair connect bind listen accept accept4 sendto recvfrom recvmsg sendmmsg recvmmsg shmget shmat semget msgget mq_open",
+      "socket socketpair connect bind listen accept accept4 sendto recvfrom recvmsg sendmmsg recvmmsg setsockopt shmget shmat semget msgget mq_open",
   },
   {
     reason: "moves or replaces pages past the guard around the armed filters",
@@ -47,6 +51,9 @@ const MUST_WATCH =
 /** Calls whose first interesting argument selects what they do: allowed only with a condition on it. */
 const NEEDS_CONDITION: Readonly<Record<string, number>> = { prctl: 0, ioctl: 1, fcntl: 1, prlimit64: 2 };
 
+/** The most processes and threads of the shim's user under a profile that opens `thread`. */
+const MAX_THREADS = 8n;
+
 const PROT_WRITE = 2n;
 const PROT_EXEC = 4n;
 
@@ -64,24 +71,37 @@ const FORBIDDEN_VALUES: readonly { readonly call: string; readonly value: bigint
  */
 export function lintProfile(profile: Profile): readonly Finding[] {
   return [
-    ...profile.load.flatMap(lintAllowed),
-    ...profile.serve.flatMap(lintAllowed),
+    ...profile.load.flatMap((rule) => lintAllowed(profile, rule)),
+    ...profile.serve.flatMap((rule) => lintAllowed(profile, rule)),
     ...profile.serve.flatMap((rule) => lintServe(profile, rule)),
     ...lintWatch(profile),
     ...lintLimits(profile),
     ...lintPaths(profile),
+    ...lintOpenings(profile),
   ];
 }
 
-function lintAllowed(rule: SyscallRule): Finding[] {
+function lintAllowed(profile: Profile, rule: SyscallRule): Finding[] {
   const about = rule.syscall;
   const findings: Finding[] = [];
-  const forbidden = FORBIDDEN.find(({ calls }) => calls.split(" ").includes(about));
-  if (forbidden !== undefined) findings.push({ about, reason: `may not be allowed: it ${forbidden.reason}` });
   if (isMapping(rule) && !(keepsOut(rule, PROT_WRITE) || keepsOut(rule, PROT_EXEC))) {
     const reason = "needs `arg2 without PROT_WRITE` or `arg2 without PROT_EXEC`: such a page would take code after ARM";
     findings.push({ about, reason });
   }
+  return [...findings, ...lintForbidden(profile, rule), ...lintSelector(profile, rule)];
+}
+
+function lintForbidden(profile: Profile, rule: SyscallRule): Finding[] {
+  const about = rule.syscall;
+  const forbidden = FORBIDDEN.find(({ calls }) => calls.split(" ").includes(about));
+  if (forbidden === undefined || openingOf(profile, rule) !== undefined) return [];
+  const but = canBeOpened(about) ? ", but for the shapes of an opening that the profile declares" : "";
+  return [{ about, reason: `may not be allowed: it ${forbidden.reason}${but}` }];
+}
+
+function lintSelector(profile: Profile, rule: SyscallRule): Finding[] {
+  const about = rule.syscall;
+  const findings: Finding[] = [];
   const selector = NEEDS_CONDITION[about];
   if (selector === undefined) return findings;
   const chosen = rule.conditions.find(({ arg, test }) => arg === selector && test === "is");
@@ -91,6 +111,8 @@ function lintAllowed(rule: SyscallRule): Finding[] {
   }
   if (about === "prlimit64" && chosen?.value !== 0n)
     findings.push({ about, reason: "may only read limits: arg2 is 0" });
+  if (about === "ioctl" && openingOf(profile, rule) === undefined)
+    findings.push({ about, reason: "may only be a USBDEVFS request of openings.ts, in a profile that opens device" });
   return findings;
 }
 
@@ -114,11 +136,17 @@ function keepsOut({ conditions }: SyscallRule, protection: bigint): boolean {
 }
 
 function lintWatch(profile: Profile): Finding[] {
-  const missing = MUST_WATCH.split(" ").filter(
-    (name) => !profile.watch.some(({ syscall, conditions }) => syscall === name && conditions.length === 0),
-  );
+  const missing = MUST_WATCH.split(" ")
+    .filter((name) => !profile.watch.some(({ syscall, conditions }) => syscall === name && conditions.length === 0))
+    .filter((name) => !mayBeUnwatched(profile, name));
+  // with a condition on it what is allowed is an exception, and every other attempt is still denied and shown
   const both = profile.watch.filter(
-    (watched) => watched.conditions.length === 0 && profile.load.some(({ syscall }) => syscall === watched.syscall),
+    (watched) =>
+      watched.conditions.length === 0 &&
+      profile.load.some(
+        (rule) =>
+          rule.syscall === watched.syscall && (rule.conditions.length === 0 || openingOf(profile, rule) === undefined),
+      ),
   );
   return [
     ...missing.map((about) => ({ about, reason: "must be watched without conditions" })),
@@ -137,12 +165,15 @@ function watchesPrctlSeccomp(profile: Profile): boolean {
 }
 
 function lintLimits(profile: Profile): Finding[] {
-  const zero = ["core", "nproc", "msgqueue"] as const;
+  const threads = profile.opens.includes("thread");
+  const zero = threads ? ["core", "msgqueue"] : ["core", "nproc", "msgqueue"];
   const value = (resource: string): bigint | undefined =>
     profile.limits.find((limit) => limit.resource === resource)?.value;
   const findings: Finding[] = zero
     .filter((name) => value(name) !== 0n)
     .map((about) => ({ about, reason: "limit must be 0" }));
+  if (threads && (value("nproc") ?? MAX_THREADS + 1n) > MAX_THREADS)
+    findings.push({ about: "nproc", reason: `limit must be at most ${MAX_THREADS} with threads` });
   for (const about of ["nofile", "fsize", "as"]) {
     if (value(about) === undefined) findings.push({ about, reason: "needs a limit" });
   }
@@ -151,8 +182,25 @@ function lintLimits(profile: Profile): Finding[] {
 
 function lintPaths(profile: Profile): Finding[] {
   const kernel = ["/proc", "/sys", "/dev"];
-  return profile.landlock
-    .filter(({ access }) => access === "write")
-    .filter(({ path }) => path === "/" || kernel.some((root) => path === root || path.startsWith(`${root}/`)))
-    .map(({ path }) => ({ about: path, reason: "may not be writable" }));
+  const below = (path: string, root: string): boolean => path === root || path.startsWith(`${root}/`);
+  return profile.landlock.flatMap(({ access, path }) => {
+    if (access === "write" && (path === "/" || kernel.some((root) => below(path, root))))
+      return [{ about: path, reason: "may not be writable" }];
+    if (access === "device" && !below(path, "/dev")) return [{ about: path, reason: "is no place of device nodes" }];
+    if (access === "device" && !profile.opens.includes("device"))
+      return [{ about: path, reason: "needs `opens device`" }];
+    return [];
+  });
+}
+
+function lintOpenings(profile: Profile): Finding[] {
+  const { opens, absent } = profile;
+  const unused = unusedOpenings(profile).map((about) => ({ about, reason: "is declared, but no rule opens it" }));
+  const hidden = absent
+    .filter(({ syscall }) => syscall !== "clone3" || !opens.includes("thread"))
+    .map(({ syscall: about }) => ({ about, reason: "may not be absent: only clone3, in a profile that opens thread" }));
+  const answered = absent
+    .filter(({ syscall }) => [...profile.watch, ...profile.load].some((rule) => rule.syscall === syscall))
+    .map(({ syscall: about }) => ({ about, reason: "is absent and watched or allowed" }));
+  return [...unused, ...hidden, ...answered];
 }

@@ -20,11 +20,27 @@ export interface Limit {
   readonly value: bigint;
 }
 
-/** What may be done below `path`; everything else in the file system is denied. Nothing grants execution. */
+/**
+ * What may be done below `path`; everything else in the file system is denied. Nothing grants execution. `device` is
+ * reading, writing and ioctl of what is there, without making or removing anything.
+ */
 export interface LandlockRule {
-  readonly access: "read" | "write";
+  readonly access: Access;
   readonly path: string;
 }
+
+/** Kinds of Landlock rules with their numbers in the compiled file. */
+export const ACCESS = { read: 1, write: 2, device: 3 } as const;
+
+export type Access = keyof typeof ACCESS;
+
+/**
+ * What a profile may open that the profile `local` keeps shut, with its bit in the compiled file. `openings.ts` says
+ * which calls belong to each.
+ */
+export const OPENINGS = { inet: 1, unix: 2, netlink: 4, thread: 8, device: 16 } as const;
+
+export type Opening = keyof typeof OPENINGS;
 
 /**
  * A test on one 64-bit argument register: `is` equality, `only` no bit outside `value`, `without` no bit inside it.
@@ -34,6 +50,8 @@ export interface Condition {
   readonly arg: number;
   readonly test: "is" | "only" | "without";
   readonly value: bigint;
+  /** The value as the text has it, for people: `PROT_EXEC`, `O_CLOEXEC|O_NONBLOCK`, `0`. */
+  readonly written: string;
 }
 
 /** One system call with conditions that must all hold. Several rules for one call are alternatives. */
@@ -47,10 +65,14 @@ export interface SyscallRule {
 export interface Profile {
   readonly name: string;
   readonly arch: "x86_64";
+  /** Declared in the text; the linter holds it against what the rules open. */
+  readonly opens: readonly Opening[];
   readonly limits: readonly Limit[];
   readonly landlock: readonly LandlockRule[];
   /** Denied, and each attempt is shown to the agent by the kernel's notifier. */
   readonly watch: readonly SyscallRule[];
+  /** Denied with ENOSYS, as by a kernel that has no such call, so that a library takes the older one. Not shown. */
+  readonly absent: readonly SyscallRule[];
   /** Allowed from the start on: while the library is loaded and logs in. */
   readonly load: readonly SyscallRule[];
   /** Still allowed after ARM. */
@@ -68,10 +90,12 @@ export const X32_SYSCALL_BIT = 0x4000_0000;
  * nor install one of its own. Far from where the kernel puts programs (0x55...), libraries and stacks (0x7f...).
  */
 export const ARMED_HIGH = 0x1000;
-/** Offset of the lock filter's `struct sock_fprog` from the start of that range. */
-export const ARMED_LOCK = 0;
-/** Offset of the serve filter's `struct sock_fprog`. */
-export const ARMED_SERVE = 16;
+/**
+ * The filters that lie there: the offset of each one's `struct sock_fprog` from the start of that range, and the flags
+ * with which alone it can be installed. 1 is SECCOMP_FILTER_FLAG_TSYNC: threads that the library has started by then
+ * must not keep the wider filter.
+ */
+export const ARMED_FILTERS = { lock: { offset: 0, flags: 0 }, serve: { offset: 16, flags: 1 } } as const;
 /** Calls that change mappings: first argument an address, second a length. Guarded around the armed range. */
 export const MAPPING_CALLS: readonly string[] = ["mmap", "mprotect", "munmap", "madvise"];
 /** Removed by the lock filter: file descriptors may not travel over the request socket any more. */

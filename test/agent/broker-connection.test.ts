@@ -5,7 +5,7 @@ import { join } from "node:path";
 import fc from "fast-check";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { openAudit } from "../../agent/audit.ts";
-import { serveScope } from "../../agent/broker/index.ts";
+import { FailureBudgets, serveScope } from "../../agent/broker/index.ts";
 import { AgentError } from "../../agent/errors.ts";
 import { ByteWriter, concatBytes, parsePolicy, sha256Hex, utf8 } from "../../policy/index.ts";
 import {
@@ -194,10 +194,10 @@ describe("socket", () => {
   afterEach(() => rmSync(directory, { recursive: true }));
 
   const serve = (socketPath: string, change: Partial<Parameters<typeof serveScope>[0]> = {}) => {
-    const { publicKeys, sign: signWith } = softwareKeys();
+    const { publicKeys, ...token } = softwareKeys();
     const document = policyDocument();
     for (const [name, { spki }] of publicKeys) {
-      document.keys[name] = { spki: `sha256:${sha256Hex(spki)}`, does: "sign" };
+      document.keys[name] = { spki: `sha256:${sha256Hex(spki)}`, does: name === "vault" ? "decrypt" : "sign" };
     }
     const audit = openAudit({ path: join(directory, "audit.log"), now: Date.now, anchor: null });
     const policy = parsePolicy(documentBytes(document));
@@ -206,7 +206,8 @@ describe("socket", () => {
       policy,
       scope: "release-signing",
       socketPath,
-      signer: { sign: signWith },
+      token,
+      failures: new FailureBudgets(Date.now),
       audit,
       identify,
       publicKeys,

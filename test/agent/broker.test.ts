@@ -166,7 +166,7 @@ describe("scope", () => {
       ["C_CopyObject", concatBytes(ulongs(1n, 1n), u32(0))],
       ["C_SetAttributeValue", concatBytes(ulongs(1n, 1n), u32(0))],
       ["C_DestroyObject", ulongs(1n, 1n)],
-      ["C_DecryptInit", concatBytes(ulongs(1n), ECDSA, ulongs(1n))],
+      ["C_EncryptInit", concatBytes(ulongs(1n), ECDSA, ulongs(1n))],
       ["C_SignRecoverInit", concatBytes(ulongs(1n), ECDSA, ulongs(1n))],
       ["C_DeriveKey", concatBytes(ulongs(1n), ECDSA, ulongs(1n), u32(0))],
       ["C_GetOperationState", concatBytes(ulongs(1n), u32(0))],
@@ -200,7 +200,7 @@ describe("signing", () => {
     await broker.close();
     broker = await startBroker({
       publicKeys: keys.publicKeys,
-      signer: {
+      token: {
         sign: async (request) => {
           seen = broker.records().length;
           return keys.sign(request);
@@ -271,7 +271,7 @@ describe("signing", () => {
     await broker.close();
     broker = await startBroker({
       publicKeys: keys.publicKeys,
-      signer: {
+      token: {
         sign: async (request) => {
           const signature = await keys.sign(request);
           signature[200] = (signature[200] ?? 0) ^ 1;
@@ -289,7 +289,7 @@ describe("signing", () => {
   it("I8: when the shim is gone callers learn that the device failed, and the record was there before", async () => {
     await broker.close();
     broker = await startBroker({
-      signer: { sign: () => Promise.reject(new AgentError("ERR_SHIM_GONE", "shim connection: closed")) },
+      token: { sign: () => Promise.reject(new AgentError("ERR_SHIM_GONE", "shim connection: closed")) },
     });
     const client = await openSession(broker);
     for (let attempt = 1; attempt <= 2; attempt += 1) {

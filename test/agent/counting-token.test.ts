@@ -78,6 +78,7 @@ test("I6: the key of the counting token is found, described and signs inside the
   expect(key).toMatchObject({ label: "release-ec", keyType: 3n });
   expect(key.flags.get("sign")).toBe(true);
   expect(key.flags.get("extractable")).toBe(false);
+  await started.shim.uses([{ slotId: 0n, handle: key.handle, use: "sign" }]);
   await started.shim.arm();
   const message = utf8("a message");
   const signature = await started.shim.sign({

@@ -6,6 +6,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { createStateVolume, MachineAudit } from "../../agent/state-volume.ts";
 import { type SealedPackage, signSealedPackage, verifySealedPackage } from "../../seal/index.ts";
 import { asked, type LaunchChecks, openLaunchChecks, reasonsOf } from "../support/launch-checks.ts";
+import { BENCH_MODULE, changeModule } from "../support/launch-documents.ts";
 import {
   type Boot,
   type BootOptions,
@@ -43,7 +44,7 @@ afterEach(() => rmSync(keyFile, { force: true }));
 const tlsKey = { label: { name: "tls-key", kind: "file", tokenSerial: null }, secret: TLS_KEY } as const;
 const volumeKey = { label: { name: "state", kind: "volume-key", tokenSerial: null }, secret: VOLUME_KEY } as const;
 const wantsFile = (name: string) => (draft: PolicyDraft) => {
-  draft.credentials = { files: { [keyFile]: name } };
+  changeModule(draft, { files: { [keyFile]: name } });
 };
 
 async function launchOn(machine: Provisioned, options: BootOptions = {}): Promise<Boot> {
@@ -170,8 +171,8 @@ describe("credentials that are not what the policy takes them for", () => {
       credentials: [tlsKey, volumeKey],
       policy: (draft) => {
         const { label, serial } = bench.token;
-        draft.tokens = { [label]: { label, serial, pin } };
-        draft.credentials = { files: { [keyFile]: files } };
+        draft.tokens = { [label]: { module: BENCH_MODULE, label, serial, pin } };
+        changeModule(draft, { files: { [keyFile]: files } });
       },
     });
     const booted = await launchOn(machine);

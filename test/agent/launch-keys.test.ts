@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { sha256Hex, utf8 } from "../../policy/index.ts";
 import { asked, type LaunchChecks, openLaunchChecks, reasonOf, reasonsOf } from "../support/launch-checks.ts";
+import { BENCH_MODULE } from "../support/launch-documents.ts";
 import { LAUNCH_PIN, type LaunchBench } from "../support/launch-fixture.ts";
 import { TPM_CC } from "../support/tpm-bus.ts";
 
@@ -24,7 +25,7 @@ describe("token and keys", () => {
       label: { tokenSerial: serials.sealed },
       policy: (draft) => {
         const { label, serial } = bench.token;
-        draft.tokens = { [label]: { label, serial: serials.policy ?? serial, pin: "hsm-pin" } };
+        draft.tokens = { [label]: { module: BENCH_MODULE, label, serial: serials.policy ?? serial, pin: "hsm-pin" } };
       },
     });
     await using booted = await boot({}, machine);

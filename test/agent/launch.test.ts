@@ -12,6 +12,7 @@ import {
   reasonOf,
   reasonsOf,
 } from "../support/launch-checks.ts";
+import { BENCH_MODULE } from "../support/launch-documents.ts";
 import {
   type BootOptions,
   DEVICES,
@@ -71,7 +72,7 @@ describe("a clean launch", () => {
     await using booted = await boot();
     expect(booted.calls).toEqual([
       ...["prepareShim", "startShim"],
-      ...["open", "probe", "load", "login", "keys", "sign", "sign", "arm"],
+      ...["open", "probe", "load", "login", "keys", "sign", "sign", "uses", "arm"],
     ]);
     const last = booted.commands.at(-1);
     expect(last).toMatchObject({ client: "agent", code: TPM_CC.pcrExtend });
@@ -123,12 +124,12 @@ function changedBundle(path: string, change: (bytes: Uint8Array) => Uint8Array):
 }
 
 function changedPolicy(
-  change: (policy: Record<string, unknown> & { module: Record<string, unknown> }) => void,
+  change: (policy: Record<string, unknown>, module: Record<string, unknown>) => void,
 ): BootOptions {
   return {
     slots: (slots) => {
       const policy = JSON.parse(new TextDecoder().decode(slots.get("policy")));
-      change(policy);
+      change(policy, policy.modules[BENCH_MODULE]);
       slots.set("policy", utf8(JSON.stringify(policy)));
     },
   };
@@ -209,28 +210,28 @@ const MISMATCHES: readonly Mismatch[] = [
   },
   {
     what: "the library's environment",
-    options: () => changedPolicy(({ module }) => Object.assign(module, { environment: { SOFTHSM2_CONF: "/tmp/x" } })),
+    options: () => changedPolicy((_, module) => Object.assign(module, { environment: { SOFTHSM2_CONF: "/tmp/x" } })),
     code: "measurement-changed",
-    item: () => "environment environment",
+    item: () => "environment bench",
     expected: () => eventDigest("environment"),
   },
   {
     what: "a device more",
     options: () => ({ devices: [...DEVICES, "8086:10d3"] }),
     code: "measurement-changed",
-    item: () => "devices pci",
+    item: () => "devices devices",
     expected: () => eventDigest("devices"),
   },
   {
     what: "a device less",
     options: () => ({ devices: DEVICES.slice(1) }),
     code: "measurement-changed",
-    item: () => "devices pci",
+    item: () => "devices devices",
   },
   {
     what: "a file more in the policy",
     options: () =>
-      changedPolicy(({ module }) =>
+      changedPolicy((_, module) =>
         Object.assign(module, {
           config: {
             ...(module["config"] as object),
@@ -270,14 +271,14 @@ describe("what differs from the release", () => {
     await using booted = await boot({ ...changedBundle(SOFTHSM, flipped), devices: [], extend: [[4, utf8("x")]] });
     const items = reasonsOf(booted).map(({ item }) => item);
     expect(items).toEqual(
-      expect.arrayContaining([SOFTHSM, `library ${SOFTHSM}`, "devices pci", "PCR 4 (sha256)", "PCR 13 (sha256)"]),
+      expect.arrayContaining([SOFTHSM, `library ${SOFTHSM}`, "devices devices", "PCR 4 (sha256)", "PCR 13 (sha256)"]),
     );
   });
 
   test("I2: an event more than the release has is named as one that nothing expects", async () => {
     const more = { a: "b", SOFTHSM2_CONF: pathOf("file") };
     await using booted = await boot(
-      changedPolicy(({ module }) => {
+      changedPolicy((_policy, module) => {
         const { [pathOf("closure")]: _, ...closure } = module["closure"] as Record<string, string>;
         Object.assign(module, {
           closure: { ...closure, "/etc/hostname": "00".repeat(32), "/etc/passwd": "00".repeat(32) },

@@ -34,9 +34,11 @@ describe("the agent below the real spawner", () => {
       expect(agentLog.map(({ event }) => event).slice(0, agent.provisioned.events.length)).toEqual(
         agent.provisioned.events,
       );
-      expect(claims.asserted.shim).toMatchObject({ seccompFilters: expect.any(Number), capabilities: "0".repeat(16) });
-      expect(claims.asserted.shim?.seccompFilters).toBeGreaterThanOrEqual(3);
-      const kinds = claims.asserted.shim?.namespaces.map((name) => name.split(":")[0]);
+      const [shim, ...others] = claims.asserted.shims;
+      expect(others).toEqual([]);
+      expect(shim).toMatchObject({ role: "active", id: 0, process: { capabilities: "0".repeat(16) } });
+      expect((shim?.process?.seccompFilters ?? 0) - (shim?.process?.inheritedFilters ?? 0)).toBe(3);
+      const kinds = shim?.process?.namespaces.map((name) => name.split(":")[0]);
       expect(kinds).toEqual(["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"]);
     }
     await expectClosed(agent);
@@ -109,7 +111,7 @@ describe("the agent below the real spawner", () => {
     expect(status["reasons"]).toContainEqual(expect.objectContaining({ code: "library-mismatch", item: SOFTHSM }));
     const { claims } = await verified(agent, await enrolled(agent), "sha256");
     expect(claims.asserted.unseal.map(({ rc }) => rc)).toEqual(["0x000001c4", "0x0000099d"]);
-    expect(claims.asserted.shim).toBeNull();
+    expect(claims.asserted.shims).toEqual([]);
     await expectClosed(agent);
     expect(agent.console()).toContain(`agent: refused: library-mismatch ${SOFTHSM}`);
   });

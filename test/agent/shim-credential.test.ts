@@ -1,15 +1,16 @@
 import { existsSync, lstatSync, mkdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { AgentError } from "../../agent/errors.ts";
-import type { LoadedLibrary } from "../../agent/shim-replies.ts";
+import { SHIM_RV } from "../../agent/shim-replies.ts";
 import { ByteWriter } from "../../policy/bytes.ts";
 import {
   type Bench,
+  benchSlot,
   buildHostile,
   makeToken,
   native,
   openBench,
+  rvOf,
   SOFTHSM,
   type Started,
   startShim,
@@ -47,19 +48,6 @@ async function start(): Promise<Started> {
   const started = await startShim(addon, { profile, environment: token.environment });
   running.push(started);
   return started;
-}
-
-async function rvOf(promise: Promise<unknown>): Promise<bigint | undefined> {
-  const error = await promise.then(
-    () => null,
-    (reason: unknown) => reason,
-  );
-  expect(error).toBeInstanceOf(AgentError);
-  return error instanceof AgentError ? error.rv : undefined;
-}
-
-function benchSlot(library: LoadedLibrary): bigint {
-  return library.slots.find(({ label }) => label === "bench")?.slotId ?? -1n;
 }
 
 let files = 0;
@@ -203,7 +191,9 @@ describe("the PIN in the channel", () => {
       const { shim, giveBroken } = await start();
       const library = await shim.load(SOFTHSM);
       giveBroken(bytes);
-      expect(await rvOf(shim.login(benchSlot(library)))).toBe(CKR_DATA_LEN_RANGE);
+      const error = await shim.login(benchSlot(library)).catch((reason: unknown) => reason);
+      expect(error).toMatchObject({ code: "ERR_SHIM_REFUSED", rv: SHIM_RV.notTried });
+      expect(String(error)).toMatch(/credential channel 0x21/);
       expect(await rvOf(shim.login(benchSlot(library)))).toBe(CKR_FUNCTION_NOT_SUPPORTED);
     }
   });

@@ -2,16 +2,24 @@ import { createPublicKey, verify } from "node:crypto";
 import { join } from "node:path";
 import type { Duplex } from "node:stream";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
-import { AgentError } from "../../agent/errors.ts";
+import { SHIM_RV } from "../../agent/shim-replies.ts";
 import { sha256, utf8 } from "../../policy/index.ts";
 import { type CountingToken, makeCountingToken } from "../support/counting-token.ts";
-import { type Bench, native, openBench, type Started, startShim, writeHostProfile } from "../support/shim-fixture.ts";
+import {
+  type Bench,
+  native,
+  openBench,
+  rvOf,
+  type Started,
+  startShim,
+  writeHostProfile,
+} from "../support/shim-fixture.ts";
 
 const CKR_SLOT_ID_INVALID = 0x3n;
 const CKR_FUNCTION_NOT_SUPPORTED = 0x54n;
 const CKR_PIN_INCORRECT = 0xa0n;
-const TOKENS = 9;
-const pinOf = (slot: number) => `pin-${slot}-of-nine-4471`;
+const TOKENS = 2;
+const pinOf = (slot: number) => `pin-${slot}-of-two-4471`;
 const MESSAGE = utf8("a message to sign");
 
 let bench: Bench;
@@ -43,7 +51,7 @@ function tokenIn(slot: number): CountingToken {
   return token;
 }
 
-/** A shim that has loaded the library of the nine tokens. */
+/** A shim that has loaded the library of both tokens. */
 async function loaded(): Promise<Started> {
   const { library, environment } = tokenIn(0);
   const started = await startShim(addon, { profile, environment });
@@ -52,17 +60,9 @@ async function loaded(): Promise<Started> {
   return started;
 }
 
-async function logIn({ shim, give }: Started, ...slots: readonly number[]): Promise<void> {
-  for (const slot of slots) give(pinOf(slot));
-  for (const slot of slots) await shim.login(BigInt(slot));
-}
-
-/** The rv of a refusal; 0 when there was none. */
-function rvOf(promise: Promise<unknown>): Promise<bigint | undefined> {
-  return promise.then(
-    () => 0n,
-    (error: unknown) => (error instanceof AgentError ? error.rv : undefined),
-  );
+async function logIn({ shim, give }: Started, slot: number): Promise<void> {
+  give(pinOf(slot));
+  await shim.login(BigInt(slot));
 }
 
 async function handleIn({ shim }: Started, slot: number): Promise<bigint> {
@@ -84,81 +84,79 @@ function signersOf(signature: Uint8Array): readonly number[] {
   });
 }
 
-describe("a shim with several tokens", () => {
-  test("I6: takes each PIN for its own token, and the same handle signs with each token's own key", async () => {
-    const started = await loaded();
-    await logIn(started, 1, 0);
-    const handles = [await handleIn(started, 0), await handleIn(started, 1)];
-    expect(handles[0]).toBe(handles[1]);
-    for (const armed of [false, true]) {
-      if (armed) await started.shim.arm();
-      for (const [slot, handle] of handles.entries())
+describe("a shim before a library with several tokens", () => {
+  test("I6: logs in to the one that it is told, and lists and uses that one's key alone", async () => {
+    for (const slot of [0, 1]) {
+      const started = await loaded();
+      await logIn(started, slot);
+      const handle = await handleIn(started, slot);
+      const other = 1 - slot;
+      for (const armed of [false, true]) {
+        if (armed) {
+          await started.shim.uses([{ slotId: BigInt(slot), handle, use: "sign" }]);
+          await started.shim.arm();
+        }
         expect(signersOf(await started.shim.sign(request(slot, handle)))).toEqual([slot]);
+        expect(await rvOf(started.shim.keys(BigInt(other)))).toBe(CKR_SLOT_ID_INVALID);
+        // the same handle is a key there
+        expect(await rvOf(started.shim.sign(request(other, handle)))).toBe(CKR_SLOT_ID_INVALID);
+      }
+      expect(started.attempts).toEqual([]);
     }
-    expect(started.attempts).toEqual([]);
   });
 
-  test("I6: lists and uses no key of a token that is not logged in to, and none before it is listed", async () => {
+  test("I11: logs in once: a second LOGIN, for that slot or another, reads nothing and tries nothing", async () => {
     const started = await loaded();
-    await logIn(started, 0, 1);
-    const handle = await handleIn(started, 0);
-    expect(await rvOf(started.shim.sign(request(1, handle)))).toBe(0x60n);
-    expect(await rvOf(started.shim.keys(2n))).toBe(CKR_SLOT_ID_INVALID);
-    expect(await rvOf(started.shim.sign(request(2, handle)))).toBe(CKR_SLOT_ID_INVALID);
-    expect(signersOf(await started.shim.sign(request(0, handle)))).toEqual([0]);
-  });
-
-  test("I11: tries a token once: a second LOGIN for its slot reads nothing, and the next PIN is the next token's", async () => {
-    const started = await loaded();
-    const before = tokenIn(0).logins().length;
     await logIn(started, 0);
-    started.give(pinOf(1));
-    expect(await rvOf(started.shim.login(0n))).toBe(CKR_FUNCTION_NOT_SUPPORTED);
-    await started.shim.login(1n);
-    expect(tokenIn(0).logins().length).toBe(before + 1);
-    expect(tokenIn(1).tries()).toBe(0);
-    expect(await handleIn(started, 0)).toBe(await handleIn(started, 1));
-  });
-
-  test("I11: takes eight tokens and no ninth", async () => {
-    const started = await loaded();
-    await logIn(started, 0, 1, 2, 3, 4, 5, 6, 7);
-    started.give(pinOf(8));
-    expect(await rvOf(started.shim.login(8n))).toBe(CKR_FUNCTION_NOT_SUPPORTED);
-    expect(tokenIn(8).logins()).toEqual([]);
-    expect(signersOf(await started.shim.sign(request(7, await handleIn(started, 7))))).toEqual([7]);
+    const before = tokens.map((token) => token.logins().length);
+    for (const slot of [0, 1]) {
+      started.give(pinOf(slot));
+      expect(await rvOf(started.shim.login(BigInt(slot)))).toBe(CKR_FUNCTION_NOT_SUPPORTED);
+    }
+    expect(tokens.map((token) => token.logins().length)).toEqual(before);
+    expect(signersOf(await started.shim.sign(request(0, await handleIn(started, 0))))).toEqual([0]);
   });
 
   test("I11: after a PIN that was refused no other is tried, no key is used, and the channel is closed", async () => {
     const started = await loaded();
-    await logIn(started, 0);
-    const handle = await handleIn(started, 0);
-    const before = tokenIn(2).logins().length;
+    const before = tokenIn(0).logins().length;
     const closed = channelClosed(started);
-    started.give(pinOf(2)); // slot 1 gets another token's PIN
-    started.give(pinOf(2));
+    started.give(pinOf(0)); // slot 1 gets another token's PIN
+    started.give(pinOf(1));
     expect(await rvOf(started.shim.login(1n))).toBe(CKR_PIN_INCORRECT);
     await closed;
-    for (const refused of [started.shim.login(2n), started.shim.login(1n), started.shim.keys(0n)])
+    for (const refused of [started.shim.login(0n), started.shim.login(1n), started.shim.keys(1n), started.shim.arm()])
       expect(await rvOf(refused)).toBe(CKR_FUNCTION_NOT_SUPPORTED);
-    expect(await rvOf(started.shim.sign(request(0, handle)))).toBe(CKR_FUNCTION_NOT_SUPPORTED);
-    expect(await rvOf(started.shim.arm())).toBe(CKR_FUNCTION_NOT_SUPPORTED);
-    expect([tokenIn(1).tries(), tokenIn(2).logins().length]).toEqual([1, before]);
+    expect(await rvOf(started.shim.sign(request(1, 1n)))).toBe(CKR_FUNCTION_NOT_SUPPORTED);
+    expect([tokenIn(1).tries(), tokenIn(0).logins().length]).toEqual([1, before]);
   });
 
-  test("I4: reads nothing of the credential channel once it is armed, whatever still lies in it", async () => {
+  test("I11: says of a PIN that was not tried that no try was spent, and why", async () => {
+    const cases: readonly (readonly [bigint, (started: Started) => void, RegExp])[] = [
+      [0n, ({ giveBroken }) => giveBroken(new Uint8Array(0)), /credential channel 0x21/],
+      [0n, ({ giveBroken }) => giveBroken(Uint8Array.of(0, 9, 1)), /credential channel 0x21/],
+      [77n, ({ give }) => give(pinOf(0)), /C_OpenSession 0x3\)/],
+    ];
+    for (const [slot, feed, why] of cases) {
+      const started = await loaded();
+      const before = tokens.map((token) => [token.logins().length, token.tries()]);
+      feed(started);
+      const error = await started.shim.login(slot).catch((reason: unknown) => reason);
+      expect(error).toMatchObject({ code: "ERR_SHIM_REFUSED", rv: SHIM_RV.notTried });
+      expect(String(error)).toMatch(why);
+      expect(await rvOf(started.shim.login(0n))).toBe(CKR_FUNCTION_NOT_SUPPORTED);
+      expect(tokens.map((token) => [token.logins().length, token.tries()])).toEqual(before);
+    }
+  });
+
+  test("I4: gives the credential channel up at the log-in, whatever still lies in it", async () => {
     const started = await loaded();
-    await logIn(started, 0);
     const channel = started.child.stdio[4] as Duplex; // "pipe" gives a stream for both directions
     const closed = channelClosed(started);
-    const before = tokenIn(1).logins().length;
-    started.give(pinOf(1));
-    await started.shim.keys(0n);
     expect(channel.readableEnded).toBe(false);
-    expect(await started.shim.arm()).toBe(3);
+    await logIn(started, 0);
+    started.give(pinOf(1));
     await closed;
-    expect(await rvOf(started.shim.login(1n))).toBe(CKR_FUNCTION_NOT_SUPPORTED);
-    expect(tokenIn(1).logins()).toHaveLength(before);
     expect(signersOf(await started.shim.sign(request(0, await handleIn(started, 0))))).toEqual([0]);
   });
 });

@@ -1,19 +1,23 @@
-import { constants, createPublicKey, type KeyObject, verify } from "node:crypto";
+import { constants, verify } from "node:crypto";
 import { closeSync, openSync, readFileSync, writeSync } from "node:fs";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { AgentError } from "../../agent/errors.ts";
 import type { Shim, SignRequest } from "../../agent/shim-client.ts";
-import type { LoadedLibrary, ShimKey } from "../../agent/shim-replies.ts";
+import type { ShimKey } from "../../agent/shim-replies.ts";
 import { ByteWriter, utf8 } from "../../policy/bytes.ts";
 import { syscallNumber } from "../../policy/runtime/syscalls.ts";
 import { findInMemory } from "../support/process-memory.ts";
 import {
   type Bench,
+  benchSlot,
   buildHostile,
+  codeOf,
+  keyNamed,
   makeToken,
   native,
   openBench,
+  publicKeyOf,
+  rvOf,
   SOFTHSM,
   type Started,
   startRaw,
@@ -26,6 +30,8 @@ import {
 const EPERM = 1;
 const CKR_FUNCTION_NOT_SUPPORTED = 0x54n;
 const MESSAGE = utf8("a message to sign");
+/** Behind magic, version and the name `local`. */
+const OPENS_AT = 4 + 4 + 2 + 5;
 
 let bench: Bench;
 let token: Token;
@@ -56,27 +62,6 @@ function number(name: string): number {
   return syscallNumber(name) ?? -1;
 }
 
-function benchSlot(library: LoadedLibrary): bigint {
-  return library.slots.find(({ label }) => label === "bench")?.slotId ?? -1n;
-}
-
-async function rvOf(promise: Promise<unknown>): Promise<bigint | undefined> {
-  const error = await promise.then(
-    () => null,
-    (reason: unknown) => reason,
-  );
-  expect(error).toBeInstanceOf(AgentError);
-  return error instanceof AgentError ? error.rv : undefined;
-}
-
-async function codeOf(promise: Promise<unknown>): Promise<string> {
-  const error = await promise.then(
-    () => null,
-    (reason: unknown) => reason,
-  );
-  return error instanceof AgentError ? error.code : String(error);
-}
-
 async function loggedIn(): Promise<{ started: Started; slotId: bigint; keys: readonly ShimKey[] }> {
   const started = await start();
   const library = await started.shim.load(SOFTHSM);
@@ -92,6 +77,7 @@ async function underAttack(): Promise<Started> {
   started.give("x");
   await started.shim.login(0n);
   await started.shim.keys(0n);
+  await started.shim.uses([{ slotId: 0n, handle: 7n, use: "sign" }]);
   return started;
 }
 
@@ -118,10 +104,11 @@ describe("confinement", () => {
     const watched =
       "execve execveat fork vfork clone clone3 socketpair ptrace process_vm_readv io_uring_setup bpf userfaultfd keyctl mount unshare setns memfd_create pidfd_getfd kill perf_event_open seccomp prctl";
     for (const name of watched.split(" ")) expect(counts[number(name)], name).toBe(1);
-    expect(counts[number("socket")]).toBe(6);
+    expect(counts[number("socket")]).toBe(9);
+    for (const name of ["connect", "bind", "listen", "accept4"]) expect(counts[number(name)], name).toBe(1);
     await expect
       .poll(() => attempts.filter(({ nr }) => nr === number("socket")).map(({ args }) => args[0]))
-      .toEqual([2n, 10n, 1n, 16n, 40n, 17n]);
+      .toEqual([2n, 10n, 1n, 16n, 40n, 17n, 2n, 10n, 1n]);
   });
 
   test("I5: a library that attacks from its constructor is denied every time and cannot change the filters", async () => {
@@ -206,6 +193,7 @@ describe("the library behind the shim", () => {
   test("I6: EC and RSA signatures made before and after ARM verify with the public key the shim reports", async () => {
     const { started, slotId, keys } = await loggedIn();
     await signAll(started.shim, slotId, keys);
+    await started.shim.uses(keys.map(({ handle }) => ({ slotId, handle, use: "sign" as const })));
     expect(await started.shim.arm()).toBe(3);
     await signAll(started.shim, slotId, await started.shim.keys(slotId));
     expect(await started.shim.status()).toBe(8n);
@@ -256,31 +244,12 @@ async function signAll(shim: Shim, slotId: bigint, keys: readonly ShimKey[]): Pr
     pss: SignRequest["pss"] = null,
   ): Promise<Uint8Array> => shim.sign({ slotId, handle, mechanism, pss, data });
   const pss = { hash: 0x250n, mgf: 2n, saltLength: 32n };
-  const ecKey = { key: publicKey(ec), dsaEncoding: "ieee-p1363" as const };
-  const pssKey = { key: publicKey(rsa), padding: constants.RSA_PKCS1_PSS_PADDING, saltLength: 32 };
+  const ecKey = { key: publicKeyOf(ec), dsaEncoding: "ieee-p1363" as const };
+  const pssKey = { key: publicKeyOf(rsa), padding: constants.RSA_PKCS1_PSS_PADDING, saltLength: 32 };
   expect(verify("sha256", MESSAGE, ecKey, await sign(ec.handle, 0x1041n, digest))).toBe(true);
-  expect(verify("sha256", MESSAGE, publicKey(rsa), await sign(rsa.handle, 0x40n, MESSAGE))).toBe(true);
+  expect(verify("sha256", MESSAGE, publicKeyOf(rsa), await sign(rsa.handle, 0x40n, MESSAGE))).toBe(true);
   expect(verify("sha256", MESSAGE, pssKey, await sign(rsa.handle, 0x43n, MESSAGE, pss))).toBe(true);
   expect(verify("sha256", MESSAGE, pssKey, await sign(rsa.handle, 0xdn, digest, pss))).toBe(true);
-}
-
-function keyNamed(keys: readonly ShimKey[], name: string): ShimKey {
-  const key = keys.find(({ label }) => label === name);
-  if (key === undefined) throw new Error(`no key ${name}`);
-  return key;
-}
-
-function publicKey(key: ShimKey): KeyObject {
-  const base64url = (bytes: Uint8Array): string => Buffer.from(bytes).toString("base64url");
-  if (key.keyType === 0n) {
-    return createPublicKey({
-      key: { kty: "RSA", n: base64url(key.modulus), e: base64url(key.exponent) },
-      format: "jwk",
-    });
-  }
-  // OCTET STRING of an uncompressed P-256 point: 04 41 04 x y
-  const [x, y] = [key.ecPoint.slice(3, 35), key.ecPoint.slice(35, 67)];
-  return createPublicKey({ key: { kty: "EC", crv: "P-256", x: base64url(x), y: base64url(y) }, format: "jwk" });
 }
 
 async function sha256(bytes: Uint8Array): Promise<Uint8Array> {
@@ -290,7 +259,7 @@ async function sha256(bytes: Uint8Array): Promise<Uint8Array> {
 describe("the shim's table", () => {
   test("I7: an op outside the table, or out of order, does nothing and returns CKR_FUNCTION_NOT_SUPPORTED", async () => {
     const { fd, child } = await startReady();
-    for (const [index, op] of [0, 1, 4, 5, 7, 10, 11, 0x7f, 0x80, 0xff].entries()) {
+    for (const [index, op] of [0, 1, 4, 5, 7, 13, 14, 0x7f, 0x80, 0xff].entries()) {
       const payload = op === 4 || op === 5 ? new Uint8Array(8) : new Uint8Array(0);
       writeSync(fd, frame(index + 1, op, payload));
       const reply = (await addon.receiveWithFds(fd, 100, 5_000)).bytes;
@@ -331,7 +300,7 @@ describe("the shim's table", () => {
         frame(1, 6, new Uint8Array(28)),
       ),
       fc
-        .tuple(fc.constantFrom(2, 3, 4, 5, 6, 7, 8, 9), fc.uint8Array({ minLength: 40, maxLength: 60 }))
+        .tuple(fc.constantFrom(2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12), fc.uint8Array({ minLength: 40, maxLength: 60 }))
         .map(([op, bytes]) => frame(7, op, bytes)),
       fc.uint8Array({ minLength: 1, maxLength: 3 }),
     );
@@ -347,6 +316,28 @@ describe("the shim's table", () => {
     expect(await other.shim.status()).toBe(0n);
   });
 
+  test("I10: request ids are used once, and begin again after the last one alone", async () => {
+    const ids: readonly (readonly [readonly number[], boolean])[] = [
+      [[0xffff_fffe, 0xffff_ffff, 1, 2], true],
+      [[1, 3, 0xffff_ffff, 1, 0xffff_ffff], true],
+      [[2, 1], false],
+      [[5, 5], false],
+      [[0xffff_fffe, 1], false],
+      [[0xffff_ffff, 0], false],
+      [[0xffff_ffff, 0xffff_ffff, 0xffff_ffff], true],
+      [[0], false],
+    ];
+    for (const [list, good] of ids) {
+      const { fd, ended } = await startReady();
+      for (const id of list) {
+        writeSync(fd, frame(id, 8, new Uint8Array(0)));
+        await addon.receiveWithFds(fd, 25, 5_000);
+      }
+      addon.closeFd(fd);
+      expect((await ended).code, list.join()).toBe(good ? 0 : 3);
+    }
+  });
+
   test("I10: a damaged profile never starts a shim", async () => {
     const damaged = `${profile}.damaged`;
     const bytes = readFileSync(profile);
@@ -354,6 +345,9 @@ describe("the shim's table", () => {
       () => bytes.subarray(0, 400),
       () => Buffer.concat([bytes, Buffer.from([0])]),
       () => Buffer.from("ICPF"),
+      // another version, and something that no profile can open
+      () => bytes.map((byte, at) => (at === 7 ? 1 : byte)),
+      () => bytes.map((byte, at) => (at === OPENS_AT ? 8 : byte)),
     ]) {
       const fd = openSync(damaged, "w");
       writeSync(fd, change());

@@ -7,12 +7,14 @@ import {
   encodeOpenState,
   encodePrepareShim,
   encodeStartShim,
+  encodeStopShim,
   parseOpenStateReply,
   parsePeerExeReply,
   parsePrepareShimReply,
   parseShimStatusReply,
   parseStartShimReply,
   parseStartWorkloadsReply,
+  parseStopShimReply,
   type ShimFile,
 } from "../../agent/spawner-messages.ts";
 import { ByteReader, ByteWriter, toHex, utf8 } from "../../policy/index.ts";
@@ -47,16 +49,17 @@ const parsers: readonly (readonly [string, (bytes: Uint8Array) => unknown, Uint8
   [
     "SHIM_STATUS",
     parseShimStatusReply,
-    reply(4).u8(1).u32(0).sized16(utf8("Uid:\t1")).sized16(utf8("net 1\n")).sized16(utf8("net 2\n")).finish(),
+    reply(4).u8(1).u32(0).sized16(utf8("Uid:\t1")).sized16(utf8("net 1\n")).sized16(utf8("net 2\n")).u32(3).finish(),
   ],
   ["START_WORKLOADS", parseStartWorkloadsReply, reply(6).u16(2).finish()],
+  ["STOP_SHIM", parseStopShimReply, reply(8).finish()],
   ["OPEN_STATE", parseOpenStateReply, reply(7).u8(1).bytes(new Uint8Array(16)).u64(64n).finish()],
 ];
 
 describe("requests", () => {
   test("PREPARE_SHIM holds every field of every file, in order", () => {
     fc.assert(
-      fc.property(fc.nat(7), fc.array(shimFile, { maxLength: 20 }), (id, files) => {
+      fc.property(fc.nat(15), fc.array(shimFile, { maxLength: 20 }), (id, files) => {
         const reader = new ByteReader(encodePrepareShim(id, files), "request");
         expect([reader.u8("op"), reader.u8("id"), reader.u16("count")]).toEqual([1, id, files.length]);
         for (const { path, source, writable, executable } of files) {
@@ -75,20 +78,32 @@ describe("requests", () => {
     );
   });
 
-  test("START_SHIM holds the profile's digest, the environment and the directories", () => {
+  test("START_SHIM holds the profile's digest, the environment, the directories, the nodes and the endpoints", () => {
     const texts = fc.array(fc.string({ maxLength: 40 }), { maxLength: 30 });
+    const endpoints = fc.array(fc.record({ listen: fc.string({ maxLength: 40 }), to: fc.string({ maxLength: 40 }) }), {
+      maxLength: 8,
+    });
     fc.assert(
-      fc.property(fc.nat(7), digest, texts, texts, (id, profileSha256, environment, writable) => {
-        const reader = new ByteReader(encodeStartShim({ id, profileSha256, environment, writable }), "request");
-        expect([reader.u8("op"), reader.u8("id")]).toEqual([2, id]);
-        expect(reader.bytes(32, "profile")).toEqual(profileSha256);
-        for (const expected of [environment, writable]) {
-          const count = reader.u8("count");
-          expect(Array.from({ length: count }, () => text(reader.sized16("text", 65_535)))).toEqual(expected);
-        }
-        reader.end();
-      }),
+      fc.property(
+        ...[fc.nat(15), digest, texts, texts, texts, endpoints],
+        (id, profileSha256, environment, writable, nodes, connect) => {
+          const request = { id, profileSha256, environment, writable, nodes, connect };
+          const reader = new ByteReader(encodeStartShim(request), "request");
+          const next = () => text(reader.sized16("text", 65_535));
+          expect([reader.u8("op"), reader.u8("id")]).toEqual([2, id]);
+          expect(reader.bytes(32, "profile")).toEqual(profileSha256);
+          for (const expected of [environment, writable, nodes])
+            expect(Array.from({ length: reader.u8("count") }, next)).toEqual(expected);
+          const found = Array.from({ length: reader.u8("count") }, () => ({ listen: next(), to: next() }));
+          expect(found).toEqual(connect);
+          reader.end();
+        },
+      ),
     );
+  });
+
+  test("STOP_SHIM names the shim", () => {
+    expect(encodeStopShim(15)).toEqual(Uint8Array.of(8, 15));
   });
 
   test("a reason of any length and content can be sent", () => {
@@ -143,12 +158,14 @@ describe("replies", () => {
         .sized16(utf8("Name:\tshim\nUid:\t991\t991\t991\t991\nCapEff:\t0000000000000000\n"))
         .sized16(utf8("mnt 10\nnet 20\nuser 30\n"))
         .sized16(utf8("mnt 11\nnet 20\nuser 31\n"))
+        .u32(2)
         .finish(),
     );
     expect(status).toMatchObject({
       state: "running",
       waitStatus: -1,
       ownNamespaces: ["mnt:[10]", "user:[30]"],
+      inheritedFilters: 2,
     });
     expect(status.fields.get("Uid")).toBe("991\t991\t991\t991");
   });
@@ -261,8 +278,7 @@ describe("the client", () => {
     const request = {
       id: 0,
       profileSha256: new Uint8Array(32),
-      environment: [],
-      writable: [],
+      ...{ environment: [], writable: [], nodes: [], connect: [] },
     };
     const { client, closed } = scripted([
       { bytes: good, fds: [10, 11] },
@@ -292,6 +308,16 @@ describe("the client", () => {
       { op: 7, fds: [43] },
     ]);
     expect(closed).toEqual([]);
+  });
+
+  test("I5: a shim is stopped by its id, and a stop that the spawner could not complete is an error", async () => {
+    const { client, seen } = scripted([
+      { bytes: reply(8).finish() },
+      { bytes: Uint8Array.of(8, 1, ...utf8("shim 3: still ending")) },
+    ]);
+    await expect(client.stopShim(3)).resolves.toBeUndefined();
+    await expect(client.stopShim(3)).rejects.toThrow("spawner refused: shim 3: still ending");
+    expect(seen.map(({ op }) => op)).toEqual([8, 8]);
   });
 
   test("the end of the socket is the expected answer to cap-and-reboot", async () => {

@@ -74,7 +74,8 @@ const GOOD: ReadonlyMap<KeyFlag, boolean> = new Map(
 function keyWith(change: (flags: Map<KeyFlag, boolean>) => void = () => undefined): ShimKey {
   const flags = new Map(GOOD);
   change(flags);
-  return { ...ofEc(octetString), handle: 7n, keyType: 3n, id: Uint8Array.of(1), label: "release", flags };
+  const names = { id: Uint8Array.of(1), label: "release" };
+  return { ...ofEc(octetString), ...names, handle: 7n, objectClass: "private", keyType: 3n, flags };
 }
 
 const held = (...keys: ShimKey[]) => new Map([["hsm", { slotId: 3n, keys }]]);

@@ -1,9 +1,26 @@
 import { describe, expect, it } from "vitest";
 import { requiredProbes } from "../../attest/appraise-shim.ts";
-import { launchEvent, measureKey } from "../../attest/index.ts";
+import { incidentEvent, type LaunchEvent, launchEvent, measureKey, type ShimClaim } from "../../attest/index.ts";
+import { toHex } from "../../policy/index.ts";
 import { judge, type Setting } from "../support/appraisal.ts";
-import { later, other, pinnedLibrary, refusedLaunch, servingKey } from "../support/appraisal-rows.ts";
-import { inTime, makeReference, referenceEvents, servedKey, servingEvents, token } from "../support/evidence-maker.ts";
+import {
+  attempt,
+  other,
+  pinnedLibrary,
+  refusedLaunch,
+  replacement,
+  servingKey,
+  shimWith,
+} from "../support/appraisal-rows.ts";
+import {
+  inTime,
+  makeReference,
+  referenceEvents,
+  servedKey,
+  servingEvents,
+  shim,
+  token,
+} from "../support/evidence-maker.ts";
 
 /** One condition of a finding that has several: exactly these findings, and no other. */
 type Row = readonly [title: string, findings: readonly string[], setting: Setting];
@@ -42,18 +59,36 @@ const releaseRows: readonly Row[] = [
   ],
 ];
 
-const shim = { uid: 991, seccompFilters: 2, capabilities: "0000000000000000", namespaces: [] };
-const shimWith = (changes: Partial<typeof shim>) => ({ scene: { asserted: { shim: { ...shim, ...changes } } } });
+const shims = (...list: readonly Partial<ShimClaim>[]) => ({
+  scene: { asserted: { shims: list.map((changes, id) => ({ ...shim, id, ...changes })) } },
+});
 const probing = (attempts: readonly (readonly [string, number])[]) => ({
   scene: { claims: { selfReported: { probe: new Map(attempts) } } },
 });
 const denied = (names: readonly string[]) => names.map((name) => [name, 1] as const);
 const shimRows: readonly Row[] = [
-  ["a shim that is root", no("shim-process: shim uid"), shimWith({ uid: 0 })],
-  ["a shim without a filter", no("shim-process: shim seccomp filters"), shimWith({ seccompFilters: 0 })],
-  ["a shim with one filter", [], shimWith({ seccompFilters: 1 })],
-  ["a shim with one capability", no("shim-process: shim capabilities"), shimWith({ capabilities: "0000000000000001" })],
-  ["a shim of which nothing is known", no("shim-process: shim"), { scene: { asserted: { shim: null } } }],
+  ["a shim that is root", no("shim-process: shim 0 uid"), shimWith({ uid: 0 })],
+  ["a shim without a filter", no("shim-process: shim 0 seccomp filters"), shimWith({ seccompFilters: 0 })],
+  ["a shim with one filter too few", no("shim-process: shim 0 seccomp filters"), shimWith({ seccompFilters: 2 })],
+  ["a shim with one filter too many", no("shim-process: shim 0 seccomp filters"), shimWith({ seccompFilters: 4 })],
+  ["a shim with its filters besides an inherited one", [], shimWith({ seccompFilters: 4, inheritedFilters: 1 })],
+  [
+    "a shim whose filters are the inherited ones",
+    no("shim-process: shim 0 seccomp filters"),
+    shimWith({ seccompFilters: 3, inheritedFilters: 3 }),
+  ],
+  [
+    "a shim with one capability",
+    no("shim-process: shim 0 capabilities"),
+    shimWith({ capabilities: "0000000000000001" }),
+  ],
+  ["a shim of which nothing is known", no("shim-process: shim 0"), shimWith(null)],
+  ["a spare of which nothing is known", no("shim-process: shim 1"), shims({}, { role: "spare", process: null })],
+  ["a shim that ended, beside the active one", [], shims({ role: "ended", process: null }, {})],
+  ["a token that has a spare only", no("shim-process: shim of token signing"), shims({ role: "spare" })],
+  ["a token whose shims ended", no("shim-process: shim of token signing"), shims({ role: "ended", process: null })],
+  ["a launch without shims", no("shim-process: shim of token signing"), shims()],
+  ["a shim of a token that nobody names", no("shim-process: shim 1"), shims({}, { token: "absent" })],
   ...requiredProbes.map(
     (name): Row => [
       `a probe that left out ${name}`,
@@ -80,7 +115,7 @@ const shimRows: readonly Row[] = [
   [
     "keys without a token",
     no("token: tokens and keys"),
-    { scene: { events: servingEvents().toSpliced(10, 1), asserted: { tokens: [] } } },
+    { scene: { events: servingEvents().toSpliced(10, 1), asserted: { tokens: [], shims: [] } } },
   ],
   [
     "a token without keys",
@@ -124,6 +159,7 @@ const replaced = (index: number, event: ReturnType<typeof launchEvent>) => ({
 /** The honest machine's event in this place. */
 const honest = (index: number) => referenceEvents()[index] ?? launchEvent("config", "", other);
 const conf = honest(7);
+const referenced = ({ kind, name, sha256 }: LaunchEvent) => ({ kind: kind as "config", name, sha256: toHex(sha256) });
 const eventRows: readonly Row[] = [
   [
     "an event of another kind with the same name and digest",
@@ -142,7 +178,7 @@ const eventRows: readonly Row[] = [
   ],
   [
     "two events that changed places",
-    no("event-order: file /etc/softhsm2.conf", "event-order: environment environment"),
+    no("event-order: file /etc/softhsm2.conf", "event-order: environment softhsm"),
     { scene: { events: servingEvents().toSpliced(7, 2, honest(8), conf) } },
   ],
   [
@@ -152,7 +188,7 @@ const eventRows: readonly Row[] = [
   ],
   [
     "a key before a measurement",
-    no("event-order: devices pci"),
+    no("event-order: devices devices"),
     {
       scene: {
         events: [
@@ -166,14 +202,11 @@ const eventRows: readonly Row[] = [
   ],
   [
     "a cap after what happens later",
-    [...no("event-order: cap serving"), "warning shim-replaced: shim"],
+    [...no("event-order: cap serving"), "warning shim-replaced: shim of token signing"],
     {
       scene: {
-        events: [
-          ...servingEvents().slice(0, 12),
-          launchEvent("shim-replaced", "1", other),
-          ...servingEvents().slice(12),
-        ],
+        events: [...servingEvents().slice(0, 12), incidentEvent(replacement), ...servingEvents().slice(12)],
+        asserted: { incidents: [replacement] },
       },
     },
   ],
@@ -199,10 +232,10 @@ const eventRows: readonly Row[] = [
   ],
   [
     "events that outnumber the counts",
-    no("violations: violations (ptrace, bpf)"),
+    no("violations: violations (signing/0 ptrace, signing/0 bpf, ptrace)"),
     {
       scene: {
-        events: [...later("violation", "ptrace"), launchEvent("violation", "bpf", other)],
+        incidents: [attempt("ptrace"), attempt("bpf")],
         asserted: { violations: new Map([["ptrace", 1]]) },
       },
       policy: { maxViolations: 1 },
@@ -237,8 +270,44 @@ const pinRows: readonly Row[] = [
   ],
 ];
 
+const nethsm = "/usr/lib/libnethsm.so";
+const ofSecond = launchEvent("closure", "/usr/lib/libcurl.so.4", other);
+/** The honest machine with a second library, which shares the loader and the shim with the first. */
+const twoLibraries = (...more: readonly ReturnType<typeof launchEvent>[]) =>
+  servingEvents().toSpliced(9, 0, launchEvent("library", nethsm, other), ofSecond, ...more);
+const sharedPin = { ...pinnedLibrary().closure };
+const secondPin = { name: nethsm, sha256: toHex(other), closure: { ...sharedPin, [ofSecond.name]: toHex(other) } };
+const pinned = (second: Partial<typeof secondPin>, events = twoLibraries()): Setting => ({
+  scene: { events },
+  policy: { libraries: [pinnedLibrary(), { ...secondPin, ...second }] },
+  reference: { events: events.slice(0, 12).map(referenced) },
+});
+const secondRows: readonly Row[] = [
+  ["two libraries that the policy pins, with an object that both open", [], pinned({})],
+  [
+    "a second library that the policy does not pin",
+    no(`library-not-accepted: library ${nethsm}`),
+    pinned({ name: "/x" }),
+  ],
+  [
+    "an object of the second library that only the first one's pin has not",
+    no(`library-not-accepted: closure of ${nethsm}`),
+    pinned({ closure: sharedPin }),
+  ],
+  [
+    "an object of the second library's pin that neither opens",
+    no(`library-not-accepted: closure of ${nethsm}`),
+    pinned({ closure: { ...secondPin.closure, "/lib/x.so": "11".repeat(32) } }),
+  ],
+  [
+    "an object of both libraries with another digest in the second one's pin",
+    no(`library-not-accepted: closure of ${nethsm}`),
+    pinned({ closure: { ...secondPin.closure, "/usr/lib/ironclaw/shim": "11".repeat(32) } }),
+  ],
+];
+
 describe("each condition of a finding by itself", () => {
-  it.each([...releaseRows, ...shimRows, ...eventRows, ...pinRows])(
+  it.each([...releaseRows, ...shimRows, ...eventRows, ...pinRows, ...secondRows])(
     "I9: %s gives exactly its own findings",
     async (_title, findings, setting) => {
       expect(await findingsOf(setting)).toEqual(findings);

@@ -21,7 +21,7 @@ import {
   servingKey,
   warningRows,
 } from "../support/appraisal-rows.ts";
-import { referenceEvents, secondToken, servingEvents, token } from "../support/evidence-maker.ts";
+import { referenceEvents, secondToken, servingEvents, shim, token } from "../support/evidence-maker.ts";
 
 const other = new Uint8Array(32);
 
@@ -88,11 +88,14 @@ describe("appraisal", () => {
   it("I9: two tokens are affirmed with an event each, and a key on a token that no claim names is contraindicated", async () => {
     const first = launchEvent("token", secondToken.name, measureToken(secondToken));
     const events = servingEvents().toSpliced(referenceEvents().length, 0, first);
-    const both = await judge({ scene: { events, asserted: { tokens: [secondToken, token] } } });
+    const shims = [shim, { ...shim, id: 1, token: secondToken.name }];
+    const both = await judge({ scene: { events, asserted: { tokens: [secondToken, token], shims } } });
     expect(codesOf(both)).toEqual([]);
     expect(explain(both)).toMatch(/token payments .*\n.*token signing /);
     const alone = events.filter(({ name }) => name !== token.name);
-    const result = await judge({ scene: { events: alone, asserted: { tokens: [secondToken] } } });
+    const result = await judge({
+      scene: { events: alone, asserted: { tokens: [secondToken], shims: shims.slice(1) } },
+    });
     expect(codesOf(result)).toEqual(["contraindicated token"]);
   });
 

@@ -120,7 +120,7 @@ describe("the envelope", () => {
 
   it("I9: of another profile, or with another entry, is refused", async () => {
     const collection = await collectionOf();
-    for (const profile of ["tag:ironclaw,2026:evidence/2", "tag:ironclaw,2026:evidence/4", "", null, 3])
+    for (const profile of ["tag:ironclaw,2026:evidence/2", "tag:ironclaw,2026:evidence/3", "", null, 3])
       refuses(new Map([...collection, ["__cmwc_t", profile]]));
     refuses(new Map([...collection].filter(([key]) => key !== "__cmwc_t")));
     for (const key of ["more", 1, -1]) refuses(new Map([...collection, [key, ["text/plain", new Uint8Array(), 4]]]));

@@ -4,8 +4,9 @@ import { describe, expect, it } from "vitest";
 import { celRecord, encodeCel } from "../../attest/cel.ts";
 import { encodeContinuity, parseContinuity } from "../../attest/continuity.ts";
 import { encodeEkCertificates, encodeEvidence, encodePcrs, measureExtraData } from "../../attest/evidence.ts";
+import { encodeIncident, type Incident, incidentEvent } from "../../attest/incidents.ts";
 import { encodeLaunchEvent, launchEventDigests, predictAgentPcr } from "../../attest/launch-events.ts";
-import { sha256, toHex, utf8 } from "../../policy/index.ts";
+import { encodeCbor, sha256, toHex, utf8 } from "../../policy/index.ts";
 import { attestationKeyTemplates } from "../../seal/tpm-templates.ts";
 import { makeEvidence } from "../support/evidence-maker.ts";
 
@@ -25,6 +26,16 @@ describe("the worked examples of EVIDENCE.md", () => {
     const log = encodeCel([celRecord(0, 13, event)]);
     expect(log).toHaveLength(172);
     expect(block("The agent log with that event alone")).toBe(toHex(log));
+  });
+
+  it("an incident and its event", () => {
+    const incident: Incident = {
+      ...{ what: "syscall", token: "signing", shim: 0, syscall: "ptrace", nr: 101, thread: 7, count: 1 },
+      args: [0n, 7n, 0n, 0n, 0n, 2n ** 64n - 1n],
+    };
+    expect(block("An incident: a shim's thread 7")).toBe(toHex(encodeCbor(encodeIncident(incident))));
+    expect(encodeCbor(encodeIncident(incident))).toHaveLength(121);
+    expect(block("and the content of its event")).toBe(toHex(encodeLaunchEvent(incidentEvent(incident))));
   });
 
   it("a pcrs section, an empty ek-certificates section", () => {

@@ -1,7 +1,14 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { celRecord, encodeCel, parseCel } from "../../attest/cel.ts";
-import { type Claims, imageVariants, keyPurposes, launchStates } from "../../attest/claims.ts";
+import {
+  type Claims,
+  imageVariants,
+  keyPurposes,
+  launchStates,
+  type ShimClaim,
+  shimRoles,
+} from "../../attest/claims.ts";
 import { encodeClaims, parseClaims } from "../../attest/claims-codec.ts";
 import { encodeEnrolment, parseEnrolment } from "../../attest/enrolment.ts";
 import {
@@ -13,6 +20,7 @@ import {
   parseEvidence,
   parsePcrs,
 } from "../../attest/evidence.ts";
+import type { Incident } from "../../attest/incidents.ts";
 import { encodeLaunchEvent, type LaunchEvent, parseLaunchEvent } from "../../attest/launch-events.ts";
 import {
   encodeTpmPublic,
@@ -21,8 +29,17 @@ import {
   parseTpmPublic,
   parseTpmSignature,
 } from "../../attest/tpm-structures.ts";
-import { IronclawError, toHex, utf8 } from "../../policy/index.ts";
-import { makeEnrolment, makeEvidence, servingEvents, softEccKey } from "../support/evidence-maker.ts";
+import { IronclawError, SANDBOX_FEATURES, toHex, utf8 } from "../../policy/index.ts";
+import { attempt, replacement } from "../support/appraisal-rows.ts";
+import {
+  makeClaims,
+  makeEnrolment,
+  makeEvidence,
+  servingEvents,
+  shim,
+  softEccKey,
+  token,
+} from "../support/evidence-maker.ts";
 
 const bytes = (length: number) => fc.uint8Array({ minLength: length, maxLength: length });
 const text = fc.string({ unit: "grapheme", maxLength: 20 });
@@ -35,6 +52,55 @@ const counts = fc
   .uniqueArray(fc.tuple(text, fc.nat()), { selector: ([name]) => name, maxLength: 4 })
   .map((list) => new Map(list));
 
+const digests = fc
+  .uniqueArray(fc.tuple(text, bytes(32)), { selector: ([path]) => path, maxLength: 4 })
+  .map((list) => new Map(list));
+const shortText = fc.string({ maxLength: 48 });
+const anyIncident: fc.Arbitrary<Incident> = fc.oneof(
+  fc.record({
+    what: fc.constant("syscall" as const),
+    token: fc.stringMatching(/^[a-z0-9][a-z0-9-]{0,47}$/),
+    shim: fc.nat(),
+    syscall: shortText,
+    nr: fc.nat(),
+    args: fc.array(fc.bigInt({ min: 0n, max: 2n ** 64n - 1n }), { minLength: 6, maxLength: 6 }),
+    thread: fc.nat(),
+    count: fc.nat(),
+  }),
+  fc.record({
+    what: fc.constant("device" as const),
+    device: fc.stringMatching(/^(usb:)?[0-9a-f]{4}:[0-9a-f]{4}$/),
+    change: fc.constantFrom("added" as const, "removed" as const),
+  }),
+  fc.record({
+    what: fc.constant("replacement" as const),
+    token: shortText,
+    from: fc.nat(),
+    to: fc.integer({ min: -1 }),
+    why: shortText,
+  }),
+);
+const anyShims: fc.Arbitrary<readonly ShimClaim[]> = fc
+  .uniqueArray(
+    fc.record({
+      token: text,
+      id: fc.nat(),
+      role: fc.constantFrom(...shimRoles),
+      landlock: fc.nat(),
+      process: fc.option(
+        fc.record({
+          uid: fc.nat(),
+          seccompFilters: fc.nat(),
+          inheritedFilters: fc.nat(),
+          capabilities: text,
+          namespaces: fc.array(text, { maxLength: 8 }),
+        }),
+      ),
+    }),
+    { selector: ({ id }) => id, maxLength: 16 },
+  )
+  .map((list) => list.sort((a, b) => a.id - b.id));
+
 const anyClaims: fc.Arbitrary<Claims> = fc.record({
   nonce: bytes(32),
   ueid: bytes(33),
@@ -43,11 +109,9 @@ const anyClaims: fc.Arbitrary<Claims> = fc.record({
   measured: fc.record({
     launch: fc.constantFrom(...launchStates),
     policy: fc.option(bytes(32)),
-    profile: fc.option(bytes(32)),
-    library: fc.option(bytes(32)),
-    closure: fc
-      .uniqueArray(fc.tuple(text, bytes(32)), { selector: ([path]) => path, maxLength: 4 })
-      .map((list) => new Map(list)),
+    profiles: digests,
+    libraries: digests,
+    closure: digests,
   }),
   asserted: fc.record({
     machine: text,
@@ -57,7 +121,7 @@ const anyClaims: fc.Arbitrary<Claims> = fc.record({
     tokens: fc
       .uniqueArray(
         fc.record({ name: text, label: text, serial: text, manufacturer: text, model: text, firmware: text }),
-        { selector: ({ name }) => name, maxLength: 8 },
+        { selector: ({ name }) => name, maxLength: 4 },
       )
       .map((list) => list.sort((a, b) => (a.name < b.name ? -1 : 1))),
     keys: fc.array(
@@ -76,14 +140,10 @@ const anyClaims: fc.Arbitrary<Claims> = fc.record({
     violations: counts,
     audit: fc.record({ seq: fc.nat(), hash: bytes(32) }),
     epoch: fc.option(fc.bigInt(0n, (1n << 64n) - 1n)),
-    shim: fc.option(
-      fc.record({
-        uid: fc.nat(),
-        seccompFilters: fc.nat(),
-        capabilities: text,
-        namespaces: fc.array(text, { maxLength: 3 }),
-      }),
-    ),
+    shims: anyShims,
+    lacks: fc.subarray(SANDBOX_FEATURES.map(({ name }) => name)),
+    exceptions: fc.array(text, { maxLength: 3 }),
+    incidents: fc.array(anyIncident, { maxLength: 3 }),
   }),
   selfReported: fc.record({ probe: counts }),
 });
@@ -120,6 +180,35 @@ function endsTyped(parse: (input: Uint8Array) => Uint8Array, sample: fc.Arbitrar
 }
 
 describe("codecs", () => {
+  const said = (asserted: Partial<Claims["asserted"]>) => () =>
+    parseClaims(encodeClaims(makeClaims({ ...{ events: [], launch: "serving", claims: {} }, asserted })));
+  const incident = (changes: object) => said({ incidents: [{ ...attempt("bpf"), ...changes } as Incident] });
+  const times = <T>(count: number, make: (index: number) => T) =>
+    Array.from({ length: count }, (_, index) => make(index));
+
+  it.each<[string, () => Claims]>([
+    ["two shims with one id", said({ shims: [shim, shim] })],
+    ["shims out of order", said({ shims: [{ ...shim, id: 1 }, shim] })],
+    ["seventeen shims", said({ shims: times(17, (id) => ({ ...shim, id })) })],
+    ["five tokens", said({ tokens: times(5, (index) => ({ ...token, name: `t${index}` })) })],
+    ["65 incidents", said({ incidents: times(65, () => attempt("bpf")) })],
+    ["33 exceptions", said({ exceptions: times(33, () => "more") })],
+    ["641 denied calls", said({ violations: new Map(times(641, (index) => [`${index}`, 1])) })],
+    ["a feature that is none", said({ lacks: ["landlock" as never] })],
+    ["a role that is none", said({ shims: [{ ...shim, role: "idle" as never }] })],
+    ["a call with five arguments", incident({ args: [0n, 0n, 0n, 0n, 0n] })],
+    ["a call with an argument below zero", incident({ args: [-1n, 0n, 0n, 0n, 0n, 0n] })],
+    ["a call of 49 characters", incident({ syscall: "x".repeat(49) })],
+    ["a call with one field more", incident({ more: 1 })],
+    ["a call of no process", incident({ shim: -1 })],
+    ["a device that is none", said({ incidents: [{ what: "device", device: "8086", change: "added" }] })],
+    ["a change that is none", said({ incidents: [{ what: "device", device: "1af4:1041", change: "moved" as never }] })],
+    ["a process before the first", said({ incidents: [{ ...replacement, to: -2 }] })],
+    ["a reason of 201 characters", said({ incidents: [{ ...replacement, why: "x".repeat(201) }] })],
+  ])("I9: claims with %s are malformed", (_title, read) => {
+    expect(read).toThrow(expect.objectContaining({ code: "ERR_CLAIMS_MALFORMED" }));
+  });
+
   it("I10: claims", () => {
     fc.assert(
       fc.property(anyClaims, (claims) => {

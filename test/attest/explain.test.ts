@@ -43,10 +43,18 @@ describe("the explanation for people", () => {
     const released = reference.with(3, { kind: "profile", name: "relay", sha256: nothing.toHex() });
     const result = await judge({ scene: { events }, reference: { events: released as ReferenceValues["events"] } });
     expect(explain(result).split("\n").slice(0, 3)).toEqual([
-      "m1: affirming (launch serving, provider-ek, release test release)",
-      "  exception  sandbox profile relay: the library reaches more than profile local allows",
+      "m1: warning (launch serving, provider-ek, release test release)",
+      "  exception  profile relay",
       "",
     ]);
+    const exceptions = ["module nethsm: tcp 192.0.2.7:1500 through the relay"];
+    const refused = await judge({ scene: { events, asserted: { exceptions, shims: [] } } });
+    expect(explain(refused).split("\n").slice(1, 4)).toEqual([
+      "  exception  module nethsm: tcp 192.0.2.7:1500 through the relay",
+      "  exception  profile relay",
+      expect.stringMatching(/^ {2}refused /),
+    ]);
+    expect(refused.findings.slice(0, 3).map(({ code }) => code === "profile-exception")).toEqual([true, true, false]);
     expect(explain(await judge({}))).not.toContain("exception");
   });
 

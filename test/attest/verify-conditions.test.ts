@@ -3,10 +3,12 @@ import type { MeasuredClaims } from "../../attest/claims.ts";
 import { measureKey } from "../../attest/claims-codec.ts";
 import { EvidenceRefused } from "../../attest/errors.ts";
 import { type Challenge, defaultQuotePcrs, measureExtraData } from "../../attest/evidence.ts";
+import { type Incident, incidentEvent } from "../../attest/incidents.ts";
 import { type LaunchEvent, launchEvent } from "../../attest/launch-events.ts";
 import { tpmName } from "../../attest/tpm-structures.ts";
 import { verifyEvidence } from "../../attest/verify.ts";
 import { fromBase64, sha256, toBase64, toHex, utf8 } from "../../policy/index.ts";
+import { attempt, replacement } from "../support/appraisal-rows.ts";
 import {
   type Made,
   makeClaims,
@@ -43,7 +45,8 @@ const closure = () =>
   makeClaims({ events: servingEvents(), launch: "serving", asserted: {}, claims: {} }).measured.closure;
 
 describe("claims that call themselves measured", () => {
-  describe.each(["policy", "profile", "library"] as const)("%s", (kind) => {
+  describe("policy", () => {
+    const kind = "policy";
     const refused = [`claim-measured: ${kind}`];
     it("I9: another digest than the log's is refused, for that alone", async () => {
       expect(await reasonsOf(await makeEvidence(claiming({ [kind]: other })))).toEqual(refused);
@@ -68,6 +71,60 @@ describe("claims that call themselves measured", () => {
         expect(await reasonsOf(await makeEvidence(scene))).toEqual(refused);
       }
     });
+  });
+
+  describe.each([
+    ["profile", "profiles"],
+    ["library", "libraries"],
+  ] as const)("%s", (kind, claim) => {
+    const refused = [`claim-measured: ${kind}`];
+    const measured = servingEvents().find((event) => event.kind === kind) ?? launchEvent(kind, "", other);
+    const second = launchEvent(kind, "second", other);
+    const both = servingEvents().toSpliced(8, 0, second);
+    const as = (...entries: readonly (readonly [string, Uint8Array])[]) => ({ [claim]: new Map(entries) });
+
+    it.each<[string, Partial<Scene>]>([
+      ["of another digest", claiming(as([measured.name, other]))],
+      ["of another name", claiming(as(["other", measured.sha256]))],
+      ["that the log has, and none is claimed", claiming(as())],
+      ["that the log has not", claiming(as([measured.name, measured.sha256]), withoutKind(kind))],
+      ["fewer than the log has", claiming(as([measured.name, measured.sha256]), both)],
+      ["more than the log has", claiming(as([measured.name, measured.sha256], ["second", other]))],
+      [
+        "that was measured twice",
+        claiming({}, [...servingEvents().slice(0, 8), measured, ...servingEvents().slice(8)]),
+      ],
+    ])("I9: one %s is refused, for that alone", async (_title, scene) => {
+      expect(await reasonsOf(await makeEvidence(scene))).toEqual(refused);
+    });
+
+    it("I9: none where the log has none is taken, and both of two", async () => {
+      expect(await reasonsOf(await makeEvidence(claiming({}, withoutKind(kind))))).toEqual([]);
+      expect(await reasonsOf(await makeEvidence(claiming({}, both)))).toEqual([]);
+    });
+
+    it("I9: of two digests under one name, which no release has, the later is the one that is claimed", async () => {
+      const changed = servingEvents().toSpliced(8, 0, launchEvent(kind, measured.name, other));
+      expect(await reasonsOf(await makeEvidence(claiming({}, changed)))).toEqual([]);
+      const earlier = claiming(as([measured.name, measured.sha256]), changed);
+      expect(await reasonsOf(await makeEvidence(earlier))).toEqual(refused);
+    });
+  });
+
+  it.each<[string, readonly Incident[], readonly Incident[]]>([
+    ["that the log has not", [], [attempt("bpf")]],
+    ["less than the log has", [attempt("bpf"), attempt("ptrace")], [attempt("bpf")]],
+    ["more than the log has", [attempt("bpf")], [attempt("bpf"), attempt("bpf")]],
+    ["in another order", [attempt("bpf"), replacement], [replacement, attempt("bpf")]],
+    ["with another argument", [attempt("bpf")], [{ ...attempt("bpf"), args: [9n, 0n, 0n, 0n, 0n, 0n] }]],
+    ["of another shim", [attempt("bpf")], [{ ...attempt("bpf"), shim: 1 }]],
+    ["that another took over from", [replacement], [{ ...replacement, to: -1 }]],
+  ])("I5 I9: an incident %s is refused, for that alone", async (_title, incidents, claimed) => {
+    const events = [...servingEvents(), ...incidents.map(incidentEvent)];
+    const found = await reasonsOf(await makeEvidence({ events, asserted: { incidents: claimed } }));
+    expect(found).toHaveLength(1);
+    expect(found[0]).toMatch(/^claim-measured: incident [01]$/);
+    expect(await reasonsOf(await makeEvidence({ incidents }))).toEqual([]);
   });
 
   it.each<[string, Partial<Scene>]>([

@@ -18,6 +18,7 @@ import {
 } from "../../attest/index.ts";
 import {
   type Anchors,
+  firstModule,
   parseAnchors,
   parseBundle,
   parsePolicy,
@@ -170,12 +171,12 @@ describe("the shim, as root in the guest sees it", () => {
   );
 
   it("I1: sees exactly the pinned files, with the pinned content, and its token", async () => {
-    const { module, profile } = parsePolicy(slot("policy"));
+    const module = firstModule(parsePolicy(slot("policy")));
     const shimDigest = sha256Hex(await readFile(join(stage.image.tree, "usr/lib/ironclaw/shim")));
     const pinned = new Map([
       ...Object.entries({ ...module.closure, ...module.config, [module.path]: module.sha256 }),
       ["/shim", shimDigest],
-      ["/profile", profile.sha256],
+      ["/profile", module.profile.sha256],
     ]);
     const sums = await shell.output(`cd /proc/${pid}/root/ && find . -type f -exec sha256sum {} +`);
     const found = sums.split("\n").map((line): [string, string] => [line.slice(67), line.slice(0, 64)]);

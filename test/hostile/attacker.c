@@ -105,8 +105,7 @@ static int searched;
 
 static CK_RV find_objects_init(CK_ULONG session, struct ck_attribute *wanted, CK_ULONG count) {
   (void)session;
-  (void)wanted;
-  searched = count == 1 ? 0 : 1;
+  searched = count == 1 && *(const CK_ULONG *)wanted->value == CKO_PRIVATE_KEY ? 0 : 1;
   return 0;
 }
 
@@ -176,7 +175,7 @@ static long attack_now(unsigned char which) {
     case 'M': return writable_code(0);
     case 'P': return writable_code(1);
     case 'w': return open("/ironclaw-hostile", O_WRONLY | O_CREAT, 0600);
-    case 's': return syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, (char *)ARMED + 16);
+    case 's': return syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, (char *)ARMED + 16);
     case 'i': return other_entry(0);
     case 'x': return other_entry(1);
     case 'f': return flood();

@@ -6,6 +6,10 @@
  *   label, serial, pin, key   given: text, text, the right PIN, the private key in DER
  *   tries                     one byte: wrong PINs since the last right one; missing = 0
  *   logins                    one line for each C_Login: right, wrong or locked
+ *   flags                     text: further CKF_... of the token, such as 0x100 for one with a PIN pad
+ *   always-authenticate       there: the key wants a log-in for each use
+ *   no-history                there: nothing is told of the key's past
+ *   logged-out                there: the HSM has ended every log-in
  */
 #include <fcntl.h>
 #include <openssl/ec.h>
@@ -78,6 +82,17 @@ static bool write_tries(CK_ULONG slot, unsigned tries) {
   return write_file(slot, "tries", 0, &byte, 1);
 }
 
+/* Whether a file is there. */
+static bool has(CK_ULONG slot, const char *name) {
+  int fd = open_file(slot, name, O_RDONLY);
+  return fd >= 0 && close(fd) == 0;
+}
+
+static CK_ULONG further_flags(CK_ULONG slot) {
+  char text[32] = "";
+  return read_file(slot, "flags", text, sizeof text - 1) > 0 ? strtoul(text, NULL, 0) : 0;
+}
+
 static void record_login(CK_ULONG slot, const char *line) { (void)write_file(slot, "logins", O_APPEND, line, strlen(line)); }
 
 static void copy_padded(CK_ULONG slot, CK_BYTE *to, size_t size, const char *file) {
@@ -137,7 +152,8 @@ static CK_RV get_token_info(CK_ULONG slot, struct ck_token_info *info) {
   memcpy(info->manufacturer, "IronClaw tests", 14);
   memset(info->model, ' ', sizeof info->model);
   memcpy(info->model, "counting", 8);
-  info->flags = CKF_LOGIN_REQUIRED | CKF_USER_PIN_INITIALIZED | CKF_TOKEN_INITIALIZED | pin_flags(read_tries(slot));
+  info->flags = CKF_LOGIN_REQUIRED | CKF_USER_PIN_INITIALIZED | CKF_TOKEN_INITIALIZED | pin_flags(read_tries(slot)) |
+                further_flags(slot);
   info->hardware = info->firmware = (struct ck_version){1, 0};
   return CKR_OK;
 }
@@ -203,9 +219,12 @@ static CK_RV get_attribute_value(CK_ULONG session, CK_ULONG object, struct ck_at
     case CKA_LABEL: return give(wanted, "release-ec", 10);
     case CKA_EC_PARAMS: if (!private) return give(wanted, prime256v1, sizeof prime256v1); break;
     case CKA_EC_POINT: if (!private) return give(wanted, slot->point, sizeof slot->point); break;
-    case CKA_SIGN: case CKA_SENSITIVE: case CKA_ALWAYS_SENSITIVE: case CKA_NEVER_EXTRACTABLE: case CKA_LOCAL:
+    case CKA_ALWAYS_SENSITIVE: case CKA_NEVER_EXTRACTABLE: case CKA_LOCAL:
+      if (has(session - 1, "no-history")) break;
       return give_flag(wanted, private);
-    case CKA_DECRYPT: case CKA_UNWRAP: case CKA_EXTRACTABLE: case CKA_ALWAYS_AUTHENTICATE: case CKA_SIGN_RECOVER: case CKA_DERIVE:
+    case CKA_SIGN: case CKA_SENSITIVE: return give_flag(wanted, private);
+    case CKA_ALWAYS_AUTHENTICATE: return give_flag(wanted, has(session - 1, "always-authenticate"));
+    case CKA_DECRYPT: case CKA_UNWRAP: case CKA_EXTRACTABLE: case CKA_SIGN_RECOVER: case CKA_DERIVE:
       return give_flag(wanted, false);
     default: break;
   }
@@ -241,7 +260,7 @@ static CK_RV find_objects_final(CK_ULONG session) {
 
 static CK_RV sign_init(CK_ULONG session, struct ck_mechanism *mechanism, CK_ULONG object) {
   const struct slot *slot = slot_of(session);
-  if (slot == NULL || !slot->logged_in) return CKR_USER_NOT_LOGGED_IN;
+  if (slot == NULL || !slot->logged_in || has(session - 1, "logged-out")) return CKR_USER_NOT_LOGGED_IN;
   if (object != PRIVATE_KEY) return CKR_KEY_HANDLE_INVALID;
   return mechanism->type == CKM_ECDSA ? CKR_OK : CKR_MECHANISM_INVALID;
 }

@@ -1,7 +1,13 @@
-import { launchEvent, measureKey } from "../../attest/index.ts";
+import {
+  launchEvent,
+  measureKey,
+  type ShimClaim,
+  type ShimReplacement,
+  type SyscallViolation,
+} from "../../attest/index.ts";
 import { concatBytes, sha256, toHex, utf8 } from "../../policy/index.ts";
 import { type Setting, withoutPcrs } from "./appraisal.ts";
-import { referenceEvents, servedKey, servingEvents } from "./evidence-maker.ts";
+import { referenceEvents, servedKey, servingEvents, shim, shimProcess, token } from "./evidence-maker.ts";
 import { logEvent, logHeader, separatorType, typicalLog } from "./firmware-log-writer.ts";
 
 /** A setting in which exactly this code is found, among others where they follow from it. */
@@ -10,10 +16,21 @@ export type Row = readonly [title: string, code: string, setting: Setting];
 export const other = sha256(utf8("other"));
 const library = "/usr/lib/libsofthsm2.so";
 const withEvent = (index: number, event: ReturnType<typeof launchEvent>) => servingEvents().toSpliced(index, 1, event);
-export const later = (kind: "violation" | "shim-replaced" | "anchor" | "narrowed", name: string) => [
+export const later = (kind: "anchor" | "narrowed", name: string) => [
   ...servingEvents(),
   launchEvent(kind, name, other),
 ];
+export const attempt = (syscall: string): SyscallViolation => ({
+  ...{ what: "syscall", token: token.name, shim: 0, syscall, nr: 101, args: [0n, 1n, 2n, 3n, 4n, 5n] },
+  ...{ thread: 7, count: 1 },
+});
+export const replacement: ShimReplacement = { what: "replacement", token: token.name, from: 0, to: 1, why: "it ended" };
+
+/** The honest machine with another process of its shim. */
+export function shimWith(changes: Partial<NonNullable<ShimClaim["process"]>> | null): Setting {
+  const process = changes === null ? null : { ...shimProcess, ...changes };
+  return { scene: { asserted: { shims: [{ ...shim, process }] } } };
+}
 
 /** The honest machine's library as a policy pins it. */
 export function pinnedLibrary(): { name: string; sha256: string; closure: Record<string, string> } {
@@ -43,7 +60,7 @@ export const refusedLaunch: Setting = {
     ],
     launch: "refused",
     asserted: {
-      ...{ tokens: [], keys: [], shim: null },
+      ...{ tokens: [], keys: [], shims: [] },
       reasons: [{ code: "library-mismatch", item: library, expected: "aa", got: "bb" }],
       unseal: [{ command: "TPM2_PolicyPCR", rc: "0x000001c4", text: "value out of range" }],
     },
@@ -145,7 +162,7 @@ export const contraindicatedRows: readonly Row[] = [
   ],
   ["a profile that the policy does not list", "profile-not-accepted", { policy: { profiles: ["11".repeat(32)] } }],
   ["any profile under a policy that lists none", "profile-not-accepted", { policy: { profiles: [] } }],
-  ["a violation", "violations", { scene: { events: later("violation", "ptrace") } }],
+  ["a violation", "violations", { scene: { events: servingEvents(), incidents: [attempt("ptrace")] } }],
   [
     "denied calls that the agent only counted",
     "violations",
@@ -158,12 +175,8 @@ export const contraindicatedRows: readonly Row[] = [
   ],
   ["a probe that was cut down", "probe-missing", { scene: { claims: { selfReported: { probe: new Map() } } } }],
   ["a probe that the kernel did not see", "probe-unwitnessed", { scene: { asserted: { probeWitnessed: new Map() } } }],
-  ["a shim that nobody looked at", "shim-process", { scene: { asserted: { shim: null } } }],
-  [
-    "a shim that is root",
-    "shim-process",
-    { scene: { asserted: { shim: { uid: 0, seccompFilters: 0, capabilities: "000001ffffffffff", namespaces: [] } } } },
-  ],
+  ["a shim that nobody looked at", "shim-process", shimWith(null)],
+  ["a shim that is root", "shim-process", shimWith({ uid: 0, seccompFilters: 0, capabilities: "000001ffffffffff" })],
   [
     "a service without keys",
     "token",
@@ -225,9 +238,16 @@ export const warningRows: readonly Row[] = [
   [
     "a tolerated violation",
     "violations",
-    { scene: { events: later("violation", "ptrace") }, policy: { maxViolations: 1 } },
+    { scene: { events: servingEvents(), incidents: [attempt("ptrace")] }, policy: { maxViolations: 1 } },
   ],
-  ["a replaced shim", "shim-replaced", { scene: { events: later("shim-replaced", "1") } }],
+  ["a replaced shim", "shim-replaced", { scene: { incidents: [replacement] } }],
+  ["a shim that nobody took over from", "shim-replaced", { scene: { incidents: [{ ...replacement, to: -1 }] } }],
+  [
+    "a library that reaches an HSM on the network",
+    "profile-exception",
+    { scene: { asserted: { exceptions: ["module nethsm: tcp 192.0.2.7:1500 through the relay"] } } },
+  ],
+  ["a kernel without a part of the sandbox", "sandbox-weaker", { scene: { asserted: { lacks: ["landlock-tcp"] } } }],
   ["a key that was extractable once", "key-attributes", servingKey({ sensitive: true, extractable: false })],
   ["a clock that may have gone back", "clock-unsafe", { scene: { attest: { safe: 0 } } }],
   ["a machine that has started again", "rebooted", { previous }],

@@ -1,18 +1,21 @@
-import { constants, generateKeyPairSync, type KeyObject, privateEncrypt } from "node:crypto";
+import { constants, generateKeyPairSync, type KeyObject, privateDecrypt, privateEncrypt } from "node:crypto";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type AuditLog, openAudit, readAudit } from "../../agent/audit.ts";
 import type { AuditRecord } from "../../agent/audit-record.ts";
 import {
+  type DecryptMechanism,
+  FailureBudgets,
   type PublicKeySource,
   type ScopeServer,
-  type Signer,
+  type SignMechanism,
   serveScope,
-  type TokenMechanism,
+  type Token,
 } from "../../agent/broker/index.ts";
+import { AgentError } from "../../agent/errors.ts";
 import type { Peer } from "../../agent/identity.ts";
-import { parsePolicy, sha256Hex } from "../../policy/index.ts";
+import { OAEP_DIGESTS, parsePolicy, sha256Hex } from "../../policy/index.ts";
 import { documentBytes, type PolicyDocument, policyDocument, SIGNER_EXE, SIGNER_UID } from "./policy-document.ts";
 
 export const SIGNER_PEER: Peer = { pid: 77, uid: SIGNER_UID, gid: 2001, exe: SIGNER_EXE as Peer["exe"] };
@@ -20,7 +23,13 @@ export const INTRUDER_PEER: Peer = { ...SIGNER_PEER, pid: 78, uid: 2002 };
 
 export interface SignRequest {
   readonly key: string;
-  readonly mechanism: TokenMechanism;
+  readonly mechanism: SignMechanism;
+  readonly data: Uint8Array;
+}
+
+export interface DecryptRequest {
+  readonly key: string;
+  readonly mechanism: DecryptMechanism;
   readonly data: Uint8Array;
 }
 
@@ -32,21 +41,33 @@ export interface BrokerFixture {
   /** Milliseconds of the rate limit's clock. */
   time: number;
   readonly requests: SignRequest[];
+  readonly decryptions: DecryptRequest[];
   records(): readonly AuditRecord[];
   close(): Promise<void>;
 }
 
 export interface BrokerFixtureOptions {
-  readonly signer?: Signer;
+  readonly token?: Partial<Token>;
   readonly publicKeys?: ReadonlyMap<string, PublicKeySource>;
   readonly audit?: AuditLog;
   readonly change?: (document: PolicyDocument) => void;
 }
 
-/** The keys of a token that is not there: RSA signs for real, EC gives 64 bytes. */
-export function softwareKeys(): { publicKeys: Map<string, PublicKeySource>; sign: Signer["sign"] } {
+/** What is added to the sample policy: one key, three scopes. */
+export function decryptionScopes(document: PolicyDocument): void {
+  const scope = { caller: "release-signer", key: "vault", failures: { perHour: 60, burst: 16 }, audit: "written" };
+  document.scopes.push(
+    { ...scope, name: "vault", mechanisms: [{ type: "CKM_RSA_PKCS_OAEP", digest: "sha256" }] },
+    { ...scope, name: "legacy", mechanisms: [{ type: "CKM_RSA_PKCS", accepts: ["padding-oracle"] }] },
+    { ...scope, name: "raw", mechanisms: [{ type: "CKM_RSA_X_509", accepts: ["raw-rsa"] }] },
+  );
+}
+
+/** The keys of a token that is not there: RSA signs and decrypts for real, EC gives 64 bytes. */
+export function softwareKeys(): { publicKeys: Map<string, PublicKeySource> } & Token {
   const ec = generateKeyPairSync("ec", { namedCurve: "P-256" });
   const rsa = generateKeyPairSync("rsa", { modulusLength: 2048 });
+  const vault = generateKeyPairSync("rsa", { modulusLength: 2048 });
   const source = (key: KeyObject, id: number, label: string): PublicKeySource => ({
     spki: Uint8Array.from(key.export({ format: "der", type: "spki" })),
     id: Uint8Array.of(id),
@@ -56,25 +77,57 @@ export function softwareKeys(): { publicKeys: Map<string, PublicKeySource>; sign
     publicKeys: new Map([
       ["release-ec", source(ec.publicKey, 1, "release-ec")],
       ["release-rsa", source(rsa.publicKey, 2, "release-rsa")],
+      ["vault", source(vault.publicKey, 3, "vault")],
     ]),
-    sign: async ({ key, data }) =>
-      key === "release-ec"
-        ? new Uint8Array(64).fill(data[0] ?? 0)
-        : Uint8Array.from(privateEncrypt({ key: rsa.privateKey, padding: constants.RSA_PKCS1_PADDING }, data)),
+    sign: async ({ key, data, mechanism }) => {
+      if (key === "release-ec") return new Uint8Array(64).fill(data[0] ?? 0);
+      const padding = mechanism.type === "CKM_RSA_X_509" ? constants.RSA_NO_PADDING : constants.RSA_PKCS1_PADDING;
+      return Uint8Array.from(privateEncrypt({ key: rsa.privateKey, padding }, data));
+    },
+    decrypt: async ({ mechanism, data }) => softwareDecrypt(vault.privateKey, mechanism, data),
   };
+}
+
+/** A token that tells as much as tokens do: each way to fail has a code of its own. */
+function softwareDecrypt(key: KeyObject, { type, oaep }: DecryptMechanism, data: Uint8Array): Uint8Array {
+  const block = Uint8Array.from(privateDecrypt({ key, padding: constants.RSA_NO_PADDING }, data));
+  if (type === "CKM_RSA_X_509") return block;
+  if (type === "CKM_RSA_PKCS") {
+    const end = block.indexOf(0, 2);
+    if (block[0] !== 0) throw tokenRefuses(0x5n);
+    if (block[1] !== 2) throw tokenRefuses(0x40n);
+    if (end < 10) throw tokenRefuses(0x21n);
+    return block.slice(end + 1);
+  }
+  if (block[0] !== 0) throw tokenRefuses(0x41n);
+  const oaepHash = Object.entries(OAEP_DIGESTS).find(([, row]) => row.mechanism === oaep?.hash)?.[0] ?? "none";
+  const options = { padding: constants.RSA_PKCS1_OAEP_PADDING, oaepHash, oaepLabel: oaep?.label ?? new Uint8Array() };
+  try {
+    return Uint8Array.from(privateDecrypt({ key, ...options }, data));
+  } catch {
+    throw tokenRefuses(0x40n);
+  }
+}
+
+/** As the shim reports what the library answered. */
+export function tokenRefuses(rv: bigint): AgentError {
+  return new AgentError("ERR_SHIM_REFUSED", "shim decrypt rv", { expected: "0x0", got: `0x${rv.toString(16)}`, rv });
 }
 
 /** Made once in a test file: an RSA key takes longer than most tests. */
 let shared: ReturnType<typeof softwareKeys> | null = null;
 
-/** Both scopes of the sample policy, on real sockets. */
+/** The two scopes of the sample policy and the three that decrypt, on real sockets. */
 export async function startBroker(options: BrokerFixtureOptions = {}): Promise<BrokerFixture> {
   const directory = mkdtempSync(join(tmpdir(), "broker-"));
   shared ??= softwareKeys();
   const software = shared;
   const publicKeys = options.publicKeys ?? software.publicKeys;
   const document = policyDocument();
-  for (const [name, { spki }] of publicKeys) document.keys[name] = { spki: `sha256:${sha256Hex(spki)}`, does: "sign" };
+  for (const [name, { spki }] of publicKeys) {
+    document.keys[name] = { spki: `sha256:${sha256Hex(spki)}`, does: name === "vault" ? "decrypt" : "sign" };
+  }
+  if (publicKeys.has("vault")) decryptionScopes(document);
   options.change?.(document);
   const policy = parsePolicy(documentBytes(document));
   const auditPath = join(directory, "audit.log");
@@ -85,6 +138,7 @@ export async function startBroker(options: BrokerFixtureOptions = {}): Promise<B
     peer: SIGNER_PEER,
     time: 1_000_000,
     requests: [],
+    decryptions: [],
     records: () => readAudit(auditPath, 1, 10_000),
     close: async () => {
       for (const server of servers) await server.close();
@@ -92,12 +146,17 @@ export async function startBroker(options: BrokerFixtureOptions = {}): Promise<B
       rmSync(directory, { recursive: true });
     },
   };
-  const signer: Signer = {
+  const token: Token = {
     sign: (request) => {
       fixture.requests.push(request);
-      return (options.signer?.sign ?? software.sign)(request);
+      return (options.token?.sign ?? software.sign)(request);
+    },
+    decrypt: (request) => {
+      fixture.decryptions.push(request);
+      return (options.token?.decrypt ?? software.decrypt)(request);
     },
   };
+  const failures = new FailureBudgets(() => fixture.time);
   const identify = async (): Promise<Peer> => {
     if (fixture.peer === null) throw new Error("no such process");
     return fixture.peer;
@@ -109,7 +168,8 @@ export async function startBroker(options: BrokerFixtureOptions = {}): Promise<B
         policy,
         scope: name,
         socketPath,
-        signer,
+        token,
+        failures,
         audit,
         identify,
         publicKeys,

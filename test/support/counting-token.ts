@@ -1,5 +1,5 @@
 import { generateKeyPairSync } from "node:crypto";
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type Bench, buildHostile } from "./shim-fixture.ts";
 
@@ -23,7 +23,13 @@ export interface CountingToken {
   tries(): number;
   /** Makes it a token that has seen so many wrong PINs: 1 count low, 2 final try, 3 locked. */
   setTries(tries: number): void;
+  /** Makes it behave in another way, or as before: see the files in counting-token.c. */
+  set(trait: TokenTrait, content?: string): void;
+  unset(trait: TokenTrait): void;
 }
+
+/** `flags` has a content: further CKF_... of the token, as a number in text. The others are there or not. */
+export type TokenTrait = "flags" | "always-authenticate" | "no-history" | "logged-out";
 
 export interface CountingTokenOptions {
   readonly pin: string;
@@ -58,5 +64,7 @@ export function makeCountingToken(
     logins: () => (existsSync(loginsFile) ? (readFileSync(loginsFile, "latin1").trim().split("\n") as TriedPin[]) : []),
     tries: () => (existsSync(triesFile) ? (readFileSync(triesFile)[0] ?? 0) : 0),
     setTries: (tries) => writeFileSync(triesFile, Uint8Array.of(tries)),
+    set: (trait, content = "") => writeFileSync(join(directory, trait), content),
+    unset: (trait) => rmSync(join(directory, trait), { force: true }),
   };
 }

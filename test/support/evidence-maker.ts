@@ -1,6 +1,6 @@
 import { bankAlgorithm, type PcrBank, resetValue } from "../../attest/banks.ts";
 import { celRecord, encodeCel, replayCel } from "../../attest/cel.ts";
-import type { Claims, KeyClaim, TokenClaim } from "../../attest/claims.ts";
+import type { Claims, KeyClaim, ShimClaim, TokenClaim } from "../../attest/claims.ts";
 import { encodeClaims, measureKey, measureToken } from "../../attest/claims-codec.ts";
 import type { Enrolment } from "../../attest/enrolment.ts";
 import {
@@ -13,6 +13,7 @@ import {
 } from "../../attest/evidence.ts";
 import type { ReferenceValues } from "../../attest/finding.ts";
 import { parseFirmwareLog, replayFirmwareLog } from "../../attest/firmware-log.ts";
+import { type Incident, incidentEvent } from "../../attest/incidents.ts";
 import { type LaunchEvent, launchEvent } from "../../attest/launch-events.ts";
 import { measuredClaims } from "../../attest/measured-claims.ts";
 import {
@@ -134,6 +135,15 @@ export const servedKey: KeyClaim = {
   attributes: { sensitive: true, extractable: false, neverExtractable: true },
 };
 
+export const shimProcess = {
+  uid: 991,
+  seccompFilters: 3,
+  inheritedFilters: 0,
+  capabilities: "0000000000000000",
+  namespaces: ["net:[4026532000]"],
+};
+export const shim: ShimClaim = { token: "signing", id: 0, role: "active", landlock: 6, process: shimProcess };
+
 export function referenceEvents(): LaunchEvent[] {
   return [
     launchEvent("config", "agent.json", digestOf("config")),
@@ -144,8 +154,8 @@ export function referenceEvents(): LaunchEvent[] {
     launchEvent("closure", "/lib64/ld-linux-x86-64.so.2", digestOf("loader")),
     launchEvent("closure", "/usr/lib/ironclaw/shim", digestOf("shim")),
     launchEvent("file", "/etc/softhsm2.conf", digestOf("conf")),
-    launchEvent("environment", "environment", digestOf("environment")),
-    launchEvent("devices", "pci", digestOf("devices")),
+    launchEvent("environment", "softhsm", digestOf("environment")),
+    launchEvent("devices", "devices", digestOf("devices")),
   ];
 }
 
@@ -172,6 +182,8 @@ export interface Scene {
   launch: Claims["measured"]["launch"];
   asserted: Partial<Claims["asserted"]>;
   claims: Partial<Claims>;
+  /** What happened after `events`, measured and told. */
+  incidents: readonly Incident[];
   /** Changes what is quoted after everything else was computed. */
   attest: Partial<AttestFields>;
   values: ReadonlyMap<number, Uint8Array> | null;
@@ -192,7 +204,6 @@ export async function makeEvidence(changes: Partial<Scene> = {}): Promise<Made> 
     bank: "sha256",
     asked: defaultQuotePcrs,
     quoted: changes.asked ?? defaultQuotePcrs,
-    events: servingEvents(),
     firmwareLog: typicalLog(),
     key,
     enrolledKey: key,
@@ -201,7 +212,9 @@ export async function makeEvidence(changes: Partial<Scene> = {}): Promise<Made> 
     claims: {},
     attest: {},
     values: null,
+    incidents: [],
     ...changes,
+    events: [...(changes.events ?? servingEvents()), ...(changes.incidents ?? []).map(incidentEvent)],
   };
   const records = scene.events.map((event, index) => celRecord(index, AGENT_PCR, event));
   const bound = {
@@ -243,7 +256,9 @@ function pcrValues(scene: Scene): ReadonlyMap<number, Uint8Array> {
   return new Map(scene.quoted.map((pcr) => [pcr, value(pcr)]));
 }
 
-export function makeClaims(scene: Pick<Scene, "events" | "launch" | "asserted" | "claims">): Claims {
+export function makeClaims(
+  scene: Pick<Scene, "events" | "launch" | "asserted" | "claims"> & Partial<Pick<Scene, "incidents">>,
+): Claims {
   const records = scene.events.map((event, index) => celRecord(index, AGENT_PCR, event));
   return {
     nonce,
@@ -262,7 +277,10 @@ export function makeClaims(scene: Pick<Scene, "events" | "launch" | "asserted" |
       violations: new Map(),
       audit: { seq: 7, hash: digestOf("head") },
       epoch: 1n,
-      shim: { uid: 991, seccompFilters: 2, capabilities: "0000000000000000", namespaces: ["net:[4026532000]"] },
+      shims: [shim],
+      lacks: [],
+      exceptions: [],
+      incidents: scene.incidents ?? [],
       ...scene.asserted,
     },
     selfReported: {

@@ -59,6 +59,16 @@ export const FIRMWARE_LOG: Uint8Array = concatBytes(
 /** A policy document in which a test may change anything. */
 export type PolicyDraft = { -readonly [K in keyof PolicyDocument]: PolicyDocument[K] };
 
+/** The policy's name of the bench's library. */
+export const BENCH_MODULE = "bench";
+
+/** Other fields for the bench's library. */
+export function changeModule(draft: PolicyDraft, changes: Partial<PolicyDocument["modules"][string]>): void {
+  const module = draft.modules[BENCH_MODULE];
+  if (module === undefined) throw new TypeError("policy draft: no module of the bench");
+  draft.modules = { ...draft.modules, [BENCH_MODULE]: { ...module, ...changes } };
+}
+
 export interface CredentialOrder {
   readonly label: Pick<CredentialLabel, "name"> & Partial<CredentialLabel>;
   readonly secret: Uint8Array;
@@ -188,6 +198,7 @@ function encodeConfig({ programs, bus, directory }: Tools, changes: Partial<Agen
     attestationKey: "p256",
     firmwareLog: join(directory, "firmware-event-log"),
     pciDevices: join(directory, "pci"),
+    usbDevices: join(directory, "usb"),
     controlPort: join(directory, "control"),
     reportPort: join(directory, "report"),
     ...changes,
@@ -209,18 +220,26 @@ function policyDraft({ programs, token }: Tools): PolicyDraft {
     { spki: `sha256:${sha256Hex(spki)}`, does: "sign" },
   ]);
   return {
-    version: 1,
+    version: 2,
     serial: 1,
     owner: "bench",
     reviewBy: "2027-11-01",
-    module: modulePolicy({ ...pin, closure }, config, token.environment),
-    profile: { name: "local", sha256: sha256Hex(read(join(programs, "local.profile"))) },
+    modules: {
+      [BENCH_MODULE]: {
+        ...modulePolicy({ ...pin, closure }, config, token.environment),
+        profile: { name: "local", sha256: sha256Hex(read(join(programs, "local.profile"))) },
+        nodes: [],
+        writable: [token.directory],
+        connect: [],
+        files: {},
+        spares: 0,
+      },
+    },
+    tokens: { [token.label]: { module: BENCH_MODULE, label: token.label, serial: token.serial, pin: "hsm-pin" } },
     devices: [...DEVICES],
-    writable: [token.directory],
-    connect: [],
-    spares: 0,
-    tokens: { [token.label]: { label: token.label, serial: token.serial, pin: "hsm-pin" } },
-    credentials: { files: {} },
+    sandbox: { lacks: [] },
+    onViolation: "kill",
+    onLoginLost: "stop",
     keys: Object.fromEntries(keys),
     callers: { signer: { uid: 2001, exe: [`sha256:${"5e".repeat(32)}`] } },
     scopes: [

@@ -1,3 +1,4 @@
+import type { ChildProcess } from "node:child_process";
 import {
   chmodSync,
   closeSync,
@@ -105,8 +106,10 @@ export interface Boot extends AsyncDisposable {
   readonly calls: readonly string[];
   /** Reasons given to the spawner's cap and reboot. */
   readonly capAsked: readonly string[];
-  /** What nobody took from the credential channel. */
+  /** What nobody took from the credential channels. */
   channelLeft(): Uint8Array;
+  readonly spawner: Spawner;
+  processOf(id: number): ChildProcess | undefined;
 }
 
 export interface LaunchBench extends AsyncDisposable {
@@ -211,6 +214,7 @@ async function boot(bench: Tools, provisioned: Provisioned, options: BootOptions
   const { spawner, calls, capAsked, channelLeft } = benchSpawner;
   const shared = {
     ...{ record, log, tpm, store, inputs, provisioned, calls, capAsked, channelLeft },
+    ...{ spawner, processOf: benchSpawner.processOf },
     get commands() {
       return bus.commands;
     },
@@ -229,7 +233,7 @@ async function boot(bench: Tools, provisioned: Provisioned, options: BootOptions
     devices: options.devices ?? DEVICES,
     closeFd: (fd) => closeSync(fd),
     realPath: (path) => realpathSync(path),
-    openShim: (fd) => openWatchedShim(fd, benchSpawner, options),
+    openShim: (fd, onAttempt) => openWatchedShim(fd, onAttempt, benchSpawner, options),
   };
   try {
     const launched = await launch(environment, record);

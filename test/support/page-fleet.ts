@@ -7,6 +7,7 @@ import { launchEvent } from "../../attest/launch-events.ts";
 import type { Reason } from "../../attest/reason.ts";
 import { verifyEvidence } from "../../attest/verify.ts";
 import { sha256, utf8 } from "../../policy/index.ts";
+import { attempt } from "./appraisal-rows.ts";
 import { inTime, makeEvidence, makeReference, type Scene, servingEvents } from "./evidence-maker.ts";
 import { type PageServer, Refused } from "./page-server.ts";
 
@@ -40,7 +41,8 @@ export function tamperedScene(): Partial<Scene> {
     event.kind === "library" ? launchEvent("library", event.name, sha256(utf8("another library"))) : event,
   );
   return {
-    events: [...events, launchEvent("violation", "connect", sha256(utf8("connect")))],
+    events,
+    incidents: [attempt("connect")],
     asserted: { violations: new Map([["connect", 3]]) },
   };
 }

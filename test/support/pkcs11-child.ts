@@ -10,6 +10,8 @@ const CKA = {
   KEY_TYPE: 0x100,
   ID: 0x102,
   SENSITIVE: 0x103,
+  ENCRYPT: 0x104,
+  DECRYPT: 0x105,
   SIGN: 0x108,
 };
 const CKA_VERIFY = 0x10a;
@@ -27,7 +29,7 @@ let session: Buffer = Buffer.alloc(0);
 
 type Message = Record<string, unknown> & { id: number; op: string };
 
-/** Makes a token with the two signing keys and stays logged in. */
+/** Makes a token with two signing keys and one that decrypts, and stays logged in. */
 function setup(path: string, label: string, pin: string): unknown {
   library.load(path);
   library.C_Initialize();
@@ -43,20 +45,25 @@ function setup(path: string, label: string, pin: string): unknown {
   library.C_InitPIN(session, pin);
   library.C_Logout(session);
   library.C_Login(session, 1, pin);
-  const privateTemplate = (name: string, keyId: number) => [
+  const privateTemplate = (name: string, keyId: number, use = CKA.SIGN) => [
     { type: CKA.TOKEN, value: true },
     { type: CKA.PRIVATE, value: true },
     { type: CKA.LABEL, value: name },
     { type: CKA.ID, value: Buffer.from([keyId]) },
     { type: CKA.SENSITIVE, value: true },
     { type: CKA_EXTRACTABLE, value: false },
-    { type: CKA.SIGN, value: true },
+    { type: CKA.SIGN, value: use === CKA.SIGN },
+    { type: CKA.DECRYPT, value: use === CKA.DECRYPT },
   ];
-  const publicTemplate = (name: string, keyId: number) => [
+  const publicTemplate = (name: string, keyId: number, use = CKA_VERIFY) => [
     { type: CKA.TOKEN, value: true },
     { type: CKA.LABEL, value: name },
     { type: CKA.ID, value: Buffer.from([keyId]) },
-    { type: CKA_VERIFY, value: true },
+    { type: use, value: true },
+  ];
+  const rsaTemplate = [
+    { type: CKA_MODULUS_BITS, value: 2048 },
+    { type: CKA_PUBLIC_EXPONENT, value: Buffer.from([1, 0, 1]) },
   ];
   const ec = library.C_GenerateKeyPair(
     session,
@@ -67,18 +74,24 @@ function setup(path: string, label: string, pin: string): unknown {
   const rsa = library.C_GenerateKeyPair(
     session,
     { mechanism: 0 },
-    [
-      ...publicTemplate("release-rsa", 2),
-      { type: CKA_MODULUS_BITS, value: 2048 },
-      { type: CKA_PUBLIC_EXPONENT, value: Buffer.from([1, 0, 1]) },
-    ],
+    [...publicTemplate("release-rsa", 2), ...rsaTemplate],
     privateTemplate("release-rsa", 2),
   );
+  const vault = library.C_GenerateKeyPair(
+    session,
+    { mechanism: 0 },
+    [...publicTemplate("vault", 0x2a, CKA.ENCRYPT), ...rsaTemplate],
+    privateTemplate("vault", 0x2a, CKA.DECRYPT),
+  );
+  const rsaNumbers = ({ publicKey }: { publicKey: Buffer }) => ({
+    modulus: attribute(publicKey, CKA_MODULUS),
+    exponent: attribute(publicKey, CKA_PUBLIC_EXPONENT),
+  });
   return {
     serial: library.C_GetTokenInfo(slot).serialNumber,
     ecPoint: attribute(ec.publicKey, CKA_EC_POINT),
-    modulus: attribute(rsa.publicKey, CKA_MODULUS),
-    exponent: attribute(rsa.publicKey, CKA_PUBLIC_EXPONENT),
+    rsa: rsaNumbers(rsa),
+    vault: rsaNumbers(vault),
   };
 }
 
@@ -125,6 +138,18 @@ function sign(message: Message): unknown {
   return library.C_Sign(session, Buffer.from(String(message["data"]), "hex"), Buffer.alloc(1024)).toString("hex");
 }
 
+function decrypt(message: Message): unknown {
+  const parameter = message["oaep"] as { type: number; hashAlg: number; mgf: number; source: number } | undefined;
+  const mechanism = Number(message["mechanism"]);
+  library.C_DecryptInit(
+    session,
+    parameter === undefined ? { mechanism } : { mechanism, parameter },
+    keyOf(message["label"], 3),
+  );
+  const room = Buffer.alloc(Number(message["room"] ?? 1024));
+  return library.C_Decrypt(session, Buffer.from(String(message["data"]), "hex"), room).toString("hex");
+}
+
 /** What a caller could try against a key; the codes that came back. */
 function attack(label: unknown): unknown {
   const key = keyOf(label, 3);
@@ -135,7 +160,13 @@ function attack(label: unknown): unknown {
     C_DestroyObject: () => library.C_DestroyObject(session, key),
     C_SetAttributeValue: () => library.C_SetAttributeValue(session, key, [{ type: CKA_EXTRACTABLE, value: true }]),
     C_GenerateKeyPair: () => library.C_GenerateKeyPair(session, { mechanism: 0x1040 }, [], []),
-    C_DecryptInit: () => library.C_DecryptInit(session, { mechanism: 0x1 }, key),
+    C_UnwrapKey: () => library.C_UnwrapKey(session, { mechanism: 0x1 }, key, Buffer.alloc(256), []),
+    C_EncryptInit: () => library.C_EncryptInit(session, { mechanism: 0x1 }, key),
+    C_GenerateKey: () => library.C_GenerateKey(session, { mechanism: 0x350 }, []),
+    C_VerifyInit: () => library.C_VerifyInit(session, { mechanism: 0x1 }, key),
+    C_DigestInit: () => library.C_DigestInit(session, { mechanism: 0x250 }),
+    C_InitPIN: () => library.C_InitPIN(session, "1234"),
+    C_SeedRandom: () => library.C_SeedRandom(session, Buffer.alloc(8)),
     C_DeriveKey: () => library.C_DeriveKey(session, { mechanism: 0x1 }, key, []),
     C_SetPIN: () => library.C_SetPIN(session, "1234", "5678"),
     value: () => attribute(key, CKA.VALUE),
@@ -149,7 +180,8 @@ function codeOf(attempt: () => unknown): unknown {
     attempt();
     return 0;
   } catch (error) {
-    return (error as { code?: unknown }).code;
+    // Three of pkcs11js' functions have the code in their message only.
+    return (error as { code?: unknown }).code ?? Number(/:(\d+)$/.exec(String(error))?.[1]);
   }
 }
 
@@ -165,6 +197,8 @@ function answer(message: Message): unknown {
       return attribute(keyOf(message["label"], Number(message["class"])), Number(message["type"]));
     case "sign":
       return sign(message);
+    case "decrypt":
+      return decrypt(message);
     case "attack":
       return attack(message["label"]);
     case "login":

@@ -12,22 +12,19 @@ const DIGEST = "ab".repeat(32);
 
 export function policyDocument(): PolicyDocument {
   return {
-    version: 1,
+    version: 2,
     serial: 7,
     owner: "release engineering",
     reviewBy: "2027-03-01",
-    module: {
-      path: "/usr/lib/softhsm/libsofthsm2.so",
-      sha256: DIGEST,
-      closure: { "/lib/x86_64-linux-gnu/libc.so.6": DIGEST },
-      config: { "/etc/softhsm2.conf": DIGEST },
-      environment: { SOFTHSM2_CONF: "/etc/softhsm2.conf" },
-    },
+    module: pinnedModule(),
     profile: { name: "local", sha256: DIGEST },
     devices: ["1af4:1041", "1af4:1042"],
     writable: ["/var/lib/softhsm/tokens"],
     connect: [],
     spares: 0,
+    sandbox: { lacks: [] },
+    onViolation: "kill",
+    onLoginLost: "reboot",
     token: { label: "signing", serial: "0123456789abcdef" },
     keys: {
       "release-ec": { spki: `sha256:${"11".repeat(32)}`, does: "sign" },
@@ -63,17 +60,48 @@ export function policyDocument(): PolicyDocument {
   };
 }
 
+/** What the document's library is pinned to. */
+export function pinnedModule() {
+  return {
+    path: "/usr/lib/softhsm/libsofthsm2.so",
+    sha256: DIGEST,
+    closure: { "/lib/x86_64-linux-gnu/libc.so.6": DIGEST },
+    config: { "/etc/softhsm2.conf": DIGEST },
+    environment: { SOFTHSM2_CONF: "/etc/softhsm2.conf" },
+  };
+}
+
 /** The same document for two tokens, in the long form; its keys are on the first. */
-export function twoTokenDocument(): PolicyDocument {
-  const { token: _, ...document } = policyDocument();
-  for (const key of Object.values(document.keys)) Object.assign(key as object, { token: "signing" });
+export function twoTokenDocument(): PolicyDocument & { modules: Record<string, Record<string, unknown>> } {
+  const { token: _, module, profile, writable, connect, spares, ...document } = policyDocument();
+  for (const key of Object.values(document.keys)) Object.assign(key as object, { token: "signing", accepts: [] });
+  const pinned = { ...(module as object), profile, nodes: [], writable, connect, files: {}, spares };
   return Object.assign(document, {
+    modules: { softhsm: pinned },
     tokens: {
-      signing: { label: "signing", serial: "0123456789abcdef", pin: "signing-pin" },
-      payments: { label: "payments", serial: "0123456789abcdef", pin: "payments-pin" },
+      signing: { module: "softhsm", label: "signing", serial: "0123456789abcdef", pin: "signing-pin" },
+      payments: { module: "softhsm", label: "payments", serial: "0123456789abcdef", pin: "payments-pin" },
     },
-    credentials: { files: {} },
   });
+}
+
+/** The same document with a second library, which reaches a network HSM and is that of the second token. */
+export function twoModuleDocument(): ReturnType<typeof twoTokenDocument> {
+  const document = twoTokenDocument();
+  document.modules["nethsm"] = {
+    ...pinnedModule(),
+    path: "/usr/lib/nethsm/libnethsm.so",
+    sha256: "cd".repeat(32),
+    environment: {},
+    profile: { name: "relay", sha256: "ce".repeat(32) },
+    nodes: [],
+    writable: ["/var/lib/nethsm"],
+    connect: [{ listen: "127.0.0.1:1500", to: "192.0.2.7:1500" }],
+    files: { "/var/lib/nethsm/tls.key": "tls-key" },
+    spares: 1,
+  };
+  Object.assign((document["tokens"] as Record<string, object>)["payments"] ?? {}, { module: "nethsm" });
+  return document;
 }
 
 export function documentBytes(document: unknown): Uint8Array {

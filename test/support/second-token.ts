@@ -2,7 +2,8 @@ import { join } from "node:path";
 import { sha256Hex, utf8 } from "../../policy/index.ts";
 import { makeDemoToken } from "../../vm-images/token/token.ts";
 import { type CountingToken, makeCountingToken } from "./counting-token.ts";
-import type { LaunchBench, PolicyDraft, Provisioning } from "./launch-fixture.ts";
+import { BENCH_MODULE, type PolicyDraft, type Provisioning } from "./launch-documents.ts";
+import type { LaunchBench } from "./launch-fixture.ts";
 
 /** Long and odd, so that a search finds nothing else. */
 export const SECOND_PIN = "second-pin-3390-hawkweed";
@@ -44,7 +45,7 @@ export function withBoth(
 ): Provisioning {
   return {
     policy: (draft) => {
-      draft.tokens = { ...draft.tokens, [label]: { label, serial, pin: "second-pin" } };
+      draft.tokens = { ...draft.tokens, [label]: { module: BENCH_MODULE, label, serial, pin: "second-pin" } };
       const first = Object.entries(draft.keys).map(([name, key]) => [name, { ...key, token: token.label }] as const);
       const second = { spki: `sha256:${sha256Hex(spki)}`, does: "sign", token: label } as const;
       draft.keys = { ...Object.fromEntries(first), "second-ec": second };

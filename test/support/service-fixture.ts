@@ -27,6 +27,7 @@ import {
   utf8,
 } from "../../policy/index.ts";
 import { enrol } from "../../vm-images/enrol.ts";
+import { changeModule } from "./launch-documents.ts";
 import {
   DEVICES,
   FIRMWARE_LOG,
@@ -158,17 +159,16 @@ function provisionAt(bench: LaunchBench, directory: string): Promise<Provisioned
   const provisioned = bench.provision({
     config: {
       ...{ tcti: bench.bus.tcti("agent"), programs: NATIVE_DIRECTORY, cabinet: at("cabinet"), scopes: at("scopes") },
-      ...{ auditLog: at("audit.log"), firmwareLog: at("firmware-event-log"), pciDevices: at("pci") },
+      ...{ auditLog: at("audit.log"), firmwareLog: at("firmware-event-log") },
+      ...{ pciDevices: at("pci"), usbDevices: at("usb") },
       ...{ controlPort: at("control"), reportPort: at("report") },
     },
     policy: (draft) => {
-      draft.module = {
-        ...draft.module,
-        ...{ config: { [SOFTHSM_CONF]: sha256Hex(conf) }, environment: { SOFTHSM2_CONF: SOFTHSM_CONF } },
-      };
-      draft.writable = [TOKENS];
       const profile = new Uint8Array(readFileSync(join(NATIVE_DIRECTORY, "local.profile")));
-      draft.profile = { name: "local", sha256: sha256Hex(profile) };
+      changeModule(draft, {
+        ...{ config: { [SOFTHSM_CONF]: sha256Hex(conf) }, environment: { SOFTHSM2_CONF: SOFTHSM_CONF } },
+        ...{ writable: [TOKENS], profile: { name: "local", sha256: sha256Hex(profile) } },
+      });
     },
   });
   return provisioned.then((made) => {

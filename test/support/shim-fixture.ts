@@ -1,11 +1,14 @@
 import { type ChildProcess, execFileSync, spawn } from "node:child_process";
+import { createPublicKey, type KeyObject } from "node:crypto";
 import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import type { Writable } from "node:stream";
+import { AgentError } from "../../agent/errors.ts";
 import type { Attempt } from "../../agent/native/index.ts";
 import { type Native, openNative } from "../../agent/native/index.ts";
 import { openShim, type Shim } from "../../agent/shim-client.ts";
+import type { LoadedLibrary, ShimKey } from "../../agent/shim-replies.ts";
 import { ByteWriter, utf8 } from "../../policy/bytes.ts";
 import { compileProfile } from "../../policy/runtime/compile.ts";
 import { parseProfile } from "../../policy/runtime/parse.ts";
@@ -52,6 +55,13 @@ export interface Token {
   readonly tokens: string;
 }
 
+/** Runs `pkcs11-tool` as the token's user. */
+export function runTokenTool(token: Token, args: readonly string[]): string {
+  const env = { ...process.env, ...token.environment };
+  const login = ["--module", SOFTHSM, "--login", "--pin", TEST_PIN];
+  return execFileSync("pkcs11-tool", [...login, ...args], { env, stdio: "pipe", encoding: "utf8" });
+}
+
 /** A SoftHSM token with the keys `ec` (P-256, id 01) and `rsa` (RSA-2048, id 02). */
 export function makeToken(bench: Bench): Token {
   const tokens = join(bench.directory, "tokens");
@@ -65,10 +75,51 @@ export function makeToken(bench: Bench): Token {
     ["--init-token", "--free", "--label", "bench", "--so-pin", "87654321", "--pin", TEST_PIN],
     options,
   );
-  const tool = ["--module", SOFTHSM, "--login", "--pin", TEST_PIN, "--keypairgen"];
-  execFileSync("pkcs11-tool", [...tool, "--key-type", "EC:prime256v1", "--id", "01", "--label", "ec"], options);
-  execFileSync("pkcs11-tool", [...tool, "--key-type", "rsa:2048", "--id", "02", "--label", "rsa"], options);
-  return { environment, tokens };
+  const token = { environment, tokens };
+  runTokenTool(token, ["--keypairgen", "--key-type", "EC:prime256v1", "--id", "01", "--label", "ec"]);
+  runTokenTool(token, ["--keypairgen", "--key-type", "rsa:2048", "--id", "02", "--label", "rsa"]);
+  return token;
+}
+
+/** The slot of the token that `makeToken` made. */
+export function benchSlot({ slots }: LoadedLibrary): bigint {
+  const slot = slots.find(({ label }) => label === "bench");
+  if (slot === undefined) throw new Error("no slot bench");
+  return slot.slotId;
+}
+
+export function keyNamed(keys: readonly ShimKey[], name: string): ShimKey {
+  const [key, ...others] = keys.filter(({ label }) => label === name);
+  if (key === undefined || others.length > 0) throw new Error(`not one key ${name}`);
+  return key;
+}
+
+/** The public half, as the shim reports it: RSA, or EC on P-256. */
+export function publicKeyOf(key: ShimKey): KeyObject {
+  const base64url = (bytes: Uint8Array): string => Buffer.from(bytes).toString("base64url");
+  if (key.keyType === 0n) {
+    const rsa = { kty: "RSA", n: base64url(key.modulus), e: base64url(key.exponent) };
+    return createPublicKey({ key: rsa, format: "jwk" });
+  }
+  // OCTET STRING of an uncompressed P-256 point: 04 41 04 x y
+  const [x, y] = [key.ecPoint.slice(3, 35), key.ecPoint.slice(35, 67)];
+  return createPublicKey({ key: { kty: "EC", crv: "P-256", x: base64url(x), y: base64url(y) }, format: "jwk" });
+}
+
+/** The rv of a refusal; 0 when there was none, undefined for any other failure. */
+export function rvOf(promise: Promise<unknown>): Promise<bigint | undefined> {
+  return promise.then(
+    () => 0n,
+    (error: unknown) => (error instanceof AgentError ? error.rv : undefined),
+  );
+}
+
+/** The code of an AgentError, or what came instead. */
+export function codeOf(promise: Promise<unknown>): Promise<string> {
+  return promise.then(
+    () => "no error",
+    (error: unknown) => (error instanceof AgentError ? error.code : String(error)),
+  );
 }
 
 export function localProfileText(): string {
@@ -76,17 +127,20 @@ export function localProfileText(): string {
 }
 
 /** The local profile with this machine's paths instead of the shim's private root. */
-export function writeHostProfile(bench: Bench, token: Token | null): string {
+export function hostProfileText(bench: Pick<Bench, "directory">, token: Token | null): string {
   const readable = ["/usr/lib", "/etc/ld.so.cache", "/etc/ssl", bench.directory].filter((path) => existsSync(path));
   const rules = [
     ...readable.map((path) => `landlock read ${path}`),
     ...(token === null ? [] : [`landlock write ${token.tokens}`]),
   ];
-  const text = localProfileText()
+  return localProfileText()
     .replace(/^landlock .*\n/gm, "")
     .replace("stage load", `${rules.join("\n")}\nstage load`);
-  const path = join(bench.directory, "profile");
-  writeFileSync(path, compileProfile(parseProfile(text)));
+}
+
+export function writeHostProfile(bench: Bench, token: Token | null, name = "profile"): string {
+  const path = join(bench.directory, name);
+  writeFileSync(path, compileProfile(parseProfile(hostProfileText(bench, token))));
   return path;
 }
 

@@ -287,7 +287,7 @@ static void set_up(void) {
     for (int fd = 0; fd < 3; fd++) dup2(console, fd);
     mkdir("/run/ironclaw", 0755);
     if (chown("/run/ironclaw", AGENT_UID, AGENT_UID) != 0) give_up("chown", strerror(errno));
-    load_modules();
+    load_modules("");
     if (write_line("/proc/sys/kernel/modules_disabled", "1") != 0) give_up("modules_disabled", strerror(errno));
     for (int tries = 0; (port = open_port()) < 0 && tries < 500; tries++) usleep(10000);
     if (port < 0) give_up(PORTS, strerror(errno));

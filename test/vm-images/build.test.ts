@@ -10,8 +10,9 @@ import { type CpioEntry, encodeCpio } from "../../vm-images/cpio.ts";
 import { sha256Hex } from "../../vm-images/digest.ts";
 import { buildEsp } from "../../vm-images/esp.ts";
 import { encodeInitrd, kernelModules } from "../../vm-images/initrd.ts";
-import { fetchPackages, type LockedPackage, readLock } from "../../vm-images/packages.ts";
+import { fetchPackages, type LockedPackage, readLock, readWholeLock } from "../../vm-images/packages.ts";
 import { clearPeTimes, endOfSections } from "../../vm-images/pe.ts";
+import { RECIPE_NAMES, RECIPES } from "../../vm-images/recipes.ts";
 import { type RootEntry, writeRoot } from "../../vm-images/rootfs.ts";
 import { encodeTemplate, stateTemplate } from "../../vm-images/state-template.ts";
 import { buildUki, type UkiParts } from "../../vm-images/uki.ts";
@@ -72,7 +73,7 @@ describe("initrd", () => {
     );
   });
 
-  it("I12: kernel modules are loaded after what they depend on, whatever order the package lists them in", async () => {
+  it("I12: kernel modules are loaded after what they depend on, whatever order the package lists them in, and what is built in is not", async () => {
     const tree = join(directory, "kernel");
     const modules = join(tree, "usr/lib/modules/6.12/kernel");
     await mkdir(modules, { recursive: true });
@@ -92,26 +93,28 @@ describe("initrd", () => {
       "aesni-intel": "crypto_simd",
       crypto_simd: "",
       "sha256-ssse3": "",
+      crc32c_generic: "",
+      ...{ ext4: "jbd2", jbd2: "", "xhci-pci": "xhci-hcd,usbcore", "xhci-hcd": "usbcore", usbcore: "virtio_console" },
     };
+    const builtin = ["drivers/virtio/virtio_pci", "drivers/char/virtio_console", "crypto/ecb"];
+    await writeFile(join(modules, "../modules.builtin"), builtin.map((path) => `kernel/${path}.ko\n`).join(""));
     for (const [name, list] of Object.entries(depends))
       await writeFile(join(modules, `${name}.ko`), `\0license=GPL\0depends=${list}\0`);
     const found = await kernelModules(tree);
-    expect(found.map(({ name }) => name)).toEqual([
-      "virtio_blk",
-      "dm_mod",
-      "dm_bufio",
-      "reed_solomon",
-      "dm_verity",
-      "erofs",
-      ...["xor", "async_xor", "dm_integrity", "dm_crypt", "authenc", "xts"],
-      ...["crypto_simd", "aesni_intel", "sha256_ssse3"],
-    ]);
+    const first = [
+      ...["virtio_blk", "dm_mod", "dm_bufio", "reed_solomon", "dm_verity", "crc32c_generic", "erofs"],
+      ...["xor", "async_xor", "dm_integrity", "dm_crypt", "authenc", "xts", "jbd2", "ext4"],
+    ];
+    const last = ["crypto_simd", "aesni_intel", "sha256_ssse3"];
+    expect(found.map(({ name }) => name)).toEqual([...first, ...last]);
+    const withUsb = await kernelModules(tree, ["xhci-pci"]);
+    expect(withUsb.map(({ name }) => name)).toEqual([...first, "usbcore", "xhci_hcd", "xhci_pci", ...last]);
     const names = readCpio(zstdDecompressSync(encodeInitrd(text("init"), found))).map(({ path }) => path);
     expect(names).toEqual(
       expect.arrayContaining([
         "modules/04-dm_verity.ko",
-        "modules/13-aesni_intel@aes.ko",
-        "modules/14-sha256_ssse3@sha_ni.ko",
+        "modules/16-aesni_intel@aes.ko",
+        "modules/17-sha256_ssse3@sha_ni.ko",
       ]),
     );
     expect(encodeInitrd(text("init"), found)).toEqual(encodeInitrd(text("init"), found));
@@ -120,7 +123,7 @@ describe("initrd", () => {
   it("a kernel package without a needed module is refused by name", async () => {
     await expect(kernelModules(join(directory, "nothing"))).rejects.toMatchObject({
       code: "ERR_IMAGE_SOURCE",
-      message: expect.stringMatching(/virtio_blk/),
+      message: expect.stringMatching(/virtio_pci/),
     });
   });
 });
@@ -250,13 +253,24 @@ describe("root", () => {
 
 describe("packages", () => {
   it("I12: every locked package has a version and a SHA-256, and none is named twice", async () => {
-    const lock = await readLock();
+    const lock = await readWholeLock();
     expect(new Set(lock.map(({ name }) => name)).size).toBe(lock.length);
     for (const { version, sha256 } of lock) {
       expect(version).not.toBe("");
       expect(sha256).toMatch(/^[0-9a-f]{64}$/);
     }
   });
+
+  it.each(RECIPE_NAMES)(
+    "I12: the recipe %s takes one kernel from the lock and all else of it but the other kernels",
+    async (name) => {
+      const whole = await readWholeLock();
+      const kernels = new Set<string>(Object.values(RECIPES).map(({ kernel }) => kernel));
+      const lock = await readLock(RECIPES[name].kernel);
+      expect(lock.filter(({ group }) => kernels.has(group)).map(({ group }) => group)).toEqual([RECIPES[name].kernel]);
+      expect(lock.filter(({ group }) => !kernels.has(group))).toEqual(whole.filter(({ group }) => !kernels.has(group)));
+    },
+  );
 
   it("I12: what is in the cache with the locked digest is used without a network", async () => {
     const lock: LockedPackage[] = [

@@ -27,7 +27,7 @@ import { renderStory } from "../../vm-images/story/render.ts";
 import type { StoryResult } from "../../vm-images/story/story.ts";
 import { addPolicyRule, changeLibraryByte } from "../../vm-images/story/tamper.ts";
 import { type DemoToken, makeDemoToken, randomPin, TOKEN_DIRECTORY } from "../../vm-images/token/token.ts";
-import { documentBytes, policyDocument, SIGNER_EXE } from "../support/policy-document.ts";
+import { documentBytes, pinnedModule, policyDocument, SIGNER_EXE } from "../support/policy-document.ts";
 import { SOFTHSM_LIBRARY } from "../support/softhsm.ts";
 
 const run = promisify(execFile);
@@ -108,7 +108,7 @@ describe("the demo's policy", () => {
   };
   const executable = "5e".repeat(32);
   const inputs = {
-    module: parsePolicy(documentBytes(policyDocument())).module,
+    module: pinnedModule(),
     ...{ profileSha256: "ab".repeat(32), devices: ["1af4:1041"], token, executables: [executable] },
   };
   const policy = parsePolicy(demoPolicy(inputs));
@@ -136,7 +136,9 @@ describe("the demo's policy", () => {
 
   test("it pins the token's public keys, and a token without them makes no policy", () => {
     expect(policy.keys["release-ec"]?.spki).toBe(`sha256:${sha256Hex(utf8("ec"))}`);
-    expect(policy.tokens).toEqual({ signing: { label: "signing", serial: "1f00aa", pin: "hsm-pin" } });
+    expect(policy.tokens).toEqual({
+      signing: { module: "softhsm", label: "signing", serial: "1f00aa", pin: "hsm-pin" },
+    });
     const { "release-ec": _, ...keys } = token.keys;
     expect(() => demoPolicy({ ...inputs, token: { ...token, keys } })).toThrow(TypeError);
   });

@@ -23,7 +23,7 @@ static bool parse_value(char *value, struct verity *verity) {
 }
 
 void parse_verity(const char *command_line, struct verity *verity) {
-    char text[4096];
+    char text[COMMAND_LINE_SIZE];
     if (strlen(command_line) >= sizeof text) give_up("command line", "too long");
     strcpy(text, command_line);
     bool found = false;

@@ -59,7 +59,7 @@ static void enter_root(void) {
 
 int main(void) {
     static char *const arguments[] = {"/init", NULL}, *const environment[] = {NULL};
-    char command_line[4096], disk[DISK_NAME_SIZE];
+    char command_line[COMMAND_LINE_SIZE], disk[DISK_NAME_SIZE];
     struct verity verity;
     mount_or_give_up("devtmpfs", "/dev", "devtmpfs", MS_NOSUID | MS_NOEXEC);
     open_console();
@@ -67,7 +67,7 @@ int main(void) {
     mount_or_give_up("sysfs", "/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC);
     read_command_line(command_line, sizeof command_line);
     parse_verity(command_line, &verity);
-    load_modules();
+    load_modules(command_line);
     find_root_disk(disk);
     mount_or_give_up(open_verity(&verity, disk), ROOT, verity.file_system, MS_RDONLY | MS_NODEV | MS_NOSUID);
     enter_root();

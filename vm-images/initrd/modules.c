@@ -40,20 +40,47 @@ static bool is_wanted(const char *name) {
     return processor_has(flag);
 }
 
-static void load(const char *name) {
-    char path[300];
+// "08-name.ko" or "08-name@flag.ko"; the build writes '_' for '-'.
+static bool module_name(const char *file, char *name, size_t capacity) {
+    const char *start = strchr(file, '-');
+    size_t length = start == NULL ? 0 : strcspn(++start, "@.");
+    if (length == 0 || length >= capacity) return false;
+    memcpy(name, start, length);
+    name[length] = '\0';
+    return true;
+}
+
+// The command line is measured, and the kernel leaves "module.parameter=value" on it to whoever loads the module.
+static void collect_parameters(const char *command_line, const char *file, char *parameters, size_t capacity) {
+    char text[COMMAND_LINE_SIZE], name[64];
+    size_t used = 0;
+    parameters[0] = '\0';
+    if (!module_name(file, name, sizeof name) || strlen(command_line) >= sizeof text) give_up(file, "name or command line");
+    strcpy(text, command_line);
+    size_t length = strlen(name);
+    for (char *rest = text, *word; (word = strsep(&rest, " \n")) != NULL;) {
+        if (strncmp(word, name, length) != 0 || word[length] != '.') continue;
+        int written = snprintf(parameters + used, capacity - used, "%s%s", used == 0 ? "" : " ", word + length + 1);
+        // Less than what was measured must not be what runs.
+        if (written < 0 || (used += (size_t)written) >= capacity) give_up(file, "parameters too long");
+    }
+}
+
+static void load(const char *name, const char *command_line) {
+    char path[300], parameters[512];
+    collect_parameters(command_line, name, parameters, sizeof parameters);
     snprintf(path, sizeof path, DIRECTORY "/%s", name);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0 || (syscall(SYS_finit_module, fd, "", 0) != 0 && errno != EEXIST)) give_up(path, strerror(errno));
+    if (fd < 0 || (syscall(SYS_finit_module, fd, parameters, 0) != 0 && errno != EEXIST)) give_up(path, strerror(errno));
     close(fd);
 }
 
-void load_modules(void) {
+void load_modules(const char *command_line) {
     struct dirent **entries;
     int count = scandir(DIRECTORY, &entries, is_module, by_name);
     if (count < 0) give_up("modules", strerror(errno));
     for (int i = 0; i < count; i++) {
-        if (is_wanted(entries[i]->d_name)) load(entries[i]->d_name);
+        if (is_wanted(entries[i]->d_name)) load(entries[i]->d_name, command_line);
         free(entries[i]);
     }
     free(entries);

@@ -1,4 +1,5 @@
-import { type Policy, type PolicyDocument, sha256Hex, utf8 } from "../../policy/index.ts";
+import type { ModulePolicy } from "../../attest/index.ts";
+import { type PolicyDocument, sha256Hex, utf8 } from "../../policy/index.ts";
 import type { DemoToken } from "../token/token.ts";
 
 /** The scoped workload's uid in every image of this project, and that of one that no scope names. */
@@ -6,32 +7,42 @@ export const SCOPED_UID = 2001;
 export const INTRUDER_UID = 2002;
 
 export interface PolicyInputs {
-  readonly module: Policy["module"];
+  readonly module: ModulePolicy;
   readonly profileSha256: string;
   readonly devices: readonly string[];
   readonly token: DemoToken;
   /** SHA-256 of the programs that may call, in hexadecimal. */
   readonly executables: readonly string[];
+  /** For a machine that is not quite the demo's. */
+  readonly change?: (demo: PolicyDocument) => PolicyDocument;
 }
 
 /**
  * The demo's policy: one caller, two keys, two scopes, each with exactly the mechanisms its purpose needs.
  * CKM_RSA_PKCS is in the second because `openssl` builds the DigestInfo itself; its digest is pinned to SHA-256.
  */
-export function demoPolicy({ module, profileSha256, devices, token, executables }: PolicyInputs): Uint8Array {
-  const policy: PolicyDocument = {
-    version: 1,
+export function demoPolicy({ module, profileSha256, devices, token, executables, change }: PolicyInputs): Uint8Array {
+  const demo: PolicyDocument = {
+    version: 2,
     serial: 1,
     owner: "demo",
     reviewBy: "2027-11-01",
-    module,
-    profile: { name: "local", sha256: profileSha256 },
+    modules: {
+      softhsm: {
+        ...module,
+        profile: { name: "local", sha256: profileSha256 },
+        nodes: [],
+        writable: ["/var/lib/softhsm/tokens"],
+        connect: [],
+        files: {},
+        spares: 1,
+      },
+    },
+    tokens: { signing: { module: "softhsm", label: token.label, serial: token.serial, pin: "hsm-pin" } },
     devices: [...devices],
-    writable: ["/var/lib/softhsm/tokens"],
-    connect: [],
-    spares: 0,
-    tokens: { signing: { label: token.label, serial: token.serial, pin: "hsm-pin" } },
-    credentials: { files: {} },
+    sandbox: { lacks: [] },
+    onViolation: "kill",
+    onLoginLost: "reboot",
     keys: {
       "release-ec": { spki: spkiOf(token, "release-ec"), does: "sign" },
       "document-rsa": { spki: spkiOf(token, "document-rsa"), does: "sign" },
@@ -61,7 +72,7 @@ export function demoPolicy({ module, profileSha256, devices, token, executables 
       },
     ],
   };
-  return utf8(`${JSON.stringify(policy, null, 2)}\n`);
+  return utf8(`${JSON.stringify(change?.(demo) ?? demo, null, 2)}\n`);
 }
 
 function spkiOf(token: DemoToken, name: string): `sha256:${string}` {

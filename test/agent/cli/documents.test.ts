@@ -1,7 +1,10 @@
 import { chmodSync, cpSync, writeFileSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { sha256Hex } from "../../../policy/index.ts";
+import { compiledProfile } from "../../../vm-images/profiles.ts";
 import { cli } from "../../support/cli.ts";
 import { type CliFixture, expectComplaint, makeCliFixture, PIN } from "../../support/cli-fixture.ts";
+import { policyDocument, twoModuleDocument } from "../../support/policy-document.ts";
 
 let made: CliFixture;
 beforeAll(async () => {
@@ -26,11 +29,47 @@ describe("a policy", () => {
       (policy: string) => policy.replace('"key": "release-ec"', '"key": "nobody"'),
       /unknown key nobody/,
     ],
-    ["another version", (policy: string) => policy.replace('"version": 1', '"version": 2'), /version/],
+    ["another version", (policy: string) => policy.replace('"version": 2', '"version": 1'), /version/],
   ])("I6: a policy with %s is refused, by name", async (_, change, message) => {
     const result = await cli(["policy", "check", changed("policy.json", change)]);
     expectComplaint(result, 3, "policy check");
     expect(result.err).toMatch(message);
+  });
+
+  test("I5: `policy explain` says of each library what it may reach, what is beyond its own files first", async () => {
+    const put = (name: string, document: unknown) => {
+      writeFileSync(at(name), JSON.stringify(document));
+      return at(name);
+    };
+    const wide = put("wide.json", twoModuleDocument());
+    const { code, out } = await cli(["policy", "explain", wide]);
+    expect(code).toBe(0);
+    expect(out).toMatch(/^exception {2}module nethsm: tcp 192\.0\.2\.7:1500 through the relay\n/);
+    expect(out).toContain("network: tcp 192.0.2.7:1500 through the relay, which it sees as 127.0.0.1:1500\n");
+    expect(out).toContain("secrets: the PIN of its token, tls-key as /var/lib/nethsm/tls.key\n");
+    expect(out).toMatch(/module softhsm: [\s\S]*devices: none\n {2}network: none\n/);
+    for (const profile of ["local", "relay"]) expect(out).toContain(`profile ${profile}: the policy names another one`);
+    const json = JSON.parse((await cli(["policy", "explain", wide, "--json"])).out);
+    expect(json).toMatchObject({ exceptions: [expect.any(String)], onViolation: "kill", sandbox: { lacks: [] } });
+    expect(json.modules.map(({ name }: { name: string }) => name)).toEqual(["nethsm", "softhsm"]);
+
+    const sha256 = sha256Hex(compiledProfile("local"));
+    const narrow = put("narrow.json", { ...policyDocument(), profile: { name: "local", sha256 } });
+    const explained = (await cli(["policy", "explain", narrow])).out;
+    expect(explained).not.toContain("exception");
+    expect(explained).toContain("profile local");
+    expect(explained).toMatch(/denied/);
+    const relay = { ...twoModuleDocument() };
+    Object.assign(relay.modules["nethsm"] ?? {}, {
+      profile: { name: "relay", sha256: sha256Hex(compiledProfile("relay")) },
+    });
+    const relayed = (await cli(["policy", "explain", put("relay.json", relay)])).out;
+    expect(relayed).toContain("profile relay: what a PKCS#11 library may do in a shim");
+    expect((await cli(["policy", "check", wide])).out).toMatch(/\n {2}exception {2}module nethsm: /);
+  });
+
+  test("`policy explain` with half a question asks for the rest of it", async () => {
+    expectComplaint(await cli(["policy", "explain", at("policy.json"), "--caller", "backup"]), 2, "--key");
   });
 
   test("I6: `policy explain` says no with the step that failed, and exits 1", async () => {

@@ -1,7 +1,9 @@
 import type { Browser } from "playwright-core";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import type { Incident } from "../../../attest/incidents.ts";
 import { launchEvent } from "../../../attest/launch-events.ts";
-import { referenceEvents, servingEvents } from "../../support/evidence-maker.ts";
+import { attempt, replacement } from "../../support/appraisal-rows.ts";
+import { referenceEvents, servingEvents, shim } from "../../support/evidence-maker.ts";
 import { openTab, signIn, startBrowser, type Tab } from "../../support/page-browser.ts";
 import { addMachine, type MadeReport, makeReport, tamperedScene } from "../../support/page-fleet.ts";
 import { type PageServer, startPageServer } from "../../support/page-server.ts";
@@ -111,7 +113,7 @@ describe("a machine's page", () => {
     const short = await makeReport("vm-5", {
       events: referenceEvents().slice(0, 3),
       launch: "measuring",
-      asserted: { tokens: [], keys: [], shim: null },
+      asserted: { tokens: [], keys: [], shims: [] },
     });
     addMachine(server, "vm-5", short);
     await openMachine("vm-5");
@@ -145,6 +147,32 @@ describe("a machine's page", () => {
     );
     const sandbox = await region("Sandbox of the library").textContent();
     expect(sandbox).toMatch(/991[\s\S]*io_uring_setup[\s\S]*denied \(EPERM\)/);
+    expect(sandbox).toContain("No incident was recorded.");
+  });
+
+  it("I5: shows what a library reaches beyond its own files before all other reasons, every process of it, and every incident", async () => {
+    const exceptions = ["module nethsm: tcp 192.0.2.7:1500 through the relay"];
+    const shims = [
+      { ...shim, role: "ended" as const, process: null },
+      { ...shim, id: 1 },
+    ];
+    const incidents: readonly Incident[] = [
+      attempt("ptrace"),
+      { what: "device", device: "usb:08e6:4433", change: "added" },
+      replacement,
+    ];
+    const wide = await makeReport("vm-1", { incidents, asserted: { exceptions, shims, lacks: ["landlock-tcp"] } });
+    addMachine(server, "vm-1", wide);
+    await openMachine("vm-1");
+    const reasons = region(/^Reasons/).locator(".reason");
+    await reasons.first().waitFor();
+    expect(await reasons.first().textContent()).toMatch(/profile-exception.*192\.0\.2\.7:1500/);
+    const sandbox = (await region("Sandbox of the library").textContent()) ?? "";
+    for (const text of [
+      ...["192.0.2.7:1500 through the relay", "landlock-tcp", "ended", "active"],
+      ...["ptrace(0x0, 0x1, 0x2, 0x3, 0x4, 0x5)", "device added", "usb:08e6:4433", "process 1 took over"],
+    ])
+      expect(sandbox).toContain(text);
   });
 
   it("I9: a refused report shows all reasons, and calls nothing in it true", async () => {
@@ -194,7 +222,7 @@ describe("a machine's page", () => {
 describe("a report of a machine that says far too much", () => {
   it("I10: thousands of entries are shown in pieces, all of them can be seen, and the tab stays usable", async () => {
     const calls = Array.from({ length: 3000 }, (_, index) =>
-      launchEvent("violation", `call-${index}`, new Uint8Array(32)),
+      launchEvent("anchor", `call-${index}`, new Uint8Array(32)),
     );
     addMachine(server, "vm-1", await makeReport("vm-1", { events: [...servingEvents(), ...calls] }));
     await openMachine("vm-1");

@@ -87,7 +87,7 @@ describe("a hostile machine", () => {
       ...{ code: at % 2 === 0 ? `own-code-${at}` : `\u0000${at}`.repeat(50), item: "", expected: "", got: "" },
     }));
     const events = [...referenceEvents(), launchEvent("cap", "refused", new Uint8Array(32))];
-    const asserted = { reasons, tokens: [], keys: [], shim: null };
+    const asserted = { reasons, tokens: [], keys: [], shims: [] };
     const answer = await bench.attest("m3", which, { events, launch: "refused", asserted });
     expect([answer.status, typeof answer.body.ear]).toEqual([200, "string"]);
     const [row] = (await bench.ask("GET", "/v1/machines/m3/reports", { token: VIEWER })).body;
@@ -110,7 +110,7 @@ describe("a hostile machine", () => {
     await bench.attest("m4", which);
     const { continuity: kept } = await show("m4");
     const events = [...referenceEvents(), launchEvent("cap", "refused", new Uint8Array(32))];
-    const asserted = { tokens: [], keys: [], shim: null };
+    const asserted = { tokens: [], keys: [], shims: [] };
     expect((await bench.attest("m4", which, { events, launch: "refused", asserted })).status).toBe(200);
     const accept = (await show("m4")).lastReport;
     const accepted = await bench.ask("POST", "/v1/machines/m4/continuity", { token: OPERATOR, body: { accept } });

@@ -1,9 +1,8 @@
-// sources: agent/spawner/wire.c agent/spawner/destination.c agent/spawner/environment.c
-// flags: -Wl,--unresolved-symbols=ignore-all
-// START_SHIM as far as it is read and checked: what would mount and start a process is never called.
+// sources: agent/spawner/wire.c agent/spawner/destination.c agent/spawner/environment.c agent/spawner/endpoint.c
+// START_SHIM as far as it is read and checked: what would mount and start a process is not here.
 #include "driver.h"
 
-#include "../../../agent/spawner/shim_start.c"
+#include "../../../agent/spawner/shim_request.c"
 
 enum outcome fail(struct reply *reply, const char *format, ...) {
     (void)reply;
@@ -20,6 +19,5 @@ int fuzz_one(const uint8_t *bytes, size_t length) {
     shim.writable_count = 1;
     shim.writable[0] = "/var/x";
     if (!read_start(&body, &start)) return 1;
-    if (check_environment(&start, &reply) != OUTCOME_DONE) return 1;
-    return check_directories(&start, &shim, &reply) != OUTCOME_DONE;
+    return check_start(&start, &shim, &reply) != OUTCOME_DONE;
 }

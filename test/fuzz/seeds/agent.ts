@@ -3,32 +3,12 @@ import { join } from "node:path";
 import { EMPTY_HEAD, encodeRecord } from "../../../agent/audit-record.ts";
 import { encodePrepareShim, encodeStartShim } from "../../../agent/spawner-messages.ts";
 import { ByteWriter, concatBytes, utf8 } from "../../../policy/index.ts";
+import { decryptingStream, oaep } from "../../support/broker-session.ts";
 import { byteArray, INITIALIZE_VALUES, requestFrame, ulongs } from "../../support/rpc-client.ts";
 import { root } from "../catalogue.ts";
 import { filled, json, type Seeds } from "./made.ts";
 
 export function agentSeeds(): Record<string, Seeds> {
-  const key = new ByteWriter()
-    .u64(7n)
-    .u64(3n)
-    .u64(0n)
-    .sized16(utf8("id"))
-    .sized16(utf8("label"))
-    .u32(0b1001)
-    .u32(0xfff);
-  for (const part of [filled(256, 1), filled(3, 1), filled(0, 0), filled(0, 0)]) key.sized16(part);
-  const slot = new ByteWriter().u64(1n).bytes(filled(96, 0x20)).u64(0x40dn).bytes(filled(4, 2));
-  const loaded = new ByteWriter()
-    .u8(2)
-    .u8(2)
-    .u8(40)
-    .bytes(filled(64, 0x41))
-    .u8(2)
-    .u8(6)
-    .u8(1)
-    .bytes(slot.finish())
-    .u16(1)
-    .sized16(utf8("/lib/libc.so.6"));
   const reply = (op: number) => new ByteWriter().u8(op).u8(0);
   const entry = {
     caller: { uid: 1000, pid: 7, exe: "/usr/bin/signer" },
@@ -54,13 +34,6 @@ export function agentSeeds(): Record<string, Seeds> {
   const line = (record: Parameters<typeof encodeRecord>[0]) =>
     encodeRecord(record, EMPTY_HEAD, "2027-01-15T12:00:00.000Z").line.slice(0, -1);
   return {
-    "shim-replies": {
-      ready: new ByteWriter().u8(0).u32(6).u8(1).finish(),
-      probe: new ByteWriter().u8(1).u16(2).sized16(utf8("execve")).u32(1).sized16(utf8("bpf")).u32(0).finish(),
-      loaded: loaded.finish(),
-      keys: new ByteWriter().u8(3).u16(1).bytes(key.finish()).finish(),
-      status: new ByteWriter().u8(5).u64(12n).finish(),
-    },
     "spawner-replies": {
       prepare: reply(1).u16(2).bytes(filled(32, 1)).u64(10n).bytes(filled(32, 2)).u64(20n).finish(),
       start: reply(2).u32(77).finish(),
@@ -71,8 +44,10 @@ export function agentSeeds(): Record<string, Seeds> {
         .sized16(utf8("CapEff:\t0\nUid:\t991\n"))
         .sized16(utf8("net 1\n"))
         .sized16(utf8("net 2\n"))
+        .u32(0)
         .finish(),
       workloads: reply(6).u16(3).finish(),
+      stop: reply(8).finish(),
       state: reply(7)
         .u8(1)
         .bytes(filled(16, 9))
@@ -87,6 +62,7 @@ export function agentSeeds(): Record<string, Seeds> {
         requestFrame(1, "C_Initialize", INITIALIZE_VALUES),
         requestFrame(2, "C_GetInfo"),
       ),
+      decrypt: concatBytes(Uint8Array.of(0x40), decryptingStream(2, oaep(2), filled(256, 3))),
       sign: concatBytes(
         Uint8Array.of(0x20, 1),
         requestFrame(
@@ -96,6 +72,16 @@ export function agentSeeds(): Record<string, Seeds> {
         ),
       ),
     },
+    "rpc-decrypt": Object.fromEntries(
+      [0, 1, 2].map((version) => [
+        `version-${version}`,
+        new ByteWriter()
+          .u8(version)
+          .sized16(concatBytes(ulongs(1n), oaep(version, { label: Uint8Array.of(0xc0, 0xde) }), ulongs(1n)))
+          .bytes(concatBytes(ulongs(1n), byteArray(filled(256, 7)), new ByteWriter().u32(512).finish()))
+          .finish(),
+      ]),
+    ),
     "rpc-arguments": {
       bytes: new ByteWriter().u8(0).u8(2).u8(1).sized32(utf8("data")).finish(),
       attributes: new ByteWriter()
@@ -127,6 +113,8 @@ export function agentSeeds(): Record<string, Seeds> {
       queries: new ByteWriter().u8(2).u8(1).u32(1).u32(0x40000212).u32(24).u32(1).u32(0).u32(8).finish(),
       mechanism: new ByteWriter().u8(3).u8(2).u32(0x1041).u64(9n).finish(),
       pss: new ByteWriter().u8(3).u8(2).u32(0x43).u8(1).u64(0x250n).u64(2n).u64(32n).u64(9n).finish(),
+      oaep: concatBytes(Uint8Array.of(3, 2), oaep(2, { label: utf8("label") }), ulongs(9n)),
+      "oaep-old": concatBytes(Uint8Array.of(3, 0), oaep(0), ulongs(9n)),
       plain: new ByteWriter().u8(4).u8(0).u8(1).u64(2n).u32(3).finish(),
     },
     "control-line": {
@@ -140,7 +128,11 @@ export function agentSeeds(): Record<string, Seeds> {
       refused: utf8('{"kind":"refused","answers":[{"command":"TPM2_Unseal","rc":"0x0000099d","text":"policy"}]}\n'),
       failed: utf8('{"kind":"failed","command":"request","rc":"0x00000000","text":"sinks"}\n'),
     },
-    "audit-line": { sign: line(entry), connect: line(nothing) },
+    "audit-line": {
+      sign: line(entry),
+      budget: line({ ...entry, operation: "decrypt", decision: "deny", step: "budget", reason: "too many" }),
+      connect: line(nothing),
+    },
     "agent-config": { image: Uint8Array.from(readFileSync(join(root, "vm-images/guest/etc/ironclaw/agent.json"))) },
     ...cSeeds(),
   };
@@ -148,26 +140,6 @@ export function agentSeeds(): Record<string, Seeds> {
 
 /** Requests that the C parts read. */
 function cSeeds(): Record<string, Seeds> {
-  const frame = (id: number, op: number, payload: Uint8Array) =>
-    new ByteWriter()
-      .u32(5 + payload.length)
-      .u32(id)
-      .u8(op)
-      .bytes(payload)
-      .finish();
-  const slot = (id: bigint) => new ByteWriter().u64(id).finish();
-  const sign = new ByteWriter().u64(3n).u64(17n).u64(0x1041n).u8(0).sized32(filled(32, 1)).finish();
-  const pss = new ByteWriter()
-    .u64(4n)
-    .u64(28n)
-    .u64(0xdn)
-    .u8(1)
-    .u64(0x250n)
-    .u64(2n)
-    .u64(32n)
-    .sized32(filled(32, 1))
-    .finish();
-  const nothing = new Uint8Array();
   const files = [
     { path: "/usr/lib/a.so", source: { kind: "root", path: "/usr/lib/a.so" }, executable: true, writable: false },
     { path: "/var/x", source: { kind: "cabinet", offset: 4096, length: 10 }, executable: false, writable: true },
@@ -177,18 +149,13 @@ function cSeeds(): Record<string, Seeds> {
     profileSha256: filled(32, 1),
     environment: ["A=1", "SOFTHSM2_CONF=/etc/x"],
     writable: ["/var"],
+    nodes: ["/dev/hsm0", "usb:08e6:4433"],
+    connect: [
+      { listen: "127.0.0.1:1500", to: "192.0.2.7:1500" },
+      { listen: "/run/pcscd/pcscd.comm", to: "[2001:db8::1]:9" },
+    ],
   };
   return {
-    "shim-frames": {
-      sign: concatBytes(
-        frame(1, 5, slot(3n)),
-        frame(2, 5, slot(4n)),
-        frame(3, 6, sign),
-        frame(4, 6, pss),
-        frame(9, 8, nothing),
-      ),
-      load: frame(1, 3, new ByteWriter().sized16(utf8("/usr/lib/x.so")).finish()),
-    },
     "spawner-state": {
       blank: filled(4096, 0),
       good: concatBytes(
@@ -201,10 +168,15 @@ function cSeeds(): Record<string, Seeds> {
         filled(4096 - 36, 0),
       ),
     },
+    "relay-endpoint": {
+      v4: utf8("192.0.2.7:1500"),
+      v6: utf8("[2001:db8::1]:9"),
+      path: utf8("/run/pcscd/pcscd.comm"),
+    },
     "spawner-prepare": { two: encodePrepareShim(0, files).slice(1) },
     "spawner-start": {
       plain: encodeStartShim(start).slice(1),
-      bare: encodeStartShim({ ...start, environment: [], writable: [] }).slice(1),
+      bare: encodeStartShim({ ...start, environment: [], writable: [], nodes: [], connect: [] }).slice(1),
     },
   };
 }

@@ -20,8 +20,9 @@ import {
   tpmName,
 } from "../../../attest/index.ts";
 import { AGENT_PCR, ByteWriter, concatBytes, utf8 } from "../../../policy/index.ts";
+import { attempt, replacement } from "../../support/appraisal-rows.ts";
 import { elfImage } from "../../support/elf-image.ts";
-import { makeClaims, makeEnrolment, servingEvents } from "../../support/evidence-maker.ts";
+import { makeClaims, makeEnrolment, servingEvents, shim } from "../../support/evidence-maker.ts";
 import {
   encodeLog,
   localityEntry,
@@ -122,12 +123,26 @@ function evidenceSeeds(ak: TpmPublic, quote: Uint8Array): Record<string, Seeds> 
       launch: "refused",
       asserted: {
         tokens: [],
-        shim: null,
+        shims: [],
         keys: [],
         reasons: [{ code: "library", item: "x", expected: "a", got: "b" }] as never,
         unseal: [{ command: "TPM2_Unseal", rc: "0x0000099d", text: "policy" }],
       },
       claims: { debugEnabled: true },
+    }),
+  );
+  const incidents = encodeClaims(
+    makeClaims({
+      ...{ events, launch: "stopped", claims: {} },
+      incidents: [attempt("ptrace"), { what: "device", device: "usb:08e6:4433", change: "added" }, replacement],
+      asserted: {
+        shims: [
+          { ...shim, role: "ended", process: null },
+          { ...shim, id: 1 },
+        ],
+        lacks: ["landlock-tcp"],
+        exceptions: ["module nethsm: tcp 192.0.2.7:1500 through the relay"],
+      },
     }),
   );
   const pcrs = encodePcrs({ bank: "sha256", values: replayFirmwareLog(parseFirmwareLog(log), "sha256") });
@@ -148,7 +163,7 @@ function evidenceSeeds(ak: TpmPublic, quote: Uint8Array): Record<string, Seeds> 
       none: encodeEkCertificates([]),
       two: encodeEkCertificates([filled(20, 0x30), filled(300, 1)]),
     },
-    claims: { serving: claims, refused },
+    claims: { serving: claims, refused, incidents },
     cel: { serving: cel, one: oneRecord },
     "cel-plain": {
       one: oneRecord,
@@ -212,7 +227,7 @@ export function imageSeeds(): Record<string, Seeds> {
       ]),
       signed: peImage([[".linux", filled(10, 2)]], filled(8, 3)),
     },
-    "pci-devices": { two: utf8("1af4:1041\n8086:0d57\n") },
+    devices: { two: utf8("1af4:1041\n8086:0d57\n"), usb: utf8("1af4:1042\nusb:08e6:4433\n") },
     der: {
       oids: der("0603550411", "06082a864886f70d0101"),
       nested: der("300a", "0201ff", "3005", "0403010203"),

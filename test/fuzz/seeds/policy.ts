@@ -1,10 +1,7 @@
-import { readFileSync } from "node:fs";
-import { join } from "node:path";
 import { type CborValue, encodeBundle, encodeCabinet, encodeCbor, type SlotName, utf8 } from "../../../policy/index.ts";
-import { compileProfile } from "../../../policy/runtime/compile.ts";
-import { parseProfile } from "../../../policy/runtime/parse.ts";
-import { documentBytes, policyDocument, twoTokenDocument } from "../../support/policy-document.ts";
-import { root } from "../catalogue.ts";
+import { compiledProfile, PROFILE_NAMES, type ProfileName, profileText } from "../../../vm-images/profiles.ts";
+import { decryptionScopes } from "../../support/broker-fixture.ts";
+import { documentBytes, policyDocument, twoModuleDocument, twoTokenDocument } from "../../support/policy-document.ts";
 import { filled, json, type Seeds } from "./made.ts";
 
 export function policySeeds(): Record<string, Seeds> {
@@ -37,10 +34,14 @@ export function policySeeds(): Record<string, Seeds> {
   const pages = Object.fromEntries(
     ["module", "policy", "anchors", "release", "sealed", "machine", "token", "enrolment"].map((name) => [name, 4096]),
   );
-  const profile = readFileSync(join(root, "policy/runtime/local.profile"), "utf8");
+  const decrypting = policyDocument();
+  decryptionScopes(decrypting);
   const shortProfile =
     "profile tiny\narch x86_64\nlimit core 0\nlandlock read /usr/lib\nwatch ptrace\nstage load\nallow read write when arg0 is 3\n";
-  const compiled = compileProfile(parseProfile(profile));
+  const withIncluded = (name: ProfileName): Uint8Array =>
+    utf8(name === "local" ? profileText(name) : `${profileText("local")}\f${profileText(name)}`);
+  const profiles = (make: (name: ProfileName) => Uint8Array): Seeds =>
+    Object.fromEntries(PROFILE_NAMES.map((name) => [name, make(name)]));
   return {
     cbor: { values: encodeCbor(values), map: encodeCbor(map), tagged: encodeCbor({ tag: 601, value: map }) },
     cabinet: {
@@ -59,9 +60,19 @@ export function policySeeds(): Record<string, Seeds> {
       document: json({ a: [1, -2.5, 1e3, true, null], b: { c: 'x\\u00e9"' } }),
       list: utf8(' [ "\\ud83d\\ude00" , 0.1e-2 ] '),
     },
-    policy: { document: documentBytes(policyDocument()), "two-tokens": documentBytes(twoTokenDocument()) },
-    "profile-text": { local: utf8(profile), short: utf8(shortProfile) },
-    "profile-binary": { local: compiled },
-    "shim-profile": { local: compiled },
+    policy: {
+      document: documentBytes(policyDocument()),
+      decrypting: documentBytes(decrypting),
+      "two-tokens": documentBytes(twoTokenDocument()),
+      "two-modules": documentBytes(twoModuleDocument()),
+    },
+    endpoint: {
+      tcp: utf8("192.0.2.7:1500"),
+      tcp6: utf8("[2001:db8::7]:65535"),
+      unix: utf8("/run/pcscd/pcscd.comm"),
+    },
+    "profile-text": { ...profiles(withIncluded), short: utf8(shortProfile) },
+    "profile-binary": profiles(compiledProfile),
+    "shim-profile": profiles(compiledProfile),
   };
 }

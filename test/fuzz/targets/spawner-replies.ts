@@ -5,6 +5,7 @@ import {
   parseShimStatusReply,
   parseStartShimReply,
   parseStartWorkloadsReply,
+  parseStopShimReply,
   SPAWNER_OPS,
 } from "../../../agent/spawner-messages.ts";
 
@@ -24,6 +25,9 @@ export function run(bytes: Uint8Array): void {
       return;
     case SPAWNER_OPS.openState:
       parseOpenStateReply(bytes);
+      return;
+    case SPAWNER_OPS.stopShim:
+      parseStopShimReply(bytes);
       return;
     default:
       parseStartShimReply(bytes);

@@ -1,0 +1,74 @@
+import { OAEP_DIGESTS, oaepDigest } from "../../policy/index.ts";
+import { AgentError } from "../errors.ts";
+import type { Peer } from "../identity.ts";
+import type { BrokerKey } from "./key.ts";
+import { admitOperation, type OperationResult, refused, type ScopeState, type StartedOperation } from "./operation.ts";
+import { verifyRsaBlock } from "./rsa-verify.ts";
+import type { DecryptMechanism } from "./token.ts";
+
+const PKCS1_OVERHEAD = 11;
+
+/** The longest plaintext that a ciphertext of this key can have (RFC 8017, 7.1.1 and 7.2.1): the answer to a length query. */
+export function plaintextRoom({ modulus }: BrokerKey, { mechanism, rule }: StartedOperation): number {
+  const length = modulus?.length ?? 0;
+  if (mechanism.parameters === "oaep") return Math.max(0, length - 2 * OAEP_DIGESTS[oaepDigest(rule)].size - 2);
+  return mechanism.type === "CKM_RSA_X_509" ? length : Math.max(0, length - PKCS1_OVERHEAD);
+}
+
+/**
+ * Takes a place in the key's failure budget, decides with the ciphertext, spends the rate, records and asks the token, in this order.
+ * The caller wipes the plaintext. The time that the token takes is passed on to the caller as it is.
+ */
+export async function finishDecryption(
+  state: ScopeState,
+  peer: Peer | null,
+  started: StartedOperation,
+  ciphertext: Uint8Array,
+): Promise<OperationResult> {
+  const place = await state.failures.reserve();
+  let failed = false;
+  try {
+    const input = { kind: "block", bytes: ciphertext, modulus: state.key.modulus ?? new Uint8Array() } as const;
+    const refusal = await admitOperation(state, peer, started, input, place === null ? 0 : 1);
+    if (refusal !== null) return refusal;
+    failed = true;
+    const result = await askToken(state, started, ciphertext);
+    failed = result.kind === "refused";
+    return result;
+  } finally {
+    place?.settle(failed);
+  }
+}
+
+/**
+ * One answer for whatever the token has against a ciphertext. Tokens give different codes for a leading byte that is not zero, for a
+ * wrong label hash and for a missing separator: an attacker who can tell these apart decrypts (Manger, CRYPTO 2001).
+ */
+async function askToken(state: ScopeState, started: StartedOperation, data: Uint8Array): Promise<OperationResult> {
+  const { key } = state;
+  try {
+    const bytes = await state.token.decrypt({ key: key.name, mechanism: tokenMechanism(started), data });
+    if (isGoodPlaintext(key, started, data, bytes)) return { kind: "result", bytes };
+    bytes.fill(0);
+    return refused("ENCRYPTED_DATA_INVALID");
+  } catch (error) {
+    const isAnswer = error instanceof AgentError && error.code === "ERR_SHIM_REFUSED";
+    return refused(isAnswer ? "ENCRYPTED_DATA_INVALID" : "DEVICE_ERROR");
+  }
+}
+
+/** An empty plaintext is one, where there is a padding. A raw one is a whole block, and the public key gives the ciphertext back. */
+function isGoodPlaintext(key: BrokerKey, started: StartedOperation, data: Uint8Array, plaintext: Uint8Array): boolean {
+  if (started.mechanism.type === "CKM_RSA_X_509") return verifyRsaBlock(key, data, plaintext);
+  return plaintext.length <= plaintextRoom(key, started);
+}
+
+function tokenMechanism({ mechanism, parameters }: StartedOperation): DecryptMechanism {
+  if (mechanism.type === "CKM_RSA_PKCS_OAEP" && parameters.kind === "oaep") {
+    const { hash, mgf, label } = parameters;
+    return { type: "CKM_RSA_PKCS_OAEP", value: 0x9n, oaep: { hash, mgf, label } };
+  }
+  if (mechanism.type === "CKM_RSA_X_509") return { type: "CKM_RSA_X_509", value: 0x3n, oaep: null };
+  if (mechanism.type === "CKM_RSA_PKCS") return { type: "CKM_RSA_PKCS", value: 0x1n, oaep: null };
+  throw new TypeError(`mechanism ${mechanism.type}: does not decrypt`);
+}

@@ -1,0 +1,78 @@
+import { type FailureLimits, fullBucket, type Rate, refill, spend, type TokenBucket } from "../../policy/index.ts";
+import { AgentError } from "../errors.ts";
+
+/** One decryption's place in the budget, until it is known whether it failed. To be settled exactly once. */
+export interface Reservation {
+  settle(failed: boolean): void;
+}
+
+/**
+ * A key's failed decryptions. A decryption takes a place before the token is asked and spends it when it fails, so however many are
+ * asked at once, no more fail than the budget holds. With all places taken the next one waits for an answer; it is refused only when
+ * there is nothing left to wait for.
+ */
+export class FailureBudget {
+  readonly limits: FailureLimits;
+  readonly #rate: Rate;
+  readonly #now: () => number;
+  #bucket: TokenBucket;
+  #reserved = 0;
+  #waiting: (() => void)[] = [];
+
+  constructor(limits: FailureLimits, now: () => number) {
+    this.limits = limits;
+    this.#rate = { perMinute: limits.perHour / 60, burst: limits.burst };
+    this.#now = now;
+    this.#bucket = fullBucket(this.#rate, now());
+  }
+
+  /** Failures that it still holds, those of decryptions that are under way included. */
+  left(): number {
+    this.#bucket = refill(this.#rate, this.#bucket, this.#now());
+    return this.#bucket.tokens;
+  }
+
+  /** A place; null when the budget is empty. */
+  async reserve(): Promise<Reservation | null> {
+    while (this.left() - this.#reserved < 1) {
+      if (this.#reserved === 0) return null;
+      await new Promise<void>((resolve) => this.#waiting.push(resolve));
+    }
+    this.#reserved += 1;
+    return { settle: (failed) => this.#settle(failed) };
+  }
+
+  #settle(failed: boolean): void {
+    this.#reserved -= 1;
+    if (failed) this.#bucket = spend(this.#bucket);
+    const waiting = this.#waiting;
+    this.#waiting = [];
+    for (const wake of waiting) wake();
+  }
+}
+
+/** The budgets of all keys: one for each key, whatever scopes, names and tokens it is reached by. */
+export class FailureBudgets {
+  readonly #now: () => number;
+  readonly #budgets = new Map<string, FailureBudget>();
+
+  /** @param now milliseconds of a clock that does not go backwards */
+  constructor(now: () => number) {
+    this.#now = now;
+  }
+
+  /**
+   * @param identity what makes it this key and no other (`BrokerKey.identity`)
+   * @throws AgentError `ERR_LAUNCH` when the key has a budget with other limits already
+   */
+  of(identity: string, limits: FailureLimits): FailureBudget {
+    const budget = this.#budgets.get(identity) ?? new FailureBudget(limits, this.#now);
+    if (budget.limits.perHour !== limits.perHour || budget.limits.burst !== limits.burst) {
+      const text = ({ perHour, burst }: FailureLimits) => `${perHour} per hour, ${burst} at once`;
+      const fields = { expected: text(budget.limits), got: text(limits) };
+      throw new AgentError("ERR_LAUNCH", "failures of one key", fields);
+    }
+    this.#budgets.set(identity, budget);
+    return budget;
+  }
+}

@@ -1,0 +1,35 @@
+/** How the token is asked to sign: always by a mechanism that does not hash. */
+export interface SignMechanism {
+  readonly type: "CKM_ECDSA" | "CKM_RSA_PKCS" | "CKM_RSA_PKCS_PSS" | "CKM_RSA_X_509";
+  /** CK_MECHANISM_TYPE. */
+  readonly value: bigint;
+  /** CK_RSA_PKCS_PSS_PARAMS; null for the other mechanisms. */
+  readonly pss: { readonly hash: bigint; readonly mgf: bigint; readonly saltLength: bigint } | null;
+}
+
+export interface DecryptMechanism {
+  readonly type: "CKM_RSA_PKCS_OAEP" | "CKM_RSA_PKCS" | "CKM_RSA_X_509";
+  /** CK_MECHANISM_TYPE. */
+  readonly value: bigint;
+  /** CK_RSA_PKCS_OAEP_PARAMS with the source CKZ_DATA_SPECIFIED; null for the other mechanisms. */
+  readonly oaep: { readonly hash: bigint; readonly mgf: bigint; readonly label: Uint8Array } | null;
+}
+
+/** The token behind the broker; keys are named as in the policy. In the guest: the shims. */
+export interface Token {
+  /** @returns the signature as PKCS #11 defines it (ECDSA: r and s, each of the field's size) */
+  sign(request: {
+    readonly key: string;
+    readonly mechanism: SignMechanism;
+    readonly data: Uint8Array;
+  }): Promise<Uint8Array>;
+  /**
+   * @returns the plaintext in memory of its own: the broker wipes it
+   * @throws AgentError `ERR_SHIM_REFUSED` for everything that the token answers instead of a plaintext
+   */
+  decrypt(request: {
+    readonly key: string;
+    readonly mechanism: DecryptMechanism;
+    readonly data: Uint8Array;
+  }): Promise<Uint8Array>;
+}

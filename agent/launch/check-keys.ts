@@ -1,0 +1,124 @@
+import { type Reason, reason } from "../../attest/index.ts";
+import type { Policy } from "../../policy/index.ts";
+import type { KeyUse } from "../shim-client.ts";
+import type { DomainShim, KeyPlace } from "../shims/trust-domain.ts";
+import { byToken } from "./deliver.ts";
+import { enter, type LaunchEnvironment, type LaunchRecord, Refusal } from "./environment.ts";
+import type { LaunchInputs } from "./inputs.ts";
+import { findServedKeys, keyEvent, type ServedKey, type TokenKeys } from "./keys.ts";
+import { proveKeyPair } from "./prove-key.ts";
+import type { TokenShim } from "./tokens.ts";
+
+/** A shim's own filters once it is armed: for loading, locked for good, for serving (SHIM.md). */
+const OWN_FILTERS = 3;
+
+/** What a launch that serves has: keys, and for each token its shims. */
+export interface CheckedTokens {
+  readonly keys: readonly ServedKey[];
+  readonly tokens: readonly { readonly name: string; readonly shims: readonly DomainShim[] }[];
+}
+
+/**
+ * Match the tokens' keys with the policy's as every shim sees them, use each once in each, measure each once, fix what it is for, then
+ * forbid the shims new code.
+ */
+export async function checkKeys(
+  environment: LaunchEnvironment,
+  inputs: LaunchInputs,
+  shims: readonly TokenShim[],
+  record: LaunchRecord,
+): Promise<CheckedTokens> {
+  enter(record, { kind: "checking-keys" });
+  const { policy } = inputs;
+  const groups = byToken(shims);
+  const keys = findKeys(policy, await keysOf(groups.map(([first]) => first)));
+  const tokens = [];
+  const proven = new Map<string, readonly DomainShim[]>();
+  for (const [first, ...spares] of groups) {
+    const own = keys.filter(({ token }) => token === first.token.name);
+    const members = [await openMember(first, own)];
+    for (const spare of spares)
+      members.push(await openMember(spare, sameKeys(policy, own, spare, await keysOf([spare]))));
+    proven.set(first.token.name, members);
+  }
+  for (const key of keys) {
+    await environment.log.measure(keyEvent(key), () => {
+      record.keys = [...record.keys, key];
+    });
+  }
+  for (const [name, members] of proven) {
+    for (const member of members) await armShim(environment, policy, name, member);
+    tokens.push({ name, shims: members });
+  }
+  return { keys, tokens };
+}
+
+async function keysOf(shims: readonly TokenShim[]): Promise<ReadonlyMap<string, TokenKeys>> {
+  const held = new Map<string, TokenKeys>();
+  for (const { token, shim, slot } of shims)
+    held.set(token.name, { slotId: slot.slotId, keys: await shim.keys(slot.slotId) });
+  return held;
+}
+
+function findKeys(policy: Policy, held: ReadonlyMap<string, TokenKeys>): readonly ServedKey[] {
+  const { keys, reasons } = findServedKeys(policy, held);
+  if (reasons.length > 0) throw new Refusal(reasons);
+  return keys;
+}
+
+/** A spare sees what the first shim saw, under handles of its own. */
+function sameKeys(
+  policy: Policy,
+  first: readonly ServedKey[],
+  { id, token }: TokenShim,
+  held: ReadonlyMap<string, TokenKeys>,
+): readonly ServedKey[] {
+  const own = Object.fromEntries(Object.entries(policy.keys).filter(([, key]) => key.token === token.name));
+  const found = findKeys({ ...policy, keys: own }, held);
+  const reasons = first.flatMap((key): readonly Reason[] => {
+    const twin = found.find(({ name }) => name === key.name);
+    const [expected, got] = [describeFlags(key), twin === undefined ? "none" : describeFlags(twin)];
+    return expected === got ? [] : [reason("key-attributes", `${key.name} by shim ${id}`, expected, got)];
+  });
+  if (reasons.length > 0) throw new Refusal(reasons);
+  return found;
+}
+
+function describeFlags({ flags }: ServedKey): string {
+  return [...flags].map(([flag, value]) => `${flag} ${value}`).join(", ");
+}
+
+/** Every key does, in this shim, what it is for. */
+async function openMember({ id, shim, probed }: TokenShim, keys: readonly ServedKey[]): Promise<DomainShim> {
+  const places = new Map<string, KeyPlace>();
+  for (const key of keys) {
+    const { name, slotId, handle } = key;
+    await proveKeyPair(shim, key, { slotId, handle });
+    places.set(name, { slotId, handle });
+  }
+  return { id, shim, places, probed };
+}
+
+async function armShim(
+  { spawner }: LaunchEnvironment,
+  policy: Policy,
+  token: string,
+  { id, shim, places }: DomainShim,
+): Promise<void> {
+  await shim.uses([...places].map(([name, place]) => keyUse(policy, name, place)));
+  await shim.arm();
+  const status = await spawner.shimStatus(id);
+  const filters = Number(status.fields.get("Seccomp_filters") ?? Number.NaN);
+  // One too many is as wrong as one too few: nobody but the shim itself may have put it there.
+  if (filters - status.inheritedFilters === OWN_FILTERS) return;
+  const expected = `${OWN_FILTERS} besides the ${status.inheritedFilters} inherited`;
+  throw new Refusal([reason("seccomp-filters", `${token}/${id}`, expected, `${filters}`)]);
+}
+
+/** What the shim is told of a key: its one use, and what the policy's scopes accept of it. */
+function keyUse(policy: Policy, name: string, place: KeyPlace): KeyUse {
+  const use = policy.keys[name]?.does ?? "sign";
+  const rules = policy.scopes.filter(({ key }) => key === name).flatMap(({ mechanisms }) => mechanisms);
+  const accepts = [...new Set(rules.flatMap((rule) => rule.accepts ?? []))];
+  return { ...place, use, accepts };
+}

@@ -1,0 +1,145 @@
+import { type Reason, reason } from "../../attest/index.ts";
+import { fromHex, missingFeatures, type Policy, type SandboxFeature, syscallName } from "../../policy/index.ts";
+import type { Shim } from "../shim-client.ts";
+import { libraryAttempts, type ProbedAttempts } from "../shims/attempts.ts";
+import type { StartShim } from "../spawner-client.ts";
+import { type LaunchEnvironment, type LaunchRecord, Refusal } from "./environment.ts";
+import type { MeasuredInputs } from "./measure.ts";
+import { type PlannedShim, planShims } from "./shim-plan.ts";
+
+/** A shim whose sandbox was probed. Nothing of a library has run in it yet. */
+export interface StartedShim extends PlannedShim {
+  readonly shim: Shim;
+  /** Write end of its credential channel. */
+  readonly channel: number;
+  /** Its own attempts: whatever comes on top of them is the library's. */
+  readonly probed: ProbedAttempts;
+}
+
+/** What becomes of the attempts that the kernel shows, once somebody listens. */
+export interface AttemptBell {
+  ring: () => void;
+}
+
+/** All shims of a launch, as far as it came: whatever happens, they are closed and their channels too. */
+export class ShimSet {
+  readonly #environment: LaunchEnvironment;
+  readonly #ids: number[] = [];
+  readonly #shims: Shim[] = [];
+  readonly #channels = new Set<number>();
+  /** Those that were probed. */
+  readonly started: StartedShim[] = [];
+  readonly bell: AttemptBell = { ring: () => undefined };
+
+  constructor(environment: LaunchEnvironment) {
+    this.#environment = environment;
+  }
+
+  /** Starts one, and gives its write end of the credential channel with it. */
+  async start(request: StartShim): Promise<{ readonly shim: Shim; readonly channel: number }> {
+    const { spawner, openShim } = this.#environment;
+    const { fds } = await spawner.startShim(request);
+    this.#ids.push(request.id);
+    this.#channels.add(fds.pin);
+    const shim = await openShim(fds.request, () => this.bell.ring());
+    this.#shims.push(shim);
+    return { shim, channel: fds.pin };
+  }
+
+  /** A shim that finds its channel empty sees its end at once. */
+  closeChannels(): void {
+    for (const fd of this.#channels) this.#environment.closeFd(fd);
+    this.#channels.clear();
+  }
+
+  /** Ends every one of them, and what is left in their channels with them. */
+  async end(): Promise<void> {
+    this.closeChannels();
+    for (const shim of this.#shims) shim.close();
+    // One that hangs would keep the PIN that it has not read.
+    for (const id of this.#ids) await this.#environment.spawner.stopShim(id).catch(() => undefined);
+  }
+}
+
+/** Starts and probes every shim of the policy, one after the other. @throws Refusal, or AgentError for a shim that fails */
+export async function startShims(
+  { policy }: Pick<MeasuredInputs, "policy">,
+  set: ShimSet,
+  record: LaunchRecord,
+): Promise<readonly StartedShim[]> {
+  const { started } = set;
+  for (const planned of planShims(policy)) {
+    const { shim, channel } = await set.start(startRequest(planned));
+    const { id, token } = planned;
+    const before = record.shims;
+    const recorded = { id, token: token.name, landlock: shim.ready.landlockAbi };
+    record.shims = [...before, { ...recorded, attempts: () => ({}) }];
+    record.lacks = acceptedLacks(policy, shim);
+    const probed = await probeSandbox(shim, started.length === 0 ? record : null);
+    record.shims = [...before, { ...recorded, attempts: () => libraryAttempts(shim, probed) }];
+    started.push({ ...planned, shim, channel, probed });
+  }
+  return started;
+}
+
+/** The spawner compares this digest with the profile that it copied itself. */
+function startRequest({ id, module }: PlannedShim): StartShim {
+  const { profile, environment, writable, nodes, connect } = module;
+  return {
+    ...{ id, writable, nodes, connect },
+    profileSha256: fromHex(profile.sha256),
+    environment: Object.entries(environment).map(([name, value]) => `${name}=${value}`),
+  };
+}
+
+/** What this kernel's sandbox lacks. Refuses what the policy does not do without. */
+function acceptedLacks({ sandbox }: Policy, { ready: { landlockAbi } }: Shim): readonly SandboxFeature[] {
+  const lacks = missingFeatures(landlockAbi);
+  const unaccepted = lacks.filter((feature) => !sandbox.lacks.includes(feature));
+  if (unaccepted.length > 0)
+    throw new Refusal(
+      unaccepted.map((feature) =>
+        reason(
+          "sandbox-weaker",
+          feature,
+          "a kernel that has it, or a policy that does without",
+          `Landlock ${landlockAbi}`,
+        ),
+      ),
+    );
+  return lacks;
+}
+
+/** The escape probe, before any code of the library runs in the shim. The first one's goes into the report. */
+async function probeSandbox(shim: Shim, record: LaunchRecord | null): Promise<ProbedAttempts> {
+  const probe = await shim.probe();
+  const probed = { total: shim.watch.total(), counts: shim.attempts() };
+  shim.watch.renew(); // the record has room for the library's attempts now
+  if (record !== null) {
+    record.probe = probe;
+    record.witnessed = probed.counts;
+  }
+  const escaped = probe.filter((attempt) => attempt.errno === 0);
+  const reasons = escaped.map((attempt) => reason("sandbox-escape", attempt.name, "denied", "it succeeded"));
+  if (probed.total === 0)
+    reasons.push(reason("probe-unseen", "escape probe", "attempts that the kernel shows", "none"));
+  if (reasons.length > 0) throw new Refusal(reasons);
+  return probed;
+}
+
+/** A library that tried anything gets no further: neither a PIN nor a place in service. @throws Refusal */
+export function requireNoAttempts(shims: readonly StartedShim[]): void {
+  const reasons = attemptReasons(shims);
+  if (reasons.length > 0) throw new Refusal(reasons);
+}
+
+/** What the libraries tried so far. */
+export function attemptReasons(shims: readonly StartedShim[]): readonly Reason[] {
+  return shims.flatMap(({ id, token, shim, probed }) => {
+    if (shim.watch.total() === probed.total) return [];
+    const names = new Set(shim.watch.recorded().map(({ nr }) => syscallName(nr)));
+    return [...names].map((name) =>
+      reason("sandbox-violation", `${token.name}/${id} ${name}`, "no attempt at what is denied", "an attempt"),
+    );
+  });
+}

@@ -1,0 +1,53 @@
+import { type Reason, reason } from "../../attest/index.ts";
+import type { Store } from "../../seal/index.ts";
+
+/** Reboots after a lost login, one after the other, before the machine waits for an operator. */
+export const MAX_RECOVERIES = 5;
+/** How long a machine serves until an earlier loss counts no more, in milliseconds. */
+export const GOOD_AFTER = 300_000;
+/** Before the first, second, ... of them: an HSM that is away for a while must not see a log-in every minute. */
+const DELAYS = [0, 30_000, 60_000, 120_000, 240_000] as const;
+
+export interface Loss {
+  readonly onLoginLost: "reboot" | "stop";
+  /** A violation was recorded in this boot. */
+  readonly violated: boolean;
+  /** Reboots for lost logins so far without a good stretch between; null where nothing is kept from boot to boot. */
+  readonly recoveries: number | null;
+}
+
+export type Recovery =
+  | { readonly kind: "reboot"; readonly delay: number }
+  | { readonly kind: "stop"; readonly reasons: readonly Reason[] };
+
+/**
+ * What a lost login leads to. A boot that has seen a violation is not ended by the machine itself: its log is the evidence, and the library
+ * that made the attempt could otherwise have it wiped by dropping its login.
+ */
+export function afterLoss({ onLoginLost, violated, recoveries }: Loss): Recovery {
+  const stop = (code: string, expected: string, got: string): Recovery => ({
+    kind: "stop",
+    reasons: [reason(code, "reboot after a lost login", expected, got)],
+  });
+  if (onLoginLost === "stop") return { kind: "stop", reasons: [] };
+  if (violated) return stop("recovery-withheld", "a boot without violations", "violations in its log");
+  if (recoveries === null) return stop("recovery-uncounted", "a store that counts the reboots", "none");
+  const delay = DELAYS[recoveries];
+  if (recoveries >= MAX_RECOVERIES || delay === undefined)
+    return stop("recovery-limit", `at most ${MAX_RECOVERIES} reboots`, `${recoveries}, and the login is lost again`);
+  return { kind: "reboot", delay };
+}
+
+export function recoveriesOf(store: Store): number {
+  return store.content.recoveries ?? 0;
+}
+
+/** Counted before the reboot is asked for: one that the power cuts short counts as well. */
+export function countRecovery(store: Store): void {
+  store.write({ ...store.content, recoveries: recoveriesOf(store) + 1 });
+}
+
+/** A good stretch: the next loss is the first one again. */
+export function forgetRecoveries(store: Store): void {
+  if (recoveriesOf(store) > 0) store.write({ ...store.content, recoveries: 0 });
+}
