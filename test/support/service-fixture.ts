@@ -59,6 +59,8 @@ export interface Agent {
   report(challenge: Challenge): Promise<Uint8Array>;
   /** Everything that the agent and the spawner wrote to the console. */
   console(): string;
+  /** The spawner's process. */
+  readonly pid: number;
   /** SIGKILL to the agent's process alone: the spawner's first child. */
   kill(): void;
   /** The spawner's exit code. */
@@ -269,6 +271,7 @@ function speak(child: ChildProcess, provisioned: Provisioned, directory: string,
       return new Uint8Array(framed.subarray(4));
     },
     console: () => text,
+    pid: child.pid ?? -1,
     kill: () => {
       const children = readFileSync(`/proc/${child.pid}/task/${child.pid}/children`, "utf8");
       process.kill(Number(children.split(" ")[0]), "SIGKILL");
