@@ -9,7 +9,6 @@ import {
   machineUeid,
   measuredClaims,
   type Reason,
-  reportedReasons,
   type ShimClaim,
   type Tpm,
 } from "../attest/index.ts";
@@ -21,6 +20,7 @@ import type { LaunchInputs } from "./launch/inputs.ts";
 import { keyClaim } from "./launch/keys.ts";
 import type { MeasurementLog } from "./launch/measurement-log.ts";
 import type { LaunchState } from "./launch/state.ts";
+import { reportedReasons } from "./reported-reasons.ts";
 import { type AttemptCounts, sumAttempts } from "./shims/attempts.ts";
 
 export const SOFTWARE = { name: "ironclaw-guest-agent", version: "0.1.0" } as const;

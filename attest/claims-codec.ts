@@ -53,6 +53,7 @@ const cap = {
   shims: 16,
   namespaces: 16,
 } as const;
+const featureNames = SANDBOX_FEATURES.map(({ name }) => name);
 const debugEnabled = 0;
 const debugDisabledPermanently = 3;
 
@@ -210,7 +211,7 @@ function parseAsserted(map: MapReader): AssertedClaims {
     audit: { seq: audit.count("seq"), hash: audit.bytes("hash", 32) },
     epoch: map.wideCountOrNull("epoch"),
     shims: map.array("shims", cap.shims).map((item) => parseShim(item.asMap())),
-    lacks: map.array("lacks", SANDBOX_FEATURES.length).map((item) => item.asOneOf(SANDBOX_FEATURES)),
+    lacks: map.array("lacks", SANDBOX_FEATURES.length).map((item) => item.asOneOf(featureNames)),
     exceptions: map.array("exceptions", MAX_EXCEPTIONS).map((item) => item.asText()),
     incidents: map.array("incidents", MAX_INCIDENTS).map((item) => parseIncident(item.asMap())),
   };

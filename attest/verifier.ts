@@ -27,7 +27,7 @@ export {
 export { authenticReasons } from "./authentic.ts";
 export { type PcrBank, pcrBanks } from "./banks.ts";
 export { type CelRecord, parseCel, renderCelJsonLines, replayCel } from "./cel.ts";
-export type { Claims } from "./claims.ts";
+export type { Claims, ShimClaim } from "./claims.ts";
 export { parseClaims } from "./claims-codec.ts";
 export { type Continuity, encodeContinuity, parseContinuity } from "./continuity.ts";
 export { type Ear, type EarKey, type EarOptions, earKeyId, parseEar, signEar, verifyEar } from "./ear.ts";
@@ -39,6 +39,7 @@ export { explain, explainReasons, pcrContents, summarise } from "./explain.ts";
 export type { Finding, ReferenceValues } from "./finding.ts";
 export { authenticatedData, describeFirmwareEvent, type FirmwareEventView } from "./firmware-events.ts";
 export { type FirmwareEvent, type FirmwareLog, parseFirmwareLog, replayFirmwareLog } from "./firmware-log.ts";
+export type { Incident } from "./incidents.ts";
 export { everyNotProven, type NotProven, notProvenFor } from "./not-proven.ts";
 export type { Reason } from "./reason.ts";
 export { type TrustClaim, type TrustVector, trustClaims, trustVector } from "./trust-vector.ts";

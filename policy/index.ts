@@ -22,6 +22,7 @@ export { type PolicyModule, PROFILE_NAMES, type ProfileName } from "./policy-mod
 export * from "./printable.ts";
 export * from "./rate.ts";
 export * from "./release.ts";
+export * from "./runtime/features.ts";
 export { syscallName } from "./runtime/syscalls.ts";
 export { type FailureLimits, failuresOf } from "./scope-rules.ts";
 export * from "./sealing-policy.ts";

@@ -1,5 +1,6 @@
 import { parseEndpoint } from "./endpoint.ts";
-import { type NamedModule, type Policy, type SandboxFeature, sortedTokens } from "./policy.ts";
+import { type NamedModule, type Policy, sortedTokens } from "./policy.ts";
+import { SANDBOX_FEATURES, type SandboxFeature } from "./runtime/features.ts";
 
 /**
  * What a module's library may reach, in plain words, a line each. What its calls are narrowed to is the sandbox profile's text to say
@@ -38,16 +39,8 @@ export function explainRules({ onViolation, onLoginLost, sandbox }: Policy): rea
 }
 
 function describeFeature(feature: SandboxFeature): string {
-  switch (feature) {
-    case "landlock-truncate":
-      return `${feature} (files may be cut short where they may not be written)`;
-    case "landlock-tcp":
-      return `${feature} (TCP is denied by system call and namespace only)`;
-    case "landlock-ioctl-dev":
-      return `${feature} (device requests are denied by system call only)`;
-    case "landlock-scope":
-      return `${feature} (abstract sockets and signals are kept apart by namespace only)`;
-  }
+  const found = SANDBOX_FEATURES.find(({ name }) => name === feature);
+  return found === undefined ? feature : `${feature} (${found.loss}; what remains: ${found.remains})`;
 }
 
 function plural(count: number, noun: string): string {

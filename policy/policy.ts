@@ -12,6 +12,7 @@ import {
   pinFields,
   reachFields,
 } from "./policy-modules.ts";
+import { SANDBOX_FEATURES, type SandboxFeature } from "./runtime/features.ts";
 import { failureFindings, failureLimits, mechanismRule, ruleFindings } from "./scope-rules.ts";
 
 export const POLICY_MAX_BYTES = 1 << 20;
@@ -22,10 +23,7 @@ const MAX_TOKENS = 4;
 /** Those that a report has room for (EVIDENCE.md). */
 const MAX_KEYS = 256;
 
-/** Sandbox features of newer kernels that a policy may do without: Landlock's, by the version that brought them (3, 4, 5, 6). */
-export const SANDBOX_FEATURES = ["landlock-truncate", "landlock-tcp", "landlock-ioctl-dev", "landlock-scope"] as const;
-export type SandboxFeature = (typeof SANDBOX_FEATURES)[number];
-
+const sandboxFeature = z.enum(SANDBOX_FEATURES.map(({ name }) => name) as [SandboxFeature, ...SandboxFeature[]]);
 const scope = z.strictObject({
   name,
   caller: name,
@@ -43,7 +41,7 @@ const commonFields = {
   owner: z.string().min(1).max(128),
   reviewBy: z.iso.date(),
   devices: z.array(deviceId).max(128),
-  sandbox: z.strictObject({ lacks: z.array(z.enum(SANDBOX_FEATURES)).max(SANDBOX_FEATURES.length) }),
+  sandbox: z.strictObject({ lacks: z.array(sandboxFeature).max(SANDBOX_FEATURES.length) }),
   onViolation: z.enum(["kill", "report"]),
   onLoginLost: z.enum(["reboot", "stop"]),
   keys: z
@@ -186,7 +184,10 @@ function toLongForm(short: ShortForm): LongForm {
 /** Of the only token, when there is one; a key without a token among several is a finding. */
 function withKeyTokens(document: LongForm): Policy {
   const only = Object.keys(document.tokens)[0] ?? "";
-  const keys = Object.entries(document.keys).map(([name, key]) => [name, { ...key, token: key.token ?? only }]);
+  const keys = Object.entries(document.keys).map(([name, { token, accepts, ...key }]) => [
+    name,
+    { ...key, token: token ?? only, accepts },
+  ]);
   return { ...document, keys: Object.fromEntries(keys) };
 }
 

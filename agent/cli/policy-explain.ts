@@ -44,7 +44,7 @@ async function explainReach(input: CommandInput, io: CommandIo): Promise<0> {
   }));
   const { onViolation, onLoginLost, sandbox } = policy;
   const first = exceptions.map((line) => `exception  ${line}`);
-  const text = [...first, ...(first.length === 0 ? [] : [""]), ...(await explainModules(policy))].join("\n");
+  const text = [...first, ...(first.length === 0 ? [] : [""]), ...explainModules(policy)].join("\n");
   answer(input, io, { exceptions, modules, sandbox, onViolation, onLoginLost }, text.trimEnd());
   return 0;
 }

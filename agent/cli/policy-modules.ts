@@ -1,5 +1,3 @@
-import { readFile } from "node:fs/promises";
-import { join, resolve } from "node:path";
 import {
   explainModule,
   explainRules,
@@ -10,16 +8,13 @@ import {
 } from "../../policy/index.ts";
 import { compileProfile } from "../../policy/runtime/compile.ts";
 import { explainProfile } from "../../policy/runtime/explain.ts";
-import { parseProfile } from "../../policy/runtime/parse.ts";
-
-const PROFILES = resolve(import.meta.dirname, "../../policy/runtime");
+import { profileText, readProfile } from "../../vm-images/profiles.ts";
 
 /** Each module with what its library may reach, then each profile that they name, once, in words. */
-export async function explainModules(policy: Policy): Promise<readonly string[]> {
+export function explainModules(policy: Policy): readonly string[] {
   const modules = sortedModules(policy);
   const profiles = new Map(modules.map(({ profile }) => [profile.sha256, profile]));
-  const texts: string[] = [];
-  for (const profile of profiles.values()) texts.push(await explainNamedProfile(profile));
+  const texts = [...profiles.values()].map(explainNamedProfile);
   return [
     ...modules.flatMap((module) => [...explainModule(policy, module), ""]),
     ...explainRules(policy),
@@ -29,14 +24,8 @@ export async function explainModules(policy: Policy): Promise<readonly string[]>
 }
 
 /** The words are about this checkout's text: whether it is the policy's profile, its digest says. */
-async function explainNamedProfile({ name, sha256 }: PolicyModule["profile"]): Promise<string> {
-  let text: string;
-  try {
-    text = await readFile(join(PROFILES, `${name}.profile`), "utf8");
-  } catch {
-    return `profile ${name}, sha256 ${sha256}: there is no text of it here`;
-  }
-  const profile = parseProfile(text);
+function explainNamedProfile({ name, sha256 }: PolicyModule["profile"]): string {
+  const profile = readProfile(profileText(name));
   const found = sha256Hex(compileProfile(profile));
   if (found !== sha256) return `profile ${name}: the policy names another one, sha256 ${sha256}; here it is ${found}`;
   return explainProfile(profile);

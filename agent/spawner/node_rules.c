@@ -20,12 +20,10 @@ static bool is_harmless_memory(unsigned minor) {
 // The kernel's general kinds of devices. Each gives away a disk, a terminal, the TPM, the machine's memory or a way around the
 // sandbox, even where a PCI device stands behind it. `misc` alone holds fuse, kvm, vhost, tun, vfio and userfaultfd.
 static const char *const GENERAL[] = {
-    "accel",     "bsg",         "cxl",        "dax",        "drm",      "drm_dp_aux_dev", "firewire",     "gpio",
-    "graphics",  "i2c-dev",     "infiniband", "infiniband_mad", "infiniband_verbs", "input", "media",     "mei",
-    "mem",       "misc",        "mtd",        "nvme",       "nvme-generic", "pps",        "ptp",          "rtc",
-    "scsi_changer", "scsi_generic", "scsi_tape", "sound",   "spidev",   "tpm",            "tpmrm",        "tty",
-    "uio",       "usb",         "usbmon",     "vc",         "vfio",     "vfio-dev",       "vhost-vdpa",   "video4linux",
-    "virtio-ports", "watchdog",
+    "accel", "bsg", "cxl", "dax", "drm", "drm_dp_aux_dev", "dvb", "firewire", "gpio", "graphics", "i2c-dev", "infiniband",
+    "infiniband_mad", "infiniband_verbs", "input", "media", "mei", "mem", "misc", "mtd", "nvme", "nvme-generic", "pps",
+    "ptp", "rtc", "scsi_changer", "scsi_generic", "scsi_tape", "sound", "spidev", "tpm", "tpmrm", "tty", "uio", "usb",
+    "usbmon", "vc", "vfio", "vfio-dev", "vhost-vdpa", "video4linux", "virtio-ports", "watchdog", "wwan",
 };
 
 static bool is_general(const char *subsystem) {

@@ -65,10 +65,11 @@ static int fork_relay(struct spawner *spawner, unsigned id) {
 }
 
 // Its first words, after confinement, or why there is no relay.
-static bool says_ready(const struct relay *relay) {
+static bool says_ready(const struct spawner *spawner, const struct relay *relay) {
     char words[256];
-    struct pollfd waiting = {relay->output, POLLIN, 0};
-    if (poll(&waiting, 1, READY_MS) != 1) return false;
+    // An agent that ends meanwhile must not wait for its cap.
+    struct pollfd waiting[] = {{relay->output, POLLIN, 0}, {spawner->agent_pidfd, POLLIN, 0}};
+    if (poll(waiting, 2, READY_MS) < 1 || waiting[1].revents != 0) return false;
     ssize_t n = read(relay->output, words, sizeof words - 1);
     if (n <= 0) return false;
     words[n] = '\0';
@@ -78,7 +79,7 @@ static bool says_ready(const struct relay *relay) {
 
 int start_relay(struct spawner *spawner, unsigned id) {
     if (fork_relay(spawner, id) != 0) return -1;
-    return says_ready(&spawner->shims[id].relay) ? 0 : (errno = ECHILD, -1);
+    return says_ready(spawner, &spawner->shims[id].relay) ? 0 : (errno = ECHILD, -1);
 }
 
 static void plan_start(struct relay *relay) {

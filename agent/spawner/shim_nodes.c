@@ -1,6 +1,7 @@
 #include "shim_nodes.h"
 #include "destination.h"
 #include "shim_root.h"
+#include "usb_sysfs.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -87,19 +88,20 @@ static int place_named(struct placing *placing, const char *node) {
     return result;
 }
 
-static int place_usb(unsigned bus, unsigned device, void *context) {
+static int place_usb(const struct usb_device *device, void *context) {
     struct placing *placing = context;
+    const struct settings *settings = &placing->spawner->settings;
     char node[32];
     struct stat status;
-    snprintf(node, sizeof node, "/dev/bus/usb/%03u/%03u", bus, device);
+    snprintf(node, sizeof node, "/dev/bus/usb/%03u/%03u", device->bus, device->number);
     if (in_writable_directory(placing->start, node)) return errno = EEXIST, -1;
-    int machine = open_device(&placing->spawner->settings, node + strlen("/dev/"), &status);
+    int machine = open_device(settings, node + strlen("/dev/"), &status);
     if (machine < 0) return -1;
     // drivers/usb/core: a device's node has this number, so the file is the device that sysfs described.
-    bool same = status.st_rdev == makedev(MAJOR_USB, (bus - 1) * 128 + device - 1);
+    bool same = status.st_rdev == makedev(MAJOR_USB, (device->bus - 1) * 128 + device->number - 1);
     int result = same ? place(placing, machine, status.st_rdev, node) : (errno = ENODEV, -1);
     close_keeping_errno(machine);
-    return result;
+    return result != 0 ? -1 : copy_usb_attributes(settings, placing->start, placing->root, device->directory);
 }
 
 // Not nodev, unlike everything else of a shim's: here, where only root can write, and nowhere else.

@@ -37,20 +37,25 @@ static int authorise(const char *directory) {
     return write_line(path, "1");
 }
 
-int each_usb_device(const struct settings *settings, struct usb_id id, int (*visit)(unsigned bus, unsigned device, void *context),
-                    void *context) {
+static int describe(struct usb_device *device) {
+    bool numbered = read_attribute(device->directory, "busnum", 10, &device->bus) &&
+                    read_attribute(device->directory, "devnum", 10, &device->number);
+    if (!numbered || device->bus == 0 || device->bus > 999 || device->number == 0 || device->number > 127) return errno = ENODEV, -1;
+    return authorise(device->directory);
+}
+
+int each_usb_device(const struct settings *settings, struct usb_id id,
+                    int (*visit)(const struct usb_device *device, void *context), void *context) {
     char devices[MAX_PATH + 32], directory[MAX_PATH + 300];
     snprintf(devices, sizeof devices, "%s/bus/usb/devices", settings->sysfs);
     DIR *list = opendir(devices);
     if (list == NULL) return -1;
     int count = 0, result = 0;
     for (struct dirent *entry; result == 0 && (entry = readdir(list)) != NULL;) {
-        unsigned bus, device;
+        struct usb_device device = {.directory = directory};
         snprintf(directory, sizeof directory, "%s/%s", devices, entry->d_name);
         if (!is_device(entry->d_name) || !has_id(directory, id)) continue;
-        bool numbered = read_attribute(directory, "busnum", 10, &bus) && read_attribute(directory, "devnum", 10, &device);
-        if (!numbered || bus == 0 || bus > 999 || device == 0 || device > 127) result = (errno = ENODEV, -1);
-        else result = authorise(directory) == 0 ? visit(bus, device, context) : -1;
+        result = describe(&device) == 0 ? visit(&device, context) : -1;
         count++;
     }
     int problem = errno;

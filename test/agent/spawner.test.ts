@@ -3,7 +3,9 @@ import { createHash } from "node:crypto";
 import { once } from "node:events";
 import {
   chmodSync,
+  existsSync,
   mkdtempSync,
+  readdirSync,
   readFileSync,
   readlinkSync,
   realpathSync,
@@ -12,15 +14,16 @@ import {
   truncateSync,
   writeFileSync,
 } from "node:fs";
-import { connect } from "node:net";
-import { join } from "node:path";
+import { connect, createServer, type Socket } from "node:net";
+import { join, resolve } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import type { ShimFile, StartedShim } from "../../agent/spawner-client.ts";
-import { encodePrepareShim, encodeStartShim } from "../../agent/spawner-messages.ts";
+import { encodePrepareShim, encodeStartShim, SPAWNER_OPS } from "../../agent/spawner-messages.ts";
 import { ByteReader, ByteWriter, concatBytes, fromHex, toHex, utf8 } from "../../policy/index.ts";
 import { startSwtpm } from "../support/swtpm.ts";
 import {
+  buildLastWords,
   buildPrograms,
   closureOf,
   type HostOptions,
@@ -359,6 +362,70 @@ describe("start-shim", () => {
   });
 });
 
+describe("stop-shim", () => {
+  const mounts = (spawner: HostSpawner) => readFileSync(`/proc/${spawner.pid}/mountinfo`, "utf8");
+
+  test("I5: a stopped shim is gone when the answer comes, its files too, and the other shims are not touched", async () => {
+    const spawner = await started();
+    const { pid } = await startedShim(spawner);
+    await spawner.client.prepareShim(1, shimFiles);
+    const request = { profileSha256, environment: [], writable: ["/state"], ...NO_DEVICES };
+    await spawner.client.startShim({ id: 1, ...request });
+    expect(mounts(spawner)).toMatch(/shims\/0(\.rw|\/state)? /);
+    await spawner.client.stopShim(0);
+    expect(existsSync(`/proc/${pid}`)).toBe(false);
+    expect(mounts(spawner)).not.toMatch(/shims\/0/);
+    expect(mounts(spawner)).toMatch(/shims\/1 /);
+    expect(await spawner.client.shimStatus(0)).toMatchObject({ state: "ended", waitStatus: 9 });
+    expect((await spawner.client.shimStatus(1)).state).toBe("running");
+  });
+
+  test("I5: it may be asked for again, for a shim that never was, and while workloads are served", async () => {
+    const spawner = await started();
+    await startedShim(spawner);
+    await spawner.client.startWorkloads();
+    for (const id of [0, 0, 15]) await spawner.client.stopShim(id);
+    expect((await spawner.client.shimStatus(15)).state).toBe("never-started");
+  });
+
+  test("what was delivered to a shim that ends by itself, or never starts, is gone with it", async () => {
+    const spawner = await started();
+    const { fds } = await startedShim(spawner);
+    await spawner.client.prepareShim(1, shimFiles);
+    await spawner.client.stopShim(1);
+    await spawner.client.prepareShim(2, shimFiles);
+    await expect(
+      spawner.client.startShim({ id: 2, profileSha256, environment: [], writable: [], ...NO_DEVICES }),
+    ).rejects.toThrow(/in no writable directory/);
+    await saidBy(spawner, fds.request);
+    await spawner.close(fds.pin);
+    await spawner.close(fds.request);
+    await expect.poll(() => mounts(spawner), { timeout: 20_000 }).not.toMatch(/shims\//);
+  });
+
+  test("sixteen shims run side by side", async () => {
+    const spawner = await started();
+    for (let id = 0; id < 16; id++) {
+      await spawner.client.prepareShim(id, shimFiles);
+      await spawner.client.startShim({ id, profileSha256, environment: [], writable: ["/state"], ...NO_DEVICES });
+    }
+    for (let id = 0; id < 16; id++) expect((await spawner.client.shimStatus(id)).state, `${id}`).toBe("running");
+  });
+});
+
+test("I5: the filters that a shim has from its spawner are told apart from its own", async () => {
+  for (const filters of [0, 2]) {
+    const spawner = await started({ filters });
+    const inherited =
+      Number(/^Seccomp_filters:\s*(\d+)$/m.exec(readFileSync("/proc/self/status", "utf8"))?.[1]) + filters;
+    expect(await spawner.client.shimStatus(0)).toMatchObject({ state: "never-started", inheritedFilters: inherited });
+    await startedShim(spawner);
+    const status = await spawner.client.shimStatus(0);
+    expect(status.inheritedFilters).toBe(inherited);
+    expect(status.fields.get("Seccomp_filters")).toBe(`${inherited}`);
+  }
+});
+
 describe("peer-exe", () => {
   test("a process is known by the digest of its executable, asked once or twice", async () => {
     const spawner = await started();
@@ -593,6 +660,24 @@ describe("open-state", () => {
   });
 });
 
+test("I3: the document, the spawner's table and the client name the same requests", () => {
+  const root = resolve(import.meta.dirname, "../..");
+  const document = readFileSync(join(root, "agent/SPAWNER.md"), "utf8");
+  const table = readFileSync(join(root, "agent/spawner/requests.c"), "utf8");
+  const rows = [...document.matchAll(/^\| (\d+) \| ([A-Z_]+) \| ([a-z, ]+) \| [^|]+ \| ([^|]+) \|/gm)];
+  const documented = rows.map(([, op, name = "", phases = "", fds]) => ({
+    ...{ op: Number(op), name: name.toLowerCase().replace(/_(.)/g, (_match, letter: string) => letter.toUpperCase()) },
+    ...{ phases: phases.split(", "), takesFd: fds !== "none" },
+  }));
+  const entries = [...table.matchAll(/^ {4}\{(\d+), ([A-Z_| ]+), (true|false), \w+\},$/gm)];
+  const built = entries.map(([, op, phases = "", takesFd]) => ({
+    ...{ op: Number(op), phases: phases.toLowerCase().replaceAll("phase_", "").split(" | ") },
+    takesFd: takesFd === "true",
+  }));
+  expect(built).toEqual(documented.map(({ name: _name, ...rest }) => rest));
+  expect(Object.fromEntries(documented.map(({ name, op }) => [name, op]))).toEqual(SPAWNER_OPS);
+});
+
 describe("I3: a breach of the protocol ends in a capped PCR and a restart", () => {
   const prepare = encodePrepareShim(0, [range("/profile", 0, PROFILE.length)]);
   const start = encodeStartShim({
@@ -716,5 +801,50 @@ describe("the cap", () => {
     spawner.exitAgent(0);
     expect(await spawner.ended()).toBe(10);
     expect(spawner.log()).toMatch(/NOT capped/);
+  });
+
+  /** As PID 1 of a PID namespace, on a machine that has run for so many seconds. The TPM answers nothing. */
+  async function lastWordsAt(uptime: number) {
+    const program = buildLastWords(programs);
+    const tpm = join(mkdtempSync(join(programs.directory, "last-")), "tpm.sock");
+    const server = createServer().listen(tpm);
+    await once(server, "listening");
+    const now = Number(readFileSync("/proc/uptime", "utf8").split(".")[0]);
+    const namespaces = ["--user", "--map-root-user", "--pid", "--fork", "--time", "--boottime", `${uptime - now}`];
+    const child = spawn("unshare", [...namespaces, program, `unix:${tpm}`], { stdio: ["ignore", "ignore", "pipe"] });
+    let log = "";
+    child.stderr.setEncoding("utf8").on("data", (text: string) => {
+      log += text;
+    });
+    const closed = once(child, "close");
+    const [socket] = (await once(server, "connection")) as [Socket];
+    const running = () =>
+      readdirSync("/proc").filter((pid) => {
+        const exe = /^\d+$/.test(pid) ? readExe(pid) : "";
+        return exe === program && !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, "utf8"));
+      }).length;
+    await expect.poll(running, { timeout: 20_000 }).toBe(1);
+    socket.destroy();
+    server.close();
+    await closed;
+    return { log, signal: child.signalCode };
+  }
+
+  function readExe(pid: string): string {
+    try {
+      return readlinkSync(`/proc/${pid}/exe`);
+    } catch {
+      return ""; // it ended meanwhile
+    }
+  }
+
+  test("I3: PID 1 kills all others before it caps, and reboots no earlier than a minute after the kernel's start", async () => {
+    const late = await lastWordsAt(61);
+    expect(late.log).toMatch(/pids \d+ \d+\n.*spawner: the test; agent PCR NOT capped, rebooting\n$/s);
+    // In a PID namespace this is what a reboot is.
+    expect(late.signal).toBe("SIGHUP");
+    const early = await lastWordsAt(50);
+    expect(early.log).toMatch(/agent PCR NOT capped, rebooting in ([1-9]|10) s\n$/);
+    expect(early.signal).toBe("SIGHUP");
   });
 });

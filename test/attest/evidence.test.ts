@@ -22,7 +22,6 @@ import {
 } from "../../attest/evidence.ts";
 import type { Incident } from "../../attest/incidents.ts";
 import { encodeLaunchEvent, type LaunchEvent, parseLaunchEvent } from "../../attest/launch-events.ts";
-import { reason, reportedReasons } from "../../attest/reason.ts";
 import {
   encodeTpmPublic,
   encodeTpmSignature,
@@ -31,8 +30,16 @@ import {
   parseTpmSignature,
 } from "../../attest/tpm-structures.ts";
 import { IronclawError, SANDBOX_FEATURES, toHex, utf8 } from "../../policy/index.ts";
-import { attempt } from "../support/appraisal-rows.ts";
-import { makeClaims, makeEnrolment, makeEvidence, servingEvents, softEccKey } from "../support/evidence-maker.ts";
+import { attempt, replacement } from "../support/appraisal-rows.ts";
+import {
+  makeClaims,
+  makeEnrolment,
+  makeEvidence,
+  servingEvents,
+  shim,
+  softEccKey,
+  token,
+} from "../support/evidence-maker.ts";
 
 const bytes = (length: number) => fc.uint8Array({ minLength: length, maxLength: length });
 const text = fc.string({ unit: "grapheme", maxLength: 20 });
@@ -134,19 +141,12 @@ const anyClaims: fc.Arbitrary<Claims> = fc.record({
     audit: fc.record({ seq: fc.nat(), hash: bytes(32) }),
     epoch: fc.option(fc.bigInt(0n, (1n << 64n) - 1n)),
     shims: anyShims,
-    lacks: fc.subarray([...SANDBOX_FEATURES]),
+    lacks: fc.subarray(SANDBOX_FEATURES.map(({ name }) => name)),
     exceptions: fc.array(text, { maxLength: 3 }),
     incidents: fc.array(anyIncident, { maxLength: 3 }),
   }),
   selfReported: fc.record({ probe: counts }),
 });
-
-const manyReasons = fc
-  .tuple(fc.string({ unit: "binary", maxLength: 40 }), fc.nat(6000), fc.nat(3000))
-  .map(([text, repeat, count]) => {
-    const long = text.repeat(1 + Math.floor(repeat / Math.max(text.length, 1))).slice(0, repeat);
-    return Array.from({ length: count }, () => reason("unpinned-object", long, "a pinned path", long));
-  });
 
 const section = fc.uint8Array({ maxLength: 60 });
 const anyEvidence: fc.Arbitrary<Evidence> = fc.record({
@@ -180,23 +180,33 @@ function endsTyped(parse: (input: Uint8Array) => Uint8Array, sample: fc.Arbitrar
 }
 
 describe("codecs", () => {
-  it("I10: whatever reasons a hostile library gives cause for, a report tells them within what a verifier reads", () => {
-    fc.assert(
-      fc.property(manyReasons, (reasons) => {
-        const told = reportedReasons(reasons);
-        const claims = makeClaims({
-          ...{ events: [], launch: "refused", claims: {} },
-          asserted: { reasons: told, incidents: Array.from({ length: 64 }, () => attempt("x".repeat(48))) },
-        });
-        const read = parseClaims(encodeClaims(claims));
-        expect(read.asserted.reasons.length).toBe(told.length);
-        if (told.length < reasons.length) {
-          expect(told.at(-1)?.code).toBe("reasons-left-out");
-          expect(told.at(-1)?.got).toBe(`${reasons.length - told.length + 1} more`);
-        }
-      }),
-      { numRuns: 60 },
-    );
+  const said = (asserted: Partial<Claims["asserted"]>) => () =>
+    parseClaims(encodeClaims(makeClaims({ ...{ events: [], launch: "serving", claims: {} }, asserted })));
+  const incident = (changes: object) => said({ incidents: [{ ...attempt("bpf"), ...changes } as Incident] });
+  const times = <T>(count: number, make: (index: number) => T) =>
+    Array.from({ length: count }, (_, index) => make(index));
+
+  it.each<[string, () => Claims]>([
+    ["two shims with one id", said({ shims: [shim, shim] })],
+    ["shims out of order", said({ shims: [{ ...shim, id: 1 }, shim] })],
+    ["seventeen shims", said({ shims: times(17, (id) => ({ ...shim, id })) })],
+    ["five tokens", said({ tokens: times(5, (index) => ({ ...token, name: `t${index}` })) })],
+    ["65 incidents", said({ incidents: times(65, () => attempt("bpf")) })],
+    ["33 exceptions", said({ exceptions: times(33, () => "more") })],
+    ["641 denied calls", said({ violations: new Map(times(641, (index) => [`${index}`, 1])) })],
+    ["a feature that is none", said({ lacks: ["landlock" as never] })],
+    ["a role that is none", said({ shims: [{ ...shim, role: "idle" as never }] })],
+    ["a call with five arguments", incident({ args: [0n, 0n, 0n, 0n, 0n] })],
+    ["a call with an argument below zero", incident({ args: [-1n, 0n, 0n, 0n, 0n, 0n] })],
+    ["a call of 49 characters", incident({ syscall: "x".repeat(49) })],
+    ["a call with one field more", incident({ more: 1 })],
+    ["a call of no process", incident({ shim: -1 })],
+    ["a device that is none", said({ incidents: [{ what: "device", device: "8086", change: "added" }] })],
+    ["a change that is none", said({ incidents: [{ what: "device", device: "1af4:1041", change: "moved" as never }] })],
+    ["a process before the first", said({ incidents: [{ ...replacement, to: -2 }] })],
+    ["a reason of 201 characters", said({ incidents: [{ ...replacement, why: "x".repeat(201) }] })],
+  ])("I9: claims with %s are malformed", (_title, read) => {
+    expect(read).toThrow(expect.objectContaining({ code: "ERR_CLAIMS_MALFORMED" }));
   });
 
   it("I10: claims", () => {

@@ -9,6 +9,7 @@ import { pageSeeds } from "./seeds/page.ts";
 import { policySeeds } from "./seeds/policy.ts";
 import { resultSeeds } from "./seeds/results.ts";
 import { releaseSeeds } from "./seeds/sealing.ts";
+import { shimSeeds } from "./seeds/shim.ts";
 import { verifierSeeds } from "./seeds/verifier.ts";
 
 /** openssl draws new keys each time, so these are made once and kept: delete the folder to have others. */
@@ -32,6 +33,7 @@ for (const [target, seeds] of Object.entries({
   ...imageSeeds(),
   ...endorsementSeeds(),
   ...agentSeeds(),
+  ...shimSeeds(),
   ...verifierSeeds(),
   ...pageSeeds(),
 })) {

@@ -147,6 +147,8 @@ describe("what a profile may open", () => {
     expect(changed("relay", "unwatch clone3", "unwatch clone3 socket")).toEqual(["socket"]);
     expect(changed("usb", "unwatch bind", "unwatch bind connect")).toEqual(["connect"]);
     expect(changed("relay", "absent clone3", "absent clone3 io_uring_enter")).toContain("io_uring_enter");
+    expect(changed("relay", "absent clone3", "absent clone3 rename")).toEqual(["rename"]);
+    expect(changed("relay", "opens inet unix thread", "opens inet unix")).toContain("clone3");
     expect(changed("relay", "unwatch clone3\n", "")).toContain("clone3");
     expect(changed("relay", "absent clone3\n", "")).toEqual([]);
   });

@@ -214,7 +214,7 @@ function serve(socket: Socket, card: Application): void {
   const send = (bytes: Uint8Array): void =>
     void socket.write(concatBytes(Uint8Array.of(bytes.length >> 8, bytes.length & 255), bytes));
   socket.on("error", () => undefined);
-  socket.on("data", (bytes) => {
+  socket.on("data", (bytes: Uint8Array) => {
     buffer = concatBytes(buffer, bytes);
     for (;;) {
       const [high = 0, low = 0] = buffer;

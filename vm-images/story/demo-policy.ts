@@ -13,14 +13,16 @@ export interface PolicyInputs {
   readonly token: DemoToken;
   /** SHA-256 of the programs that may call, in hexadecimal. */
   readonly executables: readonly string[];
+  /** For a machine that is not quite the demo's. */
+  readonly change?: (demo: PolicyDocument) => PolicyDocument;
 }
 
 /**
  * The demo's policy: one caller, two keys, two scopes, each with exactly the mechanisms its purpose needs.
  * CKM_RSA_PKCS is in the second because `openssl` builds the DigestInfo itself; its digest is pinned to SHA-256.
  */
-export function demoPolicy({ module, profileSha256, devices, token, executables }: PolicyInputs): Uint8Array {
-  const policy: PolicyDocument = {
+export function demoPolicy({ module, profileSha256, devices, token, executables, change }: PolicyInputs): Uint8Array {
+  const demo: PolicyDocument = {
     version: 2,
     serial: 1,
     owner: "demo",
@@ -70,7 +72,7 @@ export function demoPolicy({ module, profileSha256, devices, token, executables 
       },
     ],
   };
-  return utf8(`${JSON.stringify(policy, null, 2)}\n`);
+  return utf8(`${JSON.stringify(change?.(demo) ?? demo, null, 2)}\n`);
 }
 
 function spkiOf(token: DemoToken, name: string): `sha256:${string}` {

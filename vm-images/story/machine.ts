@@ -9,6 +9,7 @@ import {
   encodeAnchors,
   encodeBundle,
   firstModule,
+  type PolicyDocument,
   parsePolicy,
   sha256,
   sha256Hex,
@@ -28,7 +29,7 @@ import type { ImageFile } from "../files.ts";
 import { GuestTree, requireGuestFile as requireFile } from "../guest-tree.ts";
 import { PROGRAMS, pinModule } from "../pin-module.ts";
 import { vmPciDevices } from "../qemu-args.ts";
-import { type DemoToken, makeDemoToken, randomPin } from "../token/token.ts";
+import { type DemoToken, makeDemoToken, randomPin, TOKEN_DIRECTORY } from "../token/token.ts";
 import { exists } from "../unpack.ts";
 import { demoPolicy } from "./demo-policy.ts";
 import type { CabinetContents } from "./tamper.ts";
@@ -47,6 +48,17 @@ export interface MachineOrder {
   readonly image: Image;
   /** DER, of the endorsement key to seal to; its chain is verified by the caller. */
   readonly ekCertificate: Uint8Array;
+  /** Where it is not the demo's machine. */
+  readonly differs?: MachineDifference;
+}
+
+export interface MachineDifference {
+  /** Instead of SoftHSM alone: the library, and all that the cabinet's module bundle brings. */
+  readonly module?: { readonly library: string; readonly files: readonly ImageFile[] };
+  /** Where the token's files are in the shim. */
+  readonly tokenDirectory?: string;
+  /** @param tree the image's root with the module's files */
+  readonly policy?: (demo: PolicyDocument, tree: GuestTree) => PolicyDocument;
 }
 
 /** A machine before its first boot: everything an operator makes offline, from the image and an EK certificate. */
@@ -67,20 +79,18 @@ export async function provisionMachine(order: MachineOrder): Promise<Machine> {
   await mkdir(directory, { recursive: true, mode: 0o700 });
   const keys = await openKeys(order.keyDirectory);
   const pin = randomPin();
-  const token = await makeDemoToken(join(directory, "token"), "signing", pin.slice());
-  const moduleFiles = await softhsmFiles(order.cacheDirectory);
+  const made = await makeDemoToken(join(directory, "token"), "signing", pin.slice());
+  const token = { ...made, files: moved(made.files, order.differs?.tokenDirectory ?? TOKEN_DIRECTORY) };
+  const { library, files: moduleFiles } = order.differs?.module ?? (await softhsm(order.cacheDirectory));
   const tree = new GuestTree(image.tree, moduleFiles);
 
   const policyBytes = demoPolicy({
-    module: pinModule(tree, {
-      library: moduleFiles.find(({ path }) => path.endsWith(".so"))?.path ?? "",
-      files: moduleFiles,
-      environment: { SOFTHSM2_CONF: "/etc/softhsm2.conf" },
-    }),
+    module: pinModule(tree, { library, files: moduleFiles, environment: { SOFTHSM2_CONF: "/etc/softhsm2.conf" } }),
     profileSha256: sha256Hex(requireFile(tree, `${PROGRAMS}/local.profile`)),
     devices: vmPciDevices,
     token,
     executables: CALLERS.map((path) => sha256Hex(requireFile(tree, path))),
+    change: (demo) => order.differs?.policy?.(demo, tree) ?? demo,
   });
   const policy = parsePolicy(policyBytes);
   const anchors = encodeAnchors({ version: 1, releaseRoot: keys.root.spkiPem, operator: keys.operator.spkiPem });
@@ -127,6 +137,15 @@ export async function provisionMachine(order: MachineOrder): Promise<Machine> {
     ["token", encodeBundle(pairs(token.files))],
   ]);
   return { name, contents, release, anchors, prediction, token, pin, library: firstModule(policy).path };
+}
+
+async function softhsm(cacheDirectory: string): Promise<NonNullable<MachineDifference["module"]>> {
+  const files = await softhsmFiles(cacheDirectory);
+  return { library: files.find(({ path }) => path.endsWith(".so"))?.path ?? "", files };
+}
+
+function moved(files: readonly ImageFile[], directory: string): readonly ImageFile[] {
+  return files.map(({ path, bytes }) => ({ path: directory + path.slice(TOKEN_DIRECTORY.length), bytes }));
 }
 
 /** The release root, release and operator keys of this checkout, made once; they never enter a guest. */

@@ -51,6 +51,8 @@ export interface RunOrder {
   readonly root?: string;
   /** Where the machine keeps its state from one boot to the next; default: disks of its own in `directory`. */
   readonly disks?: { readonly state: string; readonly store: string };
+  /** Further devices, as QEMU's `-device` takes them. */
+  readonly extraDevices?: readonly string[];
 }
 
 /** Start a software TPM and a machine on it. The TPM's state is in `tpmDirectory`, which serves one machine at a time. */
@@ -67,6 +69,7 @@ export async function startMachine(order: RunOrder): Promise<RunningMachine> {
       esp: order.esp ?? image.esp,
       root: order.root ?? image.root,
       variant: image.manifest.variant,
+      ...(order.extraDevices === undefined ? {} : { extraDevices: order.extraDevices }),
     });
     const control = openControl({
       control: await vm.port("ironclaw.control"),

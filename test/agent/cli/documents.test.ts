@@ -1,14 +1,10 @@
-import { chmodSync, cpSync, readFileSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { chmodSync, cpSync, writeFileSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { sha256Hex } from "../../../policy/index.ts";
-import { compileProfile } from "../../../policy/runtime/compile.ts";
-import { parseProfile } from "../../../policy/runtime/parse.ts";
+import { compiledProfile } from "../../../vm-images/profiles.ts";
 import { cli } from "../../support/cli.ts";
 import { type CliFixture, expectComplaint, makeCliFixture, PIN } from "../../support/cli-fixture.ts";
 import { policyDocument, twoModuleDocument } from "../../support/policy-document.ts";
-
-const LOCAL_PROFILE = join(import.meta.dirname, "../../../policy/runtime/local.profile");
 
 let made: CliFixture;
 beforeAll(async () => {
@@ -52,17 +48,23 @@ describe("a policy", () => {
     expect(out).toContain("network: tcp 192.0.2.7:1500 through the relay, which it sees as 127.0.0.1:1500\n");
     expect(out).toContain("secrets: the PIN of its token, tls-key as /var/lib/nethsm/tls.key\n");
     expect(out).toMatch(/module softhsm: [\s\S]*devices: none\n {2}network: none\n/);
-    expect(out).toMatch(/profile local: the policy names another one/);
+    for (const profile of ["local", "relay"]) expect(out).toContain(`profile ${profile}: the policy names another one`);
     const json = JSON.parse((await cli(["policy", "explain", wide, "--json"])).out);
     expect(json).toMatchObject({ exceptions: [expect.any(String)], onViolation: "kill", sandbox: { lacks: [] } });
     expect(json.modules.map(({ name }: { name: string }) => name)).toEqual(["nethsm", "softhsm"]);
 
-    const sha256 = sha256Hex(compileProfile(parseProfile(readFileSync(LOCAL_PROFILE, "utf8"))));
+    const sha256 = sha256Hex(compiledProfile("local"));
     const narrow = put("narrow.json", { ...policyDocument(), profile: { name: "local", sha256 } });
     const explained = (await cli(["policy", "explain", narrow])).out;
     expect(explained).not.toContain("exception");
     expect(explained).toContain("profile local");
     expect(explained).toMatch(/denied/);
+    const relay = { ...twoModuleDocument() };
+    Object.assign(relay.modules["nethsm"] ?? {}, {
+      profile: { name: "relay", sha256: sha256Hex(compiledProfile("relay")) },
+    });
+    const relayed = (await cli(["policy", "explain", put("relay.json", relay)])).out;
+    expect(relayed).toContain("profile relay: what a PKCS#11 library may do in a shim");
     expect((await cli(["policy", "check", wide])).out).toMatch(/\n {2}exception {2}module nethsm: /);
   });
 

@@ -23,33 +23,53 @@ export interface Programs {
   readonly spawner: string;
   readonly agent: string;
   readonly shim: string;
+  /** A shim that opens what it is told to: nodes and connections. */
+  readonly door: string;
+  readonly relay: string;
+  /** Runs a program below filters of its own. */
+  readonly filtered: string;
+  /** Confines itself as the relay does and then tries to get out. */
+  readonly relayEscape: string;
   /** Changes its own executable and leaves no trace of it. */
   readonly chameleon: string;
   remove(): void;
 }
 
+const sourcesOf = (folder: string): readonly string[] =>
+  readdirSync(join(root, folder))
+    .filter((name) => name.endsWith(".c"))
+    .map((name) => join(root, folder, name));
+
+function build(output: string, sources: readonly string[], flags: readonly string[] = []): string {
+  execFileSync("gcc", [...FLAGS, ...flags, "-o", output, ...sources]);
+  return output;
+}
+
 export function buildPrograms(): Programs {
   const directory = mkdtempSync(join(tmpdir(), "ironclaw-spawner-"));
   chmodSync(directory, 0o755);
-  const build = (name: string, sources: readonly string[], flags: readonly string[] = []): string => {
-    const output = join(directory, name);
-    execFileSync("gcc", [...FLAGS, ...flags, "-o", output, ...sources]);
-    return output;
-  };
-  const spawnerSources = readdirSync(join(root, "agent/spawner")).filter((name) => name.endsWith(".c"));
+  const own = (name: string, ...more: readonly string[]): string =>
+    build(join(directory, name), [join(import.meta.dirname, `${name}.c`), ...more]);
+  const endpoint = join(root, "agent/spawner/endpoint.c");
   return {
     directory,
-    spawner: build(
-      "spawner",
-      spawnerSources.map((name) => join(root, "agent/spawner", name)),
-      ["-static"],
-    ),
-    agent: build("fake-agent", [join(import.meta.dirname, "fake-agent.c")]),
+    spawner: build(join(directory, "spawner"), sourcesOf("agent/spawner"), ["-static"]),
+    relay: build(join(directory, "relay"), [...sourcesOf("agent/relay"), endpoint], ["-static"]),
+    agent: own("fake-agent"),
     // Dynamic, so that a private root without loader or libc would not do.
-    shim: build("probe-shim", [join(import.meta.dirname, "probe-shim.c")]),
-    chameleon: build("chameleon", [join(import.meta.dirname, "chameleon.c")]),
+    shim: own("probe-shim"),
+    door: own("door-shim", endpoint),
+    relayEscape: own("relay-escape", join(root, "agent/relay/confine.c"), endpoint),
+    filtered: own("filtered"),
+    chameleon: own("chameleon"),
     remove: () => rmSync(directory, { recursive: true, force: true }),
   };
+}
+
+/** The spawner's way out as PID 1, in a program of its own. */
+export function buildLastWords({ directory }: Programs): string {
+  const others = sourcesOf("agent/spawner").filter((path) => !path.endsWith("/main.c"));
+  return build(join(directory, "last-words"), [join(import.meta.dirname, "last-words.c"), ...others], ["-static"]);
 }
 
 /** Files of a private root in which `program` runs at /shim: itself, its loader and its libraries. */
@@ -96,6 +116,12 @@ export interface HostOptions {
   readonly tpm?: string;
   /** The state volume's disk: a file. */
   readonly state?: string;
+  /** Stand in for the relay's program, /sys and /dev. */
+  readonly relay?: string;
+  readonly sysfs?: string;
+  readonly devices?: string;
+  /** Seccomp filters that the spawner is started below. */
+  readonly filters?: number;
 }
 
 export async function startSpawner(programs: Programs, options: HostOptions = {}): Promise<HostSpawner> {
@@ -139,11 +165,15 @@ export async function startSpawner(programs: Programs, options: HostOptions = {}
 
 function spawnSpawner(programs: Programs, directory: string, options: HostOptions, socketPath: string): ChildProcess {
   const command = [
+    ...(options.filters === undefined ? [] : [programs.filtered, `${options.filters}`]),
     ...(single ? ["unshare", "--user", "--map-root-user", "--mount"] : []),
     ...[programs.spawner, "--service", "--run-dir", join(directory, "shims")],
     ...["--cabinet", join(directory, "cabinet"), "--workloads", join(directory, "workloads")],
     ...["--tpm", options.tpm ?? join(directory, "no-tpm")],
     ...(options.state === undefined ? [] : ["--state", options.state]),
+    ...["--relay", options.relay ?? programs.relay],
+    ...(options.sysfs === undefined ? [] : ["--sysfs", options.sysfs]),
+    ...(options.devices === undefined ? [] : ["--devices", options.devices]),
     ...(single ? ["--single-uid"] : []),
     ...["--", programs.agent, socketPath],
   ];

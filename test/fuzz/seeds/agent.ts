@@ -8,27 +8,6 @@ import { root } from "../catalogue.ts";
 import { filled, json, type Seeds } from "./made.ts";
 
 export function agentSeeds(): Record<string, Seeds> {
-  const key = new ByteWriter()
-    .u64(7n)
-    .u64(3n)
-    .u64(0n)
-    .sized16(utf8("id"))
-    .sized16(utf8("label"))
-    .u32(0b1001)
-    .u32(0xfff);
-  for (const part of [filled(256, 1), filled(3, 1), filled(0, 0), filled(0, 0)]) key.sized16(part);
-  const slot = new ByteWriter().u64(1n).bytes(filled(96, 0x20)).u64(0x40dn).bytes(filled(4, 2));
-  const loaded = new ByteWriter()
-    .u8(2)
-    .u8(2)
-    .u8(40)
-    .bytes(filled(64, 0x41))
-    .u8(2)
-    .u8(6)
-    .u8(1)
-    .bytes(slot.finish())
-    .u16(1)
-    .sized16(utf8("/lib/libc.so.6"));
   const reply = (op: number) => new ByteWriter().u8(op).u8(0);
   const entry = {
     caller: { uid: 1000, pid: 7, exe: "/usr/bin/signer" },
@@ -54,13 +33,6 @@ export function agentSeeds(): Record<string, Seeds> {
   const line = (record: Parameters<typeof encodeRecord>[0]) =>
     encodeRecord(record, EMPTY_HEAD, "2027-01-15T12:00:00.000Z").line.slice(0, -1);
   return {
-    "shim-replies": {
-      ready: new ByteWriter().u8(0).u32(6).u8(1).finish(),
-      probe: new ByteWriter().u8(1).u16(2).sized16(utf8("execve")).u32(1).sized16(utf8("bpf")).u32(0).finish(),
-      loaded: loaded.finish(),
-      keys: new ByteWriter().u8(3).u16(1).bytes(key.finish()).finish(),
-      status: new ByteWriter().u8(5).u64(12n).finish(),
-    },
     "spawner-replies": {
       prepare: reply(1).u16(2).bytes(filled(32, 1)).u64(10n).bytes(filled(32, 2)).u64(20n).finish(),
       start: reply(2).u32(77).finish(),
@@ -150,26 +122,6 @@ export function agentSeeds(): Record<string, Seeds> {
 
 /** Requests that the C parts read. */
 function cSeeds(): Record<string, Seeds> {
-  const frame = (id: number, op: number, payload: Uint8Array) =>
-    new ByteWriter()
-      .u32(5 + payload.length)
-      .u32(id)
-      .u8(op)
-      .bytes(payload)
-      .finish();
-  const slot = (id: bigint) => new ByteWriter().u64(id).finish();
-  const sign = new ByteWriter().u64(3n).u64(17n).u64(0x1041n).u8(0).sized32(filled(32, 1)).finish();
-  const pss = new ByteWriter()
-    .u64(4n)
-    .u64(28n)
-    .u64(0xdn)
-    .u8(1)
-    .u64(0x250n)
-    .u64(2n)
-    .u64(32n)
-    .sized32(filled(32, 1))
-    .finish();
-  const nothing = new Uint8Array();
   const files = [
     { path: "/usr/lib/a.so", source: { kind: "root", path: "/usr/lib/a.so" }, executable: true, writable: false },
     { path: "/var/x", source: { kind: "cabinet", offset: 4096, length: 10 }, executable: false, writable: true },
@@ -186,16 +138,6 @@ function cSeeds(): Record<string, Seeds> {
     ],
   };
   return {
-    "shim-frames": {
-      sign: concatBytes(
-        frame(1, 5, slot(3n)),
-        frame(2, 5, slot(4n)),
-        frame(3, 6, sign),
-        frame(4, 6, pss),
-        frame(9, 8, nothing),
-      ),
-      load: frame(1, 3, new ByteWriter().sized16(utf8("/usr/lib/x.so")).finish()),
-    },
     "spawner-state": {
       blank: filled(4096, 0),
       good: concatBytes(

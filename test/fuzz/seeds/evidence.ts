@@ -20,8 +20,9 @@ import {
   tpmName,
 } from "../../../attest/index.ts";
 import { AGENT_PCR, ByteWriter, concatBytes, utf8 } from "../../../policy/index.ts";
+import { attempt, replacement } from "../../support/appraisal-rows.ts";
 import { elfImage } from "../../support/elf-image.ts";
-import { makeClaims, makeEnrolment, servingEvents } from "../../support/evidence-maker.ts";
+import { makeClaims, makeEnrolment, servingEvents, shim } from "../../support/evidence-maker.ts";
 import {
   encodeLog,
   localityEntry,
@@ -129,6 +130,20 @@ function evidenceSeeds(ak: TpmPublic, quote: Uint8Array): Record<string, Seeds> 
       claims: { debugEnabled: true },
     }),
   );
+  const incidents = encodeClaims(
+    makeClaims({
+      ...{ events, launch: "stopped", claims: {} },
+      incidents: [attempt("ptrace"), { what: "device", device: "usb:08e6:4433", change: "added" }, replacement],
+      asserted: {
+        shims: [
+          { ...shim, role: "ended", process: null },
+          { ...shim, id: 1 },
+        ],
+        lacks: ["landlock-tcp"],
+        exceptions: ["module nethsm: tcp 192.0.2.7:1500 through the relay"],
+      },
+    }),
+  );
   const pcrs = encodePcrs({ bank: "sha256", values: replayFirmwareLog(parseFirmwareLog(log), "sha256") });
   const evidence = encodeEvidence({
     quote,
@@ -147,7 +162,7 @@ function evidenceSeeds(ak: TpmPublic, quote: Uint8Array): Record<string, Seeds> 
       none: encodeEkCertificates([]),
       two: encodeEkCertificates([filled(20, 0x30), filled(300, 1)]),
     },
-    claims: { serving: claims, refused },
+    claims: { serving: claims, refused, incidents },
     cel: { serving: cel, one: oneRecord },
     "cel-plain": {
       one: oneRecord,

@@ -1,6 +1,6 @@
 import { type CborValue, encodeBundle, encodeCabinet, encodeCbor, type SlotName, utf8 } from "../../../policy/index.ts";
 import { compiledProfile, PROFILE_NAMES, type ProfileName, profileText } from "../../../vm-images/profiles.ts";
-import { documentBytes, policyDocument, twoTokenDocument } from "../../support/policy-document.ts";
+import { documentBytes, policyDocument, twoModuleDocument, twoTokenDocument } from "../../support/policy-document.ts";
 import { filled, json, type Seeds } from "./made.ts";
 
 export function policySeeds(): Record<string, Seeds> {
@@ -57,7 +57,16 @@ export function policySeeds(): Record<string, Seeds> {
       document: json({ a: [1, -2.5, 1e3, true, null], b: { c: 'x\\u00e9"' } }),
       list: utf8(' [ "\\ud83d\\ude00" , 0.1e-2 ] '),
     },
-    policy: { document: documentBytes(policyDocument()), "two-tokens": documentBytes(twoTokenDocument()) },
+    policy: {
+      document: documentBytes(policyDocument()),
+      "two-tokens": documentBytes(twoTokenDocument()),
+      "two-modules": documentBytes(twoModuleDocument()),
+    },
+    endpoint: {
+      tcp: utf8("192.0.2.7:1500"),
+      tcp6: utf8("[2001:db8::7]:65535"),
+      unix: utf8("/run/pcscd/pcscd.comm"),
+    },
     "profile-text": { ...profiles(withIncluded), short: utf8(shortProfile) },
     "profile-binary": profiles(compiledProfile),
     "shim-profile": profiles(compiledProfile),

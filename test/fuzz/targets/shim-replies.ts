@@ -1,8 +1,10 @@
 import {
   parseFilters,
+  parseHandle,
   parseKeys,
   parseLoaded,
   parseNothing,
+  parsePlaintext,
   parseProbe,
   parseReady,
   parseSignature,
@@ -18,6 +20,8 @@ const parsers = [
   parseStatus,
   parseSignature,
   parseNothing,
+  parsePlaintext,
+  parseHandle,
 ];
 
 /** The first byte says which reply the rest is. */

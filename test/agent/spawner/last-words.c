@@ -1,0 +1,21 @@
+// PID 1's way out, as the first process of a PID namespace: there a reboot ends the namespace and nothing else. Argument: the TPM.
+#define main spawner_main
+#include "../../../agent/spawner/main.c"
+#undef main
+
+int main(int argc, char **argv) {
+    if (getpid() != 1 || argc != 2) return 1;
+    pid_t bystander = fork();
+    if (bystander == 0) pause();
+    pid_t witness = fork();
+    if (witness == 0) {
+        setsid(); // another session is no way out
+        pause();
+    }
+    log_line("pids %d %d", (int)bystander, (int)witness);
+    static struct spawner spawner;
+    spawner.settings = image_settings();
+    spawner.settings.tpm = argv[1];
+    open_signals();
+    cap_and_reboot(&spawner, EXIT_ASKED, "the test");
+}
