@@ -126,7 +126,9 @@ class AnswerLines {
       buffered = bytes.includes(10) ? 0 : buffered + bytes.length;
       if (buffered > MAX_LINE) socket.destroy();
     });
-    createInterface({ input: socket }).on("line", (line) => this.#settle(line));
+    const lines = createInterface({ input: socket });
+    lines.on("line", (line) => this.#settle(line));
+    lines.on("error", () => {}); // the socket's, passed on
     whenClosed(socket, "ironclaw.control", (error) => {
       for (const { reject } of this.#waiting.values()) reject(error);
       this.#waiting.clear();

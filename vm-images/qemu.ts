@@ -123,7 +123,7 @@ async function startFailure(exited: Promise<VmExit>, cause: unknown): Promise<un
       hint: "apt-get install qemu-system-x86",
     });
   }
-  if (code === null || code === 0) return cause;
+  if (code === 0 || (code === null && stderr === "")) return cause; // a signal: ours, or an abort with QEMU's reason
   return new ImageError("ERR_VM_START", `qemu-system-x86_64: ${stderr || `exit code ${code}`}`, { cause });
 }
 

@@ -30,7 +30,7 @@ export async function openQmp(socket: Socket): Promise<Qmp> {
     if (message.QMP !== undefined) greeted.resolve();
     if (message.id !== undefined) settle(waiting, message.id, message);
   });
-  socket.on("error", () => {}); // "close" follows
+  for (const source of [socket, lines]) source.on("error", () => {}); // "close" follows; the lines pass the socket's errors on
   socket.once("close", () => {
     const error = new ImageError("ERR_VM_EXITED", "qmp: connection closed");
     greeted.reject(error);

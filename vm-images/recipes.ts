@@ -5,7 +5,9 @@ import type { KernelGroup } from "./packages.ts";
  * `cloud`: Debian's kernel for virtual machines, which has no USB at all. `usb`: Debian's general kernel, for a token on USB.
  * `cloud-6.1`: the kernel of Debian bookworm itself, whose Landlock confines less.
  */
-export type RecipeName = "cloud" | "usb" | "cloud-6.1";
+export const RECIPE_NAMES = ["cloud", "usb", "cloud-6.1"] as const;
+
+export type RecipeName = (typeof RECIPE_NAMES)[number];
 
 export interface Recipe {
   /** The group of the package lock that holds the kernel. */
@@ -25,5 +27,3 @@ export const RECIPES: Readonly<Record<RecipeName, Recipe>> = {
   usb: { kernel: "kernel-usb", modules: ["xhci-pci"], commandLine: ["usbcore.authorized_default=0"] },
   "cloud-6.1": { kernel: "kernel-6.1", modules: [], commandLine: [] },
 };
-
-export const RECIPE_NAMES = Object.keys(RECIPES) as readonly RecipeName[]; // a record of exactly these names

@@ -5,6 +5,7 @@ import { join, relative, resolve } from "node:path";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { buildImage } from "../../vm-images/build.ts";
+import { DEFAULT_RECIPE, RECIPE_NAMES } from "../../vm-images/recipes.ts";
 
 const project = resolve(import.meta.dirname, "../..");
 const run = promisify(execFile);
@@ -42,5 +43,20 @@ describe("image", () => {
     expect(manifest.files).toEqual(here.manifest.files);
     expect(manifest.prediction).toEqual(here.manifest.prediction);
     expect(manifest.id).toBe(here.manifest.id);
+  });
+
+  it("I12: each recipe's kernel image is the same in another folder and under another umask, on the root of the image it is based on", async () => {
+    const cacheDirectory = join(project, "build/cache");
+    const base = await buildImage({ variant: "demo", outDirectory: join(project, "build/image/demo"), cacheDirectory });
+    for (const recipe of RECIPE_NAMES.filter((name) => name !== DEFAULT_RECIPE)) {
+      const build = (name: string) =>
+        buildImage({ variant: "demo", recipe, base, cacheDirectory, outDirectory: join(folder, recipe, name) });
+      const first = await build("first");
+      const umask = process.umask(0o077);
+      const second = await build("second").finally(() => process.umask(umask));
+      expect(second.manifest).toEqual(first.manifest);
+      expect(first.manifest).toMatchObject({ recipe, files: { "root.img": base.manifest.files["root.img"] } });
+      expect(first.manifest.prediction).not.toEqual(base.manifest.prediction);
+    }
   });
 });

@@ -124,11 +124,10 @@ export function frame(value: unknown): Uint8Array {
   return new ByteWriter().sized32(new Uint8Array(serialize(value))).finish();
 }
 
-function main([socketPath = "", nativeDirectory = ""]: readonly string[]): void {
+/** Takes orders as bytes come, and writes answers. */
+export function serveOrders(nativeDirectory: string, write: (bytes: Uint8Array) => void): (bytes: Uint8Array) => void {
   const orders = makeOrders(nativeDirectory);
-  const socket = connect(socketPath);
-  socket.on("close", () => process.exit(0));
-  const receive = frames((value) => {
+  return frames((value) => {
     const { id, order, args } = value as { id: number; order: keyof LabOrders; args: readonly unknown[] };
     const act = orders[order] as (...given: readonly unknown[]) => unknown;
     Promise.resolve()
@@ -137,9 +136,17 @@ function main([socketPath = "", nativeDirectory = ""]: readonly string[]): void 
         (result): LabAnswer => ({ value: result }),
         (error: unknown): LabAnswer => ({ failure: failureOf(error) }),
       )
-      .then((answer) => void socket.write(frame({ id, ...answer })));
+      .then((answer) => write(frame({ id, ...answer })));
   });
-  socket.on("data", receive);
+}
+
+function main([socketPath = "", nativeDirectory = ""]: readonly string[]): void {
+  const socket = connect(socketPath);
+  socket.on("close", () => process.exit(0));
+  socket.on(
+    "data",
+    serveOrders(nativeDirectory, (bytes) => void socket.write(bytes)),
+  );
 }
 
 if (import.meta.main) main(process.argv.slice(2));

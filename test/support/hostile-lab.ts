@@ -19,7 +19,7 @@ import { type Bench, buildHostile, localProfileText, NATIVE_DIRECTORY } from "./
 // process below that spawner. Only the virtual machine and the TPM are missing.
 
 const root = resolve(import.meta.dirname, "../..");
-const TOKENS = "/var/lib/softhsm/tokens";
+export const TOKENS = "/var/lib/softhsm/tokens";
 export const MODULE = "/lab/module.so";
 /** SPAWNER.md: shim ids are used once. */
 const SHIMS = 8;
@@ -51,7 +51,7 @@ export function buildLab(bench: Pick<Bench, "directory">): LabBuild {
   return { directory: bench.directory, module, profile, profilePath };
 }
 
-const fromRoot = (path: string, from: string, how: Partial<ShimFile> = {}): ShimFile => ({
+export const fromRoot = (path: string, from: string, how: Partial<ShimFile> = {}): ShimFile => ({
   ...{ path, source: { kind: "root", path: from }, executable: false, writable: false, ...how },
 });
 
@@ -165,7 +165,7 @@ type Ask = <K extends keyof LabOrders>(
   ...args: Parameters<LabOrders[K]>
 ) => Promise<Awaited<ReturnType<LabOrders[K]>>>;
 
-interface Machine {
+export interface Machine {
   readonly ask: Ask;
   readonly pid: number;
   readonly directory: string;
@@ -212,7 +212,7 @@ async function startMachine({ directory: parent }: LabBuild): Promise<Machine> {
   };
 }
 
-function asker(socket: Socket, log: () => string): Ask {
+export function asker(socket: Socket, log: () => string): Ask {
   const waiting = new Map<number, { done(value: unknown): void; failed(error: Error): void }>();
   let last = 0;
   const receive = frames((value) => {
@@ -244,7 +244,12 @@ function errorOf({ code, message, rv }: { code: string; message: string; rv: big
   return new AgentError(code as AgentError["code"], message, rv === undefined ? {} : { rv });
 }
 
-async function startShim(build: LabBuild, machine: Machine, id: number, options: LabStartOptions): Promise<LabShim> {
+export async function startShim(
+  build: LabBuild,
+  machine: Machine,
+  id: number,
+  options: LabStartOptions,
+): Promise<LabShim> {
   const { ask } = machine;
   const environment = { LAB_ALLOWED: allowedBitmap(build.profile), ...options.environment };
   const started = await ask("start", {
@@ -253,7 +258,7 @@ async function startShim(build: LabBuild, machine: Machine, id: number, options:
       id,
       profileSha256: options.profileSha256 ?? sha256(new Uint8Array(readFileSync(build.profilePath))),
       environment: Object.entries(environment).map(([name, value]) => `${name}=${value}`),
-      writable: [TOKENS],
+      ...{ writable: [TOKENS], nodes: [], connect: [] },
     },
     timeoutMs: options.timeoutMs ?? 60_000,
   });

@@ -1,0 +1,74 @@
+import { mkdir } from "node:fs/promises";
+import { join } from "node:path";
+import { buildImage, type Image } from "../../vm-images/build.ts";
+import type { RecipeName } from "../../vm-images/recipes.ts";
+import { type Machine, type MachineDifference, provisionMachine } from "../../vm-images/story/machine.ts";
+import { type LaunchOutcome, type RunningMachine, startMachine } from "../../vm-images/story/running.ts";
+import { PLACES } from "../../vm-images/story/story.ts";
+import { endorse } from "../../vm-images/story/verifier.ts";
+import { makeTpmState, type TpmState } from "../../vm-images/swtpm.ts";
+
+// Machines that are not the demo's: other kernels, devices and policies. Each is measured and launched in full.
+
+/** The `dev` image with this kernel, on the root that the cloud kernel's was built with. */
+export async function devImage(recipe: RecipeName): Promise<Image> {
+  const options = { variant: "dev", cacheDirectory: PLACES.cache } as const;
+  const base = await buildImage({ ...options, outDirectory: PLACES.image("dev") });
+  if (recipe === "cloud") return base;
+  return buildImage({ ...options, recipe, base, outDirectory: `${PLACES.image("dev")}-${recipe}` });
+}
+
+export async function makeTpm(directory: string): Promise<TpmState> {
+  const tpm = await makeTpmState({ directory, caDirectory: PLACES.ca });
+  await endorse(tpm);
+  return tpm;
+}
+
+export interface Provisioned {
+  readonly image: Image;
+  readonly tpm: TpmState;
+  readonly machine: Machine;
+  readonly directory: string;
+}
+
+/** @param directory made; holds what the machine writes */
+export async function provision(
+  image: Image,
+  tpm: TpmState,
+  directory: string,
+  differs: MachineDifference,
+): Promise<Provisioned> {
+  await mkdir(join(directory, "disks"), { recursive: true });
+  const machine = await provisionMachine({
+    ...{ name: "vm-test", image, differs, directory: join(directory, "machine") },
+    ...{ keyDirectory: PLACES.keys, cacheDirectory: PLACES.cache, ekCertificate: tpm.ekCertificates.p384 },
+  });
+  return { image, tpm, machine, directory };
+}
+
+export interface Launched {
+  readonly running: RunningMachine;
+  readonly launch: LaunchOutcome;
+}
+
+/** One boot; the TPM and the disks go on from one to the next. */
+export async function bootProvisioned<T>(
+  { image, tpm, machine, directory }: Provisioned,
+  extraDevices: readonly string[],
+  use: (launched: Launched) => Promise<T>,
+): Promise<T> {
+  const disk = (name: string) => join(directory, "disks", name);
+  const running = await startMachine({
+    ...{ image, contents: machine.contents, tpmDirectory: tpm.directory, directory: join(directory, "vm") },
+    ...{ disks: { state: disk("state.img"), store: disk("store.img") }, extraDevices },
+  });
+  try {
+    return await use({ running, launch: await running.launched() });
+  } finally {
+    await running.stop();
+  }
+}
+
+export function codesOf({ reasons }: Pick<LaunchOutcome, "reasons">): readonly string[] {
+  return reasons.map((entry) => (entry as { readonly code: string }).code); // as the agent writes them
+}
