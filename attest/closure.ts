@@ -1,9 +1,10 @@
 import { sha256, toHex } from "../policy/index.ts";
 import { type ElfMachine, type ElfObject, parseElf } from "./elf.ts";
 import { AttestError } from "./errors.ts";
+import { CPU_LEVELS, type CpuLevel, type LibraryCache, parseLibraryCache } from "./library-cache.ts";
 
-// Dependency search of glibc's ld.so (ld.so(8)), as it works inside the shim's private root: no ld.so.cache, no
-// LD_LIBRARY_PATH, no symbolic links, and nothing but the files of the closure.
+// Dependency search of glibc's ld.so (ld.so(8)), as it works inside the shim's private root: no LD_LIBRARY_PATH, no symbolic links, and nothing
+// but the files that are measured. An ld.so.cache is used when it is one of these, and only then.
 
 /** A library and everything that the loader opens to load it. Digests are lower-case hex SHA-256. */
 export interface Pin {
@@ -13,6 +14,17 @@ export interface Pin {
   readonly closure: Readonly<Record<string, string>>;
   /** Path of the loader. */
   readonly interpreter: string;
+}
+
+export interface MeasuredPin extends Pin {
+  /** What the person who pins should know, sorted by path. */
+  readonly warnings: readonly PinWarning[];
+}
+
+export interface PinWarning {
+  readonly path: string;
+  /** `opens-later`: what else it opens is not in the closure. All others: it will not load where no memory may be writable and executable. */
+  readonly trait: "executable-stack" | "text-relocations" | "writable-code" | "opens-later";
 }
 
 export interface ClosureSource {
@@ -28,6 +40,17 @@ export interface ClosureSource {
   readonly ldPaths?: readonly string[];
   /** The loader; by default the executable's PT_INTERP, else the usual path for the entry's machine. */
   readonly interpreter?: string;
+  /**
+   * Objects that are opened later: providers, plug-ins. By absolute path, or by a name that is searched as the library's own dlopen would.
+   * Measured with what they need.
+   */
+  readonly also?: readonly string[];
+  /** Refuse any other machine than this. */
+  readonly machine?: ElfMachine;
+  /** The class of the processor that will run it. Without, there are no variants in `glibc-hwcaps`. */
+  readonly cpu?: CpuLevel;
+  /** The bytes of the `/etc/ld.so.cache` that the shim's root will hold. */
+  readonly cache?: Uint8Array;
 }
 
 /** Debian's built-in search directories (multiarch first). */
@@ -51,15 +74,15 @@ interface Loaded {
 }
 
 /**
- * Find and hash everything that loading `entry` makes the loader open. Never runs a file, and never asks a loader.
+ * Find and hash everything that loading `entry`, and then each of `also`, makes the loader open. Never runs a file, and never asks a loader.
  *
- * Variants in `glibc-hwcaps` (and the older `tls`, platform) subdirectories are not looked at: they are not in the closure,
+ * Variants in `glibc-hwcaps` subdirectories are looked at for the processor class that `cpu` names. Without one they are not in the closure,
  * hence not in the private root, so every processor loads the same bytes. Keys are the paths as the loader spells them.
  *
- * Does not cover what the library opens itself (dlopen, configuration, plug-ins): list those as files.
+ * Does not cover what the library opens itself (dlopen, configuration, plug-ins) unless it is named in `also`: `warnings` says who may do so.
  * Throws {@link AttestError} ERR_CLOSURE_MISSING naming who needs what, or ERR_ELF_*.
  */
-export function measureClosure(source: ClosureSource): Pin {
+export function measureClosure(source: ClosureSource): MeasuredPin {
   return new Loader(source).measure();
 }
 
@@ -69,16 +92,24 @@ class Loader {
   /** Names by which a request finds an object that is loaded already: requested names and sonames. */
   readonly #names = new Map<string, Loaded>();
   readonly #realPaths = new Map<string, string>();
+  readonly #cache: LibraryCache | null;
+  /** Subdirectories that the loader tries before each directory. */
+  readonly #variants: readonly string[];
   #machine: ElfMachine | null = null;
 
   constructor(source: ClosureSource) {
     this.#source = source;
+    this.#machine = source.machine ?? null;
+    this.#cache = source.cache === undefined ? null : parseLibraryCache(source.cache);
+    const levels = source.cpu === undefined ? [] : CPU_LEVELS.slice(0, CPU_LEVELS.indexOf(source.cpu) + 1);
+    this.#variants = levels.map((level) => `glibc-hwcaps/${level}`).reverse();
   }
 
-  measure(): Pin {
+  measure(): MeasuredPin {
     const { entry, executable } = this.#source;
     const program = executable === undefined ? null : this.#open(executable, null, "the caller");
     const library = this.#parse(entry, "the caller");
+    this.#requireMachine(entry, library.elf);
     const interpreter = this.#interpreter(program?.elf ?? null, library.elf);
     // The kernel maps the loader before anything else, so a request for its soname never searches.
     const loader = this.#open(interpreter, null, "the kernel");
@@ -86,6 +117,11 @@ class Loader {
     if (program !== null) this.#loadNeeded(program);
     const root = this.#add(entry, library, program);
     this.#loadNeeded(root);
+    // The caller of dlopen stands where else the one who needs it does.
+    for (const name of this.#source.also ?? []) {
+      const known = this.#names.get(name);
+      if (known === undefined) this.#loadNeeded(this.#find(name, root));
+    }
     const others = this.#loaded.filter((object) => object !== root);
     const sorted = others.map((object) => [object.path, object.digest] as const).sort(([a], [b]) => (a < b ? -1 : 1));
     return {
@@ -93,6 +129,7 @@ class Loader {
       sha256: root.digest,
       closure: Object.fromEntries(sorted),
       interpreter,
+      warnings: this.#loaded.flatMap(warningsOf).sort((a, b) => (a.path < b.path ? -1 : 1)),
     };
   }
 
@@ -125,32 +162,46 @@ class Loader {
   #find(name: string, parent: Loaded): Loaded {
     requireLiteral(name, "DT_NEEDED", parent.path);
     if (name.includes("/")) return this.#open(absolute(name, parent.path), parent, parent.path);
-    for (const directory of this.#searchPath(parent)) {
-      const path = normalise(`${directory}/${name}`);
-      const known = this.#loaded.find((object) => object.path === path);
-      if (known !== undefined) return known;
-      const bytes = this.#source.readFile(path);
-      // The loader passes over a library for another class or machine and goes on searching.
-      if (bytes !== null && this.#isOurs(bytes)) return this.#add(path, parsed(path, bytes), parent);
-    }
+    const own = ownDirectories(parent);
+    const defaults = this.#source.ldPaths ?? defaultLdPaths(parent.elf.machine);
+    const searched = parent.elf.searchesDefaults ? defaults : [];
+    const found =
+      this.#findIn(own, name, parent) ??
+      this.#findCached(name, parent, defaults) ??
+      this.#findIn(searched, name, parent);
+    if (found !== null) return found;
     throw new AttestError("ERR_CLOSURE_MISSING", `${parent.path} needs ${name}`, {
       expected: "the file in one of its search directories",
-      got: this.#searchPath(parent).join(":"),
-      hint: "add it to the module bundle in a directory that the loader searches",
+      got: [...own, ...searched].join(":"),
+      hint: "add it to the module bundle in a directory that the loader searches, or an /etc/ld.so.cache that names it",
     });
   }
 
-  /** ld.so(8): the RPATHs from the requesting object up to the program unless it has a RUNPATH; its RUNPATH; the defaults. */
-  #searchPath(object: Loaded): string[] {
-    const directories: string[] = [];
-    if (object.elf.runpath === null) {
-      for (let at: Loaded | null = object; at !== null; at = at.parent)
-        directories.push(...expand(at.elf.rpath, at.path));
-    } else {
-      directories.push(...expand(object.elf.runpath, object.path));
+  #findIn(directories: readonly string[], name: string, parent: Loaded): Loaded | null {
+    for (const directory of directories) {
+      for (const variant of [...this.#variants, ""]) {
+        const found = this.#openIfOurs(normalise(`${directory}/${variant}/${name}`), parent);
+        if (found !== null) return found;
+      }
     }
-    if (object.elf.searchesDefaults) directories.push(...(this.#source.ldPaths ?? defaultLdPaths(object.elf.machine)));
-    return directories;
+    return null;
+  }
+
+  /** DF_1_NODEFLIB keeps what the cache knows of the default directories out as well. */
+  #findCached(name: string, parent: Loaded, defaults: readonly string[]): Loaded | null {
+    const path = this.#cache?.find(name, parent.elf.machine, this.#source.cpu) ?? null;
+    if (path === null) return null;
+    const directory = path.slice(0, path.lastIndexOf("/"));
+    if (!parent.elf.searchesDefaults && defaults.includes(directory)) return null;
+    return this.#openIfOurs(absolute(path, "ld.so.cache"), parent);
+  }
+
+  /** The loader passes over a library for another class or machine and goes on searching. */
+  #openIfOurs(path: string, parent: Loaded): Loaded | null {
+    const known = this.#loaded.find((object) => object.path === path);
+    if (known !== undefined) return known;
+    const bytes = this.#source.readFile(path);
+    return bytes !== null && this.#isOurs(bytes) ? this.#add(path, parsed(path, bytes), parent) : null;
   }
 
   #open(path: string, parent: Loaded | null, neededBy: string): Loaded {
@@ -167,13 +218,7 @@ class Loader {
 
   #add(path: string, file: { readonly elf: ElfObject; readonly digest: string }, parent: Loaded | null): Loaded {
     const { elf, digest } = file;
-    this.#machine ??= elf.machine;
-    if (elf.machine !== this.#machine) {
-      throw new AttestError("ERR_CLOSURE", `${path} e_machine`, {
-        expected: this.#machine,
-        got: elf.machine,
-      });
-    }
+    this.#requireMachine(path, elf);
     if (this.#loaded.length >= MAX_OBJECTS) {
       throw new AttestError("ERR_CLOSURE", "closure", {
         expected: `at most ${MAX_OBJECTS} objects`,
@@ -185,6 +230,13 @@ class Loader {
     this.#loaded.push(object);
     if (elf.soname !== null && !this.#names.has(elf.soname)) this.#names.set(elf.soname, object);
     return object;
+  }
+
+  /** All of them are for one machine: the shim's where it is known, else the first one's. */
+  #requireMachine(path: string, { machine }: ElfObject): void {
+    this.#machine ??= machine;
+    if (machine === this.#machine) return;
+    throw new AttestError("ERR_CLOSURE", `${path} e_machine`, { expected: this.#machine, got: machine });
   }
 
   /** Two paths to one file are one object on a system with links, and two in a private root of copies: refuse. */
@@ -215,6 +267,24 @@ function parsed(path: string, bytes: Uint8Array): { readonly elf: ElfObject; rea
       cause: error,
     });
   }
+}
+
+/** ld.so(8): the RPATHs from the requesting object up to the program, unless it has a RUNPATH: then that. */
+function ownDirectories(object: Loaded): string[] {
+  if (object.elf.runpath !== null) return expand(object.elf.runpath, object.path);
+  const directories: string[] = [];
+  for (let at: Loaded | null = object; at !== null; at = at.parent) directories.push(...expand(at.elf.rpath, at.path));
+  return directories;
+}
+
+function warningsOf({ path, elf: { traits } }: Loaded): PinWarning[] {
+  const found: readonly (readonly [boolean, PinWarning["trait"]])[] = [
+    [traits.executableStack, "executable-stack"],
+    [traits.textRelocations, "text-relocations"],
+    [traits.writableCode, "writable-code"],
+    [traits.opensLater, "opens-later"],
+  ];
+  return found.flatMap(([has, trait]) => (has ? [{ path, trait }] : []));
 }
 
 /** RPATH elements as directories. `$ORIGIN` is the directory of the object's own path; other tokens are refused. */

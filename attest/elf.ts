@@ -20,10 +20,24 @@ export interface ElfObject {
   readonly interpreter: string | null;
   /** `false` under DF_1_NODEFLIB: the default directories are not searched for this object's dependencies. */
   readonly searchesDefaults: boolean;
+  /** What a profile that lets no memory be writable and executable will not load, and what a closure cannot show. */
+  readonly traits: ElfTraits;
+}
+
+export interface ElfTraits {
+  /** PT_GNU_STACK with PF_X, or none at all: the loader then makes the stack executable. */
+  readonly executableStack: boolean;
+  /** DT_TEXTREL or DF_TEXTREL: the loader writes to code while it relocates. */
+  readonly textRelocations: boolean;
+  /** A PT_LOAD that is writable and executable. */
+  readonly writableCode: boolean;
+  /** `dlopen` or `dlmopen` among its dynamic names: what it opens then is in no closure. */
+  readonly opensLater: boolean;
 }
 
 interface Segment {
   readonly type: number;
+  readonly flags: number;
   readonly offset: number;
   readonly address: number;
   readonly fileSize: number;
@@ -37,18 +51,23 @@ const MAX_DYNAMIC = 4096;
 const MAX_NAME = 4096;
 const PAGE = 4096;
 
-const PT = { load: 1, dynamic: 2, interpreter: 3 } as const;
+const PT = { load: 1, dynamic: 2, interpreter: 3, gnuStack: 0x6474e551 } as const;
+const PF_EXECUTE = 1;
+const PF_WRITE = 2;
 const DT = {
   needed: 1,
   strtab: 5,
   strsz: 10,
   soname: 14,
   rpath: 15,
+  textrel: 22,
   runpath: 29,
+  flags: 30,
   flags1: 0x6ffffffb,
 } as const;
+const DF_TEXTREL = 0x4;
 const DF_1_NODEFLIB = 0x800;
-const once: ReadonlySet<number> = new Set([DT.strtab, DT.strsz, DT.soname, DT.rpath, DT.runpath, DT.flags1]);
+const once: ReadonlySet<number> = new Set(Object.values(DT).filter((tag) => tag !== DT.needed));
 /** Tags that make the loader open further files by rules of their own. */
 const refusedTags: ReadonlyMap<number, string> = new Map([
   [0x7ffffffd, "DT_AUXILIARY"],
@@ -85,7 +104,41 @@ export function parseElf(bytes: Uint8Array): ElfObject {
     runpath: runpath === null ? null : runpath.split(":"),
     interpreter: parseInterpreter(bytes, segments),
     searchesDefaults: ((value(DT.flags1) ?? 0) & DF_1_NODEFLIB) === 0,
+    traits: {
+      ...segmentTraits(segments),
+      textRelocations: value(DT.textrel) !== undefined || ((value(DT.flags) ?? 0) & DF_TEXTREL) !== 0,
+      opensLater: namesIn(bytes, segments, value(DT.strtab), value(DT.strsz), ["dlopen", "dlmopen"]),
+    },
   };
+}
+
+function segmentTraits(segments: readonly Segment[]): Pick<ElfTraits, "executableStack" | "writableCode"> {
+  const stack = onlySegment(segments, PT.gnuStack, "PT_GNU_STACK");
+  const both = PF_EXECUTE | PF_WRITE;
+  return {
+    executableStack: stack === null || (stack.flags & PF_EXECUTE) !== 0,
+    writableCode: segments.some(({ type, flags }) => type === PT.load && (flags & both) === both),
+  };
+}
+
+/** Whether one of `names` stands in the dynamic string table, as a whole name or as the end of one: that is how linkers share them. */
+function namesIn(
+  bytes: Uint8Array,
+  segments: readonly Segment[],
+  address: number | undefined,
+  size: number | undefined,
+  names: readonly string[],
+): boolean {
+  if (address === undefined || size === undefined) return false;
+  const start = fileOffset(segments, address, size, "DT_STRTAB");
+  const table = bytes.subarray(start, start + size);
+  return names.some((name) => {
+    const wanted = [...name].map((character) => character.charCodeAt(0));
+    for (let at = table.indexOf(wanted[0] ?? 0); at >= 0; at = table.indexOf(wanted[0] ?? 0, at + 1)) {
+      if (table[at + wanted.length] === 0 && wanted.every((byte, index) => table[at + index] === byte)) return true;
+    }
+    return false;
+  });
 }
 
 interface ElfHeader {
@@ -142,14 +195,14 @@ function parseSegments(bytes: Uint8Array, at: number, count: number): Segment[] 
   const segments: Segment[] = [];
   for (let index = 0; index < count; index += 1) {
     const type = reader.u32le("p_type");
-    reader.bytes(4, "p_flags");
+    const flags = reader.u32le("p_flags");
     const offset = safe(reader.u64le("p_offset"), "p_offset");
     const address = safe(reader.u64le("p_vaddr"), "p_vaddr");
     reader.bytes(8, "p_paddr");
     const fileSize = safe(reader.u64le("p_filesz"), "p_filesz");
     const memorySize = safe(reader.u64le("p_memsz"), "p_memsz");
     reader.bytes(8, "p_align");
-    segments.push({ type, offset, address, fileSize, memorySize });
+    segments.push({ type, flags, offset, address, fileSize, memorySize });
   }
   requireLoadable(bytes, segments);
   return segments;

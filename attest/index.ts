@@ -39,6 +39,7 @@ export * from "./incidents.ts";
 export * from "./json-comments.ts";
 export * from "./jws.ts";
 export * from "./launch-events.ts";
+export * from "./library-cache.ts";
 export * from "./measure.ts";
 export * from "./measured-claims.ts";
 export * from "./not-proven.ts";

@@ -3,9 +3,16 @@ import { mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync } from "node
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
-import { defaultLdPaths, measureClosure, type Pin } from "../../attest/closure.ts";
+import {
+  type ClosureSource,
+  defaultLdPaths,
+  type MeasuredPin,
+  measureClosure,
+  type Pin,
+} from "../../attest/closure.ts";
 import { AttestError } from "../../attest/errors.ts";
 import { type ElfImageOptions, elfImage } from "../support/elf-image.ts";
+import { libraryCache } from "../support/library-cache.ts";
 
 const LOADER = "/lib64/ld-linux-x86-64.so.2";
 
@@ -13,7 +20,8 @@ function closureOf(
   files: Readonly<Record<string, ElfImageOptions>>,
   links: Readonly<Record<string, string>> = {},
   executable?: string,
-): Pin {
+  more: Partial<ClosureSource> = {},
+): MeasuredPin {
   const all: Readonly<Record<string, ElfImageOptions>> = { [LOADER]: { soname: "ld-linux-x86-64.so.2" }, ...files };
   return measureClosure({
     entry: "/opt/m/libm.so",
@@ -24,6 +32,7 @@ function closureOf(
     },
     realPath: (path) => links[path] ?? path,
     ...(executable === undefined ? {} : { executable }),
+    ...more,
   });
 }
 
@@ -134,6 +143,95 @@ describe("measureClosure, rules of the loader", () => {
     );
   });
 
+  it("what is opened later is measured with what it needs, by path or as the library's dlopen searches it", () => {
+    const files = {
+      "/opt/m/libm.so": { rpath: "$ORIGIN/plugins" },
+      "/opt/m/plugins/p": { needed: ["q"], soname: "p" },
+      "/opt/m/plugins/q": {},
+      "/opt/x/provider": { needed: ["a"] },
+      "/lib/a": {},
+      "/lib/p": {},
+    };
+    const also = ["p", "/opt/x/provider"];
+    expect(keys(closureOf(files, {}, undefined, { also }))).toEqual([
+      "/lib/a",
+      "/opt/m/plugins/p",
+      "/opt/m/plugins/q",
+      "/opt/x/provider",
+    ]);
+    for (const name of ["gone", "/gone", "dir/relative"]) {
+      expect(
+        codeOf(() => closureOf(files, {}, undefined, { also: [name] })),
+        name,
+      ).toMatch(/^ERR_(CLOSURE_MISSING|ELF_UNSUPPORTED)$/);
+    }
+  });
+
+  it("variants for a class of processors are opened when the class is named, the best one first, in every directory searched", () => {
+    const files = {
+      "/opt/m/libm.so": { needed: ["a", "b"], runpath: "/opt/r" },
+      "/opt/r/a": {},
+      "/opt/r/glibc-hwcaps/x86-64-v2/a": {},
+      "/opt/r/glibc-hwcaps/x86-64-v4/a": {},
+      "/lib/glibc-hwcaps/x86-64-v3/b": {},
+      "/lib/b": {},
+    };
+    const at = (cpu?: ClosureSource["cpu"]) => keys(closureOf(files, {}, undefined, cpu === undefined ? {} : { cpu }));
+    expect(at()).toEqual(["/lib/b", "/opt/r/a"]);
+    expect(at("x86-64-v2")).toEqual(["/lib/b", "/opt/r/glibc-hwcaps/x86-64-v2/a"]);
+    expect(at("x86-64-v3")).toEqual(["/lib/glibc-hwcaps/x86-64-v3/b", "/opt/r/glibc-hwcaps/x86-64-v2/a"]);
+    expect(at("x86-64-v4")).toEqual(["/lib/glibc-hwcaps/x86-64-v3/b", "/opt/r/glibc-hwcaps/x86-64-v4/a"]);
+  });
+
+  it("a cache comes after RUNPATH and before the default directories, of which it may not speak under DF_1_NODEFLIB", () => {
+    const cache = libraryCache([
+      { name: "a", path: "/opt/cached/a" },
+      { name: "b", path: "/lib/b" },
+      { name: "c", path: "/gone/c" },
+    ]);
+    const files = {
+      "/opt/cached/a": {},
+      "/lib/a": {},
+      "/lib/b": {},
+      "/usr/lib/c": {},
+    };
+    const needed = { "/opt/m/libm.so": { needed: ["a", "b", "c"] }, ...files };
+    expect(keys(closureOf(needed))).toEqual(["/lib/a", "/lib/b", "/usr/lib/c"]);
+    expect(keys(closureOf(needed, {}, undefined, { cache }))).toEqual(["/lib/b", "/opt/cached/a", "/usr/lib/c"]);
+    const own = { "/opt/m/libm.so": { needed: ["a"], runpath: "/opt/r" }, "/opt/r/a": {}, ...files };
+    expect(keys(closureOf(own, {}, undefined, { cache }))).toEqual(["/opt/r/a"]);
+    const strict = (name: string) => ({ "/opt/m/libm.so": { needed: [name], flags1: 0x800 }, ...files });
+    expect(keys(closureOf(strict("a"), {}, undefined, { cache }))).toEqual(["/opt/cached/a"]);
+    expect(codeOf(() => closureOf(strict("b"), {}, undefined, { cache }))).toBe("ERR_CLOSURE_MISSING");
+  });
+
+  it("a library for another machine than the shim's is refused, and so is one of 32 bits", () => {
+    expect(codeOf(() => closureOf({ "/opt/m/libm.so": { machine: 183 } }, {}, undefined, { machine: "x86_64" }))).toBe(
+      "ERR_CLOSURE",
+    );
+    const narrow = elfImage();
+    narrow[4] = 1;
+    const readFile = () => narrow;
+    expect(codeOf(() => measureClosure({ entry: "/lib/x.so", readFile }))).toBe("ERR_ELF_UNSUPPORTED");
+  });
+
+  it("warnings name each object and what it does", () => {
+    const quiet = { stack: 6 };
+    const pin = closureOf(
+      {
+        [LOADER]: { soname: "ld-linux-x86-64.so.2", ...quiet },
+        "/opt/m/libm.so": { needed: ["a"], ...quiet, strings: ["dlopen"] },
+        "/lib/a": { stack: 7, tags: [22] },
+      },
+      {},
+    );
+    expect(pin.warnings).toEqual([
+      { path: "/lib/a", trait: "executable-stack" },
+      { path: "/lib/a", trait: "text-relocations" },
+      { path: "/opt/m/libm.so", trait: "opens-later" },
+    ]);
+  });
+
   it("one file under two paths is refused: a private root of copies would load it twice", () => {
     const files = { "/opt/m/libm.so": { needed: ["a", "b"] }, "/lib/a": {} };
     expect(codeOf(() => closureOf(files, { "/lib/b": "/lib/a" }))).toBe("ERR_CLOSURE");
@@ -152,10 +250,10 @@ describe("measureClosure against glibc", () => {
     const paths = out.split("\n").map((line) => /(?:=> )?(\/\S+) \(0x/.exec(line)?.[1]);
     return [...new Set([...paths.filter((found) => found !== undefined), loader])].sort();
   };
-  const measured = (entry: string): string[] =>
+  const measured = (entry: string, more: Partial<ClosureSource> = {}): string[] =>
     Object.keys(
       measureClosure({
-        entry,
+        ...{ entry, ...more },
         readFile: (path) => {
           try {
             return readFileSync(path);
@@ -183,6 +281,27 @@ describe("measureClosure against glibc", () => {
 
   it("the closure of SoftHSM's library is what the loader opens", () => {
     expect(measured("/usr/lib/softhsm/libsofthsm2.so")).toEqual(traced("/usr/lib/softhsm/libsofthsm2.so"));
+  });
+
+  it.skipIf(machine !== "x86_64")("variants of libraries resolve as in the loader, class by class", () => {
+    for (const variant of ["", "glibc-hwcaps/x86-64-v2", "glibc-hwcaps/x86-64-v3"]) {
+      mkdirSync(join(directory, "v", variant), { recursive: true });
+      compile(`v/${variant}/libv.so`);
+    }
+    const entry = compile("libuser.so", `-L${directory}/v`, "-l:libv.so", "-Wl,--enable-new-dtags,-rpath,$ORIGIN/v");
+    const supported = execFileSync(loader, ["--help"], { encoding: "utf8" });
+    const levels = (["x86-64-v2", "x86-64-v3"] as const).filter((level) => supported.includes(`${level} (supported`));
+    expect(levels).toContain("x86-64-v2");
+    for (const cpu of levels) {
+      const mask = levels.slice(0, levels.indexOf(cpu) + 1).join(":");
+      const out = execFileSync(loader, ["--inhibit-cache", "--glibc-hwcaps-mask", mask, "--list", entry], {
+        encoding: "utf8",
+        env: {},
+      });
+      const opened = /libv\.so => (\S+)/.exec(out)?.[1] ?? "";
+      expect(measured(entry, { cpu })).toContain(join(opened));
+      expect(opened).toContain(cpu);
+    }
   });
 
   it("RPATH, RUNPATH and $ORIGIN resolve as in the loader", () => {

@@ -1,7 +1,10 @@
-import { readFileSync } from "node:fs";
+import { execFileSync } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { parseElf } from "../../attest/elf.ts";
+import { type ElfObject, parseElf } from "../../attest/elf.ts";
 import { AttestError } from "../../attest/errors.ts";
 import { type ElfImageOptions, elfImage } from "../support/elf-image.ts";
 
@@ -69,6 +72,48 @@ describe("parseElf", () => {
     const bytes = elfImage({ needed: ["liba.so"] });
     new DataView(bytes.buffer).setBigUint64(64 + 56 + 8, 16n, true);
     expect(codeOf(bytes)).toBe("ERR_ELF_MALFORMED");
+  });
+
+  it.each<[string, ElfImageOptions, keyof ElfObject["traits"]]>([
+    ["no PT_GNU_STACK", {}, "executableStack"],
+    ["an executable PT_GNU_STACK", { stack: 7 }, "executableStack"],
+    ["DT_TEXTREL", { stack: 6, tags: [22] }, "textRelocations"],
+    ["DF_TEXTREL", { stack: 6, flags: 4 }, "textRelocations"],
+    ["a writable and executable PT_LOAD", { stack: 6, loadFlags: 7 }, "writableCode"],
+    ["the name dlopen", { stack: 6, strings: ["dlopen"] }, "opensLater"],
+    ["a name that ends in dlmopen", { stack: 6, strings: ["x_dlmopen"] }, "opensLater"],
+  ])("I1: %s is told", (_, options, trait) => {
+    const none = { executableStack: false, textRelocations: false, writableCode: false, opensLater: false };
+    expect(parseElf(elfImage({ stack: 6, strings: ["dlopen_not", "undlopened"] })).traits).toEqual(none);
+    expect(parseElf(elfImage(options)).traits).toEqual({ ...none, [trait]: true });
+  });
+
+  it("I1: what the compiler is asked for is told of what it makes", () => {
+    const directory = mkdtempSync(join(tmpdir(), "elf-"));
+    const made = (name: string, source: string, ...flags: string[]) => {
+      const path = join(directory, name);
+      writeFileSync(`${path}.c`, source);
+      execFileSync("gcc", ["-shared", "-o", path, `${path}.c`, ...flags], { stdio: "pipe" });
+      return parseElf(readFileSync(path)).traits;
+    };
+    const none = { executableStack: false, textRelocations: false, writableCode: false, opensLater: false };
+    try {
+      const open = "void *dlopen(const char *, int); void *f(void) { return dlopen(0, 1); }";
+      expect(made("plain", "int f(void) { return 1; }", "-fPIC")).toEqual(none);
+      expect(made("stack", "int f(void) { return 1; }", "-fPIC", "-Wl,-z,execstack")).toEqual({
+        ...none,
+        executableStack: true,
+      });
+      expect(made("opens", open, "-fPIC")).toEqual({ ...none, opensLater: true });
+      const text = "extern int other; int *f(void) { return &other; }";
+      expect(made("text", text, "-fno-pic", "-mcmodel=large", "-Wl,-z,notext")).toEqual({
+        ...none,
+        textRelocations: true,
+      });
+      expect(made("omagic", "int x = 1; int f(void) { return x; }", "-fPIC", "-nostdlib", "-Wl,--omagic").writableCode).toBe(true);
+    } finally {
+      rmSync(directory, { recursive: true });
+    }
   });
 
   it.each([

@@ -8,10 +8,12 @@
 
 #include "pkcs11.h"
 
-enum { PADDING = 2 << 20 };
+#define TEXT_(value) #value
+#define TEXT(value) TEXT_(value)
 
-/* The letter all over, so that a mixture of two versions can be told from both. */
-__attribute__((section(".padding"), used)) static const char padding[PADDING] = {[0 ... PADDING - 1] = VERSION};
+/* 2 MiB of the letter, so that a mixture of two versions can be told from both. */
+__asm__(".pushsection .padding,\"a\"\npadding: .fill 2097152,1," TEXT(VERSION) "\n.popsection");
+extern const char padding[] __attribute__((visibility("hidden")));
 
 #ifdef DEPENDENCY
 

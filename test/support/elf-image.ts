@@ -9,6 +9,14 @@ export interface ElfImageOptions {
   /** Further dynamic entries whose value is an empty-looking name. */
   readonly tags?: readonly number[];
   readonly machine?: number;
+  /** p_flags of a PT_GNU_STACK; without, there is none. */
+  readonly stack?: number;
+  /** p_flags of the PT_LOAD. */
+  readonly loadFlags?: number;
+  /** DT_FLAGS. */
+  readonly flags?: number;
+  /** Further names in the string table. */
+  readonly strings?: readonly string[];
 }
 
 /** A minimal x86_64 shared object with one PT_LOAD segment: enough for a parser, nothing to run. */
@@ -23,11 +31,13 @@ export function elfImage(options: ElfImageOptions = {}): Uint8Array {
   if (options.soname !== undefined) entries.push([14n, intern(options.soname)]);
   if (options.rpath !== undefined) entries.push([15n, intern(options.rpath)]);
   if (options.runpath !== undefined) entries.push([29n, intern(options.runpath)]);
+  if (options.flags !== undefined) entries.push([30n, BigInt(options.flags)]);
+  for (const name of options.strings ?? []) intern(name);
   if (options.flags1 !== undefined) entries.push([0x6ffffffbn, BigInt(options.flags1)]);
   for (const tag of options.tags ?? []) entries.push([BigInt(tag), intern("x")]);
   const interpreterAt = options.interpreter === undefined ? -1 : Number(intern(options.interpreter));
 
-  const segmentCount = interpreterAt < 0 ? 2 : 3;
+  const segmentCount = 2 + (interpreterAt < 0 ? 0 : 1) + (options.stack === undefined ? 0 : 1);
   const dynamicAt = 64 + 56 * segmentCount;
   const dynamicSize = 16 * (entries.length + 3);
   const stringsAt = dynamicAt + dynamicSize;
@@ -42,9 +52,10 @@ export function elfImage(options: ElfImageOptions = {}): Uint8Array {
   view.setUint16(52, 64, true);
   view.setUint16(54, 56, true);
   view.setUint16(56, segmentCount, true);
-  const segment = (index: number, type: number, at: number, length: number): void => {
+  const segment = (index: number, type: number, at: number, length: number, flags = 0): void => {
     const header = 64 + 56 * index;
     view.setUint32(header, type, true);
+    view.setUint32(header + 4, flags, true);
     for (const [field, value] of [
       [8, at],
       [16, at],
@@ -55,9 +66,10 @@ export function elfImage(options: ElfImageOptions = {}): Uint8Array {
       view.setBigUint64(header + field, BigInt(value), true);
     }
   };
-  segment(0, 1, 0, size);
+  segment(0, 1, 0, size, options.loadFlags ?? 0);
   segment(1, 2, dynamicAt, dynamicSize);
   if (interpreterAt >= 0) segment(2, 3, stringsAt + interpreterAt, (options.interpreter ?? "").length + 1);
+  if (options.stack !== undefined) segment(segmentCount - 1, 0x6474e551, 0, 0, options.stack);
   entries.push([5n, BigInt(stringsAt)], [10n, BigInt(strings.length)], [0n, 0n]);
   entries.forEach(([tag, value], index) => {
     view.setBigUint64(dynamicAt + 16 * index, tag, true);

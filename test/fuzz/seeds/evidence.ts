@@ -31,6 +31,7 @@ import {
   noActionType,
   typicalLog,
 } from "../../support/firmware-log-writer.ts";
+import { libraryCache } from "../../support/library-cache.ts";
 import { peImage } from "../../support/pe-image.ts";
 import { encodeQuote } from "../../support/quote-writer.ts";
 import { filled, type Seeds } from "./made.ts";
@@ -199,7 +200,17 @@ function evidenceSeeds(ak: TpmPublic, quote: Uint8Array): Record<string, Seeds> 
 export function imageSeeds(): Record<string, Seeds> {
   const der = (...parts: readonly string[]) => Uint8Array.fromHex(parts.join(""));
   return {
+    "library-cache": {
+      plain: libraryCache([{ name: "libc.so.6", path: "/lib/libc.so.6" }]),
+      variants: libraryCache([
+        { name: "libc.so.6", path: "/lib/glibc-hwcaps/x86-64-v3/libc.so.6", variant: "x86-64-v3" },
+        { name: "libc.so.6", path: "/lib/libc.so.6" },
+        { name: "libm.so.6", path: "/lib/libm.so.6", hwcap: 1n << 50n },
+      ]),
+    },
     elf: {
+      hardened: elfImage({ stack: 6, flags: 8, strings: ["dlopen"], loadFlags: 5 }),
+      loose: elfImage({ stack: 7, flags: 4, loadFlags: 7, tags: [22] }),
       full: elfImage({
         soname: "libx.so.1",
         needed: ["libc.so.6", "libdl.so.2"],
