@@ -1,5 +1,5 @@
 import { type Reason, reason } from "../../attest/index.ts";
-import { fromHex, type Policy, SANDBOX_FEATURES, type SandboxFeature, syscallName } from "../../policy/index.ts";
+import { fromHex, missingFeatures, type Policy, type SandboxFeature, syscallName } from "../../policy/index.ts";
 import type { Shim } from "../shim-client.ts";
 import { libraryAttempts, type ProbedAttempts } from "../shims/attempts.ts";
 import type { StartShim } from "../spawner-client.ts";
@@ -92,20 +92,12 @@ function startRequest({ id, module }: PlannedShim): StartShim {
   };
 }
 
-/** Versions of Landlock that brought the features. */
-const SINCE: Readonly<Record<SandboxFeature, number>> = {
-  "landlock-truncate": 3,
-  "landlock-tcp": 4,
-  "landlock-ioctl-dev": 5,
-  "landlock-scope": 6,
-};
-
 /** What this kernel's sandbox lacks. Refuses what the policy does not do without. */
 function acceptedLacks({ sandbox }: Policy, { ready }: Shim): readonly SandboxFeature[] {
-  const lacks = SANDBOX_FEATURES.filter((feature) => ready.landlockAbi < SINCE[feature]);
+  const lacks = missingFeatures(ready.landlockAbi);
   const reasons = lacks
     .filter((feature) => !sandbox.lacks.includes(feature))
-    .map((feature) => reason("sandbox-weaker", feature, `Landlock ${SINCE[feature]}`, `Landlock ${ready.landlockAbi}`));
+    .map((feature) => reason("sandbox-weaker", feature, "a kernel that has it", `Landlock ${ready.landlockAbi}`));
   if (reasons.length > 0) throw new Refusal(reasons);
   return lacks;
 }
