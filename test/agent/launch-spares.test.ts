@@ -137,14 +137,17 @@ describe("a launch with spares", () => {
 
   const STEPS: readonly ShimStep[] = ["open 1", "probe 1", "load 1", "login 1", "keys 1", "sign 1", "uses 1", "arm 1"];
 
-  test.each(STEPS)("I3 I11: a spare that is killed before %s ends the launch refused and capped, and the next boot serves", async (step) => {
-    const machine = await provision(1);
-    await using booted = await checks.boot({ killShimAt: step }, machine);
-    expect(reasonsOf(booted).map(({ code }) => code)).toEqual(["ERR_SHIM_GONE"]);
-    await checks.expectRefused(booted, machine);
-    await using next = await checks.boot({}, machine);
-    expect(next.record.state.kind).toBe("serving");
-  });
+  test.each(STEPS)(
+    "I3 I11: a spare that is killed before %s ends the launch refused and capped, and the next boot serves",
+    async (step) => {
+      const machine = await provision(1);
+      await using booted = await checks.boot({ killShimAt: step }, machine);
+      expect(reasonsOf(booted).map(({ code }) => code)).toEqual(["ERR_SHIM_GONE"]);
+      await checks.expectRefused(booted, machine);
+      await using next = await checks.boot({}, machine);
+      expect(next.record.state.kind).toBe("serving");
+    },
+  );
 
   test("I1: a copy for a spare that came out otherwise is measured as it is, and the TPM refuses", async () => {
     const machine = await provision(1);
@@ -153,7 +156,9 @@ describe("a launch with spares", () => {
       prepareShim: async (id, files) => {
         const digests = await real.prepareShim(id, files);
         return digests.map((digest, index) =>
-          id === 1 && files[index]?.path === library ? { ...digest, sha256: digest.sha256.map((byte) => byte ^ 1) } : digest,
+          id === 1 && files[index]?.path === library
+            ? { ...digest, sha256: digest.sha256.map((byte) => byte ^ 1) }
+            : digest,
         );
       },
     });
@@ -201,11 +206,9 @@ describe("a library that attacks during the launch", () => {
   test("I5: and then ends is refused for both", async () => {
     const machine = await provision(0);
     counter.set("attacks", "login");
-    await expectRefusedAs(
-      ["ERR_SHIM_GONE launch (checking-keys)", "sandbox-violation counting/0 socket"],
-      machine,
-      { killShimAt: "keys" },
-    );
+    await expectRefusedAs(["ERR_SHIM_GONE launch (checking-keys)", "sandbox-violation counting/0 socket"], machine, {
+      killShimAt: "keys",
+    });
   });
 });
 
