@@ -124,6 +124,10 @@ export interface Lab {
   readonly build: LabBuild;
   /** Below a new spawner when the present one has no number left for a shim. */
   start(options?: LabStartOptions): Promise<LabShim>;
+  /** Number of a shim that the present machine can still start. */
+  reserve(): Promise<number>;
+  /** An order to the agent of now. */
+  readonly ask: Ask;
   /** Another shim below the same agent, that nobody attacks from: what it answers to an order. */
   neighbour(): Promise<Outcome>;
   /** How long the agent's event loop stood still at most since it was last asked, in ms. */
@@ -148,19 +152,26 @@ export function openLab(build: LabBuild): Lab {
     return present;
   };
   const current = async () => present ?? (await openMachine());
+  const withRoom = async () => (present === null || present.next === SHIMS ? await openMachine() : present);
   return {
     ...{ build, stop },
     start: async (options = {}) => {
-      const here = present === null || present.next === SHIMS ? await openMachine() : present;
+      const here = await withRoom();
       return startShim(build, here.machine, here.next++, options);
     },
+    reserve: async () => (await withRoom()).next++,
+    // generic functions do not compose: order and arguments are passed on as they came
+    ask: (async (...order: readonly [string, ...unknown[]]) => {
+      const { machine } = await current();
+      return (machine.ask as (...same: readonly [string, ...unknown[]]) => unknown)(...order);
+    }) as Ask,
     neighbour: async () => (await current()).neighbour.order("sign"),
     agentDelay: async () => (await current()).machine.ask("delay"),
     spawnerPid: () => present?.machine.pid ?? -1,
   };
 }
 
-type Ask = <K extends keyof LabOrders>(
+export type Ask = <K extends keyof LabOrders>(
   order: K,
   ...args: Parameters<LabOrders[K]>
 ) => Promise<Awaited<ReturnType<LabOrders[K]>>>;

@@ -80,8 +80,8 @@ function setup(path: string, label: string, pin: string): unknown {
   const vault = library.C_GenerateKeyPair(
     session,
     { mechanism: 0 },
-    [...publicTemplate("vault", 3, CKA.ENCRYPT), ...rsaTemplate],
-    privateTemplate("vault", 3, CKA.DECRYPT),
+    [...publicTemplate("vault", 0x2a, CKA.ENCRYPT), ...rsaTemplate],
+    privateTemplate("vault", 0x2a, CKA.DECRYPT),
   );
   const rsaNumbers = ({ publicKey }: { publicKey: Buffer }) => ({
     modulus: attribute(publicKey, CKA_MODULUS),

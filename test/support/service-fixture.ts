@@ -26,6 +26,7 @@ import {
   toHex,
   utf8,
 } from "../../policy/index.ts";
+import { STORE_BYTES } from "../../seal/index.ts";
 import { enrol } from "../../vm-images/enrol.ts";
 import { changeModule } from "./launch-documents.ts";
 import {
@@ -35,6 +36,7 @@ import {
   type LaunchBench,
   openLaunchBench,
   type Provisioned,
+  type Provisioning,
   withinReach,
 } from "./launch-fixture.ts";
 import { readEkCertificate } from "./seal-fixture.ts";
@@ -59,8 +61,12 @@ export interface Agent {
   report(challenge: Challenge): Promise<Uint8Array>;
   /** Everything that the agent and the spawner wrote to the console. */
   console(): string;
+  /** The spawner's process. */
+  readonly pid: number;
   /** SIGKILL to the agent's process alone: the spawner's first child. */
   kill(): void;
+  /** The processes of the shims that run, in the order of their ids. */
+  shimPids(): readonly number[];
   /** The spawner's exit code. */
   readonly ended: Promise<number | null>;
   /** May be called twice. */
@@ -70,6 +76,10 @@ export interface Agent {
 type EnrolControl = Parameters<typeof enrol>[2];
 
 export interface AgentOptions {
+  /** Another policy: it is released too. */
+  readonly policy?: NonNullable<Provisioning["policy"]>;
+  /** The machine has a store, which is there after a reboot. */
+  readonly store?: boolean;
   readonly slots?: (slots: Map<SlotName, Uint8Array>) => void;
   readonly fault?: (command: BusCommand) => BusFault;
   readonly config?: (text: string) => string;
@@ -116,14 +126,15 @@ export async function openServiceBench(): Promise<ServiceBench> {
 async function start(
   bench: LaunchBench,
   portPair: string,
-  { slots = () => undefined, fault, config = (text) => text }: AgentOptions,
+  { slots = () => undefined, fault, config = (text) => text, policy = () => undefined, store = false }: AgentOptions,
 ): Promise<Agent> {
   await bench.powerOn();
   await bench.forgetLogins();
   const directory = mkdtempSync(join(bench.directory, "agent-"));
   const at = (name: string) => join(directory, name);
   const ports = await Promise.all(["control", "report"].map((name) => openPort(portPair, at(name))));
-  const provisioned = await provisionAt(bench, directory);
+  if (store) writeFileSync(at("store"), new Uint8Array(STORE_BYTES));
+  const provisioned = await provisionAt(bench, directory, { policy, store });
   const contents = new Map(provisioned.slots);
   slots(contents);
   for (const name of ["scopes", "pci"]) mkdirSync(at(name));
@@ -152,14 +163,18 @@ async function start(
 }
 
 /** The bench's machine with the paths of a guest: a private root, a token that is copied into it. */
-function provisionAt(bench: LaunchBench, directory: string): Promise<Provisioned> {
+function provisionAt(
+  bench: LaunchBench,
+  directory: string,
+  { policy, store }: Required<Pick<AgentOptions, "policy" | "store">>,
+): Promise<Provisioned> {
   const at = (name: string) => join(directory, name);
   const provisioned = bench.provision({
     config: {
       ...{ tcti: bench.bus.tcti("agent"), programs: NATIVE_DIRECTORY, cabinet: at("cabinet"), scopes: at("scopes") },
       ...{ auditLog: at("audit.log"), firmwareLog: at("firmware-event-log") },
       ...{ pciDevices: at("pci"), usbDevices: at("usb") },
-      ...{ controlPort: at("control"), reportPort: at("report") },
+      ...{ controlPort: at("control"), reportPort: at("report"), store: store ? at("store") : null },
     },
     policy: (draft) => {
       const profile = new Uint8Array(readFileSync(join(NATIVE_DIRECTORY, "local.profile")));
@@ -167,6 +182,7 @@ function provisionAt(bench: LaunchBench, directory: string): Promise<Provisioned
         ...{ config: { [SOFTHSM_CONF]: sha256Hex(conf) }, environment: { SOFTHSM2_CONF: SOFTHSM_CONF } },
         ...{ writable: [TOKENS], profile: { name: "local", sha256: sha256Hex(profile) } },
       });
+      policy(draft);
     },
   });
   return provisioned.then((made) => {
@@ -258,7 +274,7 @@ function speak(child: ChildProcess, provisioned: Provisioned, directory: string,
     launched: async () => {
       for (;;) {
         const status = await ask({ op: "status" });
-        if (status["state"] === "serving" || status["state"] === "refused") return status;
+        if (["serving", "refused", "stopped"].includes(String(status["state"]))) return status;
         await delay(20);
       }
     },
@@ -269,15 +285,27 @@ function speak(child: ChildProcess, provisioned: Provisioned, directory: string,
       return new Uint8Array(framed.subarray(4));
     },
     console: () => text,
-    kill: () => {
-      const children = readFileSync(`/proc/${child.pid}/task/${child.pid}/children`, "utf8");
-      process.kill(Number(children.split(" ")[0]), "SIGKILL");
-    },
+    pid: child.pid ?? -1,
+    kill: () => process.kill(childrenOf(child.pid ?? 0)[0] ?? 0, "SIGKILL"),
+    shimPids: () => descendantsOf(child.pid ?? 0).filter((pid) => commandOf(pid) === "shim"),
     stop: () => {
       stopping ??= stop();
       return stopping;
     },
   };
+}
+
+function childrenOf(pid: number): readonly number[] {
+  const text = readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8").trim();
+  return text === "" ? [] : text.split(" ").map(Number);
+}
+
+function descendantsOf(pid: number): readonly number[] {
+  return childrenOf(pid).flatMap((child) => [child, ...descendantsOf(child)]);
+}
+
+function commandOf(pid: number): string {
+  return readFileSync(`/proc/${pid}/comm`, "utf8").trim();
 }
 
 async function enrolled(bench: LaunchBench, agent: Agent): Promise<Enrolment> {
