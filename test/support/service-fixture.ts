@@ -63,6 +63,8 @@ export interface Agent {
   console(): string;
   /** SIGKILL to the agent's process alone: the spawner's first child. */
   kill(): void;
+  /** The spawner and everything below it. */
+  processes(): readonly { readonly pid: number; readonly command: string }[];
   /** The processes of the shims that run, in the order of their ids. */
   shimPids(): readonly number[];
   /** The spawner's exit code. */
@@ -284,6 +286,8 @@ function speak(child: ChildProcess, provisioned: Provisioned, directory: string,
     },
     console: () => text,
     kill: () => process.kill(childrenOf(child.pid ?? 0)[0] ?? 0, "SIGKILL"),
+    processes: () =>
+      [child.pid ?? 0, ...descendantsOf(child.pid ?? 0)].map((pid) => ({ pid, command: commandOf(pid) })),
     shimPids: () => descendantsOf(child.pid ?? 0).filter((pid) => commandOf(pid) === "shim"),
     stop: () => {
       stopping ??= stop();
