@@ -2,7 +2,7 @@ import { mkdirSync, openSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { pcrBanks } from "../../attest/index.ts";
-import { utf8 } from "../../policy/index.ts";
+import { type SlotName, utf8 } from "../../policy/index.ts";
 import { openStoreFile, Store } from "../../seal/index.ts";
 import { changeModule } from "../support/launch-documents.ts";
 import { LAUNCH_PIN, type PolicyDraft } from "../support/launch-fixture.ts";
@@ -119,7 +119,7 @@ describe("a machine with a spare shim, below the real spawner", () => {
   });
 
   test("I3 I11: without any left is capped and ends where its policy says reboot, and the store has counted that", async () => {
-    const agent = await serve(0, { onLoginLost: "reboot" }, { store: true });
+    const agent = await serve(0, { onLoginLost: "reboot" }, { store: 0 });
     kill(agent, 0);
     expect(await agent.ended).toBe(12);
     expect(agent.console()).toContain("login lost: token launch-bench");
@@ -127,6 +127,31 @@ describe("a machine with a spare shim, below the real spawner", () => {
     expect(store.content.recoveries).toBe(1);
     expect(store.content.entries.map(({ name, state }) => `${name} ${state}`)).toEqual(["hsm-pin served"]);
     await service.expectClosed(agent);
+  });
+});
+
+describe("an HSM that stays away after a reboot for it", () => {
+  const without = (slots: Map<SlotName, Uint8Array>) => void slots.delete("token");
+  const recovering = {
+    store: 1,
+    slots: without,
+    policy: (draft: PolicyDraft) => void Object.assign(draft, { onLoginLost: "reboot" }),
+  };
+
+  test("I11: is waited for by the next reboot, half a minute later, which is counted before", async () => {
+    const agent = await service.start(recovering);
+    expect(await agent.launched()).toMatchObject({ state: "refused", reasons: [{ code: "hsm-absent" }] });
+    await expect.poll(() => agent.console()).toContain("the HSM is still away, reboot in 30 s");
+    const { store } = Store.open(openStoreFile(join(agent.directory, "store"), { create: false }));
+    expect(store.content.recoveries).toBe(2);
+    await service.expectClosed(agent);
+  });
+
+  test("I11: leads to no reboot of a machine that had none before", async () => {
+    const agent = await service.start({ ...recovering, store: 0 });
+    expect(await agent.launched()).toMatchObject({ state: "refused", reasons: [{ code: "hsm-absent" }] });
+    expect(await statusOf(agent)).toMatchObject({ state: "refused" });
+    expect(agent.console()).not.toContain("reboot");
   });
 });
 

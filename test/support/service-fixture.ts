@@ -26,7 +26,7 @@ import {
   toHex,
   utf8,
 } from "../../policy/index.ts";
-import { STORE_BYTES } from "../../seal/index.ts";
+import { openStoreFile, Store } from "../../seal/index.ts";
 import { enrol } from "../../vm-images/enrol.ts";
 import { changeModule } from "./launch-documents.ts";
 import {
@@ -78,8 +78,8 @@ type EnrolControl = Parameters<typeof enrol>[2];
 export interface AgentOptions {
   /** Another policy: it is released too. */
   readonly policy?: NonNullable<Provisioning["policy"]>;
-  /** The machine has a store, which is there after a reboot. */
-  readonly store?: boolean;
+  /** The machine has a store, which says that it has rebooted so often for a lost login. Default: it has none. */
+  readonly store?: number;
   readonly slots?: (slots: Map<SlotName, Uint8Array>) => void;
   readonly fault?: (command: BusCommand) => BusFault;
   readonly config?: (text: string) => string;
@@ -126,14 +126,17 @@ export async function openServiceBench(): Promise<ServiceBench> {
 async function start(
   bench: LaunchBench,
   portPair: string,
-  { slots = () => undefined, fault, config = (text) => text, policy = () => undefined, store = false }: AgentOptions,
+  { slots = () => undefined, fault, config = (text) => text, policy = () => undefined, store = null }: AgentOptions,
 ): Promise<Agent> {
   await bench.powerOn();
   await bench.forgetLogins();
   const directory = mkdtempSync(join(bench.directory, "agent-"));
   const at = (name: string) => join(directory, name);
   const ports = await Promise.all(["control", "report"].map((name) => openPort(portPair, at(name))));
-  if (store) writeFileSync(at("store"), new Uint8Array(STORE_BYTES));
+  if (store !== null) {
+    const kept = Store.open(openStoreFile(at("store"), { create: true })).store;
+    kept.write({ ...kept.content, recoveries: store });
+  }
   const provisioned = await provisionAt(bench, directory, { policy, store });
   const contents = new Map(provisioned.slots);
   slots(contents);
@@ -166,7 +169,7 @@ async function start(
 function provisionAt(
   bench: LaunchBench,
   directory: string,
-  { policy, store }: Required<Pick<AgentOptions, "policy" | "store">>,
+  { policy, store }: { readonly policy: NonNullable<AgentOptions["policy"]>; readonly store: number | null },
 ): Promise<Provisioned> {
   const at = (name: string) => join(directory, name);
   const provisioned = bench.provision({
@@ -174,7 +177,7 @@ function provisionAt(
       ...{ tcti: bench.bus.tcti("agent"), programs: NATIVE_DIRECTORY, cabinet: at("cabinet"), scopes: at("scopes") },
       ...{ auditLog: at("audit.log"), firmwareLog: at("firmware-event-log") },
       ...{ pciDevices: at("pci"), usbDevices: at("usb") },
-      ...{ controlPort: at("control"), reportPort: at("report"), store: store ? at("store") : null },
+      ...{ controlPort: at("control"), reportPort: at("report"), store: store === null ? null : at("store") },
     },
     policy: (draft) => {
       const profile = new Uint8Array(readFileSync(join(NATIVE_DIRECTORY, "local.profile")));
