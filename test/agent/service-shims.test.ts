@@ -8,6 +8,7 @@ import { changeModule } from "../support/launch-documents.ts";
 import { LAUNCH_PIN, type PolicyDraft } from "../support/launch-fixture.ts";
 import { findInMemory } from "../support/process-memory.ts";
 import { type Agent, type AgentOptions, openServiceBench, type ServiceBench } from "../support/service-fixture.ts";
+import { TPM_CC } from "../support/tpm-bus.ts";
 
 let service: ServiceBench;
 beforeAll(async () => {
@@ -81,6 +82,18 @@ describe("a machine with a spare shim, below the real spawner", () => {
       { operation: "shim", scope: "launch-bench", decision: "allow" },
     ]);
     await service.expectClosed(agent);
+  });
+
+  test("I4: a credential file is unsealed once, into the own directory of each of them", async () => {
+    const path = "/var/lib/softhsm/tokens/tls-key.pem";
+    const label = { name: "tls-key", kind: "file", tokenSerial: null } as const;
+    const agent = await service.start({
+      policy: (draft) => changeModule(draft, { spares: 2, files: { [path]: "tls-key" } }),
+      credentials: [{ label, secret: new Uint8Array(3000).fill(0x5a) }],
+    });
+    expect(await agent.launched()).toMatchObject({ state: "serving", reasons: [] });
+    expect(service.bench.bus.commands.filter(({ code }) => code === TPM_CC.unseal)).toHaveLength(2);
+    expect(agent.shimPids()).toHaveLength(3);
   });
 
   test("I4: the PIN is in the memory of none of its processes once it serves", async () => {

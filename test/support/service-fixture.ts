@@ -78,8 +78,10 @@ type EnrolControl = Parameters<typeof enrol>[2];
 export interface AgentOptions {
   /** Another policy: it is released too. */
   readonly policy?: NonNullable<Provisioning["policy"]>;
+  /** Besides the PIN. */
+  readonly credentials?: NonNullable<Provisioning["credentials"]>;
   /** The machine has a store, which says that it has rebooted so often for a lost login. Default: it has none. */
-  readonly store?: number;
+  readonly store?: number | null;
   readonly slots?: (slots: Map<SlotName, Uint8Array>) => void;
   readonly fault?: (command: BusCommand) => BusFault;
   readonly config?: (text: string) => string;
@@ -126,7 +128,14 @@ export async function openServiceBench(): Promise<ServiceBench> {
 async function start(
   bench: LaunchBench,
   portPair: string,
-  { slots = () => undefined, fault, config = (text) => text, policy = () => undefined, store = null }: AgentOptions,
+  {
+    slots = () => undefined,
+    fault,
+    config = (text) => text,
+    policy = () => undefined,
+    store = null,
+    credentials = [],
+  }: AgentOptions,
 ): Promise<Agent> {
   await bench.powerOn();
   await bench.forgetLogins();
@@ -137,7 +146,7 @@ async function start(
     const kept = Store.open(openStoreFile(at("store"), { create: true })).store;
     kept.write({ ...kept.content, recoveries: store });
   }
-  const provisioned = await provisionAt(bench, directory, { policy, store });
+  const provisioned = await provisionAt(bench, directory, { policy, store, credentials });
   const contents = new Map(provisioned.slots);
   slots(contents);
   for (const name of ["scopes", "pci"]) mkdirSync(at(name));
@@ -169,10 +178,11 @@ async function start(
 function provisionAt(
   bench: LaunchBench,
   directory: string,
-  { policy, store }: { readonly policy: NonNullable<AgentOptions["policy"]>; readonly store: number | null },
+  { policy, store, credentials }: Required<Pick<AgentOptions, "policy" | "store" | "credentials">>,
 ): Promise<Provisioned> {
   const at = (name: string) => join(directory, name);
   const provisioned = bench.provision({
+    credentials,
     config: {
       ...{ tcti: bench.bus.tcti("agent"), programs: NATIVE_DIRECTORY, cabinet: at("cabinet"), scopes: at("scopes") },
       ...{ auditLog: at("audit.log"), firmwareLog: at("firmware-event-log") },

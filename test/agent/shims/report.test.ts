@@ -19,7 +19,11 @@ beforeAll(async () => {
   counter = bench.token.counter;
 });
 afterAll(() => bench[Symbol.asyncDispose]());
-afterEach(() => counter.unset("attacks"));
+const opened: Domains[] = [];
+afterEach(() => {
+  for (const domains of opened.splice(0)) domains.close();
+  counter.unset("attacks");
+});
 
 interface Serving {
   readonly domains: Domains;
@@ -41,6 +45,7 @@ async function serve(booted: Boot, onViolation: "kill" | "report"): Promise<Serv
     capAndReboot: (reason) => booted.spawner.capAndReboot(reason),
     onStopped: (reasons) => log.locked(async () => enter(record, { kind: "stopped", reasons })),
   });
+  opened.push(domains);
   launched.bell.ring = () => domains.checkAttempts();
   const request = { mechanism: 0x1041n, pss: null, data: sha256(utf8("a message")) };
   const sign = () => domains.use("release-ec", (shim, place) => shim.sign({ ...place, ...request }));
