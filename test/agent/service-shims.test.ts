@@ -1,11 +1,14 @@
-import { mkdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, openSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { pcrBanks } from "../../attest/index.ts";
+import { type SlotName, utf8 } from "../../policy/index.ts";
 import { openStoreFile, Store } from "../../seal/index.ts";
 import { changeModule } from "../support/launch-documents.ts";
-import type { PolicyDraft } from "../support/launch-fixture.ts";
+import { LAUNCH_PIN, type PolicyDraft } from "../support/launch-fixture.ts";
+import { findInMemory } from "../support/process-memory.ts";
 import { type Agent, type AgentOptions, openServiceBench, type ServiceBench } from "../support/service-fixture.ts";
+import { TPM_CC } from "../support/tpm-bus.ts";
 
 let service: ServiceBench;
 beforeAll(async () => {
@@ -81,6 +84,35 @@ describe("a machine with a spare shim, below the real spawner", () => {
     await service.expectClosed(agent);
   });
 
+  test("I4: a credential file is unsealed once, into the own directory of each of them", async () => {
+    const path = "/var/lib/softhsm/tokens/tls-key.pem";
+    const label = { name: "tls-key", kind: "file", tokenSerial: null } as const;
+    const agent = await service.start({
+      policy: (draft) => changeModule(draft, { spares: 2, files: { [path]: "tls-key" } }),
+      credentials: [{ label, secret: new Uint8Array(3000).fill(0x5a) }],
+    });
+    expect(await agent.launched()).toMatchObject({ state: "serving", reasons: [] });
+    expect(service.bench.bus.commands.filter(({ code }) => code === TPM_CC.unseal)).toHaveLength(2);
+    expect(agent.shimPids()).toHaveLength(3);
+  });
+
+  test("I4: the PIN is in the memory of none of its processes once it serves", async () => {
+    const agent = await serve(2);
+    const processes = agent.processes();
+    expect(processes.map(({ command }) => command).filter((command) => command === "shim")).toHaveLength(3);
+    for (const { pid, command } of processes) {
+      if (process.getuid?.() === 0) {
+        for (const encoding of ["latin1", "utf16le"] as const)
+          expect([command, findInMemory(pid, Buffer.from(LAUNCH_PIN, encoding))]).toEqual([command, []]);
+        expect(findInMemory(pid, utf8("ironclaw")).length + findInMemory(pid, utf8("SOFTHSM2_CONF")).length).not.toBe(
+          0,
+        );
+      }
+      // another user, this one included, may not even look
+      else if (command !== "spawner") expect(() => openSync(`/proc/${pid}/mem`, "r")).toThrow(/EACCES|EPERM/);
+    }
+  });
+
   test("I5 I9: without any left stops, says why, and its report still verifies", async () => {
     const agent = await serve(1, { onLoginLost: "stop" });
     const enrolment = await service.enrolled(agent);
@@ -100,7 +132,7 @@ describe("a machine with a spare shim, below the real spawner", () => {
   });
 
   test("I3 I11: without any left is capped and ends where its policy says reboot, and the store has counted that", async () => {
-    const agent = await serve(0, { onLoginLost: "reboot" }, { store: true });
+    const agent = await serve(0, { onLoginLost: "reboot" }, { store: 0 });
     kill(agent, 0);
     expect(await agent.ended).toBe(12);
     expect(agent.console()).toContain("login lost: token launch-bench");
@@ -108,6 +140,31 @@ describe("a machine with a spare shim, below the real spawner", () => {
     expect(store.content.recoveries).toBe(1);
     expect(store.content.entries.map(({ name, state }) => `${name} ${state}`)).toEqual(["hsm-pin served"]);
     await service.expectClosed(agent);
+  });
+});
+
+describe("an HSM that stays away after a reboot for it", () => {
+  const without = (slots: Map<SlotName, Uint8Array>) => void slots.delete("token");
+  const recovering = {
+    store: 1,
+    slots: without,
+    policy: (draft: PolicyDraft) => void Object.assign(draft, { onLoginLost: "reboot" }),
+  };
+
+  test("I11: is waited for by the next reboot, half a minute later, which is counted before", async () => {
+    const agent = await service.start(recovering);
+    expect(await agent.launched()).toMatchObject({ state: "refused", reasons: [{ code: "hsm-absent" }] });
+    await expect.poll(() => agent.console()).toContain("the HSM is still away, reboot in 30 s");
+    const { store } = Store.open(openStoreFile(join(agent.directory, "store"), { create: false }));
+    expect(store.content.recoveries).toBe(2);
+    await service.expectClosed(agent);
+  });
+
+  test("I11: leads to no reboot of a machine that had none before", async () => {
+    const agent = await service.start({ ...recovering, store: 0 });
+    expect(await agent.launched()).toMatchObject({ state: "refused", reasons: [{ code: "hsm-absent" }] });
+    expect(await statusOf(agent)).toMatchObject({ state: "refused" });
+    expect(agent.console()).not.toContain("reboot");
   });
 });
 

@@ -26,7 +26,7 @@ import {
   toHex,
   utf8,
 } from "../../policy/index.ts";
-import { STORE_BYTES } from "../../seal/index.ts";
+import { openStoreFile, Store } from "../../seal/index.ts";
 import { enrol } from "../../vm-images/enrol.ts";
 import { changeModule } from "./launch-documents.ts";
 import {
@@ -65,6 +65,8 @@ export interface Agent {
   readonly pid: number;
   /** SIGKILL to the agent's process alone: the spawner's first child. */
   kill(): void;
+  /** The spawner and everything below it. */
+  processes(): readonly { readonly pid: number; readonly command: string }[];
   /** The processes of the shims that run, in the order of their ids. */
   shimPids(): readonly number[];
   /** The spawner's exit code. */
@@ -78,8 +80,10 @@ type EnrolControl = Parameters<typeof enrol>[2];
 export interface AgentOptions {
   /** Another policy: it is released too. */
   readonly policy?: NonNullable<Provisioning["policy"]>;
-  /** The machine has a store, which is there after a reboot. */
-  readonly store?: boolean;
+  /** Besides the PIN. */
+  readonly credentials?: NonNullable<Provisioning["credentials"]>;
+  /** The machine has a store, which says that it has rebooted so often for a lost login. Default: it has none. */
+  readonly store?: number | null;
   readonly slots?: (slots: Map<SlotName, Uint8Array>) => void;
   readonly fault?: (command: BusCommand) => BusFault;
   readonly config?: (text: string) => string;
@@ -126,15 +130,25 @@ export async function openServiceBench(): Promise<ServiceBench> {
 async function start(
   bench: LaunchBench,
   portPair: string,
-  { slots = () => undefined, fault, config = (text) => text, policy = () => undefined, store = false }: AgentOptions,
+  {
+    slots = () => undefined,
+    fault,
+    config = (text) => text,
+    policy = () => undefined,
+    store = null,
+    credentials = [],
+  }: AgentOptions,
 ): Promise<Agent> {
   await bench.powerOn();
   await bench.forgetLogins();
   const directory = mkdtempSync(join(bench.directory, "agent-"));
   const at = (name: string) => join(directory, name);
   const ports = await Promise.all(["control", "report"].map((name) => openPort(portPair, at(name))));
-  if (store) writeFileSync(at("store"), new Uint8Array(STORE_BYTES));
-  const provisioned = await provisionAt(bench, directory, { policy, store });
+  if (store !== null) {
+    const kept = Store.open(openStoreFile(at("store"), { create: true })).store;
+    kept.write({ ...kept.content, recoveries: store });
+  }
+  const provisioned = await provisionAt(bench, directory, { policy, store, credentials });
   const contents = new Map(provisioned.slots);
   slots(contents);
   for (const name of ["scopes", "pci"]) mkdirSync(at(name));
@@ -166,15 +180,16 @@ async function start(
 function provisionAt(
   bench: LaunchBench,
   directory: string,
-  { policy, store }: Required<Pick<AgentOptions, "policy" | "store">>,
+  { policy, store, credentials }: Required<Pick<AgentOptions, "policy" | "store" | "credentials">>,
 ): Promise<Provisioned> {
   const at = (name: string) => join(directory, name);
   const provisioned = bench.provision({
+    credentials,
     config: {
       ...{ tcti: bench.bus.tcti("agent"), programs: NATIVE_DIRECTORY, cabinet: at("cabinet"), scopes: at("scopes") },
       ...{ auditLog: at("audit.log"), firmwareLog: at("firmware-event-log") },
       ...{ pciDevices: at("pci"), usbDevices: at("usb") },
-      ...{ controlPort: at("control"), reportPort: at("report"), store: store ? at("store") : null },
+      ...{ controlPort: at("control"), reportPort: at("report"), store: store === null ? null : at("store") },
     },
     policy: (draft) => {
       const profile = new Uint8Array(readFileSync(join(NATIVE_DIRECTORY, "local.profile")));
@@ -287,6 +302,8 @@ function speak(child: ChildProcess, provisioned: Provisioned, directory: string,
     console: () => text,
     pid: child.pid ?? -1,
     kill: () => process.kill(childrenOf(child.pid ?? 0)[0] ?? 0, "SIGKILL"),
+    processes: () =>
+      [child.pid ?? 0, ...descendantsOf(child.pid ?? 0)].map((pid) => ({ pid, command: commandOf(pid) })),
     shimPids: () => descendantsOf(child.pid ?? 0).filter((pid) => commandOf(pid) === "shim"),
     stop: () => {
       stopping ??= stop();
