@@ -75,7 +75,7 @@ function openSandboxBench(): SandboxBench {
     ...{ directory, lab, environment, profile: writeHostProfile(here, null) },
     request: (id) => ({
       files,
-      shim: { id, profileSha256, environment: [`SOFTHSM2_CONF=${CONF}`], writable: [TOKENS] },
+      shim: { id, profileSha256, environment: [`SOFTHSM2_CONF=${CONF}`], writable: [TOKENS], nodes: [], connect: [] },
       timeoutMs: 60_000,
     }),
     close: async () => {
