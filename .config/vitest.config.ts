@@ -7,6 +7,8 @@ const root = resolve(import.meta.dirname, "..");
 const parts = [
   "test/agent/launch*.test.ts",
   "test/agent/cli/**/*.test.ts",
+  "test/agent/profile-openings.test.ts",
+  "test/agent/relay-pairs.test.ts",
   "test/agent/report.test.ts",
   "test/agent/service.test.ts",
   "test/agent/relay.test.ts",

@@ -24,7 +24,7 @@ const schema = z.strictObject({
   firmwareLog: absolutePath,
   pciDevices: absolutePath,
   /** A kernel without USB has no such directory. */
-  usbDevices: absolutePath.default("/sys/bus/usb/devices"),
+  usbDevices: absolutePath,
   controlPort: absolutePath,
   reportPort: absolutePath,
 });

@@ -22,6 +22,7 @@ import { openShim } from "./shim-client.ts";
 import { watchDevices } from "./shims/device-watch.ts";
 import { Domains } from "./shims/domains.ts";
 import { IncidentLog } from "./shims/incidents.ts";
+import { isOutageAgain, recover } from "./shims/recovery.ts";
 import { openSpawner } from "./spawner-client.ts";
 import { createStateVolume, MachineAudit } from "./state-volume.ts";
 import { visibleDevices } from "./visible-devices.ts";
@@ -70,7 +71,27 @@ export async function runAgent(configPath: string): Promise<never> {
       console.error(`agent: after the launch: ${problem.code} ${problem.item}: ${problem.got}`);
     }
   }
+  if (launched === null && policy !== undefined) recoverAgain(environment, record, policy, storeKeeps);
   return ended;
+}
+
+/** A machine that rebooted because its login was lost, and finds its HSM still away, goes on trying for as long as it may. */
+function recoverAgain(
+  { store, spawner }: LaunchEnvironment,
+  { state }: LaunchRecord,
+  { onLoginLost }: Policy,
+  storeKeeps: boolean,
+): void {
+  if (state.kind !== "refused" || !storeKeeps || !isOutageAgain(state.reasons, store)) return;
+  const capAndReboot = (reason: string) => spawner.capAndReboot(reason);
+  const without = recover({
+    onLoginLost,
+    violated: false,
+    store,
+    capAndReboot,
+    why: "login lost: the HSM is still away",
+  });
+  for (const { code, got } of without) console.error(`agent: ${code}: ${got}`);
 }
 
 interface Launch {

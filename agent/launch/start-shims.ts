@@ -93,20 +93,12 @@ function startRequest({ id, module }: PlannedShim): StartShim {
 }
 
 /** What this kernel's sandbox lacks. Refuses what the policy does not do without. */
-function acceptedLacks({ sandbox }: Policy, { ready: { landlockAbi } }: Shim): readonly SandboxFeature[] {
-  const lacks = missingFeatures(landlockAbi);
-  const unaccepted = lacks.filter((feature) => !sandbox.lacks.includes(feature));
-  if (unaccepted.length > 0)
-    throw new Refusal(
-      unaccepted.map((feature) =>
-        reason(
-          "sandbox-weaker",
-          feature,
-          "a kernel that has it, or a policy that does without",
-          `Landlock ${landlockAbi}`,
-        ),
-      ),
-    );
+function acceptedLacks({ sandbox }: Policy, { ready }: Shim): readonly SandboxFeature[] {
+  const lacks = missingFeatures(ready.landlockAbi);
+  const reasons = lacks
+    .filter((feature) => !sandbox.lacks.includes(feature))
+    .map((feature) => reason("sandbox-weaker", feature, "a kernel that has it", `Landlock ${ready.landlockAbi}`));
+  if (reasons.length > 0) throw new Refusal(reasons);
   return lacks;
 }
 

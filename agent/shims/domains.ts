@@ -3,7 +3,7 @@ import type { Store } from "../../seal/index.ts";
 import { AgentError } from "../errors.ts";
 import type { Shim } from "../shim-client.ts";
 import type { IncidentLog } from "./incidents.ts";
-import { afterLoss, countRecovery, forgetRecoveries, GOOD_AFTER, recoveriesOf } from "./recovery.ts";
+import { forgetRecoveries, GOOD_AFTER, recover } from "./recovery.ts";
 import { type DomainEnd, type DomainShim, type KeyPlace, type ShimState, TrustDomain } from "./trust-domain.ts";
 
 /** A token after a good launch. */
@@ -130,25 +130,14 @@ export class Domains {
     if (this.#left === 0) await this.#options.onStopped([...this.#reasons]);
   }
 
-  /** @returns why the machine does not reboot, when it does not although the policy says so */
+  /** One reboot heals all tokens. */
   #recover({ token }: DomainEnd): readonly Reason[] {
-    const { onLoginLost, incidents, store, capAndReboot } = this.#options;
     if (this.#rebooting) return [];
-    const recovery = afterLoss({
-      ...{ onLoginLost, violated: incidents.violated },
-      recoveries: store === null ? null : recoveriesOf(store),
-    });
-    if (recovery.kind === "stop" || store === null) return recovery.kind === "stop" ? recovery.reasons : [];
-    try {
-      countRecovery(store);
-    } catch (error) {
-      const got = error instanceof Error ? error.message : "unknown failure";
-      return [reason("recovery-uncounted", "reboot after a lost login", "a store that counts the reboots", got)];
-    }
-    this.#rebooting = true;
-    console.error(`agent: token ${token}: login lost, reboot in ${recovery.delay / 1000} s`);
-    setTimeout(() => void capAndReboot(`login lost: token ${token}`), recovery.delay);
-    return [];
+    const { onLoginLost, incidents, store, capAndReboot } = this.#options;
+    const why = `login lost: token ${token}`;
+    const without = recover({ onLoginLost, violated: incidents.violated, store, capAndReboot, why });
+    this.#rebooting = onLoginLost === "reboot" && without.length === 0;
+    return without;
   }
 
   #settleRecoveries(): void {

@@ -38,6 +38,45 @@ export function afterLoss({ onLoginLost, violated, recoveries }: Loss): Recovery
   return { kind: "reboot", delay };
 }
 
+export interface RecoveryOptions extends Omit<Loss, "recoveries"> {
+  /** Null where nothing is kept from boot to boot. */
+  readonly store: Store | null;
+  readonly capAndReboot: (reason: string) => Promise<void>;
+  /** Printable ASCII, at most 200 characters. */
+  readonly why: string;
+}
+
+/**
+ * Does what follows from a lost login: counts the reboot and has it done later, or does nothing.
+ * @returns why there is none, when the policy asks for one
+ */
+export function recover({ store, capAndReboot, why, ...loss }: RecoveryOptions): readonly Reason[] {
+  const recovery = afterLoss({ ...loss, recoveries: store === null ? null : recoveriesOf(store) });
+  if (recovery.kind === "stop") return recovery.reasons;
+  try {
+    if (store !== null) countRecovery(store);
+  } catch (error) {
+    const got = error instanceof Error ? error.message : "unknown failure";
+    return [reason("recovery-uncounted", "reboot after a lost login", "a store that counts the reboots", got)];
+  }
+  console.error(`agent: ${why}, reboot in ${recovery.delay / 1000} s`);
+  setTimeout(() => void capAndReboot(why), recovery.delay);
+  return [];
+}
+
+/**
+ * Whether a refused launch is the same lost login seen again: this boot is a recovery already, and what it lacks is the HSM alone. No PIN was
+ * unsealed for it, so another boot costs no try.
+ */
+export function isOutageAgain(reasons: readonly Reason[], store: Store): boolean {
+  return recoveriesOf(store) > 0 && reasons.length > 0 && reasons.every(isOutage);
+}
+
+/** Its token is not there, or its library says that it cannot begin. */
+function isOutage({ code, item }: Reason): boolean {
+  return code === "hsm-absent" || (code === "ERR_SHIM_REFUSED" && item === "launch (unsealing)");
+}
+
 export function recoveriesOf(store: Store): number {
   return store.content.recoveries ?? 0;
 }

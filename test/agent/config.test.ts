@@ -17,7 +17,7 @@ const parseDocument = (changed: unknown) => parseConfig(utf8(JSON.stringify(chan
 describe("the agent's configuration", () => {
   test("that of the image is read as it stands", () => {
     expect(parseConfig(bytes)).toEqual({ ...document, attestationKey: "p256" });
-    expect(FIELDS).toHaveLength(13);
+    expect(FIELDS).toHaveLength(14);
   });
 
   test("I9: the attestation key is P-256, or RSA-2048 where that is asked for, and no other", () => {

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { sha256Hex, utf8 } from "../../policy/index.ts";
 import { asked, type LaunchChecks, openLaunchChecks, reasonOf, reasonsOf } from "../support/launch-checks.ts";
-import { BENCH_MODULE } from "../support/launch-documents.ts";
+import { BENCH_MODULE, changeModule } from "../support/launch-documents.ts";
 import { LAUNCH_PIN, type LaunchBench } from "../support/launch-fixture.ts";
 import { TPM_CC } from "../support/tpm-bus.ts";
 
@@ -102,6 +102,44 @@ describe("token and keys", () => {
     expect(reasonsOf(booted)).toEqual([
       { code: "key-attributes", item: "document-rsa unwrap", expected: "true", got: "false" },
     ]);
+    await expectRefused(booted, machine);
+  });
+
+  test.each(["decrypt", "unwrap"] as const)(
+    "I7: a key that does %s is proven by that operation, with every shim, and works for no other",
+    async (does) => {
+      const spki = bench.addKey({ label: `for-${does}`, id: does === "decrypt" ? "71" : "72", kind: does });
+      const machine = await bench.provision({
+        policy: (draft) => {
+          changeModule(draft, { spares: 1 });
+          draft.keys = { ...draft.keys, [does]: { spki: `sha256:${sha256Hex(spki)}`, does } };
+        },
+      });
+      await using booted = await boot({}, machine);
+      expect(booted.record.state.kind).toBe("serving");
+      for (const { shim, places } of booted.launched?.tokens[0]?.shims ?? []) {
+        const place = places.get(does);
+        if (place === undefined) throw new Error(does);
+        const request = { ...place, mechanism: 0x40n, pss: null, data: utf8("a message") };
+        await expect(shim.sign(request)).rejects.toMatchObject({ rv: 0x68n });
+      }
+      expect(booted.launched?.tokens[0]?.shims).toHaveLength(2);
+    },
+  );
+
+  test("I3: a shim that ends while a key that decrypts is proven ends the launch refused", async () => {
+    const own = bench.addKey({ label: "decrypt-own", id: "73", kind: "decrypt" });
+    const machine = await withKey("decrypt-own", own, "decrypt");
+    await using booted = await boot(
+      {
+        onShimStep: (step, child) => {
+          if (step === "decrypt") child?.kill("SIGKILL");
+        },
+      },
+      machine,
+    );
+    expect(reasonsOf(booted).map(({ code }) => code)).toEqual(["ERR_SHIM_GONE"]);
+    expect(booted.calls).toContain("decrypt");
     await expectRefused(booted, machine);
   });
 });

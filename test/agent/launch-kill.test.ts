@@ -3,9 +3,10 @@ import { launchEventDigests } from "../../attest/index.ts";
 import { AGENT_PCR } from "../../policy/index.ts";
 import { openTpm } from "../../seal/index.ts";
 import { type LaunchChecks, openLaunchChecks } from "../support/launch-checks.ts";
+import { changeModule } from "../support/launch-documents.ts";
 import { type Boot, type BootOptions, capAsSpawner, type LaunchBench, withTpm } from "../support/launch-fixture.ts";
 import { type PreparedUnseal, prepareUnseal, saveContexts, unsealFromContexts } from "../support/prepared-unseal.ts";
-import { type Agent, openServiceBench, type ServiceBench } from "../support/service-fixture.ts";
+import { type Agent, type AgentOptions, openServiceBench, type ServiceBench } from "../support/service-fixture.ts";
 import { NATIVE_DIRECTORY } from "../support/shim-fixture.ts";
 import { type BusCommand, TPM_CC } from "../support/tpm-bus.ts";
 
@@ -17,6 +18,9 @@ describe("an agent that is killed during its launch, below the real spawner", ()
   afterAll(() => service[Symbol.asyncDispose]());
   afterEach(() => service.stopAll());
 
+  /** With a spare, whose log-in comes after that of the first shim. */
+  const policy: NonNullable<AgentOptions["policy"]> = (draft) => changeModule(draft, { spares: 1 });
+
   interface Step {
     readonly code: number;
     /** Which one of its kind. */
@@ -26,7 +30,7 @@ describe("an agent that is killed during its launch, below the real spawner", ()
   /** The commands of a first launch: with provisioning, import, unseal, log-in, cap. */
   async function firstLaunch(): Promise<readonly BusCommand[]> {
     service.bench.renewTpm();
-    const agent = await service.start();
+    const agent = await service.start({ policy });
     expect(await agent.launched()).toMatchObject({ state: "serving" });
     const commands = [...service.bench.bus.commands];
     await agent.stop();
@@ -40,6 +44,7 @@ describe("an agent that is killed during its launch, below the real spawner", ()
     let agent: Agent | null = null;
     let seen = 0;
     agent = await service.start({
+      policy,
       fault: (command) => {
         if (command.client !== "agent" || command.code !== code || seen++ !== turn) return null;
         agent?.kill();

@@ -1,30 +1,9 @@
-import { randomBytes } from "node:crypto";
-import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { openAudit } from "../../agent/audit.ts";
-import { evidenceSources, frameReport, type ReportSources } from "../../agent/report.ts";
-import {
-  type AttestationKeyKind,
-  type Challenge,
-  collectEvidence,
-  defaultQuotePcrs,
-  type Enrolment,
-  encodeEvidence,
-  launchEvent,
-  parseEvidence,
-  pcrBanks,
-  type VerifiedEvidence,
-  verifyEvidence,
-} from "../../attest/index.ts";
-import { fromHex, sha256, toBase64, toHex, utf8 } from "../../policy/index.ts";
-import {
-  type Boot,
-  FIRMWARE_LOG,
-  LAUNCH_PIN,
-  type LaunchBench,
-  openLaunchBench,
-  type Provisioned,
-} from "../support/launch-fixture.ts";
+import { evidenceSources, frameReport } from "../../agent/report.ts";
+import { collectEvidence, launchEvent, pcrBanks, verifyEvidence } from "../../attest/index.ts";
+import { fromHex, sha256, utf8 } from "../../policy/index.ts";
+import { type LaunchBench, openLaunchBench, type Provisioned } from "../support/launch-fixture.ts";
+import { challengeFor, openReporter, report } from "../support/reporter.ts";
 import { addSecondToken, withBoth } from "../support/second-token.ts";
 
 let bench: LaunchBench;
@@ -34,48 +13,6 @@ beforeAll(async () => {
   provisioned = await bench.provision();
 });
 afterAll(() => bench[Symbol.asyncDispose]());
-
-interface Reporter {
-  readonly sources: ReportSources;
-  readonly enrolment: Enrolment;
-}
-
-/** What the agent gathers when it starts, and what a verifier knows of the machine. */
-async function openReporter(
-  { tpm, log, record, inputs }: Pick<Boot, "tpm" | "log" | "record" | "inputs">,
-  kind?: AttestationKeyKind,
-): Promise<Reporter> {
-  const ak = await tpm.createAttestationKey(kind);
-  const { name: ekName } = await tpm.endorsementKey("p384");
-  const path = join(bench.directory, `audit-${randomBytes(4).toString("hex")}`);
-  const sources: ReportSources = {
-    ...{ tpm, ak, ekName, log, record, inputs: inputs.partial, ekKind: "p384" },
-    audit: openAudit({ path, now: Date.now, anchor: null }),
-    ekCertificates: (await tpm.ekCertificates()).map(({ der }) => der),
-    firmwareLog: FIRMWARE_LOG,
-    shims: async () => [],
-    epoch: async () => 1n,
-  };
-  const keys = { ekName: toHex(ekName), akPublic: toBase64(ak.publicArea), akName: toHex(ak.name) };
-  const how = { assurance: "software-tpm", ekCertificateSha256: null } as const;
-  return { sources, enrolment: { version: 1, name: "bench-vm", ...keys, ...how } };
-}
-
-const challengeFor = (bank: Challenge["bank"]): Challenge => ({
-  ...{ bank, nonce: new Uint8Array(randomBytes(32)), pcrs: defaultQuotePcrs },
-});
-
-/** One report over the wire format, verified as a remote verifier does. */
-async function report({ sources, enrolment }: Reporter, bank: Challenge["bank"] = "sha256"): Promise<VerifiedEvidence> {
-  const challenge = challengeFor(bank);
-  const { tpm, ak } = sources;
-  const bytes = encodeEvidence(await collectEvidence(tpm, ak, evidenceSources(sources), challenge));
-  const pin = utf8(LAUNCH_PIN);
-  for (const form of [pin, utf8(toHex(pin)), utf8(toBase64(pin))]) {
-    expect(Buffer.from(bytes).includes(form)).toBe(false); // I4
-  }
-  return verifyEvidence(parseEvidence(bytes), challenge, enrolment, null);
-}
 
 const anchor = (at: number) => launchEvent("anchor", `event ${at}`, sha256(utf8(`${at}`)));
 const bankOf = (at: number) => (at % 2 === 0 ? "sha256" : "sha384");
@@ -87,7 +24,7 @@ describe("a report", () => {
     let reports: Promise<void> = Promise.resolve();
     await using booted = await bench.boot(provisioned, {
       beforeLaunch: async (early) => {
-        const reporter = await openReporter(early);
+        const reporter = await openReporter(bench, early);
         const poll = async () => {
           for (let at = 0; !ended; at++) seen.push((await report(reporter, bankOf(at))).claims.measured.launch);
           seen.push((await report(reporter)).claims.measured.launch);
@@ -109,7 +46,7 @@ describe("a report", () => {
 
   test("I9: by either kind of attestation key verifies in either bank, and under its own enrolment only", async () => {
     await using booted = await bench.boot(provisioned);
-    const [p256, rsa] = [await openReporter(booted), await openReporter(booted, "rsa2048")];
+    const [p256, rsa] = [await openReporter(bench, booted), await openReporter(bench, booted, "rsa2048")];
     for (const bank of pcrBanks) {
       for (const reporter of [p256, rsa]) expect((await report(reporter, bank)).claims.measured.launch).toBe("serving");
       await expect(report({ ...rsa, enrolment: p256.enrolment }, bank)).rejects.toMatchObject({
@@ -120,7 +57,7 @@ describe("a report", () => {
 
   test("I9: taken while events are extended without a pause verifies against its own log", async () => {
     await using booted = await bench.boot(provisioned);
-    const reporter = await openReporter(booted);
+    const reporter = await openReporter(bench, booted);
     const extending = Promise.all(Array.from({ length: 60 }, (_, at) => booted.log.measure(anchor(at))));
     const taken = await Promise.all(Array.from({ length: 10 }, (_, at) => report(reporter, bankOf(at))));
     await extending;
@@ -130,7 +67,7 @@ describe("a report", () => {
 
   test("I9: whose log was read before one more extend is refused, so the lock is what makes the others agree", async () => {
     await using booted = await bench.boot(provisioned);
-    const { sources, enrolment } = await openReporter(booted);
+    const { sources, enrolment } = await openReporter(bench, booted);
     const challenge = challengeFor("sha256");
     const unlocked: Parameters<typeof collectEvidence>[2] = {
       ...evidenceSources(sources),
@@ -148,7 +85,7 @@ describe("a report", () => {
 
   test("I8 I9: of a clean launch names token, keys, release and the head of the audit log", async () => {
     await using booted = await bench.boot(provisioned);
-    const reporter = await openReporter(booted);
+    const reporter = await openReporter(bench, booted);
     const head = await reporter.sources.audit.append(
       {
         ...{ caller: null, scope: "release-signing", key: null, mechanism: null, operation: "connect" },
@@ -174,7 +111,7 @@ describe("a report", () => {
   test("I9: of two tokens names both, and on which of them each key lies", async () => {
     const second = await addSecondToken(bench);
     await using booted = await bench.boot(await bench.provision(withBoth(bench, second)));
-    const { claims } = await report(await openReporter(booted));
+    const { claims } = await report(await openReporter(bench, booted));
     expect(claims.asserted.tokens.map(({ name, serial }) => `${name} ${serial}`)).toEqual([
       `launch-bench ${bench.token.serial}`,
       `second ${second.serial}`,
@@ -188,7 +125,7 @@ describe("a report", () => {
 
   test("I5: counts what the library tried apart from what the probe tried", async () => {
     await using booted = await bench.boot(provisioned);
-    const reporter = await openReporter(booted);
+    const reporter = await openReporter(bench, booted);
     const { witnessed } = booted.record;
     const [execve, socket] = [59, 41];
     expect(witnessed[execve]).toBeGreaterThan(0);
@@ -203,7 +140,7 @@ describe("a report", () => {
 
   test("I2: of a refused launch verifies too, and carries the reasons and the TPM's own answers", async () => {
     await using booted = await bench.boot(provisioned, { devices: [] });
-    const { claims } = await report(await openReporter(booted));
+    const { claims } = await report(await openReporter(bench, booted));
     expect(claims.measured.launch).toBe("refused");
     expect(claims.asserted.reasons).toContainEqual(expect.objectContaining({ item: "devices devices" }));
     expect(claims.asserted.unseal.map(({ command, rc }) => `${command} ${rc}`)).toEqual([
@@ -216,7 +153,7 @@ describe("a report", () => {
 
   test("I10: is still made, and verifies, when nothing of the cabinet could be read", async () => {
     await using booted = await bench.boot(provisioned, { slots: (slots) => slots.clear() });
-    const { claims } = await report(await openReporter(booted));
+    const { claims } = await report(await openReporter(bench, booted));
     expect(claims.asserted).toMatchObject({ machine: "unnamed", image: { id: "unknown" } });
     expect(claims.measured).toMatchObject({ launch: "refused", policy: null, libraries: new Map() });
   });

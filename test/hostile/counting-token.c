@@ -10,6 +10,7 @@
  *   always-authenticate       there: the key wants a log-in for each use
  *   no-history                there: nothing is told of the key's past
  *   logged-out                there: the HSM has ended every log-in
+ *   attacks                   load, login, keys or sign: where the library tries to open a socket
  */
 #include <fcntl.h>
 #include <openssl/ec.h>
@@ -20,6 +21,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "pkcs11.h"
@@ -88,6 +90,11 @@ static bool has(CK_ULONG slot, const char *name) {
   return fd >= 0 && close(fd) == 0;
 }
 
+static void attack(CK_ULONG slot, const char *where) {
+  char text[16] = "";
+  if (read_file(slot, "attacks", text, sizeof text - 1) > 0 && strcmp(text, where) == 0) (void)socket(AF_INET, SOCK_STREAM, 0);
+}
+
 static CK_ULONG further_flags(CK_ULONG slot) {
   char text[32] = "";
   return read_file(slot, "flags", text, sizeof text - 1) > 0 ? strtoul(text, NULL, 0) : 0;
@@ -117,7 +124,7 @@ static bool open_slot(CK_ULONG number, struct slot *slot) {
 
 static CK_RV initialize(struct ck_initialize_args *args) {
   (void)args;
-  while (slot_count < MAX_SLOTS && open_slot(slot_count, &slots[slot_count])) slot_count++;
+  while (slot_count < MAX_SLOTS && open_slot(slot_count, &slots[slot_count])) attack(slot_count++, "load");
   return slot_count > 0 ? CKR_OK : CKR_DEVICE_ERROR;
 }
 
@@ -183,6 +190,7 @@ static CK_RV login(CK_ULONG session, CK_ULONG user, CK_BYTE *pin, CK_ULONG lengt
     record_login(slot, "locked\n");
     return CKR_PIN_LOCKED;
   }
+  attack(slot, "login");
   if (!write_tries(slot, tries + 1)) return CKR_DEVICE_ERROR;
   own->logged_in = length == (CK_ULONG)right_length && memcmp(pin, right, length) == 0;
   record_login(slot, own->logged_in ? "right\n" : "wrong\n");
@@ -238,6 +246,7 @@ static CK_RV find_objects_init(CK_ULONG session, struct ck_attribute *wanted, CK
   CK_ULONG class = 0;
   const struct slot *slot = slot_of(session);
   if (slot == NULL) return CKR_ARGUMENTS_BAD;
+  attack(session - 1, "keys");
   for (CK_ULONG i = 0; i < count; i++) {
     if (wanted[i].type == CKA_CLASS) memcpy(&class, wanted[i].value, sizeof class);
   }
@@ -278,6 +287,7 @@ static CK_RV sign(CK_ULONG session, const CK_BYTE *data, CK_ULONG length, CK_BYT
   CK_BYTE der[128];
   size_t size = sizeof der;
   const struct slot *slot = slot_of(session);
+  attack(session - 1, "sign");
   EVP_PKEY_CTX *context = slot == NULL ? NULL : EVP_PKEY_CTX_new(slot->key, NULL);
   bool made = *signature_length >= 2 * COORDINATE && context != NULL &&
                  EVP_PKEY_sign_init(context) == 1 && EVP_PKEY_sign(context, der, &size, data, length) == 1 &&

@@ -28,8 +28,8 @@ export interface CountingToken {
   unset(trait: TokenTrait): void;
 }
 
-/** `flags` has a content: further CKF_... of the token, as a number in text. The others are there or not. */
-export type TokenTrait = "flags" | "always-authenticate" | "no-history" | "logged-out";
+/** `flags` has a content: further CKF_... of the token, as a number in text; `attacks` the place. The others are there or not. */
+export type TokenTrait = "flags" | "always-authenticate" | "no-history" | "logged-out" | "attacks";
 
 export interface CountingTokenOptions {
   readonly pin: string;

@@ -153,6 +153,8 @@ export interface WatchOptions {
   /** The shim process is killed before this request. */
   readonly killShimAt?: ShimStep;
   readonly shimTimeoutMs?: number;
+  /** Instead of what the shim says of this kernel. */
+  readonly landlockAbi?: number;
   /** Before each request to a shim. */
   readonly onShimStep?: (step: ShimStep, child: ChildProcess | undefined) => void | Promise<void>;
 }
@@ -179,8 +181,10 @@ export async function openWatchedShim(
       // the arguments are passed on as they came, to the function of the same name
       return (shim[name] as (...given: unknown[]) => Promise<unknown>)(...args);
     }) as Shim[K];
+  const { landlockAbi = shim.ready.landlockAbi } = options;
   return {
     ...shim,
+    ready: { ...shim.ready, landlockAbi },
     ...{ probe: watched("probe"), credential: watched("credential"), load: watched("load"), login: watched("login") },
     ...{ keys: watched("keys"), sign: watched("sign"), decrypt: watched("decrypt") },
     ...{ uses: watched("uses"), arm: watched("arm") },

@@ -53,11 +53,21 @@ export function openCountingToken(directory: string): BenchToken {
 export interface TokenKey {
   readonly label: string;
   readonly id: string;
-  /** `extractable`: made in the token, but may leave it. `imported`: came from outside, the same key for every id. */
-  readonly kind: "extractable" | "imported";
+  /**
+   * `extractable`: made in the token, but may leave it. `imported`: came from outside, the same key for every id. `decrypt`, `unwrap`: an RSA
+   * key of the token's own, for that alone.
+   */
+  readonly kind: "extractable" | "imported" | "decrypt" | "unwrap";
 }
 
 const imported = generateKeyPairSync("ec", { namedCurve: "P-256" }).privateKey;
+
+/** Options of pkcs11-tool. */
+const GENERATED = {
+  extractable: ["--key-type", "EC:prime256v1", "--extractable"],
+  decrypt: ["--key-type", "rsa:2048", "--usage-decrypt"],
+  unwrap: ["--key-type", "rsa:2048", "--usage-wrap"],
+} as const;
 
 /** Puts another key into a bench's SoftHSM. Returns its public key. */
 export function addTokenKey(directory: string, { label, id, kind }: TokenKey): Uint8Array {
@@ -67,8 +77,8 @@ export function addTokenKey(directory: string, { label, id, kind }: TokenKey): U
   };
   const tool = ["--module", SOFTHSM, "--login", "--pin", LAUNCH_PIN, "--label", label, "--id", id];
   const at = (name: string) => join(directory, `${id}-${name}.der`);
-  if (kind === "extractable") {
-    execFileSync("pkcs11-tool", [...tool, "--keypairgen", "--key-type", "EC:prime256v1", "--extractable"], options);
+  if (kind !== "imported") {
+    execFileSync("pkcs11-tool", [...tool, "--keypairgen", ...GENERATED[kind]], options);
     execFileSync("pkcs11-tool", [...tool, "--read-object", "--type", "pubkey", "-o", at("public")], options);
     return new Uint8Array(
       createPublicKey({ key: readFileSync(at("public")), format: "der", type: "spki" }).export({

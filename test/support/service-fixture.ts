@@ -26,6 +26,7 @@ import {
   toHex,
   utf8,
 } from "../../policy/index.ts";
+import { openStoreFile, Store } from "../../seal/index.ts";
 import { enrol } from "../../vm-images/enrol.ts";
 import { changeModule } from "./launch-documents.ts";
 import {
@@ -35,6 +36,7 @@ import {
   type LaunchBench,
   openLaunchBench,
   type Provisioned,
+  type Provisioning,
   withinReach,
 } from "./launch-fixture.ts";
 import { readEkCertificate } from "./seal-fixture.ts";
@@ -63,6 +65,10 @@ export interface Agent {
   readonly pid: number;
   /** SIGKILL to the agent's process alone: the spawner's first child. */
   kill(): void;
+  /** The spawner and everything below it. */
+  processes(): readonly { readonly pid: number; readonly command: string }[];
+  /** The processes of the shims that run, in the order of their ids. */
+  shimPids(): readonly number[];
   /** The spawner's exit code. */
   readonly ended: Promise<number | null>;
   /** May be called twice. */
@@ -72,6 +78,12 @@ export interface Agent {
 type EnrolControl = Parameters<typeof enrol>[2];
 
 export interface AgentOptions {
+  /** Another policy: it is released too. */
+  readonly policy?: NonNullable<Provisioning["policy"]>;
+  /** Besides the PIN. */
+  readonly credentials?: NonNullable<Provisioning["credentials"]>;
+  /** The machine has a store, which says that it has rebooted so often for a lost login. Default: it has none. */
+  readonly store?: number | null;
   readonly slots?: (slots: Map<SlotName, Uint8Array>) => void;
   readonly fault?: (command: BusCommand) => BusFault;
   readonly config?: (text: string) => string;
@@ -118,14 +130,25 @@ export async function openServiceBench(): Promise<ServiceBench> {
 async function start(
   bench: LaunchBench,
   portPair: string,
-  { slots = () => undefined, fault, config = (text) => text }: AgentOptions,
+  {
+    slots = () => undefined,
+    fault,
+    config = (text) => text,
+    policy = () => undefined,
+    store = null,
+    credentials = [],
+  }: AgentOptions,
 ): Promise<Agent> {
   await bench.powerOn();
   await bench.forgetLogins();
   const directory = mkdtempSync(join(bench.directory, "agent-"));
   const at = (name: string) => join(directory, name);
   const ports = await Promise.all(["control", "report"].map((name) => openPort(portPair, at(name))));
-  const provisioned = await provisionAt(bench, directory);
+  if (store !== null) {
+    const kept = Store.open(openStoreFile(at("store"), { create: true })).store;
+    kept.write({ ...kept.content, recoveries: store });
+  }
+  const provisioned = await provisionAt(bench, directory, { policy, store, credentials });
   const contents = new Map(provisioned.slots);
   slots(contents);
   for (const name of ["scopes", "pci"]) mkdirSync(at(name));
@@ -154,14 +177,19 @@ async function start(
 }
 
 /** The bench's machine with the paths of a guest: a private root, a token that is copied into it. */
-function provisionAt(bench: LaunchBench, directory: string): Promise<Provisioned> {
+function provisionAt(
+  bench: LaunchBench,
+  directory: string,
+  { policy, store, credentials }: Required<Pick<AgentOptions, "policy" | "store" | "credentials">>,
+): Promise<Provisioned> {
   const at = (name: string) => join(directory, name);
   const provisioned = bench.provision({
+    credentials,
     config: {
       ...{ tcti: bench.bus.tcti("agent"), programs: NATIVE_DIRECTORY, cabinet: at("cabinet"), scopes: at("scopes") },
       ...{ auditLog: at("audit.log"), firmwareLog: at("firmware-event-log") },
       ...{ pciDevices: at("pci"), usbDevices: at("usb") },
-      ...{ controlPort: at("control"), reportPort: at("report") },
+      ...{ controlPort: at("control"), reportPort: at("report"), store: store === null ? null : at("store") },
     },
     policy: (draft) => {
       const profile = new Uint8Array(readFileSync(join(NATIVE_DIRECTORY, "local.profile")));
@@ -169,6 +197,7 @@ function provisionAt(bench: LaunchBench, directory: string): Promise<Provisioned
         ...{ config: { [SOFTHSM_CONF]: sha256Hex(conf) }, environment: { SOFTHSM2_CONF: SOFTHSM_CONF } },
         ...{ writable: [TOKENS], profile: { name: "local", sha256: sha256Hex(profile) } },
       });
+      policy(draft);
     },
   });
   return provisioned.then((made) => {
@@ -260,7 +289,7 @@ function speak(child: ChildProcess, provisioned: Provisioned, directory: string,
     launched: async () => {
       for (;;) {
         const status = await ask({ op: "status" });
-        if (status["state"] === "serving" || status["state"] === "refused") return status;
+        if (["serving", "refused", "stopped"].includes(String(status["state"]))) return status;
         await delay(20);
       }
     },
@@ -272,15 +301,28 @@ function speak(child: ChildProcess, provisioned: Provisioned, directory: string,
     },
     console: () => text,
     pid: child.pid ?? -1,
-    kill: () => {
-      const children = readFileSync(`/proc/${child.pid}/task/${child.pid}/children`, "utf8");
-      process.kill(Number(children.split(" ")[0]), "SIGKILL");
-    },
+    kill: () => process.kill(childrenOf(child.pid ?? 0)[0] ?? 0, "SIGKILL"),
+    processes: () =>
+      [child.pid ?? 0, ...descendantsOf(child.pid ?? 0)].map((pid) => ({ pid, command: commandOf(pid) })),
+    shimPids: () => descendantsOf(child.pid ?? 0).filter((pid) => commandOf(pid) === "shim"),
     stop: () => {
       stopping ??= stop();
       return stopping;
     },
   };
+}
+
+function childrenOf(pid: number): readonly number[] {
+  const text = readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8").trim();
+  return text === "" ? [] : text.split(" ").map(Number);
+}
+
+function descendantsOf(pid: number): readonly number[] {
+  return childrenOf(pid).flatMap((child) => [child, ...descendantsOf(child)]);
+}
+
+function commandOf(pid: number): string {
+  return readFileSync(`/proc/${pid}/comm`, "utf8").trim();
 }
 
 async function enrolled(bench: LaunchBench, agent: Agent): Promise<Enrolment> {

@@ -30,7 +30,11 @@ beforeEach(async () => {
   counted = { library, environment, profile, pin: TEST_PIN };
   attacker = { library: buildHostile(bench.bench, "attacker", "module"), environment: {}, profile, pin: "x" };
 });
-afterEach(() => bench.close());
+const opened: Domains[] = [];
+afterEach(async () => {
+  for (const domains of opened.splice(0)) domains.close();
+  await bench.close();
+});
 
 interface TwoTokens {
   readonly domains: Domains;
@@ -64,6 +68,7 @@ async function openTwo(changes: Partial<DomainsOptions> = {}): Promise<TwoTokens
     onStopped: async (reasons) => void stopped.push(reasons),
     ...changes,
   });
+  opened.push(domains);
   for (const member of [...signing, ...hostile]) member.onAttempt = () => domains.checkAttempts();
   return { domains, rebooted, stopped, store: changes.store ?? store, members: { signing, hostile } };
 }

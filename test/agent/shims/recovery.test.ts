@@ -4,10 +4,12 @@ import {
   afterLoss,
   countRecovery,
   forgetRecoveries,
+  isOutageAgain,
   type Loss,
   MAX_RECOVERIES,
   recoveriesOf,
 } from "../../../agent/shims/recovery.ts";
+import { reason } from "../../../attest/index.ts";
 import { commitServed, encodeSlot, memoryMedium, Store } from "../../../seal/index.ts";
 
 const loss = (changes: Partial<Loss> = {}): Loss => ({
@@ -46,6 +48,35 @@ describe("a lost login", () => {
         expect(afterLoss(found).kind === "reboot").toBe(allowed);
       }),
     );
+  });
+});
+
+describe("a refused launch", () => {
+  const absent = reason("hsm-absent", "signing", "a token", "none");
+  const unable = reason("ERR_SHIM_REFUSED", "launch (unsealing)", "0x0", "0x30");
+  const counted = (recoveries: number) => {
+    const { store } = Store.open(memoryMedium());
+    store.write({ ...store.content, recoveries });
+    return store;
+  };
+
+  test("I11: of a boot that is a recovery already, for nothing but an absent HSM, is the same loss again", () => {
+    expect(isOutageAgain([absent], counted(1))).toBe(true);
+    expect(isOutageAgain([absent, unable], counted(3))).toBe(true);
+  });
+
+  test("I11: for anything else besides, or of a first boot, waits for an operator", () => {
+    const others = [
+      reason("login-tried", "hsm-pin", "a PIN that was not tried", "generation 1"),
+      reason("ERR_SHIM_REFUSED", "launch (logging-in)", "0x0", "0x30"),
+      reason("measurement-changed", "policy policy", "a", "b"),
+    ];
+    for (const other of others) {
+      expect(isOutageAgain([other], counted(1))).toBe(false);
+      expect(isOutageAgain([absent, other], counted(1))).toBe(false);
+    }
+    expect(isOutageAgain([absent], counted(0))).toBe(false);
+    expect(isOutageAgain([], counted(1))).toBe(false);
   });
 });
 
