@@ -25,6 +25,8 @@ export interface LabOrders {
   /** The code of the reason why the connection ended; null while it has not. */
   closed(id: number): string | null;
   status(id: number): Promise<ShimStatus>;
+  /** STOP_SHIM. */
+  stop(id: number): Promise<void>;
   /** START to a log-in at `slot`, timed here. The PIN waits in the channel. */
   launch(request: LabStart, module: string, label: string, pin: Uint8Array): Promise<LabLaunch>;
   /** The same program without its sandbox: `preload` makes nothing of what confines it. */
@@ -154,6 +156,7 @@ function makeOrders(nativeDirectory: string): LabOrders {
     events: (id) => get(id).events,
     closed: (id) => get(id).closed,
     status: (id) => spawner.shimStatus(id),
+    stop: (id) => spawner.stopShim(id),
     delay: () => {
       const longest = loop.max / 1e6;
       loop.reset();
