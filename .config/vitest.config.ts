@@ -5,6 +5,7 @@ const root = resolve(import.meta.dirname, "..");
 
 /** Tests that drive whole programs many times over: real software TPMs, shims and spawners, minutes of them. */
 const parts = [
+  "test/agent/hostile*.test.ts",
   "test/agent/launch*.test.ts",
   "test/agent/cli/**/*.test.ts",
   "test/agent/profile-openings.test.ts",

@@ -142,6 +142,7 @@ async function measureSigning(
       readonly label: string;
     }[];
     const handle = keys.find(({ label }) => label === "ec")?.handle ?? -1n;
+    await lab.ask("shim", id, "uses", [[{ slotId, handle, use: "sign" }]]);
     await lab.ask("shim", id, "arm", []);
     requests.set(id, { slotId, handle, mechanism: 0x1041n, pss: null, data: new Uint8Array(32).fill(1) });
   }

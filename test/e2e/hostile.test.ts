@@ -4,7 +4,8 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { BareRoot } from "../support/bare-machine.ts";
 import { buildGuestLab, openGuestLab } from "../support/guest-lab.ts";
 import { buildLab, type LabBuild } from "../support/hostile-lab.ts";
-import { attemptTable, mergeStages, rowOf, tryAll } from "../support/hostile-table.ts";
+import { tryBothStages } from "../support/hostile-measure.ts";
+import { attemptTable, mergeStages, rowOf } from "../support/hostile-table.ts";
 import { type Bench, openBench } from "../support/shim-fixture.ts";
 import { devImage } from "../support/vm-machine.ts";
 
@@ -27,11 +28,7 @@ const rowsOf = (table: string) => table.split("\n").filter((line) => line.starts
 describe.each(["cloud", "cloud-6.1"] as const)("under the kernel of recipe %s", (recipe) => {
   it("I5: a hostile library fails at every attempt, before ARM and after, as on a development machine", async () => {
     await using lab = await openGuestLab({ build, root, recipe, directory: `${bench.directory}/${recipe}` });
-    const shim = await lab.start();
-    await shim.serve();
-    const before = await tryAll(shim);
-    expect(await shim.call("arm")).toBe(3);
-    const after = await tryAll(shim);
+    const { before, after } = await tryBothStages(await lab.start());
     const rows = mergeStages(
       before.map((one) => rowOf("before ARM", one)),
       after.map((one) => rowOf("after ARM", one)),

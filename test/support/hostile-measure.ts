@@ -32,7 +32,8 @@ export async function tryBothStages(
 ): Promise<{ readonly before: readonly Measured[]; readonly after: readonly Measured[] }> {
   await shim.serve();
   const before = await tryAll(shim);
-  await shim.call("arm");
+  const filters = await shim.call("arm");
+  if (filters !== 3) throw new Error(`filters: expected 3, got ${filters}`);
   const after = await tryAll(shim);
   await shim.close();
   return { before, after };
