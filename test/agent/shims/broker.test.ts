@@ -1,4 +1,4 @@
-import { createPublicKey, verify } from "node:crypto";
+import { createHash, createPublicKey, verify } from "node:crypto";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { domainToken } from "../../../agent/serve.ts";
 import { utf8 } from "../../../policy/index.ts";
@@ -7,7 +7,6 @@ import { openSession, sign, signInit } from "../../support/broker-session.ts";
 import { makeCountingToken } from "../../support/counting-token.ts";
 import { type DomainBench, openDomainBench, type TestDomain } from "../../support/domain-fixture.ts";
 import { TEST_PIN, writeHostProfile } from "../../support/shim-fixture.ts";
-import { createHash } from "node:crypto";
 
 const MESSAGE = utf8("a message to sign");
 const DIGEST = Uint8Array.from(createHash("sha256").update(MESSAGE).digest());
