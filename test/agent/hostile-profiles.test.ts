@@ -4,37 +4,10 @@ import { resolve } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { buildLab, type Lab, type LabStartOptions, openLab } from "../support/hostile-lab.ts";
 import { byName, roundOf, sumOf, tryBothStages } from "../support/hostile-measure.ts";
-import { attemptTable, type Measured, mergeStages, type Opened, type Row, rowOf } from "../support/hostile-table.ts";
+import { attemptTable, OPENED, type Row, rowsOf } from "../support/hostile-table.ts";
 import { type Bench, openBench } from "../support/shim-fixture.ts";
 
 const TABLES = resolve(import.meta.dirname, "../hostile/PROFILES.md");
-const always = (...names: readonly string[]) => names.flatMap((name) => [`before ARM: ${name}`, `after ARM: ${name}`]);
-const early = (...names: readonly string[]) => names.map((name) => `before ARM: ${name}`);
-
-/** What each of them opens; anything else that works is a hole. */
-const OPENED: Readonly<Record<"relay" | "usb", Opened>> = {
-  relay: new Set([
-    ...always("a TCP socket", "a Unix stream socket", "connect", "recvfrom", "getsockopt", "getpeername", "shutdown"),
-    ...early("a thread (pthread_create)", "eventfd2"),
-  ]),
-  usb: new Set(
-    early(
-      ...["a netlink socket for device events", "a thread (pthread_create)", "recvfrom", "getsockopt", "setsockopt"],
-      ...["eventfd2", "timerfd_create"],
-    ),
-  ),
-};
-
-function rowsOf(
-  { before, after }: { before: readonly Measured[]; after: readonly Measured[] },
-  opened?: Opened,
-): Row[] {
-  return mergeStages(
-    before.map((one) => rowOf("before ARM", one, opened)),
-    after.map((one) => rowOf("after ARM", one, opened)),
-  );
-}
-
 const tables = new Map<string, readonly Row[]>();
 
 describe.each(["relay", "usb"] as const)("a hostile library under the profile %s", (profile) => {

@@ -57,6 +57,23 @@ export type Stage = "before ARM" | "after ARM";
 /** What else a profile opens: `STAGE: attempt`. Whether it works then is for its arguments to say. */
 export type Opened = ReadonlySet<string>;
 
+const always = (...names: readonly string[]) => names.flatMap((name) => [`before ARM: ${name}`, `after ARM: ${name}`]);
+const early = (...names: readonly string[]) => names.map((name) => `before ARM: ${name}`);
+
+/** What each of them opens; anything else that works is a hole. */
+export const OPENED: Readonly<Record<"relay" | "usb", Opened>> = {
+  relay: new Set([
+    ...always("a TCP socket", "a Unix stream socket", "connect", "recvfrom", "getsockopt", "getpeername", "shutdown"),
+    ...early("a thread (pthread_create)", "eventfd2"),
+  ]),
+  usb: new Set(
+    early(
+      ...["a netlink socket for device events", "a thread (pthread_create)", "recvfrom", "getsockopt", "setsockopt"],
+      ...["eventfd2", "timerfd_create"],
+    ),
+  ),
+};
+
 /** Throws for an attempt that worked and that nobody has excused. */
 export function rowOf(stage: Stage, { name, errno, shown }: Measured, opened: Opened = new Set()): Row {
   const key = `${stage}: ${name}`;
@@ -85,6 +102,17 @@ export function mergeStages(before: readonly Row[], after: readonly Row[]): Row[
     const same = later.blockedBy === row.blockedBy && later.recordedAs === row.recordedAs;
     return same ? [{ ...row, from: "everywhere" }] : [row, later];
   });
+}
+
+/** Of both stages. */
+export function rowsOf(
+  { before, after }: { before: readonly Measured[]; after: readonly Measured[] },
+  opened?: Opened,
+): Row[] {
+  return mergeStages(
+    before.map((one) => rowOf("before ARM", one, opened)),
+    after.map((one) => rowOf("after ARM", one, opened)),
+  );
 }
 
 /** What an act came to: the request that failed first, what the agent was told, what became of the process. */
