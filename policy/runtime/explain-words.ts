@@ -40,6 +40,7 @@ export const ARGUMENTS: Readonly<Record<string, Readonly<Record<number, string>>
   sendto: { 3: "flags", 4: "address", 5: "size of the address" },
   recvfrom: { 3: "flags" },
   setsockopt: { 1: "level", 2: "option" },
+  getsockopt: { 1: "level", 2: "option" },
 };
 
 export const FILE_ACCESS: Readonly<Record<Access, string>> = {
