@@ -54,17 +54,26 @@ const NOT_FOR_SHIMS = /not a device that a shim may have/;
 
 /** What the kernel would say about the devices of these numbers, in a directory. */
 function sysfs(
-  devices: readonly { readonly number: string; readonly path: string; readonly subsystem: string | null }[],
+  devices: readonly {
+    readonly number: string;
+    readonly path: string;
+    readonly subsystem: string | null;
+    readonly bus?: string | null;
+  }[],
+  root = mkdtempSync(join(programs.directory, "sys-")),
 ) {
-  const root = mkdtempSync(join(programs.directory, "sys-"));
   mkdirSync(join(root, "dev/char"), { recursive: true });
-  for (const { number, path, subsystem } of devices) {
+  const above = (path: string) => "../".repeat(path.split("/").length + 1);
+  for (const { number, path, subsystem, bus = "pci" } of devices) {
     const directory = join(root, "devices", path);
     mkdirSync(directory, { recursive: true });
     symlinkSync(`../../devices/${path}`, join(root, "dev/char", number));
     if (subsystem === null) continue;
     mkdirSync(join(root, "class", subsystem), { recursive: true });
-    symlinkSync(`${"../".repeat(path.split("/").length + 1)}class/${subsystem}`, join(directory, "subsystem"));
+    symlinkSync(`${above(path)}class/${subsystem}`, join(directory, "subsystem"));
+    // the function that the driver drives: a device of its bus
+    const parent = join(path, "../..");
+    if (bus !== null) symlinkSync(`${above(parent)}bus/${bus}`, join(root, "devices", parent, "subsystem"));
   }
   return root;
 }
@@ -166,17 +175,30 @@ describe("nodes", () => {
 describe("the shape of a device", () => {
   // The machine's terminal multiplexer (5:2) plays the part: what counts is what the kernel says about the number.
   const HSM = "pci0000:00/0000:00:05.0/hsm/hsm0";
-  const shaped = (path: string, subsystem: string | null): HostOptions => ({
-    sysfs: sysfs([{ number: "5:2", path, subsystem }]),
+  const shaped = (path: string, subsystem: string | null, bus: string | null = "pci"): HostOptions => ({
+    sysfs: sysfs([{ number: "5:2", path, subsystem, bus }]),
   });
 
   test("I5: a device of a PCI or USB function with a subsystem of its own is accepted", async () => {
     expect(await refusal("/dev/ptmx", shaped(HSM, "hsm"))).toBe("started");
-    const usb = "pci0000:00/0000:00:01.2/usb1/1-1/1-1:1.0/usbmisc/token0";
-    expect(await refusal("/dev/ptmx", shaped(usb, "usbmisc"))).toBe("started");
+    const usb = "pci0000:00/0000:00:01.2/usb1/1-1/1-1:1.0/token/token0";
+    expect(await refusal("/dev/ptmx", shaped(usb, "token", "usb"))).toBe("started");
   });
 
   test.each([
+    ...[
+      "accel",
+      "comedi",
+      "cxl",
+      "fpga_manager",
+      "hidraw",
+      "iLO",
+      "infiniband_verbs",
+      "mei",
+      "scsi_generic",
+      "switchtec",
+    ],
+    ...["uacce", "usbmisc", "vhost-vdpa", "xillybus"],
     "misc",
     "tty",
     "tpm",
@@ -185,18 +207,46 @@ describe("the shape of a device", () => {
     "vfio",
     "uio",
     "virtio-ports",
-    "scsi_generic",
     "usb",
     "input",
     "drm",
   ])("I5: one of the kernel's general subsystem %s is not, whatever function it belongs to", async (subsystem) => {
-    expect(await refusal("/dev/ptmx", shaped(HSM, subsystem))).toMatch(NOT_FOR_SHIMS);
+    const path = `pci0000:00/0000:00:05.0/${subsystem}/hsm0`;
+    expect(await refusal("/dev/ptmx", shaped(path, subsystem))).toMatch(NOT_FOR_SHIMS);
   });
 
   test("I5: one without a subsystem, of no function, or that the kernel does not know, is not", async () => {
     expect(await refusal("/dev/ptmx", shaped(HSM, null))).toMatch(NOT_FOR_SHIMS);
     expect(await refusal("/dev/ptmx", shaped("virtual/hsm/hsm0", "hsm"))).toMatch(NOT_FOR_SHIMS);
     expect(await refusal("/dev/ptmx", { sysfs: sysfs([]) })).toMatch(NOT_FOR_SHIMS);
+  });
+
+  test.each([
+    [
+      "of what another layer made of the function",
+      "pci0000:00/0000:00:05.0/ata1/host0/target0:0:0/kind/node0",
+      "kind",
+      "scsi",
+    ],
+    ["of a function that is on no bus", HSM, "hsm", null],
+    ["of a function on another bus", HSM, "hsm", "virtio"],
+    ["without a directory of its class", "pci0000:00/0000:00:01.0/0000:01:00.0/hsm0", "hsm", "pci"],
+    ["in another class's directory", "pci0000:00/0000:00:05.0/xhsm/hsm0", "hsm", "pci"],
+  ])("I5: a device %s is refused", async (_what, path, subsystem, bus) => {
+    expect(await refusal("/dev/ptmx", shaped(path, subsystem, bus))).toMatch(NOT_FOR_SHIMS);
+  });
+
+  test("I10: the longest place that sysfs may have is one like others, and a longer one is refused before anything starts", async () => {
+    const LONGEST = 1008;
+    const deep = join(mkdtempSync(join(programs.directory, "sys-")), ...Array(9).fill("d".repeat(120)));
+    const at = (length: number): HostOptions => {
+      const root = deep.slice(0, length);
+      mkdirSync(root, { recursive: true });
+      sysfs([{ number: "5:2", path: HSM, subsystem: "hsm" }], root);
+      return { sysfs: root };
+    };
+    expect(await refusal("/dev/ptmx", at(LONGEST))).toBe("started");
+    await expect(started(at(LONGEST + 2))).rejects.toThrow(/usage/);
   });
 
   test("I5: sysfs makes no memory device acceptable", async () => {
