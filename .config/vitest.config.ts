@@ -5,8 +5,11 @@ const root = resolve(import.meta.dirname, "..");
 
 /** Tests that drive whole programs many times over: real software TPMs, shims and spawners, minutes of them. */
 const parts = [
+  "test/agent/hostile*.test.ts",
   "test/agent/launch*.test.ts",
   "test/agent/cli/**/*.test.ts",
+  "test/agent/profile-openings.test.ts",
+  "test/agent/relay-pairs.test.ts",
   "test/agent/report.test.ts",
   "test/agent/service*.test.ts",
   "test/agent/shims/*.test.ts",

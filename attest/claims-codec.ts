@@ -25,7 +25,7 @@ import {
 } from "./claims.ts";
 import { type MapReader, mapReader } from "./claims-reader.ts";
 import { AttestError } from "./errors.ts";
-import { encodeIncident, MAX_INCIDENTS, parseIncident } from "./incidents.ts";
+import { encodeIncident, MAX_INCIDENTS, readIncident } from "./incidents.ts";
 
 const key = {
   nonce: 10,
@@ -213,7 +213,7 @@ function parseAsserted(map: MapReader): AssertedClaims {
     shims: map.array("shims", cap.shims).map((item) => parseShim(item.asMap())),
     lacks: map.array("lacks", SANDBOX_FEATURES.length).map((item) => item.asOneOf(featureNames)),
     exceptions: map.array("exceptions", MAX_EXCEPTIONS).map((item) => item.asText()),
-    incidents: map.array("incidents", MAX_INCIDENTS).map((item) => parseIncident(item.asMap())),
+    incidents: map.array("incidents", MAX_INCIDENTS).map((item) => readIncident(item.asMap())),
   };
   for (const reader of [image, audit, map]) reader.end();
   if (!asserted.tokens.every(({ name }, index) => index === 0 || (asserted.tokens[index - 1]?.name ?? "") < name))

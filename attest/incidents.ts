@@ -80,7 +80,7 @@ export function encodeIncident(incident: Incident): CborMap {
 }
 
 /** @throws AttestError `ERR_CLAIMS_MALFORMED` */
-export function parseIncident(map: MapReader): Incident {
+export function readIncident(map: MapReader): Incident {
   const kind = map.oneOf("kind", incidentKinds);
   const name = map.text("name");
   const detail = map.map("detail");

@@ -24,7 +24,7 @@ export * from "./rate.ts";
 export * from "./release.ts";
 export * from "./runtime/features.ts";
 export { syscallName } from "./runtime/syscalls.ts";
-export { type FailureLimits, failuresOf } from "./scope-rules.ts";
+export { acceptedRisks, type FailureLimits, failuresOf } from "./scope-rules.ts";
 export * from "./sealing-policy.ts";
 export * from "./tpm-policy.ts";
 export * from "./verify-signature.ts";

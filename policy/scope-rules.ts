@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { MECHANISMS, type MechanismType, mechanismRow, riskOf, takesDigest } from "./mechanisms.ts";
+import { type AcceptedRisk, MECHANISMS, type MechanismType, mechanismRow, riskOf, takesDigest } from "./mechanisms.ts";
 import type { MechanismRule, Policy, PolicyKey, Scope } from "./policy.ts";
 
 /** What a key is good for in failed decryptions: `burst` at once, then `perHour`. */
@@ -29,6 +29,12 @@ export const failureLimits = z.strictObject({ perHour: z.int().min(1).max(3600),
 /** The scope's failure limits, given or not. */
 export function failuresOf(scope: Scope): FailureLimits {
   return scope.failures ?? DEFAULT_FAILURES;
+}
+
+/** The weaknesses that a key may show, over all its scopes: what the token's side has to allow it besides `does`. */
+export function acceptedRisks({ scopes }: Pick<Policy, "scopes">, key: string): readonly AcceptedRisk[] {
+  const rules = scopes.filter((scope) => scope.key === key).flatMap(({ mechanisms }) => mechanisms);
+  return [...new Set(rules.flatMap(({ accepts = [] }) => accepts))].sort();
 }
 
 /** What is wrong with one rule of a scope whose key is this one. */

@@ -18,9 +18,7 @@ export function verifyRsaPkcs1(key: BrokerKey, digestInfo: Uint8Array, signature
 export function verifyRsaBlock(key: BrokerKey, block: Uint8Array, result: Uint8Array): boolean {
   try {
     const opened = publicDecrypt({ key: key.publicKey, padding: constants.RSA_NO_PADDING }, result);
-    const isBlock = equalBytes(Uint8Array.from(opened), block);
-    opened.fill(0);
-    return isBlock && result.length === block.length;
+    return equalBytes(Uint8Array.from(opened), block) && result.length === block.length;
   } catch {
     return false;
   }

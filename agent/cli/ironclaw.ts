@@ -31,6 +31,7 @@ export const COMMANDS: Readonly<Record<string, Loader>> = {
   "order retry-login": () => import("./order-retry-login.ts"),
   "policy check": () => import("./policy-check.ts"),
   "policy explain": () => import("./policy-explain.ts"),
+  "profile explain": () => import("./profile-explain.ts"),
   "release diff": () => import("./release-diff.ts"),
   "release predict": () => import("./release-predict.ts"),
   "release show": () => import("./release-show.ts"),

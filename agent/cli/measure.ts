@@ -37,8 +37,8 @@ export const command: Command = {
   examples: [
     "ironclaw measure /usr/lib/softhsm/libsofthsm2.so",
     "ironclaw measure /usr/lib/softhsm/libsofthsm2.so --image build/image/demo --module module --json",
-    "ironclaw measure /usr/lib/softhsm/libsofthsm2.so --also /usr/lib/x86_64-linux-gnu/ossl-modules/legacy.so \\",
-    "  --config /etc/softhsm2.conf --environment SOFTHSM2_CONF=/etc/softhsm2.conf",
+    "ironclaw measure /usr/lib/softhsm/libsofthsm2.so --config /etc/softhsm2.conf --environment SOFTHSM2_CONF=/etc/softhsm2.conf",
+    "ironclaw measure /usr/lib/x86_64-linux-gnu/opensc-pkcs11.so --also libpcsclite.so.1 --cpu x86-64-v3",
   ],
   run: async (input, io) => {
     const measured = input.optional("image") === undefined ? await measureHere(input) : await measureForImage(input);

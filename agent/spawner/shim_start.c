@@ -135,7 +135,10 @@ static enum outcome accompany(struct spawner *spawner, const struct start *start
     struct timeval patience = {10, 0};
     setsockopt(sync_fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
     struct report report;
-    if (count_ports(start) > 0 && (report = await_child(sync_fd, relay), !is_step(&report, 'N'))) return unexpected(&report, reply);
+    if (count_ports(start) > 0) {
+        report = await_child(sync_fd, relay);
+        if (!is_step(&report, 'N')) return unexpected(&report, reply);
+    }
     if (relay->count > 0 && start_relay(spawner, start->id) != 0) return fail(reply, "relay: %s", strerror(errno));
     report = await_child(sync_fd, relay);
     if (!is_step(&report, 'U')) return unexpected(&report, reply);

@@ -44,7 +44,7 @@ export const ARGUMENTS: Readonly<Record<string, Readonly<Record<number, string>>
 
 export const FILE_ACCESS: Readonly<Record<Access, string>> = {
   read: "read",
-  write: "read, write, make and remove files (if the root has it)",
+  write: "read; write, make and remove files in the directories that the policy makes writable",
   device: "read, write and order what device nodes the root has (only those that the policy names)",
 };
 

@@ -9,9 +9,9 @@ opens inet unix thread
 # glib, pcsc clients and others start a thread when they are initialised: the shim and three of them
 limit nproc 4
 
-# the tokens are elsewhere; what may be written is the place of a sealed client key
+# whatever directories the policy makes writable there (a sealed client key's, a library's own): all else of the root is read-only
 landlock none /var/lib/softhsm/tokens
-landlock write /var/lib/hsm
+landlock write /var/lib
 
 # connect is allowed below. bind stays denied, but is not shown: RPC libraries try for a reserved port before they connect
 unwatch connect bind sendto
@@ -43,8 +43,10 @@ allow setsockopt when arg1 is SOL_SOCKET and arg2 is SO_LINGER
 allow setsockopt when arg1 is SOL_SOCKET and arg2 is SO_RCVTIMEO
 allow setsockopt when arg1 is SOL_SOCKET and arg2 is SO_SNDTIMEO
 allow fcntl when arg1 is F_SETFL and arg2 only O_RDWR|O_NONBLOCK
+# the first calls of a thread, which may come to them after ARM: the C library aborts when they are denied
+allow rseq set_robust_list
 
 # after ARM it may connect again, but starts no more threads
 stage load
 allow clone when arg0 is CLONE_VM|CLONE_FS|CLONE_FILES|CLONE_SIGHAND|CLONE_THREAD|CLONE_SYSVSEM|CLONE_SETTLS|CLONE_PARENT_SETTID|CLONE_CHILD_CLEARTID
-allow rseq set_robust_list eventfd2
+allow eventfd2

@@ -8,8 +8,9 @@ opens netlink thread device
 # libusb starts a thread that waits for devices to come and go: the shim and three of them
 limit nproc 4
 
+# as in relay.profile
 landlock none /var/lib/softhsm/tokens
-landlock write /var/lib/hsm
+landlock write /var/lib
 landlock device /dev
 
 # bind is for the netlink socket below: there is no other in this profile
@@ -29,6 +30,8 @@ allow ioctl when arg1 is USBDEVFS_BULK
 allow ioctl when arg1 is USBDEVFS_CLEAR_HALT
 allow ioctl when arg1 is USBDEVFS_RELEASEINTERFACE
 allow timerfd_settime ppoll
+# see relay.profile
+allow rseq set_robust_list
 
 # after ARM none is opened, configured or waited for
 stage load
@@ -49,4 +52,4 @@ allow setsockopt when arg1 is SOL_SOCKET and arg2 is SO_ATTACH_FILTER
 allow setsockopt when arg1 is SOL_SOCKET and arg2 is SO_PASSCRED
 allow recvfrom when arg3 only MSG_PEEK|MSG_TRUNC|MSG_DONTWAIT|MSG_NOSIGNAL
 allow clone when arg0 is CLONE_VM|CLONE_FS|CLONE_FILES|CLONE_SIGHAND|CLONE_THREAD|CLONE_SYSVSEM|CLONE_SETTLS|CLONE_PARENT_SETTID|CLONE_CHILD_CLEARTID
-allow rseq set_robust_list eventfd2 timerfd_create uname readlink readlinkat
+allow eventfd2 timerfd_create uname readlink readlinkat

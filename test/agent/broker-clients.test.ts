@@ -1,5 +1,5 @@
 import { execFile } from "node:child_process";
-import { createHash, createPublicKey, verify } from "node:crypto";
+import { constants, createHash, createPublicKey, publicEncrypt, verify } from "node:crypto";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -25,7 +25,15 @@ let broker: BrokerFixture;
 beforeAll(async () => {
   directory = mkdtempSync(join(tmpdir(), "softhsm-"));
   token = await createSoftHsmToken({ directory, pin: "1234-test-pin", label: "signing" });
-  broker = await startBroker({ token: token.token, publicKeys: token.publicKeys });
+  broker = await startBroker({
+    ...{ token: token.token, publicKeys: token.publicKeys },
+    // SoftHSM 2.6 knows OAEP with SHA-1 only.
+    change: ({ scopes }) =>
+      scopes.push({
+        ...{ name: "oaep-sha1", caller: "release-signer", key: "vault", audit: "written" },
+        mechanisms: [{ type: "CKM_RSA_PKCS_OAEP", digest: "sha1" }],
+      }),
+  });
   writeFileSync(join(directory, "digest"), digest);
   writeFileSync(join(directory, "digest-info"), digestInfo);
   writeFileSync(join(directory, "message"), message);
@@ -117,6 +125,86 @@ describe("pkcs11-tool through p11-kit-client.so", () => {
   });
 });
 
+describe("decryption by stock clients", () => {
+  const secret = Buffer.from("0123456789abcdef");
+  const sealed = (padding: number): Buffer =>
+    publicEncrypt({ key: publicKey("vault"), padding, oaepHash: "sha1" }, secret);
+  const [oaep, pkcs1] = [constants.RSA_PKCS1_OAEP_PADDING, constants.RSA_PKCS1_PADDING];
+  const oaepParameters = { type: 4, hashAlg: 0x220, mgf: 1, source: 1 };
+
+  it.each([
+    ["oaep-sha1", "RSA-PKCS-OAEP", oaep, ["--hash-algorithm", "SHA-1", "--mgf", "MGF1-SHA1"]],
+    ["legacy", "RSA-PKCS", pkcs1, []],
+    ["raw", "RSA-X-509", pkcs1, []],
+  ])("I6: in scope %s, `pkcs11-tool --decrypt` decrypts with %s", async (scope, mechanism, padding, more) => {
+    const [input, output] = [join(directory, `${scope}.enc`), join(directory, `${scope}.dec`)];
+    writeFileSync(input, sealed(padding));
+    const files = ["--label", "vault", "--input-file", input, "--output-file", output];
+    await pkcs11Tool(scope, "--decrypt", "--mechanism", mechanism, ...more, ...files);
+    const plaintext = readFileSync(output);
+    expect(scope === "raw" ? [plaintext.length, plaintext.subarray(-17)] : plaintext).toEqual(
+      scope === "raw" ? [256, Buffer.concat([Buffer.of(0), secret])] : secret,
+    );
+  });
+
+  it("I6: lists exactly the mechanisms that decrypt, and that they decrypt", async () => {
+    expect(await pkcs11Tool("oaep-sha1", "--list-mechanisms")).toMatch(
+      /RSA-PKCS-OAEP, keySize=\{2048,2048\}, decrypt\n/,
+    );
+    expect(await pkcs11Tool("legacy", "--list-objects")).toMatch(/Private Key Object; RSA[\s\S]*Usage: +decrypt\n/);
+  });
+
+  it("I7: `pkcs11-tool --decrypt` with another mechanism, and `--sign` with this key, get nothing", async () => {
+    const input = join(directory, "other.enc");
+    writeFileSync(input, sealed(pkcs1));
+    const files = ["--label", "vault", "--input-file", input, "--output-file", join(directory, "none")];
+    await expect(pkcs11Tool("oaep-sha1", "--decrypt", "--mechanism", "RSA-PKCS", ...files)).rejects.toThrow(/0x70/);
+    await expect(pkcs11Tool("legacy", "--sign", "--mechanism", "RSA-PKCS", ...files)).rejects.toThrow(/CKR_KEY_/);
+  });
+
+  it.each([
+    ["oaep-sha1", "oaep", oaep],
+    ["legacy", "pkcs1", pkcs1],
+  ])("I6: in scope %s, `openssl pkeyutl -engine pkcs11` decrypts with padding %s", async (scope, mode, padding) => {
+    const [input, output] = [join(directory, `${scope}.in`), join(directory, `${scope}.out`)];
+    writeFileSync(input, sealed(padding));
+    const engine = ["-engine", "pkcs11", "-keyform", "engine", "-inkey", "pkcs11:object=vault;type=private"];
+    const options = ["-pkeyopt", `rsa_padding_mode:${mode}`, "-in", input, "-out", output];
+    const env = { ...process.env, ...environment(scope), PKCS11_MODULE_PATH: CLIENT };
+    await run("openssl", ["pkeyutl", "-decrypt", ...engine, ...options], { env });
+    expect(readFileSync(output)).toEqual(secret);
+  });
+
+  it("I6: pkcs11js decrypts, also into a buffer that has no byte to spare", async () => {
+    const decrypted = (scope: string, fields: object) =>
+      withClient(scope, (client) => client.call("decrypt", { label: "vault", ...fields }));
+    const small = { mechanism: 9, oaep: oaepParameters, data: hex(sealed(oaep)) };
+    for (const room of [1024, secret.length])
+      expect(await decrypted("oaep-sha1", { ...small, room })).toBe(secret.toString("hex"));
+    expect(await decrypted("legacy", { mechanism: 1, data: hex(sealed(pkcs1)) })).toBe(secret.toString("hex"));
+  });
+
+  it("I7: whatever SoftHSM has against a ciphertext, a client learns one code, and after the budget none", async () => {
+    const spoilt = [sealed(pkcs1).fill(1), sealed(pkcs1).fill(0, 0, 3), sealed(oaep)];
+    const codes = await withClient("oaep-sha1", async (client) => {
+      const seen: (number | null)[] = [];
+      for (let index = 0; index < 18; index += 1) {
+        const data = hex(index % 3 === 2 ? sealed(pkcs1) : (spoilt[index % 2] ?? sealed(pkcs1)));
+        const asked = client.call("decrypt", { label: "vault", mechanism: 9, oaep: oaepParameters, data });
+        seen.push(
+          await asked.then(
+            () => 0,
+            (error: { rv: number | null }) => error.rv,
+          ),
+        );
+      }
+      return seen;
+    });
+    expect(codes).toEqual([...Array(16).fill(0x40), 0x200, 0x200]);
+    broker.time += 3_600_000;
+  });
+});
+
 describe("openssl through libp11 and p11-kit-client.so", () => {
   it.each([
     ["release-signing", "release-ec"],
@@ -141,13 +229,16 @@ describe("pkcs11js through p11-kit-client.so", () => {
     });
   });
 
-  it("I7: private values are never returned, and nothing but signing is supported", async () => {
-    const codes = await withClient("rsa-signing", (client) =>
-      client.call<Record<string, number>>("attack", { label: "release-rsa" }),
-    );
-    const { value, privateExponent, ...calls } = codes;
-    expect({ value, privateExponent }).toEqual({ value: 0x11, privateExponent: 0x11 });
-    expect(new Set(Object.values(calls))).toEqual(new Set([0x54]));
+  it("I7: private values are never returned, and nothing that makes, moves or changes a key is supported", async () => {
+    for (const [scope, label] of [
+      ["rsa-signing", "release-rsa"],
+      ["legacy", "vault"],
+    ] as const) {
+      const codes = await withClient(scope, (client) => client.call<Record<string, number>>("attack", { label }));
+      const { value, privateExponent, ...calls } = codes;
+      expect({ value, privateExponent }).toEqual({ value: 0x11, privateExponent: 0x11 });
+      expect([Object.keys(calls).length, ...new Set(Object.values(calls))]).toEqual([15, 0x54]);
+    }
   });
 
   it("I7: every secret attribute of both keys is refused, and public ones are answered", async () => {

@@ -1,25 +1,19 @@
 import { describe, expect, test } from "vitest";
-import { type AgentConfig, parseConfig } from "../../agent/config.ts";
+import type { AgentConfig } from "../../agent/config.ts";
 import { expectedLaunchEvents, launchEvents, type ModuleFiles } from "../../agent/launch/expected-events.ts";
 import { planShimFiles, SHIM_PATH } from "../../agent/launch/files.ts";
 import { measureDevices, measureEnvironment } from "../../attest/index.ts";
 import { fromHex, parsePolicy, sha256, sortedModules, toHex, utf8 } from "../../policy/index.ts";
 import { documentBytes, twoModuleDocument, twoTokenDocument } from "../support/policy-document.ts";
 
-const configBytes = utf8(
-  JSON.stringify({
-    ...{ version: 1, agentPcr: 13, tcti: "device:/dev/tpm0", cabinet: "/dev/vdb", programs: "/usr/lib/ironclaw" },
-    ...{ scopes: "/run/scopes", auditLog: "/state/audit.log", stateVolume: false, store: null },
-    ...{ attestationKey: "p256", firmwareLog: "/log", pciDevices: "/sys/bus/pci/devices" },
-    usbDevices: "/sys/bus/usb/devices",
-    ...{ controlPort: "/dev/control", reportPort: "/dev/report" },
-  } satisfies AgentConfig),
-);
+const configBytes = utf8("the configuration");
+/** All that a plan takes from it. */
+const config = { programs: "/usr/lib/ironclaw" } as AgentConfig;
 const shim = sha256(utf8("shim"));
 
 function documents(document: unknown) {
   const policyBytes = documentBytes(document);
-  const parsed = { config: parseConfig(configBytes), policy: parsePolicy(policyBytes) };
+  const parsed = { config, policy: parsePolicy(policyBytes) };
   return { ...parsed, configBytes, policyBytes, anchorsBytes: utf8("anchors") };
 }
 
@@ -44,7 +38,7 @@ describe("the events of a launch with several modules", () => {
   });
 
   test("I1: a file whose bytes differ from the ones that an earlier module measured is measured again", () => {
-    const { config, policy, ...rest } = documents(twoModuleDocument());
+    const { policy, ...rest } = documents(twoModuleDocument());
     const digests = (byte: string) => () => fromHex(byte.repeat(32));
     const inputs = { policy, module: [], token: [] };
     const modules = sortedModules(policy).map(
@@ -62,7 +56,7 @@ describe("the events of a launch with several modules", () => {
   });
 
   test("I5: a token's file is one of the module that may write it, and one that no module may write is left out of no plan", () => {
-    const { config, policy } = documents(twoModuleDocument());
+    const { policy } = documents(twoModuleDocument());
     const file = (path: string) => ({ path, offset: 0, length: 1 });
     const token = [file("/var/lib/softhsm/tokens/a"), file("/var/lib/nethsm/b"), file("/usr/lib/planted.so")];
     const tokenFiles = sortedModules(policy).map((module) =>

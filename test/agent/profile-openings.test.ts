@@ -1,8 +1,7 @@
 import { chmodSync } from "node:fs";
-import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { openPairBench, type Pair, type PairBench } from "../support/relay-pair.ts";
-import { buildHostile, native, startShim } from "../support/shim-fixture.ts";
+import { buildHostile } from "../support/shim-fixture.ts";
 
 const [EPERM, ENOENT, EACCES, ENOTTY, EROFS, ENOSYS, ECONNREFUSED] = [1, 2, 13, 25, 30, 38, 111];
 const LIBUSB = "/usr/lib/x86_64-linux-gnu/libusb-1.0.so.0";
@@ -87,17 +86,12 @@ describe("threads", () => {
   test.each(["relay", "usb"] as const)(
     "I5: under %s a thread from before ARM is under the serve filter after it",
     async (profile) => {
-      const started = await startShim(native(), {
-        profile: join(bench.directory, `${profile}.profile`),
-        environment: { OPENINGS: "threads" },
+      const result = await bench.run({
+        ...{ profile, library: module, environment: ["OPENINGS=threads"], connect: [] },
+        ...{ token: "thread 0", pin: "0000", data: "00" },
       });
-      const { slots } = await started.shim.load(module);
-      expect(slots.map(({ label }) => label)).toEqual(["thread 0"]);
-      started.give("0000");
-      await started.shim.login(slots[0]?.slotId ?? -1n);
-      // The thread ends the process as soon as it is denied, with or without the reply on its way
-      await started.shim.arm().catch(() => undefined);
-      expect(await started.ended).toEqual({ code: 77, signal: null });
+      expect(result.failed).toBeNull();
+      expect(result.exitCode).toBe(77);
     },
   );
 

@@ -347,7 +347,7 @@ describe("the shim's table", () => {
       () => Buffer.from("ICPF"),
       // another version, and something that no profile can open
       () => bytes.map((byte, at) => (at === 7 ? 1 : byte)),
-      () => bytes.map((byte, at) => (at === OPENS_AT ? 8 : byte)),
+      () => bytes.map((byte, at) => (at === OPENS_AT ? 32 : byte)),
     ]) {
       const fd = openSync(damaged, "w");
       writeSync(fd, change());

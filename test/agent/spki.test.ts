@@ -80,7 +80,9 @@ function keyWith(change: (flags: Map<KeyFlag, boolean>) => void = () => undefine
 
 const held = (...keys: ShimKey[]) => new Map([["hsm", { slotId: 3n, keys }]]);
 const policyFor = (does: "sign" | "decrypt" | "unwrap" = "sign") =>
-  ({ keys: { release: { spki: `sha256:${sha256Hex(spki(ec))}`, does, token: "hsm" } } }) as unknown as Policy; // nothing else is read
+  ({
+    keys: { release: { spki: `sha256:${sha256Hex(spki(ec))}`, does, token: "hsm", accepts: [] } },
+  }) as unknown as Policy; // nothing else is read
 
 describe("the keys that are served", () => {
   test("are those of the policy that the token holds once, under the policy's names", () => {
@@ -96,13 +98,15 @@ describe("the keys that are served", () => {
     ["extractable", false],
     ["alwaysSensitive", true],
     ["neverExtractable", true],
+    ["local", true],
     ["alwaysAuthenticate", false],
     ["sign", true],
   ])("I7: a key whose %s is not %s, or that will not tell, is refused by that name", (flag, expected) => {
     const other = findServedKeys(policyFor(), held(keyWith((flags) => flags.set(flag, !expected))));
-    expect(other.reasons).toEqual([
-      { code: "key-attributes", item: `release ${flag}`, expected: `${expected}`, got: `${!expected}` },
-    ]);
+    const item = `release ${flag}`;
+    const wrong = { code: "key-attributes", item, expected: `${expected}`, got: `${!expected}` };
+    const authenticate = { code: "key-always-authenticate", item: "release" };
+    expect(other.reasons).toMatchObject([flag === "alwaysAuthenticate" ? authenticate : wrong]);
     const silent = findServedKeys(policyFor(), held(keyWith((flags) => flags.delete(flag))));
     expect(silent.reasons).toMatchObject([{ item: `release ${flag}`, got: "unknown" }]);
   });

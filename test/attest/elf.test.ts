@@ -110,7 +110,9 @@ describe("parseElf", () => {
         ...none,
         textRelocations: true,
       });
-      expect(made("omagic", "int x = 1; int f(void) { return x; }", "-fPIC", "-nostdlib", "-Wl,--omagic").writableCode).toBe(true);
+      expect(
+        made("omagic", "int x = 1; int f(void) { return x; }", "-fPIC", "-nostdlib", "-Wl,--omagic").writableCode,
+      ).toBe(true);
     } finally {
       rmSync(directory, { recursive: true });
     }

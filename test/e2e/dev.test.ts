@@ -46,6 +46,8 @@ import { tryUnseal } from "../support/seal-fixture.ts";
 
 const AGENT_UID = 990;
 const SHIM_UID = 991;
+/** One that works and one in reserve. */
+const SHIMS = 2;
 const TPM_RC_POLICY_FAIL = "0x0000099d";
 const TPM_RC_LOCALITY = 0x907;
 
@@ -101,13 +103,14 @@ async function genuineRequest(store: string): Promise<Uint8Array> {
   }
 }
 
-/** Ids of the processes that run under this uid. */
+/** Ids of the processes that run under this uid, the oldest first. */
 async function processesOf(uid: number): Promise<string[]> {
   const list = await shell.output(
     "cd /proc; for p in [0-9]*; do echo \"$(sed -n 's/^Uid:.\\([0-9]*\\).*/\\1/p' $p/status) $p\"; done",
   );
   const owners = list.split("\n").map((line) => line.split(" "));
-  return owners.flatMap(([owner, pid = ""]) => (Number(owner) === uid ? [pid] : []));
+  const own = owners.flatMap(([owner, pid = ""]) => (Number(owner) === uid ? [pid] : []));
+  return own.sort((a, b) => Number(a) - Number(b));
 }
 
 afterAll(async () => {
@@ -133,12 +136,15 @@ describe("a verifier", () => {
   });
 });
 
-describe("the shim, as root in the guest sees it", () => {
+describe.each([
+  ["active", 0],
+  ["spare", 1],
+])("the %s shim, as root in the guest sees it", (_role, id) => {
   let pid: string;
   beforeAll(async () => {
     const shims = await processesOf(SHIM_UID);
-    expect(shims).toHaveLength(1);
-    pid = shims.join();
+    expect(shims).toHaveLength(SHIMS);
+    pid = shims[id] ?? "";
   });
 
   it("I5: runs under its own uid, without capabilities, with three filters and no way to new privileges", async () => {
@@ -246,9 +252,9 @@ describe("another uid in the guest", () => {
 
   it("I6: does not even see the agent, the shim or the other workload", async () => {
     const others = (await Promise.all([AGENT_UID, SHIM_UID, SCOPED_UID].map(processesOf))).flat();
-    expect(others).toHaveLength(3);
+    expect(others).toHaveLength(2 + SHIMS);
     const result = await open({ uid: INTRUDER_UID, paths: others.map((pid) => `/proc/${pid}/status`) });
-    expect(Object.values(result)).toEqual(["ENOENT", "ENOENT", "ENOENT"]);
+    expect(Object.values(result)).toEqual(others.map(() => "ENOENT"));
   });
 
   it("I6: is kept out by its uid alone: the agent opens its own, and root everything", async () => {
@@ -331,8 +337,8 @@ describe("the PIN, after login", () => {
     names.map((name) => counts[name] ?? nothing);
   const shims = () => scan.processes.filter(({ uid }) => uid === SHIM_UID);
 
-  it("I4: the scan reads all memory of every process: spawner, agent, shim, both workloads and the shell", () => {
-    expect(scan.processes.map(roleOf).sort()).toEqual(Object.keys(KNOWN).sort());
+  it("I4: the scan reads all memory of every process: spawner, agent, shims, both workloads and the shell", () => {
+    expect(scan.processes.map(roleOf).sort()).toEqual([...Object.keys(KNOWN), "shim"].sort());
     for (const process of scan.processes) {
       const role = roleOf(process);
       expect([role, process.unread, total(process.counts[role] ?? nothing) > 0]).toEqual([role, [], true]);
@@ -353,7 +359,7 @@ describe("the PIN, after login", () => {
       console.info(`copies of ${pinNeedles.join(", ")} in the ${roleOf(process)}: ${found.map(total).join(", ")}`);
       if (process.uid !== SHIM_UID) expect([process.uid, ...found]).toEqual([process.uid, nothing, nothing, nothing]);
     }
-    expect(shims()).toHaveLength(1);
+    expect(shims()).toHaveLength(SHIMS);
   });
 
   it("I4: a dump of all memory holds no more copies than the shim does, and disks and logs none", async () => {
@@ -375,6 +381,29 @@ describe("the PIN, after login", () => {
     expect(withCanary.map(({ path, counts }) => [path, counts["canary"]])).toEqual([
       ["/tmp/planted", { utf8: 1, utf16le: 1, utf16be: 1 }],
     ]);
+  });
+});
+
+describe("a shim that is killed", () => {
+  it("I11: is replaced by the spare, which signs the next request; I9: the next report says so, measured", async () => {
+    const [active = ""] = await processesOf(SHIM_UID);
+    await shell.output(`kill -9 ${active}`);
+    const workload = await running.workload(SCOPED_UID);
+    const use = { scope: "release-signing", label: "release-ec", mechanism: "CKM_ECDSA" };
+    const sign = async () =>
+      workload.request("sign", { ...use, data: randomBytes(32).toString("hex") }).catch(() => null);
+    // the end of a process is noticed in its own time
+    await expect.poll(sign, { timeout: 30_000 }).toMatchObject({ signature: expect.stringMatching(/^[0-9a-f]{128}$/) });
+    workload.close();
+    const { claims, result } = await attest(running.control, enrolment, stage.machine);
+    expect(claims.asserted.shims.map(({ id, role }) => [id, role])).toEqual([
+      [0, "ended"],
+      [1, "active"],
+    ]);
+    expect(claims.asserted.incidents).toMatchObject([{ what: "replacement", token: "signing", from: 0, to: 1 }]);
+    expect(result.tier).toBe("warning");
+    expect(result.findings.map(({ code }) => code)).toEqual(["shim-replaced"]);
+    expect(await processesOf(SHIM_UID)).toHaveLength(SHIMS - 1);
   });
 });
 

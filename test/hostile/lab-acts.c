@@ -139,7 +139,8 @@ static void flood_for_ever(void) {
   for (;;) (void)enter_kernel(SYS_socket, (const long[6]){2, 1});
 }
 
-static void arm_early(void) { (void)enter_kernel(SYS_seccomp, (const long[6]){1, 0, ARMED + 16}); }
+/* SECCOMP_SET_MODE_FILTER with SECCOMP_FILTER_FLAG_TSYNC */
+static void arm_early(void) { (void)enter_kernel(SYS_seccomp, (const long[6]){1, 1, ARMED + 16}); }
 
 static const struct act { const char *name; void (*run)(void); } acts[] = {
     {"sleeps for ever", sleep_for_ever}, {"spins for ever", spin}, {"exit", leave}, {"_exit", leave_at_once},

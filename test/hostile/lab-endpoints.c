@@ -1,6 +1,10 @@
 /* Ways to somebody else: sockets of every family, and descriptors over the one socket that is there. */
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -20,11 +24,17 @@ static struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control 
 static struct { struct msghdr header; unsigned length; } messages = {{.msg_iov = &part, .msg_iovlen = 1}, 0};
 static struct sockaddr_un somewhere = {AF_UNIX, "/run/ironclaw/scopes/release-signing"};
 
+/* What a profile opens is tried by itself, below. */
+static bool is_opened_family(long family) {
+  return ((family == AF_INET || family == AF_INET6) && is_opened("inet")) || (family == AF_UNIX && is_opened("unix"));
+}
+
 static int every_family(long nr) {
   static const long types[] = {SOCK_STREAM, SOCK_DGRAM, SOCK_RAW, SOCK_SEQPACKET};
   int ends[2];
   for (long family = 0; family < FAMILIES; family++) {
     for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
+      if (nr == SYS_socket && types[i] == SOCK_STREAM && is_opened_family(family)) continue;
       int error = try_call(nr, (const long[6]){family, types[i] | SOCK_CLOEXEC, 0, (long)ends});
       if (error != EPERM) return error;
     }
@@ -48,8 +58,9 @@ static int pass_descriptor(void) {
 static int every_ioctl(void) {
   for (long fd = 0; fd <= 4; fd++) {
     for (long request = 0; request < 65536; request++) {
+      /* a number that the profile lets through to devices: this is none, or not there */
       int error = try_call(SYS_ioctl, (const long[6]){fd, request});
-      if (error != EPERM) return error;
+      if (error != EPERM && error != ENOTTY && error != EBADF) return error;
     }
   }
   return EPERM;
@@ -57,14 +68,72 @@ static int every_ioctl(void) {
 
 static int every_other_fcntl(void) {
   for (long command = 0; command < 2048; command++) {
-    bool allowed = (command >= F_GETFD && command <= F_GETFL) || (command >= F_GETLK && command <= F_SETLKW);
+    bool allowed = (command >= F_GETFD && command <= F_GETFL) || (command >= F_GETLK && command <= F_SETLKW) ||
+                   (command == F_SETFL && is_opened("inet"));
     int error = allowed ? EPERM : try_call(SYS_fcntl, (const long[6]){REQUESTS, command});
     if (error != EPERM) return error;
   }
   return EPERM;
 }
 
+/* A stream to an address of the machine or of its network. */
+static int connect_to(int family, const void *address, unsigned length) {
+  long fd = enter_kernel(SYS_socket, (const long[6]){family, SOCK_STREAM | SOCK_CLOEXEC});
+  if (fd < 0) return (int)-fd;
+  int error = try_call(SYS_connect, (const long[6]){fd, (long)address, length});
+  (void)close((int)fd);
+  return error;
+}
+
+static int connect_ipv4(const char *text, unsigned short port) {
+  struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(port)};
+  if (inet_pton(AF_INET, text, &address.sin_addr) != 1) return EINVAL;
+  return connect_to(AF_INET, &address, sizeof address);
+}
+
+static unsigned short machine_port(void) {
+  const char *port = getenv("LAB_PORT");
+  return (unsigned short)(port == NULL ? 1 : strtoul(port, NULL, 10));
+}
+
+/* LAB_PORT: where somebody listens on this machine's loopback, outside the shim's network. */
+static int connect_machine(void) { return connect_ipv4("127.0.0.1", machine_port()); }
+static int connect_network(void) { return connect_ipv4("192.0.2.1", 443); }
+static int connect_metadata(void) { return connect_ipv4("169.254.169.254", 80); }
+static int connect_unix(void) { return connect_to(AF_UNIX, &somewhere, sizeof somewhere); }
+static int connect_abstract(void) {
+  struct sockaddr_un address = {.sun_family = AF_UNIX};
+  (void)snprintf(address.sun_path + 1, sizeof address.sun_path - 1, "ironclaw-lab-%u", machine_port());
+  return connect_to(AF_UNIX, &address, (unsigned)(offsetof(struct sockaddr_un, sun_path) + 1 + strlen(address.sun_path + 1)));
+}
+
+static int with_socket(long nr) {
+  struct sockaddr_in address = {.sin_family = AF_INET};
+  long fd = enter_kernel(SYS_socket, (const long[6]){AF_INET, SOCK_STREAM | SOCK_CLOEXEC});
+  if (fd < 0) return (int)-fd;
+  int error = try_call(nr, (const long[6]){fd, nr == SYS_bind ? (long)&address : 1, sizeof address});
+  (void)close((int)fd);
+  return error;
+}
+static int bind_stream(void) { return with_socket(SYS_bind); }
+static int listen_stream(void) { return with_socket(SYS_listen); }
+
 const struct attempt endpoint_attempts[] = {
+    {"a TCP socket", SYS_socket, {AF_INET, SOCK_STREAM}, NULL},
+    {"a Unix stream socket", SYS_socket, {AF_UNIX, SOCK_STREAM}, NULL},
+    {"a netlink socket for device events", SYS_socket, {AF_NETLINK, SOCK_RAW, 15}, NULL},
+    {"a UDP socket", SYS_socket, {AF_INET, SOCK_DGRAM}, NULL},
+    {"a raw ICMP socket", SYS_socket, {AF_INET, SOCK_RAW, 1}, NULL},
+    {"a multipath TCP socket", SYS_socket, {AF_INET, SOCK_STREAM, 262}, NULL},
+    {"an SCTP socket", SYS_socket, {AF_INET, SOCK_STREAM, 132}, NULL},
+    {"a netlink socket for routes", SYS_socket, {AF_NETLINK, SOCK_RAW, 0}, NULL},
+    {"TCP to who listens on the machine's loopback", 0, {0}, connect_machine},
+    {"TCP to the machine's network", 0, {0}, connect_network},
+    {"TCP to a cloud's metadata", 0, {0}, connect_metadata},
+    {"TCP to who may connect (bind)", 0, {0}, bind_stream},
+    {"TCP to who may connect (listen)", 0, {0}, listen_stream},
+    {"a Unix socket of the machine by its path", 0, {0}, connect_unix},
+    {"a Unix socket of the machine by its abstract name", 0, {0}, connect_abstract},
     {"socket, families 0 to 45, four types each", 0, {0}, every_socket},
     {"socketpair, families 0 to 45, four types each", 0, {0}, every_pair},
     {"connect", SYS_connect, {REQUESTS, (long)&somewhere, sizeof somewhere}, NULL},
@@ -81,7 +150,7 @@ const struct attempt endpoint_attempts[] = {
     {"getsockopt", SYS_getsockopt, {REQUESTS, SOL_SOCKET, SO_PEERCRED}, NULL},
     {"setsockopt", SYS_setsockopt, {REQUESTS, SOL_SOCKET, SO_PASSCRED, (long)&passed, sizeof passed}, NULL},
     {"getpeername", SYS_getpeername, {REQUESTS}, NULL},
-    {"shutdown of the request socket", SYS_shutdown, {REQUESTS, 0}, NULL},
+    {"shutdown", SYS_shutdown, {0, 0}, NULL},
     {"ioctl, numbers 0 to 65535 on each descriptor", 0, {0}, every_ioctl},
     {"fcntl, every command but locks and flags", 0, {0}, every_other_fcntl},
     {"dup", SYS_dup, {REQUESTS}, NULL},

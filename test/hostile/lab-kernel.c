@@ -52,7 +52,8 @@ static int every_other_call(void) {
   if (bitmap == NULL) return EINVAL;
   for (unsigned number = 0; number < 1024; number++) {
     int error = is_allowed(bitmap, number) || is_probe(number) ? EPERM : try_call(number, (const long[6]){0});
-    if (error != EPERM) return error;
+    /* a profile that opens threads says of clone3 that there is none */
+    if (error != EPERM && !(error == ENOSYS && number == SYS_clone3)) return error;
   }
   return EPERM;
 }

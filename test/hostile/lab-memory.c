@@ -114,6 +114,8 @@ const struct attempt memory_attempts[] = {
     {"a seccomp listener of its own", SYS_seccomp, {SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, (long)&own_filter}, NULL},
     {"seccomp strict mode", SYS_seccomp, {SECCOMP_SET_MODE_STRICT}, NULL},
     {"the lock filter once more", SYS_seccomp, {SECCOMP_SET_MODE_FILTER, 0, ARMED}, NULL},
+    {"the serve filter for one thread", SYS_seccomp, {SECCOMP_SET_MODE_FILTER, 0, ARMED + 16}, NULL},
+    {"the serve filter with a listener", SYS_seccomp, {SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, ARMED + 16}, NULL},
     {"a filter by prctl", SYS_prctl, {PR_SET_SECCOMP, SECCOMP_MODE_FILTER, (long)&own_filter}, NULL},
     {"landlock_create_ruleset", SYS_landlock_create_ruleset, {0, 0, 1}, NULL},
     {"landlock_restrict_self", SYS_landlock_restrict_self, {3}, NULL},

@@ -5,12 +5,17 @@
  *   LAB_ACT=PLACE/NAME      this act, at this place
  *   LAB_LIE=NAME            what it tells the shim that is not so
  *
+ *   LAB_ALLOWED, LAB_OPENS, LAB_PORT: see lab-kernel.c, lab-calls.c, lab-endpoints.c
+ *
  * PLACE is one of constructor, C_GetFunctionList, C_Initialize, C_Login, C_FindObjects, C_GetAttributeValue, C_Sign, TLS destructor, atexit,
- * destructor. Results are lines in TOKENS/results: place, attempt, errno. C_Sign also takes orders in what is to be signed: `try N` makes the
+ * destructor, pool thread. The last is a thread that the constructor starts, and that attacks when C_Sign is called. Results are lines in TOKENS/results: place, attempt, errno. C_Sign also takes orders in what is to be signed: `try N` makes the
  * signature the Nth attempt's name and errno, `act NAME` does that.
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -47,6 +52,29 @@ static void attack_from(const char *place) {
   note(place, "end", 0);
 }
 
+static atomic_bool asked, attacked;
+
+static void *pool(void *argument) {
+  while (!atomic_load(&asked)) (void)sched_yield();
+  attack_from("pool thread");
+  atomic_store(&attacked, true);
+  return argument;
+}
+
+static void start_pool(void) {
+  pthread_t thread;
+  const char *from = getenv("LAB_FROM");
+  if (from == NULL || strcmp(from, "pool thread") != 0) return;
+  if (pthread_create(&thread, NULL, pool, NULL) != 0) _exit(4);
+}
+
+static void use_pool(void) {
+  const char *from = getenv("LAB_FROM");
+  if (from == NULL || strcmp(from, "pool thread") != 0) return;
+  atomic_store(&asked, true);
+  while (!atomic_load(&attacked)) (void)sched_yield();
+}
+
 static bool lies(const char *name) {
   const char *lie = getenv("LAB_LIE");
   return lie != NULL && strcmp(lie, name) == 0;
@@ -67,6 +95,7 @@ __attribute__((constructor)) static void at_load(void) {
   if (results_fd < 0 || scratch_fd < 0 || atexit(at_exit) != 0) _exit(5);
   if (__cxa_thread_atexit_impl(at_thread_end, NULL, &__dso_handle) != 0) _exit(5);
   attack_from("constructor");
+  start_pool();
 }
 
 __attribute__((destructor)) static void at_unload(void) { attack_from("destructor"); }
@@ -175,6 +204,7 @@ static CK_RV sign(CK_ULONG session, const CK_BYTE *data, CK_ULONG length, CK_BYT
   char order[256] = "";
   if (session != 1 || length >= sizeof order) return 7;
   attack_from("C_Sign");
+  use_pool();
   memcpy(order, data, length);
   *signature_length = obey(order, (char *)signature, *signature_length);
   if (lies("a signature of 2^40 bytes")) *signature_length = 1UL << 40;

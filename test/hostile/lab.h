@@ -12,7 +12,10 @@
  */
 
 #define ARMED 0x100000000000L
+/* The directory that the profile lets it write to. */
+#ifndef TOKENS
 #define TOKENS "/var/lib/softhsm/tokens"
+#endif
 
 struct attempt {
   const char *name;
@@ -44,6 +47,9 @@ static inline __attribute__((always_inline)) long enter_kernel(long nr, const lo
 /* 0 when it worked. What it gave is closed again; a child ends. */
 int try_call(long nr, const long args[6]);
 int try_attempt(const struct attempt *attempt);
+
+/* Whether the profile opens this: a word of LAB_OPENS. */
+bool is_opened(const char *word);
 
 /* Kept open from the constructor on: what was written before ARM stays writable. */
 extern int scratch_fd;

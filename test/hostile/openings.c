@@ -199,6 +199,22 @@ static CK_RV login(CK_ULONG session, CK_ULONG user, CK_BYTE *pin, CK_ULONG lengt
   return CKR_OK;
 }
 
+static CK_RV find_nothing_init(CK_ULONG session, struct ck_attribute *wanted, CK_ULONG length) {
+  (void)session, (void)wanted, (void)length;
+  return CKR_OK;
+}
+
+static CK_RV find_nothing(CK_ULONG session, CK_ULONG *objects, CK_ULONG max, CK_ULONG *found) {
+  (void)session, (void)objects, (void)max;
+  *found = 0;
+  return CKR_OK;
+}
+
+static CK_RV find_nothing_final(CK_ULONG session) {
+  (void)session;
+  return CKR_OK;
+}
+
 static CK_RV unsupported(void) { return CKR_GENERAL_ERROR; }
 
 CK_RV C_GetFunctionList(struct ck_function_list **list) {
@@ -213,9 +229,9 @@ CK_RV C_GetFunctionList(struct ck_function_list **list) {
       .close_session = (void *)unsupported,
       .login = login,
       .get_attribute_value = (void *)unsupported,
-      .find_objects_init = (void *)unsupported,
-      .find_objects = (void *)unsupported,
-      .find_objects_final = (void *)unsupported,
+      .find_objects_init = find_nothing_init,
+      .find_objects = find_nothing,
+      .find_objects_final = find_nothing_final,
       .sign_init = (void *)unsupported,
       .sign = (void *)unsupported,
   };

@@ -2,8 +2,9 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { type Decision, type DecisionRequest, decide } from "../../policy/decide.ts";
 import { DIGESTS } from "../../policy/mechanisms.ts";
-import { parsePolicy } from "../../policy/policy.ts";
+import { parsePolicy, type Scope } from "../../policy/policy.ts";
 import { fullBucket, refill, spend } from "../../policy/rate.ts";
+import { decryptionScopes } from "../support/broker-fixture.ts";
 import { documentBytes, policyDocument, SIGNER_EXE, SIGNER_UID } from "../support/policy-document.ts";
 
 const policy = parsePolicy(documentBytes(policyDocument()));
@@ -38,6 +39,8 @@ const rsaPss: DecisionRequest = {
   input: data(32),
 };
 
+const block = (length: number, first = 1) => Uint8Array.from({ length }, (_, index) => (index === 0 ? first : 0));
+
 function step(decision: Decision): string {
   return decision.allow ? "allowed" : decision.step;
 }
@@ -56,6 +59,11 @@ describe("decision", () => {
     ["another executable", "caller", { caller: { uid: SIGNER_UID, exe: `sha256:${"00".repeat(32)}` } }],
     ["another key", "key", { key: "release-rsa" }],
     ["no key", "key", { key: null }],
+    [
+      "a block where a digest belongs",
+      "parameters",
+      { input: { kind: "block", bytes: block(32), modulus: block(32) } },
+    ],
     ["a key name that every object has", "key", { key: "constructor" }],
     ["another operation", "operation", { operation: "decrypt" }],
     ["a mechanism that is not listed", "mechanism", { mechanism: "CKM_RSA_PKCS" }],
@@ -184,6 +192,103 @@ describe("token bucket", () => {
           }
         }
         expect(paid).toBeLessThanOrEqual(rate.burst + (now * rate.perMinute) / 60_000 + 1e-6);
+      }),
+    );
+  });
+});
+
+describe("decryption", () => {
+  const document = policyDocument();
+  decryptionScopes(document);
+  Object.assign(document.scopes[2] ?? {}, {
+    mechanisms: [{ type: "CKM_RSA_PKCS_OAEP", digest: "sha256", label: "c0de" }],
+  });
+  document.scopes.push({
+    ...{ name: "raw-signing", caller: "release-signer", key: "release-rsa", audit: "written" },
+    mechanisms: [{ type: "CKM_RSA_X_509", accepts: ["raw-rsa"] }],
+  });
+  const decrypting = parsePolicy(documentBytes(document));
+  const modulus = block(256, 0xc0);
+  const ciphertext = { kind: "block", bytes: block(256, 0xbf), modulus } as const;
+  const oaep = {
+    kind: "oaep",
+    ...{ hash: 0x250n, mgf: 2n, source: 1n },
+    label: Uint8Array.of(0xc0, 0xde),
+  } as const;
+  const vault: DecisionRequest = {
+    ...{ scope: "vault", caller: good.caller, key: "vault", operation: "decrypt", mechanism: "CKM_RSA_PKCS_OAEP" },
+    ...{ parameters: oaep, input: ciphertext, tokens: 0, failures: 1 },
+  };
+  const legacy: DecisionRequest = {
+    ...vault,
+    scope: "legacy",
+    mechanism: "CKM_RSA_PKCS",
+    parameters: { kind: "none" },
+  };
+
+  it("I6: what the three decrypting rules and raw signing name is allowed", () => {
+    const raw: DecisionRequest = { ...legacy, scope: "raw", mechanism: "CKM_RSA_X_509" };
+    const signing: DecisionRequest = { ...raw, scope: "raw-signing", key: "release-rsa", operation: "sign" };
+    for (const request of [vault, legacy, raw, { ...signing, failures: 0 }])
+      expect(decide(decrypting, request)).toEqual({ allow: true, rule: `${request.scope}/${request.mechanism}` });
+  });
+
+  it.each<[string, string, Partial<DecisionRequest>]>([
+    ["to sign with the key", "operation", { operation: "sign" }],
+    ["to unwrap with the key", "operation", { operation: "unwrap" }],
+    ["the padding of another scope", "mechanism", { mechanism: "CKM_RSA_PKCS", parameters: { kind: "none" } }],
+    ["no parameters", "parameters", { parameters: { kind: "none" } }],
+    ["another hash", "parameters", { parameters: { ...oaep, hash: 0x220n } }],
+    ["another MGF", "parameters", { parameters: { ...oaep, mgf: 1n } }],
+    ["another label", "parameters", { parameters: { ...oaep, label: Uint8Array.of(0xc0) } }],
+    ["no label where the rule has one", "parameters", { parameters: { ...oaep, label: new Uint8Array() } }],
+    ["another source", "parameters", { parameters: { ...oaep, source: 0n } }],
+    ["a ciphertext that is too short", "parameters", { input: { ...ciphertext, bytes: block(255) } }],
+    ["a ciphertext that is too long", "parameters", { input: { ...ciphertext, bytes: block(257, 0) } }],
+    ["a ciphertext that equals the modulus", "parameters", { input: { ...ciphertext, bytes: modulus } }],
+    ["a ciphertext above the modulus", "parameters", { input: { ...ciphertext, bytes: block(256, 0xff) } }],
+    ["a key without modulus", "parameters", { input: { ...ciphertext, bytes: block(0), modulus: block(0) } }],
+    ["data that is no block", "parameters", { input: data(256) }],
+    ["an empty failure budget", "budget", { failures: 0.99 }],
+    ["a failure budget that is no number", "budget", { failures: Number.NaN }],
+  ])("I7: %s is refused at step %s", (_what, expected, change) => {
+    expect(step(decide(decrypting, { ...vault, ...change }))).toBe(expected);
+  });
+
+  it("I7: who says nothing of the failure budget decrypts nothing", () => {
+    const { failures: _, ...silent } = vault;
+    expect(step(decide(decrypting, silent))).toBe("budget");
+  });
+
+  it("I7: a rule whose weakness nobody accepted allows nothing, however it came into a policy", () => {
+    const scopes = decrypting.scopes.map((scope) => ({
+      ...scope,
+      mechanisms: scope.mechanisms.map(({ accepts: _, ...rule }) => rule),
+    }));
+    expect(step(decide({ ...decrypting, scopes }, legacy))).toBe("mechanism");
+    expect(step(decide({ ...decrypting, scopes }, vault))).toBe("allowed");
+  });
+
+  it("I7: OAEP without a label takes the source that libp11 writes, and no label at all", () => {
+    const { mechanisms: _, ...rest } = decrypting.scopes[2] ?? decrypting.scopes[0] ?? { mechanisms: [] };
+    const scope = { ...rest, mechanisms: [{ type: "CKM_RSA_PKCS_OAEP", digest: "sha256" }] } as Scope;
+    const plain = { ...decrypting, scopes: [scope] };
+    const parameters = (source: bigint, label: Uint8Array) => ({ ...oaep, source, label });
+    const ask = (source: bigint, label: Uint8Array) =>
+      step(decide(plain, { ...vault, parameters: parameters(source, label) }));
+    expect([ask(0n, block(0)), ask(1n, block(0)), ask(2n, block(0)), ask(1n, block(1)), ask(0n, block(1))]).toEqual([
+      ...["allowed", "allowed"],
+      ...["parameters", "parameters", "parameters"],
+    ]);
+  });
+
+  it("I7: exactly the numbers below the modulus are taken, as numbers", () => {
+    const number = fc.bigInt({ min: 0n, max: (1n << 32n) - 1n });
+    const bytes = (value: bigint) => Uint8Array.from(Buffer.from(value.toString(16).padStart(8, "0"), "hex"));
+    fc.assert(
+      fc.property(number, number, (value, n) => {
+        const input = { kind: "block", bytes: bytes(value), modulus: bytes(n) } as const;
+        expect(decide(decrypting, { ...legacy, input }).allow).toBe(value < n);
       }),
     );
   });

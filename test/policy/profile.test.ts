@@ -169,6 +169,16 @@ describe("the compiled filters", () => {
     }
   });
 
+  test("a thread that a library started just before ARM can begin after it, and starts no other", () => {
+    for (const { name, profile } of shipped.filter(({ profile: { opens } }) => opens.includes("thread"))) {
+      // the C library's first calls in a new thread: it aborts when one is denied
+      for (const first of ["rseq", "set_robust_list", "rt_sigprocmask"])
+        expect(decideAll(profile, FILTERS, call(first)), `${name} ${first}`).toBe("allow");
+      expect(decideAll(profile, ["load", "lock"], call("clone", 0x3d0f00n))).toBe("allow");
+      expect(decideAll(profile, FILTERS, call("clone", 0x3d0f00n))).toBe("deny");
+    }
+  });
+
   test("I5: after ARM no memory becomes executable and no file is opened for writing", () => {
     for (const name of ["mmap", "mprotect"]) {
       expect(decideAll(local, ["load", "lock"], call(name, 0n, 4096n, 5n)), name).toBe("allow");

@@ -1,63 +1,76 @@
-import { readFileSync } from "node:fs";
+import { mkdirSync, readFileSync } from "node:fs";
 import { readFile } from "node:fs/promises";
-import { resolve } from "node:path";
+import { join, resolve } from "node:path";
 import type { ShimFile } from "../../agent/spawner-client.ts";
 import type { Image } from "../../vm-images/build.ts";
 import { bundleProgram } from "../../vm-images/bundle.ts";
+import { PROFILE_NAMES, type ProfileName } from "../../vm-images/profiles.ts";
 import type { RecipeName } from "../../vm-images/recipes.ts";
 import { type BareRoot, bootBare, buildBareRoot } from "./bare-machine.ts";
-import { asker, fromRoot, type LabBuild, type LabShim, MODULE, startShim, TOKENS } from "./hostile-lab.ts";
+import { asker, buildLab, fromRoot, type LabBuild, type LabShim, MODULE, startShim } from "./hostile-lab.ts";
 
-// The laboratory of hostile-lab.ts inside a virtual machine: the spawner is PID 1, the agent's place is taken by guest-hostile.ts.
+// The laboratory of hostile-lab.ts inside a virtual machine: the spawner is PID 1, and guest-hostile.ts has the agent's place.
 
 const PROGRAMS = "/usr/lib/ironclaw";
-const GUEST_MODULE = "/lab/module.so";
-const GUEST_EMPTY = "/lab/empty";
+const EMPTY = "/lab/empty";
+const moduleOf = (profile: ProfileName) => `/lab/${profile}.so`;
 
 /** The loader and libc have the same names in the image and in the shim. */
 const LIBRARIES = ["/lib64/ld-linux-x86-64.so.2", "/lib/x86_64-linux-gnu/libc.so.6"];
 
-const files: readonly ShimFile[] = [
-  fromRoot("/shim", `${PROGRAMS}/shim`, { executable: true }),
-  ...LIBRARIES.map((path) => fromRoot(path, path, { executable: true })),
-  fromRoot("/profile", `${PROGRAMS}/local.profile`),
-  fromRoot(MODULE, GUEST_MODULE, { executable: true }),
-  fromRoot(`${TOKENS}/results`, GUEST_EMPTY, { writable: true }),
-];
+function filesOf(profile: ProfileName, { writable }: LabBuild): readonly ShimFile[] {
+  return [
+    fromRoot("/shim", `${PROGRAMS}/shim`, { executable: true }),
+    ...LIBRARIES.map((path) => fromRoot(path, path, { executable: true })),
+    fromRoot("/profile", `${PROGRAMS}/${profile}.profile`),
+    fromRoot(MODULE, moduleOf(profile), { executable: true }),
+    fromRoot(`${writable}/results`, EMPTY, { writable: true }),
+  ];
+}
 
-/** A root with the laboratory's agent and module, for every kernel. */
-export async function buildGuestLab(image: Image, build: LabBuild, directory: string): Promise<BareRoot> {
-  const agent = await bundleProgram(resolve(import.meta.dirname, "guest-hostile.ts"));
-  const contents = {
-    [`${PROGRAMS}/agent.cjs`]: agent,
-    [GUEST_MODULE]: await readFile(build.module),
-    [GUEST_EMPTY]: new Uint8Array(),
+export interface GuestLabBuild {
+  readonly directory: string;
+  readonly builds: Readonly<Record<ProfileName, LabBuild>>;
+  /** With the laboratory's agent and modules, for every kernel. */
+  readonly root: BareRoot;
+}
+
+export async function buildGuestLab(image: Image, directory: string): Promise<GuestLabBuild> {
+  const build = (profile: ProfileName): LabBuild => {
+    const own = join(directory, profile);
+    mkdirSync(own);
+    return buildLab({ directory: own }, profile);
   };
-  return buildBareRoot(image, contents, directory);
+  const builds = { local: build("local"), relay: build("relay"), usb: build("usb") };
+  const modules = PROFILE_NAMES.map(async (name) => [moduleOf(name), await readFile(builds[name].module)] as const);
+  const agent = await bundleProgram(resolve(import.meta.dirname, "guest-hostile.ts"));
+  const files = { [`${PROGRAMS}/agent.cjs`]: agent, [EMPTY]: new Uint8Array() };
+  const contents = { ...files, ...Object.fromEntries(await Promise.all(modules)) };
+  return { directory, builds, root: await buildBareRoot(image, contents, directory) };
 }
 
 export interface GuestLab extends AsyncDisposable {
-  start(): Promise<LabShim>;
-  console(): string;
+  /** With the profile that its library is built for. */
+  start(profile: ProfileName): Promise<LabShim>;
 }
 
-export async function openGuestLab(order: {
-  readonly build: LabBuild;
-  readonly root: BareRoot;
-  readonly recipe: RecipeName;
-  readonly directory: string;
-}): Promise<GuestLab> {
-  const { build, root, recipe, directory } = order;
-  const vm = await bootBare({ root, recipe, directory });
-  const console = () => readFileSync(vm.consoleLog, "utf8");
+/** Nobody is behind this endpoint. */
+const RELAYED = [{ listen: "127.0.0.1:1500", to: "192.0.2.7:1500" }];
+
+export async function openGuestLab({ directory, builds, root }: GuestLabBuild, recipe: RecipeName): Promise<GuestLab> {
+  const place = join(directory, recipe);
+  const vm = await bootBare({ root, recipe, directory: place });
+  const log = () => readFileSync(vm.consoleLog, "utf8");
   const socket = await vm.port("ironclaw.control");
+  const machine = { ask: asker(socket, log), pid: -1, directory: place, log, stop: () => vm.stop() };
   let next = 0;
   return {
-    console,
-    start: () => {
-      const machine = { ask: asker(socket, console), pid: -1, directory, log: console, stop: () => vm.stop() };
-      return startShim(build, machine, next++, { files });
-    },
+    start: (profile) =>
+      startShim(builds[profile], machine, next++, {
+        files: filesOf(profile, builds[profile]),
+        environment: { LAB_PORT: "9" },
+        connect: profile === "relay" ? RELAYED : [],
+      }),
     [Symbol.asyncDispose]: async () => {
       socket.destroy();
       await vm.stop();

@@ -1,10 +1,11 @@
+import { spawn } from "node:child_process";
 import { writeSync } from "node:fs";
 import { connect } from "node:net";
 import { monitorEventLoopDelay } from "node:perf_hooks";
 import { deserialize, serialize } from "node:v8";
 import { AgentError } from "../../agent/errors.ts";
 import { type Attempt, openNative } from "../../agent/native/index.ts";
-import { openShim, type Shim } from "../../agent/shim-client.ts";
+import { openShim, type Shim, type SignRequest } from "../../agent/shim-client.ts";
 import { openSpawner, type ShimFile, type ShimStatus, type StartShim } from "../../agent/spawner-client.ts";
 import { ByteReader, ByteWriter, concatBytes } from "../../policy/index.ts";
 
@@ -24,6 +25,14 @@ export interface LabOrders {
   /** The code of the reason why the connection ended; null while it has not. */
   closed(id: number): string | null;
   status(id: number): Promise<ShimStatus>;
+  /** STOP_SHIM. */
+  stop(id: number): Promise<void>;
+  /** START to a log-in at `slot`, timed here. The PIN waits in the channel. */
+  launch(request: LabStart, module: string, label: string, pin: Uint8Array): Promise<LabLaunch>;
+  /** The same program without its sandbox: `preload` makes nothing of what confines it. */
+  startBare(id: number, bare: LabBare): Promise<void>;
+  /** Milliseconds for `count` signatures, `depth` of them waiting at any time. */
+  signatures(id: number, request: SignRequest, count: number, depth: number): Promise<number>;
   /** The longest time in which this process's event loop did not turn, in milliseconds, since it was last asked. */
   delay(): number;
 }
@@ -37,6 +46,18 @@ export interface LabStart {
 export interface LabStarted {
   readonly pid: number;
   readonly digests: readonly { readonly sha256: Uint8Array; readonly size: number }[];
+}
+
+export interface LabLaunch {
+  readonly ms: number;
+  readonly slotId: bigint;
+}
+
+export interface LabBare {
+  readonly program: string;
+  readonly profile: string;
+  readonly preload: string;
+  readonly environment: Readonly<Record<string, string>>;
 }
 
 /** An error of the agent's, as it travels. */
@@ -66,19 +87,63 @@ function makeOrders(nativeDirectory: string): LabOrders {
     if (found === undefined) throw new TypeError(`no shim ${id}`);
     return found;
   };
+  const hold = async (id: number, request: number, pin: number, timeoutMs: number): Promise<Shim> => {
+    const events: Attempt[] = [];
+    const onAttempt = (attempt: Attempt) => void events.push(attempt);
+    const shim = await openShim(request, native, { timeoutMs, onAttempt });
+    const entry: Held = { shim, pin, events, closed: null };
+    void shim.closed.then(({ code }) => {
+      entry.closed = code;
+    });
+    held.set(id, entry);
+    return shim;
+  };
+  const start: LabOrders["start"] = async ({ files, shim: request, timeoutMs }) => {
+    const digests = await spawner.prepareShim(request.id, files);
+    const { pid, fds } = await spawner.startShim(request);
+    await hold(request.id, fds.request, fds.pin, timeoutMs);
+    return { pid, digests };
+  };
+  const give: LabOrders["give"] = (id, secret) =>
+    void writeSync(get(id).pin, new ByteWriter().sized16(secret).finish());
   return {
-    start: async ({ files, shim: request, timeoutMs }) => {
-      const digests = await spawner.prepareShim(request.id, files);
-      const { pid, fds } = await spawner.startShim(request);
-      const events: Attempt[] = [];
-      const onAttempt = (attempt: Attempt) => void events.push(attempt);
-      const shim = await openShim(fds.request, native, { timeoutMs, onAttempt });
-      const entry: Held = { shim, pin: fds.pin, events, closed: null };
-      void shim.closed.then(({ code }) => {
-        entry.closed = code;
+    ...{ start, give },
+    launch: async (request, module, label, pin) => {
+      const before = performance.now();
+      await start(request);
+      const { id } = request.shim;
+      give(id, pin);
+      const { slots } = await get(id).shim.load(module);
+      const slotId = slots.find((slot) => slot.label === label)?.slotId ?? -1n;
+      await get(id).shim.login(slotId);
+      return { ms: performance.now() - before, slotId };
+    },
+    startBare: async (id, { program, profile, preload, environment }) => {
+      const [ours, theirs] = native.socketPair("stream");
+      const [readEnd, writeEnd] = native.pipe();
+      const env = { ...environment, LD_PRELOAD: preload };
+      // a session of its own, as the spawner gives one: the scheduler shares processors out by sessions
+      spawn(program, [profile], {
+        env,
+        cwd: "/",
+        detached: true,
+        stdio: ["ignore", "ignore", "inherit", theirs, readEnd],
       });
-      held.set(request.id, entry);
-      return { pid, digests };
+      for (const fd of [theirs, readEnd]) native.closeFd(fd);
+      await hold(id, ours, writeEnd, 60_000);
+    },
+    signatures: async (id, request, count, depth) => {
+      const { shim } = get(id);
+      const before = performance.now();
+      let left = count;
+      const signOn = async () => {
+        for (; left > 0; ) {
+          left -= 1;
+          await shim.sign(request);
+        }
+      };
+      await Promise.all(Array.from({ length: depth }, signOn));
+      return performance.now() - before;
     },
     shim: async (id, method, args) => {
       const { shim } = get(id);
@@ -87,11 +152,11 @@ function makeOrders(nativeDirectory: string): LabOrders {
       // the caller's types are those of `Shim`: only this channel has lost them
       return await (act as (...given: readonly unknown[]) => unknown)(...args);
     },
-    give: (id, secret) => void writeSync(get(id).pin, new ByteWriter().sized16(secret).finish()),
     attempts: (id) => get(id).shim.attempts(),
     events: (id) => get(id).events,
     closed: (id) => get(id).closed,
     status: (id) => spawner.shimStatus(id),
+    stop: (id) => spawner.stopShim(id),
     delay: () => {
       const longest = loop.max / 1e6;
       loop.reset();

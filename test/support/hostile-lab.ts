@@ -1,19 +1,18 @@
 import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
-import { accessSync, chmodSync, constants, mkdtempSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdtempSync, openSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { createServer, type Socket } from "node:net";
 import { dirname, join, resolve } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { AgentError } from "../../agent/errors.ts";
 import type { Shim, SignRequest } from "../../agent/shim-client.ts";
 import type { LoadedLibrary } from "../../agent/shim-replies.ts";
-import type { ShimFile, ShimStatus } from "../../agent/spawner-client.ts";
+import type { ShimFile, ShimStatus, StartShim } from "../../agent/spawner-client.ts";
 import { sha256, utf8 } from "../../policy/index.ts";
-import { compileProfile } from "../../policy/runtime/compile.ts";
-import { parseProfile } from "../../policy/runtime/parse.ts";
 import type { Profile } from "../../policy/runtime/profile.ts";
+import { compiledProfile, type ProfileName, profileText, readProfile } from "../../vm-images/profiles.ts";
 import { frame, frames, type LabAnswer, type LabOrders, type LabStarted } from "./hostile-agent.ts";
-import { type Bench, buildHostile, localProfileText, NATIVE_DIRECTORY } from "./shim-fixture.ts";
+import { type Bench, buildHostile, NATIVE_DIRECTORY } from "./shim-fixture.ts";
 
 // The shim as it is in the guest: the real spawner, its namespaces and private root, the real profile, and the agent's own clients in a
 // process below that spawner. Only the virtual machine and the TPM are missing.
@@ -22,7 +21,7 @@ const root = resolve(import.meta.dirname, "../..");
 export const TOKENS = "/var/lib/softhsm/tokens";
 export const MODULE = "/lab/module.so";
 /** SPAWNER.md: shim ids are used once. */
-const SHIMS = 8;
+const SHIMS = 16;
 const MODULE_PARTS = ["acts", "calls", "endpoints", "exhaustion", "files", "kernel", "memory", "processes", "takeover"];
 
 /** Root gives every process its own uid, unless the others could not read this tree; anybody else has one uid. */
@@ -39,16 +38,19 @@ export interface LabBuild {
   readonly profile: Profile;
   /** The compiled profile's file. */
   readonly profilePath: string;
+  /** The directory that the profile lets its library write to. */
+  readonly writable: string;
 }
 
-export function buildLab(bench: Pick<Bench, "directory">): LabBuild {
+export function buildLab(bench: Pick<Bench, "directory">, name: ProfileName = "local"): LabBuild {
+  const writable = name === "local" ? TOKENS : "/var/lib/hsm";
   const parts = MODULE_PARTS.map((part) => join(root, "test/hostile", `lab-${part}.c`));
-  const module = buildHostile(bench, "lab-token", "module", ["-fvisibility=hidden", ...parts]);
-  const profile = parseProfile(localProfileText());
-  const profilePath = join(bench.directory, "local.profile");
-  writeFileSync(profilePath, compileProfile(profile));
+  const flags = ["-fvisibility=hidden", `-DTOKENS="${writable}"`];
+  const module = buildHostile(bench, "lab-token", "module", [...flags, ...parts]);
+  const profilePath = join(bench.directory, `${name}.profile`);
+  writeFileSync(profilePath, compiledProfile(name));
   writeFileSync(join(bench.directory, "empty"), "");
-  return { directory: bench.directory, module, profile, profilePath };
+  return { directory: bench.directory, module, profile: readProfile(profileText(name)), profilePath, writable };
 }
 
 export const fromRoot = (path: string, from: string, how: Partial<ShimFile> = {}): ShimFile => ({
@@ -72,7 +74,7 @@ function labFiles(build: LabBuild): ShimFile[] {
   const empty = join(build.directory, "empty");
   return shimFiles(build, [
     fromRoot(MODULE, build.module, { executable: true }),
-    fromRoot(`${TOKENS}/results`, empty, { writable: true }),
+    fromRoot(`${build.writable}/results`, empty, { writable: true }),
   ]);
 }
 
@@ -88,15 +90,18 @@ export type Outcome =
   | { readonly kind: "answer"; readonly text: string }
   | { readonly kind: "failed"; readonly code: string; readonly rv: bigint | undefined };
 
+/** The lab's one key signs. */
+export const LAB_USES: Parameters<Shim["uses"]>[0] = [{ slotId: 0n, handle: 7n, use: "sign" }];
+
 export interface LabShim {
   readonly id: number;
   readonly started: LabStarted;
   /** A method of the agent's client. Rejects with the AgentError that it rejected with. */
-  call<K extends "load" | "login" | "keys" | "arm" | "status" | "probe">(
+  call<K extends "load" | "login" | "keys" | "uses" | "arm" | "status" | "probe">(
     method: K,
     ...args: Parameters<Shim[K]>
   ): Promise<Awaited<ReturnType<Shim[K]>>>;
-  /** LOAD, and a PIN, LOGIN and KEYS for the lab's token. */
+  /** LOAD, and a PIN, LOGIN, KEYS and USES for the lab's token. */
   serve(): Promise<LoadedLibrary>;
   /** An order to the module, through C_Sign. */
   order(text: string): Promise<Outcome>;
@@ -106,9 +111,12 @@ export interface LabShim {
   events(): ReturnType<LabOrders["events"]> extends infer E ? Promise<E> : never;
   closed(): Promise<string | null>;
   status(): Promise<ShimStatus>;
+  /** STOP_SHIM. */
+  stop(): Promise<void>;
   /** Waits for the end of its process. */
   ended(): Promise<string>;
-  /** The lines that the module wrote: place, attempt, errno. */
+  holdResults(): void;
+  /** The lines that the module wrote: place, attempt, errno. What the spawner unmounts at the shim's end must have been held before. */
   results(): readonly { readonly place: string; readonly name: string; readonly errno: number }[];
 }
 
@@ -118,12 +126,18 @@ export interface LabStartOptions {
   /** Instead of the lab's module and its files. */
   readonly files?: readonly ShimFile[];
   readonly profileSha256?: Uint8Array;
+  /** Endpoints of the shim's relay. */
+  readonly connect?: StartShim["connect"];
 }
 
 export interface Lab {
   readonly build: LabBuild;
   /** Below a new spawner when the present one has no number left for a shim. */
   start(options?: LabStartOptions): Promise<LabShim>;
+  /** Number of a shim that the present machine can still start. */
+  reserve(): Promise<number>;
+  /** An order to the agent of now. */
+  readonly ask: Ask;
   /** Another shim below the same agent, that nobody attacks from: what it answers to an order. */
   neighbour(): Promise<Outcome>;
   /** How long the agent's event loop stood still at most since it was last asked, in ms. */
@@ -148,19 +162,26 @@ export function openLab(build: LabBuild): Lab {
     return present;
   };
   const current = async () => present ?? (await openMachine());
+  const withRoom = async () => (present === null || present.next === SHIMS ? await openMachine() : present);
   return {
     ...{ build, stop },
     start: async (options = {}) => {
-      const here = present === null || present.next === SHIMS ? await openMachine() : present;
+      const here = await withRoom();
       return startShim(build, here.machine, here.next++, options);
     },
+    reserve: async () => (await withRoom()).next++,
+    // generic functions do not compose: order and arguments are passed on as they came
+    ask: (async (...order: readonly [string, ...unknown[]]) => {
+      const { machine } = await current();
+      return (machine.ask as (...same: readonly [string, ...unknown[]]) => unknown)(...order);
+    }) as Ask,
     neighbour: async () => (await current()).neighbour.order("sign"),
     agentDelay: async () => (await current()).machine.ask("delay"),
     spawnerPid: () => present?.machine.pid ?? -1,
   };
 }
 
-type Ask = <K extends keyof LabOrders>(
+export type Ask = <K extends keyof LabOrders>(
   order: K,
   ...args: Parameters<LabOrders[K]>
 ) => Promise<Awaited<ReturnType<LabOrders[K]>>>;
@@ -185,7 +206,13 @@ async function startMachine({ directory: parent }: LabBuild): Promise<Machine> {
     ...(single ? ["unshare", "--user", "--map-root-user", "--mount"] : []),
     ...[join(NATIVE_DIRECTORY, "spawner"), "--service", "--run-dir", join(directory, "shims")],
     ...["--cabinet", join(directory, "cabinet"), "--workloads", join(directory, "workloads")],
-    ...["--tpm", join(directory, "no-tpm"), ...(single ? ["--single-uid"] : [])],
+    ...[
+      "--relay",
+      join(NATIVE_DIRECTORY, "relay"),
+      "--tpm",
+      join(directory, "no-tpm"),
+      ...(single ? ["--single-uid"] : []),
+    ],
     ...["--", process.execPath, join(import.meta.dirname, "hostile-agent.ts"), socketPath, NATIVE_DIRECTORY],
   ];
   const child = spawn(file, args, { stdio: ["ignore", "ignore", "pipe"] });
@@ -251,20 +278,24 @@ export async function startShim(
   options: LabStartOptions,
 ): Promise<LabShim> {
   const { ask } = machine;
-  const environment = { LAB_ALLOWED: allowedBitmap(build.profile), ...options.environment };
+  const environment = {
+    ...{ LAB_ALLOWED: allowedBitmap(build.profile), LAB_OPENS: build.profile.opens.join(" ") },
+    ...options.environment,
+  };
   const started = await ask("start", {
     files: options.files ?? labFiles(build),
     shim: {
       id,
       profileSha256: options.profileSha256 ?? sha256(new Uint8Array(readFileSync(build.profilePath))),
       environment: Object.entries(environment).map(([name, value]) => `${name}=${value}`),
-      ...{ writable: [TOKENS], nodes: [], connect: [] },
+      ...{ writable: [build.writable], nodes: [], connect: options.connect ?? [] },
     },
     timeoutMs: options.timeoutMs ?? 60_000,
   });
-  const area = `/proc/${machine.pid}/root${join(machine.directory, "shims", `${id}.rw`)}${TOKENS}`;
+  const area = `/proc/${machine.pid}/root${join(machine.directory, "shims", `${id}.rw`)}${build.writable}`;
   // the values that come back are those of the client's method of that name
   const call = ((method: keyof Shim, ...args: readonly unknown[]) => ask("shim", id, method, args)) as LabShim["call"];
+  let held: number | null = null;
   const give = async (secret: string) => void (await ask("give", id, utf8(secret)));
   return {
     ...{ id, started, call, give },
@@ -273,6 +304,7 @@ export async function startShim(
       await give("lab-pin");
       await call("login", 0n);
       await call("keys", 0n);
+      await call("uses", LAB_USES);
       return library;
     },
     order: (text) => outcomeOf(ask("shim", id, "sign", [orderRequest(text)]) as Promise<Uint8Array>),
@@ -281,6 +313,7 @@ export async function startShim(
     events: () => ask("events", id),
     closed: () => ask("closed", id),
     status: () => ask("status", id),
+    stop: () => ask("stop", id),
     ended: async () => {
       for (;;) {
         const { state, waitStatus } = await ask("status", id);
@@ -288,7 +321,10 @@ export async function startShim(
         await delay(10);
       }
     },
-    results: () => readResults(join(area, "results")),
+    holdResults: () => {
+      held ??= openSync(join(area, "results"), "r");
+    },
+    results: () => parseResults(readFileSync(held ?? join(area, "results"), "utf8")),
   };
 }
 
@@ -312,9 +348,8 @@ function waitText(status: number): string {
   return signal === 0 ? `exit ${status >> 8}` : `signal ${signal}`;
 }
 
-function readResults(path: string): ReturnType<LabShim["results"]> {
-  accessSync(path, constants.R_OK);
-  return readFileSync(path, "utf8")
+function parseResults(text: string): ReturnType<LabShim["results"]> {
+  return text
     .split("\n")
     .filter((line) => line !== "")
     .map((line) => {

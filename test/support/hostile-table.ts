@@ -38,6 +38,10 @@ const BY_ERRNO: Readonly<Record<number, string>> = {
   27: "limit `fsize`",
   28: "size of its directory",
   30: "private root: read-only",
+  38: "filter: no such call",
+  101: "network namespace: leads nowhere",
+  106: "the kernel: connected already",
+  111: "network namespace: nobody listens",
 };
 
 /** Refusals whose errno alone would name the wrong one. */
@@ -45,15 +49,40 @@ const BY_NAME: Readonly<Record<string, string>> = {
   "before ARM: a file that it writes, mapped as code": "its directory is `noexec`",
   "8 MiB of locked memory": "limit `memlock`",
   "memory at an address with bit 63": "the kernel: no such address",
+  "a Unix socket of the machine by its path": "private root: not there",
 };
 
-type Stage = "before ARM" | "after ARM";
+export type Stage = "before ARM" | "after ARM";
+
+/** What else a profile opens: `STAGE: attempt`. Whether it works then is for its arguments to say. */
+export type Opened = ReadonlySet<string>;
+
+const always = (...names: readonly string[]) => names.flatMap((name) => [`before ARM: ${name}`, `after ARM: ${name}`]);
+const early = (...names: readonly string[]) => names.map((name) => `before ARM: ${name}`);
+
+/** What each of them opens; anything else that works is a hole. */
+export const OPENED: Readonly<Record<"relay" | "usb", Opened>> = {
+  relay: new Set([
+    ...always("a TCP socket", "a Unix stream socket", "connect", "recvfrom", "getsockopt", "getpeername", "shutdown"),
+    ...early("a thread (pthread_create)", "eventfd2"),
+  ]),
+  usb: new Set(
+    early(
+      ...["a netlink socket for device events", "a thread (pthread_create)", "recvfrom", "getsockopt", "setsockopt"],
+      ...["eventfd2", "timerfd_create"],
+    ),
+  ),
+};
 
 /** Throws for an attempt that worked and that nobody has excused. */
-export function rowOf(stage: Stage, { name, errno, shown }: Measured): Row {
+export function rowOf(stage: Stage, { name, errno, shown }: Measured, opened: Opened = new Set()): Row {
   const key = `${stage}: ${name}`;
   const calls = Object.entries(shown).map(([call, count]) => `\`${call}\`${count > 1 ? ` x ${count}` : ""}`);
   const recordedAs = calls.length === 0 ? "" : calls.length > 8 ? `${calls.length} calls` : calls.join(", ");
+  if (opened.has(key)) {
+    if (recordedAs !== "" || errno === EPERM) throw new Error(`${key}: not open, as was said`);
+    return { attempt: name, from: stage, blockedBy: "not: the profile opens it", recordedAs };
+  }
   if (errno === 0) {
     const why = HARMLESS[key];
     if (why === undefined) throw new Error(`${key}: it worked`);
@@ -73,6 +102,17 @@ export function mergeStages(before: readonly Row[], after: readonly Row[]): Row[
     const same = later.blockedBy === row.blockedBy && later.recordedAs === row.recordedAs;
     return same ? [{ ...row, from: "everywhere" }] : [row, later];
   });
+}
+
+/** Of both stages. */
+export function rowsOf(
+  { before, after }: { before: readonly Measured[]; after: readonly Measured[] },
+  opened?: Opened,
+): Row[] {
+  return mergeStages(
+    before.map((one) => rowOf("before ARM", one, opened)),
+    after.map((one) => rowOf("after ARM", one, opened)),
+  );
 }
 
 /** What an act came to: the request that failed first, what the agent was told, what became of the process. */

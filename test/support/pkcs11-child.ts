@@ -80,8 +80,8 @@ function setup(path: string, label: string, pin: string): unknown {
   const vault = library.C_GenerateKeyPair(
     session,
     { mechanism: 0 },
-    [...publicTemplate("vault", 3, CKA.ENCRYPT), ...rsaTemplate],
-    privateTemplate("vault", 3, CKA.DECRYPT),
+    [...publicTemplate("vault", 0x2a, CKA.ENCRYPT), ...rsaTemplate],
+    privateTemplate("vault", 0x2a, CKA.DECRYPT),
   );
   const rsaNumbers = ({ publicKey }: { publicKey: Buffer }) => ({
     modulus: attribute(publicKey, CKA_MODULUS),
@@ -160,7 +160,13 @@ function attack(label: unknown): unknown {
     C_DestroyObject: () => library.C_DestroyObject(session, key),
     C_SetAttributeValue: () => library.C_SetAttributeValue(session, key, [{ type: CKA_EXTRACTABLE, value: true }]),
     C_GenerateKeyPair: () => library.C_GenerateKeyPair(session, { mechanism: 0x1040 }, [], []),
-    C_DecryptInit: () => library.C_DecryptInit(session, { mechanism: 0x1 }, key),
+    C_UnwrapKey: () => library.C_UnwrapKey(session, { mechanism: 0x1 }, key, Buffer.alloc(256), []),
+    C_EncryptInit: () => library.C_EncryptInit(session, { mechanism: 0x1 }, key),
+    C_GenerateKey: () => library.C_GenerateKey(session, { mechanism: 0x350 }, []),
+    C_VerifyInit: () => library.C_VerifyInit(session, { mechanism: 0x1 }, key),
+    C_DigestInit: () => library.C_DigestInit(session, { mechanism: 0x250 }),
+    C_InitPIN: () => library.C_InitPIN(session, "1234"),
+    C_SeedRandom: () => library.C_SeedRandom(session, Buffer.alloc(8)),
     C_DeriveKey: () => library.C_DeriveKey(session, { mechanism: 0x1 }, key, []),
     C_SetPIN: () => library.C_SetPIN(session, "1234", "5678"),
     value: () => attribute(key, CKA.VALUE),
@@ -174,7 +180,8 @@ function codeOf(attempt: () => unknown): unknown {
     attempt();
     return 0;
   } catch (error) {
-    return (error as { code?: unknown }).code;
+    // Three of pkcs11js' functions have the code in their message only.
+    return (error as { code?: unknown }).code ?? Number(/:(\d+)$/.exec(String(error))?.[1]);
   }
 }
 

@@ -1,4 +1,5 @@
 import { readFileSync, writeFileSync, writeSync } from "node:fs";
+import { setTimeout as delay } from "node:timers/promises";
 import { openNative } from "../../agent/native/index.ts";
 import { openShim, type Shim } from "../../agent/shim-client.ts";
 import type { ShimKey } from "../../agent/shim-replies.ts";
@@ -39,6 +40,8 @@ export interface PairResult {
   readonly tokens: readonly string[];
   readonly signatures: readonly PairSignature[];
   readonly filters: number;
+  /** The shim's exit code when it ended by itself, else null. */
+  readonly exitCode: number | null;
   readonly status: Readonly<Record<string, string>>;
   readonly ownNamespaces: readonly string[];
 }
@@ -52,7 +55,17 @@ const CKM_ECDSA = 0x1041n;
 async function main(path: string): Promise<void> {
   const request = JSON.parse(readFileSync(path, "utf8")) as PairRequest;
   const result: Draft = {
-    ...{ failed: null, probe: [], shown: {}, tokens: [], signatures: [], filters: 0, status: {}, ownNamespaces: [] },
+    ...{
+      failed: null,
+      probe: [],
+      shown: {},
+      tokens: [],
+      signatures: [],
+      filters: 0,
+      exitCode: null,
+      status: {},
+      ownNamespaces: [],
+    },
   };
   let step = "start";
   try {
@@ -77,11 +90,12 @@ async function launch(request: PairRequest, result: Draft, enter: (step: string)
     enter("probe");
     result.probe = await shim.probe();
     const before = shim.attempts();
-    await use(request, result, shim, fds.pin, enter).finally(() => {
+    try {
+      await use(request, result, shim, fds.pin, enter);
+    } finally {
       result.shown = since(before, shim.attempts());
-    });
-    enter("status");
-    await describe(spawner, request.start.id, result);
+      await describe(spawner, shim, request.start.id, result);
+    }
   } finally {
     shim.close();
   }
@@ -114,14 +128,32 @@ async function use(
   };
   for (const key of keys) result.signatures = [...result.signatures, await sign(key, false)];
   enter("arm");
+  if (keys.length === 0) return armAndWait(shim);
   await shim.uses(keys.map(({ handle }) => ({ slotId: slot.slotId, handle, use: "sign" as const })));
   result.filters = await shim.arm();
   enter("sign after ARM");
   for (const key of keys) result.signatures = [...result.signatures, await sign(key, true)];
 }
 
-async function describe(spawner: Spawner, id: number, result: Draft): Promise<void> {
-  const status = await spawner.shimStatus(id);
+/** For a library without keys, which ends the process once it is armed: before the reply, or after it. */
+async function armAndWait(shim: Shim): Promise<void> {
+  await shim.arm().catch(() => undefined);
+  await shim.closed;
+}
+
+async function describe(spawner: Spawner, shim: Shim, id: number, result: Draft): Promise<void> {
+  let gone = false;
+  void shim.closed.then(() => {
+    gone = true;
+  });
+  await delay(0);
+  let status = await spawner.shimStatus(id);
+  // its socket ends before the spawner has waited for it
+  for (let turn = 0; gone && status.state === "running" && turn < 500; turn += 1) {
+    await delay(20);
+    status = await spawner.shimStatus(id);
+  }
+  result.exitCode = status.state === "ended" && (status.waitStatus & 0x7f) === 0 ? status.waitStatus >> 8 : null;
   result.status = Object.fromEntries(status.fields);
   result.ownNamespaces = status.ownNamespaces;
 }

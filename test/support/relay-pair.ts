@@ -106,7 +106,10 @@ async function spawned(directory: string, place: string): Promise<string> {
   child.stderr.setEncoding("utf8").on("data", (text: string) => {
     log += text;
   });
+  // an agent that waits for what does not come: the spawner takes everything with it
+  const tired = setTimeout(() => child.kill("SIGKILL"), 90_000);
   await once(child, "close");
+  clearTimeout(tired);
   return log;
 }
 

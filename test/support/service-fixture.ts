@@ -61,6 +61,8 @@ export interface Agent {
   report(challenge: Challenge): Promise<Uint8Array>;
   /** Everything that the agent and the spawner wrote to the console. */
   console(): string;
+  /** The spawner's process. */
+  readonly pid: number;
   /** SIGKILL to the agent's process alone: the spawner's first child. */
   kill(): void;
   /** The spawner and everything below it. */
@@ -298,6 +300,7 @@ function speak(child: ChildProcess, provisioned: Provisioned, directory: string,
       return new Uint8Array(framed.subarray(4));
     },
     console: () => text,
+    pid: child.pid ?? -1,
     kill: () => process.kill(childrenOf(child.pid ?? 0)[0] ?? 0, "SIGKILL"),
     processes: () =>
       [child.pid ?? 0, ...descendantsOf(child.pid ?? 0)].map((pid) => ({ pid, command: commandOf(pid) })),

@@ -39,7 +39,7 @@ export async function createSoftHsmToken(options: {
     publicKeys: new Map([
       ["release-ec", { spki: spkiOf(ec), id: Uint8Array.of(1), label: "release-ec" }],
       ["release-rsa", { spki: rsaSpki(made.rsa), id: Uint8Array.of(2), label: "release-rsa" }],
-      ["vault", { spki: rsaSpki(made.vault), id: Uint8Array.of(3), label: "vault" }],
+      ["vault", { spki: rsaSpki(made.vault), id: Uint8Array.of(0x2a), label: "vault" }],
     ]),
     token: {
       sign: async ({ key, mechanism, data }) => {

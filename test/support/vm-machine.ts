@@ -52,20 +52,33 @@ export interface Launched {
 }
 
 /** One boot; the TPM and the disks go on from one to the next. */
-export async function bootProvisioned<T>(
+export async function startProvisioned(
   { image, tpm, machine, directory }: Provisioned,
   extraDevices: readonly string[],
-  use: (launched: Launched) => Promise<T>,
-): Promise<T> {
+): Promise<Launched> {
   const disk = (name: string) => join(directory, "disks", name);
   const running = await startMachine({
     ...{ image, contents: machine.contents, tpmDirectory: tpm.directory, directory: join(directory, "vm") },
     ...{ disks: { state: disk("state.img"), store: disk("store.img") }, extraDevices },
   });
   try {
-    return await use({ running, launch: await running.launched() });
-  } finally {
+    return { running, launch: await running.launched() };
+  } catch (error) {
     await running.stop();
+    throw error;
+  }
+}
+
+export async function bootProvisioned<T>(
+  machine: Provisioned,
+  extraDevices: readonly string[],
+  use: (launched: Launched) => Promise<T>,
+): Promise<T> {
+  const launched = await startProvisioned(machine, extraDevices);
+  try {
+    return await use(launched);
+  } finally {
+    await launched.running.stop();
   }
 }
 

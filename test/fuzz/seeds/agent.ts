@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { EMPTY_HEAD, encodeRecord } from "../../../agent/audit-record.ts";
 import { encodePrepareShim, encodeStartShim } from "../../../agent/spawner-messages.ts";
 import { ByteWriter, concatBytes, utf8 } from "../../../policy/index.ts";
+import { decryptingStream, oaep } from "../../support/broker-session.ts";
 import { byteArray, INITIALIZE_VALUES, requestFrame, ulongs } from "../../support/rpc-client.ts";
 import { root } from "../catalogue.ts";
 import { filled, json, type Seeds } from "./made.ts";
@@ -61,6 +62,7 @@ export function agentSeeds(): Record<string, Seeds> {
         requestFrame(1, "C_Initialize", INITIALIZE_VALUES),
         requestFrame(2, "C_GetInfo"),
       ),
+      decrypt: concatBytes(Uint8Array.of(0x40), decryptingStream(2, oaep(2), filled(256, 3))),
       sign: concatBytes(
         Uint8Array.of(0x20, 1),
         requestFrame(
@@ -70,6 +72,16 @@ export function agentSeeds(): Record<string, Seeds> {
         ),
       ),
     },
+    "rpc-decrypt": Object.fromEntries(
+      [0, 1, 2].map((version) => [
+        `version-${version}`,
+        new ByteWriter()
+          .u8(version)
+          .sized16(concatBytes(ulongs(1n), oaep(version, { label: Uint8Array.of(0xc0, 0xde) }), ulongs(1n)))
+          .bytes(concatBytes(ulongs(1n), byteArray(filled(256, 7)), new ByteWriter().u32(512).finish()))
+          .finish(),
+      ]),
+    ),
     "rpc-arguments": {
       bytes: new ByteWriter().u8(0).u8(2).u8(1).sized32(utf8("data")).finish(),
       attributes: new ByteWriter()
@@ -101,6 +113,8 @@ export function agentSeeds(): Record<string, Seeds> {
       queries: new ByteWriter().u8(2).u8(1).u32(1).u32(0x40000212).u32(24).u32(1).u32(0).u32(8).finish(),
       mechanism: new ByteWriter().u8(3).u8(2).u32(0x1041).u64(9n).finish(),
       pss: new ByteWriter().u8(3).u8(2).u32(0x43).u8(1).u64(0x250n).u64(2n).u64(32n).u64(9n).finish(),
+      oaep: concatBytes(Uint8Array.of(3, 2), oaep(2, { label: utf8("label") }), ulongs(9n)),
+      "oaep-old": concatBytes(Uint8Array.of(3, 0), oaep(0), ulongs(9n)),
       plain: new ByteWriter().u8(4).u8(0).u8(1).u64(2n).u32(3).finish(),
     },
     "control-line": {
@@ -114,7 +128,11 @@ export function agentSeeds(): Record<string, Seeds> {
       refused: utf8('{"kind":"refused","answers":[{"command":"TPM2_Unseal","rc":"0x0000099d","text":"policy"}]}\n'),
       failed: utf8('{"kind":"failed","command":"request","rc":"0x00000000","text":"sinks"}\n'),
     },
-    "audit-line": { sign: line(entry), connect: line(nothing) },
+    "audit-line": {
+      sign: line(entry),
+      budget: line({ ...entry, operation: "decrypt", decision: "deny", step: "budget", reason: "too many" }),
+      connect: line(nothing),
+    },
     "agent-config": { image: Uint8Array.from(readFileSync(join(root, "vm-images/guest/etc/ironclaw/agent.json"))) },
     ...cSeeds(),
   };

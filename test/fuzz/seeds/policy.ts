@@ -1,5 +1,6 @@
 import { type CborValue, encodeBundle, encodeCabinet, encodeCbor, type SlotName, utf8 } from "../../../policy/index.ts";
 import { compiledProfile, PROFILE_NAMES, type ProfileName, profileText } from "../../../vm-images/profiles.ts";
+import { decryptionScopes } from "../../support/broker-fixture.ts";
 import { documentBytes, policyDocument, twoModuleDocument, twoTokenDocument } from "../../support/policy-document.ts";
 import { filled, json, type Seeds } from "./made.ts";
 
@@ -33,6 +34,8 @@ export function policySeeds(): Record<string, Seeds> {
   const pages = Object.fromEntries(
     ["module", "policy", "anchors", "release", "sealed", "machine", "token", "enrolment"].map((name) => [name, 4096]),
   );
+  const decrypting = policyDocument();
+  decryptionScopes(decrypting);
   const shortProfile =
     "profile tiny\narch x86_64\nlimit core 0\nlandlock read /usr/lib\nwatch ptrace\nstage load\nallow read write when arg0 is 3\n";
   const withIncluded = (name: ProfileName): Uint8Array =>
@@ -59,6 +62,7 @@ export function policySeeds(): Record<string, Seeds> {
     },
     policy: {
       document: documentBytes(policyDocument()),
+      decrypting: documentBytes(decrypting),
       "two-tokens": documentBytes(twoTokenDocument()),
       "two-modules": documentBytes(twoModuleDocument()),
     },
