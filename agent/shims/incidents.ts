@@ -70,6 +70,7 @@ export class IncidentLog {
   }
 
   #takeViolation(): boolean {
+    if (this.#violations >= MAX_VIOLATIONS) return false;
     this.#violations += 1;
     return true;
   }
