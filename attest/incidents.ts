@@ -57,7 +57,8 @@ export function incidentEvent(incident: Incident): LaunchEvent {
   return { kind, name: incidentName(incident), sha256: sha256(encodeCbor(encodeIncident(incident))) };
 }
 
-function incidentName(incident: Incident): string {
+/** The name of its event. */
+export function incidentName(incident: Incident): string {
   switch (incident.what) {
     case "syscall":
       return `${incident.token}/${incident.shim} ${incident.syscall}`;

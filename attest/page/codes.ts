@@ -53,7 +53,7 @@ const meanings: Readonly<Record<string, string>> = {
   token: "Keys do not belong to a token that is named.",
   "tpm-firmware": "The TPM's own firmware changed since the last report.",
   "tpm-rolled-back": "The TPM's count of starts went back: an old state of the TPM was put back.",
-  violations: "The library tried calls that its sandbox denies.",
+  violations: "The library tried calls that its sandbox denies, or a device came or went after the launch.",
   "freshness-not-judged": "How old the report is cannot be judged: one that was kept and sent again may look the same.",
 };
 
