@@ -41,7 +41,7 @@ export function explainModules(policy: Policy, profiles: readonly NamedProfile[]
     "",
     ...profiles.map(
       ({ name, sha256, explanation }) =>
-        explanation ?? `profile ${name}: the policy names another one than is here, sha256 ${sha256}`,
+        explanation ?? `profile ${name}: the policy names another one than this checkout has, sha256 ${sha256}`,
     ),
   ];
 }
