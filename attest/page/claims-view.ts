@@ -45,7 +45,7 @@ function keysView({ asserted }: Claims): HTMLElement {
             { title: "Public key, SHA-256", className: "wide" },
           ],
           keyRows,
-          "values",
+          "values keys",
         ),
   );
 }
