@@ -2,7 +2,7 @@ import { toHex } from "../policy/index.ts";
 import type { AppraisalPolicyDocument } from "./appraisal-policy.ts";
 import type { EventComparison } from "./attestation-result.ts";
 import { contraindicated, type Finding, type ReferenceValues, warning } from "./finding.ts";
-import type { DeviceViolation, Incident } from "./incidents.ts";
+import { type DeviceViolation, type Incident, MAX_DEVICE_INCIDENTS } from "./incidents.ts";
 import { capKind, isPreUnseal, type LaunchEvent, loginKinds } from "./launch-events.ts";
 import { listNames } from "./reason.ts";
 import type { VerifiedEvidence } from "./verify.ts";
@@ -111,6 +111,7 @@ export function appraiseLater(
   const { devices, calls, callNames } = violationsOf(claims.asserted);
   return [
     ...devices.map(deviceFinding),
+    ...roomFindings(devices),
     ...callFindings(calls, `violations (${callNames.slice(0, 8).join(", ")})`, maxViolations),
     ...claims.asserted.incidents.flatMap(replacementFinding),
   ];
@@ -120,6 +121,13 @@ export function appraiseLater(
 function deviceFinding({ device, change }: DeviceViolation): Finding {
   const make = change === "added" ? contraindicated : warning;
   return make("violations", `device ${device}`, "as when the launch measured it", change);
+}
+
+/** Devices that go are a warning each: enough of them, and one that comes would be told no more. */
+function roomFindings({ length }: readonly DeviceViolation[]): readonly Finding[] {
+  if (length < MAX_DEVICE_INCIDENTS) return [];
+  const expected = `fewer recorded than the agent has room for (${MAX_DEVICE_INCIDENTS})`;
+  return [contraindicated("violations", "devices", expected, `${length}`)];
 }
 
 function callFindings(calls: number, item: string, tolerated: number): readonly Finding[] {

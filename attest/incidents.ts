@@ -5,6 +5,9 @@ import type { LaunchEvent, LaunchEventKind } from "./launch-events.ts";
 /** Incidents of one launch that are measured and told one by one. The counts go on after them. */
 export const MAX_INCIDENTS = 64;
 
+/** Of these, devices. The agent records no more of them, and counts none. */
+export const MAX_DEVICE_INCIDENTS = 8;
+
 /** Kinds of events that are incidents. */
 export const incidentKinds = ["violation", "shim-replaced"] as const satisfies readonly LaunchEventKind[];
 

@@ -265,6 +265,7 @@ const eventRows: readonly Row[] = [
 ];
 
 const flood = { violations: new Map([["ptrace", 100]]) };
+const gone = (count: number) => Array.from({ length: count }, () => device("removed"));
 const deviceRows: readonly Row[] = [
   [
     "a device that came, where calls are tolerated,",
@@ -289,6 +290,16 @@ const deviceRows: readonly Row[] = [
       ...no("violations: device usb:08e6:4433"),
     ],
     { scene: { incidents: [device("added"), device("removed"), device("added")] } },
+  ],
+  [
+    "devices that went, one fewer than are recorded",
+    gone(7).map(() => "warning violations: device usb:08e6:4433"),
+    { scene: { incidents: gone(7) } },
+  ],
+  [
+    "devices that went, as many as are recorded, so that one could come unseen,",
+    [...gone(8).map(() => "warning violations: device usb:08e6:4433"), ...no("violations: devices")],
+    { scene: { incidents: gone(8) } },
   ],
   [
     "a device that went where calls are not tolerated",
