@@ -67,6 +67,12 @@ export class Domains {
     return Promise.reject(new AgentError("ERR_LAUNCH", "key", { expected: "a key that the launch checked", got: key }));
   }
 
+  /** See {@link TrustDomain.reserve}. */
+  reserve(key: string): Disposable | null {
+    const domain = this.#domains.get(this.#options.keys.get(key) ?? "");
+    return domain === undefined ? null : domain.reserve();
+  }
+
   /** In the order of their ids. */
   get shims(): readonly ShimState[] {
     return [...this.#domains.values()].flatMap(({ shims }) => shims).sort((a, b) => a.id - b.id);
