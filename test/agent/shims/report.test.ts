@@ -1,5 +1,5 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
-import { enter } from "../../../agent/launch/environment.ts";
+import { addReasons, enter } from "../../../agent/launch/environment.ts";
 import { Domains } from "../../../agent/shims/domains.ts";
 import { IncidentLog, ROOM } from "../../../agent/shims/incidents.ts";
 import { sha256, utf8 } from "../../../policy/index.ts";
@@ -43,6 +43,7 @@ async function serve(booted: Boot, onViolation: "kill" | "report"): Promise<Serv
     incidents: new IncidentLog({ log, audit, record }),
     stopShim: (id) => booted.spawner.stopShim(id),
     capAndReboot: (reason) => booted.spawner.capAndReboot(reason),
+    onReasons: (reasons) => log.locked(async () => addReasons(record, reasons)),
     onStopped: (reasons) => log.locked(async () => enter(record, { kind: "stopped", reasons })),
   });
   opened.push(domains);
