@@ -344,7 +344,7 @@ describe("start-shim", () => {
     ).rejects.toThrow(/\/shim: No such file/);
   });
 
-  test("two shims run side by side, each with a root of its own", async () => {
+  test("I5: two shims run side by side, each with a root of its own", async () => {
     const spawner = await started();
     const first = await startedShim(spawner);
     await spawner.client.prepareShim(1, shimFiles);
@@ -388,7 +388,7 @@ describe("stop-shim", () => {
     expect((await spawner.client.shimStatus(15)).state).toBe("never-started");
   });
 
-  test("what was delivered to a shim that ends by itself, or never starts, is gone with it", async () => {
+  test("I4: what was delivered to a shim that ends by itself, or never starts, is gone with it", async () => {
     const spawner = await started();
     const { fds } = await startedShim(spawner);
     await spawner.client.prepareShim(1, shimFiles);
