@@ -235,6 +235,18 @@ describe("the time that a shim has", () => {
     expect(await settled(opened.requests.slice(3))).toEqual(Array(13).fill("ERR_SHIM_TIMEOUT"));
   });
 
+  test("I10: requests that come meanwhile give one that hangs no time", async () => {
+    const opened = await sixteen();
+    for (let at = 0; at < 9; at++) {
+      await pass(100);
+      opened.connection.request(OP, utf8("x")).catch(() => undefined);
+    }
+    await pass(99);
+    expect(codes(opened)).toEqual([]);
+    await pass(1);
+    expect(codes(opened)).toEqual(["ERR_SHIM_TIMEOUT"]);
+  });
+
   test("I10: one that answers others first gains no time for the oldest", async () => {
     const opened = await sixteen();
     for (let at = 1; at <= 9; at++) {
