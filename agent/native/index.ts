@@ -25,12 +25,20 @@ export interface Attempt {
   readonly count: number;
 }
 
-/** What a shim has tried. Whatever it did after an attempt, the attempt is in here before it can be noticed. */
+/**
+ * What a shim has tried. Whatever it did after an attempt, the attempt is in here before it can be noticed. Not in here is an attempt that
+ * the kernel took back before it was received: its process ended, or the thread was sent a signal. It was denied all the same.
+ */
 export interface Watch {
   /** Attempts so far by system-call number; 512 stands for all numbers from there on. */
   counts(): Readonly<Record<number, number>>;
   /** All of them together: cheap enough to be asked after every reply. */
   total(): number;
+  /**
+   * True once nobody answers any more though the shim may live: its attempts are denied (ENOSYS) and no longer counted. Nothing that it
+   * says from then on may be released.
+   */
+  blind(): boolean;
   /** The first 64 since the watch began or was renewed. */
   recorded(): readonly Attempt[];
   /** Makes room for 64 more: what was recorded before, such as a probe's own attempts, is forgotten. Counts go on. */
@@ -59,8 +67,8 @@ export interface Native {
   setNonDumpable(): void;
   /**
    * Answers every notification of a seccomp listener with EPERM on a thread of its own. Those that are recorded reach `onEvent`,
-   * all are counted. Beyond the record the thread runs at the lowest priority, so that a flood slows nobody but the flooder.
-   * Takes the descriptor over, does not keep the process alive, and ends with the last process under the filter.
+   * all are counted. The thread runs at the agent's own priority: the longer an attempt waits, the longer it can be taken back unseen.
+   * Takes the descriptor over, does not keep the process alive, and ends with the last process under the filter; see `Watch.blind`.
    */
   watchNotifications(listenerFd: number, onEvent: (attempt: Attempt) => void): Watch;
 }

@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -19,7 +18,7 @@
  * memory could change after a look at them.
  */
 
-enum { MAX_NR = 512, MAX_EVENTS = 64, LOWEST_PRIORITY = 19 };
+enum { MAX_NR = 512, MAX_EVENTS = 64 };
 
 struct event { int nr; uint32_t tid; uint64_t args[6]; unsigned long long count; };
 
@@ -30,11 +29,11 @@ struct watch {
   atomic_uint holders; /* the thread and the JavaScript functions */
   atomic_ullong counts[MAX_NR + 1]; /* the last one for every higher number */
   atomic_ullong total;
+  atomic_bool blind; /* nobody answers any more, and the last process under the filter may still live */
   pthread_mutex_t lock; /* of the two below */
   struct event events[MAX_EVENTS];
   uint32_t recorded;
   bool reporting;
-  bool yielding;
 };
 
 static void release(struct watch *watch) {
@@ -79,13 +78,6 @@ static bool record(struct watch *watch, const struct event *event) {
   return room;
 }
 
-/* A flood must not take the processor from whoever asks the agent for something: only this thread becomes slow. */
-static void yield_processor(struct watch *watch) {
-  if (watch->yielding) return;
-  watch->yielding = true;
-  (void)setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), LOWEST_PRIORITY);
-}
-
 static void report(struct watch *watch, const struct seccomp_notif *attempt) {
   int slot = attempt->data.nr < 0 || attempt->data.nr >= MAX_NR ? MAX_NR : attempt->data.nr;
   struct event found = {.nr = attempt->data.nr, .tid = attempt->pid};
@@ -94,11 +86,7 @@ static void report(struct watch *watch, const struct seccomp_notif *attempt) {
   bool recorded = record(watch, &found);
   /* Last: whoever sees the new total finds count and record. */
   (void)atomic_fetch_add(&watch->total, 1);
-  if (!recorded) {
-    yield_processor(watch);
-    return;
-  }
-  struct event *event = watch->reporting ? malloc(sizeof *event) : NULL;
+  struct event *event = recorded && watch->reporting ? malloc(sizeof *event) : NULL;
   if (event == NULL) return;
   *event = found;
   if (napi_call_threadsafe_function(watch->report, event, napi_tsfn_nonblocking) != napi_ok) {
@@ -107,7 +95,18 @@ static void report(struct watch *watch, const struct seccomp_notif *attempt) {
   }
 }
 
-/* False when the listener is of no more use. ENOENT: the caller died between the attempt and the answer. */
+/* The kernel takes the listener's lock interruptibly: a thread that is stopped and goes on has to ask again. */
+static bool send_answer(const struct watch *watch, struct seccomp_notif_resp *answer) {
+  int result;
+  do result = ioctl(watch->listener, SECCOMP_IOCTL_NOTIF_SEND, answer);
+  while (result != 0 && errno == EINTR);
+  return result == 0 || errno == ENOENT;
+}
+
+/*
+ * False when the listener is of no more use. ENOENT: the caller died, or took a signal, between the attempt and the answer. A signal that
+ * comes before the attempt is received takes it out of the kernel's list: it is denied, and nobody hears of it.
+ */
 static bool answer_one(struct watch *watch, struct seccomp_notif *attempt, struct seccomp_notif_resp *answer) {
   memset(attempt, 0, watch->sizes.seccomp_notif);
   if (ioctl(watch->listener, SECCOMP_IOCTL_NOTIF_RECV, attempt) != 0) return errno == EINTR || errno == ENOENT;
@@ -116,24 +115,35 @@ static bool answer_one(struct watch *watch, struct seccomp_notif *attempt, struc
   answer->error = -EPERM;
   /* Before the answer: whoever hears of what the caller did next finds this attempt counted. */
   report(watch, attempt);
-  return ioctl(watch->listener, SECCOMP_IOCTL_NOTIF_SEND, answer) == 0 || errno == ENOENT;
+  return send_answer(watch, answer);
+}
+
+/* False with `over` when nobody is left under the filter; false without it when that cannot be known. */
+static bool wait_for_one(const struct watch *watch, bool *over) {
+  for (;;) {
+    struct pollfd entry = {.fd = watch->listener, .events = POLLIN};
+    int ready = poll(&entry, 1, -1);
+    if (ready < 0 && errno != EINTR) return false;
+    if (ready <= 0) continue;
+    if ((entry.revents & POLLIN) != 0) return true;
+    *over = (entry.revents & POLLHUP) != 0;
+    if (*over || (entry.revents & POLLNVAL) != 0) return false;
+    /* POLLERR alone: the kernel was interrupted while it waited for the listener's lock */
+  }
 }
 
 static void *answer_all(void *data) {
   struct watch *watch = data;
   struct seccomp_notif *attempt = malloc(watch->sizes.seccomp_notif);
   struct seccomp_notif_resp *answer = malloc(watch->sizes.seccomp_notif_resp);
-  bool going = attempt != NULL && answer != NULL;
-  while (going) {
-    struct pollfd entry = {.fd = watch->listener, .events = POLLIN};
-    int ready = poll(&entry, 1, -1);
-    if (ready < 0) going = errno == EINTR;
-    else if ((entry.revents & POLLIN) != 0) going = answer_one(watch, attempt, answer);
-    else going = false; /* POLLHUP: nobody is left under the filter */
+  bool over = false;
+  if (attempt != NULL && answer != NULL) {
+    while (wait_for_one(watch, &over) && answer_one(watch, attempt, answer)) continue;
   }
   free(attempt);
   free(answer);
-  /* Without a listener the kernel denies with ENOSYS. */
+  /* Without a listener the kernel denies with ENOSYS. Before that: whoever hears of such an answer finds the watch blind. */
+  atomic_store(&watch->blind, !over);
   (void)close(watch->listener);
   if (watch->reporting) napi_release_threadsafe_function(watch->report, napi_tsfn_release);
   release(watch);
@@ -162,6 +172,15 @@ static napi_value read_total(napi_env env, napi_callback_info info) {
   napi_get_cb_info(env, info, NULL, NULL, NULL, &data);
   struct watch *watch = data;
   napi_create_double(env, (double)atomic_load(&watch->total), &result);
+  return result;
+}
+
+static napi_value read_blind(napi_env env, napi_callback_info info) {
+  napi_value result;
+  void *data;
+  napi_get_cb_info(env, info, NULL, NULL, NULL, &data);
+  struct watch *watch = data;
+  napi_get_boolean(env, atomic_load(&watch->blind), &result);
   return result;
 }
 
@@ -211,7 +230,7 @@ static int start_thread(struct watch *watch) {
 /* Each function keeps the watch, so that any of them may outlive the others. */
 static napi_value make_handle(napi_env env, struct watch *watch) {
   static const struct { const char *name; napi_callback function; } functions[] = {
-      {"counts", read_counts}, {"total", read_total}, {"recorded", read_recorded}, {"renew", renew}};
+      {"counts", read_counts}, {"total", read_total}, {"blind", read_blind}, {"recorded", read_recorded}, {"renew", renew}};
   napi_value result;
   napi_create_object(env, &result);
   for (size_t i = 0; i < sizeof functions / sizeof functions[0]; i++) {

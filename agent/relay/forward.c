@@ -21,6 +21,7 @@ struct flow {
 struct connection {
     bool used;
     bool connecting;
+    short seen; // of the near side: POLLRDHUP, it says no more, and POLLHUP, it takes no more either
     int near; // the shim's
     int far;  // the target's
     struct target *target;
@@ -76,6 +77,22 @@ static struct connection *free_connection(void) {
     return NULL;
 }
 
+// Of those that one side has finished, the one that has been silent for longest. NULL when there is none.
+static struct connection *dispensable_connection(void) {
+    struct connection *found = NULL;
+    for (size_t i = 0; i < MAX_CONNECTIONS; i++) {
+        struct connection *connection = &connections[i];
+        if (!connection->used || connection->connecting || connection->deadline == 0) continue;
+        if (found == NULL || connection->deadline < found->deadline) found = connection;
+    }
+    return found;
+}
+
+static struct connection *room_for_one(void) {
+    struct connection *connection = free_connection();
+    return connection != NULL ? connection : dispensable_connection();
+}
+
 static void begin(struct connection *connection, int near, struct target *target) {
     const struct endpoint *to = &target->endpoint;
     connection->used = true;
@@ -93,9 +110,12 @@ static void begin(struct connection *connection, int near, struct target *target
 }
 
 static void accept_one(int listener, struct target *target) {
-    struct connection *connection = free_connection();
+    struct connection *connection = room_for_one();
     int near = connection == NULL ? -1 : accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-    if (near >= 0) begin(connection, near, target);
+    if (near < 0) return;
+    // A target that never closes would otherwise keep the place of each connection that the shim has closed.
+    if (connection->used) end_connection(connection, true);
+    begin(connection, near, target);
 }
 
 static bool would_block(void) { return errno == EAGAIN || errno == EINTR; }
@@ -134,15 +154,25 @@ static bool is_connected(struct connection *connection) {
     return problem == 0;
 }
 
+static bool is_empty(const struct flow *flow) { return flow->length == 0 && !flow->ended; }
+
+static bool is_half_closed(const struct connection *connection) {
+    return connection->out.passed_on || connection->back.passed_on || connection->seen != 0;
+}
+
 static void serve(struct connection *connection, short near, short far) {
     if (connection->connecting && far != 0 && !is_connected(connection)) return end_connection(connection, true);
     if (connection->connecting || (near | far) == 0) return;
+    // Not left to a read: nobody reads for a target that takes nothing.
+    if ((near & POLLERR) != 0 && !is_empty(&connection->out)) return end_connection(connection, true);
+    connection->seen |= near & (POLLRDHUP | POLLHUP);
     // Whatever is no news of the other direction (POLLERR and POLLHUP are of both).
     bool whole = ((near & ~POLLOUT) | (far & ~POLLIN)) == 0 || move(connection->near, connection->far, &connection->out);
     whole = whole && (((far & ~POLLOUT) | (near & ~POLLIN)) == 0 || move(connection->far, connection->near, &connection->back));
-    bool out = connection->out.passed_on, back = connection->back.passed_on;
-    if (!whole || (out && back)) return end_connection(connection, !whole);
-    connection->deadline = out || back ? now_ms() + HALF_CLOSED_PATIENCE_MS : 0;
+    // All that the near side has said is passed on, and nobody is there for the answer.
+    bool over = connection->out.passed_on && (connection->back.passed_on || (connection->seen & POLLHUP) != 0);
+    if (!whole || over) return end_connection(connection, !whole);
+    connection->deadline = is_half_closed(connection) ? now_ms() + HALF_CLOSED_PATIENCE_MS : 0;
 }
 
 static struct pollfd waiting_for(int fd, bool to_read, bool to_write) {
@@ -150,14 +180,20 @@ static struct pollfd waiting_for(int fd, bool to_read, bool to_write) {
     return (struct pollfd){events == 0 ? -1 : fd, events, 0}; // an end that nothing is wanted of would only wake us
 }
 
-static bool is_empty(const struct flow *flow) { return flow->length == 0 && !flow->ended; }
+// While nothing is wanted of it too: its end shows, which no read finds as long as the target takes nothing. Its end lasts, so that it is
+// looked for once.
+static struct pollfd waiting_for_near(const struct connection *connection) {
+    struct pollfd entry = waiting_for(connection->near, is_empty(&connection->out), connection->back.length > 0);
+    if ((connection->seen & POLLHUP) != 0) return entry;
+    return (struct pollfd){connection->near, (short)(entry.events | (POLLRDHUP & ~connection->seen)), 0};
+}
 
 // Two entries for each connection.
 static void list_connections(struct pollfd *list) {
     for (size_t i = 0; i < MAX_CONNECTIONS; i++, list += 2) {
         const struct connection *connection = &connections[i];
         bool open = connection->used && !connection->connecting;
-        list[0] = waiting_for(connection->near, open && is_empty(&connection->out), open && connection->back.length > 0);
+        list[0] = open ? waiting_for_near(connection) : waiting_for(-1, false, false);
         list[1] = waiting_for(connection->far, open && is_empty(&connection->back),
                               connection->used && (connection->connecting || connection->out.length > 0));
     }
@@ -188,7 +224,8 @@ _Noreturn void forward(struct target *targets, size_t count) {
         bool full = free_connection() == NULL;
         if (full && !said_full) say("all %d connections are in use", MAX_CONNECTIONS);
         said_full = said_full || full;
-        for (size_t i = 0; i < MAX_ENDPOINTS; i++) waiting[i] = waiting_for(FIRST_LISTENER + (int)i, i < count && !full, false);
+        bool room = room_for_one() != NULL;
+        for (size_t i = 0; i < MAX_ENDPOINTS; i++) waiting[i] = waiting_for(FIRST_LISTENER + (int)i, i < count && room, false);
         list_connections(of_connections);
         if (poll(waiting, sizeof waiting / sizeof waiting[0], time_left()) < 0 && errno != EINTR) _exit(4);
         for (size_t i = 0; i < MAX_CONNECTIONS; i++) {

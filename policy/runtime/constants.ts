@@ -19,6 +19,7 @@ const CONSTANTS: Readonly<Record<string, bigint>> = {
   O_DIRECTORY: 0x1_0000n,
   O_NOFOLLOW: 0x2_0000n,
   O_CLOEXEC: 0x8_0000n,
+  F_DUPFD: 0n,
   F_GETFD: 1n,
   F_SETFD: 2n,
   F_GETFL: 3n,
@@ -26,6 +27,9 @@ const CONSTANTS: Readonly<Record<string, bigint>> = {
   F_GETLK: 5n,
   F_SETLK: 6n,
   F_SETLKW: 7n,
+  F_OFD_GETLK: 36n,
+  F_OFD_SETLK: 37n,
+  F_OFD_SETLKW: 38n,
   F_DUPFD_CLOEXEC: 1030n,
   AT_EMPTY_PATH: 0x1000n,
   GRND_NONBLOCK: 0x1n,
@@ -46,6 +50,8 @@ const CONSTANTS: Readonly<Record<string, bigint>> = {
   NETLINK_KOBJECT_UEVENT: 15n,
   SOL_SOCKET: 1n,
   SO_REUSEADDR: 2n,
+  SO_TYPE: 3n,
+  SO_ERROR: 4n,
   SO_SNDBUF: 7n,
   SO_RCVBUF: 8n,
   SO_KEEPALIVE: 9n,
@@ -89,9 +95,12 @@ const CONSTANTS: Readonly<Record<string, bigint>> = {
   USBDEVFS_CLEAR_HALT: 0x8004_5515n,
   USBDEVFS_GET_CAPABILITIES: 0x8004_551an,
   USBDEVFS_GET_SPEED: 0x551fn,
+  PR_GET_DUMPABLE: 3n,
   PR_SET_NAME: 15n,
+  PR_GET_NAME: 16n,
   PR_GET_SECCOMP: 21n,
   PR_SET_SECCOMP: 22n,
+  PR_GET_NO_NEW_PRIVS: 39n,
   SIG_BLOCK: 0n,
   SIG_UNBLOCK: 1n,
   SIG_SETMASK: 2n,
@@ -104,4 +113,13 @@ export function constantValue(word: string): bigint | undefined {
     return value <= 0xffff_ffff_ffff_ffffn ? value : undefined;
   }
   return Object.hasOwn(CONSTANTS, word) ? CONSTANTS[word] : undefined;
+}
+
+/** The bits of constants that are joined by `|`: for tables in programs, where an unknown name is a mistake of theirs. */
+export function bitsOf(names: string): bigint {
+  return names.split("|").reduce((bits, name) => {
+    const value = constantValue(name);
+    if (value === undefined) throw new TypeError(`constant ${name}`);
+    return bits | value;
+  }, 0n);
 }

@@ -40,6 +40,7 @@ export const ARGUMENTS: Readonly<Record<string, Readonly<Record<number, string>>
   sendto: { 3: "flags", 4: "address", 5: "size of the address" },
   recvfrom: { 3: "flags" },
   setsockopt: { 1: "level", 2: "option" },
+  getsockopt: { 1: "level", 2: "option" },
 };
 
 export const FILE_ACCESS: Readonly<Record<Access, string>> = {
@@ -86,11 +87,14 @@ export const OPENED: Readonly<Record<Opening, readonly string[]>> = {
     "Still in the way: a thread is part of the same process, and all filters hold for it; after ARM none is started. A process is",
     "never made: the flags must be exactly those of a thread. clone3, whose flags no filter can see, is answered as if the kernel",
     "did not have it, and those answers are not shown to the agent.",
+    "Not shown: an attempt during which another thread ends the process. It is denied, and the shim is gone.",
   ],
   device: [
     "It may order device nodes to carry USB transfers.",
     "Still in the way: its /dev has the nodes that the policy names and no other, and only the requests listed below pass. It cannot",
     "reset a device, take it from a kernel driver or speak to one. The device sees whatever the library sends.",
+    "Not shown: an attempt that is interrupted, before the agent's notifier has received it, by the signal that a transfer may name",
+    "for its end (USBDEVFS_SUBMITURB). A library can arrange that. The attempt is denied all the same.",
   ],
 };
 

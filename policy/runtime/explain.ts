@@ -22,7 +22,9 @@ export function explainProfile(profile: Profile): string {
     ...calls(profile),
     ...section("What ARM takes away, before the first signature is asked for", taken(profile)),
     ...section(
-      "Denied and shown to the agent, each time (EPERM)",
+      profile.opens.some((opening) => opening === "thread" || opening === "device")
+        ? "Denied and shown to the agent (EPERM), but for what the exceptions above say"
+        : "Denied and shown to the agent, each time (EPERM)",
       wrapped(profile.watch.map((rule) => shown(profile, rule))),
     ),
     ...section("Denied and not shown", quiet(profile)),

@@ -1,3 +1,4 @@
+import { bitsOf } from "./constants.ts";
 import { canBeOpened, mayBeUnwatched, openingOf, unusedOpenings } from "./openings.ts";
 import type { Profile, SyscallRule } from "./profile.ts";
 
@@ -20,13 +21,21 @@ const FORBIDDEN: readonly { readonly reason: string; readonly calls: string }[] 
   },
   {
     reason: "runs other calls where no filter sees them",
-    calls: "io_uring_setup io_uring_enter io_uring_register bpf userfaultfd",
+    calls: "io_uring_setup io_uring_enter io_uring_register io_setup io_submit bpf userfaultfd openat2",
   },
-  { reason: "changes the filters", calls: "seccomp landlock_create_ruleset landlock_add_rule landlock_restrict_self" },
+  {
+    reason: "changes the filters",
+    calls: "seccomp landlock_create_ruleset landlock_add_rule landlock_restrict_self lsm_set_self_attr",
+  },
+  {
+    // a signal takes an attempt back that the notifier has not received yet (README.md, Openings)
+    reason: "arranges for a signal, which can keep an attempt from being counted",
+    calls: "timer_create timer_settime setitimer alarm mq_notify setrlimit",
+  },
   {
     reason: "reaches an endpoint",
     calls:
-      "socket socketpair connect bind listen accept accept4 sendto recvfrom recvmsg sendmmsg recvmmsg setsockopt shmget shmat semget msgget mq_open",
+      "socket socketpair connect bind listen accept accept4 sendto recvfrom recvmsg sendmmsg recvmmsg setsockopt getsockopt shmget shmat semget msgget mq_open",
   },
   {
     reason: "moves or replaces pages past the guard around the armed filters",
@@ -38,9 +47,19 @@ const FORBIDDEN: readonly { readonly reason: string; readonly calls: string }[] 
       "memfd_create memfd_secret open_by_handle_at name_to_handle_at mknod mknodat link linkat symlink symlinkat rename renameat renameat2",
   },
   {
+    reason: "changes whose a file is and who may use it",
+    calls:
+      "chmod fchmod fchmodat fchmodat2 chown lchown fchown fchownat setxattr lsetxattr fsetxattr setxattrat removexattr lremovexattr fremovexattr removexattrat",
+  },
+  {
+    reason: "places the process among others",
+    calls:
+      "mbind set_mempolicy set_mempolicy_home_node sched_setparam sched_setscheduler sched_setattr sched_setaffinity setpriority ioprio_set",
+  },
+  {
     reason: "is a privileged or rarely audited part of the kernel",
     calls:
-      "mount umount2 pivot_root chroot move_mount open_tree open_tree_attr fsopen fsconfig fsmount fspick mount_setattr unshare setns keyctl add_key request_key perf_event_open init_module finit_module delete_module kexec_load kexec_file_load reboot swapon swapoff acct settimeofday clock_settime adjtimex clock_adjtime iopl ioperm modify_ldt personality setuid setgid setreuid setregid setresuid setresgid setgroups setfsuid setfsgid capset quotactl quotactl_fd syslog fanotify_init lookup_dcookie uselib vmsplice splice tee",
+      "mount umount2 pivot_root chroot move_mount open_tree open_tree_attr fsopen fsconfig fsmount fspick mount_setattr unshare setns keyctl add_key request_key perf_event_open init_module finit_module delete_module kexec_load kexec_file_load reboot swapon swapoff acct settimeofday clock_settime adjtimex clock_adjtime iopl ioperm modify_ldt arch_prctl personality setuid setgid setreuid setregid setresuid setresgid setgroups setfsuid setfsgid capset quotactl quotactl_fd syslog fanotify_init lookup_dcookie uselib vmsplice splice tee",
   },
 ];
 
@@ -48,22 +67,31 @@ const FORBIDDEN: readonly { readonly reason: string; readonly calls: string }[] 
 const MUST_WATCH =
   "execve execveat fork vfork clone clone3 socket socketpair connect bind ptrace process_vm_readv process_vm_writev io_uring_setup bpf userfaultfd keyctl add_key mount unshare setns memfd_create pidfd_getfd kill perf_event_open seccomp";
 
-/** Calls whose first interesting argument selects what they do: allowed only with a condition on it. */
-const NEEDS_CONDITION: Readonly<Record<string, number>> = { prctl: 0, ioctl: 1, fcntl: 1, prlimit64: 2 };
+/** Calls of which one argument selects what they do: a rule names one of these values, and no other can be allowed. */
+const SELECTORS: Readonly<Record<string, { readonly arg: number; readonly values: string }>> = {
+  prctl: { arg: 0, values: "PR_SET_NAME PR_GET_NAME PR_GET_DUMPABLE PR_GET_SECCOMP PR_GET_NO_NEW_PRIVS" },
+  fcntl: {
+    arg: 1,
+    values:
+      "F_DUPFD F_DUPFD_CLOEXEC F_GETFD F_SETFD F_GETFL F_SETFL F_GETLK F_SETLK F_SETLKW F_OFD_GETLK F_OFD_SETLK F_OFD_SETLKW",
+  },
+  // reading limits
+  prlimit64: { arg: 2, values: "0" },
+};
+
+/** Flags that F_SETFL may set: not O_ASYNC, by which a descriptor sends signals, nor O_DIRECT. */
+const STATUS_FLAGS = bitsOf("O_RDWR|O_WRONLY|O_APPEND|O_NONBLOCK");
+/** Flags of a file that is opened after ARM: to be read. */
+const READING_FLAGS = bitsOf("O_CLOEXEC|O_NONBLOCK|O_NOFOLLOW|O_DIRECTORY|O_NOCTTY");
+const FLAGS_OF_OPENING: Readonly<Record<string, number>> = { open: 1, openat: 2 };
+/** What stage serve does to no file. */
+const CHANGES_FILES = "creat truncate unlink unlinkat mkdir mkdirat rmdir";
 
 /** The most processes and threads of the shim's user under a profile that opens `thread`. */
 const MAX_THREADS = 8n;
 
 const PROT_WRITE = 2n;
 const PROT_EXEC = 4n;
-
-/** Values that no condition may admit. */
-const FORBIDDEN_VALUES: readonly { readonly call: string; readonly value: bigint; readonly reason: string }[] = [
-  { call: "prctl", value: 4n, reason: "PR_SET_DUMPABLE would open the memory to others" },
-  { call: "prctl", value: 22n, reason: "PR_SET_SECCOMP changes the filters" },
-  { call: "prctl", value: 0x5961_6d61n, reason: "PR_SET_PTRACER would let others attach" },
-  { call: "ioctl", value: 0x5412n, reason: "TIOCSTI types into a terminal" },
-];
 
 /**
  * What makes a profile unfit to run a library under, all of it. An empty list means that the profile keeps the fixed
@@ -101,19 +129,17 @@ function lintForbidden(profile: Profile, rule: SyscallRule): Finding[] {
 
 function lintSelector(profile: Profile, rule: SyscallRule): Finding[] {
   const about = rule.syscall;
-  const findings: Finding[] = [];
-  const selector = NEEDS_CONDITION[about];
-  if (selector === undefined) return findings;
-  const chosen = rule.conditions.find(({ arg, test }) => arg === selector && test === "is");
-  if (chosen === undefined) findings.push({ about, reason: `needs a condition \`arg${selector} is VALUE\`` });
-  for (const { call, value, reason } of FORBIDDEN_VALUES) {
-    if (call === about && chosen?.value === value) findings.push({ about, reason });
-  }
-  if (about === "prlimit64" && chosen?.value !== 0n)
-    findings.push({ about, reason: "may only read limits: arg2 is 0" });
   if (about === "ioctl" && openingOf(profile, rule) === undefined)
-    findings.push({ about, reason: "may only be a USBDEVFS request of openings.ts, in a profile that opens device" });
-  return findings;
+    return [{ about, reason: "may only be a USBDEVFS request of openings.ts, in a profile that opens device" }];
+  const selector = SELECTORS[about];
+  if (selector === undefined) return [];
+  const { arg, values } = selector;
+  const chosen = rule.conditions.find((condition) => condition.arg === arg && condition.test === "is")?.value;
+  if (!values.split(" ").some((name) => bitsOf(name) === chosen))
+    return [{ about, reason: `needs a condition \`arg${arg} is VALUE\`, with one of ${values}` }];
+  if (about === "fcntl" && chosen === bitsOf("F_SETFL") && !keepsWithin(rule, 2, STATUS_FLAGS))
+    return [{ about, reason: "F_SETFL needs `arg2 only` with O_RDWR, O_WRONLY, O_APPEND or O_NONBLOCK" }];
+  return [];
 }
 
 function lintServe(profile: Profile, rule: SyscallRule): Finding[] {
@@ -121,6 +147,10 @@ function lintServe(profile: Profile, rule: SyscallRule): Finding[] {
   if (!profile.load.some(({ syscall }) => syscall === about)) {
     return [{ about, reason: "stage serve cannot allow what stage load does not" }];
   }
+  if (CHANGES_FILES.split(" ").includes(about)) return [{ about, reason: "stage serve changes no file by its name" }];
+  const flags = FLAGS_OF_OPENING[about];
+  if (flags !== undefined && !keepsWithin(rule, flags, READING_FLAGS))
+    return [{ about, reason: `stage serve needs \`arg${flags} only\` with flags for reading` }];
   if (isMapping(rule) && !keepsOut(rule, PROT_EXEC)) {
     return [{ about, reason: "stage serve needs `arg2 without PROT_EXEC`: no new code after the library is loaded" }];
   }
@@ -133,6 +163,13 @@ function isMapping({ syscall }: SyscallRule): boolean {
 
 function keepsOut({ conditions }: SyscallRule, protection: bigint): boolean {
   return conditions.some(({ arg, test, value }) => arg === 2 && test === "without" && (value & protection) !== 0n);
+}
+
+/** True when the argument has no bit outside `mask`. */
+function keepsWithin({ conditions }: SyscallRule, arg: number, mask: bigint): boolean {
+  return conditions.some(
+    (condition) => condition.arg === arg && condition.test !== "without" && (condition.value & ~mask) === 0n,
+  );
 }
 
 function lintWatch(profile: Profile): Finding[] {

@@ -1,4 +1,4 @@
-import { constantValue } from "./constants.ts";
+import { bitsOf } from "./constants.ts";
 import type { Condition, Opening, Profile, SyscallRule } from "./profile.ts";
 
 /** A test that a rule must make at least as strictly. */
@@ -18,14 +18,6 @@ interface OpenedCall {
 const is = (arg: number, ...names: readonly string[]): Bound[] =>
   names.map((name) => ({ arg, test: "is", value: bitsOf(name) }));
 const only = (arg: number, names: string): Bound => ({ arg, test: "only", value: bitsOf(names) });
-
-function bitsOf(names: string): bigint {
-  return names.split("|").reduce((bits, name) => {
-    const value = constantValue(name);
-    if (value === undefined) throw new TypeError(`constant ${name}`);
-    return bits | value;
-  }, 0n);
-}
 
 /** Every way to write one value for each of the arguments. */
 function eachOf(...choices: readonly (readonly Bound[])[]): readonly (readonly Bound[])[] {
@@ -55,14 +47,15 @@ const NODE_REQUESTS = [
   "USBDEVFS_GET_CAPABILITIES",
   "USBDEVFS_GET_SPEED",
 ];
+const TCP_OPTIONS = eachOf(
+  is(1, "IPPROTO_TCP"),
+  is(2, "TCP_NODELAY", "TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT"),
+);
+const socketOptions = (...names: readonly string[]) => eachOf(is(1, "SOL_SOCKET"), is(2, ...names));
 const STREAM_OPTIONS = [
-  ...eachOf(
-    is(1, "IPPROTO_TCP"),
-    is(2, "TCP_NODELAY", "TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT"),
-  ),
-  ...eachOf(
-    is(1, "SOL_SOCKET"),
-    is(2, "SO_KEEPALIVE", "SO_LINGER", "SO_RCVTIMEO", "SO_SNDTIMEO", "SO_RCVBUF", "SO_SNDBUF", "SO_REUSEADDR"),
+  ...TCP_OPTIONS,
+  ...socketOptions(
+    ...["SO_KEEPALIVE", "SO_LINGER", "SO_RCVTIMEO", "SO_SNDTIMEO", "SO_RCVBUF", "SO_SNDBUF", "SO_REUSEADDR"],
   ),
 ];
 const TO_THE_OTHER_END = [[only(3, "MSG_DONTWAIT|MSG_NOSIGNAL|MSG_MORE"), ...is(4, "0"), ...is(5, "0")]];
@@ -80,6 +73,8 @@ function streamCalls(opening: "inet" | "unix"): readonly OpenedCall[] {
     { syscall: "sendto", opening, shapes: TO_THE_OTHER_END },
     { syscall: "recvfrom", opening, shapes: RECEIVE },
     { syscall: "setsockopt", opening, shapes: STREAM_OPTIONS },
+    // not SO_PEERPIDFD and its like: the shim's own descriptors are sockets too, and the agent is at their other end
+    { syscall: "getsockopt", opening, shapes: [...STREAM_OPTIONS, ...socketOptions("SO_ERROR", "SO_TYPE")] },
   ];
 }
 
@@ -102,8 +97,9 @@ const OPENED: readonly OpenedCall[] = [
   {
     syscall: "setsockopt",
     opening: "netlink",
-    shapes: eachOf(is(1, "SOL_SOCKET"), is(2, "SO_RCVBUF", "SO_ATTACH_FILTER", "SO_PASSCRED")),
+    shapes: socketOptions("SO_RCVBUF", "SO_ATTACH_FILTER", "SO_PASSCRED"),
   },
+  { syscall: "getsockopt", opening: "netlink", shapes: socketOptions("SO_RCVBUF", "SO_ERROR", "SO_TYPE") },
   { syscall: "clone", opening: "thread", shapes: [is(0, THREAD)] },
   { syscall: "ioctl", opening: "device", shapes: eachOf(is(1, ...NODE_REQUESTS)) },
 ];

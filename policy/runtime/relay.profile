@@ -32,7 +32,22 @@ allow connect
 allow sendto when arg3 only MSG_DONTWAIT|MSG_NOSIGNAL|MSG_MORE and arg4 is 0 and arg5 is 0
 allow recvfrom when arg3 only MSG_PEEK|MSG_TRUNC|MSG_DONTWAIT|MSG_WAITALL|MSG_NOSIGNAL
 allow ppoll select pselect6
-allow shutdown getsockname getpeername getsockopt
+allow shutdown getsockname getpeername
+# what was set below, and what a socket is. The others tell who is at the other end (of the shim's own descriptors too) or
+# are ways into the kernel
+allow getsockopt when arg1 is SOL_SOCKET and arg2 is SO_ERROR
+allow getsockopt when arg1 is SOL_SOCKET and arg2 is SO_TYPE
+allow getsockopt when arg1 is SOL_SOCKET and arg2 is SO_KEEPALIVE
+allow getsockopt when arg1 is SOL_SOCKET and arg2 is SO_LINGER
+allow getsockopt when arg1 is SOL_SOCKET and arg2 is SO_RCVBUF
+allow getsockopt when arg1 is SOL_SOCKET and arg2 is SO_SNDBUF
+allow getsockopt when arg1 is SOL_SOCKET and arg2 is SO_RCVTIMEO
+allow getsockopt when arg1 is SOL_SOCKET and arg2 is SO_SNDTIMEO
+allow getsockopt when arg1 is IPPROTO_TCP and arg2 is TCP_NODELAY
+allow getsockopt when arg1 is IPPROTO_TCP and arg2 is TCP_KEEPIDLE
+allow getsockopt when arg1 is IPPROTO_TCP and arg2 is TCP_KEEPINTVL
+allow getsockopt when arg1 is IPPROTO_TCP and arg2 is TCP_KEEPCNT
+allow getsockopt when arg1 is IPPROTO_TCP and arg2 is TCP_USER_TIMEOUT
 allow setsockopt when arg1 is IPPROTO_TCP and arg2 is TCP_NODELAY
 allow setsockopt when arg1 is IPPROTO_TCP and arg2 is TCP_KEEPIDLE
 allow setsockopt when arg1 is IPPROTO_TCP and arg2 is TCP_KEEPINTVL

@@ -46,7 +46,8 @@ allow ioctl when arg1 is USBDEVFS_CLAIMINTERFACE
 # with recvmsg is refused by the lock filter
 allow socket when arg0 is AF_NETLINK and arg1 only SOCK_RAW|SOCK_NONBLOCK|SOCK_CLOEXEC and arg2 is NETLINK_KOBJECT_UEVENT
 allow bind when arg2 is 12
-allow getsockname getsockopt
+allow getsockname
+allow getsockopt when arg1 is SOL_SOCKET and arg2 is SO_RCVBUF
 allow setsockopt when arg1 is SOL_SOCKET and arg2 is SO_RCVBUF
 allow setsockopt when arg1 is SOL_SOCKET and arg2 is SO_ATTACH_FILTER
 allow setsockopt when arg1 is SOL_SOCKET and arg2 is SO_PASSCRED

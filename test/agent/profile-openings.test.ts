@@ -61,6 +61,15 @@ describe("what relay opens", () => {
     expect(shown).toEqual({ listen: 1, accept4: 1 });
   });
 
+  test("I5: of a socket's options a few are read: not who is at the other end, nor what the kernel seldom gives", async () => {
+    const { answers, shown } = await tried("relay-options");
+    const { error, type, "nodelay is": nodelay, ...others } = answers;
+    expect([error, type, nodelay]).toEqual([0, 0, 0]);
+    expect(Object.keys(others)).toHaveLength(5);
+    expectAll(others, EPERM);
+    expect(shown).toEqual({});
+  });
+
   test("I5: under the profile local the same module opens nothing at all", async () => {
     const { answers, shown } = await tried("relay-opens", { profile: "local", connect: [] });
     for (const name of ["tcp over ipv4", "tcp over ipv6", "unix stream", "connect to nobody"])
@@ -115,6 +124,7 @@ describe("what usb opens", () => {
       // past filter and Landlock: /dev/null is no USB device
       "usb request": ENOTTY,
       ...{ "terminal request": EPERM, reset: EPERM, "driver request": EPERM },
+      "pidfd of the other end": EPERM,
       ...{ "bind an address": EPERM, connect: EPERM, "netlink route": EPERM, tcp: EPERM },
       "make a file in /dev": expect.toSatisfy((errno: number) => [EACCES, EROFS].includes(errno)),
       "remove a node": expect.toSatisfy((errno: number) => [EPERM, EACCES, EROFS].includes(errno)),

@@ -358,6 +358,51 @@ describe("connections", () => {
     expect(got).toBe(pushed);
   });
 
+  test("I10: a target that never closes keeps no place of a connection that the shim has closed", async () => {
+    const never = (socket: Socket): void => {
+      socket.write("hello");
+      socket.on("data", (data) => void socket.write(data));
+    };
+    const { port } = await target({ host: "127.0.0.1" }, never, true);
+    const { spawner, door } = await withEndpoints([{ listen: "127.0.0.1:1500", to: `127.0.0.1:${port}` }]);
+    const kept = await door.number("connect 127.0.0.1:1500");
+    expect(await door.ask(`receive ${kept}`)).toBe("hello");
+    for (let round = 0; round < 140; round++) {
+      const fd = await door.number("connect 127.0.0.1:1500");
+      expect(await door.ask(`receive ${fd}`), `round ${round}`).toBe("hello");
+      // what is left unread would make a reset of the close
+      await door.ask(`close ${fd}`);
+    }
+    const relay = await relayPid(spawner);
+    expect(readdirSync(`/proc/${relay}/fd`).length).toBeLessThanOrEqual(4 + 2 * 64);
+    // the one that both sides keep open is not among those that made room
+    expect(await exchange(door, kept, "still here")).toBe("still here");
+  });
+
+  test.each([
+    ["closes", "/run/blocked"],
+    ["resets", "127.0.0.1:1500"],
+  ])("I10: a shim that %s a connection to %s, whose target takes no bytes, keeps no place", async (how, listen) => {
+    const blocked = await target({ host: "127.0.0.1" }, (socket) => void socket.pause());
+    const { port } = await target({ host: "127.0.0.1" }, echo);
+    const to = `127.0.0.1:${blocked.port}`;
+    const { spawner, door } = await withEndpoints([
+      { listen: "127.0.0.1:1500", to },
+      { listen: "/run/blocked", to },
+      { listen: "127.0.0.1:1501", to: `127.0.0.1:${port}` },
+    ]);
+    const relay = await relayPid(spawner);
+    const fds = () => readdirSync(`/proc/${relay}/fd`).length;
+    const fd = await door.number(`connect ${listen}`);
+    await door.number(`push ${fd}`);
+    expect(fds()).toBe(6 + 2);
+    await door.ask(`${how === "resets" ? "reset" : "close"} ${fd}`);
+    if (how === "resets") return expect.poll(fds, { timeout: 20_000 }).toBe(6);
+    expect(await door.number("connects 63 127.0.0.1:1501")).toBe(63);
+    expect(await exchange(door, await door.number("connect 127.0.0.1:1501"), "room")).toBe("room");
+    for (let one = fd; one < fd + 63; one++) expect(await exchange(door, one, "carried")).toBe("carried");
+  });
+
   test("bytes come back as they went, in both directions at once", async () => {
     const { port } = await target({ host: "127.0.0.1" }, echo);
     const path = join(programs.directory, "echo.sock");

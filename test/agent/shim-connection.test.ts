@@ -169,6 +169,23 @@ describe("the connection to a shim", () => {
     );
   });
 
+  test("I4: of what was taken, or moved to another place, the queue keeps no byte", () => {
+    fc.assert(
+      fc.property(fc.array(fc.tuple(fc.nat({ max: 9000 }), fc.nat({ max: 12_000 })), { maxLength: 30 }), (turns) => {
+        const queue = new ByteQueue();
+        const memories = new Set<ArrayBufferLike>();
+        for (const [pushed, taken] of turns) {
+          queue.push(new Uint8Array(pushed).fill(0xa5));
+          memories.add(queue.peek(0).buffer);
+          queue.take(taken);
+          const left = [...memories].flatMap((memory) => [...new Uint8Array(memory)]).filter((byte) => byte !== 0);
+          expect(left).toHaveLength(queue.length);
+        }
+      }),
+      { numRuns: 40 },
+    );
+  });
+
   test("I10: ids begin again at 1 when there are no more", async () => {
     const { connection, peer, ids } = scripted(20_000, 0xffff_fffd);
     const requests = ["a", "b", "c", "d"].map((text) => connection.request(OP, utf8(text)));

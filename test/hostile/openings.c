@@ -68,6 +68,20 @@ static void relay_sockets(void) {
   note("socketpair", socketpair(AF_UNIX, SOCK_STREAM, 0, (int[2]){0, 0}));
 }
 
+static void relay_options(void) {
+  static char bytes[64];
+  socklen_t size = sizeof(int);
+  int fd = stream(), value = 0;
+  note("error", getsockopt(fd, SOL_SOCKET, SO_ERROR, &value, &size));
+  note("type", getsockopt(fd, SOL_SOCKET, SO_TYPE, &value, &size));
+  note("nodelay is", getsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &value, &size));
+  note("other end", getsockopt(3, SOL_SOCKET, SO_PEERCRED, bytes, &(socklen_t){sizeof bytes}));
+  note("pidfd of the other end", getsockopt(3, SOL_SOCKET, 77, &value, &size));
+  note("zero-copy receive", getsockopt(fd, IPPROTO_TCP, 35, bytes, &(socklen_t){sizeof bytes}));
+  note("tcp info", getsockopt(fd, IPPROTO_TCP, TCP_INFO, bytes, &(socklen_t){sizeof bytes}));
+  note("attached filter", getsockopt(fd, SOL_SOCKET, SO_GET_FILTER, bytes, &(socklen_t){sizeof bytes}));
+}
+
 static void relay_calls(void) {
   struct sockaddr_in here = at(0), there = at(9);
   int fd = stream(), one = 1;
@@ -125,6 +139,7 @@ static void usb(void) {
   note("connect", connect(netlink, (struct sockaddr *)&events, sizeof events));
   note("netlink route", socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE));
   note("tcp", stream());
+  note("pidfd of the other end", getsockopt(3, SOL_SOCKET, 77, bytes, &(socklen_t){sizeof(int)}));
   note("open a node", node);
   note("write to a node", write(node, bytes, 1));
   note("usb request", ioctl(node, USBDEVFS_GET_CAPABILITIES, bytes));
@@ -159,6 +174,7 @@ static CK_RV initialize(struct ck_initialize_args *args) {
   if (strcmp(list, "relay-opens") == 0) relay_opens();
   if (strcmp(list, "relay-sockets") == 0) relay_sockets();
   if (strcmp(list, "relay-calls") == 0) relay_calls();
+  if (strcmp(list, "relay-options") == 0) relay_options();
   if (strcmp(list, "processes") == 0) processes();
   if (strcmp(list, "usb") == 0) usb();
   if (strcmp(list, "threads") == 0) note("thread", pthread_create(&thread, NULL, outlive, NULL) == 0 ? 0 : -1);

@@ -57,6 +57,16 @@ describe("what a profile permits, in words", () => {
     expect(first.split("Still in the way: ").length - 1).toBe(profile.opens.length);
   });
 
+  test.each(shipped)(
+    "I5: $name: which denied attempts are not counted is said where they are opened",
+    ({ profile, text }) => {
+      const [, first = ""] = text.split("\n\n");
+      const unseen = first.split("Not shown: an attempt ").length - 1;
+      expect(unseen).toBe(profile.opens.filter((opening) => opening === "thread" || opening === "device").length);
+      expect(text.includes("Denied and shown to the agent, each time")).toBe(unseen === 0);
+    },
+  );
+
   test.each(shipped)("$name: identity, namespaces and that nothing is executed are always said", ({ text }) => {
     for (const line of ALWAYS) expect(text).toContain(line);
     expect(section(text, "Execution")).toContain("nothing is executed");

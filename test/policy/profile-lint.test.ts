@@ -17,7 +17,9 @@ describe("the linter", () => {
 
   test("I5: a profile that allows a dangerous call is refused and not compiled", () => {
     const names =
-      "execve execveat fork vfork clone clone3 ptrace io_uring_setup io_uring_enter bpf userfaultfd seccomp mremap kill mount setns socket recvmsg";
+      "execve execveat fork vfork clone clone3 ptrace io_uring_setup io_uring_enter bpf userfaultfd seccomp mremap kill mount setns socket recvmsg " +
+      "io_setup io_submit timer_create setitimer alarm setrlimit arch_prctl mbind set_mempolicy sched_setattr sched_setaffinity setpriority " +
+      "chmod fchmod fchmodat2 fchown setxattr link rename symlink lsm_set_self_attr openat2 getsockopt";
     for (const name of names.split(" ")) {
       const worse = text.replace("stage load\n", `stage load\nallow ${name}\n`);
       expect(
@@ -41,6 +43,11 @@ describe("the linter", () => {
     expect(findings(() => `${load}stage serve\n${serve.replace("PROT_EXEC", "PROT_WRITE")}`)).toEqual(["mmap"]);
     expect(findings((t) => t.replace("allow prctl when arg0 is PR_SET_NAME", "allow prctl"))).toContain("prctl");
     expect(findings((t) => t.replace("arg0 is PR_SET_NAME", "arg0 is PR_SET_SECCOMP"))).toContain("prctl");
+    for (const option of ["4", "22", "35", "38", "59", "0x59616d61", "0x100000000"])
+      expect(
+        findings((t) => t.replace("stage load\n", `stage load\nallow prctl when arg0 is ${option}\n`)),
+        option,
+      ).toContain("prctl");
     expect(findings((t) => t.replace("landlock read /", "landlock write /"))).toContain("/");
     expect(findings((t) => `${t}allow uname\n`)).toContain("uname");
   });
@@ -110,6 +117,11 @@ describe("what a profile may open", () => {
     ["descriptors in messages", "allow recvmsg"],
     ["several messages at once", "allow sendmmsg"],
     ["any socket option", "allow setsockopt"],
+    ["any socket option to be read", "allow getsockopt"],
+    ["any option of the socket level", "allow getsockopt when arg1 is SOL_SOCKET"],
+    ["who is at the other end", "allow getsockopt when arg1 is SOL_SOCKET and arg2 is 17"],
+    ["a pidfd of who is at the other end", "allow getsockopt when arg1 is SOL_SOCKET and arg2 is 77"],
+    ["zero-copy receive", "allow getsockopt when arg1 is IPPROTO_TCP and arg2 is 35"],
     ["a filter on a stream", "allow setsockopt when arg1 is SOL_SOCKET and arg2 is SO_ATTACH_FILTER"],
     ["the kernel's own TLS", "allow setsockopt when arg1 is IPPROTO_TCP and arg2 is 31"],
     ["orders to a device", "allow ioctl when arg1 is USBDEVFS_CONTROL"],
@@ -135,11 +147,42 @@ describe("what a profile may open", () => {
     ["typing into a terminal", "allow ioctl when arg1 is 0x5412"],
     ["any request", "allow ioctl"],
     ["requests chosen by bits", "allow ioctl when arg1 only USBDEVFS_CONTROL"],
+    ["any socket option to be read", "allow getsockopt"],
+    ["a TCP option to be read", "allow getsockopt when arg1 is IPPROTO_TCP and arg2 is TCP_NODELAY"],
     ["a stream", `allow socket when arg0 is AF_INET and ${STREAM} and arg2 is 0`],
     ["an address to bind", "allow bind when arg2 is 16"],
     ["connections", "allow connect"],
   ])("I5: usb may not open %s", (_what, line) => {
     expect(changed("usb", "stage load\n", `stage load\n${line}\n`)).toContain(line.split(" ")[1]);
+  });
+
+  test.each([
+    ["who gets a descriptor's signals", "arg1 is 8"],
+    ["the signal of a descriptor", "arg1 is 10"],
+    ["who gets a descriptor's signals, by thread", "arg1 is 15"],
+    ["a lease", "arg1 is 1024"],
+    ["news of a directory", "arg1 is 1026"],
+    ["a larger pipe", "arg1 is 1031"],
+    ["any status flag", "arg1 is F_SETFL"],
+    ["asynchronous descriptors", "arg1 is F_SETFL and arg2 only O_RDWR|0x2000"],
+    ["any command", "arg2 is 0"],
+    ["commands chosen by bits", "arg1 only 7"],
+  ])("I5: no profile may order fcntl %s", (_what, conditions) => {
+    for (const name of PROFILE_NAMES)
+      expect(changed(name, "stage load\n", `stage load\nallow fcntl when ${conditions}\n`), name).toContain("fcntl");
+  });
+
+  test("I5: after ARM no profile opens a file for writing, or makes or removes one", () => {
+    const both = (rule: string): readonly string[] =>
+      changed("local", "stage load\n", `stage both\nallow ${rule}\nstage load\n`);
+    expect(both("openat")).toEqual(["openat"]);
+    expect(both("openat when arg2 only O_RDWR|O_CLOEXEC")).toEqual(["openat"]);
+    expect(both("open when arg1 only O_CREAT")).toEqual(["open"]);
+    expect(both("open when arg1 only O_CLOEXEC")).toEqual([]);
+    for (const name of ["creat", "truncate", "unlink", "unlinkat", "mkdir", "mkdirat", "rmdir"]) {
+      expect(both(name), name).toEqual([name]);
+      expect(changed("local", "stage load\n", `stage load\nallow ${name}\n`), name).toEqual([]);
+    }
   });
 
   test("I5: what is denied without being shown is listed, and nothing can be added to the list", () => {

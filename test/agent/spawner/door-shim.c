@@ -92,6 +92,11 @@ static void push(int fd) {
     fprintf(out, "%zu\n", sent);
 }
 
+static int reset(int fd) {
+    const struct linger at_once = {1, 0};
+    return setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once) != 0 ? -1 : close(fd);
+}
+
 static void show_words(const char *path) {
     char words[128];
     FILE *file = fopen(path, "r");
@@ -132,6 +137,7 @@ static void act(char *command) {
     else if (strcmp(command, "push") == 0) push(fd);
     else if (strcmp(command, "finish") == 0) say_result(shutdown(fd, SHUT_WR));
     else if (strcmp(command, "close") == 0) say_result(close(fd));
+    else if (strcmp(command, "reset") == 0) say_result(reset(fd));
     else if (strcmp(command, "open") == 0) say_result(open(rest, O_RDWR | O_NOCTTY) < 0 ? -1 : 0);
     else if (strcmp(command, "words") == 0) show_words(rest);
     else if (strcmp(command, "chmod") == 0) say_result(chmod(rest, 0666));
