@@ -226,6 +226,14 @@ describe("a library that attacks", () => {
     expect(Object.keys(opened.attempts())).toEqual([`${SOCKET}`]);
   });
 
+  test("I5: under `kill` gets none out either when its answer is here before the news of the attempt", async () => {
+    const opened = await bench.open(attacker, { spares: 1 });
+    opened.deafen();
+    await expect(attack(opened, "f")).rejects.toMatchObject({ code: "ERR_TOKEN_STOPPED" });
+    expect(opened.attempts()).toEqual({ [SOCKET]: 500 });
+    expect(opened.stopped).toEqual([0, 1]);
+  });
+
   test("I5: under `kill` is stopped for an attempt that it made between two requests", async () => {
     const opened = await bench.open(attacker);
     // The first answer is in before the flood is over: nobody waits for one.
