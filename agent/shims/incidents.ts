@@ -51,11 +51,11 @@ export class IncidentLog {
     return this.#record(incident, { scope: token, decision: "deny", reason: `violation: ${syscall} by shim ${shim}` });
   }
 
-  /** A device that came or went while the machine serves. */
+  /** A device that came or went while the machine serves. One that went is no violation: it may be the HSM that was lost. */
   device(device: string, change: "added" | "removed"): Promise<void> {
-    this.#violated = true;
+    if (change === "added") this.#violated = true;
     if (!this.#takePlace("device")) return Promise.resolve();
-    const reason = `violation: device ${device} ${change}`;
+    const reason = change === "added" ? `violation: device ${device} added` : `device ${device} removed`;
     return this.#record({ what: "device", device, change }, { scope: "devices", decision: "deny", reason });
   }
 

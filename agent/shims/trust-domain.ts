@@ -204,11 +204,15 @@ export class TrustDomain {
   #retire(member: Member, why: string): void {
     if (member.role === "ended") return;
     this.#endShim(member, why);
-    if (member === this.#active && this.#takeover === null && this.#end === null) {
-      this.#takeover = this.#takeOver().finally(() => {
-        this.#takeover = null;
-      });
-    }
+    this.#replaceActive();
+  }
+
+  #replaceActive(): void {
+    if (this.#active.role !== "ended" || this.#takeover !== null || this.#end !== null) return;
+    this.#takeover = this.#takeOver().finally(() => {
+      this.#takeover = null;
+      this.#replaceActive(); // the one that took over may have ended since its takeover was looked at last
+    });
   }
 
   async #takeOver(): Promise<void> {
