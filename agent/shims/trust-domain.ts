@@ -249,6 +249,7 @@ export class TrustDomain {
   /** Null when there is nothing to wait for. The usual case is one comparison. */
   #noteAttempts(member: Member): Promise<void> | null {
     const { watch } = member.shim;
+    if (watch.blind() && member.role !== "ended") this.#stop(blinded(this.token, member.id));
     const total = watch.total();
     if (total === member.seen) return member.writing;
     member.seen = total;
@@ -301,6 +302,12 @@ function violated(token: string, shim: number, total: number): DomainEnd {
     ...{ token, kind: "violation" },
     reasons: [reason("sandbox-violation", token, "no attempts at what is denied", `shim ${shim}: ${total}`)],
   };
+}
+
+/** Whatever policy says of violations: nobody could see one any more. */
+function blinded(token: string, shim: number): DomainEnd {
+  const reasons = [reason("notifier-blind", token, "a notifier that receives attempts", `none for shim ${shim}`)];
+  return { token, kind: "failed", reasons };
 }
 
 function lost(token: string, why: string): DomainEnd {

@@ -176,6 +176,13 @@ describe("a lost login", () => {
     expect(recoveriesOf(two.store)).toBe(1);
   });
 
+  test("I11: leads to a reboot also when a device went before: it may have been the HSM", async () => {
+    const two = await openTwo();
+    two.domains.devicesChanged([{ device: "usb:08e6:4433", change: "removed" }]);
+    await loseSigning(two);
+    await expect.poll(() => two.rebooted).toEqual(["login lost: token signing"]);
+  });
+
   test("I11: for the sixth time in a row leads to no reboot; the token is stopped, with that reason", async () => {
     const { store } = Store.open(memoryMedium());
     store.write({ ...store.content, recoveries: 5 });

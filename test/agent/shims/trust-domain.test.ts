@@ -4,8 +4,9 @@ import { once } from "node:events";
 import { setImmediate as turn } from "node:timers/promises";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { AgentError } from "../../../agent/errors.ts";
-import { ROOM } from "../../../agent/shims/incidents.ts";
-import { MAX_WAITING } from "../../../agent/shims/trust-domain.ts";
+import type { Shim } from "../../../agent/shim-client.ts";
+import { type IncidentLog, ROOM } from "../../../agent/shims/incidents.ts";
+import { MAX_WAITING, TrustDomain } from "../../../agent/shims/trust-domain.ts";
 import { sha256, utf8 } from "../../../policy/index.ts";
 import { syscallNumber } from "../../../policy/runtime/syscalls.ts";
 import { makeCountingToken } from "../../support/counting-token.ts";
@@ -305,3 +306,51 @@ describe("a library that attacks", () => {
     expect(reasonsOf(opened)).toEqual(["failed incident-not-measured"]);
   });
 });
+
+describe("what the real parts do too seldom", () => {
+  test("I5: a shim whose attempts nobody receives any more is not served on, whatever policy says of violations", async () => {
+    const opened = await bench.open(counted, { onViolation: "report", spares: 1 });
+    for (const { watch } of opened.shims) Object.assign(watch, { blind: () => true });
+    await expect(sign(opened)).rejects.toMatchObject({ code: "ERR_TOKEN_STOPPED" });
+    await opened.domain.settled();
+    expect(opened.ends).toMatchObject([{ kind: "failed", reasons: [{ code: "notifier-blind", item: "signing" }] }]);
+    expect(opened.stopped).toEqual([0, 1]);
+  });
+
+  test("I11: a spare that ends between the last look at its takeover and the takeover's end is replaced as well", async () => {
+    const { domain, ended, serving } = openFakes(3, (from) => (from === 0 ? 1 : null));
+    ended(0);
+    await turn();
+    expect(domain.end).toBeNull();
+    expect(domain.shims.map(({ role }) => role)).toEqual(["ended", "ended", "active"]);
+    expect(await domain.use("key", async (shim) => serving(shim))).toBe(2);
+    domain.close();
+  });
+});
+
+/**
+ * Shims of which only the end is made: a domain whose record of a takeover lets another shim end in the very turn in which it is done.
+ * @param endsWith the shim that ends together with the record of this one's replacement
+ */
+function openFakes(count: number, endsWith: (from: number) => number | null) {
+  const ends = Array.from({ length: count }, () => Promise.withResolvers<AgentError>());
+  const ended = (id: number) => ends[id]?.resolve(new AgentError("ERR_SHIM_GONE", "ended"));
+  const watch = { total: () => 0, blind: () => false, recorded: () => [] };
+  const fakes = ends.map(({ promise }) => ({ watch, closed: promise, close: () => undefined }) as unknown as Shim);
+  const shims = fakes.map((shim, id) => ({
+    ...{ id, shim, places: new Map([["key", { slotId: 0n, handle: 1n }]]), probed: { total: 0, counts: {} } },
+  }));
+  const replaced: IncidentLog["replaced"] = ({ from }, settle) => {
+    settle();
+    const done = Promise.resolve();
+    const other = endsWith(from);
+    if (other !== null) void done.then(() => ended(other));
+    return done;
+  };
+  const domain = new TrustDomain({
+    ...{ token: "signing", shims, onViolation: "kill" as const, incidents: { replaced } as IncidentLog },
+    stopShim: async () => undefined,
+    onEnd: async () => undefined,
+  });
+  return { domain, ended, serving: (shim: Shim) => fakes.indexOf(shim) };
+}
