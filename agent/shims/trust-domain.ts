@@ -49,6 +49,9 @@ export interface DomainEnd {
   readonly reasons: readonly Reason[];
 }
 
+/** Requests that wait for one token: as many as one scope has connections, so that a scope by itself never meets it. */
+export const MAX_WAITING = 256;
+
 /** Idle shims are asked for a sign of life this often, in milliseconds: one that hangs is found before it is needed. */
 const HEARTBEAT = 15_000;
 
@@ -83,6 +86,7 @@ export class TrustDomain {
   /** Requests wait for it: a spare serves only once it is in the log that it does. */
   #takeover: Promise<void> | null = null;
   #end: DomainEnd | null = null;
+  #waiting = 0;
   #ending: Promise<void> | null = null;
 
   constructor(options: TrustDomainOptions) {
@@ -111,6 +115,19 @@ export class TrustDomain {
   /** Null while the token is served. */
   get end(): DomainEnd | null {
     return this.#end;
+  }
+
+  /** A place among the requests that wait for this token, until it is disposed of; null when all are taken. */
+  reserve(): Disposable | null {
+    if (this.#waiting >= MAX_WAITING) return null;
+    this.#waiting += 1;
+    let held = true;
+    return {
+      [Symbol.dispose]: () => {
+        if (held) this.#waiting -= 1;
+        held = false;
+      },
+    };
   }
 
   /**

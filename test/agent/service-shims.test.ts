@@ -1,4 +1,4 @@
-import { mkdirSync, openSync, writeFileSync } from "node:fs";
+import { mkdirSync, openSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { pcrBanks } from "../../attest/index.ts";
@@ -165,6 +165,33 @@ describe("an HSM that stays away after a reboot for it", () => {
     expect(await agent.launched()).toMatchObject({ state: "refused", reasons: [{ code: "hsm-absent" }] });
     expect(await statusOf(agent)).toMatchObject({ state: "refused" });
     expect(agent.console()).not.toContain("reboot");
+  });
+});
+
+describe("an HSM that is still away after the fifth reboot for it", () => {
+  test("I9 I11: is waited for no more, and `status` and report say so", async () => {
+    const agent = await service.start({
+      store: 5,
+      slots: (slots: Map<SlotName, Uint8Array>) => void slots.delete("token"),
+      policy: (draft) => void Object.assign(draft, { onLoginLost: "reboot" }),
+    });
+    expect(await agent.launched()).toMatchObject({ state: "refused" });
+    await expect
+      .poll(() => statusOf(agent), { timeout: 10_000 })
+      .toMatchObject({ state: "refused", reasons: [{ code: "hsm-absent" }, { code: "recovery-limit" }] });
+    const { claims } = await service.verified(agent, await service.enrolled(agent), "sha256");
+    expect(claims.asserted.reasons.map(({ code }) => code)).toEqual(["hsm-absent", "recovery-limit"]);
+    expect(agent.console()).toContain("recovery-limit");
+  });
+});
+
+describe("devices that can be listed no more", () => {
+  test("I5: stop every token under `kill`, and `status` is still answered", async () => {
+    const agent = await serve(0, { onViolation: "kill" });
+    rmSync(join(agent.directory, "pci"), { recursive: true });
+    await expect
+      .poll(() => statusOf(agent), { timeout: 20_000 })
+      .toMatchObject({ ok: true, state: "stopped", devices: null, reasons: [{ code: "devices-unreadable" }] });
   });
 });
 

@@ -1,7 +1,7 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
-import { enter } from "../../../agent/launch/environment.ts";
+import { addReasons, enter } from "../../../agent/launch/environment.ts";
 import { Domains } from "../../../agent/shims/domains.ts";
-import { IncidentLog, MAX_VIOLATIONS } from "../../../agent/shims/incidents.ts";
+import { IncidentLog, ROOM } from "../../../agent/shims/incidents.ts";
 import { sha256, utf8 } from "../../../policy/index.ts";
 import { syscallNumber } from "../../../policy/runtime/syscalls.ts";
 import type { CountingToken } from "../../support/counting-token.ts";
@@ -43,6 +43,7 @@ async function serve(booted: Boot, onViolation: "kill" | "report"): Promise<Serv
     incidents: new IncidentLog({ log, audit, record }),
     stopShim: (id) => booted.spawner.stopShim(id),
     capAndReboot: (reason) => booted.spawner.capAndReboot(reason),
+    onReasons: (reasons) => log.locked(async () => addReasons(record, reasons)),
     onStopped: (reasons) => log.locked(async () => enter(record, { kind: "stopped", reasons })),
   });
   opened.push(domains);
@@ -90,14 +91,14 @@ describe("a report of a machine whose library attacks while it serves", () => {
     await using booted = await bench.boot(machine);
     const { domains, reporter, sign } = await serve(booted, "report");
     counter.set("attacks", "sign");
-    const rounds = MAX_VIOLATIONS + 12;
+    const rounds = ROOM.syscall + 12;
     for (let count = 0; count < rounds; count++) await sign();
     counter.unset("attacks");
     booted.processOf(0)?.kill("SIGKILL");
     await expect.poll(() => domains.shims.map(({ role }) => role)).toEqual(["ended", "active"]);
     await domains.settled();
     const { claims } = await report(reporter);
-    expect(claims.asserted.incidents).toHaveLength(MAX_VIOLATIONS + 1);
+    expect(claims.asserted.incidents).toHaveLength(ROOM.syscall + 1);
     expect(claims.asserted.incidents.at(-1)).toMatchObject({ what: "replacement", from: 0, to: 1 });
     expect(claims.asserted.violations).toEqual(new Map([["socket", rounds]])); // of the shim that ended
     expect(await sign()).toHaveLength(64);
