@@ -1,4 +1,11 @@
-import { cutText, type Incident, incidentEvent, MAX_WHY, type ShimReplacement } from "../../attest/index.ts";
+import {
+  cutText,
+  type Incident,
+  incidentEvent,
+  MAX_DEVICE_INCIDENTS,
+  MAX_WHY,
+  type ShimReplacement,
+} from "../../attest/index.ts";
 import { syscallName } from "../../policy/index.ts";
 import type { AuditLog } from "../audit.ts";
 import type { AuditEntry } from "../audit-record.ts";
@@ -9,7 +16,11 @@ import type { Attempt } from "../native/index.ts";
  * How many of each kind are recorded one by one; together as many as a report has room for. Each kind has a room of its own, so that a
  * library that floods the one does not hide the others: a shim ends once, and there are sixteen.
  */
-export const ROOM: Readonly<Record<Incident["what"], number>> = { syscall: 40, device: 8, replacement: 16 };
+export const ROOM: Readonly<Record<Incident["what"], number>> = {
+  syscall: 40,
+  device: MAX_DEVICE_INCIDENTS,
+  replacement: 16,
+};
 
 /** Length of a text in an incident. */
 const MAX_TEXT = 48;
