@@ -6,9 +6,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/openat2.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
@@ -16,6 +19,7 @@
 
 #define MAJOR_USB 189
 #define NODE_OPTIONS "mode=0700,size=64k,nr_inodes=128"
+#define PATIENCE_S 10
 
 struct placing {
     const struct spawner *spawner;
@@ -120,13 +124,53 @@ static int place_one(struct placing *placing, const char *node) {
     return found > 0 ? 0 : -1;
 }
 
-enum outcome place_nodes(const struct spawner *spawner, const struct start *start, const char *root, struct reply *reply) {
+static enum outcome place_all(const struct spawner *spawner, const struct start *start, const char *root, struct reply *reply) {
     struct placing placing = {.spawner = spawner, .start = start, .root = root};
-    if (start->node_count == 0) return OUTCOME_DONE;
     if (open_area(&placing) != 0) return fail(reply, "device nodes: %s", strerror(errno));
     for (unsigned i = 0; i < start->node_count; i++) {
         if (place_one(&placing, start->nodes[i]) == 0) continue;
         return fail(reply, "%s: %s", start->nodes[i], placing.why == NULL ? strerror(errno) : placing.why);
     }
     return OUTCOME_DONE;
+}
+
+struct verdict {
+    enum outcome outcome;
+    char problem[256];
+};
+
+// What it opens or makes in the file system stays; of the spawner's descriptors it keeps none but this.
+static _Noreturn void run_placing(const struct spawner *spawner, const struct start *start, const char *root, int to) {
+    struct reply reply = {.problem = ""};
+    struct verdict verdict = {.problem = ""};
+    prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+    if (dup2(to, STDERR_FILENO + 1) < 0 || syscall(SYS_close_range, STDERR_FILENO + 2, ~0u, 0u) != 0) _exit(1);
+    verdict.outcome = place_all(spawner, start, root, &reply);
+    memcpy(verdict.problem, reply.problem, sizeof verdict.problem);
+    _exit(write(STDERR_FILENO + 1, &verdict, sizeof verdict) == (ssize_t)sizeof verdict ? 0 : 1);
+}
+
+static enum outcome await_placing(const struct spawner *spawner, int from, struct reply *reply) {
+    struct verdict verdict;
+    // An agent that ends meanwhile must not wait for its cap.
+    struct pollfd waiting[] = {{from, POLLIN, 0}, {spawner->agent_pidfd, POLLIN, 0}};
+    int ready = poll(waiting, 2, PATIENCE_S * 1000);
+    if (ready == 0) return fail(reply, "device nodes: no answer within %d s", PATIENCE_S);
+    if (ready < 0 || waiting[1].revents != 0) return fail(reply, "device nodes: given up");
+    if (read(from, &verdict, sizeof verdict) != (ssize_t)sizeof verdict) return fail(reply, "device nodes: cannot be made");
+    return verdict.outcome == OUTCOME_DONE ? OUTCOME_DONE : fail(reply, "%.255s", verdict.problem);
+}
+
+enum outcome place_nodes(const struct spawner *spawner, const struct start *start, const char *root, struct reply *reply) {
+    int ends[2];
+    if (start->node_count == 0) return OUTCOME_DONE;
+    if (pipe2(ends, O_CLOEXEC) != 0) return fail(reply, "device nodes: %s", strerror(errno));
+    // In a child: whoever authorises a USB device, or reads some of its attributes, waits for the device, in the kernel and deaf to signals.
+    pid_t pid = fork();
+    if (pid == 0) run_placing(spawner, start, root, ends[1]);
+    close(ends[1]);
+    enum outcome outcome = pid < 0 ? fail(reply, "device nodes: %s", strerror(errno)) : await_placing(spawner, ends[0], reply);
+    close(ends[0]);
+    if (pid > 0) kill(pid, SIGKILL); // ends, and is reaped, whenever the device lets go of it
+    return outcome;
 }

@@ -1,5 +1,16 @@
 import { execFileSync } from "node:child_process";
-import { mkdirSync, mkdtempSync, readFileSync, statSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  constants,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { openDoor, PROFILE } from "./spawner/door.ts";
@@ -280,6 +291,49 @@ describe("USB", () => {
     expect(await refusal("usb:08e6:4434", options)).toMatch(/usb:08e6:4434: no such device/);
     expect(bus.map(({ name }) => authorised(name))).toEqual(["0", "0", "0", "0", "0"]);
     expect(await refusal("usb:08e6:4433", { sysfs: join(programs.directory, "nowhere") })).toMatch(/No such file/);
+  });
+
+  /** A bus whose first device does not answer: the attribute for which the kernel asks it is a pipe that nobody writes to. */
+  function silentBus() {
+    const { options } = usb(bus);
+    const attribute = join(options.sysfs, "bus/usb/devices/1-1/authorized");
+    rmSync(attribute);
+    execFileSync("mkfifo", [attribute]);
+    return { options, attribute };
+  }
+
+  test("I10: a device that does not answer costs its shim ten seconds and its start, and the spawner nothing more", async () => {
+    const spawner = await started(silentBus().options);
+    const start = openDoor(spawner, programs, { nodes: ["usb:08e6:4433"] });
+    await expect(start).rejects.toThrow(/device nodes: no answer within 10 s/);
+    const other = await openDoor(spawner, programs, { id: 1 });
+    expect(await other.ask("loopback")).toBe("down");
+    const children = () => readFileSync(`/proc/${spawner.pid}/task/${spawner.pid}/children`, "utf8").trim().split(" ");
+    // the agent and that shim: who asked the device is gone
+    await expect.poll(() => children().length, { timeout: 20_000 }).toBe(2);
+  });
+
+  test("I3: while a device does not answer the agent's end is seen all the same", async () => {
+    const { options, attribute } = silentBus();
+    const spawner = await started(options);
+    const agent = await spawner.logged(/agent started, pid (\d+)/);
+    const start = openDoor(spawner, programs, { nodes: ["usb:08e6:4433"] }).catch((error: Error) => error.message);
+    let pipe = -1;
+    const asked = () => {
+      try {
+        pipe = openSync(attribute, constants.O_WRONLY | constants.O_NONBLOCK);
+      } catch {
+        return false; // nobody reads it yet
+      }
+      return true;
+    };
+    await expect.poll(asked, { timeout: 20_000 }).toBe(true);
+    process.kill(agent, "SIGKILL");
+    // it ended, or it takes no reply
+    expect([10, 11]).toContain(await spawner.ended());
+    expect(spawner.log()).toMatch(/shim 0: device nodes: given up\n.*agent PCR NOT capped/s);
+    expect(await start).toMatch(/ended/);
+    closeSync(pipe);
   });
 
   test("I5: a node whose number is not the device's is refused", async () => {

@@ -63,12 +63,12 @@ const early = (...names: readonly string[]) => names.map((name) => `before ARM: 
 /** What each of them opens; anything else that works is a hole. */
 export const OPENED: Readonly<Record<"relay" | "usb", Opened>> = {
   relay: new Set([
-    ...always("a TCP socket", "a Unix stream socket", "connect", "recvfrom", "getsockopt", "getpeername", "shutdown"),
+    ...always("a TCP socket", "a Unix stream socket", "connect", "recvfrom", "getpeername", "shutdown"),
     ...early("a thread (pthread_create)", "eventfd2"),
   ]),
   usb: new Set(
     early(
-      ...["a netlink socket for device events", "a thread (pthread_create)", "recvfrom", "getsockopt", "setsockopt"],
+      ...["a netlink socket for device events", "a thread (pthread_create)", "recvfrom", "setsockopt"],
       ...["eventfd2", "timerfd_create"],
     ),
   ),
