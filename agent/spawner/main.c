@@ -18,11 +18,13 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #define EARLIEST_REBOOT_S 60
+#define SYNC_PATIENCE_S 10
 
 // A machine that fails at once must not spin: its reboots are a minute apart.
 static unsigned seconds_to_wait(void) {
@@ -31,17 +33,39 @@ static unsigned seconds_to_wait(void) {
     return (unsigned)(EARLIEST_REBOOT_S - up.tv_sec);
 }
 
+// A disk that does not answer may keep a child for ever, and not the reboot.
+static void sync_disks(void) {
+    pid_t pid = fork();
+    if (pid == 0) {
+        sync();
+        _exit(0);
+    }
+    struct pollfd waiting = {pid < 0 ? -1 : (int)syscall(SYS_pidfd_open, pid, 0), POLLIN, 0};
+    if (waiting.fd < 0 || poll(&waiting, 1, SYNC_PATIENCE_S * 1000) != 1) log_line("sync: not done");
+}
+
+// An agent PCR that could not be capped is open for as long as this lasts.
+static void await_reboot(const char *tpm, bool capped) {
+    while (seconds_to_wait() > 0) {
+        sleep(1); // every signal is blocked
+        if (capped) continue;
+        capped = cap_agent_pcr(tpm) == 0;
+        if (capped) log_line("agent PCR capped");
+    }
+}
+
 _Noreturn void cap_and_reboot(const struct spawner *spawner, enum exit_code code, const char *reason) {
     // Who holds the log-in first, which takes no time, then the cap: everything else only costs time in which the PCR is open.
     if (spawner->settings.service) kill_shims(spawner);
     else kill(-1, SIGKILL);
-    const char *capped = cap_agent_pcr(spawner->settings.tpm) == 0 ? "capped" : "NOT capped";
+    bool is_capped = cap_agent_pcr(spawner->settings.tpm) == 0;
+    const char *capped = is_capped ? "capped" : "NOT capped";
     unsigned wait = spawner->settings.service ? 0 : seconds_to_wait();
     if (wait == 0) log_line("%s; agent PCR %s, rebooting", reason, capped);
     else log_line("%s; agent PCR %s, rebooting in %u s", reason, capped, wait);
     if (spawner->settings.service) _exit(code);
-    sync();
-    while (wait > 0) wait = sleep(wait); // every signal is blocked
+    sync_disks();
+    await_reboot(spawner->settings.tpm, is_capped);
     reboot(RB_AUTOBOOT);
     log_line("reboot: %s", strerror(errno));
     for (;;) pause(); // PID 1 may not end

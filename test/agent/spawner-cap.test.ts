@@ -156,15 +156,25 @@ describe("the cap", () => {
     expect(spawner.log()).toMatch(/NOT capped/);
   });
 
+  const TPM_SUCCESS = Buffer.from("80010000000a00000000", "hex");
+
+  interface LastWords {
+    /** The TPM takes no order but the second one. */
+    readonly second?: boolean;
+    readonly disk?: "stuck";
+  }
+
   /** As PID 1 of a PID namespace, on a machine that has run for so many seconds. The TPM answers nothing. */
-  async function lastWordsAt(uptime: number) {
+  async function lastWordsAt(uptime: number, { second = false, disk }: LastWords = {}) {
     const program = buildLastWords(bench.programs);
     const tpm = join(mkdtempSync(join(bench.programs.directory, "last-")), "tpm.sock");
     const server = createServer().listen(tpm);
     await once(server, "listening");
     const now = Number(readFileSync("/proc/uptime", "utf8").split(".")[0]);
     const namespaces = ["--user", "--map-root-user", "--pid", "--fork", "--time", "--boottime", `${uptime - now}`];
-    const child = spawn("unshare", [...namespaces, program, `unix:${tpm}`], { stdio: ["ignore", "ignore", "pipe"] });
+    const child = spawn("unshare", [...namespaces, program, `unix:${tpm}`, ...(disk === undefined ? [] : [disk])], {
+      stdio: ["ignore", "ignore", "pipe"],
+    });
     let log = "";
     child.stderr.setEncoding("utf8").on("data", (text: string) => {
       log += text;
@@ -177,9 +187,11 @@ describe("the cap", () => {
         return exe === program && !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, "utf8"));
       }).length;
     await expect.poll(running, { timeout: 20_000 }).toBe(1);
+    if (second) server.on("connection", (next: Socket) => next.on("data", () => next.write(TPM_SUCCESS)));
+    else server.close();
     socket.destroy();
-    server.close();
     await closed;
+    server.close();
     return { log, signal: child.signalCode };
   }
 
@@ -197,7 +209,19 @@ describe("the cap", () => {
     // In a PID namespace this is what a reboot is.
     expect(late.signal).toBe("SIGHUP");
     const early = await lastWordsAt(50);
-    expect(early.log).toMatch(/agent PCR NOT capped, rebooting in ([1-9]|10) s\n$/);
+    expect(early.log).toMatch(/agent PCR NOT capped, rebooting in ([1-9]|10) s\n/);
     expect(early.signal).toBe("SIGHUP");
+  });
+
+  test("I3: a cap that failed is tried again while the reboot waits", async () => {
+    const { log, signal } = await lastWordsAt(50, { second: true });
+    expect(log).toMatch(/agent PCR NOT capped, rebooting in ([1-9]|10) s\n.*agent PCR capped\n$/s);
+    expect(signal).toBe("SIGHUP");
+  });
+
+  test("I3: a disk that does not answer does not keep the machine from its reboot", async () => {
+    const { log, signal } = await lastWordsAt(61, { disk: "stuck" });
+    expect(log).toMatch(/agent PCR NOT capped, rebooting\n.*sync: not done\n$/s);
+    expect(signal).toBe("SIGHUP");
   });
 });

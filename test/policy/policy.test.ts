@@ -131,7 +131,7 @@ describe("policy document", () => {
   it("I5: a daemon or device that several tokens reach is said to be shared, whichever modules they use", () => {
     const document = twoModuleDocument();
     Object.assign(document.modules["softhsm"] ?? {}, {
-      profile: document.modules["nethsm"]?.profile,
+      profile: document.modules["nethsm"]?.["profile"],
       connect: [{ listen: "127.0.0.1:1500", to: "192.0.2.7:1500" }],
     });
     expect(policyExceptions(parsePolicy(documentBytes(document)))).toEqual([

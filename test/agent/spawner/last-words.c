@@ -1,10 +1,24 @@
-// PID 1's way out, as the first process of a PID namespace: there a reboot ends the namespace and nothing else. Argument: the TPM.
+// PID 1's way out, as the first process of a PID namespace: there a reboot ends the namespace and nothing else. Arguments: the TPM, and
+// `stuck` for a disk that does not answer.
+#include <stdbool.h>
+#include <unistd.h>
+
+static bool stuck;
+
+static void sync_or_not(void) {
+    if (stuck) pause();
+    sync();
+}
+
+#define sync sync_or_not
 #define main spawner_main
 #include "../../../agent/spawner/main.c"
 #undef main
+#undef sync
 
 int main(int argc, char **argv) {
-    if (getpid() != 1 || argc != 2) return 1;
+    if (getpid() != 1 || argc < 2) return 1;
+    stuck = argc > 2;
     pid_t bystander = fork();
     if (bystander == 0) pause();
     pid_t witness = fork();
