@@ -15,6 +15,8 @@ const parts = [
   "test/agent/shims/*.test.ts",
   "test/agent/relay.test.ts",
   "test/agent/spawner.test.ts",
+  "test/agent/spawner-cap.test.ts",
+  "test/agent/spawner-state.test.ts",
   "test/agent/spawner-devices.test.ts",
   "test/attest/certificate-chain.test.ts",
   "test/attest/page/*.test.ts",

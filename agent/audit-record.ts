@@ -22,7 +22,7 @@ const recordSchema = z.strictObject({
   operation: z.enum(["connect", "sign", "decrypt", "shim"]),
   inputDigest: z.templateLiteral(["sha256:", hex64]).nullable(),
   decision: z.enum(["allow", "deny"]),
-  step: z.enum(["caller", "key", "operation", "mechanism", "parameters", "rate", "budget"]).nullable(),
+  step: z.enum(["caller", "key", "operation", "mechanism", "parameters", "rate", "budget", "busy"]).nullable(),
   reason: short,
   prev: hex64,
   hash: hex64,

@@ -47,8 +47,9 @@ export async function serveScopes(options: ServeOptions): Promise<readonly Scope
 }
 
 /** The broker names keys as the policy does; where a key lies, and in which shim, its token's trust domain knows. */
-export function domainToken(domains: Pick<Domains, "use">): Token {
+export function domainToken(domains: Pick<Domains, "use" | "reserve">): Token {
   return {
+    reserve: (key) => domains.reserve(key),
     sign: ({ key, mechanism, data }) =>
       domains.use(key, (shim, place) => shim.sign({ ...place, mechanism: mechanism.value, pss: mechanism.pss, data })),
     decrypt: ({ key, mechanism, data }) =>

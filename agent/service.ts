@@ -9,7 +9,7 @@ import { answerControlLine, type ControlService, MAX_REQUEST } from "./control/c
 import { VirtioPort } from "./control/port.ts";
 import { createSealingService, type SealingService } from "./control/sealing.ts";
 import { AgentError } from "./errors.ts";
-import { enter, type LaunchEnvironment, type LaunchRecord, newLaunchRecord } from "./launch/environment.ts";
+import { addReasons, enter, type LaunchEnvironment, type LaunchRecord, newLaunchRecord } from "./launch/environment.ts";
 import { type ReadInputs, readInputs } from "./launch/inputs.ts";
 import { type Launched, launch } from "./launch/launch.ts";
 import { MeasurementLog } from "./launch/measurement-log.ts";
@@ -71,17 +71,18 @@ export async function runAgent(configPath: string): Promise<never> {
       console.error(`agent: after the launch: ${problem.code} ${problem.item}: ${problem.got}`);
     }
   }
-  if (launched === null && policy !== undefined) recoverAgain(environment, record, policy, storeKeeps);
+  if (launched === null && policy !== undefined) await recoverAgain(environment, record, policy, storeKeeps);
   return ended;
 }
 
 /** A machine that rebooted because its login was lost, and finds its HSM still away, goes on trying for as long as it may. */
-function recoverAgain(
-  { store, spawner }: LaunchEnvironment,
-  { state }: LaunchRecord,
+async function recoverAgain(
+  { store, spawner, log }: LaunchEnvironment,
+  record: LaunchRecord,
   { onLoginLost }: Policy,
   storeKeeps: boolean,
-): void {
+): Promise<void> {
+  const { state } = record;
   if (state.kind !== "refused" || !storeKeeps || !isOutageAgain(state.reasons, store)) return;
   const capAndReboot = (reason: string) => spawner.capAndReboot(reason);
   const without = recover({
@@ -92,6 +93,7 @@ function recoverAgain(
     why: "login lost: the HSM is still away",
   });
   for (const { code, got } of without) console.error(`agent: ${code}: ${got}`);
+  await log.locked(async () => addReasons(record, without));
 }
 
 interface Launch {
@@ -115,10 +117,14 @@ function openDomains({ environment, record, policy, launched, audit, storeKeeps 
     capAndReboot: (reason) => spawner.capAndReboot(reason),
     // Under the lock: no report tells of one state and holds the log of the other.
     onStopped: (reasons) => log.locked(async () => enter(record, { kind: "stopped", reasons })),
+    onReasons: (reasons) => log.locked(async () => addReasons(record, reasons)),
   });
   launched.bell.ring = () => domains.checkAttempts();
   const list = () => visibleDevices(config);
-  watchDevices({ list, measured: devices, onChange: (changes) => domains.devicesChanged(changes) });
+  watchDevices({
+    ...{ list, measured: devices, onChange: (changes) => domains.devicesChanged(changes) },
+    onUnreadable: (why) => domains.devicesUnreadable(why),
+  });
   return domains;
 }
 
@@ -169,8 +175,9 @@ function controlService(
     sealing,
     status: async () => ({
       state: record.state.kind,
-      reasons: "reasons" in record.state ? record.state.reasons : [],
-      devices: await visibleDevices(config),
+      reasons: "reasons" in record.state ? record.state.reasons : (domains()?.warnings ?? []),
+      // A list that cannot be read is a fact to show, not an end of `status`.
+      devices: await visibleDevices(config).catch(() => null),
       phases: record.phases.map(({ kind, at }) => ({ phase: kind, at: Math.round(at) })),
       tokens: domains()?.status ?? [],
       violations: Object.fromEntries(violationCounts(record)),

@@ -9,7 +9,6 @@ const MAX_WAITING = 1024;
 
 interface Waiting {
   readonly op: number;
-  readonly timer: NodeJS.Timeout;
   readonly done: (reply: Reply) => void;
   readonly failed: (error: AgentError) => void;
 }
@@ -49,14 +48,20 @@ const LAST_ID = 0xffff_ffff;
  * The framed stream to a shim (SHIM.md). The shim is not trusted: bytes that nobody waits for, a frame that is too long, that
  * answers nothing or another op, or a late answer closes the connection, and every request that waits fails. Each request is
  * settled once.
+ *
+ * A shim works on one request after the other, so only the oldest one has a clock, which starts when it becomes the oldest: many callers
+ * at once make no shim late that answers each of them in time.
  */
 export class ShimConnection {
   readonly #socket: Socket;
   readonly #timeoutMs: number;
+  /** Oldest first. */
   readonly #waiting = new Map<number, Waiting>();
   readonly #onClosed: (error: AgentError) => void;
   readonly #buffered = new ByteQueue();
   #lastId: number;
+  /** The oldest request's. */
+  #timer: NodeJS.Timeout | null = null;
   #error: AgentError | null = null;
 
   /**
@@ -93,8 +98,8 @@ export class ShimConnection {
       .bytes(payload)
       .finish();
     return new Promise((done, failed) => {
-      const timer = setTimeout(() => this.#late(op), this.#timeoutMs);
-      this.#waiting.set(id, { op, timer, done, failed });
+      this.#waiting.set(id, { op, done, failed });
+      if (this.#waiting.size === 1) this.#startClock();
       this.#socket.write(frame);
     });
   }
@@ -104,17 +109,22 @@ export class ShimConnection {
     if (this.#error !== null) return;
     this.#error = error;
     this.#socket.destroy();
-    for (const { timer, failed } of this.#waiting.values()) {
-      clearTimeout(timer);
-      failed(error);
-    }
+    if (this.#timer !== null) clearTimeout(this.#timer);
+    for (const { failed } of this.#waiting.values()) failed(error);
     this.#waiting.clear();
     this.#onClosed(error);
   }
 
-  #late(op: number): void {
+  /** For the request that is the oldest now, if there is one. */
+  #startClock(): void {
+    if (this.#timer !== null) clearTimeout(this.#timer);
+    this.#timer = this.#waiting.size === 0 ? null : setTimeout(() => this.#late(), this.#timeoutMs);
+  }
+
+  #late(): void {
+    const [oldest] = this.#waiting.values();
     const expected = `an answer within ${this.#timeoutMs} ms`;
-    this.close(new AgentError("ERR_SHIM_TIMEOUT", `shim op ${op}`, { expected, got: "none" }));
+    this.close(new AgentError("ERR_SHIM_TIMEOUT", `shim op ${oldest?.op ?? 0}`, { expected, got: "none" }));
   }
 
   #receive(bytes: Uint8Array): void {
@@ -157,8 +167,10 @@ export class ShimConnection {
         got: `op ${frame.op}`,
       });
     }
+    const [oldest] = this.#waiting.keys();
     this.#waiting.delete(frame.id);
-    clearTimeout(waiting.timer);
+    // Answers to younger ones are no sign of life for it: a shim could leave it for ever.
+    if (frame.id === oldest) this.#startClock();
     waiting.done(frame);
   }
 }

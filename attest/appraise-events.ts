@@ -2,10 +2,11 @@ import { toHex } from "../policy/index.ts";
 import type { AppraisalPolicyDocument } from "./appraisal-policy.ts";
 import type { EventComparison } from "./attestation-result.ts";
 import { contraindicated, type Finding, type ReferenceValues, warning } from "./finding.ts";
-import type { Incident } from "./incidents.ts";
+import { type DeviceViolation, type Incident, MAX_DEVICE_INCIDENTS } from "./incidents.ts";
 import { capKind, isPreUnseal, type LaunchEvent, loginKinds } from "./launch-events.ts";
 import { listNames } from "./reason.ts";
 import type { VerifiedEvidence } from "./verify.ts";
+import { violationsOf } from "./violations.ts";
 
 interface EventAppraisal {
   readonly findings: readonly Finding[];
@@ -102,27 +103,36 @@ function capFindings({ claims }: VerifiedEvidence, log: readonly LaunchEvent[]):
   return [contraindicated("cap", "cap events", expected, listNames(caps, ", "))];
 }
 
-/** What the library and its shims did after the launch. */
+/** What the machine, its libraries and their shims did after the launch: devices first, so that no flood of calls leaves one out. */
 export function appraiseLater(
-  { claims, agentLog }: VerifiedEvidence,
+  { claims }: VerifiedEvidence,
   { maxViolations }: AppraisalPolicyDocument,
 ): readonly Finding[] {
-  const log = agentLog.map(({ event }) => event);
-  const findings: Finding[] = [];
-  const measured = log.filter((event) => event.kind === "violation");
-  const { violations } = claims.asserted;
-  // Events cannot be retracted, the counts go on after the first recorded ones: the larger number decides.
-  const count = Math.max(
-    measured.length,
-    [...violations.values()].reduce((sum, times) => sum + times, 0),
-  );
-  const names = [...new Set([...measured.map((event) => event.name), ...violations.keys()])].slice(0, 8).join(", ");
-  if (count > maxViolations) {
-    findings.push(contraindicated("violations", `violations (${names})`, `at most ${maxViolations}`, `${count}`));
-  } else if (count > 0) {
-    findings.push(warning("violations", `violations (${names})`, "none", `${count}`));
-  }
-  return [...findings, ...claims.asserted.incidents.flatMap(replacementFinding)];
+  const { devices, calls, callNames } = violationsOf(claims.asserted);
+  return [
+    ...devices.map(deviceFinding),
+    ...roomFindings(devices),
+    ...callFindings(calls, `violations (${callNames.slice(0, 8).join(", ")})`, maxViolations),
+    ...claims.asserted.incidents.flatMap(replacementFinding),
+  ];
+}
+
+/** A device that nobody measured can be the HSM's impostor or a keyboard: what is tolerated of calls says nothing about it. */
+function deviceFinding({ device, change }: DeviceViolation): Finding {
+  const make = change === "added" ? contraindicated : warning;
+  return make("violations", `device ${device}`, "as when the launch measured it", change);
+}
+
+/** Devices that go are a warning each: enough of them, and one that comes would be told no more. */
+function roomFindings({ length }: readonly DeviceViolation[]): readonly Finding[] {
+  if (length < MAX_DEVICE_INCIDENTS) return [];
+  const expected = `fewer recorded than the agent has room for (${MAX_DEVICE_INCIDENTS})`;
+  return [contraindicated("violations", "devices", expected, `${length}`)];
+}
+
+function callFindings(calls: number, item: string, tolerated: number): readonly Finding[] {
+  if (calls > tolerated) return [contraindicated("violations", item, `at most ${tolerated}`, `${calls}`)];
+  return calls === 0 ? [] : [warning("violations", item, "none", `${calls}`)];
 }
 
 function replacementFinding(incident: Incident): readonly Finding[] {

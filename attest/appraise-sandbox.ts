@@ -4,7 +4,7 @@ import type { VerifiedEvidence } from "./verify.ts";
 /** No socket and no device: what needs no explanation. */
 const narrowestProfile = "local";
 /** Filters of a shim's own once it serves: for loading, locked for good, for serving (SHIM.md). */
-const ownFilters = 3;
+export const ownFilters = 3;
 
 /**
  * What the libraries reach beyond their own files. Nothing is wrong with it, and it is the first thing to know about a sandbox. The agent's

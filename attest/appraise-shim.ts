@@ -6,6 +6,9 @@ import type { VerifiedEvidence } from "./verify.ts";
 /** Escapes that the shim must have tried on itself; a shorter list is a probe that was cut down. */
 export const requiredProbes: readonly string[] = ["execve", "ptrace", "io_uring_setup", "bpf", "mount", "unshare"];
 
+/** What a token says of a key's past. A key without them was once outside, or could leave, and is served where the machine's policy accepts that. */
+const history: readonly string[] = ["alwaysSensitive", "neverExtractable", "local"];
+
 /**
  * Judge what is known about the sandbox of a serving launch: the escape probe, what the kernel saw of it, the tokens and the keys. The probe's own words count only together with the kernel's.
  */
@@ -55,9 +58,11 @@ function keyFindings({ name, attributes }: KeyClaim, wanted: Readonly<Record<str
     .map(([attribute, value]) =>
       contraindicated("key-attributes", `key ${name} ${attribute}`, `${value}`, `${reported(attribute) ?? "unknown"}`),
     );
-  const once = "neverExtractable";
-  if (!Object.hasOwn(wanted, once) && reported(once) !== true) {
-    findings.push(warning("key-attributes", `key ${name} ${once}`, "true", `${reported(once) ?? "unknown"}`));
-  }
-  return findings;
+  const unknown = history.filter((attribute) => !Object.hasOwn(wanted, attribute) && reported(attribute) !== true);
+  return [
+    ...findings,
+    ...unknown.map((attribute) =>
+      warning("key-attributes", `key ${name} ${attribute}`, "true", `${reported(attribute) ?? "unknown"}`),
+    ),
+  ];
 }

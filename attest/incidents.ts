@@ -5,6 +5,9 @@ import type { LaunchEvent, LaunchEventKind } from "./launch-events.ts";
 /** Incidents of one launch that are measured and told one by one. The counts go on after them. */
 export const MAX_INCIDENTS = 64;
 
+/** Of these, devices. The agent records no more of them, and counts none. */
+export const MAX_DEVICE_INCIDENTS = 8;
+
 /** Kinds of events that are incidents. */
 export const incidentKinds = ["violation", "shim-replaced"] as const satisfies readonly LaunchEventKind[];
 
@@ -57,7 +60,8 @@ export function incidentEvent(incident: Incident): LaunchEvent {
   return { kind, name: incidentName(incident), sha256: sha256(encodeCbor(encodeIncident(incident))) };
 }
 
-function incidentName(incident: Incident): string {
+/** The name of its event. */
+export function incidentName(incident: Incident): string {
   switch (incident.what) {
     case "syscall":
       return `${incident.token}/${incident.shim} ${incident.syscall}`;

@@ -51,3 +51,4 @@ export * from "./tpm-structures.ts";
 export * from "./tpm-subject.ts";
 export * from "./trust-vector.ts";
 export * from "./verify.ts";
+export * from "./violations.ts";

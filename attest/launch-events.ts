@@ -91,7 +91,7 @@ export function measureEnvironment(environment: Readonly<Record<string, string>>
   return measureLines(Object.entries(environment).map(([key, value]) => `${key}=${value}`));
 }
 
-/** SHA-256 of the sorted "vvvv:dddd\n" lines (PCI vendor:device): the digest of a `devices` event. A multiset. */
+/** SHA-256 of the sorted "vvvv:dddd\n" (PCI) and "usb:vvvv:pppp\n" lines: the digest of a `devices` event. A multiset. */
 export function measureDevices(devices: readonly string[]): Uint8Array {
   return measureLines(devices);
 }

@@ -28,7 +28,7 @@ const always: readonly NotProven[] = [
   },
   {
     code: "vendor-code",
-    text: "The PKCS#11 library that runs is the one that the release names, byte for byte, and it is in its sandbox. Nobody has shown that its code is correct, and inside the sandbox it can misuse the session it was given.",
+    text: "The PKCS#11 libraries that run are those that the release names, byte for byte, each in its sandbox. Nobody has shown that their code is correct, and inside its sandbox a library can misuse the session it was given.",
   },
   {
     code: "hypervisor",

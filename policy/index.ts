@@ -19,6 +19,7 @@ export * from "./policy.ts";
 export * from "./policy-exceptions.ts";
 export * from "./policy-explain.ts";
 export { type PolicyModule, PROFILE_NAMES, type ProfileName } from "./policy-modules.ts";
+export * from "./policy-risks.ts";
 export * from "./printable.ts";
 export * from "./rate.ts";
 export * from "./release.ts";

@@ -2,7 +2,14 @@ import { OAEP_DIGESTS, oaepDigest } from "../../policy/index.ts";
 import { AgentError } from "../errors.ts";
 import type { Peer } from "../identity.ts";
 import type { BrokerKey } from "./key.ts";
-import { admitOperation, type OperationResult, refused, type ScopeState, type StartedOperation } from "./operation.ts";
+import {
+  admitOperation,
+  type OperationResult,
+  refuseBusy,
+  refused,
+  type ScopeState,
+  type StartedOperation,
+} from "./operation.ts";
 import { verifyRsaBlock } from "./rsa-verify.ts";
 import type { DecryptMechanism } from "./token.ts";
 
@@ -16,7 +23,7 @@ export function plaintextRoom({ modulus }: BrokerKey, { mechanism, rule }: Start
 }
 
 /**
- * Takes a place in the key's failure budget, decides with the ciphertext, spends the rate, records and asks the token, in this order.
+ * Takes a place in the key's failure budget and one at the token, decides with the ciphertext, spends the rate, records and asks the token, in this order.
  * The caller wipes the plaintext. The time that the token takes is passed on to the caller as it is.
  */
 export async function finishDecryption(
@@ -28,6 +35,8 @@ export async function finishDecryption(
   const place = await state.failures.reserve();
   let failed = false;
   try {
+    using room = state.token.reserve(state.key.name);
+    if (room === null) return await refuseBusy(state, peer, started);
     const input = { kind: "block", bytes: ciphertext, modulus: state.key.modulus ?? new Uint8Array() } as const;
     const refusal = await admitOperation(state, peer, started, input, place === null ? 0 : 1);
     if (refusal !== null) return refusal;

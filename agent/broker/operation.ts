@@ -108,6 +108,19 @@ export async function admitOperation(
   }
 }
 
+/** The token has too many requests already. Recorded, but as no decision of the policy's: the same request may be allowed a moment later. */
+export async function refuseBusy(
+  state: ScopeState,
+  peer: Peer | null,
+  { operation, mechanism }: StartedOperation,
+): Promise<Refused> {
+  await state.refusals.record({
+    ...{ caller: callerOf(peer), scope: state.scope.name, key: state.key.name, mechanism: mechanism.type, operation },
+    ...{ inputDigest: null, decision: "deny", step: "busy", reason: "too many requests wait for the token" },
+  });
+  return refused("DEVICE_MEMORY");
+}
+
 /** Records a refusal for a peer that is not the caller, outside an operation. */
 export async function recordStranger(
   state: ScopeState,
@@ -116,7 +129,7 @@ export async function recordStranger(
   reason: string,
 ): Promise<void> {
   const entry: AuditEntry = {
-    caller: peer === null ? null : { uid: peer.uid, pid: peer.pid, exe: peer.exe },
+    caller: callerOf(peer),
     scope: state.scope.name,
     key: null,
     mechanism: null,
@@ -172,9 +185,13 @@ function publicObject(operation: ServedOperation): Decision {
   return { allow: false, step: "operation", reason: `the public key object does not ${operation}` };
 }
 
+function callerOf(peer: Peer | null): AuditEntry["caller"] {
+  return peer === null ? null : { uid: peer.uid, pid: peer.pid, exe: peer.exe };
+}
+
 function auditEntry(peer: Peer | null, request: ServedRequest, decision: Decision): AuditEntry {
   return {
-    caller: peer === null ? null : { uid: peer.uid, pid: peer.pid, exe: peer.exe },
+    caller: callerOf(peer),
     scope: request.scope,
     key: request.key,
     mechanism: request.mechanism,

@@ -2,7 +2,14 @@ import { createHash, type Hash } from "node:crypto";
 import { concatBytes, DIGESTS, type OperationInput, ruleDigest } from "../../policy/index.ts";
 import type { Peer } from "../identity.ts";
 import type { BrokerKey } from "./key.ts";
-import { admitOperation, type OperationResult, refused, type ScopeState, type StartedOperation } from "./operation.ts";
+import {
+  admitOperation,
+  type OperationResult,
+  refuseBusy,
+  refused,
+  type ScopeState,
+  type StartedOperation,
+} from "./operation.ts";
 import { verifyRsaBlock, verifyRsaPkcs1, verifyRsaPss } from "./rsa-verify.ts";
 import type { SignMechanism } from "./token.ts";
 
@@ -20,7 +27,7 @@ export function signOperation(started: StartedOperation): SignOperation {
   return { started, hash: hashes === null ? null : createHash(hashes), multiPart: false };
 }
 
-/** Decides with the data, spends, records, signs and verifies, in this order. */
+/** Takes a place at the token, decides with the data, spends, records, signs and verifies, in this order. */
 export async function finishSigning(
   state: ScopeState,
   peer: Peer | null,
@@ -28,9 +35,11 @@ export async function finishSigning(
   data: Uint8Array,
 ): Promise<OperationResult> {
   const { started } = operation;
+  using place = state.token.reserve(state.key.name);
+  if (place === null) return refuseBusy(state, peer, started);
   const bytes = tokenInput(operation, data);
   const refusal = await admitOperation(state, peer, started, decisionInput(state.key, started, bytes), 0);
-  return refusal ?? askToken(state, started, bytes);
+  return refusal ?? (await askToken(state, started, bytes)); // the place is held until the token has answered
 }
 
 async function askToken(state: ScopeState, started: StartedOperation, data: Uint8Array): Promise<OperationResult> {

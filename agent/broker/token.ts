@@ -17,6 +17,11 @@ export interface DecryptMechanism {
 
 /** The token behind the broker; keys are named as in the policy. In the guest: the shims. */
 export interface Token {
+  /**
+   * A place among the requests that wait for the key's token, given back when it is disposed of; null when there are too many. Taken
+   * before the decision is recorded: what is recorded as allowed is then asked.
+   */
+  reserve(key: string): Disposable | null;
   /** @returns the signature as PKCS #11 defines it (ECDSA: r and s, each of the field's size) */
   sign(request: {
     readonly key: string;

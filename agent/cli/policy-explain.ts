@@ -11,7 +11,7 @@ import {
 import type { Command, CommandInput, CommandIo } from "./command.ts";
 import { readInput } from "./files.ts";
 import { answer, JSON_OPTION } from "./output.ts";
-import { explainModules } from "./policy-modules.ts";
+import { explainModules, profilesOf } from "./policy-modules.ts";
 
 export const command: Command = {
   summary:
@@ -43,9 +43,10 @@ async function explainReach(input: CommandInput, io: CommandIo): Promise<0> {
     ...{ nodes: module.nodes, connect: module.connect, writable: module.writable, files: module.files },
   }));
   const { onViolation, onLoginLost, sandbox } = policy;
+  const profiles = profilesOf(policy);
   const first = exceptions.map((line) => `exception  ${line}`);
-  const text = [...first, ...(first.length === 0 ? [] : [""]), ...explainModules(policy)].join("\n");
-  answer(input, io, { exceptions, modules, sandbox, onViolation, onLoginLost }, text.trimEnd());
+  const text = [...first, ...(first.length === 0 ? [] : [""]), ...explainModules(policy, profiles)].join("\n");
+  answer(input, io, { exceptions, modules, profiles, sandbox, onViolation, onLoginLost }, text.trimEnd());
   return 0;
 }
 

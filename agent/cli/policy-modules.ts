@@ -10,23 +10,38 @@ import { compileProfile } from "../../policy/runtime/compile.ts";
 import { explainProfile } from "../../policy/runtime/explain.ts";
 import { profileText, readProfile } from "../../vm-images/profiles.ts";
 
-/** Each module with what its library may reach, then each profile that they name, once, in words. */
-export function explainModules(policy: Policy): readonly string[] {
-  const modules = sortedModules(policy);
-  const profiles = new Map(modules.map(({ profile }) => [profile.sha256, profile]));
-  const texts = [...profiles.values()].map(explainNamedProfile);
-  return [
-    ...modules.flatMap((module) => [...explainModule(policy, module), ""]),
-    ...explainRules(policy),
-    "",
-    ...texts,
-  ];
+/** A sandbox profile that a policy names. */
+export interface NamedProfile {
+  readonly name: string;
+  /** As the policy has it. */
+  readonly sha256: string;
+  /** Whether this checkout's text of that name compiles to it. */
+  readonly matches: boolean;
+  /** In words; null where it is another profile, of which nothing is known here. */
+  readonly explanation: string | null;
 }
 
-/** The words are about this checkout's text: whether it is the policy's profile, its digest says. */
-function explainNamedProfile({ name, sha256 }: PolicyModule["profile"]): string {
+/** The profiles that a policy's modules name, each once. */
+export function profilesOf(policy: Policy): readonly NamedProfile[] {
+  const named = sortedModules(policy).map(({ profile }) => profile);
+  return [...new Map(named.map((profile) => [`${profile.name} ${profile.sha256}`, profile])).values()].map(nameProfile);
+}
+
+function nameProfile({ name, sha256 }: PolicyModule["profile"]): NamedProfile {
   const profile = readProfile(profileText(name));
-  const found = sha256Hex(compileProfile(profile));
-  if (found !== sha256) return `profile ${name}: the policy names another one, sha256 ${sha256}; here it is ${found}`;
-  return explainProfile(profile);
+  const matches = sha256Hex(compileProfile(profile)) === sha256;
+  return { name, sha256, matches, explanation: matches ? explainProfile(profile) : null };
+}
+
+/** Each module with what its library may reach, then each profile that they name, in words. */
+export function explainModules(policy: Policy, profiles: readonly NamedProfile[]): readonly string[] {
+  return [
+    ...sortedModules(policy).flatMap((module) => [...explainModule(policy, module), ""]),
+    ...explainRules(policy),
+    "",
+    ...profiles.map(
+      ({ name, sha256, explanation }) =>
+        explanation ?? `profile ${name}: the policy names another one than this checkout has, sha256 ${sha256}`,
+    ),
+  ];
 }

@@ -117,6 +117,12 @@ export function enter(record: LaunchRecord, state: LaunchState): void {
   record.phases = [...record.phases, { kind: state.kind, at: performance.now() }];
 }
 
+/** Says more about a launch that has ended: without effect on any other. */
+export function addReasons(record: LaunchRecord, reasons: readonly Reason[]): void {
+  const { state } = record;
+  if ("reasons" in state) record.state = { ...state, reasons: [...state.reasons, ...reasons] };
+}
+
 /** The TPM's own words in what the unsealer said. */
 export function answersOf(answer: UnsealAnswer): readonly TpmAnswer[] {
   if (answer.kind === "refused") return answer.answers;

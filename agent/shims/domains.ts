@@ -3,7 +3,7 @@ import type { Store } from "../../seal/index.ts";
 import { AgentError } from "../errors.ts";
 import type { Shim } from "../shim-client.ts";
 import type { IncidentLog } from "./incidents.ts";
-import { forgetRecoveries, GOOD_AFTER, recover } from "./recovery.ts";
+import { forgetRecoveries, GOOD_AFTER, recover, withheld } from "./recovery.ts";
 import { type DomainEnd, type DomainShim, type KeyPlace, type ShimState, TrustDomain } from "./trust-domain.ts";
 
 /** A token after a good launch. */
@@ -25,6 +25,8 @@ export interface DomainsOptions {
   readonly store: Store | null;
   /** Called once, when no token is served any more. */
   readonly onStopped: (reasons: readonly Reason[]) => Promise<void>;
+  /** What else there is to say of a machine that has stopped. */
+  readonly onReasons: (reasons: readonly Reason[]) => Promise<void>;
 }
 
 /** A token as `status` shows it. */
@@ -32,7 +34,7 @@ export interface TokenStatus {
   readonly name: string;
   readonly served: boolean;
   readonly shims: readonly Omit<ShimState, "token">[];
-  /** Why it is no longer served. */
+  /** Why it is no longer served, and why nothing follows from that which the policy asks for. */
   readonly reasons: readonly Reason[];
 }
 
@@ -41,6 +43,9 @@ export class Domains {
   readonly #options: DomainsOptions;
   readonly #domains: ReadonlyMap<string, TrustDomain>;
   readonly #reasons: Reason[] = [];
+  /** By token: why its loss led to no reboot. */
+  readonly #withheld = new Map<string, readonly Reason[]>();
+  #unreadable: Reason | null = null;
   #left: number;
   #rebooting = false;
 
@@ -67,6 +72,12 @@ export class Domains {
     return Promise.reject(new AgentError("ERR_LAUNCH", "key", { expected: "a key that the launch checked", got: key }));
   }
 
+  /** See {@link TrustDomain.reserve}. */
+  reserve(key: string): Disposable | null {
+    const domain = this.#domains.get(this.#options.keys.get(key) ?? "");
+    return domain === undefined ? null : domain.reserve();
+  }
+
   /** In the order of their ids. */
   get shims(): readonly ShimState[] {
     return [...this.#domains.values()].flatMap(({ shims }) => shims).sort((a, b) => a.id - b.id);
@@ -77,8 +88,13 @@ export class Domains {
       name: token,
       served: end === null,
       shims: shims.map(({ id, role }) => ({ id, role })),
-      reasons: end?.reasons ?? [],
+      reasons: [...(end?.reasons ?? []), ...(this.#withheld.get(token) ?? [])],
     }));
+  }
+
+  /** What is wrong with a machine that serves on. */
+  get warnings(): readonly Reason[] {
+    return this.#unreadable === null ? [] : [this.#unreadable];
   }
 
   /** The kernel showed an attempt of one of the shims. */
@@ -102,6 +118,16 @@ export class Domains {
       );
   }
 
+  /** Nobody sees any more which devices there are: under `kill` as if one had come. Told once a boot. */
+  devicesUnreadable(why: string): void {
+    if (this.#unreadable !== null) return;
+    const { incidents, onViolation } = this.#options;
+    this.#unreadable = reason("devices-unreadable", "devices", "lists that can be read", why);
+    console.error(`agent: devices-unreadable: ${why}`);
+    const written = incidents.devicesUnreadable(why);
+    if (onViolation === "kill") this.#stopAll([this.#unreadable], written);
+  }
+
   /** Resolves when neither a takeover nor a record is under way. */
   async settled(): Promise<void> {
     await Promise.all([...this.#domains.values()].map((domain) => domain.settled()));
@@ -123,8 +149,10 @@ export class Domains {
   }
 
   async #ended(end: DomainEnd): Promise<void> {
-    this.#reasons.push(...end.reasons, ...(end.kind === "lost" ? this.#recover(end) : []));
-    const text = end.reasons.map(({ code, item, got }) => `${code} ${item} (${got})`).join("; ");
+    if (end.kind === "lost") this.#withheld.set(end.token, this.#recover(end));
+    const reasons = [...end.reasons, ...(this.#withheld.get(end.token) ?? [])];
+    this.#reasons.push(...reasons);
+    const text = reasons.map(({ code, item, got }) => `${code} ${item} (${got})`).join("; ");
     console.error(`agent: token ${end.token} is no longer served: ${text}`);
     this.#left -= 1;
     if (this.#left === 0) await this.#options.onStopped([...this.#reasons]);
@@ -133,11 +161,23 @@ export class Domains {
   /** One reboot heals all tokens. */
   #recover({ token }: DomainEnd): readonly Reason[] {
     if (this.#rebooting) return [];
-    const { onLoginLost, incidents, store, capAndReboot } = this.#options;
+    const { onLoginLost, incidents, store } = this.#options;
     const why = `login lost: token ${token}`;
+    const capAndReboot = (text: string) => this.#reboot(token, text);
     const without = recover({ onLoginLost, violated: incidents.violated, store, capAndReboot, why });
     this.#rebooting = onLoginLost === "reboot" && without.length === 0;
     return without;
+  }
+
+  /** A violation while the reboot was waited for keeps its log as one before the loss does. */
+  async #reboot(token: string, why: string): Promise<void> {
+    const { incidents, capAndReboot, onReasons } = this.#options;
+    if (!incidents.violated) return capAndReboot(why);
+    const reasons = [withheld()];
+    this.#withheld.set(token, reasons);
+    this.#reasons.push(...reasons);
+    console.error(`agent: recovery-withheld: ${why}`);
+    if (this.#left === 0) await onReasons(reasons);
   }
 
   #settleRecoveries(): void {

@@ -1,17 +1,29 @@
-import { type Incident, incidentEvent, MAX_INCIDENTS, type ShimReplacement } from "../../attest/index.ts";
+import {
+  cutText,
+  type Incident,
+  incidentEvent,
+  MAX_DEVICE_INCIDENTS,
+  MAX_WHY,
+  type ShimReplacement,
+} from "../../attest/index.ts";
 import { syscallName } from "../../policy/index.ts";
 import type { AuditLog } from "../audit.ts";
 import type { AuditEntry } from "../audit-record.ts";
 import type { MeasurementLog } from "../launch/measurement-log.ts";
 import type { Attempt } from "../native/index.ts";
 
-/** Of the incidents that a report has room for, those kept for shims that are replaced: 16 shims of a machine end once each. */
-const KEPT_FOR_SHIMS = 16;
-/** Violations that are recorded one by one. */
-export const MAX_VIOLATIONS: number = MAX_INCIDENTS - KEPT_FOR_SHIMS;
-/** Length of a text in an incident, and of why a shim ended. */
+/**
+ * How many of each kind are recorded one by one; together as many as a report has room for. Each kind has a room of its own, so that a
+ * library that floods the one does not hide the others: a shim ends once, and there are sixteen.
+ */
+export const ROOM: Readonly<Record<Incident["what"], number>> = {
+  syscall: 40,
+  device: MAX_DEVICE_INCIDENTS,
+  replacement: 16,
+};
+
+/** Length of a text in an incident. */
 const MAX_TEXT = 48;
-const MAX_WHY = 200;
 
 interface IncidentParts {
   readonly log: Pick<MeasurementLog, "measure">;
@@ -26,21 +38,22 @@ interface IncidentParts {
  */
 export class IncidentLog {
   readonly #parts: IncidentParts;
-  #violations = 0;
-  #replacements = 0;
+  readonly #taken: Record<Incident["what"], number> = { syscall: 0, device: 0, replacement: 0 };
+  #violated = false;
 
   constructor(parts: IncidentParts) {
     this.#parts = parts;
   }
 
-  /** Whether a violation was recorded in this boot. */
+  /** Whether there was a violation in this boot, recorded one by one or not. */
   get violated(): boolean {
-    return this.#violations > 0;
+    return this.#violated;
   }
 
   /** One watched attempt. Resolves when it is in the log, at once when there is no room for it. */
   violation(token: string, shim: number, attempt: Attempt): Promise<void> {
-    if (!this.#takeViolation()) return Promise.resolve();
+    this.#violated = true;
+    if (!this.#takePlace("syscall")) return Promise.resolve();
     const { args, tid, count } = attempt;
     // A number below 0 is none of any table; the kernel lets a process ask for it.
     const nr = Math.max(0, attempt.nr);
@@ -49,18 +62,24 @@ export class IncidentLog {
     return this.#record(incident, { scope: token, decision: "deny", reason: `violation: ${syscall} by shim ${shim}` });
   }
 
-  /** A device that came or went while the machine serves. */
+  /** A device that came or went while the machine serves. One that went is no violation: it may be the HSM that was lost. */
   device(device: string, change: "added" | "removed"): Promise<void> {
-    if (!this.#takeViolation()) return Promise.resolve();
-    const reason = `violation: device ${device} ${change}`;
+    if (change === "added") this.#violated = true;
+    if (!this.#takePlace("device")) return Promise.resolve();
+    const reason = change === "added" ? `violation: device ${device} added` : `device ${device} removed`;
     return this.#record({ what: "device", device, change }, { scope: "devices", decision: "deny", reason });
+  }
+
+  /** Nobody knows any more which devices there are. No event says so: there is no device to name. */
+  async devicesUnreadable(why: string): Promise<void> {
+    this.#violated = true;
+    await this.#write({ scope: "devices", decision: "deny", reason: `violation: devices unreadable: ${cut(why)}` });
   }
 
   /** @param settle what becomes true with the event, under the log's lock */
   replaced({ token, from, to, why }: Omit<ShimReplacement, "what">, settle: () => void): Promise<void> {
-    if (this.#replacements >= KEPT_FOR_SHIMS) throw new TypeError(`shim replaced: more than ${KEPT_FOR_SHIMS} times`);
-    this.#replacements += 1;
-    const short = why.slice(0, MAX_WHY);
+    if (!this.#takePlace("replacement")) throw new TypeError(`shim replaced: more than ${ROOM.replacement} times`);
+    const short = cut(why);
     const taken = to >= 0;
     const reason = taken
       ? `shim ${to} takes over from ${from}: ${short}`
@@ -69,8 +88,10 @@ export class IncidentLog {
     return this.#record({ what: "replacement", token, from, to, why: short }, said, settle);
   }
 
-  #takeViolation(): boolean {
-    this.#violations += 1;
+  /** Before anything is awaited: attempts come faster than a TPM extends. */
+  #takePlace(what: Incident["what"]): boolean {
+    if (this.#taken[what] >= ROOM[what]) return false;
+    this.#taken[what] += 1;
     return true;
   }
 
@@ -79,13 +100,22 @@ export class IncidentLog {
     said: Pick<AuditEntry, "scope" | "decision" | "reason">,
     settle: () => void = () => undefined,
   ): Promise<void> {
-    const { audit, log, record } = this.#parts;
-    const nothing = { caller: null, key: null, mechanism: null, inputDigest: null, step: null } as const;
-    // A log that cannot be written stops every signature by itself; the event is measured all the same.
-    await audit.append({ ...nothing, ...said, operation: "shim" }, "written").catch(() => undefined);
+    const { log, record } = this.#parts;
+    await this.#write(said);
     await log.measure(incidentEvent(incident), () => {
       record.incidents = [...record.incidents, incident];
       settle();
     });
   }
+
+  async #write(said: Pick<AuditEntry, "scope" | "decision" | "reason">): Promise<void> {
+    const nothing = { caller: null, key: null, mechanism: null, inputDigest: null, step: null } as const;
+    // A log that cannot be written stops every signature by itself; an event is measured all the same.
+    await this.#parts.audit.append({ ...nothing, ...said, operation: "shim" }, "written").catch(() => undefined);
+  }
+}
+
+/** CBOR has no lone surrogate. */
+function cut(why: string): string {
+  return cutText(why.toWellFormed(), MAX_WHY);
 }

@@ -25,17 +25,23 @@ export type Recovery =
  * that made the attempt could otherwise have it wiped by dropping its login.
  */
 export function afterLoss({ onLoginLost, violated, recoveries }: Loss): Recovery {
-  const stop = (code: string, expected: string, got: string): Recovery => ({
-    kind: "stop",
-    reasons: [reason(code, "reboot after a lost login", expected, got)],
-  });
-  if (onLoginLost === "stop") return { kind: "stop", reasons: [] };
-  if (violated) return stop("recovery-withheld", "a boot without violations", "violations in its log");
-  if (recoveries === null) return stop("recovery-uncounted", "a store that counts the reboots", "none");
+  const stop = (...reasons: readonly Reason[]): Recovery => ({ kind: "stop", reasons });
+  if (onLoginLost === "stop") return stop();
+  if (violated) return stop(withheld());
+  if (recoveries === null) return stop(noReboot("recovery-uncounted", "a store that counts the reboots", "none"));
   const delay = DELAYS[recoveries];
-  if (recoveries >= MAX_RECOVERIES || delay === undefined)
-    return stop("recovery-limit", `at most ${MAX_RECOVERIES} reboots`, `${recoveries}, and the login is lost again`);
-  return { kind: "reboot", delay };
+  if (recoveries < MAX_RECOVERIES && delay !== undefined) return { kind: "reboot", delay };
+  const got = `${recoveries}, and the login is lost again`;
+  return stop(noReboot("recovery-limit", `at most ${MAX_RECOVERIES} reboots`, got));
+}
+
+/** The log of this boot is evidence. */
+export function withheld(): Reason {
+  return noReboot("recovery-withheld", "a boot without violations", "violations in its log");
+}
+
+function noReboot(code: string, expected: string, got: string): Reason {
+  return reason(code, "reboot after a lost login", expected, got);
 }
 
 export interface RecoveryOptions extends Omit<Loss, "recoveries"> {
@@ -57,7 +63,7 @@ export function recover({ store, capAndReboot, why, ...loss }: RecoveryOptions):
     if (store !== null) countRecovery(store);
   } catch (error) {
     const got = error instanceof Error ? error.message : "unknown failure";
-    return [reason("recovery-uncounted", "reboot after a lost login", "a store that counts the reboots", got)];
+    return [noReboot("recovery-uncounted", "a store that counts the reboots", got)];
   }
   console.error(`agent: ${why}, reboot in ${recovery.delay / 1000} s`);
   setTimeout(() => void capAndReboot(why), recovery.delay);

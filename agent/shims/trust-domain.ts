@@ -49,6 +49,9 @@ export interface DomainEnd {
   readonly reasons: readonly Reason[];
 }
 
+/** Requests that wait for one token: as many as one scope has connections, so that a scope by itself never meets it. */
+export const MAX_WAITING = 256;
+
 /** Idle shims are asked for a sign of life this often, in milliseconds: one that hangs is found before it is needed. */
 const HEARTBEAT = 15_000;
 
@@ -83,6 +86,7 @@ export class TrustDomain {
   /** Requests wait for it: a spare serves only once it is in the log that it does. */
   #takeover: Promise<void> | null = null;
   #end: DomainEnd | null = null;
+  #waiting = 0;
   #ending: Promise<void> | null = null;
 
   constructor(options: TrustDomainOptions) {
@@ -111,6 +115,19 @@ export class TrustDomain {
   /** Null while the token is served. */
   get end(): DomainEnd | null {
     return this.#end;
+  }
+
+  /** A place among the requests that wait for this token, until it is disposed of; null when all are taken. */
+  reserve(): Disposable | null {
+    if (this.#waiting >= MAX_WAITING) return null;
+    this.#waiting += 1;
+    let held = true;
+    return {
+      [Symbol.dispose]: () => {
+        if (held) this.#waiting -= 1;
+        held = false;
+      },
+    };
   }
 
   /**
@@ -187,11 +204,15 @@ export class TrustDomain {
   #retire(member: Member, why: string): void {
     if (member.role === "ended") return;
     this.#endShim(member, why);
-    if (member === this.#active && this.#takeover === null && this.#end === null) {
-      this.#takeover = this.#takeOver().finally(() => {
-        this.#takeover = null;
-      });
-    }
+    this.#replaceActive();
+  }
+
+  #replaceActive(): void {
+    if (this.#active.role !== "ended" || this.#takeover !== null || this.#end !== null) return;
+    this.#takeover = this.#takeOver().finally(() => {
+      this.#takeover = null;
+      this.#replaceActive(); // the one that took over may have ended since its takeover was looked at last
+    });
   }
 
   async #takeOver(): Promise<void> {
@@ -228,6 +249,7 @@ export class TrustDomain {
   /** Null when there is nothing to wait for. The usual case is one comparison. */
   #noteAttempts(member: Member): Promise<void> | null {
     const { watch } = member.shim;
+    if (watch.blind() && member.role !== "ended") this.#stop(blinded(this.token, member.id));
     const total = watch.total();
     if (total === member.seen) return member.writing;
     member.seen = total;
@@ -280,6 +302,12 @@ function violated(token: string, shim: number, total: number): DomainEnd {
     ...{ token, kind: "violation" },
     reasons: [reason("sandbox-violation", token, "no attempts at what is denied", `shim ${shim}: ${total}`)],
   };
+}
+
+/** Whatever policy says of violations: nobody could see one any more. */
+function blinded(token: string, shim: number): DomainEnd {
+  const reasons = [reason("notifier-blind", token, "a notifier that receives attempts", `none for shim ${shim}`)];
+  return { token, kind: "failed", reasons };
 }
 
 function lost(token: string, why: string): DomainEnd {

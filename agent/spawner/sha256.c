@@ -1,9 +1,9 @@
 #include "sha256.h"
+#include "sha256_blocks.h"
 
 #include <string.h>
 
-// FIPS 180-4, section 4.2.2
-static const uint32_t K[64] = {
+const uint32_t SHA256_K[64] = {
     0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5, 0xd807aa98, 0x12835b01, 0x243185be,
     0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174, 0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa,
     0x5cb0a9dc, 0x76f988da, 0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7, 0xc6e00bf3, 0xd5a79147, 0x06ca6351, 0x14292967, 0x27b70a85,
@@ -28,7 +28,7 @@ static void compress(uint32_t state[8], const uint8_t *block) {
     }
     uint32_t a = state[0], b = state[1], c = state[2], d = state[3], e = state[4], f = state[5], g = state[6], h = state[7];
     for (int t = 0; t < 64; t++) {
-        uint32_t t1 = h + (rotate(e, 6) ^ rotate(e, 11) ^ rotate(e, 25)) + (g ^ (e & (f ^ g))) + K[t] + w[t];
+        uint32_t t1 = h + (rotate(e, 6) ^ rotate(e, 11) ^ rotate(e, 25)) + (g ^ (e & (f ^ g))) + SHA256_K[t] + w[t];
         uint32_t t2 = (rotate(a, 2) ^ rotate(a, 13) ^ rotate(a, 22)) + ((a & b) | (c & (a | b)));
         h = g;
         g = f;
@@ -49,10 +49,20 @@ static void compress(uint32_t state[8], const uint8_t *block) {
     state[7] += h;
 }
 
+void sha256_blocks(uint32_t state[8], const uint8_t *blocks, size_t count) {
+    for (; count > 0; count--, blocks += 64) compress(state, blocks);
+}
+
+static void compress_all(struct sha256 *hash, const uint8_t *blocks, size_t count) {
+    if (hash->x86) sha256_blocks_x86(hash->state, blocks, count);
+    else sha256_blocks(hash->state, blocks, count);
+}
+
 void sha256_begin(struct sha256 *hash) {
     static const uint32_t initial[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
     memcpy(hash->state, initial, sizeof initial);
     hash->length = 0;
+    hash->x86 = sha256_x86_usable();
 }
 
 void sha256_update(struct sha256 *hash, const void *data, size_t length) {
@@ -65,10 +75,10 @@ void sha256_update(struct sha256 *hash, const void *data, size_t length) {
         bytes += take;
         length -= take;
         if (held + take < 64) return;
-        compress(hash->state, hash->block);
+        compress_all(hash, hash->block, 1);
     }
-    for (; length >= 64; bytes += 64, length -= 64) compress(hash->state, bytes);
-    memcpy(hash->block, bytes, length);
+    compress_all(hash, bytes, length / 64);
+    memcpy(hash->block, bytes + length / 64 * 64, length % 64);
 }
 
 void sha256_end(struct sha256 *hash, uint8_t digest[32]) {

@@ -45,21 +45,22 @@ function keysView({ asserted }: Claims): HTMLElement {
             { title: "Public key, SHA-256", className: "wide" },
           ],
           keyRows,
-          "values",
+          "values keys",
         ),
   );
 }
 
-/** What an attribute must be; others are shown without a judgement. */
+/** What an attribute must be; others are shown without a judgement. The last three tell of a key's past, which may be unknown. */
 const wanted: Readonly<Record<string, boolean>> = {
   sensitive: true,
   extractable: false,
-  neverExtractable: true,
   alwaysSensitive: true,
+  neverExtractable: true,
+  local: true,
 };
 
 function attributeList({ attributes }: KeyClaim): Child {
-  const missing = Object.keys(wanted).filter((name) => name !== "alwaysSensitive" && !Object.hasOwn(attributes, name));
+  const missing = Object.keys(wanted).filter((name) => !Object.hasOwn(attributes, name));
   const said = Object.entries(attributes).map(([name, value]) => {
     const good = !Object.hasOwn(wanted, name) || wanted[name] === value;
     return h(

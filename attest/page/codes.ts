@@ -24,7 +24,7 @@ const meanings: Readonly<Record<string, string>> = {
   "firmware-unpinned": "No reference values for the firmware: it explains itself, and nobody vouches for it.",
   "image-id": "Another image than the release's.",
   "image-variant": "An image of a variant that may not run here, or that is not what it claims.",
-  "key-attributes": "The library reports a key that is not protected as it must be.",
+  "key-attributes": "The library reports a key that is not protected as it must be, or was not always.",
   "launch-state": "The agent does not serve. The reasons that follow are its own.",
   "launch-tpm-answer": "The TPM's own answer to the agent.",
   "library-not-accepted": "The policy does not accept this PKCS#11 library.",
@@ -53,7 +53,7 @@ const meanings: Readonly<Record<string, string>> = {
   token: "Keys do not belong to a token that is named.",
   "tpm-firmware": "The TPM's own firmware changed since the last report.",
   "tpm-rolled-back": "The TPM's count of starts went back: an old state of the TPM was put back.",
-  violations: "The library tried calls that its sandbox denies.",
+  violations: "The library tried calls that its sandbox denies, or a device came or went after the launch.",
   "freshness-not-judged": "How old the report is cannot be judged: one that was kept and sent again may look the same.",
 };
 

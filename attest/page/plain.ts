@@ -53,7 +53,7 @@ const flags: Readonly<Record<string, string>> = {
   rebooted: "Started again since its last report",
   changed: "What it measured is not what it measured before",
   clone: "Two machines answer with the same TPM state",
-  violation: "The library tried a call that its sandbox denies",
+  violation: "The library tried a call that its sandbox denies, or a device came",
   "rolled-back": "A counter, clock or log went back",
   silent: "No report for longer than the interval allows",
 };
@@ -102,7 +102,7 @@ export const launchSteps: readonly { readonly kind: string; readonly label: stri
 ];
 
 const laterSteps: Readonly<Record<string, string>> = {
-  violation: "Denied call of the library",
+  violation: "Denied call of the library, or a device that came or went",
   "shim-replaced": "Library's process replaced",
   narrowed: "Policy narrowed",
   anchor: "Audit log anchored",

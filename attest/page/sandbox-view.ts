@@ -1,4 +1,5 @@
 /// <reference lib="dom" />
+import { ownFilters } from "../appraise-sandbox.ts";
 import type { Claims, ShimClaim } from "../claims.ts";
 import type { Incident } from "../incidents.ts";
 import { type Child, h, outside, section } from "./dom.ts";
@@ -33,7 +34,9 @@ export function sandboxView({ asserted, selfReported }: Claims): HTMLElement {
     "Sandbox of the library",
     {},
     ...reachView(asserted),
+    h("h3", {}, "Processes"),
     shimTable(asserted),
+    h("h3", {}, "Escapes that it tried on itself"),
     rows.length === 0
       ? h("p", {}, "No escape was tried: the library's process was not started.")
       : table(
@@ -49,6 +52,7 @@ export function sandboxView({ asserted, selfReported }: Claims): HTMLElement {
           [{ title: "Call" }, { title: "Times" }],
           [...violations].map(([call, times]) => () => [h("code", {}, outside(call)), `${times}`]),
         ),
+    h("h3", {}, "Incidents, in their order"),
     incidentTable(asserted),
   );
 }
@@ -62,20 +66,29 @@ function shimTable({ shims }: Claims["asserted"]): HTMLElement {
       (title) => ({ title }),
     ),
     shims.map((shim) => () => [outside(shim.token), `${shim.id}`, shim.role, ...processCells(shim)]),
+    "processes",
   );
 }
 
-function processCells({ landlock, process }: ShimClaim): readonly Child[] {
-  if (process === null) return ["", "", `${landlock}`, "", ""];
+function processCells({ role, landlock, process }: ShimClaim): readonly Child[] {
+  if (process === null) {
+    const seen = role === "ended" ? quiet("runs no longer") : differs("nobody looked at it");
+    return [seen, quiet("\u2013"), `${landlock}`, quiet("\u2013"), quiet("\u2013")];
+  }
   const { uid, seccompFilters, inheritedFilters, capabilities, namespaces } = process;
+  const filters = `${seccompFilters}${inheritedFilters === 0 ? "" : `, ${inheritedFilters} of them inherited`}`;
   return [
-    `${uid}${uid === 0 ? " (root \u2717)" : ""}`,
-    `${seccompFilters}${inheritedFilters === 0 ? "" : `, ${inheritedFilters} of them inherited`}`,
+    uid === 0 ? differs("0 (root)") : `${uid}`,
+    seccompFilters - inheritedFilters === ownFilters ? filters : differs(filters),
     `${landlock}`,
-    /^0+$/.test(capabilities) ? "none" : outside(capabilities),
+    /^0+$/.test(capabilities) ? "none" : differs(outside(capabilities)),
     outside(namespaces.join(", ") || "none"),
   ];
 }
+
+const quiet = (text: string) => h("span", { class: "quiet" }, text);
+/** What no process of a library may have. */
+const differs = (what: Child) => h("span", { class: "differs" }, what, " \u2717");
 
 /** What makes this sandbox wider or weaker than the narrowest one, before all else. */
 function reachView({ exceptions, lacks }: Claims["asserted"]): readonly Child[] {
@@ -101,7 +114,7 @@ function reachView({ exceptions, lacks }: Claims["asserted"]): readonly Child[] 
 function incidentTable({ incidents }: Claims["asserted"]): HTMLElement {
   if (incidents.length === 0) return h("p", {}, "No incident was recorded.");
   return table(
-    "Incidents, in their order",
+    "Incidents",
     [{ title: "Where" }, { title: "What" }, { title: "Detail" }],
     incidents.map((incident) => () => incidentCells(incident)),
   );

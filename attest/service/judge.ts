@@ -14,6 +14,7 @@ import {
   reasonFrom,
   type VerifiedEvidence,
   verifyEvidence,
+  violationsOf,
 } from "../index.ts";
 import type { Fingerprint, Outcome } from "./machine-state.ts";
 
@@ -48,7 +49,7 @@ export async function judge(order: JudgeOrder, { references, policy }: Judgement
       result: appraise(verified, references, policy, times),
       continuity: verified.continuity,
       fingerprint: fingerprintOf(verified),
-      violations: sum(verified.claims.asserted.violations.values()),
+      violations: violationsOf(verified.claims.asserted).count,
     };
   } catch (error) {
     if (!(error instanceof IronclawError)) throw error;
@@ -90,9 +91,4 @@ function fingerprintOf({ claims }: VerifiedEvidence): Fingerprint {
 function digestOf(files: ReadonlyMap<string, Uint8Array>): string | null {
   const lines = [...files].map(([name, digest]) => `${name}=${toHex(digest)}\n`).sort();
   return lines.length === 0 ? null : sha256Hex(utf8(lines.join("")));
-}
-
-/** Each count may be as large as a number can be exact. */
-function sum(counts: Iterable<number>): number {
-  return [...counts].reduce((total, count) => Math.min(total + count, Number.MAX_SAFE_INTEGER), 0);
 }

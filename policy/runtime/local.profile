@@ -21,10 +21,13 @@ landlock write /var/lib/softhsm/tokens
 # --- denied, and every attempt is shown to the agent --------------------------------------------------------------------
 watch execve execveat fork vfork clone clone3
 watch socket socketpair connect bind listen accept accept4 sendto
-watch ptrace process_vm_readv process_vm_writev pidfd_open pidfd_getfd kill tkill tgkill
+watch ptrace process_vm_readv process_vm_writev process_madvise pidfd_open pidfd_getfd pidfd_send_signal
+watch kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo
 watch io_uring_setup io_uring_enter io_uring_register bpf userfaultfd perf_event_open
 watch keyctl add_key request_key mount umount2 pivot_root chroot unshare setns
-watch memfd_create memfd_secret init_module finit_module
+watch open_tree move_mount fsopen fsconfig fsmount fspick mount_setattr
+watch memfd_create memfd_secret init_module finit_module kexec_load kexec_file_load
+watch landlock_create_ruleset landlock_add_rule landlock_restrict_self
 watch seccomp
 watch prctl when arg0 is PR_SET_SECCOMP
 

@@ -312,7 +312,7 @@ describe("100,000 denied calls in a row", () => {
   });
 });
 
-test("test/hostile/README.md has what was measured", async () => {
+test("I5: test/hostile/README.md has what was measured", async () => {
   const { before, after } = await fromSign();
   const rows: readonly Row[] = mergeStages(
     before.map((one) => rowOf("before ARM", one)),

@@ -1,4 +1,6 @@
+import { constants, createPublicKey, publicEncrypt } from "node:crypto";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { KeyPlace } from "../../agent/shims/trust-domain.ts";
 import { sha256Hex, utf8 } from "../../policy/index.ts";
 import { asked, type LaunchChecks, openLaunchChecks, reasonOf, reasonsOf } from "../support/launch-checks.ts";
 import { BENCH_MODULE, changeModule } from "../support/launch-documents.ts";
@@ -15,6 +17,14 @@ afterAll(() => bench[Symbol.asyncDispose]());
 
 const boot: LaunchChecks["boot"] = (...args) => checks.boot(...args);
 const expectRefused: LaunchChecks["expectRefused"] = (...args) => checks.expectRefused(...args);
+
+/** As SoftHSM takes it: OAEP with SHA-1. */
+function sealedFor(spki: Uint8Array, place: KeyPlace) {
+  const key = createPublicKey({ key: Buffer.from(spki), format: "der", type: "spki" });
+  const options = { key, padding: constants.RSA_PKCS1_OAEP_PADDING, oaepHash: "sha1" };
+  const ciphertext = new Uint8Array(publicEncrypt(options, utf8("a message")));
+  return { ...place, mechanism: 0x9n, oaep: { hash: 0x220n, mgf: 1n, label: new Uint8Array() }, ciphertext };
+}
 
 describe("token and keys", () => {
   test.each([
@@ -122,6 +132,9 @@ describe("token and keys", () => {
         if (place === undefined) throw new Error(does);
         const request = { ...place, mechanism: 0x40n, pss: null, data: utf8("a message") };
         await expect(shim.sign(request)).rejects.toMatchObject({ rv: 0x68n });
+        const decrypted = shim.decrypt(sealedFor(spki, place));
+        if (does === "decrypt") expect(await decrypted).toEqual(utf8("a message"));
+        else await expect(decrypted).rejects.toMatchObject({ rv: 0x68n });
       }
       expect(booted.launched?.tokens[0]?.shims).toHaveLength(2);
     },

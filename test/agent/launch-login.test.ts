@@ -15,7 +15,7 @@ import {
   verifyOrder,
 } from "../../seal/index.ts";
 import type { TriedPin } from "../support/counting-token.ts";
-import { asked, type LaunchChecks, openLaunchChecks, reasonsOf } from "../support/launch-checks.ts";
+import { asked, type LaunchChecks, openLaunchChecks, programsWith, reasonsOf } from "../support/launch-checks.ts";
 import {
   type Boot,
   type BootOptions,
@@ -233,6 +233,22 @@ describe("a try whose end is not known", () => {
     await expectRefusedAs("ERR_SEAL_TPM", machine, { fault });
     expect(logins()).toEqual(["right"]);
     await expectNotTried("login-tried", machine);
+  });
+});
+
+describe("a PIN that did not come", () => {
+  test("I11: is not taken for one that was tried: the next boot tries it, without an order", async () => {
+    const machine = await bench.provision();
+    const programs = programsWith(bench, "no-pin", 'echo \'{"kind":"released","ms":1}\'');
+    await expectRefusedAs("pin-not-tried", machine, { programs });
+    expect(await loginRecord()).toMatchObject({ outcome: "retry-allowed", tries: 0n });
+    expect(logins()).toEqual([]);
+    expect((await launchOn(machine)).record.state.kind).toBe("serving");
+    const served = await loginRecord();
+    expect(served).toMatchObject({ outcome: "accepted", tries: 1n });
+    await expectRefusedAs("pin-not-tried", machine, { programs });
+    expect(await loginRecord()).toEqual(served); // as if this boot had not been
+    expect(logins()).toEqual(["right"]);
   });
 });
 

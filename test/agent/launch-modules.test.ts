@@ -119,6 +119,7 @@ describe("two modules with a token each", () => {
       incidents: new IncidentLog({ log, audit, record }),
       stopShim: (id) => spawner.stopShim(id),
       capAndReboot: (reason) => spawner.capAndReboot(reason),
+      onReasons: async () => undefined,
       onStopped: async () => undefined,
     });
     launched.bell.ring = () => domains.checkAttempts();

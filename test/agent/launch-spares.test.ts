@@ -1,7 +1,10 @@
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
+import { keyClaim } from "../../agent/launch/keys.ts";
 import { type LoginRecord, readLogin } from "../../seal/tpm-records.ts";
+import { judge } from "../support/appraisal.ts";
+import { servingKey } from "../support/appraisal-rows.ts";
 import type { CountingToken } from "../support/counting-token.ts";
 import { asked, type LaunchChecks, openLaunchChecks, reasonOf, reasonsOf } from "../support/launch-checks.ts";
 import { changeModule } from "../support/launch-documents.ts";
@@ -234,6 +237,12 @@ describe("a token that no machine can use by itself", () => {
     });
     await using booted = await checks.boot({}, accepting);
     expect(booted.record.state.kind).toBe("serving");
+    const [key] = booted.record.keys;
+    const told = key === undefined ? {} : keyClaim(key).attributes;
+    const { findings } = await judge(servingKey(told));
+    expect(findings.map(({ tier, code, item }) => `${tier} ${code} ${item}`)).toEqual(
+      ["alwaysSensitive", "neverExtractable", "local"].map((flag) => `warning key-attributes key release ${flag}`),
+    );
   });
 });
 

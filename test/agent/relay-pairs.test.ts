@@ -5,7 +5,13 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { fromHex } from "../../policy/index.ts";
 import { type CardService, startCardService } from "../support/card-service.ts";
-import { type Pkcs11Proxy, PROXIED, startProxy } from "../support/pkcs11-proxy.ts";
+import {
+  PROXY_CLIENT,
+  PROXY_CLIENT_CONFIG,
+  proxyEnvironment,
+  startTokenProxy,
+  type TokenProxy,
+} from "../support/pkcs11-proxy.ts";
 import { freePort, openPairBench, type Pair, type PairBench } from "../support/relay-pair.ts";
 import type { PairResult, PairSignature } from "../support/relay-pair-agent.ts";
 import { TEST_PIN } from "../support/shim-fixture.ts";
@@ -48,29 +54,26 @@ function expectConfined(result: PairResult): void {
 
 describe("a PKCS#11 library that speaks TCP to a proxy, behind the relay (Caml Crush)", () => {
   const LISTEN = 1500;
-  let proxy: Pkcs11Proxy;
+  let proxy: TokenProxy;
 
   beforeAll(async () => {
-    proxy = await startProxy(bench);
+    proxy = await startTokenProxy(bench);
   });
   afterAll(() => proxy.stop());
 
+  const towards = (port: number): readonly string[] =>
+    Object.entries(proxyEnvironment(port)).map(([name, value]) => `${name}=${value}`);
   const pair = (change: Partial<Pair> = {}): Pair => ({
     profile: "relay",
-    library: "/usr/lib/x86_64-linux-gnu/caml-crush/libp11clienttcp.so",
-    config: ["/etc/netconfig"],
-    environment: [`PKCS11PROXY_LIBNAME=${PROXIED}`, `PKCS11PROXY_SOCKET_PATH=127.0.0.1:${LISTEN}`],
+    library: PROXY_CLIENT,
+    config: PROXY_CLIENT_CONFIG,
+    environment: towards(LISTEN),
     connect: [{ listen: `127.0.0.1:${LISTEN}`, to: `127.0.0.1:${proxy.port}` }],
     token: "bench",
     pin: TEST_PIN,
     data: DIGEST.toString("hex"),
     ...change,
   });
-  const towards = (port: number): readonly string[] => [
-    `PKCS11PROXY_LIBNAME=${PROXIED}`,
-    `PKCS11PROXY_SOCKET_PATH=127.0.0.1:${port}`,
-  ];
-
   test("I5: the library loads, logs in, lists keys and signs with EC and RSA, and nothing it does is shown as an attempt", async () => {
     const result = await bench.run(pair());
     const spki = (id: string): KeyObject =>

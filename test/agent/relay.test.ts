@@ -156,7 +156,7 @@ describe("reach", () => {
     expect(await exchange(other, await other.number("connect 127.0.0.1:1500"), "mine")).toBe("mine");
   });
 
-  test("the endpoint's path in the shim is a socket of the shim's user that it can neither remove nor change", async () => {
+  test("I5: the endpoint's path in the shim is a socket of the shim's user that it can neither remove nor change", async () => {
     const { door } = await withEndpoints([{ listen: "/run/hsm/sock", to: "/run/nobody" }]);
     const entries = (await door.ask("list /run")).split(";");
     expect(entries.filter((entry) => entry.includes(" s "))).toEqual([`/run/hsm/sock s 600 ${single ? 0 : 991}`]);

@@ -1,6 +1,6 @@
 import { Socket } from "node:net";
 import fc from "fast-check";
-import { afterEach, describe, expect, test } from "vitest";
+import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { ByteQueue } from "../../agent/byte-queue.ts";
 import { AgentError } from "../../agent/errors.ts";
 import { type Reply, ShimConnection } from "../../agent/shim-connection.ts";
@@ -46,7 +46,8 @@ function scripted(timeoutMs = 20_000, lastId = 0): Scripted {
   return {
     ...{ connection, peer, closed },
     ids: async (count) => {
-      await expect.poll(() => ids.length).toBe(count);
+      while (ids.length < count) await new Promise(setImmediate); // `poll` would move a clock that is the test's
+      expect(ids).toHaveLength(count);
       return ids;
     },
   };
@@ -200,5 +201,78 @@ describe("the connection to a shim", () => {
     const requests = Array.from({ length: 1024 }, () => connection.request(OP, new Uint8Array(0)));
     expect(await codeOf(connection.request(OP, new Uint8Array(0)))).toBe("ERR_SHIM_TIMEOUT");
     expect(new Set(await settled(requests))).toEqual(new Set(["ERR_SHIM_TIMEOUT"]));
+  });
+});
+
+describe("the time that a shim has", () => {
+  // Only the connection's clock is the test's; sockets go on.
+  beforeEach(() => void vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] }));
+  afterEach(() => void vi.useRealTimers());
+  const pass = (ms: number) => vi.advanceTimersByTimeAsync(ms);
+
+  /** Sixteen requests that wait for a shim with a second for each. */
+  async function sixteen() {
+    const opened = scripted(1_000);
+    const requests = Array.from({ length: 16 }, () => opened.connection.request(OP, utf8("x")));
+    for (const request of requests) request.catch(() => undefined); // looked at when the clock has passed
+    const sent = await opened.ids(16);
+    const answer = async (at: number) => {
+      opened.peer.write(reply(sent[at] ?? 0, utf8(`${at}`)));
+      expect(await settled(requests.slice(at, at + 1))).toEqual([`${at}`]);
+    };
+    return { ...opened, requests, answer };
+  }
+  const codes = ({ closed }: Scripted) => closed.map(({ code }) => code);
+
+  test("I10: a slow shim that answers in order is never late", async () => {
+    const opened = await sixteen();
+    for (const at of opened.requests.keys()) {
+      await pass(900);
+      await opened.answer(at);
+    }
+    await pass(10_000); // nothing waits: nothing is late
+    const next = opened.connection.request(OP, utf8("x"));
+    next.catch(() => undefined);
+    await pass(999);
+    expect(codes(opened)).toEqual([]);
+    await pass(1);
+    expect(await settled([next])).toEqual(["ERR_SHIM_TIMEOUT"]);
+  });
+
+  test("I10: one that hangs is late one second after its last answer, however many wait, and each fails", async () => {
+    const opened = await sixteen();
+    for (const at of [0, 1, 2]) {
+      await pass(900);
+      await opened.answer(at);
+    }
+    await pass(999);
+    expect(codes(opened)).toEqual([]);
+    await pass(1);
+    expect(codes(opened)).toEqual(["ERR_SHIM_TIMEOUT"]);
+    expect(await settled(opened.requests.slice(3))).toEqual(Array(13).fill("ERR_SHIM_TIMEOUT"));
+  });
+
+  test("I10: requests that come meanwhile give one that hangs no time", async () => {
+    const opened = await sixteen();
+    for (let at = 0; at < 9; at++) {
+      await pass(100);
+      opened.connection.request(OP, utf8("x")).catch(() => undefined);
+    }
+    await pass(99);
+    expect(codes(opened)).toEqual([]);
+    await pass(1);
+    expect(codes(opened)).toEqual(["ERR_SHIM_TIMEOUT"]);
+  });
+
+  test("I10: one that answers others first gains no time for the oldest", async () => {
+    const opened = await sixteen();
+    for (let at = 1; at <= 9; at++) {
+      await pass(100);
+      await opened.answer(at);
+    }
+    await pass(99);
+    expect(codes(opened)).toEqual([]);
+    await pass(1);
+    expect(codes(opened)).toEqual(["ERR_SHIM_TIMEOUT"]);
   });
 });

@@ -198,3 +198,25 @@ describe("the PIN in the channel", () => {
     }
   });
 });
+
+describe("the pages that a credential is read into", () => {
+  /** KiB that the kernel may not swap out. */
+  const locked = ({ child }: Started): number =>
+    Number(/^VmLck:\s*(\d+) kB$/m.exec(readFileSync(`/proc/${child.pid}/status`, "utf8"))?.[1]);
+
+  test("I4: are locked into memory before the first byte of a file or PIN comes, and gone after it", async () => {
+    const started = await start();
+    expect(locked(started)).toBe(0);
+    const file = started.shim.credential(writable());
+    await expect.poll(() => locked(started)).toBeGreaterThanOrEqual(LARGEST / 1024);
+    started.give(secretOf(100));
+    await file;
+    expect(locked(started)).toBe(0);
+    await started.shim.load(attacker);
+    const login = started.shim.login(0n);
+    await expect.poll(() => locked(started)).toBeGreaterThan(0);
+    started.give(TEST_PIN);
+    await login;
+    expect(locked(started)).toBe(0);
+  });
+});

@@ -3,7 +3,8 @@ import { closeSync, openSync, readFileSync, writeSync } from "node:fs";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { Shim, SignRequest } from "../../agent/shim-client.ts";
-import type { ShimKey } from "../../agent/shim-replies.ts";
+import { parseFrame } from "../../agent/shim-connection.ts";
+import { parseProbe, type ShimKey } from "../../agent/shim-replies.ts";
 import { ByteWriter, utf8 } from "../../policy/bytes.ts";
 import { syscallNumber } from "../../policy/runtime/syscalls.ts";
 import { findInMemory } from "../support/process-memory.ts";
@@ -28,6 +29,7 @@ import {
 } from "../support/shim-fixture.ts";
 
 const EPERM = 1;
+const ENOSYS = 38;
 const CKR_FUNCTION_NOT_SUPPORTED = 0x54n;
 const MESSAGE = utf8("a message to sign");
 /** Behind magic, version and the name `local`. */
@@ -109,6 +111,24 @@ describe("confinement", () => {
     await expect
       .poll(() => attempts.filter(({ nr }) => nr === number("socket")).map(({ args }) => args[0]))
       .toEqual([2n, 10n, 1n, 16n, 40n, 17n, 2n, 10n, 1n]);
+  });
+
+  test("I5: with the agent gone, and nobody left to notify, the kernel denies each watched call with ENOSYS and lets none through", async () => {
+    const { fd, child, ended } = startRaw(addon, { profile, environment: token.environment });
+    const { fds } = await addon.receiveWithFds(fd, 100, 5_000);
+    for (const listener of fds) addon.closeFd(listener);
+    writeSync(fd, frame(1, 2, new Uint8Array(0)));
+    const { bytes } = await addon.receiveWithFds(fd, 65_536, 20_000);
+    const probe = parseProbe(parseFrame(bytes.subarray(4)).payload);
+    expect(probe.length).toBeGreaterThan(30);
+    for (const { name, errno } of probe) {
+      if (/^(open|write) /.test(name)) expect([1, 2, 13, 30], name).toContain(errno);
+      // these two are denied without a notification, and the last by the filters' own pages
+      else expect(errno, name).toBe(/^(sendmsg|recvmsg|mprotect .*)$/.test(name) ? EPERM : ENOSYS);
+    }
+    addon.closeFd(fd);
+    child.kill("SIGKILL");
+    await ended;
   });
 
   test("I5: a library that attacks from its constructor is denied every time and cannot change the filters", async () => {

@@ -5,6 +5,7 @@ import { toHex } from "../../policy/index.ts";
 import { judge, type Setting } from "../support/appraisal.ts";
 import {
   attempt,
+  device,
   other,
   pinnedLibrary,
   refusedLaunch,
@@ -66,6 +67,10 @@ const probing = (attempts: readonly (readonly [string, number])[]) => ({
   scene: { claims: { selfReported: { probe: new Map(attempts) } } },
 });
 const denied = (names: readonly string[]) => names.map((name) => [name, 1] as const);
+const past = { alwaysSensitive: true, neverExtractable: true, local: true };
+const remembering = (changes: Partial<typeof past>) => servingKey({ ...servedKey.attributes, ...changes });
+const unsure = (...attributes: readonly string[]) =>
+  attributes.map((attribute) => `warning key-attributes: key release ${attribute}`);
 const shimRows: readonly Row[] = [
   ["a shim that is root", no("shim-process: shim 0 uid"), shimWith({ uid: 0 })],
   ["a shim without a filter", no("shim-process: shim 0 seccomp filters"), shimWith({ seccompFilters: 0 })],
@@ -134,25 +139,41 @@ const shimRows: readonly Row[] = [
   [
     "a key that is not sensitive",
     no("key-attributes: key release sensitive"),
-    servingKey({ sensitive: false, extractable: false, neverExtractable: true }),
+    servingKey({ ...past, sensitive: false, extractable: false }),
   ],
   [
     "a key that does not say whether it is sensitive",
     no("key-attributes: key release sensitive"),
-    servingKey({ extractable: false, neverExtractable: true }),
+    servingKey({ ...past, extractable: false }),
   ],
   [
     "a key that is extractable",
     no("key-attributes: key release extractable"),
-    servingKey({ sensitive: true, extractable: true, neverExtractable: true }),
+    servingKey({ ...past, sensitive: true, extractable: true }),
   ],
   [
     "a key that does not say whether it is extractable",
     no("key-attributes: key release extractable"),
-    servingKey({ sensitive: true, neverExtractable: true }),
+    servingKey({ ...past, sensitive: true }),
   ],
+  ["a key that was not always sensitive", unsure("alwaysSensitive"), remembering({ alwaysSensitive: false })],
+  ["a key that was extractable once", unsure("neverExtractable"), remembering({ neverExtractable: false })],
+  ["a key that was made elsewhere", unsure("local"), remembering({ local: false })],
+  ["a key of unknown history", unsure(...Object.keys(past)), servingKey({ sensitive: true, extractable: false })],
+  ...Object.keys(past).map(
+    (attribute): Row => [
+      `a key that is not known to be ${attribute}, where the policy asks for it,`,
+      [
+        ...no(`key-attributes: key release ${attribute}`),
+        ...unsure(...Object.keys(past).filter((name) => name !== attribute)),
+      ],
+      { ...servingKey({ sensitive: true, extractable: false }), policy: { keyAttributes: { [attribute]: true } } },
+    ],
+  ),
 ];
 
+const many = Array.from({ length: 12 }, (_, index) => `call${index}`);
+const manyNames = many.map((name) => `signing/0 ${name}`);
 const replaced = (index: number, event: ReturnType<typeof launchEvent>) => ({
   scene: { events: servingEvents().toSpliced(index, 1, event) },
 });
@@ -243,6 +264,55 @@ const eventRows: readonly Row[] = [
   ],
 ];
 
+const flood = { violations: new Map([["ptrace", 100]]) };
+const gone = (count: number) => Array.from({ length: count }, () => device("removed"));
+const deviceRows: readonly Row[] = [
+  [
+    "a device that came, where calls are tolerated,",
+    no("violations: device usb:08e6:4433"),
+    { scene: { incidents: [device("added")] }, policy: { maxViolations: 100 } },
+  ],
+  [
+    "a device that came among as many tolerated calls",
+    [...no("violations: device usb:08e6:4433"), "warning violations: violations (signing/0 ptrace, ptrace)"],
+    { scene: { incidents: [attempt("ptrace"), device("added")], asserted: flood }, policy: { maxViolations: 100 } },
+  ],
+  [
+    "a device that came after calls of more names than a finding has",
+    no("violations: device usb:08e6:4433", `violations: violations (${manyNames.slice(0, 8).join(", ")})`),
+    { scene: { incidents: [...many.map(attempt), device("added")] } },
+  ],
+  [
+    "a device that came, went and came again",
+    [
+      ...no("violations: device usb:08e6:4433"),
+      "warning violations: device usb:08e6:4433",
+      ...no("violations: device usb:08e6:4433"),
+    ],
+    { scene: { incidents: [device("added"), device("removed"), device("added")] } },
+  ],
+  [
+    "devices that went, one fewer than are recorded",
+    gone(7).map(() => "warning violations: device usb:08e6:4433"),
+    { scene: { incidents: gone(7) } },
+  ],
+  [
+    "devices that went, as many as are recorded, so that one could come unseen,",
+    [...gone(8).map(() => "warning violations: device usb:08e6:4433"), ...no("violations: devices")],
+    { scene: { incidents: gone(8) } },
+  ],
+  [
+    "a device that went where calls are not tolerated",
+    ["warning violations: device usb:08e6:4433"],
+    { scene: { incidents: [device("removed")] } },
+  ],
+  [
+    "as many calls as are tolerated, beside a device that went,",
+    ["warning violations: device usb:08e6:4433", "warning violations: violations (signing/0 ptrace)"],
+    { scene: { incidents: [attempt("ptrace"), device("removed")] }, policy: { maxViolations: 1 } },
+  ],
+];
+
 const pinRows: readonly Row[] = [
   [
     "a library of another digest than the policy's",
@@ -307,7 +377,7 @@ const secondRows: readonly Row[] = [
 ];
 
 describe("each condition of a finding by itself", () => {
-  it.each([...releaseRows, ...shimRows, ...eventRows, ...pinRows, ...secondRows])(
+  it.each([...releaseRows, ...shimRows, ...eventRows, ...deviceRows, ...pinRows, ...secondRows])(
     "I9: %s gives exactly its own findings",
     async (_title, findings, setting) => {
       expect(await findingsOf(setting)).toEqual(findings);

@@ -21,7 +21,7 @@ import {
   servingKey,
   warningRows,
 } from "../support/appraisal-rows.ts";
-import { referenceEvents, secondToken, servingEvents, shim, token } from "../support/evidence-maker.ts";
+import { referenceEvents, secondToken, servedKey, servingEvents, shim, token } from "../support/evidence-maker.ts";
 
 const other = new Uint8Array(32);
 
@@ -100,7 +100,7 @@ describe("appraisal", () => {
   });
 
   it("I7: a served key that could leave its token is contraindicated under every policy", async () => {
-    const setting = servingKey({ sensitive: true, extractable: true });
+    const setting = servingKey({ ...servedKey.attributes, extractable: true, neverExtractable: false });
     expect(codesOf(await judge(setting))).toEqual(["contraindicated key-attributes", "warning key-attributes"]);
     expect(codesOf(await judge({ ...setting, policy: { keyAttributes: {} } }))).toContain(
       "contraindicated key-attributes",

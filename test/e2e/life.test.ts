@@ -3,6 +3,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { loadSigningKey, openStoreFile, Store, sealOffline } from "../../seal/index.ts";
+import { SCOPED_UID } from "../../vm-images/story/demo-policy.ts";
 import { Progress } from "../../vm-images/story/progress.ts";
 import { type LaunchOutcome, type RunningMachine, startMachine } from "../../vm-images/story/running.ts";
 import { useScopes } from "../../vm-images/story/scoped-use.ts";
@@ -77,9 +78,41 @@ function storeEntries() {
   }
 }
 
+/** What the spawner turns before it starts the agent, with the value that the kernel then shows to anybody. */
+const SWITCHES = {
+  "/proc/sys/kernel/yama/ptrace_scope": "3",
+  "/proc/sys/kernel/core_pattern": "",
+  "/proc/sys/fs/suid_dumpable": "0",
+  "/proc/sys/kernel/kexec_load_disabled": "1",
+  "/proc/sys/kernel/modules_disabled": "1",
+  "/proc/sys/kernel/dmesg_restrict": "1",
+  "/proc/sys/kernel/kptr_restrict": "2",
+  "/proc/sys/kernel/perf_event_paranoid": "3",
+  "/proc/sys/kernel/unprivileged_bpf_disabled": "1",
+  "/proc/sys/kernel/sysrq": "0",
+  "/proc/sys/vm/unprivileged_userfaultfd": "0",
+  "/proc/sys/user/max_user_namespaces": "0",
+  "/sys/kernel/security/lockdown": "none integrity [confidentiality]",
+} as const;
+
+/** What a workload of this machine reads in these files. */
+async function readInGuest(running: RunningMachine, paths: readonly string[]): Promise<Record<string, string>> {
+  const workload = await running.workload(SCOPED_UID);
+  try {
+    const read = async (path: string) => String((await workload.request("read", { path }))["content"]).trim();
+    const contents: Record<string, string> = {};
+    for (const path of paths) contents[path] = await read(path);
+    return contents;
+  } finally {
+    workload.close();
+  }
+}
+
 describe("the life of a machine", () => {
   const earlier = () => at("earlier/state.img");
   let records = 0;
+  let kernel: Readonly<Record<string, string>> = {};
+  let network: Readonly<Record<string, string>> = {};
 
   it("I11: the first boot sets up counter, records and state volume; a reseal is pending until a boot has served with it", async () => {
     await boot("one", async (run) => {
@@ -103,6 +136,8 @@ describe("the life of a machine", () => {
       const use = await useScopes(run.running, stage.machine.token);
       expect(use.signatures.every(({ verified }) => verified)).toBe(true);
       records = use.deniedCaller.auditSeq;
+      kernel = await readInGuest(run.running, Object.keys(SWITCHES));
+      network = await readInGuest(run.running, ["/proc/net/dev", "/sys/class/net/lo/flags"]);
       await expect
         .poll(async () => anchoredSeq(await run.running.control.sealing("records")), {
           timeout: ANCHOR_PATIENCE,
@@ -111,6 +146,18 @@ describe("the life of a machine", () => {
         .toBeGreaterThanOrEqual(records);
     });
     expect(records).toBeGreaterThan(0);
+  });
+
+  it("I4 I5: in that boot no process can be traced, root's neither, no core is written, and no code comes into the kernel", () => {
+    expect(kernel).toEqual(SWITCHES);
+  });
+
+  it("I5: that machine has no network: no interface but loopback, and that one down", () => {
+    const interfaces = (network["/proc/net/dev"] ?? "")
+      .split("\n")
+      .flatMap((line) => /^ *(\S+):/.exec(line)?.[1] ?? []);
+    expect(interfaces).toEqual(["lo"]);
+    expect(Number(network["/sys/class/net/lo/flags"]) & 1).toBe(0);
   });
 
   it("I8: an earlier copy of the state volume is told apart and refused", async () => {

@@ -128,6 +128,18 @@ describe("policy document", () => {
     expect(policyExceptions(parsePolicy(documentBytes(policyDocument())))).toEqual([]);
   });
 
+  it("I5: a daemon or device that several tokens reach is said to be shared, whichever modules they use", () => {
+    const document = twoModuleDocument();
+    Object.assign(document.modules["softhsm"] ?? {}, {
+      profile: document.modules["nethsm"]?.["profile"],
+      connect: [{ listen: "127.0.0.1:1500", to: "192.0.2.7:1500" }],
+    });
+    expect(policyExceptions(parsePolicy(documentBytes(document)))).toEqual([
+      "module nethsm: tcp 192.0.2.7:1500 through the relay, shared by tokens payments, signing",
+      "module softhsm: tcp 192.0.2.7:1500 through the relay, shared by tokens payments, signing",
+    ]);
+  });
+
   it.each<[string, (module: Record<string, unknown>, document: ModulesDocument) => void, RegExp]>([
     ["no module", (_, { modules }) => clear(modules), /modules: expected 1 to 4 modules/],
     [

@@ -169,7 +169,7 @@ describe("the compiled filters", () => {
     }
   });
 
-  test("a thread that a library started just before ARM can begin after it, and starts no other", () => {
+  test("I5: a thread that a library started just before ARM can begin after it, and starts no other", () => {
     for (const { name, profile } of shipped.filter(({ profile: { opens } }) => opens.includes("thread"))) {
       // the C library's first calls in a new thread: it aborts when one is denied
       for (const first of ["rseq", "set_robust_list", "rt_sigprocmask"])

@@ -1,4 +1,5 @@
 import {
+  type DeviceViolation,
   launchEvent,
   measureKey,
   type ShimClaim,
@@ -23,6 +24,9 @@ export const later = (kind: "anchor" | "narrowed", name: string) => [
 export const attempt = (syscall: string): SyscallViolation => ({
   ...{ what: "syscall", token: token.name, shim: 0, syscall, nr: 101, args: [0n, 1n, 2n, 3n, 4n, 5n] },
   ...{ thread: 7, count: 1 },
+});
+export const device = (change: DeviceViolation["change"]): DeviceViolation => ({
+  ...{ what: "device", device: "usb:08e6:4433", change },
 });
 export const replacement: ShimReplacement = { what: "replacement", token: token.name, from: 0, to: 1, why: "it ended" };
 
@@ -163,6 +167,7 @@ export const contraindicatedRows: readonly Row[] = [
   ["a profile that the policy does not list", "profile-not-accepted", { policy: { profiles: ["11".repeat(32)] } }],
   ["any profile under a policy that lists none", "profile-not-accepted", { policy: { profiles: [] } }],
   ["a violation", "violations", { scene: { events: servingEvents(), incidents: [attempt("ptrace")] } }],
+  ["a device that came", "violations", { scene: { incidents: [device("added")] }, policy: { maxViolations: 100 } }],
   [
     "denied calls that the agent only counted",
     "violations",
@@ -195,7 +200,7 @@ export const contraindicatedRows: readonly Row[] = [
   [
     "a key without an attribute that the policy asks for",
     "key-attributes",
-    { policy: { keyAttributes: { alwaysSensitive: true } } },
+    { policy: { keyAttributes: { wrapWithTrusted: true } } },
   ],
   [
     "an attribute that is none of the key's own",
@@ -240,6 +245,7 @@ export const warningRows: readonly Row[] = [
     "violations",
     { scene: { events: servingEvents(), incidents: [attempt("ptrace")] }, policy: { maxViolations: 1 } },
   ],
+  ["a device that went", "violations", { scene: { incidents: [device("removed")] } }],
   ["a replaced shim", "shim-replaced", { scene: { incidents: [replacement] } }],
   ["a shim that nobody took over from", "shim-replaced", { scene: { incidents: [{ ...replacement, to: -1 }] } }],
   [
@@ -248,7 +254,11 @@ export const warningRows: readonly Row[] = [
     { scene: { asserted: { exceptions: ["module nethsm: tcp 192.0.2.7:1500 through the relay"] } } },
   ],
   ["a kernel without a part of the sandbox", "sandbox-weaker", { scene: { asserted: { lacks: ["landlock-tcp"] } } }],
-  ["a key that was extractable once", "key-attributes", servingKey({ sensitive: true, extractable: false })],
+  [
+    "a key that was extractable once",
+    "key-attributes",
+    servingKey({ ...servedKey.attributes, neverExtractable: false }),
+  ],
   ["a clock that may have gone back", "clock-unsafe", { scene: { attest: { safe: 0 } } }],
   ["a machine that has started again", "rebooted", { previous }],
   [

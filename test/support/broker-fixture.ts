@@ -79,6 +79,7 @@ export function softwareKeys(): { publicKeys: Map<string, PublicKeySource> } & T
       ["release-rsa", source(rsa.publicKey, 2, "release-rsa")],
       ["vault", source(vault.publicKey, 3, "vault")],
     ]),
+    reserve: () => ({ [Symbol.dispose]: () => undefined }),
     sign: async ({ key, data, mechanism }) => {
       if (key === "release-ec") return new Uint8Array(64).fill(data[0] ?? 0);
       const padding = mechanism.type === "CKM_RSA_X_509" ? constants.RSA_NO_PADDING : constants.RSA_PKCS1_PADDING;
@@ -147,6 +148,7 @@ export async function startBroker(options: BrokerFixtureOptions = {}): Promise<B
     },
   };
   const token: Token = {
+    reserve: (key) => (options.token?.reserve ?? software.reserve)(key),
     sign: (request) => {
       fixture.requests.push(request);
       return (options.token?.sign ?? software.sign)(request);

@@ -132,7 +132,7 @@ export const servedKey: KeyClaim = {
   token: "signing",
   spki: "ab".repeat(32),
   does: "sign",
-  attributes: { sensitive: true, extractable: false, neverExtractable: true },
+  attributes: { sensitive: true, extractable: false, alwaysSensitive: true, neverExtractable: true, local: true },
 };
 
 export const shimProcess = {

@@ -10,6 +10,7 @@ import {
   measureClosure,
   modulePolicy,
   type PcrBank,
+  type Pin,
   predictAgentPcr,
 } from "../../attest/index.ts";
 import {
@@ -206,14 +207,19 @@ function encodeConfig({ programs, bus, directory }: Tools, changes: Partial<Agen
   return utf8(`${JSON.stringify(config, null, 2)}\n`);
 }
 
-function policyDraft({ programs, token }: Tools): PolicyDraft {
+/** A library of this machine with its closure: what the shim loads it with is not its own. */
+export function pinOf({ programs }: Pick<LaunchBench, "programs">, library: string): Pin {
   const pin = measureClosure({
-    entry: token.library,
+    entry: library,
     executable: SHIM_PATH,
     readFile: (path) => readIfThere(path === SHIM_PATH ? join(programs, "shim") : path),
     realPath: (path) => (path === SHIM_PATH ? path : realpathSync(path)),
   });
   const { [SHIM_PATH]: _shim, ...closure } = pin.closure;
+  return { ...pin, closure };
+}
+
+function policyDraft({ programs, token }: Tools): PolicyDraft {
   const config = Object.fromEntries(token.config.map((path) => [path, sha256Hex(read(path))]));
   const keys = Object.entries(token.keys).map(([name, spki]): [string, PolicyDocument["keys"][string]] => [
     name,
@@ -226,7 +232,7 @@ function policyDraft({ programs, token }: Tools): PolicyDraft {
     reviewBy: "2027-11-01",
     modules: {
       [BENCH_MODULE]: {
-        ...modulePolicy({ ...pin, closure }, config, token.environment),
+        ...modulePolicy(pinOf({ programs }, token.library), config, token.environment),
         profile: { name: "local", sha256: sha256Hex(read(join(programs, "local.profile"))) },
         nodes: [],
         writable: [token.directory],

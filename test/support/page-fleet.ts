@@ -1,14 +1,24 @@
 import { defaultAppraisalPolicy, encodeAppraisalPolicy, parseAppraisalPolicy } from "../../attest/appraisal-policy.ts";
 import { appraise } from "../../attest/appraise.ts";
 import type { AttestationResult } from "../../attest/attestation-result.ts";
+import { measureKey } from "../../attest/claims-codec.ts";
 import { EvidenceRefused } from "../../attest/errors.ts";
 import { type Evidence, encodeEvidence } from "../../attest/evidence.ts";
 import { launchEvent } from "../../attest/launch-events.ts";
 import type { Reason } from "../../attest/reason.ts";
 import { verifyEvidence } from "../../attest/verify.ts";
 import { sha256, utf8 } from "../../policy/index.ts";
-import { attempt } from "./appraisal-rows.ts";
-import { inTime, makeEvidence, makeReference, type Scene, servingEvents } from "./evidence-maker.ts";
+import { attempt, device, replacement } from "./appraisal-rows.ts";
+import {
+  inTime,
+  makeEvidence,
+  makeReference,
+  type Scene,
+  servedKey,
+  servingEvents,
+  shim,
+  shimProcess,
+} from "./evidence-maker.ts";
 import { type PageServer, Refused } from "./page-server.ts";
 
 export interface MadeReport {
@@ -44,6 +54,36 @@ export function tamperedScene(): Partial<Scene> {
     events,
     incidents: [attempt("connect")],
     asserted: { violations: new Map([["connect", 3]]) },
+  };
+}
+
+/** A machine whose library reaches far, on a lesser kernel, and of which much is told: a process that ended, incidents of every kind, a key of unknown history. */
+export function wideScene(): Partial<Scene> {
+  const key = { ...servedKey, attributes: { sensitive: true, extractable: false, neverExtractable: false } };
+  const measured = launchEvent("key", key.name, measureKey(key));
+  const all = (1n << 64n) - 1n;
+  return {
+    events: servingEvents().map((event) => (event.kind === "key" ? measured : event)),
+    incidents: [
+      attempt("ptrace"),
+      { ...attempt("clone3"), args: [all, all, all, all, all, all], count: 2 },
+      ...[device("added"), device("removed"), replacement],
+    ],
+    asserted: {
+      keys: [key],
+      exceptions: ["module nethsm: tcp 192.0.2.7:1500 through the relay", "module card: device node usb:08e6:4433"],
+      lacks: ["landlock-tcp", "landlock-scope"],
+      violations: new Map([
+        ["ptrace", 1],
+        ["clone3", 12],
+      ]),
+      shims: [
+        { ...shim, role: "ended", process: null },
+        { ...shim, id: 1 },
+        { ...shim, id: 2, role: "spare", process: { ...shimProcess, uid: 0, seccompFilters: 3, inheritedFilters: 1 } },
+        { ...shim, id: 3, role: "spare", process: null },
+      ],
+    },
   };
 }
 

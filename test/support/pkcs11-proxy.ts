@@ -6,51 +6,56 @@ import { join } from "node:path";
 import { freePort, makeDirectory, type PairBench, startDaemon } from "./relay-pair.ts";
 import { makeToken, SOFTHSM, TEST_PIN } from "./shim-fixture.ts";
 
+/** The library that speaks to the proxy over TCP, from Debian's caml-crush-clients. */
+export const PROXY_CLIENT = "/usr/lib/x86_64-linux-gnu/caml-crush/libp11clienttcp.so";
+/** Files that it reads. */
+export const PROXY_CLIENT_CONFIG: readonly string[] = ["/etc/netconfig"];
+
 /** What the proxy calls the library behind it. */
 export const PROXIED = "proxied";
 
+/** What the client finds its proxy by. */
+export function proxyEnvironment(port: number): Readonly<Record<string, string>> {
+  return { PKCS11PROXY_LIBNAME: PROXIED, PKCS11PROXY_SOCKET_PATH: `127.0.0.1:${port}` };
+}
+
 export interface Pkcs11Proxy {
   readonly port: number;
-  /** SPKI, DER. */
-  publicKey(id: string): Uint8Array;
   stop(): Promise<void>;
 }
 
-/** Debian's pkcs11proxyd on loopback, in front of SoftHSM with the token `bench` and its keys `ec` and `rsa`. */
-export async function startProxy(bench: PairBench): Promise<Pkcs11Proxy> {
+/** A proxy with a token of its own. */
+export interface TokenProxy extends Pkcs11Proxy {
+  /** SPKI, DER. */
+  publicKey(id: string): Uint8Array;
+}
+
+/** In front of the token `bench` and its keys `ec` and `rsa`. */
+export async function startTokenProxy(bench: PairBench): Promise<TokenProxy> {
   const { environment } = makeToken(bench);
+  const proxy = await startProxy(bench, environment);
+  return { ...proxy, publicKey: (id) => readPublicKey(join(bench.directory, `${id}.spki`), id, environment) };
+}
+
+/** Debian's pkcs11proxyd on loopback, in front of the SoftHSM that these variables configure. */
+export async function startProxy(
+  bench: Pick<PairBench, "directory">,
+  environment: Readonly<Record<string, string>>,
+): Promise<Pkcs11Proxy> {
   const directory = makeDirectory(bench, "proxy");
   const port = await freePort();
   const config = join(directory, "proxy.conf");
   writeFileSync(join(directory, "filter.conf"), `debug = 0\nmodules = [("${PROXIED}", "${SOFTHSM}")]\n`);
   writeFileSync(config, configuration(directory, port));
   const daemon = await startDaemon(["pkcs11proxyd", "-conf", config, "-fg"], environment, () => answers(port));
-  return {
-    port,
-    publicKey: (id) => {
-      const file = join(directory, `${id}.spki`);
-      execFileSync(
-        "pkcs11-tool",
-        [
-          "--module",
-          SOFTHSM,
-          "--login",
-          "--pin",
-          TEST_PIN,
-          "--read-object",
-          "--type",
-          "pubkey",
-          "--id",
-          id,
-          "-o",
-          file,
-        ],
-        { env: { ...process.env, ...environment }, stdio: "pipe" },
-      );
-      return new Uint8Array(readFileSync(file));
-    },
-    stop: () => daemon.stop(),
-  };
+  return { port, stop: () => daemon.stop() };
+}
+
+function readPublicKey(file: string, id: string, environment: Readonly<Record<string, string>>): Uint8Array {
+  const login = ["--module", SOFTHSM, "--login", "--pin", TEST_PIN];
+  const read = ["--read-object", "--type", "pubkey", "--id", id, "-o", file];
+  execFileSync("pkcs11-tool", [...login, ...read], { env: { ...process.env, ...environment }, stdio: "pipe" });
+  return new Uint8Array(readFileSync(file));
 }
 
 function configuration(directory: string, port: number): string {

@@ -1,4 +1,4 @@
-import { closeSync, openSync, readFileSync, readSync } from "node:fs";
+import { closeSync, openSync, readFileSync, readSync, writeSync } from "node:fs";
 
 /** A mapping of a process in which a text was found. */
 export interface Found {
@@ -19,6 +19,36 @@ export function findInMemory(pid: number, secret: Uint8Array): readonly Found[] 
         flags: (/^VmFlags: (.*)$/m.exec(mapping)?.[1] ?? "").trim().split(" "),
       }))
       .filter(({ copies }) => copies > 0);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/**
+ * A real fault, at the next instruction after the system call that the process waits in: the first process of a PID namespace does not take a
+ * signal from outside for one. Root only.
+ */
+export function makeFault(pid: number): void {
+  const pc = readFileSync(`/proc/${pid}/syscall`, "utf8").trim().split(" ").at(-1) ?? "";
+  if (!/^0x[0-9a-f]+$/.test(pc)) throw new Error(`process ${pid} waits in no system call: ${pc}`);
+  const fd = openSync(`/proc/${pid}/mem`, "r+");
+  try {
+    writeSync(fd, new Uint8Array(16), 0, 16, Number(BigInt(pc)));
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** How often each of these is in all readable memory of a process, which is read once. Root only, as above. */
+export function countInMemory(pid: number, secrets: readonly Uint8Array[]): readonly number[] {
+  const fd = openSync(`/proc/${pid}/mem`, "r");
+  try {
+    const counts = secrets.map(() => 0);
+    for (const mapping of readFileSync(`/proc/${pid}/maps`, "utf8").split("\n")) {
+      const bytes = readMapping(fd, mapping);
+      for (const [at, secret] of secrets.entries()) counts[at] = (counts[at] ?? 0) + countCopies(bytes, secret);
+    }
+    return counts;
   } finally {
     closeSync(fd);
   }

@@ -144,7 +144,7 @@ export async function freePort(): Promise<number> {
   return address.port;
 }
 
-/** A program that serves until `stop`; ready when `ready` says so. It and its children are a process group. */
+/** A program that serves until `stop`, which may be called twice; ready when `ready` says so. It and its children are a process group. */
 export async function startDaemon(
   command: readonly string[],
   environment: Readonly<Record<string, string>>,
@@ -167,13 +167,14 @@ export async function startDaemon(
   }
   return {
     stop: async () => {
-      if (child.pid !== undefined && child.exitCode === null) process.kill(-child.pid, "SIGKILL");
+      const runs = child.exitCode === null && child.signalCode === null;
+      if (child.pid !== undefined && runs) process.kill(-child.pid, "SIGKILL");
       await ended;
     },
   };
 }
 
-export function makeDirectory(bench: PairBench, name: string): string {
+export function makeDirectory(bench: Pick<PairBench, "directory">, name: string): string {
   const directory = join(bench.directory, name);
   mkdirSync(directory);
   return directory;

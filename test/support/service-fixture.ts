@@ -1,7 +1,7 @@
 import { type ChildProcess, execFileSync, spawn } from "node:child_process";
 import { randomBytes, X509Certificate } from "node:crypto";
 import { once } from "node:events";
-import { lstatSync, mkdirSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
+import { chmodSync, lstatSync, mkdirSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { expect } from "vitest";
@@ -87,6 +87,11 @@ export interface AgentOptions {
   readonly slots?: (slots: Map<SlotName, Uint8Array>) => void;
   readonly fault?: (command: BusCommand) => BusFault;
   readonly config?: (text: string) => string;
+  /**
+   * Callers of other users are told apart, as in the guest: for root alone. Default: in a user namespace that knows one user, where every
+   * caller is nobody.
+   */
+  readonly realCallers?: boolean;
 }
 
 export interface ServiceBench extends AsyncDisposable {
@@ -137,6 +142,7 @@ async function start(
     policy = () => undefined,
     store = null,
     credentials = [],
+    realCallers = false,
   }: AgentOptions,
 ): Promise<Agent> {
   await bench.powerOn();
@@ -152,6 +158,7 @@ async function start(
   const contents = new Map(provisioned.slots);
   slots(contents);
   for (const name of ["scopes", "pci"]) mkdirSync(at(name));
+  if (realCallers) chmodSync(directory, 0o711);
   DEVICES.forEach((device, index) => {
     const [vendor, model] = device.split(":");
     mkdirSync(at(`pci/${index}`));
@@ -163,16 +170,14 @@ async function start(
   writeFileSync(at("firmware-event-log"), FIRMWARE_LOG);
   writeFileSync(at("workloads"), "");
   bench.bus.arm(fault);
-  const child = spawn(
-    "unshare",
-    [
-      ...["--user", "--map-root-user", "--mount", join(NATIVE_DIRECTORY, "spawner"), "--service", "--single-uid"],
-      ...["--run-dir", at("shims"), "--cabinet", at("cabinet"), "--workloads", at("workloads")],
-      ...["--tpm", `unix:${bench.bus.path("other")}`],
-      ...["--", process.execPath, join(root, "agent/main.ts"), "agent", "--config", at("agent.json")],
-    ],
-    { stdio: ["ignore", "ignore", "pipe"] },
-  );
+  const [file = "", ...args] = [
+    ...["unshare", ...(realCallers ? [] : ["--user", "--map-root-user"]), "--mount"],
+    ...[join(NATIVE_DIRECTORY, "spawner"), "--service", "--single-uid", "--relay", join(NATIVE_DIRECTORY, "relay")],
+    ...["--run-dir", at("shims"), "--cabinet", at("cabinet"), "--workloads", at("workloads")],
+    ...["--tpm", `unix:${bench.bus.path("other")}`],
+    ...["--", process.execPath, join(root, "agent/main.ts"), "agent", "--config", at("agent.json")],
+  ];
+  const child = spawn(file, args, { stdio: ["ignore", "ignore", "pipe"] });
   return speak(child, provisioned, directory, ports as [Port, Port]);
 }
 

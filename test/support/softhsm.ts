@@ -42,6 +42,7 @@ export async function createSoftHsmToken(options: {
       ["vault", { spki: rsaSpki(made.vault), id: Uint8Array.of(0x2a), label: "vault" }],
     ]),
     token: {
+      reserve: () => ({ [Symbol.dispose]: () => undefined }),
       sign: async ({ key, mechanism, data }) => {
         // 5 is the number pkcs11js has for CK_RSA_PKCS_PSS_PARAMS.
         const pss =

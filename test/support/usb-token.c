@@ -1,7 +1,7 @@
 /*
  * SoftHSM behind a smart card reader on USB: a token that initialises only when it can open and claim the reader, and signs only when the
  * reader answers. It talks to the reader as libusb does: the node's descriptors, a claimed interface, URBs that are submitted, waited
- * for and reaped. Linked against libsofthsm2.so, whose functions do the rest.
+ * for and reaped.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -14,7 +14,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-#include "pkcs11.h"
+#include "over-softhsm.h"
 
 #define NODES "/dev/bus/usb"
 /* QEMU's usb-ccid */
@@ -25,7 +25,6 @@
 
 #define CKR_DEVICE_ERROR 0x30UL
 #define CKR_DEVICE_REMOVED 0x32UL
-#define EXPORTED __attribute__((visibility("default")))
 
 /* CCID 1.1, 6.1.2 and 6.2.2 */
 enum { MESSAGE = 10, GET_SLOT_STATUS = 0x65, SLOT_STATUS = 0x81, ANSWER_MS = 10000 };
@@ -92,20 +91,6 @@ static bool reader_answers(void) {
   return answer[0] == SLOT_STATUS && answer[6] == sequence;
 }
 
-CK_RV C_Initialize(struct ck_initialize_args *);
-CK_RV C_GetInfo(struct ck_info *);
-CK_RV C_GetSlotList(CK_BYTE, CK_ULONG *, CK_ULONG *);
-CK_RV C_GetTokenInfo(CK_ULONG, struct ck_token_info *);
-CK_RV C_OpenSession(CK_ULONG, CK_ULONG, void *, void *, CK_ULONG *);
-CK_RV C_CloseSession(CK_ULONG);
-CK_RV C_Login(CK_ULONG, CK_ULONG, CK_BYTE *, CK_ULONG);
-CK_RV C_GetAttributeValue(CK_ULONG, CK_ULONG, struct ck_attribute *, CK_ULONG);
-CK_RV C_FindObjectsInit(CK_ULONG, struct ck_attribute *, CK_ULONG);
-CK_RV C_FindObjects(CK_ULONG, CK_ULONG *, CK_ULONG, CK_ULONG *);
-CK_RV C_FindObjectsFinal(CK_ULONG);
-CK_RV C_SignInit(CK_ULONG, struct ck_mechanism *, CK_ULONG);
-CK_RV C_Sign(CK_ULONG, const CK_BYTE *, CK_ULONG, CK_BYTE *, CK_ULONG *);
-
 static CK_RV initialize(struct ck_initialize_args *arguments) {
   reader = open_reader();
   if (reader < 0) return CKR_DEVICE_REMOVED;
@@ -119,22 +104,7 @@ static CK_RV sign(CK_ULONG session, const CK_BYTE *data, CK_ULONG length, CK_BYT
 }
 
 EXPORTED CK_RV C_GetFunctionList(struct ck_function_list **list) {
-  static struct ck_function_list functions = {
-      .version = {2, 40},
-      .initialize = initialize,
-      .get_info = C_GetInfo,
-      .get_slot_list = C_GetSlotList,
-      .get_token_info = C_GetTokenInfo,
-      .open_session = C_OpenSession,
-      .close_session = C_CloseSession,
-      .login = C_Login,
-      .get_attribute_value = C_GetAttributeValue,
-      .find_objects_init = C_FindObjectsInit,
-      .find_objects = C_FindObjects,
-      .find_objects_final = C_FindObjectsFinal,
-      .sign_init = C_SignInit,
-      .sign = sign,
-  };
+  static struct ck_function_list functions = OVER_SOFTHSM(initialize, sign);
   *list = &functions;
   return CKR_OK;
 }

@@ -1,13 +1,14 @@
 // The demo workload: an ordinary program under its own uid that wants signatures. It is told what to do over its own
 // virtio-serial port (one JSON object a line), and can do exactly the operations in OPERATIONS.
 import { execFile } from "node:child_process";
-import { open } from "node:fs/promises";
+import { open, readFile } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import { replayFrames } from "./replay.ts";
 import { CLIENT_MODULE, type SignRequest, signThroughScope } from "./sign.ts";
 
 const SCOPES = "/run/ironclaw/scopes";
 const TOOL_TIMEOUT = 120_000;
+const READ_LIMIT = 4_096;
 
 type Fields = Record<string, unknown>;
 
@@ -24,6 +25,8 @@ const OPERATIONS: Record<string, (fields: Fields) => Promise<Fields>> = {
     held.push(text(fields, "value"));
     return { held: held.length };
   },
+  // What the kernel lets anybody read of itself: how the machine was set up, as seen from inside.
+  read: async (fields) => ({ content: (await readFile(text(fields, "path"), "utf8")).slice(0, READ_LIMIT) }),
   sign: async (fields) => {
     const request = JSON.stringify({
       label: text(fields, "label"),

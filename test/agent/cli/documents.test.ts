@@ -2,6 +2,7 @@ import { chmodSync, cpSync, writeFileSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { sha256Hex } from "../../../policy/index.ts";
 import { compiledProfile } from "../../../vm-images/profiles.ts";
+import { decryptionScopes } from "../../support/broker-fixture.ts";
 import { cli } from "../../support/cli.ts";
 import { type CliFixture, expectComplaint, makeCliFixture, PIN } from "../../support/cli-fixture.ts";
 import { policyDocument, twoModuleDocument } from "../../support/policy-document.ts";
@@ -52,6 +53,10 @@ describe("a policy", () => {
     const json = JSON.parse((await cli(["policy", "explain", wide, "--json"])).out);
     expect(json).toMatchObject({ exceptions: [expect.any(String)], onViolation: "kill", sandbox: { lacks: [] } });
     expect(json.modules.map(({ name }: { name: string }) => name)).toEqual(["nethsm", "softhsm"]);
+    expect(json.profiles).toEqual([
+      { name: "relay", sha256: "ce".repeat(32), matches: false, explanation: null },
+      { name: "local", sha256: "ab".repeat(32), matches: false, explanation: null },
+    ]);
 
     const sha256 = sha256Hex(compiledProfile("local"));
     const narrow = put("narrow.json", { ...policyDocument(), profile: { name: "local", sha256 } });
@@ -59,6 +64,9 @@ describe("a policy", () => {
     expect(explained).not.toContain("exception");
     expect(explained).toContain("profile local");
     expect(explained).toMatch(/denied/);
+    const told = JSON.parse((await cli(["policy", "explain", narrow, "--json"])).out);
+    expect(told.profiles).toEqual([{ name: "local", sha256, matches: true, explanation: expect.any(String) }]);
+    expect(explained).toContain(told.profiles[0].explanation.trimEnd());
     const relay = { ...twoModuleDocument() };
     Object.assign(relay.modules["nethsm"] ?? {}, {
       profile: { name: "relay", sha256: sha256Hex(compiledProfile("relay")) },
@@ -66,6 +74,37 @@ describe("a policy", () => {
     const relayed = (await cli(["policy", "explain", put("relay.json", relay)])).out;
     expect(relayed).toContain("profile relay: what a PKCS#11 library may do in a shim");
     expect((await cli(["policy", "check", wide])).out).toMatch(/\n {2}exception {2}module nethsm: /);
+  });
+
+  test("I7: `policy check` says before all else which weaknesses the policy accepts, and where", async () => {
+    const document = policyDocument();
+    decryptionScopes(document);
+    Object.assign(document.keys["release-ec"] as object, { accepts: ["unknown-history"] });
+    Object.assign(document, { sandbox: { lacks: ["landlock-scope"] } });
+    writeFileSync(at("weak.json"), JSON.stringify(document));
+    const { code, out } = await cli(["policy", "check", at("weak.json")]);
+    expect(code).toBe(0);
+    const accepted = [
+      /^scope legacy: padding-oracle, by CKM_RSA_PKCS with vault: .*; \d+ failures at once, then \d+ an hour$/,
+      /^scope raw: raw-rsa, by CKM_RSA_X_509 with vault: whoever may use the key can sign and decrypt everything/,
+      /^key release-ec, in release-signing: unknown-history: it may have been outside its token$/,
+      /^sandbox: without landlock-scope, /,
+    ].map((line) => expect.stringMatching(line));
+    const lines = out.split("\n");
+    expect(lines.slice(1, 5).map((line) => line.replace(/^ {2}accepts {2}/, ""))).toEqual(accepted);
+    expect(lines[5]).toMatch(/^ {2}module /);
+    expect(out).toMatch(/\n {2}legacy: .* by CKM_RSA_PKCS; accepts padding-oracle\n/);
+    const json = JSON.parse((await cli(["policy", "check", at("weak.json"), "--json"])).out);
+    expect(json.risks).toEqual(accepted);
+    const accepts = Object.fromEntries(
+      json.scopes.map((scope: Record<string, unknown>) => [scope["name"], scope["accepts"]]),
+    );
+    expect(accepts).toMatchObject({
+      ...{ legacy: ["padding-oracle"], raw: ["raw-rsa"], vault: [], "rsa-signing": [] },
+      "release-signing": ["unknown-history"],
+    });
+    const plain = JSON.parse((await cli(["policy", "check", at("policy.json"), "--json"])).out);
+    expect(plain.risks).toEqual([]);
   });
 
   test("`policy explain` with half a question asks for the rest of it", async () => {

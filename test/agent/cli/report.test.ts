@@ -21,12 +21,15 @@ import {
   collectEvidence,
   defaultQuotePcrs,
   encodeEvidence,
+  type Incident,
+  incidentEvent,
   type PcrBank,
   parseEvidence,
   pcrBanks,
 } from "../../../attest/index.ts";
 import { utf8 } from "../../../policy/index.ts";
 import { openTpm } from "../../../seal/tpm.ts";
+import { attempt, device, replacement } from "../../support/appraisal-rows.ts";
 import { cli } from "../../support/cli.ts";
 import { type CliFixture, expectComplaint, ironclaw, makeCliFixture, NONCE } from "../../support/cli-fixture.ts";
 import { makeClaims, nonce, servingEvents } from "../../support/evidence-maker.ts";
@@ -53,16 +56,17 @@ async function writeReport(
   kind: AttestationKeyKind,
   bank: PcrBank,
   pcrs = defaultQuotePcrs,
+  incidents: readonly Incident[] = [],
 ): Promise<string> {
   await using tpm = await openTpm({ tcti: swtpm.tcti });
   await using ak = await tpm.createAttestationKey(kind);
-  const events = servingEvents();
+  const events = [...servingEvents(), ...incidents.map(incidentEvent)];
   const records = events.map((event, index) => celRecord(index, 13, event));
   const sources = {
     ekCertificates: (await tpm.ekCertificates()).map(({ der }) => der),
     firmwareLog: typicalLog(),
     locked: <T>(act: (log: typeof records) => Promise<T>) => act(records),
-    claims: () => makeClaims({ events, launch: "serving", asserted: {}, claims: {} }),
+    claims: () => makeClaims({ events, launch: "serving", asserted: { incidents }, claims: {} }),
   };
   writeFileSync(at(name), encodeEvidence(await collectEvidence(tpm, ak, sources, { nonce, bank, pcrs })));
   return at(name);
@@ -114,6 +118,30 @@ describe("a report that is taken apart", () => {
     await ironclaw(["report", "--from", report, "--export", at("seven")]);
     const { checkquote } = commandsOf(at("seven"));
     await shell(at("seven"), checkquote.replace("pcrs.serialized", "pcrs.bin -l sha384:0,2,4,7,9,11,13"));
+  });
+
+  test("I5 I9: one that tells of incidents has them digit for digit, and tpm2_checkquote takes it", async () => {
+    const largest = (1n << 64n) - 1n;
+    const call = { ...attempt("ptrace"), args: [largest, largest - 1n, 1n << 53n, (1n << 53n) + 1n, 1n, 0n] };
+    const incidents = [call, device("added"), replacement];
+    const report = await writeReport("incidents.cbor", "p256", "sha256", defaultQuotePcrs, incidents);
+    await ironclaw(["report", "--from", report, "--export", at("incidents")]);
+    const { checkquote, recompute } = commandsOf(at("incidents"));
+    await shell(at("incidents"), checkquote);
+    await shell(at("incidents"), recompute);
+    const { asserted } = JSON.parse(readFileSync(at("incidents/claims.json"), "utf8"));
+    expect(asserted.incidents).toEqual([{ ...call, args: call.args.map((arg) => `${arg}`) }, ...incidents.slice(1)]);
+    const told = asserted.incidents[0].args.map(BigInt);
+    expect([{ ...call, args: told }, ...incidents.slice(1)].map(incidentEvent)).toEqual(incidents.map(incidentEvent));
+    const log = readFileSync(at("incidents/agent-log.jsonl"), "utf8");
+    const named = log
+      .trimEnd()
+      .split("\n")
+      .slice(-3)
+      .map((line) => JSON.parse(line).content);
+    expect(named.map(({ kind, name }) => `${kind} ${name}`)).toEqual([
+      ...["violation signing/0 ptrace", "violation device usb:08e6:4433", "shim-replaced signing"],
+    ]);
   });
 
   test("the commands and the list of files of EVIDENCE.md are those that are written", async () => {

@@ -40,6 +40,8 @@ interface TwoTokens {
   readonly domains: Domains;
   readonly rebooted: readonly string[];
   readonly stopped: readonly (readonly Reason[])[];
+  /** Told after that. */
+  readonly added: readonly Reason[];
   readonly store: Store;
   readonly members: { readonly signing: readonly OpenedMember[]; readonly hostile: readonly OpenedMember[] };
 }
@@ -51,6 +53,7 @@ async function openTwo(changes: Partial<DomainsOptions> = {}): Promise<TwoTokens
   const { store } = Store.open(memoryMedium());
   const rebooted: string[] = [];
   const stopped: (readonly Reason[])[] = [];
+  const added: Reason[] = [];
   const domains = new Domains({
     tokens: [
       { name: "hostile", shims: hostile },
@@ -65,12 +68,13 @@ async function openTwo(changes: Partial<DomainsOptions> = {}): Promise<TwoTokens
       store,
     },
     capAndReboot: async (reason) => void rebooted.push(reason),
+    onReasons: async (reasons) => void added.push(...reasons),
     onStopped: async (reasons) => void stopped.push(reasons),
     ...changes,
   });
   opened.push(domains);
   for (const member of [...signing, ...hostile]) member.onAttempt = () => domains.checkAttempts();
-  return { domains, rebooted, stopped, store: changes.store ?? store, members: { signing, hostile } };
+  return { domains, rebooted, stopped, added, store: changes.store ?? store, members: { signing, hostile } };
 }
 
 const sign = ({ domains }: TwoTokens, key: "release-ec" | "7", text = "-") =>
@@ -130,6 +134,34 @@ describe("two tokens", () => {
   });
 });
 
+describe("devices that nobody can list any more", () => {
+  test("I5: under `kill` stop every token, with a reason and a record of their own", async () => {
+    const two = await openTwo();
+    two.domains.devicesUnreadable("EIO: i/o error");
+    await expect(sign(two, "release-ec")).rejects.toMatchObject({ code: "ERR_TOKEN_STOPPED" });
+    await expect.poll(() => two.stopped.length).toBe(1);
+    expect(codes(two.stopped[0])).toEqual(["devices-unreadable devices", "devices-unreadable devices"]);
+    expect(bench.audited()).toMatchObject([
+      {
+        operation: "shim",
+        scope: "devices",
+        decision: "deny",
+        reason: "violation: devices unreadable: EIO: i/o error",
+      },
+    ]);
+    expect(await bench.measured()).toEqual([]); // an event names a device, and none is known
+  });
+
+  test("I5: under `report` are said, once a boot, and the machine serves on", async () => {
+    const two = await openTwo({ onViolation: "report" });
+    expect(two.domains.warnings).toEqual([]);
+    for (const why of ["EIO", "EACCES"]) two.domains.devicesUnreadable(why);
+    expect(await sign(two, "release-ec")).toHaveLength(64);
+    expect(two.domains.warnings).toMatchObject([{ code: "devices-unreadable", got: "EIO" }]);
+    expect(bench.audited()).toHaveLength(1);
+  });
+});
+
 describe("a lost login", () => {
   const loseSigning = async (two: TwoTokens) => {
     counting.set("logged-out");
@@ -144,6 +176,13 @@ describe("a lost login", () => {
     expect(recoveriesOf(two.store)).toBe(1);
   });
 
+  test("I11: leads to a reboot also when a device went before: it may have been the HSM", async () => {
+    const two = await openTwo();
+    two.domains.devicesChanged([{ device: "usb:08e6:4433", change: "removed" }]);
+    await loseSigning(two);
+    await expect.poll(() => two.rebooted).toEqual(["login lost: token signing"]);
+  });
+
   test("I11: for the sixth time in a row leads to no reboot; the token is stopped, with that reason", async () => {
     const { store } = Store.open(memoryMedium());
     store.write({ ...store.content, recoveries: 5 });
@@ -153,6 +192,8 @@ describe("a lost login", () => {
     await expect.poll(() => two.stopped.length).toBe(1);
     expect(codes(two.stopped[0])).toContain("recovery-limit reboot after a lost login");
     expect([two.rebooted, recoveriesOf(store)]).toEqual([[], 5]);
+    const { reasons } = two.domains.status.find(({ name }) => name === "signing") ?? {};
+    expect(codes(reasons)).toEqual(["login-lost signing", "recovery-limit reboot after a lost login"]);
   });
 
   test("I11: for the third time waits a minute before it reboots, and the other token serves meanwhile", async () => {
@@ -169,5 +210,25 @@ describe("a lost login", () => {
     } finally {
       vi.useRealTimers();
     }
+  });
+
+  test("I5: leads to no reboot when a violation comes while it is waited for: the log of this boot is kept", async () => {
+    const { store } = Store.open(memoryMedium());
+    store.write({ ...store.content, recoveries: 2 });
+    const two = await openTwo({ store });
+    vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
+    try {
+      await loseSigning(two);
+      await expect(sign(two, "7", "f")).rejects.toMatchObject({ code: "ERR_TOKEN_STOPPED" });
+      await two.domains.settled();
+      await vi.advanceTimersByTimeAsync(60_000);
+    } finally {
+      vi.useRealTimers();
+    }
+    expect(two.rebooted).toEqual([]);
+    expect(codes(two.stopped[0])).toEqual(["login-lost signing", "sandbox-violation hostile"]);
+    expect(codes(two.added)).toEqual(["recovery-withheld reboot after a lost login"]);
+    const { reasons } = two.domains.status.find(({ name }) => name === "signing") ?? {};
+    expect(codes(reasons)).toContain("recovery-withheld reboot after a lost login");
   });
 });

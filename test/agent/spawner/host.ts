@@ -72,6 +72,13 @@ export function buildLastWords({ directory }: Programs): string {
   return build(join(directory, "last-words"), [join(import.meta.dirname, "last-words.c"), ...others], ["-static"]);
 }
 
+/** The spawner's SHA-256 as a filter, with everything that finds a wrong read. */
+export function buildHashPieces(directory: string): string {
+  const hash = sourcesOf("agent/spawner").filter((path) => /\/sha256\w*\.c$/.test(path));
+  const sanitised = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-U_FORTIFY_SOURCE"];
+  return build(join(directory, "hash-pieces"), [join(import.meta.dirname, "hash-pieces.c"), ...hash], sanitised);
+}
+
 /** Files of a private root in which `program` runs at /shim: itself, its loader and its libraries. */
 export function closureOf(program: string): ShimFile[] {
   const listed = execFileSync("ldd", [program], { encoding: "utf8" });

@@ -2,7 +2,7 @@ import type { Browser, BrowserContextOptions } from "playwright-core";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { accessibilityFaults } from "../../support/page-accessibility.ts";
 import { openTab, signIn, startBrowser, type Tab } from "../../support/page-browser.ts";
-import { addMachine, makeReport, tamperedScene } from "../../support/page-fleet.ts";
+import { addMachine, makeReport, tamperedScene, wideScene } from "../../support/page-fleet.ts";
 import { type PageServer, startPageServer } from "../../support/page-server.ts";
 
 let browser: Browser;
@@ -22,6 +22,7 @@ beforeAll(async () => {
   addMachine(server, "vm-4", doubted, { state: "warning" });
   addMachine(server, "vm-5", null);
   addMachine(server, "vm-6", good, { state: "silent" });
+  addMachine(server, "vm-7", await makeReport("vm-7", wideScene()), { violations: 14, flags: ["violation"] });
 });
 afterAll(async () => {
   await server.close();
@@ -47,7 +48,7 @@ const views = {
     await tab.page.getByRole("link", { name: "vm-1" }).waitFor();
   },
   ...Object.fromEntries(
-    ["vm-1", "vm-2", "vm-3", "vm-5"].map((name) => [`the page of ${name}`, () => openMachine(name)]),
+    ["vm-1", "vm-2", "vm-3", "vm-5", "vm-7"].map((name) => [`the page of ${name}`, () => openMachine(name)]),
   ),
   "the drop zone with everything missing": async () => {
     await tab.page.goto(`${server.url}#/check`);
@@ -120,7 +121,7 @@ describe("with the keyboard alone", () => {
 
     await tabTo("filter");
     await tab.page.keyboard.type("vm-2");
-    await tab.page.getByText("1 of 6 shown").waitFor();
+    await tab.page.getByText("1 of 7 shown").waitFor();
     await tabTo("vm-2");
     await press("Enter");
     await tab.page.getByRole("region", { name: "Launch" }).waitFor();

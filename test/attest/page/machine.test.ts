@@ -1,11 +1,9 @@
 import type { Browser } from "playwright-core";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
-import type { Incident } from "../../../attest/incidents.ts";
 import { launchEvent } from "../../../attest/launch-events.ts";
-import { attempt, replacement } from "../../support/appraisal-rows.ts";
-import { referenceEvents, servingEvents, shim } from "../../support/evidence-maker.ts";
+import { referenceEvents, servingEvents } from "../../support/evidence-maker.ts";
 import { openTab, signIn, startBrowser, type Tab } from "../../support/page-browser.ts";
-import { addMachine, type MadeReport, makeReport, tamperedScene } from "../../support/page-fleet.ts";
+import { addMachine, type MadeReport, makeReport, tamperedScene, wideScene } from "../../support/page-fleet.ts";
 import { type PageServer, startPageServer } from "../../support/page-server.ts";
 
 let browser: Browser;
@@ -151,17 +149,7 @@ describe("a machine's page", () => {
   });
 
   it("I5: shows what a library reaches beyond its own files before all other reasons, every process of it, and every incident", async () => {
-    const exceptions = ["module nethsm: tcp 192.0.2.7:1500 through the relay"];
-    const shims = [
-      { ...shim, role: "ended" as const, process: null },
-      { ...shim, id: 1 },
-    ];
-    const incidents: readonly Incident[] = [
-      attempt("ptrace"),
-      { what: "device", device: "usb:08e6:4433", change: "added" },
-      replacement,
-    ];
-    const wide = await makeReport("vm-1", { incidents, asserted: { exceptions, shims, lacks: ["landlock-tcp"] } });
+    const wide = await makeReport("vm-1", wideScene());
     addMachine(server, "vm-1", wide);
     await openMachine("vm-1");
     const reasons = region(/^Reasons/).locator(".reason");
@@ -169,10 +157,20 @@ describe("a machine's page", () => {
     expect(await reasons.first().textContent()).toMatch(/profile-exception.*192\.0\.2\.7:1500/);
     const sandbox = (await region("Sandbox of the library").textContent()) ?? "";
     for (const text of [
-      ...["192.0.2.7:1500 through the relay", "landlock-tcp", "ended", "active"],
-      ...["ptrace(0x0, 0x1, 0x2, 0x3, 0x4, 0x5)", "device added", "usb:08e6:4433", "process 1 took over"],
+      ...[
+        "192.0.2.7:1500 through the relay",
+        "landlock-tcp",
+        "runs no longer",
+        "nobody looked at it \u2717",
+        "0 (root) \u2717",
+      ],
+      ...["3, 1 of them inherited \u2717", "clone3(0xffffffffffffffff, ", "ptrace(0x0, 0x1, 0x2, 0x3, 0x4, 0x5)"],
+      ...["device added", "usb:08e6:4433", "process 1 took over"],
     ])
       expect(sandbox).toContain(text);
+    expect(await region("Tokens and keys").locator(".differs").allTextContents()).toEqual([
+      ...["neverExtractable no \u2717", "alwaysSensitive not answered", "local not answered"],
+    ]);
   });
 
   it("I9: a refused report shows all reasons, and calls nothing in it true", async () => {

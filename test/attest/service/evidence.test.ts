@@ -179,6 +179,24 @@ describe("evidence", () => {
     expect(await show()).toMatchObject({ flags: ["violation"], violations: 2 });
   });
 
+  test("I5: that tells of a device is flagged once, when it came and not when it went", async () => {
+    const added = { what: "device", device: "usb:08e6:4433", change: "added" } as const;
+    const counted = async () => {
+      const { text } = await bench.ask("GET", "/metrics", { token: VIEWER });
+      return Number(/machine_events_total\{kind="violation"\} (\d+)/.exec(text)?.[1]);
+    };
+    const before = await counted();
+    await attest();
+    await attest({ incidents: [{ ...added, change: "removed" }] });
+    expect(await show()).toMatchObject({ state: "warning", flags: [], violations: 0 });
+    await attest({ incidents: [added] });
+    expect(await show()).toMatchObject({ state: "contraindicated", flags: ["violation"], violations: 1 });
+    expect(await counted()).toBe(before + 1);
+    await attest({ incidents: [added], asserted: { violations: new Map([["ptrace", 2]]) } });
+    expect(await show()).toMatchObject({ flags: ["violation"], violations: 3 });
+    expect(await counted()).toBe(before + 2);
+  });
+
   test("I9: an operator clears flags, a viewer does not", async () => {
     await attest();
     await attest({ clock: later });

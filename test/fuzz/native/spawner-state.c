@@ -1,4 +1,4 @@
-// sources: agent/spawner/state_header.c agent/spawner/sha256.c agent/spawner/wire.c
+// sources: agent/spawner/state_header.c agent/spawner/sha256.c agent/spawner/sha256_x86.c agent/spawner/wire.c
 #include "driver.h"
 
 #include "../../../agent/spawner/sha256.h"

@@ -131,6 +131,7 @@ export function agentSeeds(): Record<string, Seeds> {
     "audit-line": {
       sign: line(entry),
       budget: line({ ...entry, operation: "decrypt", decision: "deny", step: "budget", reason: "too many" }),
+      busy: line({ ...entry, decision: "deny", step: "busy", reason: "too many requests wait for the token" }),
       connect: line(nothing),
     },
     "agent-config": { image: Uint8Array.from(readFileSync(join(root, "vm-images/guest/etc/ironclaw/agent.json"))) },
