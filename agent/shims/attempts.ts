@@ -1,3 +1,4 @@
+import type { Attempt } from "../native/index.ts";
 import type { Shim } from "../shim-client.ts";
 
 /** Attempts by system-call number. */
@@ -16,6 +17,11 @@ export function libraryAttempts(shim: Pick<Shim, "attempts">, probed: ProbedAtte
     count - (probed.counts[Number(nr)] ?? 0),
   ]);
   return Object.fromEntries(own.filter(([, count]) => count > 0));
+}
+
+/** An attempt of the library, counted without those that the shim made in its escape probe. */
+export function libraryAttempt(attempt: Attempt, { counts }: ProbedAttempts): Attempt {
+  return { ...attempt, count: attempt.count - (counts[attempt.nr] ?? 0) };
 }
 
 export function sumAttempts(all: readonly AttemptCounts[]): AttemptCounts {

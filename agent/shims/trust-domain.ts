@@ -1,7 +1,7 @@
 import { type Reason, reason } from "../../attest/index.ts";
 import { AgentError } from "../errors.ts";
 import type { Shim } from "../shim-client.ts";
-import type { ProbedAttempts } from "./attempts.ts";
+import { libraryAttempt, type ProbedAttempts } from "./attempts.ts";
 import type { IncidentLog } from "./incidents.ts";
 
 /** Where a key of the policy is in one shim: handles are of that shim's own session. */
@@ -259,7 +259,7 @@ export class TrustDomain {
     // Each takes its place in the log now, in the order in which they were made.
     const written = Promise.all([
       member.writing,
-      ...fresh.map((attempt) => incidents.violation(this.token, member.id, attempt)),
+      ...fresh.map((attempt) => incidents.violation(this.token, member.id, libraryAttempt(attempt, member.probed))),
     ])
       .then(() => undefined)
       .catch((error: unknown) => this.#stop(failed(this.token, error)))
