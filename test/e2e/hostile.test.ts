@@ -45,7 +45,9 @@ describe.each(["cloud", "cloud-6.1"] as const)("a hostile library under the kern
     expect(linesOf(local)).toEqual(rowsUnder("README.md", "Attempts"));
   });
 
-  it.each(["relay", "usb"] as const)("I5: gets what the profile %s opens and nothing else", async (profile) => {
+  // the filters are the same programs on every kernel: once is enough for what they open
+  const opening = recipe === "cloud" ? (["relay", "usb"] as const) : [];
+  it.for(opening)("I5: gets what the profile %s opens and nothing else", async (profile) => {
     const known = new Set(local.map((row) => JSON.stringify(row)));
     const rows = rowsOf(await tryBothStages(await lab.start(profile)), OPENED[profile]);
     const changed = rows.filter((row) => !known.has(JSON.stringify(row)));
