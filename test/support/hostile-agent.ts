@@ -7,7 +7,7 @@ import { AgentError } from "../../agent/errors.ts";
 import { type Attempt, openNative } from "../../agent/native/index.ts";
 import { openShim, type Shim, type SignRequest } from "../../agent/shim-client.ts";
 import { openSpawner, type ShimFile, type ShimStatus, type StartShim } from "../../agent/spawner-client.ts";
-import { ByteReader, ByteWriter, concatBytes } from "../../policy/index.ts";
+import { ByteReader, ByteWriter, concatBytes, utf8 } from "../../policy/index.ts";
 
 // The agent's side of a laboratory: a Node process below the real spawner that has the agent's own clients and does what a test says over
 // a Unix socket. Arguments: the socket, the directory of the native parts.
@@ -20,6 +20,8 @@ export interface LabOrders {
   /** A secret as the unsealer sends it. */
   give(id: number, secret: Uint8Array): void;
   attempts(id: number): Readonly<Record<number, number>>;
+  /** Every attempt by itself, from C_Sign. In one order: a guest's port takes its time for each. */
+  tryAll(id: number): Promise<readonly LabAttempt[]>;
   /** The first ones, as they were handed over. */
   events(id: number): readonly Attempt[];
   /** The code of the reason why the connection ended; null while it has not. */
@@ -53,6 +55,15 @@ export interface LabLaunch {
   readonly slotId: bigint;
 }
 
+export interface LabAttempt {
+  readonly name: string;
+  /** 0: it worked. */
+  readonly errno: number;
+  /** What the kernel had shown before it, and after it. */
+  readonly before: Readonly<Record<number, number>>;
+  readonly after: Readonly<Record<number, number>>;
+}
+
 export interface LabBare {
   readonly program: string;
   readonly profile: string;
@@ -74,6 +85,22 @@ interface Held {
   readonly pin: number;
   readonly events: Attempt[];
   closed: string | null;
+}
+
+/** An order to the module, as what its key is to sign. */
+export function orderRequest(text: string): SignRequest {
+  return { slotId: 0n, handle: 7n, mechanism: 0x1041n, pss: null, data: utf8(text) };
+}
+
+async function tryAll(shim: Shim): Promise<readonly LabAttempt[]> {
+  const tried: LabAttempt[] = [];
+  for (;;) {
+    const before = shim.attempts();
+    const text = new TextDecoder().decode(await shim.sign(orderRequest(`try ${tried.length}`)));
+    if (text === "end") return tried;
+    const [name = "", errno = ""] = text.split("\t");
+    tried.push({ name, errno: Number(errno), before, after: shim.attempts() });
+  }
 }
 
 function makeOrders(nativeDirectory: string): LabOrders {
@@ -153,6 +180,7 @@ function makeOrders(nativeDirectory: string): LabOrders {
       return await (act as (...given: readonly unknown[]) => unknown)(...args);
     },
     attempts: (id) => get(id).shim.attempts(),
+    tryAll: (id) => tryAll(get(id).shim),
     events: (id) => get(id).events,
     closed: (id) => get(id).closed,
     status: (id) => spawner.shimStatus(id),

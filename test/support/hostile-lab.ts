@@ -5,13 +5,13 @@ import { createServer, type Socket } from "node:net";
 import { dirname, join, resolve } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { AgentError } from "../../agent/errors.ts";
-import type { Shim, SignRequest } from "../../agent/shim-client.ts";
+import type { Shim } from "../../agent/shim-client.ts";
 import type { LoadedLibrary } from "../../agent/shim-replies.ts";
 import type { ShimFile, ShimStatus, StartShim } from "../../agent/spawner-client.ts";
 import { sha256, utf8 } from "../../policy/index.ts";
 import type { Profile } from "../../policy/runtime/profile.ts";
 import { compiledProfile, type ProfileName, profileText, readProfile } from "../../vm-images/profiles.ts";
-import { frame, frames, type LabAnswer, type LabOrders, type LabStarted } from "./hostile-agent.ts";
+import { frame, frames, type LabAnswer, type LabOrders, type LabStarted, orderRequest } from "./hostile-agent.ts";
 import { type Bench, buildHostile, NATIVE_DIRECTORY } from "./shim-fixture.ts";
 
 // The shim as it is in the guest: the real spawner, its namespaces and private root, the real profile, and the agent's own clients in a
@@ -108,6 +108,7 @@ export interface LabShim {
   close(): Promise<void>;
   give(secret: string): Promise<void>;
   attempts(): Promise<Readonly<Record<number, number>>>;
+  tryAll(): ReturnType<LabOrders["tryAll"]>;
   events(): ReturnType<LabOrders["events"]> extends infer E ? Promise<E> : never;
   closed(): Promise<string | null>;
   status(): Promise<ShimStatus>;
@@ -310,6 +311,7 @@ export async function startShim(
     order: (text) => outcomeOf(ask("shim", id, "sign", [orderRequest(text)]) as Promise<Uint8Array>),
     close: async () => void (await ask("shim", id, "close", [])),
     attempts: () => ask("attempts", id),
+    tryAll: () => ask("tryAll", id),
     events: () => ask("events", id),
     closed: () => ask("closed", id),
     status: () => ask("status", id),
@@ -326,10 +328,6 @@ export async function startShim(
     },
     results: () => parseResults(readFileSync(held ?? join(area, "results"), "utf8")),
   };
-}
-
-export function orderRequest(text: string): SignRequest {
-  return { slotId: 0n, handle: 7n, mechanism: 0x1041n, pss: null, data: utf8(text) };
 }
 
 export function outcomeOf(promise: Promise<Uint8Array | undefined>): Promise<Outcome> {

@@ -12,18 +12,9 @@ export function byName(counts: Counts, before: Counts = {}): Record<string, numb
 }
 
 /** Every attempt by itself, from C_Sign. */
-export async function tryAll(shim: LabShim): Promise<readonly Measured[]> {
-  const measured: Measured[] = [];
-  let before = await shim.attempts();
-  for (;;) {
-    const outcome = await shim.order(`try ${measured.length}`);
-    if (outcome.kind !== "answer") throw new Error(`attempt ${measured.length}: ${outcome.code}`);
-    if (outcome.text === "end") return measured;
-    const [name = "", errno = ""] = outcome.text.split("\t");
-    const after = await shim.attempts();
-    measured.push({ name, errno: Number(errno), shown: byName(after, before) });
-    before = after;
-  }
+async function tryAll(shim: LabShim): Promise<readonly Measured[]> {
+  const tried = await shim.tryAll();
+  return tried.map(({ name, errno, before, after }) => ({ name, errno, shown: byName(after, before) }));
 }
 
 /** Both stages, in one shim: it is armed in between. */
