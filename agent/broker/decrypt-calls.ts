@@ -3,32 +3,15 @@ import {
   activeOf,
   type CallHandler,
   failure,
-  OK,
   type SessionOperation,
   secret,
   values,
 } from "./application.ts";
 import { bytesOf, encodeLength } from "./codec.ts";
 import { finishDecryption, plaintextRoom } from "./decrypting.ts";
-import { startOperation } from "./operation.ts";
+import { initCall } from "./init-call.ts";
 
-export const decryptInit: CallHandler = async (application, args) => {
-  const handle = args.ulong("session");
-  const request = args.mechanismAndKey();
-  args.end();
-  const session = application.sessions.get(handle);
-  if (session === undefined) return failure("SESSION_HANDLE_INVALID");
-  if (request.kind === "cancel") {
-    session.decrypt = null;
-    return OK;
-  }
-  if (session.decrypt !== null) return failure("OPERATION_ACTIVE");
-  const object = application.objects.find((candidate) => candidate.handle === request.key) ?? null;
-  const start = await startOperation(application.state, application.peer, object, { ...request, operation: "decrypt" });
-  if (start.kind === "refused") return { kind: "error", rv: start.rv };
-  session.decrypt = start;
-  return OK;
-};
+export const decryptInit = initCall("decrypt", (started) => started);
 
 /**
  * A length query is answered from the key's size and leaves the operation as it is. Otherwise the operation is over before the token

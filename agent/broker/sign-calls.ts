@@ -9,26 +9,10 @@ import {
   values,
 } from "./application.ts";
 import { bytesOf, encodeByteArray, encodeLength, NO_VALUES } from "./codec.ts";
-import { startOperation } from "./operation.ts";
+import { initCall } from "./init-call.ts";
 import { finishSigning, signOperation } from "./signing.ts";
 
-export const signInit: CallHandler = async (application, args) => {
-  const handle = args.ulong("session");
-  const request = args.mechanismAndKey();
-  args.end();
-  const session = application.sessions.get(handle);
-  if (session === undefined) return failure("SESSION_HANDLE_INVALID");
-  if (request.kind === "cancel") {
-    session.sign = null;
-    return OK;
-  }
-  if (session.sign !== null) return failure("OPERATION_ACTIVE");
-  const object = application.objects.find((candidate) => candidate.handle === request.key) ?? null;
-  const start = await startOperation(application.state, application.peer, object, { ...request, operation: "sign" });
-  if (start.kind === "refused") return { kind: "error", rv: start.rv };
-  session.sign = signOperation(start);
-  return OK;
-};
+export const signInit = initCall("sign", signOperation);
 
 export const sign: CallHandler = (application, args) => {
   const handle = args.ulong("session");

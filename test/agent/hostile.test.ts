@@ -296,18 +296,21 @@ describe("100,000 denied calls in a row", () => {
     await shim.serve();
     await shim.call("arm");
     await lab.agentDelay();
-    let over = false;
-    const flood = shim.order("act 100,000 denied calls").finally(() => {
-      over = true;
-    });
-    let served = 0;
-    for (; !over; served++) expect(await lab.neighbour()).toEqual({ kind: "answer", text: "signed" });
-    expect(await flood).toEqual({ kind: "answer", text: "came back" });
-    expect(byName(await shim.attempts())).toEqual({ socket: 100_000 });
+    let [floods, served] = [0, 0];
+    // a busy machine serves less during one of them: how many it takes is not judged
+    while (served <= 100) {
+      floods++;
+      let over = false;
+      const flood = shim.order("act 100,000 denied calls").finally(() => {
+        over = true;
+      });
+      for (; !over; served++) expect(await lab.neighbour()).toEqual({ kind: "answer", text: "signed" });
+      expect(await flood).toEqual({ kind: "answer", text: "came back" });
+    }
+    expect(byName(await shim.attempts())).toEqual({ socket: floods * 100_000 });
     expect(await shim.events()).toHaveLength(64);
-    expect(served).toBeGreaterThan(0); // how many is the machine's business: it is printed
     console.log(
-      `signatures of the neighbour meanwhile: ${served}; longest stop of the agent: ${await lab.agentDelay()} ms`,
+      `signatures of the neighbour in ${floods}: ${served}; longest stop of the agent: ${await lab.agentDelay()} ms`,
     );
   });
 });
