@@ -14,6 +14,7 @@ const parts = [
   "test/agent/service*.test.ts",
   "test/agent/shims/*.test.ts",
   "test/agent/relay.test.ts",
+  "test/agent/relay-connections.test.ts",
   "test/agent/spawner.test.ts",
   "test/agent/spawner-cap.test.ts",
   "test/agent/spawner-state.test.ts",

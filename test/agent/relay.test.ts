@@ -1,98 +1,25 @@
 import { execFileSync } from "node:child_process";
-import { once } from "node:events";
-import { existsSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, statSync, writeFileSync } from "node:fs";
-import { type AddressInfo, createServer, type Server, type Socket } from "node:net";
+import { mkdtempSync, readdirSync, readFileSync, readlinkSync, statSync, writeFileSync } from "node:fs";
+import type { Socket } from "node:net";
 import { join } from "node:path";
-import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
-import type { Endpoint, ShimFile } from "../../agent/spawner-client.ts";
-import { type Door, type DoorOptions, openDoor, PROFILE } from "./spawner/door.ts";
+import { describe, expect, test } from "vitest";
+import type { ShimFile } from "../../agent/spawner-client.ts";
+import { type Door, openDoor, PROFILE } from "./spawner/door.ts";
+import { type HostSpawner, single } from "./spawner/host.ts";
 import {
-  buildPrograms,
-  type HostOptions,
-  type HostSpawner,
-  type Programs,
-  single,
-  startSpawner,
-} from "./spawner/host.ts";
+  echo,
+  exchange,
+  isAlive,
+  programs,
+  relayPid,
+  started,
+  statusOf,
+  target,
+  withEndpoints,
+} from "./spawner/relay-bench.ts";
 
 /** As the machine sees it: with a single uid that is whoever runs the test. */
 const relayUser = single ? [process.getuid?.(), process.getgid?.()] : [992, 992];
-
-let programs: Programs;
-const running: HostSpawner[] = [];
-const servers: { readonly server: Server; readonly sockets: Set<Socket> }[] = [];
-
-beforeAll(() => {
-  programs = buildPrograms();
-});
-afterAll(() => programs.remove());
-afterEach(async () => {
-  for (const spawner of running.splice(0)) await spawner.stop();
-  for (const { server, sockets } of servers.splice(0)) {
-    for (const socket of sockets) socket.destroy();
-    server.close();
-  }
-});
-
-async function started(options: HostOptions = {}): Promise<HostSpawner> {
-  const spawner = await startSpawner(programs, { cabinet: PROFILE, ...options });
-  running.push(spawner);
-  return spawner;
-}
-
-/** A service of the machine that the test runs on. */
-async function target(where: string | { host: string }, serve: (socket: Socket) => void, halfOpen = false) {
-  const sockets = new Set<Socket>();
-  const server = createServer({ allowHalfOpen: halfOpen }, (socket) => {
-    sockets.add(socket);
-    socket.on("error", () => undefined).on("close", () => sockets.delete(socket));
-    serve(socket);
-  });
-  if (typeof where === "string") server.listen({ path: where, writableAll: where.startsWith("/") });
-  else server.listen(0, where.host);
-  await once(server, "listening");
-  servers.push({ server, sockets });
-  const address = server.address();
-  const port = typeof address === "string" ? 0 : (address as AddressInfo).port;
-  return { server, sockets, port };
-}
-
-const echo = (socket: Socket): void => void socket.pipe(socket);
-
-async function withEndpoints(connect: readonly Endpoint[], options: DoorOptions = {}) {
-  const spawner = await started();
-  const door = await openDoor(spawner, programs, { connect, ...options });
-  return { spawner, door };
-}
-
-/** The one child of the spawner that runs the relay's program. */
-async function relayPid(spawner: HostSpawner, not = -1): Promise<number> {
-  const children = () => readFileSync(`/proc/${spawner.pid}/task/${spawner.pid}/children`, "utf8").trim().split(" ");
-  const isRelay = (pid: string) => {
-    try {
-      return readlinkSync(`/proc/${pid}/exe`) === programs.relay && Number(pid) !== not;
-    } catch {
-      return false; // it ended meanwhile
-    }
-  };
-  await expect.poll(() => children().some(isRelay), { timeout: 20_000 }).toBe(true);
-  return Number(children().find(isRelay));
-}
-
-const isAlive = (pid: number): boolean => existsSync(`/proc/${pid}`) && !/^State:\s+Z/m.test(statusOf(pid));
-
-function statusOf(pid: number): string {
-  try {
-    return readFileSync(`/proc/${pid}/status`, "utf8");
-  } catch {
-    return "";
-  }
-}
-
-async function exchange(door: Door, fd: number, words: string): Promise<string> {
-  await door.ask(`send ${fd} ${words}`);
-  return door.ask(`receive ${fd}`);
-}
 
 describe("reach", () => {
   test("I5: a shim reaches its endpoints over IPv4, IPv6 and a path, each its own target", async () => {
@@ -315,169 +242,6 @@ describe("the relay's process", () => {
       expect(spawner.log()).not.toMatch(/again in/);
       expect(spawner.log().match(/relay 0: ready/g)).toHaveLength(1);
     }
-  });
-});
-
-describe("connections", () => {
-  test("I10: 64 connections are carried at a time, 200 wait for their turn, and each comes through", async () => {
-    const { port, sockets } = await target({ host: "127.0.0.1" }, (socket) => void socket.write("hello"));
-    const { door, spawner } = await withEndpoints([{ listen: "127.0.0.1:1500", to: `127.0.0.1:${port}` }]);
-    const first = await door.number("connect 127.0.0.1:1500");
-    expect(await door.number("connects 71 127.0.0.1:1500")).toBe(71);
-    await expect.poll(() => sockets.size, { timeout: 20_000 }).toBe(64);
-    expect(await door.ask(`receive ${first}`)).toBe("hello");
-    await expect.poll(() => spawner.log(), { timeout: 20_000 }).toMatch(/relay 0: all 64 connections are in use/);
-    const relay = await relayPid(spawner);
-    for (let more = 0; more < 128; more++) {
-      const fd = first + (more % 72);
-      await door.ask(`close ${fd}`);
-      expect(await door.number("connect 127.0.0.1:1500")).toBe(fd);
-      // Its listener, what it was given, and two ends of each connection.
-      expect(readdirSync(`/proc/${relay}/fd`).length).toBeLessThanOrEqual(4 + 2 * 64);
-    }
-    for (let fd = first; fd < first + 72; fd++) await door.ask(`close ${fd}`);
-    await expect.poll(() => sockets.size, { timeout: 20_000 }).toBe(0);
-    expect(await door.ask(`receive ${await door.number("connect 127.0.0.1:1500")}`)).toBe("hello");
-  });
-
-  test("I10: who cannot take bytes is not read for: buffers are bounded, and nothing is lost afterwards", async () => {
-    const { port, sockets } = await target({ host: "127.0.0.1" }, (socket) => void socket.pause());
-    const { spawner, door } = await withEndpoints([{ listen: "127.0.0.1:1500", to: `127.0.0.1:${port}` }]);
-    const fd = await door.number("connect 127.0.0.1:1500");
-    const pushed = await door.number(`push ${fd}`);
-    expect(Number(/VmRSS:\s+(\d+) kB/.exec(statusOf(await relayPid(spawner)))?.[1])).toBeLessThan(8192);
-    await door.ask(`finish ${fd}`);
-    const [socket] = sockets;
-    let got = 0;
-    socket?.on("data", (data) => {
-      got += data.length;
-    });
-    socket?.resume();
-    if (socket !== undefined) await once(socket, "end");
-    expect(pushed).toBeGreaterThan(65_536);
-    expect(got).toBe(pushed);
-  });
-
-  test("I10: a target that never closes keeps no place of a connection that the shim has closed", async () => {
-    const never = (socket: Socket): void => {
-      socket.write("hello");
-      socket.on("data", (data) => void socket.write(data));
-    };
-    const { port } = await target({ host: "127.0.0.1" }, never, true);
-    const { spawner, door } = await withEndpoints([{ listen: "127.0.0.1:1500", to: `127.0.0.1:${port}` }]);
-    const kept = await door.number("connect 127.0.0.1:1500");
-    expect(await door.ask(`receive ${kept}`)).toBe("hello");
-    for (let round = 0; round < 140; round++) {
-      const fd = await door.number("connect 127.0.0.1:1500");
-      expect(await door.ask(`receive ${fd}`), `round ${round}`).toBe("hello");
-      // what is left unread would make a reset of the close
-      await door.ask(`close ${fd}`);
-    }
-    const relay = await relayPid(spawner);
-    expect(readdirSync(`/proc/${relay}/fd`).length).toBeLessThanOrEqual(4 + 2 * 64);
-    // the one that both sides keep open is not among those that made room
-    expect(await exchange(door, kept, "still here")).toBe("still here");
-  });
-
-  test.each([
-    ["closes", "/run/blocked"],
-    ["resets", "127.0.0.1:1500"],
-  ])("I10: a shim that %s a connection to %s, whose target takes no bytes, keeps no place", async (how, listen) => {
-    const blocked = await target({ host: "127.0.0.1" }, (socket) => void socket.pause());
-    const { port } = await target({ host: "127.0.0.1" }, echo);
-    const to = `127.0.0.1:${blocked.port}`;
-    const { spawner, door } = await withEndpoints([
-      { listen: "127.0.0.1:1500", to },
-      { listen: "/run/blocked", to },
-      { listen: "127.0.0.1:1501", to: `127.0.0.1:${port}` },
-    ]);
-    const relay = await relayPid(spawner);
-    const fds = () => readdirSync(`/proc/${relay}/fd`).length;
-    const fd = await door.number(`connect ${listen}`);
-    await door.number(`push ${fd}`);
-    expect(fds()).toBe(6 + 2);
-    await door.ask(`${how === "resets" ? "reset" : "close"} ${fd}`);
-    if (how === "resets") return expect.poll(fds, { timeout: 20_000 }).toBe(6);
-    expect(await door.number("connects 63 127.0.0.1:1501")).toBe(63);
-    expect(await exchange(door, await door.number("connect 127.0.0.1:1501"), "room")).toBe("room");
-    for (let one = fd; one < fd + 63; one++) expect(await exchange(door, one, "carried")).toBe("carried");
-  });
-
-  test("bytes come back as they went, in both directions at once", async () => {
-    const { port } = await target({ host: "127.0.0.1" }, echo);
-    const path = join(programs.directory, "echo.sock");
-    await target(path, echo);
-    const { door } = await withEndpoints([
-      { listen: "127.0.0.1:1500", to: `127.0.0.1:${port}` },
-      { listen: "/run/echo", to: path },
-    ]);
-    for (const listen of ["127.0.0.1:1500", "/run/echo"]) {
-      const fd = await door.number(`connect ${listen}`);
-      expect(await door.number(`echo ${fd} 3000001`), listen).toBe(3_000_001);
-    }
-  });
-
-  test("the end of one direction is passed on and the other stays open, from either side", async () => {
-    const heard: string[] = [];
-    const { port } = await target(
-      { host: "127.0.0.1" },
-      (socket) => {
-        let text = "";
-        socket.on("data", (data) => {
-          text += data;
-          if (text === "you first") socket.end("done");
-        });
-        socket.on("end", () => {
-          heard.push(text);
-          if (text !== "you first and more") socket.end(`heard ${text}`);
-        });
-      },
-      true,
-    );
-    const { door } = await withEndpoints([{ listen: "127.0.0.1:1500", to: `127.0.0.1:${port}` }]);
-    const one = await door.number("connect 127.0.0.1:1500");
-    await door.ask(`send ${one} all of it`);
-    await door.ask(`finish ${one}`);
-    expect(await door.ask(`receive ${one}`)).toBe("heard all of it");
-    expect(await door.ask(`receive ${one}`)).toBe("end");
-    const two = await door.number("connect 127.0.0.1:1500");
-    expect(await exchange(door, two, "you first")).toBe("done");
-    expect(await door.ask(`receive ${two}`)).toBe("end");
-    await door.ask(`send ${two}  and more`);
-    await door.ask(`finish ${two}`);
-    await expect.poll(() => heard, { timeout: 20_000 }).toEqual(["all of it", "you first and more"]);
-  });
-
-  test("a target that refuses, is not there, or resets, closes the connection, and the log says which, once", async () => {
-    const { port, server } = await target({ host: "127.0.0.1" }, (socket) => socket.resetAndDestroy());
-    const { spawner, door } = await withEndpoints([
-      { listen: "127.0.0.1:1500", to: `127.0.0.1:${port}` },
-      { listen: "127.0.0.1:1501", to: "/run/nobody" },
-    ]);
-    const outcome = async (listen: string) => door.ask(`receive ${await door.number(`connect ${listen}`)}`);
-    expect(await outcome("127.0.0.1:1500")).toBe("ECONNRESET");
-    server.close();
-    for (let time = 0; time < 3; time++) {
-      expect(await outcome("127.0.0.1:1500")).toBe("ECONNRESET");
-      expect(await outcome("127.0.0.1:1501")).toBe("ECONNRESET");
-    }
-    await expect.poll(() => spawner.log(), { timeout: 20_000 }).toContain("/run/nobody: No such file");
-    expect(spawner.log().match(/relay 0: 127\.0\.0\.1:\d+: Connection refused/g)).toHaveLength(1);
-    expect(spawner.log().match(/relay 0: \/run\/nobody: No such file or directory/g)).toHaveLength(1);
-  });
-
-  test("I10: a shim that opens and drops connections leaves no connection behind", async () => {
-    const { port, sockets } = await target({ host: "127.0.0.1" }, echo);
-    const { door, spawner } = await withEndpoints([{ listen: "127.0.0.1:1500", to: `127.0.0.1:${port}` }]);
-    for (let round = 0; round < 100; round++) {
-      const fd = await door.number("connect 127.0.0.1:1500");
-      if (round % 2 === 0) await door.ask(`send ${fd} unread`);
-      await door.ask(`close ${fd}`);
-    }
-    await expect.poll(() => sockets.size, { timeout: 20_000 }).toBe(0);
-    const fds = () => readdirSync(`/proc/${relay}/fd`).length;
-    const relay = await relayPid(spawner);
-    await expect.poll(fds, { timeout: 20_000 }).toBe(4);
   });
 });
 
