@@ -17,7 +17,7 @@ import { settleServed } from "./launch/served.ts";
 import { openNative } from "./native/index.ts";
 import { evidenceSources, frameReport, violationCounts } from "./report.ts";
 import { type Gathered, openSources, type Sources } from "./report-sources.ts";
-import { serveScopes } from "./serve.ts";
+import { serveScopes } from "./scopes/serve.ts";
 import { openShim } from "./shim-client.ts";
 import { watchDevices } from "./shims/device-watch.ts";
 import { Domains } from "./shims/domains.ts";

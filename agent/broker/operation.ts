@@ -2,6 +2,7 @@ import {
   type Decision,
   type DecisionRequest,
   decide,
+  decideCaller,
   fullBucket,
   type MechanismParameters,
   type MechanismRow,
@@ -15,11 +16,11 @@ import {
 import { type AuditLog, inputDigest } from "../audit.ts";
 import type { AuditEntry } from "../audit-record.ts";
 import type { Peer } from "../identity.ts";
-import { CKR } from "./calls.ts";
+import type { VirtualObject } from "../p11kit/objects.ts";
+import { CKR } from "./ckr.ts";
 import type { FailureBudget } from "./failure-budget.ts";
 import type { BrokerKey } from "./key.ts";
 import { mechanismByValue, mechanismName } from "./mechanisms.ts";
-import type { VirtualObject } from "./objects.ts";
 import type { RefusalLog } from "./refusals.ts";
 import type { Token } from "./token.ts";
 
@@ -140,6 +141,15 @@ export async function recordStranger(
     reason,
   };
   await state.refusals.record(entry);
+}
+
+/** Why the peer is not the scope's caller; null when it is. */
+export function strangerReason(
+  { policy, scope }: Pick<ScopeState, "policy" | "scope">,
+  peer: Peer | null,
+): string | null {
+  const caller = peer === null ? null : { uid: peer.uid, exe: peer.exe };
+  return decideCaller(policy, scope.name, caller)?.reason ?? null;
 }
 
 type AskedOperation = Omit<DecisionRequest, "scope" | "caller" | "tokens" | "operation"> & {

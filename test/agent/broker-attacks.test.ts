@@ -4,8 +4,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { openAudit } from "../../agent/audit.ts";
-import { CALLS } from "../../agent/broker/calls.ts";
-import { FailureBudgets, type PublicKeySource, serveScope } from "../../agent/broker/index.ts";
+import { FailureBudgets, type PublicKeySource } from "../../agent/broker/index.ts";
+import { CALLS } from "../../agent/p11kit/calls.ts";
+import { serveScope } from "../../agent/scopes/index.ts";
 import { concatBytes, DIGESTS, parsePolicy, sha256, sha256Hex, utf8 } from "../../policy/index.ts";
 import { type BrokerFixture, SIGNER_PEER, softwareKeys, startBroker } from "../support/broker-fixture.ts";
 import {

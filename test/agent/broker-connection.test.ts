@@ -5,8 +5,9 @@ import { join } from "node:path";
 import fc from "fast-check";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { openAudit } from "../../agent/audit.ts";
-import { FailureBudgets, serveScope } from "../../agent/broker/index.ts";
+import { FailureBudgets } from "../../agent/broker/index.ts";
 import { AgentError } from "../../agent/errors.ts";
+import { serveScope } from "../../agent/scopes/index.ts";
 import { ByteWriter, concatBytes, parsePolicy, sha256Hex, utf8 } from "../../policy/index.ts";
 import {
   type BrokerFixture,

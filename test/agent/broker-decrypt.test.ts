@@ -3,9 +3,9 @@ import { Socket } from "node:net";
 import fc from "fast-check";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import type { AuditLog } from "../../agent/audit.ts";
-import { encodeSecretReply } from "../../agent/broker/frame.ts";
 import type { Token } from "../../agent/broker/index.ts";
 import { AgentError } from "../../agent/errors.ts";
+import { encodeSecretReply } from "../../agent/p11kit/frame.ts";
 import { ByteReader, concatBytes, sha256Hex, utf8 } from "../../policy/index.ts";
 import { type BrokerFixture, INTRUDER_PEER, softwareKeys, startBroker } from "../support/broker-fixture.ts";
 import {

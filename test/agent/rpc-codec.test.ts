@@ -1,8 +1,8 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { type AttributeValue, CKA, readAttributes, writeAttribute } from "../../agent/broker/attributes.ts";
-import { CALLS, callNamed } from "../../agent/broker/calls.ts";
-import { ArgumentReader, encodeByteArray, encodeFixedText, encodeUlongArray } from "../../agent/broker/codec.ts";
+import { type AttributeValue, CKA, readAttributes, writeAttribute } from "../../agent/p11kit/attributes.ts";
+import { CALLS, callNamed } from "../../agent/p11kit/calls.ts";
+import { ArgumentReader, encodeByteArray, encodeFixedText, encodeUlongArray } from "../../agent/p11kit/codec.ts";
 import {
   encodeErrorReply,
   encodeReply,
@@ -11,7 +11,7 @@ import {
   MAX_OPTIONS,
   parseCallBody,
   ReceiveMemory,
-} from "../../agent/broker/frame.ts";
+} from "../../agent/p11kit/frame.ts";
 import { ByteReader, ByteWriter, concatBytes, fromHex, IronclawError, toHex, utf8 } from "../../policy/index.ts";
 import { byteArray, INITIALIZE_VALUES, rawFrame, requestFrame, u32, ulongs } from "../support/rpc-client.ts";
 

@@ -8,13 +8,12 @@ import {
   type DecryptMechanism,
   FailureBudgets,
   type PublicKeySource,
-  type ScopeServer,
   type SignMechanism,
-  serveScope,
   type Token,
 } from "../../agent/broker/index.ts";
 import { AgentError } from "../../agent/errors.ts";
 import type { Peer } from "../../agent/identity.ts";
+import { type ScopeServer, serveScope } from "../../agent/scopes/index.ts";
 import { OAEP_DIGESTS, parsePolicy, sha256Hex } from "../../policy/index.ts";
 import { documentBytes, type PolicyDocument, policyDocument, SIGNER_EXE, SIGNER_UID } from "./policy-document.ts";
 

@@ -1,5 +1,5 @@
 import { connect, type Socket } from "node:net";
-import { CALLS, callNamed } from "../../agent/broker/calls.ts";
+import { CALLS, callNamed } from "../../agent/p11kit/calls.ts";
 import { ByteReader, ByteWriter, concatBytes, utf8 } from "../../policy/index.ts";
 
 export const HANDSHAKE = utf8("PRIVATE-GNOME-KEYRING-PKCS11-PROTOCOL-V-1");

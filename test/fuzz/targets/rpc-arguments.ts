@@ -1,4 +1,4 @@
-import { ArgumentReader } from "../../../agent/broker/codec.ts";
+import { ArgumentReader } from "../../../agent/p11kit/codec.ts";
 
 const readers: readonly ((reader: ArgumentReader) => void)[] = [
   (reader) => void reader.byteArray("data"),

@@ -1,5 +1,5 @@
-import { ArgumentReader, bytesOf } from "../../../agent/broker/codec.ts";
 import { mechanismName } from "../../../agent/broker/mechanisms.ts";
+import { ArgumentReader, bytesOf } from "../../../agent/p11kit/codec.ts";
 import { ByteReader, decide, parsePolicy } from "../../../policy/index.ts";
 import { documentBytes, policyDocument, SIGNER_EXE, SIGNER_UID } from "../../support/policy-document.ts";
 import { expectTrue } from "../property.ts";

@@ -4,7 +4,7 @@ import {
   MAX_STRANGER_BODY,
   parseCallBody,
   ReceiveMemory,
-} from "../../../agent/broker/frame.ts";
+} from "../../../agent/p11kit/frame.ts";
 import { expectTrue } from "../property.ts";
 
 /** A stream in two pieces gives the frames of the whole one; the first byte says where it is cut. */

@@ -1,9 +1,9 @@
+import { CKR } from "../broker/ckr.ts";
+import type { ScopeState, StartedOperation } from "../broker/operation.ts";
+import type { SignOperation } from "../broker/signing.ts";
 import type { Peer } from "../identity.ts";
-import { CKR } from "./calls.ts";
 import { type ArgumentReader, NO_VALUES } from "./codec.ts";
 import type { VirtualObject } from "./objects.ts";
-import type { ScopeState, StartedOperation } from "./operation.ts";
-import type { SignOperation } from "./signing.ts";
 
 export const MAX_SESSIONS = 64;
 export const SLOT = 1n;

@@ -9,7 +9,7 @@ import {
   readFlag,
 } from "./attributes.ts";
 import { MAX_BODY } from "./frame.ts";
-import { type MechanismAndKey, readMechanismAndKey } from "./mechanisms.ts";
+import { type MechanismAndKey, readMechanismAndKey } from "./mechanism-codec.ts";
 
 const NULL_LENGTH = 0xffff_ffff;
 

@@ -1,4 +1,4 @@
-import { decideCaller } from "../../policy/index.ts";
+import { recordStranger, type ServedOperation } from "../broker/operation.ts";
 import { type Answer, type Application, type CallHandler, failure } from "./application.ts";
 import { malformed } from "./attributes.ts";
 import { CALLS, callNamed } from "./calls.ts";
@@ -6,7 +6,6 @@ import { ArgumentReader } from "./codec.ts";
 import * as decryption from "./decrypt-calls.ts";
 import type { CallBody } from "./frame.ts";
 import * as general from "./general-calls.ts";
-import { recordStranger, type ServedOperation } from "./operation.ts";
 import * as session from "./session-calls.ts";
 import * as signing from "./sign-calls.ts";
 
@@ -71,12 +70,6 @@ export async function answerStranger(
   if (isFirst || attempt !== undefined)
     await recordStranger(application.state, application.peer, attempt ?? "connect", reason);
   return failure("FUNCTION_REJECTED");
-}
-
-/** Why the peer is not the scope's caller; null when it is. */
-export function strangerReason({ state, peer }: Pick<Application, "state" | "peer">): string | null {
-  const caller = peer === null ? null : { uid: peer.uid, exe: peer.exe };
-  return decideCaller(state.policy, state.scope.name, caller)?.reason ?? null;
 }
 
 function attempts(operation: ServedOperation, ...names: readonly string[]): [number, ServedOperation][] {

@@ -1,3 +1,4 @@
+import { finishDecryption, plaintextRoom } from "../broker/decrypting.ts";
 import {
   type Application,
   activeOf,
@@ -8,7 +9,6 @@ import {
   values,
 } from "./application.ts";
 import { bytesOf, encodeLength } from "./codec.ts";
-import { finishDecryption, plaintextRoom } from "./decrypting.ts";
 import { initCall } from "./init-call.ts";
 
 export const decryptInit = initCall("decrypt", (started) => started);

@@ -1,5 +1,5 @@
+import { type ServedOperation, type StartedOperation, startOperation } from "../broker/operation.ts";
 import { type CallHandler, failure, OK, type Session } from "./application.ts";
-import { type ServedOperation, type StartedOperation, startOperation } from "./operation.ts";
 
 /**
  * C_SignInit and C_DecryptInit: one decision without data, and one operation of the kind for a session until it has given its result.

@@ -1,3 +1,4 @@
+import { finishSigning, signOperation } from "../broker/signing.ts";
 import {
   type Answer,
   type Application,
@@ -10,7 +11,6 @@ import {
 } from "./application.ts";
 import { bytesOf, encodeByteArray, encodeLength, NO_VALUES } from "./codec.ts";
 import { initCall } from "./init-call.ts";
-import { finishSigning, signOperation } from "./signing.ts";
 
 export const signInit = initCall("sign", signOperation);
 

@@ -1,4 +1,6 @@
 import { ByteWriter, type Operation, utf8 } from "../../policy/index.ts";
+import { CKR } from "../broker/ckr.ts";
+import type { BrokerKey } from "../broker/key.ts";
 import {
   type Attribute,
   type AttributeQuery,
@@ -8,8 +10,6 @@ import {
   sameValue,
   writeAttribute,
 } from "./attributes.ts";
-import { CKR } from "./calls.ts";
-import type { BrokerKey } from "./key.ts";
 
 const CKO_PUBLIC_KEY = 2n;
 const CKO_PRIVATE_KEY = 3n;

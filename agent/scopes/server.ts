@@ -2,17 +2,16 @@ import { chmodSync, lstatSync, unlinkSync } from "node:fs";
 import { connect, createServer, type Server, type Socket } from "node:net";
 import { failuresOf, findScope, type Policy } from "../../policy/index.ts";
 import type { AuditLog } from "../audit.ts";
+import type { FailureBudgets } from "../broker/failure-budget.ts";
+import { brokerKey, type PublicKeySource, verifyKeyUses } from "../broker/key.ts";
+import { recordStranger, type ScopeState, strangerReason } from "../broker/operation.ts";
+import { RefusalLog } from "../broker/refusals.ts";
+import type { Token } from "../broker/token.ts";
 import { AgentError } from "../errors.ts";
 import type { Peer, PeerIdentity } from "../identity.ts";
-import { serveConnection } from "./connection.ts";
-import { strangerReason } from "./dispatch.ts";
-import type { FailureBudgets } from "./failure-budget.ts";
-import { ReceiveMemory } from "./frame.ts";
-import { brokerKey, type PublicKeySource, verifyKeyUses } from "./key.ts";
-import { scopeObjects } from "./objects.ts";
-import { recordStranger, type ScopeState } from "./operation.ts";
-import { RefusalLog } from "./refusals.ts";
-import type { Token } from "./token.ts";
+import { serveConnection } from "../p11kit/connection.ts";
+import { ReceiveMemory } from "../p11kit/frame.ts";
+import { scopeObjects } from "../p11kit/objects.ts";
 
 const MAX_CONNECTIONS = 256;
 /** Of peers that are refused, at once: they cannot keep the scope's caller out. */
@@ -55,7 +54,7 @@ export async function serveScope(options: ServeScopeOptions): Promise<ScopeServe
   const strangers = new Set<Socket>();
   const admit = async (socket: Socket): Promise<void> => {
     const peer = await identifyPeer(socket, options.identify);
-    const reason = strangerReason({ state, peer });
+    const reason = strangerReason(state, peer);
     if (reason !== null && strangers.size >= MAX_STRANGERS) {
       socket.destroy();
       await recordStranger(state, peer, "connect", reason);

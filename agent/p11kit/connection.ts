@@ -1,9 +1,10 @@
 import { once } from "node:events";
 import type { Socket } from "node:net";
+import { type ScopeState, strangerReason } from "../broker/operation.ts";
 import type { Peer } from "../identity.ts";
 import { type Answer, type Application, openApplication } from "./application.ts";
 import { CALLS } from "./calls.ts";
-import { answerCall, answerStranger, checkSignature, strangerReason } from "./dispatch.ts";
+import { answerCall, answerStranger, checkSignature } from "./dispatch.ts";
 import {
   encodeErrorReply,
   encodeReply,
@@ -16,7 +17,6 @@ import {
   type ReceiveMemory,
 } from "./frame.ts";
 import type { VirtualObject } from "./objects.ts";
-import type { ScopeState } from "./operation.ts";
 
 /** The highest protocol version that is answered. */
 export const MAX_VERSION = 2;
@@ -32,7 +32,7 @@ export async function serveConnection(
   peer: Peer | null,
   memory: ReceiveMemory,
 ): Promise<void> {
-  const isCaller = strangerReason({ state, peer }) === null;
+  const isCaller = strangerReason(state, peer) === null;
   const splitter = new FrameSplitter(isCaller ? MAX_BODY : MAX_STRANGER_BODY, memory);
   try {
     let connection: Connection | null = null;
@@ -66,7 +66,7 @@ async function greet(
   if (offered === null) return null;
   const application = open(Math.min(offered, MAX_VERSION));
   await send(socket, Uint8Array.of(application.version));
-  return { application, stranger: strangerReason(application), calls: 0 };
+  return { application, stranger: strangerReason(application.state, application.peer), calls: 0 };
 }
 
 async function answerFrames(socket: Socket, splitter: FrameSplitter, connection: Connection): Promise<void> {

@@ -1,13 +1,14 @@
 import { join } from "node:path";
-import type { Policy } from "../policy/index.ts";
-import type { AuditLog } from "./audit.ts";
-import { FailureBudgets, type ScopeServer, serveScope, type Token } from "./broker/index.ts";
-import type { AgentConfig } from "./config.ts";
-import { createPeerIdentity } from "./identity.ts";
-import type { ServedKey } from "./launch/keys.ts";
-import type { Native } from "./native/index.ts";
-import type { Domains } from "./shims/domains.ts";
-import type { Spawner } from "./spawner-client.ts";
+import type { Policy } from "../../policy/index.ts";
+import type { AuditLog } from "../audit.ts";
+import { FailureBudgets, type Token } from "../broker/index.ts";
+import type { AgentConfig } from "../config.ts";
+import { createPeerIdentity } from "../identity.ts";
+import type { ServedKey } from "../launch/keys.ts";
+import type { Native } from "../native/index.ts";
+import type { Domains } from "../shims/domains.ts";
+import type { Spawner } from "../spawner-client.ts";
+import { type ScopeServer, serveScope } from "./server.ts";
 
 export interface ServeOptions {
   readonly config: AgentConfig;

@@ -1,0 +1,83 @@
+import { ByteReader, type MechanismParameters, type MechanismRow } from "../../policy/index.ts";
+import { mechanismByValue } from "../broker/mechanisms.ts";
+import { malformed, readByteString, readFlag } from "./attributes.ts";
+
+const NULL_LENGTH = 0xffff_ffff;
+const PSS_BYTES = 24;
+const KEY_BYTES = 8;
+const MAX_LABEL = 65_536;
+
+/** A mechanism and a key handle as C_SignInit and C_DecryptInit send them (`Mu`). */
+export type MechanismAndKey =
+  /** NULL mechanism pointer: the operation is to be cancelled. */
+  | { readonly kind: "cancel" }
+  | {
+      readonly kind: "start";
+      readonly mechanism: bigint;
+      readonly parameters: MechanismParameters;
+      readonly key: bigint;
+    };
+
+/**
+ * Reads `Mu` at the end of a request. The parameters of a mechanism that no policy can name have an unknown form, but the key handle is
+ * always the last 8 bytes, so such a request can still be refused with the right code.
+ * @param version the answered protocol version: 2 has the `has_param` byte, 0 and 1 do not
+ */
+export function readMechanismAndKey(reader: ByteReader, version: number): MechanismAndKey {
+  const type = reader.u32("mechanism type");
+  // A NULL mechanism has no parameters in any version.
+  if (type === 0xffff_ffff) {
+    reader.u64("key");
+    return { kind: "cancel" };
+  }
+  if (reader.remaining < KEY_BYTES)
+    throw malformed("mechanism", "parameters and a key handle", `${reader.remaining} bytes`);
+  const bytes = reader.bytes(reader.remaining - KEY_BYTES, "mechanism parameters");
+  const mechanism = BigInt(type);
+  const row = mechanismByValue(mechanism);
+  const parameters = readParameters(row, bytes, version);
+  return { kind: "start", mechanism, parameters, key: reader.u64("key") };
+}
+
+function readParameters(row: MechanismRow | null, bytes: Uint8Array, version: number): MechanismParameters {
+  switch (row?.parameters) {
+    case "pss":
+      return readPss(bytes, version);
+    case "oaep":
+      return readOaep(bytes, version);
+    case "none":
+    case undefined:
+      return readPlain(bytes, version);
+  }
+}
+
+function readPlain(bytes: Uint8Array, version: number): MechanismParameters {
+  if (version >= 2) return { kind: bytes.length === 0 ? "none" : "opaque" };
+  const isNull = bytes.length === 4 && new ByteReader(bytes, "mechanism").u32("parameter") === NULL_LENGTH;
+  return { kind: isNull ? "none" : "opaque" };
+}
+
+function readPss(bytes: Uint8Array, version: number): MechanismParameters {
+  const reader = new ByteReader(bytes, "CK_RSA_PKCS_PSS_PARAMS");
+  if (version >= 2 && !readFlag(reader, "has_param")) {
+    reader.end();
+    return { kind: "none" };
+  }
+  if (reader.remaining !== PSS_BYTES) throw malformed("PSS parameters", `${PSS_BYTES} bytes`, `${reader.remaining}`);
+  return { kind: "pss", hash: reader.u64("hashAlg"), mgf: reader.u64("mgf"), saltLength: reader.u64("sLen") };
+}
+
+/** CK_RSA_PKCS_OAEP_PARAMS. A NULL label is the empty one. */
+function readOaep(bytes: Uint8Array, version: number): MechanismParameters {
+  const reader = new ByteReader(bytes, "CK_RSA_PKCS_OAEP_PARAMS");
+  if (version >= 2 && !readFlag(reader, "has_param")) {
+    reader.end();
+    return { kind: "none" };
+  }
+  const hash = reader.u64("hashAlg");
+  const mgf = reader.u64("mgf");
+  const source = reader.u64("source");
+  const label = readByteString(reader, "sourceData", MAX_LABEL) ?? new Uint8Array();
+  reader.end();
+  return { kind: "oaep", hash, mgf, source, label };
+}
