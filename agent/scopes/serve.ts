@@ -15,6 +15,7 @@ import type { AgentConfig } from "../config.ts";
 import { createPeerIdentity } from "../identity.ts";
 import type { ServedKey } from "../launch/keys.ts";
 import type { Native } from "../native/index.ts";
+import { arrivingKey } from "../shims/arriving-key.ts";
 import type { Domains } from "../shims/domains.ts";
 import type { Spawner } from "../spawner-client.ts";
 import { type ScopeServer, serveScope } from "./server.ts";
@@ -56,7 +57,7 @@ export async function serveScopes(options: ServeOptions): Promise<readonly Scope
 }
 
 /** The broker names keys as the policy does; where a key lies, and in which shim, its token's trust domain knows. */
-export function domainToken(domains: Pick<Domains, "use" | "reserve">): Token {
+export function domainToken(domains: Pick<Domains, "use" | "reserve" | "arrive">): Token {
   return {
     reserve: (key) => domains.reserve(key),
     sign: ({ key, mechanism, data }) =>
@@ -65,5 +66,6 @@ export function domainToken(domains: Pick<Domains, "use" | "reserve">): Token {
       domains.use(key, (shim, place) =>
         shim.decrypt({ ...place, mechanism: mechanism.value, oaep: mechanism.oaep, ciphertext: data }),
       ),
+    unwrap: (request) => domains.arrive(arrivingKey(request)),
   };
 }

@@ -95,6 +95,9 @@ export function softwareKeys(): { publicKeys: Map<string, PublicKeySource> } & T
       return Uint8Array.from(privateEncrypt({ key: rsa.privateKey, padding }, data));
     },
     decrypt: async ({ mechanism, data }) => softwareDecrypt(vault.privateKey, mechanism, data),
+    unwrap: async () => {
+      throw tokenRefuses(0x54n);
+    },
   };
 }
 
@@ -180,6 +183,7 @@ export async function startBroker(options: BrokerFixtureOptions = {}): Promise<B
       fixture.decryptions.push(request);
       return (options.token?.decrypt ?? software.decrypt)(request);
     },
+    unwrap: (request) => (options.token?.unwrap ?? software.unwrap)(request),
   };
   const now = () => fixture.time;
   const broker = {
