@@ -6,6 +6,7 @@ import type { AgentConfig } from "../config.ts";
 import { createPeerIdentity } from "../identity.ts";
 import type { ServedKey } from "../launch/keys.ts";
 import type { Native } from "../native/index.ts";
+import { openProcesses } from "../processes.ts";
 import type { Domains } from "../shims/domains.ts";
 import type { Spawner } from "../spawner-client.ts";
 import { type ScopeServer, serveScope } from "./server.ts";
@@ -25,14 +26,14 @@ export async function serveScopes(options: ServeOptions): Promise<readonly Scope
   const { config, policy, keys, domains, audit, native, spawner } = options;
   const publicKeys = new Map(keys.map(({ name, spki, id, label }) => [name, { spki, id, label }]));
   const identify = createPeerIdentity({
-    peerCredentials: (fd) => native.peerCredentials(fd),
     executableOf: (pidfd) => spawner.peerExe(pidfd),
-    closeFd: (fd) => native.closeFd(fd),
+    isAlive: (pidfd) => native.isAlive(pidfd),
+    processes: openProcesses(),
   });
   const failures = new FailureBudgets(() => performance.now());
   const opening = policy.scopes.map(({ name }) =>
     serveScope({
-      ...{ policy, audit, identify, publicKeys, failures },
+      ...{ policy, audit, identify, publicKeys, failures, native },
       scope: name,
       socketPath: join(config.scopes, `${name}.sock`),
       token: domainToken(domains),

@@ -23,6 +23,7 @@ import {
 } from "../support/broker-session.ts";
 import { documentBytes, policyDocument, twoTokenDocument } from "../support/policy-document.ts";
 import { byteArray, type RawClient, u32, ulongs } from "../support/rpc-client.ts";
+import { native } from "../support/shim-fixture.ts";
 
 // Attacks that are known against PKCS #11 interfaces (Clulow 2003; Delaune, Kremer and Steel 2008; Bortolozzo et al. 2010; Bardou et al. 2012),
 // as a caller of the scope would make them. The token behind the broker really decrypts, and tells more than it should.
@@ -394,6 +395,7 @@ describe("one key under two names", () => {
       scope: "rsa-signing",
       socketPath: join(directory, "s.sock"),
       token: keys,
+      native: native(),
       audit: openAudit({ path: join(directory, "audit.log"), now: Date.now, anchor: null }),
       identify: async () => SIGNER_PEER,
       publicKeys: new Map([
@@ -439,7 +441,7 @@ describe("one key under two names", () => {
     const audit = openAudit({ path: join(directory, "audit.log"), now: Date.now, anchor: null });
     const serving = serveScope({
       ...{ policy, scope: scope.name, socketPath: join(directory, "s.sock"), token: keys, audit, now: Date.now },
-      ...{ identify: async () => SIGNER_PEER, publicKeys: new Map([["vault", source(ours)]]) },
+      ...{ native: native(), identify: async () => SIGNER_PEER, publicKeys: new Map([["vault", source(ours)]]) },
       failures: new FailureBudgets(Date.now),
     });
     await expect(serving).rejects.toMatchObject({ code: "ERR_LAUNCH" });

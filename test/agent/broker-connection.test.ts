@@ -19,6 +19,7 @@ import {
 import { openClient, openSession, replay, SIGNING_STREAM, sign, signInit } from "../support/broker-session.ts";
 import { documentBytes, policyDocument } from "../support/policy-document.ts";
 import { INITIALIZE_VALUES, openRawClient, rawFrame, requestFrame, u32, ulongs } from "../support/rpc-client.ts";
+import { native } from "../support/shim-fixture.ts";
 
 let broker: BrokerFixture;
 beforeEach(async () => {
@@ -31,7 +32,7 @@ describe("connection", () => {
     [0, 0],
     [1, 1],
     [2, 2],
-    [255, 2],
+    [31, 2],
   ])("I6: version %i is answered with %i", async (offered, answered) => {
     const client = await openRawClient(broker.socket("release-signing"), null);
     client.send(Uint8Array.of(offered));
@@ -207,6 +208,7 @@ describe("socket", () => {
       policy,
       scope: "release-signing",
       socketPath,
+      native: native(),
       token,
       failures: new FailureBudgets(Date.now),
       audit,

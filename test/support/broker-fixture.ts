@@ -16,8 +16,9 @@ import type { Peer } from "../../agent/identity.ts";
 import { type ScopeServer, serveScope } from "../../agent/scopes/index.ts";
 import { OAEP_DIGESTS, parsePolicy, sha256Hex } from "../../policy/index.ts";
 import { documentBytes, type PolicyDocument, policyDocument, SIGNER_EXE, SIGNER_UID } from "./policy-document.ts";
+import { native } from "./shim-fixture.ts";
 
-export const SIGNER_PEER: Peer = { pid: 77, uid: SIGNER_UID, gid: 2001, exe: SIGNER_EXE as Peer["exe"] };
+export const SIGNER_PEER: Peer = { pid: 77, uid: SIGNER_UID, gid: 2001, exe: SIGNER_EXE as Peer["exe"], unit: null };
 export const INTRUDER_PEER: Peer = { ...SIGNER_PEER, pid: 78, uid: 2002 };
 
 export interface SignRequest {
@@ -169,6 +170,7 @@ export async function startBroker(options: BrokerFixtureOptions = {}): Promise<B
         policy,
         scope: name,
         socketPath,
+        native: native(),
         token,
         failures,
         audit,
