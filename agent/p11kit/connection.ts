@@ -16,7 +16,6 @@ import {
   MAX_STRANGER_BODY,
   parseCallBody,
 } from "./frame.ts";
-import { scopeObjects } from "./objects.ts";
 
 /** The highest protocol version that is answered. */
 export const MAX_VERSION = 2;
@@ -28,11 +27,10 @@ const OPEN_SESSION = callNamed("C_OpenSession").id;
  * answered one after the other; nothing more is read from the socket meanwhile.
  */
 export const openP11kitDoor: OpenDoor = (state) => {
-  const objects = scopeObjects(state.key, state.policy.keys[state.scope.key]?.does ?? "unwrap");
   return async ({ channel, caller, memory }) => {
     const stranger = strangerReason(state, caller.peer);
     const splitter = new FrameSplitter(stranger === null ? MAX_BODY : MAX_STRANGER_BODY, memory);
-    const open = (version: number): Application => openApplication(state, objects, caller.peer, version);
+    const open = (version: number): Application => openApplication(state, caller.peer, version);
     try {
       let connection: Connection | null = null;
       for await (const chunk of channel.chunks) {

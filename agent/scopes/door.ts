@@ -1,4 +1,4 @@
-import type { ScopeState } from "../broker/operation.ts";
+import type { ScopeState } from "../broker/scope-state.ts";
 import type { ReceiveMemory } from "../p11kit/frame.ts";
 import type { Caller } from "./caller.ts";
 import type { Channel } from "./channel.ts";

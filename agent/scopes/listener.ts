@@ -10,7 +10,7 @@ export interface ListenerOptions {
   readonly native: Pick<Native, "listen" | "accept" | "closeFd">;
   readonly socketPath: string;
   /** A listening descriptor that the agent was started with. */
-  readonly inherited?: number;
+  readonly inherited?: number | undefined;
 }
 
 export interface Listener {

@@ -1,11 +1,6 @@
-import { failuresOf, findScope, type Policy } from "../../policy/index.ts";
-import type { AuditLog } from "../audit.ts";
-import type { FailureBudgets } from "../broker/failure-budget.ts";
-import { brokerKey, type PublicKeySource, verifyKeyUses } from "../broker/key.ts";
-import { recordStranger, type ScopeState, strangerReason } from "../broker/operation.ts";
-import { RefusalLog } from "../broker/refusals.ts";
-import type { Token } from "../broker/token.ts";
-import { AgentError } from "../errors.ts";
+import { MAX_CONNECTIONS } from "../../policy/index.ts";
+import { recordStranger, strangerReason } from "../broker/operation.ts";
+import { type Broker, openScope, type ScopeState, scopeOf } from "../broker/scope-state.ts";
 import type { Peer, PeerIdentity } from "../identity.ts";
 import type { Connector, Native, NativeStream } from "../native/index.ts";
 import { openP11kitDoor } from "../p11kit/connection.ts";
@@ -16,32 +11,23 @@ import { SocketChannel } from "./channel.ts";
 import { type Door, type Doors, doorFor, type OpenDoor } from "./door.ts";
 import { openListener } from "./listener.ts";
 
-const MAX_CONNECTIONS = 256;
 /** Of peers that are refused, at once: they cannot keep the scope's caller out. */
 const MAX_STRANGERS = 32;
 /** Bytes of unfinished requests, of all connections together. */
 const MAX_RECEIVING = 16 << 20;
 
 export interface ServeScopeOptions {
-  readonly policy: Policy;
+  readonly broker: Broker;
   /** Name of the scope. */
   readonly scope: string;
   /** Where the socket is made, in place of a stale one. Not looked at when a socket was inherited. */
   readonly socketPath: string;
   /** A listening descriptor that the agent was started with; it is taken over. */
-  readonly inherited?: number;
+  readonly inherited?: number | undefined;
   readonly native: Native;
-  readonly token: Token;
-  readonly audit: AuditLog;
   readonly identify: PeerIdentity;
   /** Default: the PKCS #11 door alone. */
   readonly doors?: Doors<OpenDoor>;
-  /** By key name; the scope's key must be among them, with the SPKI that the policy names. */
-  readonly publicKeys: ReadonlyMap<string, PublicKeySource>;
-  /** Those of all scopes of the policy together: a key that two scopes serve has one budget. */
-  readonly failures: FailureBudgets;
-  /** Milliseconds of a clock that does not go backwards, for the rate limit. */
-  readonly now: () => number;
 }
 
 export interface ScopeServer {
@@ -54,7 +40,7 @@ export interface ScopeServer {
  * @throws AgentError `ERR_LAUNCH` when policy and key do not fit, `ERR_ENVIRONMENT` when the socket cannot be made
  */
 export async function serveScope(options: ServeScopeOptions): Promise<ScopeServer> {
-  const state = scopeState(options);
+  const state = openScope(options.broker, options.scope);
   const visitors = new Visitors(options, state);
   const listener = await openListener(options, (stream, connector) => visitors.accept(stream, connector));
   return {
@@ -84,7 +70,7 @@ class Visitors {
   }
 
   accept(stream: NativeStream, connector: Connector): void {
-    if (this.#channels.size >= MAX_CONNECTIONS) {
+    if (this.#channels.size >= (scopeOf(this.#state)?.connections ?? MAX_CONNECTIONS)) {
       stream.close();
       return;
     }
@@ -113,7 +99,8 @@ class Visitors {
     connected: Connector & { readonly accepted: number },
     identified: (peer: Peer | null) => void,
   ): Promise<void> {
-    const { identify, native, now } = this.#options;
+    const { identify, native } = this.#options;
+    const { now } = this.#state;
     const caller = await openCaller({ channel, connected, identify, now, closeFd: (fd) => native.closeFd(fd) });
     identified(caller.peer);
     const reason = strangerReason(this.#state, caller.peer);
@@ -129,30 +116,4 @@ class Visitors {
     channel.destroy();
     if (reason !== null) await recordStranger(this.#state, caller.peer, "connect", reason);
   }
-}
-
-function scopeState(options: ServeScopeOptions): ScopeState {
-  const { policy, token, audit, now } = options;
-  const scope = findScope(policy, options.scope);
-  if (scope === null)
-    throw new AgentError("ERR_LAUNCH", "scope", { expected: "a scope of the policy", got: options.scope });
-  const listed = policy.keys[scope.key];
-  const source = options.publicKeys.get(scope.key);
-  if (listed === undefined || source === undefined) {
-    throw new AgentError("ERR_LAUNCH", `scope ${scope.name} key`, {
-      expected: `public key of ${scope.key}`,
-      got: "none",
-    });
-  }
-  if (listed.does === "unwrap") {
-    throw new AgentError("ERR_LAUNCH", `scope ${scope.name} key`, {
-      expected: "a key that does sign or decrypt",
-      got: listed.does,
-    });
-  }
-  const key = brokerKey(scope.key, source, listed.spki);
-  verifyKeyUses(policy, options.publicKeys);
-  const failures = options.failures.of(key.identity, failuresOf(scope));
-  const refusals = new RefusalLog(audit, scope.audit, now);
-  return { policy, scope, key, token, audit, refusals, failures, now, bucket: null };
 }
