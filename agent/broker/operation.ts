@@ -13,8 +13,8 @@ import {
   spend,
   type TokenBucket,
 } from "../../policy/index.ts";
-import { type AuditLog, inputDigest } from "../audit.ts";
-import type { AuditEntry } from "../audit-record.ts";
+import { type AuditLog, inputDigest } from "../audit/log.ts";
+import type { AuditEntry } from "../audit/record.ts";
 import type { Peer } from "../identity.ts";
 import type { VirtualObject } from "../p11kit/objects.ts";
 import { CKR } from "./ckr.ts";
@@ -117,7 +117,13 @@ export async function refuseBusy(
 ): Promise<Refused> {
   await state.refusals.record({
     ...{ caller: callerOf(peer), scope: state.scope.name, key: state.key.name, mechanism: mechanism.type, operation },
-    ...{ inputDigest: null, decision: "deny", step: "busy", reason: "too many requests wait for the token" },
+    ...{
+      inputDigest: null,
+      decision: "deny",
+      step: "busy",
+      reason: "too many requests wait for the token",
+      approvals: [],
+    },
   });
   return refused("DEVICE_MEMORY");
 }
@@ -139,6 +145,7 @@ export async function recordStranger(
     decision: "deny",
     step: "caller",
     reason,
+    approvals: [],
   };
   await state.refusals.record(entry);
 }
@@ -210,5 +217,6 @@ function auditEntry(peer: Peer | null, request: ServedRequest, decision: Decisio
     decision: decision.allow ? "allow" : "deny",
     step: decision.allow ? null : decision.step,
     reason: decision.allow ? decision.rule : decision.reason,
+    approvals: [],
   };
 }

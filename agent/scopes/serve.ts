@@ -1,6 +1,6 @@
 import { join } from "node:path";
 import type { Policy } from "../../policy/index.ts";
-import type { AuditLog } from "../audit.ts";
+import type { AuditLog } from "../audit/log.ts";
 import { FailureBudgets, type Token } from "../broker/index.ts";
 import type { AgentConfig } from "../config.ts";
 import { createPeerIdentity } from "../identity.ts";

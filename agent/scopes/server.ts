@@ -1,7 +1,7 @@
 import { chmodSync, lstatSync, unlinkSync } from "node:fs";
 import { connect, createServer, type Server, type Socket } from "node:net";
 import { failuresOf, findScope, type Policy } from "../../policy/index.ts";
-import type { AuditLog } from "../audit.ts";
+import type { AuditLog } from "../audit/log.ts";
 import type { FailureBudgets } from "../broker/failure-budget.ts";
 import { brokerKey, type PublicKeySource, verifyKeyUses } from "../broker/key.ts";
 import { recordStranger, type ScopeState, strangerReason } from "../broker/operation.ts";

@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { openAudit } from "../../agent/audit.ts";
+import { openAudit } from "../../agent/audit/open.ts";
 import { FailureBudgets, type PublicKeySource } from "../../agent/broker/index.ts";
 import { CALLS } from "../../agent/p11kit/calls.ts";
 import { serveScope } from "../../agent/scopes/index.ts";
@@ -394,7 +394,7 @@ describe("one key under two names", () => {
       scope: "rsa-signing",
       socketPath: join(directory, "s.sock"),
       token: keys,
-      audit: openAudit({ path: join(directory, "audit.log"), now: Date.now, anchor: null }),
+      audit: openAudit({ directory: join(directory, "audit.log"), now: Date.now, anchor: null }),
       identify: async () => SIGNER_PEER,
       publicKeys: new Map([
         ["release-rsa", source(first)],
@@ -436,7 +436,7 @@ describe("one key under two names", () => {
       },
       scopes: [{ ...scope, key: "vault" }],
     } as typeof parsed;
-    const audit = openAudit({ path: join(directory, "audit.log"), now: Date.now, anchor: null });
+    const audit = openAudit({ directory: join(directory, "audit.log"), now: Date.now, anchor: null });
     const serving = serveScope({
       ...{ policy, scope: scope.name, socketPath: join(directory, "s.sock"), token: keys, audit, now: Date.now },
       ...{ identify: async () => SIGNER_PEER, publicKeys: new Map([["vault", source(ours)]]) },
