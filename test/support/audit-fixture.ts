@@ -53,6 +53,9 @@ export class AuditBench {
     const lines = change(this.lines(segment));
     writeFileSync(this.path(segment), lines.map((line) => `${line}\n`).join(""));
   }
+  delete(path: string): void {
+    rmSync(path);
+  }
   remove(): void {
     rmSync(this.root, { recursive: true, force: true });
   }
