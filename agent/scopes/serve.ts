@@ -1,6 +1,6 @@
 import { join } from "node:path";
 import type { Policy } from "../../policy/index.ts";
-import type { AuditLog } from "../audit.ts";
+import type { AuditLog } from "../audit/log.ts";
 import {
   type Broker,
   FailureBudgets,
