@@ -93,7 +93,7 @@ export class IncidentLog {
    * @throws AgentError ERR_AUDIT_WRITE: it must not be
    */
   async unwrapping(token: string, shim: number, key: string): Promise<void> {
-    const nothing = { caller: null, mechanism: null, inputDigest: null, step: null } as const;
+    const nothing = { caller: null, mechanism: null, inputDigest: null, step: null, approvals: [] } as const;
     const reason = `again, in shim ${shim} that took over`;
     const entry = { ...nothing, scope: token, key, operation: "unwrap", decision: "allow", reason } as const;
     await this.#parts.audit.append(entry, "durable");
