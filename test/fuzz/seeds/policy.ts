@@ -60,6 +60,12 @@ export function policySeeds(): Record<string, Seeds> {
       document: json({ a: [1, -2.5, 1e3, true, null], b: { c: 'x\\u00e9"' } }),
       list: utf8(' [ "\\ud83d\\ude00" , 0.1e-2 ] '),
     },
+    "commented-json": {
+      document: utf8(
+        '// what it is\r\n{ "a": [1, /* two */ -2.5, true], /* "b": 2, */\n  "b/*": { "c": "// \u00e9" } } //',
+      ),
+      list: utf8('/**/[ "\\"/*" , {} , [[ ]] ]\n'),
+    },
     policy: {
       document: documentBytes(policyDocument()),
       decrypting: documentBytes(decrypting),
