@@ -36,7 +36,6 @@ export * from "./firmware-events.ts";
 export * from "./firmware-log.ts";
 export * from "./firmware-reference.ts";
 export * from "./incidents.ts";
-export * from "./json-comments.ts";
 export * from "./jws.ts";
 export * from "./launch-events.ts";
 export * from "./library-cache.ts";
