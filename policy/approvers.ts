@@ -1,18 +1,18 @@
 import { z } from "zod";
+import { toHex } from "./bytes.ts";
 import { duration } from "./duration.ts";
 import type { Policy, Scope } from "./policy.ts";
 import { doubles, name } from "./policy-fields.ts";
+import { parseSshKeyLine } from "./ssh-public-key.ts";
 
 /** Whoever approves, by an OpenSSH public key. */
 export const approver = z.strictObject({
-  /** A line as in a `.pub` file: `ssh-ed25519` or `sk-ssh-ed25519@openssh.com`. */
+  /** A line as in a `.pub` file, a security key's perhaps with `verify-required` in front. */
   key: z
     .string()
-    .max(512)
-    .regex(
-      /^(?:ssh-ed25519|sk-ssh-ed25519@openssh\.com) [A-Za-z0-9+/]+={0,2}(?: [\x21-\x7e]+)?$/,
-      "expected an OpenSSH public key: ssh-ed25519 or sk-ssh-ed25519@openssh.com",
-    ),
+    .max(1024)
+    .regex(/^(?:verify-required )?(?:ssh-ed25519|sk-ssh-ed25519@openssh\.com) [A-Za-z0-9+/]+={0,2}(?: [\x20-\x7e]+)?$/)
+    .refine(isSshKeyLine, "expected an OpenSSH public key: ssh-ed25519 or sk-ssh-ed25519@openssh.com"),
   /** Callers that this approver may not approve for: mostly those that he is. */
   notFor: z.array(name).max(64),
 });
@@ -20,6 +20,15 @@ export const approvers: z.ZodDefault<z.ZodRecord<typeof name, typeof approver>> 
   .record(name, approver)
   .refine((all) => Object.keys(all).length <= 64, "expected at most 64 approvers")
   .default({});
+
+function isSshKeyLine(line: string): boolean {
+  try {
+    parseSshKeyLine(line);
+    return true;
+  } catch {
+    return false;
+  }
+}
 
 /** How many of whom have to approve what. */
 export const approvalRule = z.strictObject({
@@ -42,7 +51,8 @@ export function countingApprovers(policy: Pick<Policy, "approvers">, { approvals
 /** What is wrong with the approvers, and with each scope's use of them. */
 export function approverFindings(policy: Policy): string[] {
   const entries = Object.entries(policy.approvers);
-  const keys = entries.map(([, { key }]) => key.split(" ")[1] ?? "");
+  // By its bytes: as a plain and as a security key it is one.
+  const keys = entries.map(([, { key }]) => toHex(parseSshKeyLine(key).key.point));
   return [
     ...doubles(keys).map((double) => `approvers: two entries with the key ${double}`),
     ...entries.flatMap(([approverName, { notFor }]) =>
