@@ -3,7 +3,9 @@ import { readFile } from "node:fs/promises";
 import { collectEvidence, ekProfiles, encodeEvidence, type Reason, reasonFrom } from "../attest/index.ts";
 import { openCabinet, type Policy } from "../policy/index.ts";
 import { isOwnershipSecret, memoryMedium, openStoreFile, openTpm, Store, type StoreContent } from "../seal/index.ts";
+import { type Approvals, NO_REQUESTS, openApprovals } from "./approvals/index.ts";
 import { type AuditLog, openAudit, readAudit } from "./audit.ts";
+import { LivePolicy } from "./broker/index.ts";
 import { type AgentConfig, parseConfig } from "./config.ts";
 import { answerControlLine, type ControlService, MAX_REQUEST } from "./control/control.ts";
 import { VirtioPort } from "./control/port.ts";
@@ -46,6 +48,7 @@ export async function runAgent(configPath: string): Promise<never> {
   if (!config.stateVolume) audit.open(openAudit({ path: config.auditLog, now: Date.now, anchor: null }));
   const volume = { tss: tpm.tss, spawner, native, auditLog: config.auditLog, audit, now: Date.now };
   let domains: Domains | null = null;
+  let approvals: Approvals | null = null;
 
   const environment: LaunchEnvironment = {
     ...{ config, configBytes, tpm, tss: tpm.tss, store, log, spawner, inputs },
@@ -59,13 +62,27 @@ export async function runAgent(configPath: string): Promise<never> {
   const gathered = { config, tpm, log, record, inputs: inputs.partial, audit, spawner, domains: () => domains };
   const sources = await openSources(gathered);
   const sealing = createSealingService(environment, { record, storeKeeps, identity: sources });
-  const { ended } = await serveControl(config, controlService(gathered, sources, sealing));
+  const { ended } = await serveControl(
+    config,
+    controlService(gathered, sources, sealing, () => approvals ?? NO_REQUESTS),
+  );
   const launched = await launch(environment, record);
   console.error(`agent: ${describe(record)}`);
-  const { policy } = inputs.partial;
-  if (launched !== null && policy !== undefined) {
+  const { policy, policyBytes } = inputs.partial;
+  if (launched !== null && policy !== undefined && policyBytes !== undefined) {
     domains = openDomains({ environment, record, policy, launched, audit, storeKeeps });
-    await serveScopes({ config, policy, keys: launched.keys, domains, audit, native, spawner });
+    const live = new LivePolicy(policy);
+    approvals = openApprovals({ policy: () => live.current, policyBytes, akName: () => sources().ak.name, audit });
+    await serveScopes({
+      config,
+      live,
+      approvals: approvals.gate,
+      keys: launched.keys,
+      domains,
+      audit,
+      native,
+      spawner,
+    });
     await spawner.startWorkloads();
     for (const problem of await settleServed(environment, record)) {
       console.error(`agent: after the launch: ${problem.code} ${problem.item}: ${problem.got}`);
@@ -170,9 +187,10 @@ function controlService(
   { config, record, domains }: Gathered,
   sources: Sources,
   sealing: SealingService,
+  approvals: ControlService["approvals"],
 ): (report: VirtioPort) => ControlService {
   return (report) => ({
-    sealing,
+    ...{ sealing, approvals },
     status: async () => ({
       state: record.state.kind,
       reasons: "reasons" in record.state ? record.state.reasons : (domains()?.warnings ?? []),

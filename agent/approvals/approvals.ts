@@ -10,7 +10,7 @@ export interface ApprovalsOptions<Policy extends ApprovalPolicy = ApprovalPolicy
   /** `sha256:<hex>` of the measured document. */
   readonly policyDigest: string;
   /** TPM Name of the attestation key in hexadecimal. */
-  readonly machine: string;
+  readonly machine: () => string;
   /** 32 random bytes, made for this start of the agent and kept nowhere. */
   readonly bootNonce: Uint8Array;
   /** Milliseconds of a clock that counts on while the machine sleeps, and that nobody sets: CLOCK_BOOTTIME. */
@@ -73,6 +73,14 @@ export function createApprovals(options: ApprovalsOptions): Approvals {
     approve: (id, armored) => held.approve(id, armored),
   };
 }
+
+const UNKNOWN = refusal(
+  "unknown-request",
+  "no such request waits: used up, expired, of another boot or policy, or never there",
+);
+
+/** Before the machine serves, and for one that never will. */
+export const NO_REQUESTS: Pick<Approvals, "pending" | "approve"> = { pending: () => [], approve: async () => UNKNOWN };
 
 type Rule = NonNullable<ApprovedScope["approvals"]>;
 
@@ -177,7 +185,7 @@ class HeldApprovals {
     const opened = wallClock();
     const ends = instant(opened + milliseconds(rule.window));
     const common = {
-      ...{ machine, boot: toHex(bootNonce), policy: policyDigest, serial: `${this.#policy.serial}` },
+      ...{ machine: machine(), boot: toHex(bootNonce), policy: policyDigest, serial: `${this.#policy.serial}` },
       ...{ request: id, scope: scope.name, caller: scope.caller },
     };
     if (rule.for === "window") {
@@ -214,11 +222,6 @@ class HeldApprovals {
     return this.#requests;
   }
 }
-
-const UNKNOWN = refusal(
-  "unknown-request",
-  "no such request waits: used up, expired, of another boot or policy, or never there",
-);
 
 /** For a window all requests of the scope are one. */
 function identityOf(

@@ -5,7 +5,9 @@ export {
   type Approvals,
   type ApprovalsOptions,
   createApprovals,
+  NO_REQUESTS,
   type PendingRequest,
 } from "./approvals.ts";
 export type { ApprovalPolicy, ApprovalRefusal, ApprovalRefusalCode } from "./approvers.ts";
+export { openApprovals } from "./open.ts";
 export { APPROVAL_NAMESPACE, type ApprovalText, MAX_APPROVAL_TEXT, parseApprovalText } from "./text.ts";

@@ -71,7 +71,11 @@ export function machine(boot = 1): Machine {
   const events: ApprovalEvent[] = [];
   let made = 0;
   const approvals = createApprovals({
-    ...{ policy: () => live.policy, policyDigest: `sha256:${"cd".repeat(32)}`, machine: `000b${"ef".repeat(32)}` },
+    ...{
+      policy: () => live.policy,
+      policyDigest: `sha256:${"cd".repeat(32)}`,
+      machine: () => `000b${"ef".repeat(32)}`,
+    },
     ...{ bootNonce: new Uint8Array(32).fill(boot), now: () => clock.boot, wallClock: () => clock.wall },
     random: (size) => new Uint8Array(size).fill(++made),
     record: async (event) => {
