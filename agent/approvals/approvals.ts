@@ -2,6 +2,7 @@ import { milliseconds, toHex } from "../../policy/index.ts";
 import type { ApprovalGate, ApprovalRequest } from "../broker/approval-gate.ts";
 import { type ApprovalPolicy, type ApprovalRefusal, type ApprovedScope, refusal, verifyApproval } from "./approvers.ts";
 import { addApproval, hasApproved, type Pending, PendingRequests } from "./pending.ts";
+import { type ApprovalRule, requestText } from "./request-text.ts";
 import { type ApprovalText, encodeApprovalText, parseApprovalText } from "./text.ts";
 
 export interface ApprovalsOptions<Policy extends ApprovalPolicy = ApprovalPolicy> {
@@ -81,8 +82,6 @@ const UNKNOWN = refusal(
 
 /** Before the machine serves, and for one that never will. */
 export const NO_REQUESTS: Pick<Approvals, "pending" | "approve"> = { pending: () => [], approve: async () => UNKNOWN };
-
-type Rule = NonNullable<ApprovedScope["approvals"]>;
 
 class HeldApprovals {
   readonly #options: ApprovalsOptions;
@@ -169,39 +168,17 @@ class HeldApprovals {
     return refused;
   }
 
-  #open(scope: ApprovedScope, rule: Rule, identity: string, request: ApprovalRequest): Pending | null {
+  #open(scope: ApprovedScope, rule: ApprovalRule, identity: string, request: ApprovalRequest): Pending | null {
     if (!this.#requests.hasRoom(scope.name)) return null;
     const { now, random } = this.#options;
     const id = toHex(random(8));
-    const text = encodeApprovalText(this.#textFor(id, scope, rule, request));
+    const text = encodeApprovalText(
+      requestText(this.#options, { id, serial: this.#policy.serial, scope, rule, request }),
+    );
     const deadline = now() + milliseconds(rule.window);
     const pending = { id, scope: scope.name, identity, text, deadline, approvedBy: new Map<string, string>() };
     this.#requests.add(pending);
     return pending;
-  }
-
-  #textFor(id: string, scope: ApprovedScope, rule: Rule, request: ApprovalRequest): ApprovalText {
-    const { machine, bootNonce, policyDigest, wallClock } = this.#options;
-    const opened = wallClock();
-    const ends = instant(opened + milliseconds(rule.window));
-    const common = {
-      ...{ machine: machine(), boot: toHex(bootNonce), policy: policyDigest, serial: `${this.#policy.serial}` },
-      ...{ request: id, scope: scope.name, caller: scope.caller },
-    };
-    if (rule.for === "window") {
-      const mechanisms = scope.mechanisms.map(({ type }) => type).join(" ");
-      return {
-        ...common,
-        for: "window",
-        keys: scope.keys.join(" ") || "none",
-        mechanisms,
-        from: instant(opened),
-        until: ends,
-      };
-    }
-    const { key, keySpki, operation, mechanism, parameters, input } = request;
-    const asked = { key, "key-spki": keySpki, operation, mechanism, parameters, input };
-    return { ...common, for: "operation", ...asked, expires: ends };
   }
 
   #counts({ caller }: ApprovedScope, name: string): boolean {
@@ -225,7 +202,7 @@ class HeldApprovals {
 
 /** For a window all requests of the scope are one. */
 function identityOf(
-  rule: Rule,
+  rule: ApprovalRule,
   { caller, key, keySpki, operation, mechanism, parameters, input }: ApprovalRequest,
 ): string {
   return JSON.stringify(
@@ -235,9 +212,4 @@ function identityOf(
 
 function asText({ text }: Pending): string {
   return new TextDecoder().decode(text);
-}
-
-/** UTC, to the second. */
-function instant(milliseconds: number): string {
-  return `${new Date(milliseconds).toISOString().slice(0, 19)}Z`;
 }
