@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { MECHANISMS, type MechanismType, mechanismRow } from "./mechanisms.ts";
+import { MECHANISMS, type MechanismType, mechanismRow, riskOf } from "./mechanisms.ts";
 import type { Policy, Scope } from "./policy.ts";
 import { type DeepReadonly, doubles, name, printable, sha256Tag } from "./policy-fields.ts";
 
@@ -71,6 +71,9 @@ function ruleFindings(label: string, scope: Scope, rule: UnwrapRule): string[] {
   return [
     ...(rule.blob === null && scope.approvals === undefined ? [`${what}: any blob needs approvals`] : []),
     ...doubles(rule.mechanisms).map((double) => `${what}: duplicate mechanism ${double}`),
+    ...rule.mechanisms
+      .filter((type) => riskOf(type, rule.does) !== null)
+      .map((type) => `${what}: ${type} is not for a key that arrives`),
     ...strays.map((type) => `${what}: ${type} does not ${rule.does}`),
   ];
 }
