@@ -11,10 +11,12 @@ import {
   Store,
   type StoreContent,
 } from "../seal/index.ts";
+import { type Approvals, NO_REQUESTS, openApprovals } from "./approvals/index.ts";
 import { CHECKPOINT_PURPOSE } from "./audit/checkpoint.ts";
 import type { AuditLog } from "./audit/log.ts";
 import { MachineAudit } from "./audit/machine-audit.ts";
 import { openAudit } from "./audit/open.ts";
+import { LivePolicy } from "./broker/index.ts";
 import { type AgentConfig, parseConfig } from "./config.ts";
 import { answerControlLine, type ControlService, MAX_REQUEST } from "./control/control.ts";
 import { VirtioPort } from "./control/port.ts";
@@ -57,6 +59,7 @@ export async function runAgent(configPath: string): Promise<never> {
   if (!config.stateVolume) audit.open(openAudit({ directory: config.auditLog, now: Date.now, anchor: null }));
   const volume = { tss: tpm.tss, spawner, native, auditLog: config.auditLog, audit, now: Date.now };
   let domains: Domains | null = null;
+  let approvals: Approvals | null = null;
 
   const environment: LaunchEnvironment = {
     ...{ config, configBytes, tpm, tss: tpm.tss, store, log, spawner, inputs },
@@ -73,13 +76,27 @@ export async function runAgent(configPath: string): Promise<never> {
   // The same signal a second time ends the process: by then the log is signed and anchored.
   process.once("SIGTERM", () => void audit.stop().finally(() => process.kill(process.pid, "SIGTERM")));
   const sealing = createSealingService(environment, { record, storeKeeps, identity: sources });
-  const { ended } = await serveControl(config, controlService(gathered, sources, sealing));
+  const { ended } = await serveControl(
+    config,
+    controlService(gathered, sources, sealing, () => approvals ?? NO_REQUESTS),
+  );
   const launched = await launch(environment, record);
   console.error(`agent: ${describe(record)}`);
-  const { policy } = inputs.partial;
-  if (launched !== null && policy !== undefined) {
+  const { policy, policyBytes } = inputs.partial;
+  if (launched !== null && policy !== undefined && policyBytes !== undefined) {
     domains = openDomains({ environment, record, policy, launched, audit, storeKeeps });
-    await serveScopes({ config, policy, keys: launched.keys, domains, audit, native, spawner });
+    const live = new LivePolicy(policy);
+    approvals = openApprovals({ policy: () => live.current, policyBytes, akName: () => sources().ak.name, audit });
+    await serveScopes({
+      config,
+      live,
+      approvals: approvals.gate,
+      keys: launched.keys,
+      domains,
+      audit,
+      native,
+      spawner,
+    });
     await spawner.startWorkloads();
     for (const problem of await settleServed(environment, record)) {
       console.error(`agent: after the launch: ${problem.code} ${problem.item}: ${problem.got}`);
@@ -193,9 +210,10 @@ function controlService(
   { config, record, domains, audit }: Gathered & { readonly audit: MachineAudit },
   sources: Sources,
   sealing: SealingService,
+  approvals: ControlService["approvals"],
 ): (report: VirtioPort) => ControlService {
   return (report) => ({
-    sealing,
+    ...{ sealing, approvals },
     status: async () => ({
       state: record.state.kind,
       reasons: "reasons" in record.state ? record.state.reasons : [...(domains()?.warnings ?? []), ...audit.warnings],

@@ -83,7 +83,8 @@ function ruleFindings(scope: Scope, rule: UnwrapRule): readonly DocumentFinding[
     ...repeatFindings(listed(["mechanisms"], rule.mechanisms), (double) => `duplicate mechanism ${double}`),
     ...rule.mechanisms.flatMap((type, index) => {
       const path = ["mechanisms", index];
-      if (!mechanismRow(type).operations.includes(rule.does)) return [{ path, message: `${type} does not ${rule.does}` }];
+      if (!mechanismRow(type).operations.includes(rule.does))
+        return [{ path, message: `${type} does not ${rule.does}` }];
       return riskOf(type, rule.does) === null ? [] : [{ path, message: `${type} is not for a key that arrives` }];
     }),
   ];

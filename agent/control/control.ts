@@ -3,6 +3,7 @@ import type { EkProfileName } from "../../attest/index.ts";
 import { IronclawError, parseJson, toBase64, toHex, utf8 } from "../../policy/index.ts";
 import type { AuditPage } from "../audit/machine-audit.ts";
 import { AgentError } from "../errors.ts";
+import { type ApprovingService, approvingRequests, serveApproving } from "./approving.ts";
 import type { SealingService } from "./sealing.ts";
 
 /** Longest request line, in bytes: a sealed package with a file of 32 KiB in it. */
@@ -45,6 +46,7 @@ const request = z.discriminatedUnion("op", [
   z.strictObject({ id, op: z.literal("reseal"), package: envelope }),
   z.strictObject({ id, op: z.literal("abort-reseal"), name: z.string().max(64) }),
   z.strictObject({ id, op: z.literal("order"), order: envelope }),
+  ...approvingRequests,
   z.strictObject({ id, op: z.literal("own"), credentialBlob: blob, encryptedSecret: blob }),
 ]);
 
@@ -65,6 +67,7 @@ export interface MachineEndorsement {
  */
 export interface ControlService {
   readonly sealing: SealingService;
+  readonly approvals: () => ApprovingService;
   status(): Promise<Record<string, unknown>>;
   endorsement(): Promise<MachineEndorsement>;
   activate(credentialBlob: Uint8Array, encryptedSecret: Uint8Array): Promise<Uint8Array>;
@@ -125,6 +128,9 @@ async function serveRequest(service: ControlService, parsed: ControlRequest): Pr
       };
     case "audit":
       return { ...(await service.audit(parsed.from, parsed.limit)) };
+    case "pending":
+    case "approve":
+      return serveApproving(service.approvals(), parsed);
     default:
       return serveSealing(service.sealing, parsed);
   }

@@ -14,10 +14,14 @@ import {
 import { VirtioPort } from "../../agent/control/port.ts";
 import { AgentError } from "../../agent/errors.ts";
 import { concatBytes, IronclawError, toBase64, utf8 } from "../../policy/index.ts";
+import { machine as approvalsMachine } from "../support/approvals-fixture.ts";
 
 const NONCE = "ab".repeat(32);
 const calls: unknown[] = [];
+const machine = approvalsMachine();
+const waiting = machine.open();
 const service: ControlService = {
+  approvals: () => machine.approvals,
   sealing: {
     check: async () => [],
     reseal: async (envelope) => {
@@ -83,6 +87,14 @@ describe("a control request", () => {
     ['{"id":8,"op":"order","order":"AQI="}', { id: 8, ok: true, order: "retry-login" }],
     ['{"id":9,"op":"own","credentialBlob":"AQI=","encryptedSecret":"Aw=="}', { id: 9, ok: true }],
     [
+      '{"id":11,"op":"pending"}',
+      { id: 11, ok: true, requests: [expect.objectContaining({ request: waiting, required: 2, approvers: [] })] },
+    ],
+    [
+      `{"id":12,"op":"approve","request":"${waiting}","signature":"x"}`,
+      { id: 12, ok: true, accepted: false, code: "malformed", reason: expect.any(String) },
+    ],
+    [
       '{"id":10,"op":"records"}',
       { id: 10, ok: true, ekName: "000c", boot: "00", logins: { "hsm-pin": null }, anchor: null },
     ],
@@ -116,6 +128,9 @@ describe("a control request", () => {
     ["PCRs that do not ascend", `{"id":1,"op":"challenge","nonce":"${NONCE}","bank":"sha256","pcrs":[13,4]}`],
     ["too many records", '{"id":1,"op":"audit","from":1,"limit":501}'],
     ["no base64", '{"id":1,"op":"activate","credentialBlob":"%%","encryptedSecret":""}'],
+    ["a request's id in capitals", '{"id":1,"op":"approve","request":"ABABABABABABABAB","signature":""}'],
+    ["a request's id that is short", '{"id":1,"op":"approve","request":"ab","signature":""}'],
+    ["more than a signature", `{"id":1,"op":"approve","request":"${waiting}","signature":"${"x".repeat(2049)}"}`],
     ["a list", "[]"],
     ["null", "null"],
   ])("I10: with %s is answered with a typed error", async (_, line) => {
