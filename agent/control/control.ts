@@ -17,6 +17,7 @@ const envelope = z
   .string()
   .max(100_000)
   .regex(/^[A-Za-z0-9+/]*={0,2}$/, "base64");
+const ownerCredential = z.strictObject({ credentialBlob: blob, encryptedSecret: blob });
 const id = z.number().int().nonnegative();
 
 const request = z.discriminatedUnion("op", [
@@ -43,7 +44,7 @@ const request = z.discriminatedUnion("op", [
   z.strictObject({ id, op: z.literal("records") }),
   z.strictObject({ id, op: z.literal("reseal"), package: envelope }),
   z.strictObject({ id, op: z.literal("abort-reseal"), name: z.string().max(64) }),
-  z.strictObject({ id, op: z.literal("order"), order: envelope }),
+  z.strictObject({ id, op: z.literal("order"), order: envelope, owner: ownerCredential.optional() }),
   z.strictObject({ id, op: z.literal("own"), credentialBlob: blob, encryptedSecret: blob }),
 ]);
 
@@ -146,8 +147,14 @@ async function serveSealing(sealing: SealingService, parsed: SealingRequest): Pr
     case "abort-reseal":
       await sealing.abortReseal(parsed.name);
       return {};
-    case "order":
-      return sealing.order(bytes(parsed.order));
+    case "order": {
+      const { order, owner } = parsed;
+      if (owner === undefined) return sealing.order(bytes(order), null);
+      return sealing.order(bytes(order), {
+        credentialBlob: bytes(owner.credentialBlob),
+        encryptedSecret: bytes(owner.encryptedSecret),
+      });
+    }
     case "own":
       await sealing.own(bytes(parsed.credentialBlob), bytes(parsed.encryptedSecret));
       return {};

@@ -25,12 +25,12 @@ const service: ControlService = {
       return { name: "hsm-pin", generation: 2 };
     },
     abortReseal: async (name) => void calls.push(name),
-    order: async (envelope) => {
-      calls.push(envelope);
+    order: async (...given) => {
+      calls.push(...given.filter((each) => each !== null));
       return { order: "retry-login" };
     },
     own: async (...blobs) => void calls.push(blobs),
-    records: async () => ({ ekName: "000c", boot: "00", logins: { "hsm-pin": null }, anchor: null }),
+    records: async () => ({ ekName: "000c", boot: "00", logins: { "hsm-pin": null }, anchor: null, freeze: null }),
   },
   status: async () => ({ state: "serving", reasons: [], devices: [] }),
   endorsement: async () => ({
@@ -77,8 +77,12 @@ describe("a control request", () => {
     ['{"id":8,"op":"order","order":"AQI="}', { id: 8, ok: true, order: "retry-login" }],
     ['{"id":9,"op":"own","credentialBlob":"AQI=","encryptedSecret":"Aw=="}', { id: 9, ok: true }],
     [
+      '{"id":12,"op":"order","order":"AQI=","owner":{"credentialBlob":"AQ==","encryptedSecret":"Ag=="}}',
+      { id: 12, ok: true, order: "retry-login" },
+    ],
+    [
       '{"id":10,"op":"records"}',
-      { id: 10, ok: true, ekName: "000c", boot: "00", logins: { "hsm-pin": null }, anchor: null },
+      { id: 10, ok: true, ekName: "000c", boot: "00", logins: { "hsm-pin": null }, anchor: null, freeze: null },
     ],
   ])("%s is answered under its id", async (line, expected) => {
     expect(await answer(line)).toEqual(expected);

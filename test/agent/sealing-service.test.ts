@@ -62,16 +62,16 @@ const newVolume = async () => {
 describe("an order for a new volume", () => {
   test("I8: is refused while the machine serves, because the volume in use is anchored again and again", async () => {
     const serving = service({ kind: "serving", scopes: [] });
-    await expect(serving.order(await newVolume())).rejects.toMatchObject({ code: "ERR_LAUNCH", got: "serving" });
+    await expect(serving.order(await newVolume(), null)).rejects.toMatchObject({ code: "ERR_LAUNCH", got: "serving" });
     expect(await readAnchor(tpm.tss)).toEqual({ kind: "anchor", anchor: ANCHOR });
   });
 
   test("I8: is carried out on a machine whose launch was refused, once", async () => {
     const refused = service({ kind: "refused", reasons: [], answers: [] });
     const order = await newVolume();
-    expect(await refused.order(order)).toEqual({ order: "new-volume" });
+    expect(await refused.order(order, null)).toEqual({ order: "new-volume" });
     expect(await readAnchor(tpm.tss)).toEqual({ kind: "none" });
-    await expect(refused.order(order)).rejects.toMatchObject({ code: "ERR_ORDER" });
+    await expect(refused.order(order, null)).rejects.toMatchObject({ code: "ERR_ORDER" });
   });
 });
 
@@ -88,7 +88,7 @@ describe("a reseal", () => {
     const acts = [
       launching.reseal(new Uint8Array()),
       launching.abortReseal("hsm-pin"),
-      launching.order(await newVolume()),
+      launching.order(await newVolume(), null),
       launching.own(new Uint8Array(), new Uint8Array()),
     ];
     for (const act of await Promise.allSettled(acts))
