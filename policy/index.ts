@@ -17,6 +17,7 @@ export * from "./hash.ts";
 export * from "./json.ts";
 export * from "./keys.ts";
 export * from "./mechanisms.ts";
+export * from "./narrowing.ts";
 export * from "./policy.ts";
 export * from "./policy-exceptions.ts";
 export * from "./policy-explain.ts";
