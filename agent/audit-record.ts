@@ -23,7 +23,7 @@ const recordSchema = z.strictObject({
   scope: short,
   key: short.nullable(),
   mechanism: short.nullable(),
-  operation: z.enum(["connect", "session", "sign", "decrypt", "unwrap", "shim"]),
+  operation: z.enum(["connect", "session", "sign", "decrypt", "unwrap", "freeze", "narrow", "shim"]),
   inputDigest: z.templateLiteral(["sha256:", hex64]).nullable(),
   decision: z.enum(["allow", "deny"]),
   step: z.enum(STEPS).nullable(),

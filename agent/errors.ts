@@ -17,6 +17,7 @@ import { type ErrorFields, type ExitCode, IronclawError } from "../policy/index.
  * - `ERR_AUDIT_ROLLED_BACK`: an audit log ends before a record that is known to have been in it
  * - `ERR_RPC_MALFORMED`: a workload's message cannot be read
  * - `ERR_LAUNCH`: the launch sequence cannot go on
+ * - `ERR_FREEZE`: a scope that cannot be frozen by itself, or more narrowings than a boot takes
  * - `ERR_NATIVE`: a system call made for the agent by its native addon failed
  * - `ERR_ENVIRONMENT`: a file, device or setting that the agent needs is missing
  */
@@ -35,6 +36,7 @@ export type AgentErrorCode =
   | "ERR_AUDIT_ROLLED_BACK"
   | "ERR_RPC_MALFORMED"
   | "ERR_LAUNCH"
+  | "ERR_FREEZE"
   | "ERR_NATIVE"
   | "ERR_ENVIRONMENT";
 
@@ -53,6 +55,7 @@ const EXIT_CODES: Readonly<Record<AgentErrorCode, ExitCode>> = {
   ERR_AUDIT_ROLLED_BACK: 3,
   ERR_RPC_MALFORMED: 3,
   ERR_LAUNCH: 1,
+  ERR_FREEZE: 1,
   ERR_NATIVE: 4,
   ERR_ENVIRONMENT: 4,
 };

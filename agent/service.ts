@@ -4,10 +4,11 @@ import { collectEvidence, ekProfiles, encodeEvidence, type Reason, reasonFrom } 
 import { openCabinet, type Policy } from "../policy/index.ts";
 import { isOwnershipSecret, memoryMedium, openStoreFile, openTpm, Store, type StoreContent } from "../seal/index.ts";
 import { type AuditLog, openAudit, readAudit } from "./audit.ts";
+import { LivePolicy } from "./broker/index.ts";
 import { type AgentConfig, parseConfig } from "./config.ts";
 import { answerControlLine, type ControlService, MAX_REQUEST } from "./control/control.ts";
 import { VirtioPort } from "./control/port.ts";
-import { createSealingService, type SealingService } from "./control/sealing.ts";
+import { createSealingService } from "./control/sealing.ts";
 import { AgentError } from "./errors.ts";
 import { addReasons, enter, type LaunchEnvironment, type LaunchRecord, newLaunchRecord } from "./launch/environment.ts";
 import { type ReadInputs, readInputs } from "./launch/inputs.ts";
@@ -17,6 +18,7 @@ import { settleServed } from "./launch/served.ts";
 import { openNative } from "./native/index.ts";
 import { evidenceSources, frameReport, violationCounts } from "./report.ts";
 import { type Gathered, openSources, type Sources } from "./report-sources.ts";
+import { Restrictions } from "./restrictions/index.ts";
 import { serveScopes } from "./scopes/serve.ts";
 import { openShim } from "./shim-client.ts";
 import { watchDevices } from "./shims/device-watch.ts";
@@ -25,6 +27,7 @@ import { IncidentLog } from "./shims/incidents.ts";
 import { isOutageAgain, recover } from "./shims/recovery.ts";
 import { openSpawner } from "./spawner-client.ts";
 import { createStateVolume, MachineAudit } from "./state-volume.ts";
+import { createTurns } from "./turns.ts";
 import { visibleDevices } from "./visible-devices.ts";
 
 /** The spawner leaves its socket here (SPAWNER.md). */
@@ -58,14 +61,22 @@ export async function runAgent(configPath: string): Promise<never> {
   };
   const gathered = { config, tpm, log, record, inputs: inputs.partial, audit, spawner, domains: () => domains };
   const sources = await openSources(gathered);
-  const sealing = createSealingService(environment, { record, storeKeeps, identity: sources });
-  const { ended } = await serveControl(config, controlService(gathered, sources, sealing));
+  const turns = createTurns();
+  const sealing = createSealingService(environment, { record, storeKeeps, identity: sources, turns });
+  const restrictions = new Restrictions({
+    ...{ tss: tpm.tss, log, audit, turns },
+    policy: () => inputs.partial.policy,
+    release: () => record.release,
+  });
+  const { ended } = await serveControl(config, controlService(gathered, sources, { sealing, restrictions }));
   const launched = await launch(environment, record);
   console.error(`agent: ${describe(record)}`);
   const { policy } = inputs.partial;
   if (launched !== null && policy !== undefined) {
     domains = openDomains({ environment, record, policy, launched, audit, storeKeeps });
-    await serveScopes({ config, policy, keys: launched.keys, domains, audit, native, spawner });
+    const live = new LivePolicy(policy);
+    await restrictions.begin(live);
+    await serveScopes({ config, live, keys: launched.keys, domains, audit, native, spawner });
     await spawner.startWorkloads();
     for (const problem of await settleServed(environment, record)) {
       console.error(`agent: after the launch: ${problem.code} ${problem.item}: ${problem.got}`);
@@ -169,10 +180,10 @@ async function readCabinet(config: AgentConfig, store: StoreContent): Promise<Re
 function controlService(
   { config, record, domains }: Gathered,
   sources: Sources,
-  sealing: SealingService,
+  { sealing, restrictions }: Pick<ControlService, "sealing" | "restrictions">,
 ): (report: VirtioPort) => ControlService {
   return (report) => ({
-    sealing,
+    ...{ sealing, restrictions },
     status: async () => ({
       state: record.state.kind,
       reasons: "reasons" in record.state ? record.state.reasons : (domains()?.warnings ?? []),

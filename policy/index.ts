@@ -32,6 +32,7 @@ export { MAX_CONNECTIONS, MAX_IN_FLIGHT } from "./scope.ts";
 export * from "./scope-keys.ts";
 export { acceptedRisks, type FailureLimits, failuresOf } from "./scope-rules.ts";
 export * from "./sealing-policy.ts";
+export * from "./signed-policy.ts";
 export * from "./tpm-policy.ts";
 export { arrivalRule, type UnwrapRule } from "./unwrap-rules.ts";
 export * from "./verify-signature.ts";

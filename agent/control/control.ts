@@ -2,6 +2,7 @@ import { z } from "zod";
 import type { EkProfileName } from "../../attest/index.ts";
 import { IronclawError, parseJson, toBase64, toHex, utf8 } from "../../policy/index.ts";
 import { AgentError } from "../errors.ts";
+import type { Restrictions } from "../restrictions/index.ts";
 import type { SealingService } from "./sealing.ts";
 
 /** Longest request line, in bytes: a sealed package with a file of 32 KiB in it. */
@@ -17,6 +18,7 @@ const envelope = z
   .string()
   .max(100_000)
   .regex(/^[A-Za-z0-9+/]*={0,2}$/, "base64");
+const scopeNames = z.array(z.string().max(64)).min(1).max(64);
 const ownerCredential = z.strictObject({ credentialBlob: blob, encryptedSecret: blob });
 const id = z.number().int().nonnegative();
 
@@ -45,6 +47,11 @@ const request = z.discriminatedUnion("op", [
   z.strictObject({ id, op: z.literal("reseal"), package: envelope }),
   z.strictObject({ id, op: z.literal("abort-reseal"), name: z.string().max(64) }),
   z.strictObject({ id, op: z.literal("order"), order: envelope, owner: ownerCredential.optional() }),
+  z
+    .strictObject({ id, op: z.literal("freeze"), all: z.literal(true).optional(), scopes: scopeNames.optional() })
+    .refine(({ all, scopes }) => (all === undefined) !== (scopes === undefined), "either all or scopes"),
+  z.strictObject({ id, op: z.literal("freeze-status") }),
+  z.strictObject({ id, op: z.literal("narrow"), policy: envelope }),
   z.strictObject({ id, op: z.literal("own"), credentialBlob: blob, encryptedSecret: blob }),
 ]);
 
@@ -60,11 +67,12 @@ export interface MachineEndorsement {
 }
 
 /**
- * What the agent does for each request. Nothing here changes what the agent serves, and no answer holds a secret but the credential
+ * What the agent does for each request. Nothing here makes the agent serve more; `freeze` and `narrow` take away. No answer holds a secret but the credential
  * that the asking verifier itself sealed to this TPM. What changes what the next boot may do is signed by the operator.
  */
 export interface ControlService {
   readonly sealing: SealingService;
+  readonly restrictions: Pick<Restrictions, "freeze" | "status" | "narrow">;
   status(): Promise<Record<string, unknown>>;
   endorsement(): Promise<MachineEndorsement>;
   activate(credentialBlob: Uint8Array, encryptedSecret: Uint8Array): Promise<Uint8Array>;
@@ -125,8 +133,32 @@ async function serveRequest(service: ControlService, parsed: ControlRequest): Pr
       };
     case "audit":
       return { records: await service.audit(parsed.from, parsed.limit) };
+    case "freeze":
+    case "freeze-status":
+    case "narrow":
+      return serveRestriction(service.restrictions, parsed);
     default:
       return serveSealing(service.sealing, parsed);
+  }
+}
+
+type RestrictionRequest = Extract<ControlRequest, { op: "freeze" | "freeze-status" | "narrow" }>;
+
+async function serveRestriction(
+  restrictions: ControlService["restrictions"],
+  parsed: RestrictionRequest,
+): Promise<Record<string, unknown>> {
+  switch (parsed.op) {
+    case "freeze":
+      return {
+        ...(await restrictions.freeze(
+          parsed.scopes === undefined ? { kind: "all" } : { kind: "scopes", scopes: parsed.scopes },
+        )),
+      };
+    case "freeze-status":
+      return { ...(await restrictions.status()) };
+    case "narrow":
+      return { ...(await restrictions.narrow(new Uint8Array(Buffer.from(parsed.policy, "base64")))) };
   }
 }
 

@@ -1,11 +1,10 @@
 import { join } from "node:path";
-import type { Policy } from "../../policy/index.ts";
 import type { AuditLog } from "../audit.ts";
 import {
   type Broker,
   FailureBudgets,
   KeyRing,
-  LivePolicy,
+  type LivePolicy,
   NO_APPROVALS,
   NO_METER,
   type Token,
@@ -21,7 +20,8 @@ import { type ScopeServer, serveScope } from "./server.ts";
 
 export interface ServeOptions {
   readonly config: AgentConfig;
-  readonly policy: Policy;
+  /** The policy, and what of it is frozen: shared with what changes it while the machine serves. */
+  readonly live: LivePolicy;
   readonly keys: readonly ServedKey[];
   readonly domains: Domains;
   readonly audit: AuditLog;
@@ -31,7 +31,7 @@ export interface ServeOptions {
 
 /** Open one socket for every scope of the policy. Rejects, and serves none, when one of them cannot be opened. */
 export async function serveScopes(options: ServeOptions): Promise<readonly ScopeServer[]> {
-  const { config, policy, keys, domains, audit, native, spawner } = options;
+  const { config, live, keys, domains, audit, native, spawner } = options;
   const publicKeys = new Map(keys.map(({ name, spki, id, label }) => [name, { spki, id, label }]));
   const identify = createPeerIdentity({
     peerCredentials: (fd) => native.peerCredentials(fd),
@@ -40,11 +40,11 @@ export async function serveScopes(options: ServeOptions): Promise<readonly Scope
   });
   const now = () => performance.now();
   const broker: Broker = {
-    ...{ live: new LivePolicy(policy), keys: new KeyRing(policy, publicKeys), token: domainToken(domains), audit },
+    ...{ live, keys: new KeyRing(live.current, publicKeys), token: domainToken(domains), audit },
     ...{ failures: new FailureBudgets(now), usage: new Usage(now), now, wallClock: Date.now },
     ...{ approvals: NO_APPROVALS, meter: NO_METER },
   };
-  const opening = policy.scopes.map(({ name }) =>
+  const opening = live.current.scopes.map(({ name }) =>
     serveScope({ broker, scope: name, socketPath: join(config.scopes, `${name}.sock`), identify }),
   );
   const outcomes = await Promise.allSettled(opening);

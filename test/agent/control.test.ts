@@ -17,6 +17,7 @@ import { concatBytes, IronclawError, toBase64, utf8 } from "../../policy/index.t
 
 const NONCE = "ab".repeat(32);
 const calls: unknown[] = [];
+const FROZEN = { all: false, scopes: ["vault"], bits: "0".repeat(16), freezeBits: { vault: 3 } };
 const service: ControlService = {
   sealing: {
     check: async () => [],
@@ -31,6 +32,17 @@ const service: ControlService = {
     },
     own: async (...blobs) => void calls.push(blobs),
     records: async () => ({ ekName: "000c", boot: "00", logins: { "hsm-pin": null }, anchor: null, freeze: null }),
+  },
+  restrictions: {
+    freeze: async (order) => {
+      calls.push(order);
+      return FROZEN;
+    },
+    status: async () => FROZEN,
+    narrow: async (envelope) => {
+      calls.push(envelope);
+      return { serial: 8, sha256: "ab", changes: [] };
+    },
   },
   status: async () => ({ state: "serving", reasons: [], devices: [] }),
   endorsement: async () => ({
@@ -80,6 +92,10 @@ describe("a control request", () => {
       '{"id":12,"op":"order","order":"AQI=","owner":{"credentialBlob":"AQ==","encryptedSecret":"Ag=="}}',
       { id: 12, ok: true, order: "retry-login" },
     ],
+    ['{"id":13,"op":"freeze","all":true}', { id: 13, ok: true, ...FROZEN }],
+    ['{"id":14,"op":"freeze","scopes":["vault"]}', { id: 14, ok: true, ...FROZEN }],
+    ['{"id":15,"op":"freeze-status"}', { id: 15, ok: true, ...FROZEN }],
+    ['{"id":16,"op":"narrow","policy":"AQI="}', { id: 16, ok: true, serial: 8, sha256: "ab", changes: [] }],
     [
       '{"id":10,"op":"records"}',
       { id: 10, ok: true, ekName: "000c", boot: "00", logins: { "hsm-pin": null }, anchor: null, freeze: null },
@@ -100,6 +116,10 @@ describe("a control request", () => {
 
   test.each([
     ["an unknown op", '{"id":1,"op":"unseal"}'],
+    ["a freeze of nothing", '{"id":1,"op":"freeze"}'],
+    ["a freeze of no scopes", '{"id":1,"op":"freeze","scopes":[]}'],
+    ["a freeze of all and of some", '{"id":1,"op":"freeze","all":true,"scopes":["vault"]}'],
+    ["an unfreeze", '{"id":1,"op":"freeze","all":false}'],
     ["no op", '{"id":1}'],
     ["no id", '{"op":"status"}'],
     ["an id that is no number", '{"id":"1","op":"status"}'],

@@ -8,6 +8,8 @@ import { createSealingService } from "../../agent/control/sealing.ts";
 import { expectedLaunchEvents } from "../../agent/launch/expected-events.ts";
 import { type LaunchInputs, readInputs } from "../../agent/launch/inputs.ts";
 import { frameReport } from "../../agent/report.ts";
+import { Restrictions } from "../../agent/restrictions/index.ts";
+import { createTurns } from "../../agent/turns.ts";
 import {
   bankAlgorithm,
   celRecord,
@@ -70,17 +72,25 @@ export async function startStandIn(order: StandInOrder): Promise<AsyncDisposable
   const store = Store.open(memoryMedium()).store;
   const inputs = await readInputs(order.cabinet, store.content);
   await provision(tpm, inputs.partial);
+  const turns = createTurns();
   const sealing = createSealingService(
     { tss: tpm.tss, store, now: Date.now, inputs },
     {
       identity: () => ({ tpm, ak, ekKind: "p384", ekName }),
       record: { state: { kind: "serving", scopes: [] } },
-      storeKeeps: true,
+      ...{ storeKeeps: true, turns },
     },
   );
   let report: Socket | null = null;
   const service: ControlService = {
     sealing,
+    restrictions: new Restrictions({
+      ...{ tss: tpm.tss, turns, policy: () => inputs.partial.policy, release: () => inputs.partial.releases?.[0] },
+      ...{
+        log: { measure: async () => undefined },
+        audit: { append: () => Promise.reject(new Error("no audit log")) },
+      },
+    }),
     status: async () => ({ state: "serving", reasons: [] }),
     endorsement: async () => ({ ekCertificates, ekProfile: "H-3", akPublic: ak.publicArea, akName: ak.name }),
     activate: (blob, secret) => tpm.activateCredential(ak, blob, secret),
