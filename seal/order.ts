@@ -15,6 +15,7 @@ export const ORDER_TYPE = "application/vnd.ironclaw.order+json";
 
 const ekName = z.string().regex(/^(?:[0-9a-f]{68}|[0-9a-f]{100})$/, "expected the Name of an endorsement key");
 const record = z.string().regex(/^[0-9a-f]{128}$/, "expected 64 bytes in hexadecimal");
+const orderId = z.string().regex(/^[0-9a-f]{32}$/, "expected 16 bytes in hexadecimal");
 const freezeBits = z.string().regex(/^[0-9a-f]{16}$/, "expected 64 bits in hexadecimal");
 const bootNonce = z.string().regex(/^[0-9a-f]{64}$/, "expected 32 bytes in hexadecimal");
 
@@ -31,6 +32,7 @@ const orderSchema = z.discriminatedUnion("order", [
   z
     .strictObject({
       ...{ version: z.literal(1), order: z.literal("unfreeze"), ekName, boot: bootNonce },
+      id: orderId,
       bits: freezeBits.nullable(),
       keep: freezeBits,
     })

@@ -1,3 +1,5 @@
+import { randomBytes } from "node:crypto";
+import { toHex } from "../../policy/index.ts";
 import { freezeHex } from "../../seal/index.ts";
 import { type Command, type CommandInput, UsageError } from "./command.ts";
 import { readPolicyFile } from "./freeze-options.ts";
@@ -38,7 +40,7 @@ export const command: Command = {
             hint: "make them again with --all, then freeze what has to stay frozen, before the machine boots",
           });
         const keep = freezeHex(BigInt(`0x${freeze ?? 0}`) & ~clear);
-        return { version: 1, order: "unfreeze", ekName, boot, bits: freeze, keep };
+        return { version: 1, order: "unfreeze", ekName, boot, id: toHex(randomBytes(16)), bits: freeze, keep };
       },
       owner,
     );

@@ -10,7 +10,9 @@ import {
   openTpm,
   provisionRecords,
   readAnchor,
+  readFreeze,
   Store,
+  setFreeze,
   signOrder,
   writeAnchor,
 } from "../../seal/index.ts";
@@ -93,5 +95,28 @@ describe("a reseal", () => {
     ];
     for (const act of await Promise.allSettled(acts))
       expect(act).toMatchObject({ status: "rejected", reason: { code: "ERR_LAUNCH", got: "unsealing" } });
+  });
+});
+
+describe("an order to unfreeze", () => {
+  const unfreeze = async (serving: ReturnType<typeof service>) => {
+    const { boot, freeze: bits } = await serving.records();
+    const ekName = toHex(identity.ekName);
+    const fields = { ekName, boot, id: "05".repeat(16), bits, keep: "0".repeat(16) };
+    return signOrder({ version: 1, order: "unfreeze", ...fields }, keys.operator);
+  };
+
+  test("I8: is carried out once, also when the same bits are set again meanwhile, and not in another boot", async () => {
+    const serving = service({ kind: "serving", scopes: [] });
+    await setFreeze(tpm.tss, 1n);
+    const order = await unfreeze(serving);
+    expect(await serving.order(order, null)).toEqual({ order: "unfreeze" });
+    expect(await readFreeze(tpm.tss)).toEqual({ kind: "bits", bits: 0n });
+    await setFreeze(tpm.tss, 1n);
+    const rebooted = service({ kind: "refused", reasons: [], answers: [] });
+    for (const machine of [serving, rebooted])
+      await expect(machine.order(order, null)).rejects.toMatchObject({ code: "ERR_ORDER" });
+    expect(await readFreeze(tpm.tss)).toEqual({ kind: "bits", bits: 1n });
+    expect(await rebooted.order(await unfreeze(rebooted), null)).toEqual({ order: "unfreeze" });
   });
 });

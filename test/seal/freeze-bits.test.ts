@@ -52,7 +52,14 @@ async function unfreeze(tss: Tss, keep: bigint, owner = true, order: Partial<Ord
     owner: owner ? { auth: own.ownerAuth, saltKey: ek } : null,
   };
   const now = state.kind === "bits" ? freezeHex(state.bits) : null;
-  const wanted = { version: 1, order: "unfreeze", ekName: toHex(ek.name), boot: toHex(BOOT), bits: now } as const;
+  const wanted = {
+    version: 1,
+    order: "unfreeze",
+    ekName: toHex(ek.name),
+    boot: toHex(BOOT),
+    id: "01".repeat(16),
+    bits: now,
+  } as const;
   await carryOutOrder(tss, { ...wanted, keep: freezeHex(keep), ...order } as Order, place);
 }
 

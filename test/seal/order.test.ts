@@ -36,6 +36,7 @@ const order: fc.Arbitrary<Order> = fc.oneof(
       order: fc.constant("unfreeze" as const),
       ekName,
       boot: hex(32),
+      id: hex(16),
       bits: u64,
       keep: u64,
     })
@@ -114,7 +115,7 @@ describe("an operator's order", () => {
 
   test("I10: one to unfreeze keeps nothing that is not set, nor anything where nothing is known", async () => {
     const ekName = RETRY.ekName;
-    const fields = { version: 1, order: "unfreeze", ekName, boot: "00".repeat(32) } as const;
+    const fields = { version: 1, order: "unfreeze", ekName, boot: "00".repeat(32), id: "01".repeat(16) } as const;
     for (const [bits, keep] of [
       ["0000000000000001", "0000000000000003"],
       [null, "0000000000000001"],

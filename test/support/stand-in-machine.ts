@@ -2,6 +2,7 @@ import { mkdir } from "node:fs/promises";
 import { createServer, type Server, type Socket } from "node:net";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
+import { LivePolicy } from "../../agent/broker/index.ts";
 import { parseConfig } from "../../agent/config.ts";
 import { answerControlLine, type ControlService } from "../../agent/control/control.ts";
 import { createSealingService } from "../../agent/control/sealing.ts";
@@ -81,16 +82,18 @@ export async function startStandIn(order: StandInOrder): Promise<AsyncDisposable
       ...{ storeKeeps: true, turns },
     },
   );
+  const restrictions = new Restrictions({
+    ...{ tss: tpm.tss, turns, policy: () => inputs.partial.policy, release: () => inputs.partial.releases?.[0] },
+    ...{
+      log: { measure: async () => undefined },
+      audit: { append: () => Promise.reject(new Error("no audit log")) },
+    },
+  });
+  if (inputs.partial.policy !== undefined) await restrictions.begin(new LivePolicy(inputs.partial.policy));
   let report: Socket | null = null;
   const service: ControlService = {
     sealing,
-    restrictions: new Restrictions({
-      ...{ tss: tpm.tss, turns, policy: () => inputs.partial.policy, release: () => inputs.partial.releases?.[0] },
-      ...{
-        log: { measure: async () => undefined },
-        audit: { append: () => Promise.reject(new Error("no audit log")) },
-      },
-    }),
+    restrictions,
     status: async () => ({ state: "serving", reasons: [] }),
     endorsement: async () => ({ ekCertificates, ekProfile: "H-3", akPublic: ak.publicArea, akName: ak.name }),
     activate: (blob, secret) => tpm.activateCredential(ak, blob, secret),

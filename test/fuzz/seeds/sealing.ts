@@ -48,7 +48,7 @@ function storedSeeds(): Record<string, Seeds> {
       provision: encodeOrder({ version: 1, order: "provision", ekName, boot: "03".repeat(32) }),
       unfreeze: encodeOrder({
         ...{ version: 1, order: "unfreeze", ekName, boot: "03".repeat(32) },
-        ...{ bits: "8000000000000003", keep: "8000000000000000" },
+        ...{ id: "04".repeat(16), bits: "8000000000000003", keep: "8000000000000000" },
       }),
     },
     "tpm-counters": { some: encodeCounters({ epoch: 33n, resetCount: 7, restartCount: 0 }) },
