@@ -1,6 +1,7 @@
 import { type CborValue, encodeBundle, encodeCabinet, encodeCbor, type SlotName, utf8 } from "../../../policy/index.ts";
 import { compiledProfile, PROFILE_NAMES, type ProfileName, profileText } from "../../../vm-images/profiles.ts";
 import { decryptionScopes } from "../../support/broker-fixture.ts";
+import { wideDocument } from "../../support/narrowing-steps.ts";
 import { documentBytes, policyDocument, twoModuleDocument, twoTokenDocument } from "../../support/policy-document.ts";
 import { filled, json, type Seeds } from "./made.ts";
 
@@ -64,6 +65,11 @@ export function policySeeds(): Record<string, Seeds> {
       document: documentBytes(policyDocument()),
       decrypting: documentBytes(decrypting),
       "two-tokens": documentBytes(twoTokenDocument()),
+      "two-modules": documentBytes(twoModuleDocument()),
+    },
+    narrowing: {
+      document: documentBytes(policyDocument()),
+      wide: documentBytes(wideDocument()),
       "two-modules": documentBytes(twoModuleDocument()),
     },
     endpoint: {
