@@ -21,6 +21,7 @@ import { type ErrorFields, type ExitCode, IronclawError } from "../policy/index.
  * - `ERR_FOREIGN_SENDER`: a connection is in other hands than those of the process and program that connected, or carries descriptors
  * - `ERR_LAUNCH`: the launch sequence cannot go on
  * - `ERR_APPROVAL`: a request for approval is not there, or not what its approver wants to approve
+ * - `ERR_FREEZE`: a scope that cannot be frozen by itself, or more narrowings than a boot takes
  * - `ERR_NATIVE`: a system call made for the agent by its native addon failed
  * - `ERR_ENVIRONMENT`: a file, device or setting that the agent needs is missing
  */
@@ -43,6 +44,7 @@ export type AgentErrorCode =
   | "ERR_FOREIGN_SENDER"
   | "ERR_LAUNCH"
   | "ERR_APPROVAL"
+  | "ERR_FREEZE"
   | "ERR_NATIVE"
   | "ERR_ENVIRONMENT";
 
@@ -65,6 +67,7 @@ const EXIT_CODES: Readonly<Record<AgentErrorCode, ExitCode>> = {
   ERR_FOREIGN_SENDER: 3,
   ERR_LAUNCH: 1,
   ERR_APPROVAL: 1,
+  ERR_FREEZE: 1,
   ERR_NATIVE: 4,
   ERR_ENVIRONMENT: 4,
 };

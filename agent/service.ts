@@ -20,7 +20,7 @@ import { LivePolicy } from "./broker/index.ts";
 import { type AgentConfig, parseConfig } from "./config.ts";
 import { answerControlLine, type ControlService, MAX_REQUEST } from "./control/control.ts";
 import { VirtioPort } from "./control/port.ts";
-import { createSealingService, type SealingService } from "./control/sealing.ts";
+import { createSealingService } from "./control/sealing.ts";
 import { AgentError } from "./errors.ts";
 import { addReasons, enter, type LaunchEnvironment, type LaunchRecord, newLaunchRecord } from "./launch/environment.ts";
 import { type ReadInputs, readInputs } from "./launch/inputs.ts";
@@ -30,6 +30,7 @@ import { settleServed } from "./launch/served.ts";
 import { openNative } from "./native/index.ts";
 import { evidenceSources, frameReport, violationCounts } from "./report.ts";
 import { type Gathered, openSources, type Sources } from "./report-sources.ts";
+import { Restrictions } from "./restrictions/index.ts";
 import { serveScopes } from "./scopes/serve.ts";
 import { openShim } from "./shim-client.ts";
 import { watchDevices } from "./shims/device-watch.ts";
@@ -38,6 +39,7 @@ import { IncidentLog } from "./shims/incidents.ts";
 import { isOutageAgain, recover } from "./shims/recovery.ts";
 import { openSpawner } from "./spawner-client.ts";
 import { createStateVolume } from "./state-volume.ts";
+import { createTurns } from "./turns.ts";
 import { visibleDevices } from "./visible-devices.ts";
 
 /** The spawner leaves its socket here (SPAWNER.md). */
@@ -75,10 +77,16 @@ export async function runAgent(configPath: string): Promise<never> {
   await signCheckpoints(audit, tpm, sources);
   // The same signal a second time ends the process: by then the log is signed and anchored.
   process.once("SIGTERM", () => void audit.stop().finally(() => process.kill(process.pid, "SIGTERM")));
-  const sealing = createSealingService(environment, { record, storeKeeps, identity: sources });
+  const turns = createTurns();
+  const sealing = createSealingService(environment, { record, storeKeeps, identity: sources, turns });
+  const restrictions = new Restrictions({
+    ...{ tss: tpm.tss, log, audit, turns },
+    policy: () => inputs.partial.policy,
+    release: () => record.release,
+  });
   const { ended } = await serveControl(
     config,
-    controlService(gathered, sources, sealing, () => approvals ?? NO_REQUESTS),
+    controlService(gathered, sources, { sealing, restrictions, approvals: () => approvals ?? NO_REQUESTS }),
   );
   const launched = await launch(environment, record);
   console.error(`agent: ${describe(record)}`);
@@ -86,6 +94,7 @@ export async function runAgent(configPath: string): Promise<never> {
   if (launched !== null && policy !== undefined && policyBytes !== undefined) {
     domains = openDomains({ environment, record, policy, launched, audit, storeKeeps });
     const live = new LivePolicy(policy);
+    await restrictions.begin(live);
     approvals = openApprovals({ policy: () => live.current, policyBytes, akName: () => sources().ak.name, audit });
     await serveScopes({
       config,
@@ -209,11 +218,10 @@ async function readCabinet(config: AgentConfig, store: StoreContent): Promise<Re
 function controlService(
   { config, record, domains, audit }: Gathered & { readonly audit: MachineAudit },
   sources: Sources,
-  sealing: SealingService,
-  approvals: ControlService["approvals"],
+  { sealing, restrictions, approvals }: Pick<ControlService, "sealing" | "restrictions" | "approvals">,
 ): (report: VirtioPort) => ControlService {
   return (report) => ({
-    ...{ sealing, approvals },
+    ...{ sealing, restrictions, approvals },
     status: async () => ({
       state: record.state.kind,
       reasons: "reasons" in record.state ? record.state.reasons : [...(domains()?.warnings ?? []), ...audit.warnings],

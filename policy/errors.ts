@@ -46,6 +46,7 @@ export type PolicyErrorCode =
   | "ERR_ENVELOPE_SIGNATURE"
   | "ERR_POLICY_MALFORMED"
   | "ERR_POLICY_INVALID"
+  | "ERR_POLICY_WIDENS"
   | "ERR_PROFILE_INVALID"
   | "ERR_RELEASE_MALFORMED"
   | "ERR_RELEASE_SIGNATURE"
@@ -54,13 +55,16 @@ export type PolicyErrorCode =
   | "ERR_KEY_MALFORMED"
   | "ERR_SIGNATURE_MALFORMED";
 
-/** A document or byte string that `policy` was asked to read is malformed or does not verify. */
+/** A document or byte string that `policy` was asked to read is malformed or does not verify, or is refused for what it says. */
 export class PolicyError extends IronclawError {
   readonly code: PolicyErrorCode;
-  readonly exitCode = 3;
 
   constructor(code: PolicyErrorCode, what: string, fields?: ErrorFields) {
     super(what, fields);
     this.code = code;
+  }
+
+  get exitCode(): 1 | 3 {
+    return this.code === "ERR_POLICY_WIDENS" ? 1 : 3;
   }
 }

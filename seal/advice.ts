@@ -46,6 +46,19 @@ export const UNSEAL_FINDINGS = {
     advice:
       "the counter at our index is somebody else's: `ironclaw tpm provision --replace`, with the owner's escrow if there is one",
   },
+  frozen: {
+    blocks: true,
+    advice:
+      "somebody stopped this machine with `ironclaw freeze --all`: the operator ends that with `ironclaw order unfreeze`",
+  },
+  "freeze-missing": {
+    blocks: true,
+    advice: "find out who took the freeze bits away, then have them made again with `ironclaw order unfreeze --all`",
+  },
+  "freeze-foreign": {
+    blocks: true,
+    advice: "find out who put another index there, then have ours made again with `ironclaw order unfreeze --all`",
+  },
   "pcr-bank-inactive": { blocks: true, advice: "activate the bank in the firmware's set-up, then reboot" },
   "pcr-never-extended": { blocks: true, advice: "the firmware does not measure the boot: switch measured boot on" },
   "measurement-changed": {

@@ -14,6 +14,7 @@ import {
   utf8,
 } from "../policy/index.ts";
 import { UNSEAL_FINDINGS, type UnsealFindingCode } from "./advice.ts";
+import { EVERYTHING, freezeHex, measureFreezeName } from "./freeze-bits.ts";
 import { PERMANENT } from "./ownership.ts";
 import { packageDigest, type SealedPackage } from "./package.ts";
 import type { LoginRecord } from "./tpm-records.ts";
@@ -49,6 +50,7 @@ export function diagnoseUnseal(question: UnsealQuestion): readonly UnsealFinding
   return [
     ...parentFindings(question),
     ...counterFindings(question),
+    ...freezeFindings(question),
     ...pcrBankFindings(question),
     ...releaseFindings(question),
     ...credentialFindings(question),
@@ -104,6 +106,27 @@ function counterFindings({ state, rootKeyPem, sealed, knownEkName }: UnsealQuest
   if (got !== wanted) return [finding("epoch-foreign", "epoch counter", wanted, got)];
   if (epoch.value === null) return [finding("epoch-foreign", "epoch counter", "no authorisation", "one that is set")];
   return [];
+}
+
+/**
+ * Bits that are not there are not bits that are clear: without them nothing is unsealed. Where counter or records are missing too, that is
+ * what is said: the TPM was cleared, or never set up.
+ */
+function freezeFindings({ state }: UnsealQuestion): UnsealFinding[] {
+  const { freeze, epoch, login, hasAnchor, startupClear } = state;
+  if ((startupClear & STORAGE_ENABLED) === 0) return [];
+  switch (freeze.kind) {
+    case "bits":
+      if ((freeze.bits & EVERYTHING) === 0n) return [];
+      return [finding("frozen", "freeze bits", "bit 0 clear", freezeHex(freeze.bits))];
+    case "foreign":
+      return [finding("freeze-foreign", "freeze bits", toHex(measureFreezeName()), freeze.got)];
+    case "missing":
+      if (epoch.kind === "missing" || login.kind === "missing" || !hasAnchor) return [];
+      return [finding("freeze-missing", "freeze bits", "the NV index of this machine", "none")];
+    case "unwritten":
+      return [finding("freeze-missing", "freeze bits", "a value", "none: defined, and never set")];
+  }
 }
 
 function pcrBankFindings({ state }: UnsealQuestion): UnsealFinding[] {

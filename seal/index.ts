@@ -12,6 +12,7 @@ export * from "./endorsement.ts";
 export * from "./epoch.ts";
 export * from "./errors.ts";
 export * from "./explain-release.ts";
+export * from "./freeze-bits.ts";
 export * from "./import-blob.ts";
 export * from "./keys.ts";
 export * from "./offline-seal.ts";

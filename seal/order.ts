@@ -15,6 +15,8 @@ export const ORDER_TYPE = "application/vnd.ironclaw.order+json";
 
 const ekName = z.string().regex(/^(?:[0-9a-f]{68}|[0-9a-f]{100})$/, "expected the Name of an endorsement key");
 const record = z.string().regex(/^[0-9a-f]{128}$/, "expected 64 bytes in hexadecimal");
+const orderId = z.string().regex(/^[0-9a-f]{32}$/, "expected 16 bytes in hexadecimal");
+const freezeBits = z.string().regex(/^[0-9a-f]{16}$/, "expected 64 bits in hexadecimal");
 const bootNonce = z.string().regex(/^[0-9a-f]{64}$/, "expected 32 bytes in hexadecimal");
 
 const orderSchema = z.discriminatedUnion("order", [
@@ -27,7 +29,26 @@ const orderSchema = z.discriminatedUnion("order", [
   }),
   z.strictObject({ version: z.literal(1), order: z.literal("new-volume"), ekName, anchor: record }),
   z.strictObject({ version: z.literal(1), order: z.literal("provision"), ekName, boot: bootNonce }),
+  z
+    .strictObject({
+      ...{ version: z.literal(1), order: z.literal("unfreeze"), ekName, boot: bootNonce },
+      id: orderId,
+      bits: freezeBits.nullable(),
+      keep: freezeBits,
+    })
+    .refine(({ bits, keep }) => isSubset(keep, bits ?? NOTHING_SET), {
+      path: ["keep"],
+      message: "expected bits that are set now",
+    }),
 ]);
+
+const NOTHING_SET = "0".repeat(16);
+
+/** Digit by digit: it is asked also about what was found to be no number. */
+function isSubset(some: string, all: string): boolean {
+  const digit = (text: string, at: number) => Number.parseInt(text[at] ?? "0", 16);
+  return [...some].every((_, at) => (digit(some, at) & ~digit(all, at)) === 0);
+}
 
 /**
  * An act of the operator that a machine cannot take by itself. Bound to the TPM and to the record as it is now, so that it is good

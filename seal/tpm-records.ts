@@ -1,6 +1,7 @@
 import type { TpmObject, Tpm as Tss } from "node-tpm2-tss";
 import { ByteReader, ByteWriter, fromHex, NV_WRITTEN, sha256, toHex, utf8 } from "../policy/index.ts";
 import { SealError } from "./errors.ts";
+import { provisionFreeze } from "./freeze-bits.ts";
 import { withNvIndex } from "./nv-index.ts";
 
 // What a machine keeps in its TPM because a disk can be rolled back: FORMATS.md, section 7.
@@ -161,7 +162,7 @@ export function writeAnchor(tss: Tss, anchor: Anchor | null): Promise<void> {
 }
 
 /**
- * Defines both indices if they are not there, filled with zeros. Can be called again after a crash at any step.
+ * Defines both indices if they are not there, filled with zeros, and the freeze bits. Can be called again after a crash at any step.
  * @throws SealError ERR_SEAL_RECORD when another index is in the place of one
  */
 export async function provisionRecords(tss: Tss): Promise<void> {
@@ -178,6 +179,7 @@ export async function provisionRecords(tss: Tss): Promise<void> {
       await tss.nvWrite(defined, new Uint8Array(dataSize));
     });
   }
+  await provisionFreeze(tss);
 }
 
 /** Another index is neither read nor written: it may want an authValue, and a wrong one counts for the dictionary-attack lockout. */

@@ -4,6 +4,7 @@ import { equalBytes, SEAL_PCRS } from "../policy/index.ts";
 import { openEkCertificate } from "./ek-public.ts";
 import { ekKindOfName, openEndorsementKey } from "./endorsement.ts";
 import { type EpochState, readEpoch } from "./epoch.ts";
+import { type FreezeState, readFreeze } from "./freeze-bits.ts";
 import { type LoginState, readAnchor, readLogin } from "./tpm-records.ts";
 import { readEkCertificates } from "./tpm-templates.ts";
 
@@ -19,6 +20,7 @@ export interface TpmState {
   readonly login: LoginState;
   /** Whether the audit anchor's index is there, set or not. */
   readonly hasAnchor: boolean;
+  readonly freeze: FreezeState;
   /** Values of the seal PCRs; null when the SHA-256 bank is not active. */
   readonly pcrs: ReadonlyMap<number, Uint8Array> | null;
   /** TPMA_PERMANENT and TPMA_STARTUP_CLEAR. */
@@ -47,6 +49,7 @@ export async function readTpmState(
     epoch: await readEpoch(tss),
     login: await readLogin(tss, wanted.name),
     hasAnchor: (await readAnchor(tss)).kind !== "missing",
+    freeze: await readFreeze(tss),
     pcrs: await readSealPcrs(tss),
     permanent: property(PROPERTY.permanent),
     startupClear: property(PROPERTY.startupClear),

@@ -13,7 +13,16 @@ export interface ChallengeRequest {
   readonly pcrs: readonly number[];
 }
 
-export type SealingOp = "check" | "records" | "reseal" | "abort-reseal" | "order" | "own";
+export type SealingOp =
+  | "check"
+  | "records"
+  | "reseal"
+  | "abort-reseal"
+  | "order"
+  | "own"
+  | "freeze"
+  | "freeze-status"
+  | "narrow";
 
 export interface ControlClient {
   /** `timeoutMs` for this request alone: one sent before the guest's agent runs may be lost, and holds up the next. */
@@ -24,7 +33,7 @@ export interface ControlClient {
   activate(credentialBlob: Uint8Array, encryptedSecret: Uint8Array): Promise<Uint8Array>;
   /** A report over the report port, at most 4 MiB. Not verified in any way. */
   challenge(request: ChallengeRequest): Promise<Uint8Array>;
-  /** What an operator asks about sealed credentials: `check`, `records`, `reseal`, `abort-reseal`, `order`, `own`. */
+  /** What an operator asks about sealed credentials (`check`, `records`, `reseal`, `abort-reseal`, `order`, `own`), or stops (`freeze`, `narrow`). */
   sealing(op: SealingOp, fields?: Readonly<Record<string, unknown>>): Promise<ControlAnswer>;
   /** What approvers ask: `pending`, `approve`. */
   approving(op: "pending" | "approve", fields?: Readonly<Record<string, unknown>>): Promise<ControlAnswer>;

@@ -6,7 +6,12 @@ export function approvalEntry({ text, accepted, reason, approver }: ApprovalEven
   const asked = text?.for === "operation" ? text : null;
   return {
     ...{ caller: null, scope: text?.scope ?? "", key: asked?.key ?? null, mechanism: asked?.mechanism ?? null },
-    ...{ operation: "approve", inputDigest: asked?.input ?? null, decision: accepted ? "allow" : "deny" },
+    ...{
+      operation: "approve",
+      inputDigest: asked?.input ?? null,
+      decision: accepted ? "allow" : "deny",
+      approvals: [],
+    },
     ...{ step: accepted ? null : "approvals", reason: approver === null ? reason : `${approver}: ${reason}` },
   };
 }

@@ -2,7 +2,14 @@ import { failuresOf, OAEP_DIGESTS, oaepDigest } from "../../policy/index.ts";
 import type { Peer } from "../identity.ts";
 import type { Reservation } from "./failure-budget.ts";
 import { refusedByToken } from "./gone.ts";
-import { admitOperation, type OperationResult, refuseBusy, reservePlaces, type StartedOperation } from "./operation.ts";
+import {
+  admitOperation,
+  type OperationResult,
+  refuseBusy,
+  releaseResult,
+  reservePlaces,
+  type StartedOperation,
+} from "./operation.ts";
 import { refused } from "./refused.ts";
 import { verifyRsaBlock } from "./rsa-verify.ts";
 import { type ScopeState, scopeOf } from "./scope-state.ts";
@@ -40,7 +47,7 @@ export async function finishDecryption(
     const result = await askToken(state, started, ciphertext);
     state.meter.answered(state.name, "decrypt", state.now() - begun);
     failed = result.kind === "refused";
-    return result;
+    return await releaseResult(state, peer, started, result);
   } finally {
     place?.settle(failed);
   }

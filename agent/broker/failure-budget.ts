@@ -12,18 +12,30 @@ export interface Reservation {
  * there is nothing left to wait for.
  */
 export class FailureBudget {
-  readonly limits: FailureLimits;
-  readonly #rate: Rate;
+  #limits: FailureLimits;
+  #rate: Rate;
   readonly #now: () => number;
   #bucket: TokenBucket;
   #reserved = 0;
   #waiting: (() => void)[] = [];
 
   constructor(limits: FailureLimits, now: () => number) {
-    this.limits = limits;
+    this.#limits = limits;
     this.#rate = { perMinute: limits.perHour / 60, burst: limits.burst };
     this.#now = now;
     this.#bucket = fullBucket(this.#rate, now());
+  }
+
+  get limits(): FailureLimits {
+    return this.#limits;
+  }
+
+  /** As a policy that was narrowed meanwhile says: what it holds above the new burst is gone. */
+  narrow(limits: FailureLimits): void {
+    this.left();
+    this.#limits = limits;
+    this.#rate = { perMinute: limits.perHour / 60, burst: limits.burst };
+    this.#bucket = { ...this.#bucket, tokens: Math.min(this.#bucket.tokens, limits.burst) };
   }
 
   /** Failures that it still holds, those of decryptions that are under way included. */
@@ -63,11 +75,14 @@ export class FailureBudgets {
 
   /**
    * @param identity what makes it this key and no other (`BrokerKey.identity`)
-   * @throws AgentError `ERR_LAUNCH` when the key has a budget with other limits already
+   * @throws AgentError `ERR_LAUNCH` when the key has a budget with lower limits already: they only go down
    */
   of(identity: string, limits: FailureLimits): FailureBudget {
     const budget = this.#budgets.get(identity) ?? new FailureBudget(limits, this.#now);
-    if (budget.limits.perHour !== limits.perHour || budget.limits.burst !== limits.burst) {
+    const { perHour, burst } = budget.limits;
+    if (limits.perHour <= perHour && limits.burst <= burst) {
+      if (limits.perHour < perHour || limits.burst < burst) budget.narrow(limits);
+    } else {
       const text = ({ perHour, burst }: FailureLimits) => `${perHour} per hour, ${burst} at once`;
       const fields = { expected: text(budget.limits), got: text(limits) };
       throw new AgentError("ERR_LAUNCH", "failures of one key", fields);

@@ -102,12 +102,33 @@ export async function admitOperation(
   }
 }
 
+/**
+ * What the token answered, unless the scope was frozen while it worked: then nothing leaves, and the log says so. Whatever was asked for
+ * before the freeze and was not yet answered is stopped by this.
+ */
+export async function releaseResult(
+  state: ScopeState,
+  peer: Peer | null,
+  { operation, mechanism, key }: StartedOperation,
+  result: OperationResult,
+): Promise<OperationResult> {
+  if (result.kind === "refused" || !state.live.isFrozen(state.name)) return result;
+  result.bytes.fill(0);
+  state.meter.decided(state.name, "frozen");
+  await state.refusals.record({
+    ...{ caller: callerOf(peer), scope: state.name, key: key.name, mechanism: mechanism.type, operation },
+    ...{ inputDigest: null, decision: "deny", step: "frozen", reason: "frozen meanwhile: the result was withheld" },
+    approvals: [],
+  });
+  return refused("FUNCTION_REJECTED", "frozen");
+}
+
 /** A place among the scope's and the token's operations; null when there is none. Disposed of when the token has answered. */
 export function reservePlaces(state: ScopeState, { key }: StartedOperation): Disposable | null {
   const scope = scopeOf(state);
   const own = scope === null ? null : state.usage.enter(scope);
   if (own === null) return null;
-  const place = state.token.reserve(key.name);
+  const place = state.token.reserve(key.place);
   if (place === null) {
     own[Symbol.dispose]();
     return null;

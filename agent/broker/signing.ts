@@ -3,7 +3,14 @@ import { concatBytes, DIGESTS, type OperationInput, ruleDigest } from "../../pol
 import type { Peer } from "../identity.ts";
 import { refusedByToken } from "./gone.ts";
 import type { BrokerKey } from "./key.ts";
-import { admitOperation, type OperationResult, refuseBusy, reservePlaces, type StartedOperation } from "./operation.ts";
+import {
+  admitOperation,
+  type OperationResult,
+  refuseBusy,
+  releaseResult,
+  reservePlaces,
+  type StartedOperation,
+} from "./operation.ts";
 import { refused } from "./refused.ts";
 import { verifyRsaBlock, verifyRsaPkcs1, verifyRsaPss } from "./rsa-verify.ts";
 import type { ScopeState } from "./scope-state.ts";
@@ -39,7 +46,7 @@ export async function finishSigning(
   if (refusal !== null) return refusal;
   const result = await askToken(state, started, bytes);
   state.meter.answered(state.name, "sign", state.now() - begun);
-  return result; // the places were held until the token had answered
+  return releaseResult(state, peer, started, result); // the places were held until the token had answered
 }
 
 async function askToken(state: ScopeState, started: StartedOperation, data: Uint8Array): Promise<OperationResult> {

@@ -1,4 +1,4 @@
-import { type Command, UsageError } from "./command.ts";
+import type { Command } from "./command.ts";
 import { giveOrder, ORDER_OPTIONS } from "./order-options.ts";
 import { answer, JSON_OPTION } from "./output.ts";
 
@@ -10,10 +10,7 @@ export const command: Command = {
   options: { operator, machine: { ...machine, required: true }, json: JSON_OPTION },
   examples: ["ironclaw order provision --machine /tmp/ironclaw-dev-x1/vm --operator operator.pem"],
   run: async (input, io) => {
-    const order = await giveOrder(input, ({ ekName, boot }) => {
-      if (boot === null) throw new UsageError("--machine", { expected: "a running machine", got: "none" });
-      return { version: 1, order: "provision", ekName, boot };
-    });
+    const order = await giveOrder(input, ({ ekName, boot }) => ({ version: 1, order: "provision", ekName, boot }));
     answer(input, io, order, "counter and records are defined again; reboot the machine");
     return 0;
   },

@@ -1,12 +1,15 @@
 import { HASH, PROPERTY } from "node-tpm2-tss";
 import { EPOCH_STRIDE, toHex } from "../../policy/index.ts";
 import {
+  EVERYTHING,
   encodeAnchor,
+  freezeHex,
   type MachineTpm,
   PERMANENT,
   readAnchor,
   readEkCertificates,
   readEpoch,
+  readFreeze,
   readPermanent,
 } from "../../seal/index.ts";
 import type { Command } from "./command.ts";
@@ -14,7 +17,8 @@ import { answer, JSON_OPTION } from "./output.ts";
 import { TCTI_OPTION, withTpm } from "./tpm-options.ts";
 
 export const command: Command = {
-  summary: "what a TPM holds for us: banks, endorsement certificates, owner, lockout, epoch counter, audit anchor",
+  summary:
+    "what a TPM holds for us: banks, endorsement certificates, owner, lockout, epoch counter, freeze bits, audit anchor",
   positionals: [],
   options: { tcti: TCTI_OPTION, json: JSON_OPTION },
   examples: ["ironclaw tpm show --tcti device:/dev/tpmrm0", "ironclaw tpm show --tcti swtpm:path=tpm.sock --json"],
@@ -36,6 +40,8 @@ interface TpmFacts {
   readonly lockoutCounter: number;
   /** Counter value; null: not defined, or never incremented. */
   readonly epoch: number | null;
+  /** 16 hexadecimal digits; null: not there, or not ours. */
+  readonly freeze: string | null;
   readonly audit: { readonly volumeId: string; readonly seq: number; readonly record: string } | null;
 }
 
@@ -44,6 +50,7 @@ async function readFacts({ tss }: MachineTpm): Promise<TpmFacts> {
   const has = (bit: number) => (permanent & bit) !== 0;
   const epoch = await readEpoch(tss);
   const anchor = await readAnchor(tss);
+  const freeze = await readFreeze(tss);
   const banks = (await tss.pcrBanks()).filter(({ pcrs }) => pcrs.length > 0).map(({ bank }) => bank);
   return {
     banks: banks.filter((bank) => Object.hasOwn(HASH, bank)),
@@ -54,6 +61,7 @@ async function readFacts({ tss }: MachineTpm): Promise<TpmFacts> {
     inLockout: has(PERMANENT.inLockout),
     lockoutCounter: (await tss.properties(PROPERTY.lockoutCounter, 1)).get(PROPERTY.lockoutCounter) ?? 0,
     epoch: epoch.kind === "present" && epoch.value !== null ? Number(epoch.value) : null,
+    freeze: freeze.kind === "bits" ? freezeHex(freeze.bits) : null,
     audit:
       anchor.kind === "anchor"
         ? {
@@ -75,6 +83,12 @@ function renderFacts(facts: TpmFacts): string {
     `authorisations   owner ${set(facts.ownerSet)}, lockout ${set(facts.lockoutSet)}, endorsement ${set(facts.endorsementSet)}`,
     `lockout          ${facts.inLockout ? "yes" : "no"}, ${facts.lockoutCounter} failed tries`,
     `epoch counter    ${epoch}`,
+    `freeze bits      ${facts.freeze ?? "not defined"}${frozenNote(facts.freeze)}`,
     `audit anchor     ${facts.audit === null ? "none" : `volume ${facts.audit.volumeId}, record ${facts.audit.seq}`}`,
   ].join("\n");
+}
+
+function frozenNote(bits: string | null): string {
+  if (bits === null || /^0+$/.test(bits)) return "";
+  return (BigInt(`0x${bits}`) & EVERYTHING) === 0n ? " (scopes are frozen)" : " (everything is frozen)";
 }

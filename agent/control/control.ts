@@ -3,6 +3,7 @@ import type { EkProfileName } from "../../attest/index.ts";
 import { IronclawError, parseJson, toBase64, toHex, utf8 } from "../../policy/index.ts";
 import type { AuditPage } from "../audit/machine-audit.ts";
 import { AgentError } from "../errors.ts";
+import type { Restrictions } from "../restrictions/index.ts";
 import { type ApprovingService, approvingRequests, serveApproving } from "./approving.ts";
 import type { SealingService } from "./sealing.ts";
 
@@ -19,6 +20,8 @@ const envelope = z
   .string()
   .max(100_000)
   .regex(/^[A-Za-z0-9+/]*={0,2}$/, "base64");
+const scopeNames = z.array(z.string().max(64)).min(1).max(64);
+const ownerCredential = z.strictObject({ credentialBlob: blob, encryptedSecret: blob });
 const id = z.number().int().nonnegative();
 
 const request = z.discriminatedUnion("op", [
@@ -45,8 +48,13 @@ const request = z.discriminatedUnion("op", [
   z.strictObject({ id, op: z.literal("records") }),
   z.strictObject({ id, op: z.literal("reseal"), package: envelope }),
   z.strictObject({ id, op: z.literal("abort-reseal"), name: z.string().max(64) }),
-  z.strictObject({ id, op: z.literal("order"), order: envelope }),
   ...approvingRequests,
+  z.strictObject({ id, op: z.literal("order"), order: envelope, owner: ownerCredential.optional() }),
+  z
+    .strictObject({ id, op: z.literal("freeze"), all: z.literal(true).optional(), scopes: scopeNames.optional() })
+    .refine(({ all, scopes }) => (all === undefined) !== (scopes === undefined), "either all or scopes"),
+  z.strictObject({ id, op: z.literal("freeze-status") }),
+  z.strictObject({ id, op: z.literal("narrow"), policy: envelope }),
   z.strictObject({ id, op: z.literal("own"), credentialBlob: blob, encryptedSecret: blob }),
 ]);
 
@@ -62,12 +70,13 @@ export interface MachineEndorsement {
 }
 
 /**
- * What the agent does for each request. Nothing here changes what the agent serves, and no answer holds a secret but the credential
+ * What the agent does for each request. Nothing here makes the agent serve more; `freeze` and `narrow` take away. No answer holds a secret but the credential
  * that the asking verifier itself sealed to this TPM. What changes what the next boot may do is signed by the operator.
  */
 export interface ControlService {
   readonly sealing: SealingService;
   readonly approvals: () => ApprovingService;
+  readonly restrictions: Pick<Restrictions, "freeze" | "status" | "narrow">;
   status(): Promise<Record<string, unknown>>;
   endorsement(): Promise<MachineEndorsement>;
   activate(credentialBlob: Uint8Array, encryptedSecret: Uint8Array): Promise<Uint8Array>;
@@ -131,8 +140,32 @@ async function serveRequest(service: ControlService, parsed: ControlRequest): Pr
     case "pending":
     case "approve":
       return serveApproving(service.approvals(), parsed);
+    case "freeze":
+    case "freeze-status":
+    case "narrow":
+      return serveRestriction(service.restrictions, parsed);
     default:
       return serveSealing(service.sealing, parsed);
+  }
+}
+
+type RestrictionRequest = Extract<ControlRequest, { op: "freeze" | "freeze-status" | "narrow" }>;
+
+async function serveRestriction(
+  restrictions: ControlService["restrictions"],
+  parsed: RestrictionRequest,
+): Promise<Record<string, unknown>> {
+  switch (parsed.op) {
+    case "freeze":
+      return {
+        ...(await restrictions.freeze(
+          parsed.scopes === undefined ? { kind: "all" } : { kind: "scopes", scopes: parsed.scopes },
+        )),
+      };
+    case "freeze-status":
+      return { ...(await restrictions.status()) };
+    case "narrow":
+      return { ...(await restrictions.narrow(new Uint8Array(Buffer.from(parsed.policy, "base64")))) };
   }
 }
 
@@ -153,8 +186,14 @@ async function serveSealing(sealing: SealingService, parsed: SealingRequest): Pr
     case "abort-reseal":
       await sealing.abortReseal(parsed.name);
       return {};
-    case "order":
-      return sealing.order(bytes(parsed.order));
+    case "order": {
+      const { order, owner } = parsed;
+      if (owner === undefined) return sealing.order(bytes(order), null);
+      return sealing.order(bytes(order), {
+        credentialBlob: bytes(owner.credentialBlob),
+        encryptedSecret: bytes(owner.encryptedSecret),
+      });
+    }
     case "own":
       await sealing.own(bytes(parsed.credentialBlob), bytes(parsed.encryptedSecret));
       return {};

@@ -1,4 +1,5 @@
 import { randomBytes } from "node:crypto";
+import type { TpmObject } from "node-tpm2-tss";
 import { AGENT_PCR, toHex } from "../../policy/index.ts";
 import {
   abortReseal,
@@ -11,13 +12,19 @@ import {
   diagnoseUnseal,
   encodeAnchor,
   encodeLoginRecord,
+  encodeOrder,
+  freezeHex,
+  type Order,
+  type Ownership,
   openEndorsementKey,
   provisionEpoch,
   provisionRecords,
   readAnchor,
   readEpoch,
+  readFreeze,
   readLogin,
   readTpmState,
+  requireOrdered,
   reseal,
   type SealedPackage,
   takeOwnership,
@@ -28,6 +35,7 @@ import { AgentError } from "../errors.ts";
 import type { LaunchEnvironment, LaunchRecord } from "../launch/environment.ts";
 import { tpmStep } from "../launch/unseal.ts";
 import type { ReportSources } from "../report.ts";
+import { createTurns, type Turns } from "../turns.ts";
 
 /** What stands between one credential and the next boot's unseal. */
 export interface CredentialCheck {
@@ -42,8 +50,11 @@ export interface SealingService {
   /** Takes a new generation in, as a transaction; the next boot uses it. */
   reseal(envelope: Uint8Array): Promise<{ readonly name: string; readonly generation: number }>;
   abortReseal(name: string): Promise<void>;
-  /** Carries out what the operator signed. */
-  order(envelope: Uint8Array): Promise<{ readonly order: string }>;
+  /**
+   * Carries out what the operator signed.
+   * @param owner what the TPM's owner authorisation follows from, as a credential for this machine; null where the order needs none
+   */
+  order(envelope: Uint8Array, owner: ActivatedCredential | null): Promise<{ readonly order: string }>;
   /** Sets owner and lockout authorisation from a secret that was made for this machine's EK and AK. */
   own(credentialBlob: Uint8Array, encryptedSecret: Uint8Array): Promise<void>;
   /** The TPM's records as they are now, in hexadecimal; null where there is none. An order names them. */
@@ -52,7 +63,14 @@ export interface SealingService {
     readonly boot: string;
     readonly logins: Readonly<Record<string, string | null>>;
     readonly anchor: string | null;
+    readonly freeze: string | null;
   }>;
+}
+
+/** For TPM2_ActivateCredential. */
+export interface ActivatedCredential {
+  readonly credentialBlob: Uint8Array;
+  readonly encryptedSecret: Uint8Array;
 }
 
 /** What the service needs of a launch's environment, and of what reports are made of. */
@@ -63,6 +81,8 @@ export interface SealingSources {
   readonly identity: () => Pick<ReportSources, "tpm" | "ak" | "ekKind" | "ekName">;
   /** Whether what is written into the store is there after a reboot. */
   readonly storeKeeps: boolean;
+  /** Shared with whoever else changes what these acts look at before they change it. Default: its own. */
+  readonly turns?: Turns;
 }
 
 /**
@@ -78,12 +98,9 @@ export function createSealingService(environment: SealingEnvironment, sources: S
   };
   const requireLaunched = () => requireState("serving", "refused", "stopped");
   const boot = Uint8Array.from(randomBytes(32));
-  let tail: Promise<unknown> = Promise.resolve();
-  const inTurn = <T>(act: () => Promise<T>): Promise<T> => {
-    const turn = tail.then(() => tpmStep("TPM", act));
-    tail = turn.catch(() => undefined);
-    return turn;
-  };
+  const used = new Set<string>();
+  const { turns = createTurns() } = sources;
+  const inTurn = <T>(act: () => Promise<T>): Promise<T> => turns(() => tpmStep("TPM", act));
   return {
     check: () =>
       inTurn(async () => {
@@ -111,35 +128,56 @@ export function createSealingService(environment: SealingEnvironment, sources: S
         requireLaunched();
         abortReseal(store, name);
       }),
-    order: (envelope) =>
+    order: (envelope, owner) =>
       inTurn(async () => {
         requireLaunched();
         const order = await verifyOrder(envelope, requireDocuments(environment).anchors.operator);
         // While it is in use, the volume's anchor is written again and again.
         if (order.order === "new-volume") requireState("refused");
-        await carryOutOrder(tss, order, {
-          ekName: sources.identity().ekName,
-          boot,
-          provision: () => provision(environment),
-        });
+        const { ekName } = sources.identity();
+        const place = { ekName, boot, provision: () => provision(environment) };
+        if (order.order === "unfreeze") useOnce(used, order);
+        if (owner === null) await carryOutOrder(tss, order, { ...place, owner });
+        else
+          await withOwnership(tss, sources.identity(), owner, ({ ownerAuth }, saltKey) =>
+            carryOutOrder(tss, order, { ...place, owner: { auth: ownerAuth, saltKey } }),
+          );
         return { order: order.order };
       }),
     own: (credentialBlob, encryptedSecret) =>
       inTurn(async () => {
         requireLaunched();
         await requireProvisioned(tss);
-        const { tpm, ak, ekKind } = sources.identity();
-        const secret = await tpm.activateCredential(ak, credentialBlob, encryptedSecret, ekKind);
-        const ownership = deriveOwnership(secret);
-        try {
-          await using ek = await openEndorsementKey(tss, ekKind);
-          await takeOwnership(tss, ek, ownership);
-        } finally {
-          for (const bytes of [secret, ownership.ownerAuth, ownership.lockoutAuth]) bytes.fill(0);
-        }
+        await withOwnership(tss, sources.identity(), { credentialBlob, encryptedSecret }, (ownership, ek) =>
+          takeOwnership(tss, ek, ownership),
+        );
       }),
     records: () => inTurn(async () => ({ boot: toHex(boot), ...(await readRecords(environment, sources.identity())) })),
   };
+}
+
+/** The same bits can be set again, so that the state alone does not use up an order to clear them. */
+function useOnce(used: Set<string>, order: Order): void {
+  const document = new TextDecoder().decode(encodeOrder(order));
+  requireOrdered("use", "its first", used.has(document) ? "another one" : "its first");
+  used.add(document);
+}
+
+/** Opens the credential of whoever owns this TPM, and forgets what was in it. */
+async function withOwnership(
+  tss: SealingEnvironment["tss"],
+  { tpm, ak, ekKind }: ReturnType<SealingSources["identity"]>,
+  { credentialBlob, encryptedSecret }: ActivatedCredential,
+  use: (ownership: Ownership, ek: TpmObject) => Promise<void>,
+): Promise<void> {
+  const secret = await tpm.activateCredential(ak, credentialBlob, encryptedSecret, ekKind);
+  const ownership = deriveOwnership(secret);
+  try {
+    await using ek = await openEndorsementKey(tss, ekKind);
+    await use(ownership, ek);
+  } finally {
+    for (const bytes of [secret, ownership.ownerAuth, ownership.lockoutAuth]) bytes.fill(0);
+  }
 }
 
 async function readRecords(environment: SealingEnvironment, { ekName }: Pick<ReportSources, "ekName">) {
@@ -150,10 +188,12 @@ async function readRecords(environment: SealingEnvironment, { ekName }: Pick<Rep
     logins.push([sealed.name, login.kind === "record" ? toHex(encodeLoginRecord(login.record)) : null]);
   }
   const anchor = await readAnchor(tss);
+  const freeze = await readFreeze(tss);
   return {
     ekName: toHex(ekName),
     logins: Object.fromEntries(logins),
     anchor: anchor.kind === "anchor" ? toHex(encodeAnchor(anchor.anchor)) : null,
+    freeze: freeze.kind === "bits" ? freezeHex(freeze.bits) : null,
   };
 }
 

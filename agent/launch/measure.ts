@@ -24,13 +24,16 @@ const REFUSED_BY_TPM: ReadonlySet<string> = new Set([
 ]);
 
 /**
- * Where the TPM lacks what the question needs, it is not asked: nothing may be imported into a TPM that is not this machine's, and a
+ * Where the TPM lacks what the question needs, or may hold that everything is frozen, it is not asked: nothing may be imported into a TPM that is not this machine's, and a
  * foreign index in the counter's place could cost a count of the lockout.
  */
 const UNASKABLE: ReadonlySet<string> = new Set([
   "endorsement-auth-set",
   "epoch-foreign",
   "epoch-unwritten",
+  "freeze-foreign",
+  "freeze-missing",
+  "frozen",
   "hierarchy-disabled",
   "parent-changed",
   "tpm-cleared",

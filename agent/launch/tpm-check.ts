@@ -12,6 +12,7 @@ import {
   provisionRecords,
   readAnchor,
   readEpoch,
+  readFreeze,
   readLogin,
   readPermanent,
   readTpmState,
@@ -42,11 +43,13 @@ export async function prepareTpm({ tss, store }: LaunchEnvironment, inputs: Part
   });
 }
 
-/** All three: a power cut may have come between any two of them. */
+/** All of them: a power cut may have come between any two. */
 async function isProvisioned(tss: LaunchEnvironment["tss"]): Promise<boolean> {
   if ((await readEpoch(tss)).kind === "missing") return false;
   if ((await readLogin(tss, STATE_CREDENTIAL)).kind === "missing") return false;
-  return (await readAnchor(tss)).kind !== "missing";
+  if ((await readAnchor(tss)).kind === "missing") return false;
+  const freeze = await readFreeze(tss);
+  return freeze.kind === "bits" || freeze.kind === "foreign";
 }
 
 async function wasUsed(tss: LaunchEnvironment["tss"], { ekName }: StoreContent): Promise<boolean> {

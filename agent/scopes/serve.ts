@@ -22,8 +22,9 @@ import { type ScopeServer, serveScope } from "./server.ts";
 
 export interface ServeOptions {
   readonly config: AgentConfig;
-  readonly live: LivePolicy;
   readonly approvals: ApprovalGate;
+  /** The policy, and what of it is frozen: shared with what changes it while the machine serves. */
+  readonly live: LivePolicy;
   readonly keys: readonly ServedKey[];
   readonly domains: Domains;
   readonly audit: AuditLog;

@@ -160,6 +160,30 @@ describe("the policy in force", () => {
   });
 });
 
+describe("a freeze while the token works", () => {
+  it("I6: what was asked before it and is not answered yet is not answered: the result is withheld, and recorded", async () => {
+    const keys = softwareKeys();
+    const parts: { live?: LivePolicy } = {};
+    const token: typeof keys = {
+      ...keys,
+      sign: async (request) => {
+        const bytes = await keys.sign(request);
+        parts.live?.freeze({ all: true, scopes: new Set() });
+        return bytes;
+      },
+    };
+    const document = policyDocument();
+    for (const [name, source] of keys.publicKeys)
+      Object.assign(document.keys[name] ?? {}, { spki: `sha256:${sha256Hex(source.spki)}` });
+    parts.live = new LivePolicy(parsePolicy(documentBytes(document)));
+    const change = (own: PolicyDocument) => void Object.assign(own, document);
+    broker = await startBroker({ publicKeys: keys.publicKeys, token, change, parts: { live: parts.live } });
+    const client = await openSession(broker);
+    expect(await signOnce(client)).toBe(REJECTED);
+    expect(steps()).toEqual(["frozen"]);
+  });
+});
+
 describe("approvals at the broker", () => {
   /** A gate that remembers what it was asked, and whose approvers the test names. */
   function gate(): ApprovalGate & {

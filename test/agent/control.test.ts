@@ -20,6 +20,7 @@ const NONCE = "ab".repeat(32);
 const calls: unknown[] = [];
 const machine = approvalsMachine();
 const waiting = machine.open();
+const FROZEN = { all: false, scopes: ["vault"], bits: "0".repeat(16), freezeBits: { vault: 3 } };
 const service: ControlService = {
   approvals: () => machine.approvals,
   sealing: {
@@ -29,12 +30,23 @@ const service: ControlService = {
       return { name: "hsm-pin", generation: 2 };
     },
     abortReseal: async (name) => void calls.push(name),
-    order: async (envelope) => {
-      calls.push(envelope);
+    order: async (...given) => {
+      calls.push(...given.filter((each) => each !== null));
       return { order: "retry-login" };
     },
     own: async (...blobs) => void calls.push(blobs),
-    records: async () => ({ ekName: "000c", boot: "00", logins: { "hsm-pin": null }, anchor: null }),
+    records: async () => ({ ekName: "000c", boot: "00", logins: { "hsm-pin": null }, anchor: null, freeze: null }),
+  },
+  restrictions: {
+    freeze: async (order) => {
+      calls.push(order);
+      return FROZEN;
+    },
+    status: async () => FROZEN,
+    narrow: async (envelope) => {
+      calls.push(envelope);
+      return { serial: 8, sha256: "ab", changes: [] };
+    },
   },
   status: async () => ({ state: "serving", reasons: [], devices: [] }),
   endorsement: async () => ({
@@ -95,8 +107,16 @@ describe("a control request", () => {
       { id: 12, ok: true, accepted: false, code: "malformed", reason: expect.any(String) },
     ],
     [
+      '{"id":12,"op":"order","order":"AQI=","owner":{"credentialBlob":"AQ==","encryptedSecret":"Ag=="}}',
+      { id: 12, ok: true, order: "retry-login" },
+    ],
+    ['{"id":13,"op":"freeze","all":true}', { id: 13, ok: true, ...FROZEN }],
+    ['{"id":14,"op":"freeze","scopes":["vault"]}', { id: 14, ok: true, ...FROZEN }],
+    ['{"id":15,"op":"freeze-status"}', { id: 15, ok: true, ...FROZEN }],
+    ['{"id":16,"op":"narrow","policy":"AQI="}', { id: 16, ok: true, serial: 8, sha256: "ab", changes: [] }],
+    [
       '{"id":10,"op":"records"}',
-      { id: 10, ok: true, ekName: "000c", boot: "00", logins: { "hsm-pin": null }, anchor: null },
+      { id: 10, ok: true, ekName: "000c", boot: "00", logins: { "hsm-pin": null }, anchor: null, freeze: null },
     ],
   ])("%s is answered under its id", async (line, expected) => {
     expect(await answer(line)).toEqual(expected);
@@ -114,6 +134,10 @@ describe("a control request", () => {
 
   test.each([
     ["an unknown op", '{"id":1,"op":"unseal"}'],
+    ["a freeze of nothing", '{"id":1,"op":"freeze"}'],
+    ["a freeze of no scopes", '{"id":1,"op":"freeze","scopes":[]}'],
+    ["a freeze of all and of some", '{"id":1,"op":"freeze","all":true,"scopes":["vault"]}'],
+    ["an unfreeze", '{"id":1,"op":"freeze","all":false}'],
     ["no op", '{"id":1}'],
     ["no id", '{"op":"status"}'],
     ["an id that is no number", '{"id":"1","op":"status"}'],

@@ -63,7 +63,8 @@ async function allowRetry(): Promise<void> {
   const { name: ekName } = openEkCertificate(bench.ekCertificate);
   const order = { version: 1, order: "retry-login", ekName: toHex(ekName), name: "hsm-pin", record } as const;
   const signed = await signOrder(order, operator);
-  const place = { ekName, boot: new Uint8Array(32), provision: () => Promise.reject(new Error("not ordered")) };
+  const provision = () => Promise.reject(new Error("not ordered"));
+  const place = { ekName, boot: new Uint8Array(32), provision, owner: null };
   await withTpm(bench.bus, async ({ tss }) => carryOutOrder(tss, await verifyOrder(signed, operator.spkiPem), place));
   // It is used up: the record it names is not the present one any more.
   await expect(

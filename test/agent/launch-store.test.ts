@@ -1,13 +1,16 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { ekProfiles } from "../../attest/index.ts";
 import {
+  FREEZE_INDEX,
   memoryMedium,
   provisionEpoch,
   provisionRecords,
+  replaceFreeze,
   STORE_BYTES,
   Store,
   type StoreContent,
   type StoreMedium,
+  setFreeze,
 } from "../../seal/index.ts";
 import { attestationKeyTemplate } from "../../seal/tpm-templates.ts";
 import { asked, type LaunchChecks, openLaunchChecks, reasonsOf } from "../support/launch-checks.ts";
@@ -225,6 +228,32 @@ describe("a TPM that has changed", () => {
     expect(imports(await launchOn(machine))).toBe(0);
   });
 
+  test("I8: everything frozen is refused before anything is unsealed or tried, whatever disk is put in, until the operator's order ends it", async () => {
+    const machine = await served();
+    await withTpm(bench.bus, ({ tss }) => setFreeze(tss, 1n));
+    for (const on of [machine, afresh(provisioned)]) {
+      const booted = await launchOn(on);
+      expect(codesOf(booted)).toEqual(["frozen"]);
+      expect([asked(booted, TPM_CC.unseal), asked(booted, TPM_CC.import), booted.record.unsealed]).toEqual([0, 0, []]);
+      expect(booted.calls).not.toContain("login");
+    }
+    await withTpm(bench.bus, ({ tss }) => replaceFreeze(tss, 0n, null));
+    expect(kindOf(await launchOn(machine))).toBe("serving");
+  });
+
+  test("I8: freeze bits that are gone are not bits that are clear: nothing is unsealed, and nothing is made again by the machine", async () => {
+    const machine = await served();
+    await withTpm(bench.bus, async ({ tss }) => {
+      await using index = await tss.trFromTpmPublic(FREEZE_INDEX);
+      await tss.nvUndefineSpace(index);
+    });
+    const booted = await launchOn(machine);
+    expect(codesOf(booted)).toEqual(["freeze-missing"]);
+    expect([asked(booted, TPM_CC.unseal), asked(booted, TPM_CC.nvDefineSpace)]).toEqual([0, 0]);
+    await withTpm(bench.bus, ({ tss }) => replaceFreeze(tss, 0n, null));
+    expect(kindOf(await launchOn(machine))).toBe("serving");
+  });
+
   test("I2: one that was cleared, with another key at the endorsement key's handle, is not taken for a new one", async () => {
     const machine = await served();
     await clear();
@@ -242,7 +271,7 @@ describe("a TPM that has changed", () => {
   test("I2: one that was cleared before it ever served is provisioned like a new one", async () => {
     await served();
     const booted = await launchOn(afresh(provisioned), { prepare: clear });
-    expect([kindOf(booted), asked(booted, TPM_CC.nvDefineSpace)]).toEqual(["serving", 3]);
+    expect([kindOf(booted), asked(booted, TPM_CC.nvDefineSpace)]).toEqual(["serving", 4]);
   });
 
   test("I2: one that replaces another is provisioned like a new one, for the generation that was sealed to it", async () => {
@@ -256,7 +285,7 @@ describe("a TPM that has changed", () => {
     const next = await bench.provision({ on: machine, label: { generation: 2 } });
     bench.renewTpm();
     const booted = await launchOn(next);
-    expect([kindOf(booted), asked(booted, TPM_CC.nvDefineSpace), booted.settled]).toEqual(["serving", 3, []]);
+    expect([kindOf(booted), asked(booted, TPM_CC.nvDefineSpace), booted.settled]).toEqual(["serving", 4, []]);
     expect(contentOf(machine.identity.store)).toMatchObject({ ekName: content.ekName, entries: [{ generation: 2 }] });
   });
 

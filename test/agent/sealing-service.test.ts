@@ -10,7 +10,9 @@ import {
   openTpm,
   provisionRecords,
   readAnchor,
+  readFreeze,
   Store,
+  setFreeze,
   signOrder,
   writeAnchor,
 } from "../../seal/index.ts";
@@ -62,16 +64,16 @@ const newVolume = async () => {
 describe("an order for a new volume", () => {
   test("I8: is refused while the machine serves, because the volume in use is anchored again and again", async () => {
     const serving = service({ kind: "serving", scopes: [] });
-    await expect(serving.order(await newVolume())).rejects.toMatchObject({ code: "ERR_LAUNCH", got: "serving" });
+    await expect(serving.order(await newVolume(), null)).rejects.toMatchObject({ code: "ERR_LAUNCH", got: "serving" });
     expect(await readAnchor(tpm.tss)).toEqual({ kind: "anchor", anchor: ANCHOR });
   });
 
   test("I8: is carried out on a machine whose launch was refused, once", async () => {
     const refused = service({ kind: "refused", reasons: [], answers: [] });
     const order = await newVolume();
-    expect(await refused.order(order)).toEqual({ order: "new-volume" });
+    expect(await refused.order(order, null)).toEqual({ order: "new-volume" });
     expect(await readAnchor(tpm.tss)).toEqual({ kind: "none" });
-    await expect(refused.order(order)).rejects.toMatchObject({ code: "ERR_ORDER" });
+    await expect(refused.order(order, null)).rejects.toMatchObject({ code: "ERR_ORDER" });
   });
 });
 
@@ -88,10 +90,33 @@ describe("a reseal", () => {
     const acts = [
       launching.reseal(new Uint8Array()),
       launching.abortReseal("hsm-pin"),
-      launching.order(await newVolume()),
+      launching.order(await newVolume(), null),
       launching.own(new Uint8Array(), new Uint8Array()),
     ];
     for (const act of await Promise.allSettled(acts))
       expect(act).toMatchObject({ status: "rejected", reason: { code: "ERR_LAUNCH", got: "unsealing" } });
+  });
+});
+
+describe("an order to unfreeze", () => {
+  const unfreeze = async (serving: ReturnType<typeof service>) => {
+    const { boot, freeze: bits } = await serving.records();
+    const ekName = toHex(identity.ekName);
+    const fields = { ekName, boot, id: "05".repeat(16), bits, keep: "0".repeat(16) };
+    return signOrder({ version: 1, order: "unfreeze", ...fields }, keys.operator);
+  };
+
+  test("I8: is carried out once, also when the same bits are set again meanwhile, and not in another boot", async () => {
+    const serving = service({ kind: "serving", scopes: [] });
+    await setFreeze(tpm.tss, 1n);
+    const order = await unfreeze(serving);
+    expect(await serving.order(order, null)).toEqual({ order: "unfreeze" });
+    expect(await readFreeze(tpm.tss)).toEqual({ kind: "bits", bits: 0n });
+    await setFreeze(tpm.tss, 1n);
+    const rebooted = service({ kind: "refused", reasons: [], answers: [] });
+    for (const machine of [serving, rebooted])
+      await expect(machine.order(order, null)).rejects.toMatchObject({ code: "ERR_ORDER" });
+    expect(await readFreeze(tpm.tss)).toEqual({ kind: "bits", bits: 1n });
+    expect(await rebooted.order(await unfreeze(rebooted), null)).toEqual({ order: "unfreeze" });
   });
 });

@@ -4,6 +4,7 @@ import { measureEpochName, SEAL_PCRS, toHex, verifyRelease } from "../../policy/
 import { adviceFor, UNSEAL_FINDINGS, type UnsealFindingCode } from "../../seal/advice.ts";
 import { blocks, diagnoseUnseal, type UnsealFinding, type UnsealQuestion } from "../../seal/diagnosis.ts";
 import type { EpochState } from "../../seal/epoch.ts";
+import type { FreezeState } from "../../seal/freeze-bits.ts";
 import { packageDigest } from "../../seal/package.ts";
 import { openTpm } from "../../seal/tpm.ts";
 import { LOGIN_OUTCOMES, type LoginOutcome, type LoginState } from "../../seal/tpm-records.ts";
@@ -60,6 +61,9 @@ const OUR_OWN_RULES: ReadonlySet<UnsealFindingCode> = new Set([
   "credential-rolled-back",
   "credential-ambiguous",
   "login-tried",
+  "frozen",
+  "freeze-missing",
+  "freeze-foreign",
 ]);
 
 describe("what stands between a sealed credential and its secret", () => {
@@ -154,6 +158,11 @@ describe("whatever a TPM says", () => {
       }),
     }),
   );
+  const freeze: fc.Arbitrary<FreezeState> = fc.oneof(
+    fc.constantFrom({ kind: "missing" } as const, { kind: "unwritten" } as const),
+    fc.record({ kind: fc.constant("foreign" as const), got: name.map(toHex) }),
+    fc.record({ kind: fc.constant("bits" as const), bits: fc.bigInt(0n, 2n ** 64n - 1n) }),
+  );
   const value = fc.oneof(bytes(32), fc.constant(new Uint8Array(32)));
   const state: fc.Arbitrary<TpmState> = fc.record({
     ek: fc.oneof(
@@ -166,6 +175,7 @@ describe("whatever a TPM says", () => {
       epoch,
       login,
       hasAnchor: fc.boolean(),
+      freeze,
     },
     pcrs: fc.option(
       fc.tuple(...SEAL_PCRS.map((pcr) => value.map((each) => [pcr, each] as const))).map((each) => new Map(each)),

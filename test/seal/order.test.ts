@@ -9,6 +9,7 @@ import {
   toHex,
   utf8,
 } from "../../policy/index.ts";
+import { freezeHex } from "../../seal/freeze-bits.ts";
 import { ORDER_TYPE, type Order, requireOrdered, signOrder, verifyOrder } from "../../seal/order.ts";
 import { newKey } from "../support/sealing-bench.ts";
 
@@ -18,6 +19,7 @@ beforeAll(async () => {
 });
 
 const hex = (bytes: number) => fc.uint8Array({ minLength: bytes, maxLength: bytes }).map(toHex);
+const u64 = fc.bigInt(0n, 2n ** 64n - 1n);
 const ekName = fc.oneof(
   hex(32).map((digest) => `000b${digest}`),
   hex(48).map((digest) => `000c${digest}`),
@@ -28,6 +30,17 @@ const order: fc.Arbitrary<Order> = fc.oneof(
     ...{ name: fc.stringMatching(/^[a-z0-9-]{1,32}$/), record: hex(64) },
   }),
   fc.record({ version: fc.constant(1 as const), order: fc.constant("new-volume" as const), ekName, anchor: hex(64) }),
+  fc
+    .record({
+      version: fc.constant(1 as const),
+      order: fc.constant("unfreeze" as const),
+      ekName,
+      boot: hex(32),
+      id: hex(16),
+      bits: u64,
+      keep: u64,
+    })
+    .map(({ bits, keep, ...rest }) => ({ ...rest, bits: freezeHex(bits), keep: freezeHex(bits & keep) })),
 );
 const RETRY: Order = {
   ...{ version: 1, order: "retry-login", ekName: `000b${"ab".repeat(32)}`, name: "hsm-pin" },
@@ -98,6 +111,21 @@ describe("an operator's order", () => {
         await expect(verifyOrder(bytes, operator.spkiPem)).rejects.toBeInstanceOf(IronclawError);
       }),
     );
+  });
+
+  test("I10: one to unfreeze keeps nothing that is not set, nor anything where nothing is known", async () => {
+    const ekName = RETRY.ekName;
+    const fields = { version: 1, order: "unfreeze", ekName, boot: "00".repeat(32), id: "01".repeat(16) } as const;
+    for (const [bits, keep] of [
+      ["0000000000000001", "0000000000000003"],
+      [null, "0000000000000001"],
+      ["1", "0"],
+      ["0000000000000001", "000000000000000G"],
+    ] as const)
+      await expect(signOrder({ ...fields, bits, keep }, operator)).rejects.toMatchObject({
+        code: "ERR_ENVELOPE_MALFORMED",
+      });
+    await signOrder({ ...fields, bits: null, keep: "0".repeat(16) }, operator);
   });
 
   test("I11: it is for one state of one machine: anything else than was ordered is ERR_ORDER, with advice", () => {

@@ -27,6 +27,7 @@ export async function startApprovalMachine(approvals: ApprovingService): Promise
       audit: absent,
     },
     sealing: { check: absent, records: absent, reseal: absent, abortReseal: absent, order: absent, own: absent },
+    restrictions: { freeze: absent, status: absent, narrow: absent },
   };
   const servers: Server[] = [];
   const machine: ApprovalMachine = {

@@ -3,12 +3,15 @@ import { createServer, type Server, type Socket } from "node:net";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { NO_REQUESTS } from "../../agent/approvals/index.ts";
+import { LivePolicy } from "../../agent/broker/index.ts";
 import { parseConfig } from "../../agent/config.ts";
 import { answerControlLine, type ControlService } from "../../agent/control/control.ts";
 import { createSealingService } from "../../agent/control/sealing.ts";
 import { expectedLaunchEvents } from "../../agent/launch/expected-events.ts";
 import { type LaunchInputs, readInputs } from "../../agent/launch/inputs.ts";
 import { frameReport } from "../../agent/report.ts";
+import { Restrictions } from "../../agent/restrictions/index.ts";
+import { createTurns } from "../../agent/turns.ts";
 import {
   bankAlgorithm,
   celRecord,
@@ -71,18 +74,28 @@ export async function startStandIn(order: StandInOrder): Promise<AsyncDisposable
   const store = Store.open(memoryMedium()).store;
   const inputs = await readInputs(order.cabinet, store.content);
   await provision(tpm, inputs.partial);
+  const turns = createTurns();
   const sealing = createSealingService(
     { tss: tpm.tss, store, now: Date.now, inputs },
     {
       identity: () => ({ tpm, ak, ekKind: "p384", ekName }),
       record: { state: { kind: "serving", scopes: [] } },
-      storeKeeps: true,
+      ...{ storeKeeps: true, turns },
     },
   );
+  const restrictions = new Restrictions({
+    ...{ tss: tpm.tss, turns, policy: () => inputs.partial.policy, release: () => inputs.partial.releases?.[0] },
+    ...{
+      log: { measure: async () => undefined },
+      audit: { append: () => Promise.reject(new Error("no audit log")) },
+    },
+  });
+  if (inputs.partial.policy !== undefined) await restrictions.begin(new LivePolicy(inputs.partial.policy));
   let report: Socket | null = null;
   const service: ControlService = {
     sealing,
     approvals: () => NO_REQUESTS,
+    restrictions,
     status: async () => ({ state: "serving", reasons: [] }),
     endorsement: async () => ({ ekCertificates, ekProfile: "H-3", akPublic: ak.publicArea, akName: ak.name }),
     activate: (blob, secret) => tpm.activateCredential(ak, blob, secret),

@@ -4,6 +4,7 @@ import type { Tpm as Tss } from "node-tpm2-tss";
 import { ekProfiles, ekTemplate, type LaunchEvent, launchEventDigests } from "../../attest/index.ts";
 import { AGENT_PCR, EPOCH_ATTRIBUTES, EPOCH_INDEX, measureEpochPolicy, sha256, utf8 } from "../../policy/index.ts";
 import { provisionEpoch, raiseEpoch } from "../../seal/epoch.ts";
+import { FREEZE_ATTRIBUTES, FREEZE_INDEX, setFreeze } from "../../seal/freeze-bits.ts";
 import { packageDigest, type SealedPackage, verifySealedPackage } from "../../seal/package.ts";
 import { openTpm } from "../../seal/tpm.ts";
 import { ANCHOR_INDEX, type LoginOutcome, provisionRecords, writeLogin } from "../../seal/tpm-records.ts";
@@ -30,6 +31,11 @@ const withRelease =
   async ({ keys }) => ({
     releases: [await makeRelease(keys, options)],
   });
+
+async function undefineFreeze(tss: Tss): Promise<void> {
+  await using index = await tss.trFromTpmPublic(FREEZE_INDEX);
+  await tss.nvUndefineSpace(index);
+}
 
 async function undefineCounter(tss: Tss): Promise<void> {
   await using index = await tss.trFromTpmPublic(EPOCH_INDEX);
@@ -237,6 +243,42 @@ export const CONDITIONS: readonly Condition[] = [
       const counter = { index: EPOCH_INDEX, attributes: EPOCH_ATTRIBUTES, dataSize: 8, authPolicy };
       await tss.nvDefineSpace({ ...counter, auth: utf8("mine") });
       await provisionEpoch(tss, keys.root.spkiPem, release.delegation);
+    }),
+  },
+  {
+    what: "everything is frozen",
+    codes: ["frozen"],
+    shows: { item: /freeze bits/, got: /^0000000000000003$/ },
+    make: onTpm((tss) => setFreeze(tss, 3n)),
+  },
+  {
+    what: "scopes are frozen, which keeps nothing sealed",
+    codes: [],
+    make: onTpm((tss) => setFreeze(tss, ~1n & (2n ** 64n - 1n))),
+  },
+  {
+    what: "the owner took the freeze bits away, or the machine is from before there were any",
+    codes: ["freeze-missing"],
+    shows: { got: /^none$/ },
+    make: onTpm(undefineFreeze),
+  },
+  {
+    what: "an unfreeze was cut off before its last command",
+    codes: ["freeze-missing"],
+    shows: { got: /never set/ },
+    make: onTpm(async (tss) => {
+      await undefineFreeze(tss);
+      await tss.nvDefineSpace({ index: FREEZE_INDEX, attributes: FREEZE_ATTRIBUTES, dataSize: 8 });
+    }),
+  },
+  {
+    what: "another index is in the place of the freeze bits",
+    codes: ["freeze-foreign"],
+    shows: { expected: /^000b/, got: /^000b/ },
+    make: onTpm(async (tss) => {
+      await undefineFreeze(tss);
+      await using index = await tss.nvDefineSpace({ index: FREEZE_INDEX, attributes: 0x0204_0004, dataSize: 8 });
+      await tss.nvWrite(index, new Uint8Array(8));
     }),
   },
   {

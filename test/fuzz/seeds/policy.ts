@@ -1,6 +1,7 @@
 import { type CborValue, encodeBundle, encodeCabinet, encodeCbor, type SlotName, utf8 } from "../../../policy/index.ts";
 import { compiledProfile, PROFILE_NAMES, type ProfileName, profileText } from "../../../vm-images/profiles.ts";
 import { decryptionScopes } from "../../support/broker-fixture.ts";
+import { wideDocument } from "../../support/narrowing-steps.ts";
 import { documentBytes, policyDocument, twoModuleDocument, twoTokenDocument } from "../../support/policy-document.ts";
 import { filled, json, type Seeds } from "./made.ts";
 
@@ -82,6 +83,11 @@ export function policySeeds(): Record<string, Seeds> {
       limited: documentBytes(limited),
     },
     "decision-table": { table: json(decisionTable()) },
+    narrowing: {
+      document: documentBytes(policyDocument()),
+      wide: documentBytes(wideDocument()),
+      "two-modules": documentBytes(twoModuleDocument()),
+    },
     endpoint: {
       tcp: utf8("192.0.2.7:1500"),
       tcp6: utf8("[2001:db8::7]:65535"),

@@ -46,6 +46,10 @@ function storedSeeds(): Record<string, Seeds> {
       retry: encodeOrder({ version: 1, order: "retry-login", ekName, name: "hsm-pin", record: "01".repeat(64) }),
       volume: encodeOrder({ version: 1, order: "new-volume", ekName, anchor: "02".repeat(64) }),
       provision: encodeOrder({ version: 1, order: "provision", ekName, boot: "03".repeat(32) }),
+      unfreeze: encodeOrder({
+        ...{ version: 1, order: "unfreeze", ekName, boot: "03".repeat(32) },
+        ...{ id: "04".repeat(16), bits: "8000000000000003", keep: "8000000000000000" },
+      }),
     },
     "tpm-counters": { some: encodeCounters({ epoch: 33n, resetCount: 7, restartCount: 0 }) },
     prediction: { boot: madePrediction() },

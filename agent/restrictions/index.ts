@@ -1,0 +1,1 @@
+export { type FreezeReport, type NarrowReport, Restrictions, requireBit } from "./restrictions.ts";
