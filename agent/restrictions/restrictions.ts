@@ -157,7 +157,7 @@ export class Restrictions {
 
   /** A log that cannot be written stops every operation by itself; what was stopped stays so all the same. */
   async #record(operation: "freeze" | "narrow", scope: string, reason: string): Promise<void> {
-    const nothing = { caller: null, key: null, mechanism: null, inputDigest: null, step: null } as const;
+    const nothing = { caller: null, key: null, mechanism: null, inputDigest: null, step: null, approvals: [] } as const;
     const entry = { ...nothing, operation, scope, decision: "deny", reason } as const;
     await this.#parts.audit.append(entry, "written").catch(() => undefined);
   }

@@ -1,6 +1,6 @@
 /*
  * A workload that lets its connection out of its hands, in one of several ways: passed-socket ACT PATH [ARGUMENT]
- * Each act connects, says version 0 and takes the answer; what comes afterwards is written to standard output until the agent closes.
+ * Each act but `both` connects, says version 0 and takes the answer; what comes afterwards is written to standard output until the agent closes.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -21,12 +21,17 @@ static _Noreturn void fail(const char *what) {
   exit(2);
 }
 
-static int connected(const char *path) {
+static int connect_to(const char *path) {
   struct sockaddr_un address = {.sun_family = AF_UNIX};
-  char version = 0;
   strncpy(address.sun_path, path, sizeof address.sun_path - 1);
   int fd = socket(AF_UNIX, SOCK_STREAM, 0);
   if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address) != 0) fail("connect");
+  return fd;
+}
+
+static int connected(const char *path) {
+  int fd = connect_to(path);
+  char version = 0;
   if (write(fd, &version, 1) != 1 || read(fd, &version, 1) != 1) fail("version");
   return fd;
 }
@@ -93,6 +98,19 @@ static void inherit(int fd, int orphan) {
   listen_to(fd);
 }
 
+/* Parent, child and parent write, in this order, before anybody reads. */
+static void both(int fd) {
+  if (write(fd, "parent", 6) != 6) fail("write");
+  pid_t child = fork();
+  if (child < 0) fail("fork");
+  if (child == 0) _exit(write(fd, "child", 5) == 5 ? 0 : 2);
+  waitpid(child, NULL, 0);
+  if (write(fd, "parent", 6) != 6) fail("write");
+  printf("written\n");
+  fflush(stdout);
+  listen_to(fd);
+}
+
 /* A process of another kind, which had no part in the connecting, gets the socket by message and asks. */
 static void pass(const char *path, const char *uid) {
   int pair[2];
@@ -154,6 +172,7 @@ int main(int argc, char **argv) {
   if (argc < 3) return 2;
   const char *act = argv[1], *path = argv[2], *argument = argc > 3 ? argv[3] : NULL;
   if (strcmp(act, "pass") == 0) return pass(path, argument), 0;
+  if (strcmp(act, "both") == 0) return both(connect_to(path)), 0;
   if (strcmp(act, "impersonate") == 0) return impersonate(path, argument), 0;
   if (strcmp(act, "go-on") == 0) return go_on(path), 0;
   int fd = connected(path);
