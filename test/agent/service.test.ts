@@ -1,3 +1,4 @@
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { parseTpmPublic, pcrBanks } from "../../attest/index.ts";
@@ -80,7 +81,10 @@ describe("the agent below the real spawner", () => {
   test("I6 I8: a peer that no rule names is denied, and the denial is in the audit log", async () => {
     const agent = await start();
     await agent.launched();
-    const stranger = await openRawClient(join(agent.directory, "scopes", "release-signing.sock"));
+    const socket = join(agent.directory, "scopes", "release-signing.sock");
+    // The launch is over a moment before the sockets are there: what is frozen is asked of the TPM in between.
+    await expect.poll(() => existsSync(socket), { timeout: 10_000 }).toBe(true);
+    const stranger = await openRawClient(socket);
     expect((await stranger.call("C_Initialize", INITIALIZE_VALUES)).call).toBeNull();
     stranger.end();
     const { records } = await agent.ask({ op: "audit", from: 1, limit: 10 });
