@@ -1,6 +1,6 @@
 import { z } from "zod";
-import { type DocumentFinding, findingsIn, listed, repeatFindings } from "./findings.ts";
-import { MECHANISMS, type MechanismType, mechanismRow } from "./mechanisms.ts";
+import { type DocumentFinding, findingsAt, findingsIn, listed, repeatFindings } from "./findings.ts";
+import { MECHANISMS, type MechanismType, mechanismRow, riskOf } from "./mechanisms.ts";
 import type { Policy, Scope } from "./policy.ts";
 import { type DeepReadonly, name, printable, sha256Tag } from "./policy-fields.ts";
 
@@ -82,9 +82,13 @@ function ruleFindings(scope: Scope, rule: UnwrapRule): readonly DocumentFinding[
       : []),
     ...repeatFindings(listed(["mechanisms"], rule.mechanisms), (double) => `duplicate mechanism ${double}`),
     ...rule.mechanisms.flatMap((type, index) =>
-      mechanismRow(type).operations.includes(rule.does)
-        ? []
-        : [{ path: ["mechanisms", index], message: `${type} does not ${rule.does}` }],
+      findingsAt(
+        ["mechanisms", index],
+        [
+          ...(riskOf(type, rule.does) === null ? [] : [`${type} is not for a key that arrives`]),
+          ...(mechanismRow(type).operations.includes(rule.does) ? [] : [`${type} does not ${rule.does}`]),
+        ],
+      ),
     ),
   ];
 }

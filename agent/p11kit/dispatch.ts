@@ -9,6 +9,7 @@ import type { CallBody } from "./frame.ts";
 import * as general from "./general-calls.ts";
 import * as session from "./session-calls.ts";
 import * as signing from "./sign-calls.ts";
+import { unwrapKey } from "./unwrap-calls.ts";
 
 /** The calls that are served. What is not in this table is CKR_FUNCTION_NOT_SUPPORTED. */
 const HANDLERS: ReadonlyMap<number, CallHandler> = new Map(
@@ -40,6 +41,7 @@ const HANDLERS: ReadonlyMap<number, CallHandler> = new Map(
     C_Decrypt: decryption.decrypt,
     C_DecryptUpdate: decryption.decryptPart,
     C_DecryptFinal: decryption.decryptFinal,
+    C_UnwrapKey: unwrapKey,
   } satisfies Record<string, CallHandler>).map(([name, handler]) => [callNamed(name).id, handler]),
 );
 
@@ -47,6 +49,7 @@ const INITIALIZE = callNamed("C_Initialize").id;
 const ATTEMPTS: ReadonlyMap<number, Operation> = new Map([
   ...attempts("sign", "C_SignInit", "C_Sign", "C_SignUpdate", "C_SignFinal"),
   ...attempts("decrypt", "C_DecryptInit", "C_Decrypt", "C_DecryptUpdate", "C_DecryptFinal"),
+  ...attempts("unwrap", "C_UnwrapKey"),
 ]);
 
 /**

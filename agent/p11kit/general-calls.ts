@@ -34,8 +34,7 @@ const CKF_RNG = 0x1n;
 const CKF_WRITE_PROTECTED = 0x2n;
 const CKF_USER_PIN_INITIALIZED = 0x8n;
 const CKF_TOKEN_INITIALIZED = 0x400n;
-const CKF_DECRYPT = 0x200n;
-const CKF_SIGN = 0x800n;
+const CKF = { decrypt: 0x200n, sign: 0x800n, unwrap: 0x40000n } as const;
 /** CKF_EC_F_P, CKF_EC_NAMEDCURVE (CKF_EC_OID), CKF_EC_UNCOMPRESS. */
 const CKF_EC = 0x0190_0000n;
 
@@ -139,7 +138,7 @@ export const getMechanismInfo: CallHandler = ({ state }, args) => {
   // A mechanism that no key here has the type for, as long as the one that would have has not arrived.
   if (sizes.length === 0) return failure("MECHANISM_INVALID");
   const does = scopeUse(state.live.current, scope, scope.keys[0] ?? "");
-  const flag = does === "decrypt" ? CKF_DECRYPT : CKF_SIGN;
+  const flag = does === null ? 0n : CKF[does];
   const flags = row.keyType === "ec" ? flag | CKF_EC : flag;
   return values(encodeUlongs(BigInt(Math.min(...sizes)), BigInt(Math.max(...sizes)), flags));
 };

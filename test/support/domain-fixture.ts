@@ -5,7 +5,7 @@ import type { Writable } from "node:stream";
 import { type OpenAuditLog, openAudit, readAudit } from "../../agent/audit.ts";
 import type { AuditRecord } from "../../agent/audit-record.ts";
 import { MeasurementLog } from "../../agent/launch/measurement-log.ts";
-import { openShim, type Shim } from "../../agent/shim-client.ts";
+import { type KeyUse, openShim, type Shim } from "../../agent/shim-client.ts";
 import { type AttemptCounts, libraryAttempts, sumAttempts } from "../../agent/shims/attempts.ts";
 import { IncidentLog } from "../../agent/shims/incidents.ts";
 import { type DomainEnd, type DomainShim, type KeyPlace, TrustDomain } from "../../agent/shims/trust-domain.ts";
@@ -23,6 +23,8 @@ export interface DomainToken {
   readonly pin: string;
   /** Label of the slot's token; default the first slot. */
   readonly label?: string;
+  /** By the key's label; default all sign. */
+  readonly uses?: Readonly<Record<string, KeyUse["use"]>>;
 }
 
 export interface DomainOptions {
@@ -136,7 +138,7 @@ async function openMember(id: number, token: DomainToken, timeoutMs = 20_000): P
   (child.stdio[4] as Writable).write(new ByteWriter().sized16(utf8(token.pin)).finish());
   await shim.login(slotId);
   const keys = await shim.keys(slotId);
-  await shim.uses(keys.map(({ handle }) => ({ slotId, handle, use: "sign" })));
+  await shim.uses(keys.map(({ label, handle }) => ({ slotId, handle, use: token.uses?.[label] ?? "sign" })));
   await shim.arm();
   shim.watch.renew();
   const places = new Map(
