@@ -20,6 +20,7 @@ import { type ErrorFields, type ExitCode, IronclawError } from "../policy/index.
  * - `ERR_RPC_MALFORMED`: a workload's message cannot be read
  * - `ERR_FOREIGN_SENDER`: a connection is in other hands than those of the process and program that connected, or carries descriptors
  * - `ERR_LAUNCH`: the launch sequence cannot go on
+ * - `ERR_APPROVAL`: a request for approval is not there, or not what its approver wants to approve
  * - `ERR_NATIVE`: a system call made for the agent by its native addon failed
  * - `ERR_ENVIRONMENT`: a file, device or setting that the agent needs is missing
  */
@@ -41,6 +42,7 @@ export type AgentErrorCode =
   | "ERR_RPC_MALFORMED"
   | "ERR_FOREIGN_SENDER"
   | "ERR_LAUNCH"
+  | "ERR_APPROVAL"
   | "ERR_NATIVE"
   | "ERR_ENVIRONMENT";
 
@@ -62,6 +64,7 @@ const EXIT_CODES: Readonly<Record<AgentErrorCode, ExitCode>> = {
   ERR_RPC_MALFORMED: 3,
   ERR_FOREIGN_SENDER: 3,
   ERR_LAUNCH: 1,
+  ERR_APPROVAL: 1,
   ERR_NATIVE: 4,
   ERR_ENVIRONMENT: 4,
 };

@@ -46,6 +46,7 @@ export * from "./pe.ts";
 export * from "./predict.ts";
 export * from "./reason.ts";
 export * from "./tpm.ts";
+export * from "./tpm-certify.ts";
 export * from "./tpm-structures.ts";
 export * from "./tpm-subject.ts";
 export * from "./trust-vector.ts";

@@ -1,19 +1,19 @@
 import { z } from "zod";
+import { toHex } from "./bytes.ts";
 import { duration } from "./duration.ts";
 import { type DocumentFinding, findingsIn, listed, repeatFindings } from "./findings.ts";
 import type { Policy, Scope } from "./policy.ts";
 import { name } from "./policy-fields.ts";
+import { parseSshKeyLine } from "./ssh-public-key.ts";
 
 /** Whoever approves, by an OpenSSH public key. */
 export const approver = z.strictObject({
-  /** A line as in a `.pub` file: `ssh-ed25519` or `sk-ssh-ed25519@openssh.com`. */
+  /** A line as in a `.pub` file, a security key's perhaps with `verify-required` in front. */
   key: z
     .string()
-    .max(512)
-    .regex(
-      /^(?:ssh-ed25519|sk-ssh-ed25519@openssh\.com) [A-Za-z0-9+/]+={0,2}(?: [\x21-\x7e]+)?$/,
-      "expected an OpenSSH public key: ssh-ed25519 or sk-ssh-ed25519@openssh.com",
-    ),
+    .max(1024)
+    .regex(/^(?:verify-required )?(?:ssh-ed25519|sk-ssh-ed25519@openssh\.com) [A-Za-z0-9+/]+={0,2}(?: [\x20-\x7e]+)?$/)
+    .refine(isSshKeyLine, "expected an OpenSSH public key: ssh-ed25519 or sk-ssh-ed25519@openssh.com"),
   /** Callers that this approver may not approve for: mostly those that he is. */
   notFor: z.array(name).max(64),
 });
@@ -21,6 +21,15 @@ export const approvers: z.ZodDefault<z.ZodRecord<typeof name, typeof approver>> 
   .record(name, approver)
   .refine((all) => Object.keys(all).length <= 64, "expected at most 64 approvers")
   .default({});
+
+function isSshKeyLine(line: string): boolean {
+  try {
+    parseSshKeyLine(line);
+    return true;
+  } catch {
+    return false;
+  }
+}
 
 /** How many of whom have to approve what. */
 export const approvalRule = z.strictObject({
@@ -45,7 +54,11 @@ export function approverFindings(policy: Policy): readonly DocumentFinding[] {
   const entries = Object.entries(policy.approvers);
   return [
     ...repeatFindings(
-      entries.map(([name, { key }]) => ({ value: key.split(" ")[1] ?? "", path: ["approvers", name, "key"] })),
+      // By its bytes: as a plain and as a security key it is one.
+      entries.map(([name, { key }]) => ({
+        value: toHex(parseSshKeyLine(key).key.point),
+        path: ["approvers", name, "key"],
+      })),
       (double) => `approvers: two entries with the key ${double}`,
     ),
     ...entries.flatMap(([approverName, { notFor }]) =>

@@ -140,10 +140,10 @@ function outsideValidity({ valid, name }: Scope, now: number): Denial | null {
   return deny("valid", `scope ${name} is valid from ${valid.from} until ${valid.until}`);
 }
 
-/** A request without data is not yet one that somebody could approve; a window can be. */
+/** A request without data is not yet one that somebody could approve. Its approvals, or those of the window, are looked at with the data. */
 function missingApprovals(policy: Policy, scope: Scope, { input, approvedBy }: DecisionRequest): string | null {
   const { approvals } = scope;
-  if (approvals === undefined || (approvals.for === "operation" && input.kind === "pending")) return null;
+  if (approvals === undefined || input.kind === "pending") return null;
   const given = countingApprovers(policy, scope).filter((name) => approvedBy.includes(name)).length;
   return given >= approvals.required ? null : `${given} of ${approvals.required} approvals`;
 }

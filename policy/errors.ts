@@ -51,7 +51,8 @@ export type PolicyErrorCode =
   | "ERR_RELEASE_SIGNATURE"
   | "ERR_RELEASE_EXPIRED"
   | "ERR_RELEASE_NOT_YET_VALID"
-  | "ERR_KEY_MALFORMED";
+  | "ERR_KEY_MALFORMED"
+  | "ERR_SIGNATURE_MALFORMED";
 
 /** A document or byte string that `policy` was asked to read is malformed or does not verify. */
 export class PolicyError extends IronclawError {

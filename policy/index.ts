@@ -11,6 +11,8 @@ export { decisionAdvice, useConditions } from "./decision-advice.ts";
 export * from "./decision-table.ts";
 export * from "./delegation.ts";
 export { milliseconds } from "./duration.ts";
+export * from "./ed25519.ts";
+
 export * from "./endpoint.ts";
 export * from "./envelope.ts";
 export * from "./epoch.ts";
@@ -41,6 +43,8 @@ export { MAX_CONNECTIONS, MAX_IN_FLIGHT } from "./scope.ts";
 export * from "./scope-keys.ts";
 export { acceptedRisks, type FailureLimits, failuresOf } from "./scope-rules.ts";
 export * from "./sealing-policy.ts";
+export * from "./ssh-public-key.ts";
+export * from "./ssh-signature.ts";
 export * from "./tpm-policy.ts";
 export { arrivalRule, type UnwrapRule } from "./unwrap-rules.ts";
 export * from "./verify-signature.ts";

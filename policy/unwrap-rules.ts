@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { type DocumentFinding, findingsAt, findingsIn, listed, repeatFindings } from "./findings.ts";
+import { type DocumentFinding, findingsIn, listed, repeatFindings } from "./findings.ts";
 import { MECHANISMS, type MechanismType, mechanismRow, riskOf } from "./mechanisms.ts";
 import type { Policy, Scope } from "./policy.ts";
 import { type DeepReadonly, name, printable, sha256Tag } from "./policy-fields.ts";
@@ -81,14 +81,11 @@ function ruleFindings(scope: Scope, rule: UnwrapRule): readonly DocumentFinding[
       ? [{ path: ["blob"], message: "any blob needs approvals" }]
       : []),
     ...repeatFindings(listed(["mechanisms"], rule.mechanisms), (double) => `duplicate mechanism ${double}`),
-    ...rule.mechanisms.flatMap((type, index) =>
-      findingsAt(
-        ["mechanisms", index],
-        [
-          ...(riskOf(type, rule.does) === null ? [] : [`${type} is not for a key that arrives`]),
-          ...(mechanismRow(type).operations.includes(rule.does) ? [] : [`${type} does not ${rule.does}`]),
-        ],
-      ),
-    ),
+    ...rule.mechanisms.flatMap((type, index) => {
+      const path = ["mechanisms", index];
+      if (!mechanismRow(type).operations.includes(rule.does))
+        return [{ path, message: `${type} does not ${rule.does}` }];
+      return riskOf(type, rule.does) === null ? [] : [{ path, message: `${type} is not for a key that arrives` }];
+    }),
   ];
 }

@@ -26,6 +26,8 @@ export interface ControlClient {
   challenge(request: ChallengeRequest): Promise<Uint8Array>;
   /** What an operator asks about sealed credentials: `check`, `records`, `reseal`, `abort-reseal`, `order`, `own`. */
   sealing(op: SealingOp, fields?: Readonly<Record<string, unknown>>): Promise<ControlAnswer>;
+  /** What approvers ask: `pending`, `approve`. */
+  approving(op: "pending" | "approve", fields?: Readonly<Record<string, unknown>>): Promise<ControlAnswer>;
   audit(from: number, limit: number): Promise<ControlAnswer>;
   close(): void;
 }
@@ -95,6 +97,7 @@ export function openControl({ control, report, timeoutMs = 60_000 }: ControlSock
         });
       }),
     sealing: (op, fields) => inTurn(() => ask(op, fields)),
+    approving: (op, fields) => inTurn(() => ask(op, fields)),
     audit: (from, limit) => inTurn(() => ask("audit", { from, limit })),
     close: () => {
       control.destroy();

@@ -12,7 +12,7 @@ erofs-utils e2fsprogs cryptsetup-bin dosfstools mtools
 qemu-system-x86 ovmf swtpm swtpm-tools
 softhsm2 opensc p11-kit p11-kit-modules libengine-pkcs11-openssl openssl
 tpm2-tools osslsigncode debian-archive-keyring
-strace libtpm2-pkcs11-1 libpcsclite1
+strace libtpm2-pkcs11-1 libpcsclite1 openssh-client
 "
 if [ "${1:-}" = test ]; then
   packages="$packages chromium-headless-shell fonts-dejavu-core

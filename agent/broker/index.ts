@@ -5,6 +5,7 @@ export type { PublicKeySource } from "./key.ts";
 export { KeyRing } from "./key-ring.ts";
 export { type Frozen, LivePolicy } from "./live-policy.ts";
 export { type Meter, NO_METER } from "./meter.ts";
+export { RefusalLog } from "./refusals.ts";
 export type { RefusalStep } from "./refused.ts";
 export type { Broker } from "./scope-state.ts";
 export type { DecryptMechanism, SignMechanism, Token, UnwrapKeyRequest } from "./token.ts";

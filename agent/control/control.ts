@@ -1,7 +1,9 @@
 import { z } from "zod";
 import type { EkProfileName } from "../../attest/index.ts";
 import { IronclawError, parseJson, toBase64, toHex, utf8 } from "../../policy/index.ts";
+import type { AuditPage } from "../audit/machine-audit.ts";
 import { AgentError } from "../errors.ts";
+import { type ApprovingService, approvingRequests, serveApproving } from "./approving.ts";
 import type { SealingService } from "./sealing.ts";
 
 /** Longest request line, in bytes: a sealed package with a file of 32 KiB in it. */
@@ -44,6 +46,7 @@ const request = z.discriminatedUnion("op", [
   z.strictObject({ id, op: z.literal("reseal"), package: envelope }),
   z.strictObject({ id, op: z.literal("abort-reseal"), name: z.string().max(64) }),
   z.strictObject({ id, op: z.literal("order"), order: envelope }),
+  ...approvingRequests,
   z.strictObject({ id, op: z.literal("own"), credentialBlob: blob, encryptedSecret: blob }),
 ]);
 
@@ -64,12 +67,13 @@ export interface MachineEndorsement {
  */
 export interface ControlService {
   readonly sealing: SealingService;
+  readonly approvals: () => ApprovingService;
   status(): Promise<Record<string, unknown>>;
   endorsement(): Promise<MachineEndorsement>;
   activate(credentialBlob: Uint8Array, encryptedSecret: Uint8Array): Promise<Uint8Array>;
   /** Makes a report and sends it over the report port; resolves with its length in bytes. */
   challenge(challenge: { nonce: Uint8Array; bank: "sha256" | "sha384"; pcrs: readonly number[] }): Promise<number>;
-  audit(from: number, limit: number): Promise<readonly unknown[]>;
+  audit(from: number, limit: number): Promise<AuditPage>;
 }
 
 /** @throws AgentError ERR_CONTROL_MALFORMED */
@@ -123,7 +127,10 @@ async function serveRequest(service: ControlService, parsed: ControlRequest): Pr
         }),
       };
     case "audit":
-      return { records: await service.audit(parsed.from, parsed.limit) };
+      return { ...(await service.audit(parsed.from, parsed.limit)) };
+    case "pending":
+    case "approve":
+      return serveApproving(service.approvals(), parsed);
     default:
       return serveSealing(service.sealing, parsed);
   }

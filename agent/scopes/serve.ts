@@ -1,12 +1,11 @@
 import { join } from "node:path";
-import type { Policy } from "../../policy/index.ts";
-import type { AuditLog } from "../audit.ts";
+import type { AuditLog } from "../audit/log.ts";
 import {
+  type ApprovalGate,
   type Broker,
   FailureBudgets,
   KeyRing,
-  LivePolicy,
-  NO_APPROVALS,
+  type LivePolicy,
   NO_METER,
   type Token,
   Usage,
@@ -23,7 +22,8 @@ import { type ScopeServer, serveScope } from "./server.ts";
 
 export interface ServeOptions {
   readonly config: AgentConfig;
-  readonly policy: Policy;
+  readonly live: LivePolicy;
+  readonly approvals: ApprovalGate;
   readonly keys: readonly ServedKey[];
   readonly domains: Domains;
   readonly audit: AuditLog;
@@ -33,7 +33,7 @@ export interface ServeOptions {
 
 /** Open one socket for every scope of the policy. Rejects, and serves none, when one of them cannot be opened. */
 export async function serveScopes(options: ServeOptions): Promise<readonly ScopeServer[]> {
-  const { config, policy, keys, domains, audit, native, spawner } = options;
+  const { config, live, approvals, keys, domains, audit, native, spawner } = options;
   const publicKeys = new Map(keys.map(({ name, spki, id, label }) => [name, { spki, id, label }]));
   const identify = createPeerIdentity({
     executableOf: (pidfd) => spawner.peerExe(pidfd),
@@ -42,11 +42,11 @@ export async function serveScopes(options: ServeOptions): Promise<readonly Scope
   });
   const now = () => performance.now();
   const broker: Broker = {
-    ...{ live: new LivePolicy(policy), keys: new KeyRing(policy, publicKeys), token: domainToken(domains), audit },
+    ...{ live, keys: new KeyRing(live.current, publicKeys), token: domainToken(domains), audit },
     ...{ failures: new FailureBudgets(now), usage: new Usage(now), now, wallClock: Date.now },
-    ...{ approvals: NO_APPROVALS, meter: NO_METER },
+    ...{ approvals, meter: NO_METER },
   };
-  const opening = policy.scopes.map(({ name }) =>
+  const opening = live.current.scopes.map(({ name }) =>
     serveScope({ broker, scope: name, socketPath: join(config.scopes, `${name}.sock`), native, identify }),
   );
   const outcomes = await Promise.allSettled(opening);

@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { openAudit } from "../../agent/audit.ts";
+import { openAudit } from "../../agent/audit/open.ts";
 import type { PublicKeySource } from "../../agent/broker/index.ts";
 import { CALLS } from "../../agent/p11kit/calls.ts";
 import { serveScope } from "../../agent/scopes/index.ts";
@@ -396,7 +396,7 @@ describe("one key under two names", () => {
       ["release-rsa", source(first)],
       ["vault", source(second)],
     ]);
-    const audit = openAudit({ path: join(directory, "audit.log"), now: Date.now, anchor: null });
+    const audit = openAudit({ directory: join(directory, "audit.log"), now: Date.now, anchor: null });
     document.scopes = document.scopes.filter(({ name }) => name === "rsa-signing");
     const broker = openBroker(parsePolicy(documentBytes(document)), publicKeys, { token: keys, audit });
     const socketPath = join(directory, "s.sock");

@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { openAudit } from "../../agent/audit.ts";
+import { openAudit } from "../../agent/audit/open.ts";
 import type { PublicKeySource } from "../../agent/broker/index.ts";
 import { AgentError } from "../../agent/errors.ts";
 import { serveScope } from "../../agent/scopes/index.ts";
@@ -148,7 +148,7 @@ describe("refused peers", () => {
     };
     await broker.close();
     broker = await startBroker({
-      audit: openAudit({ path: join(directory, "audit.log"), now: Date.now, anchor: null, write }),
+      audit: openAudit({ directory: join(directory, "audit.log"), now: Date.now, anchor: null, files: { write } }),
     });
     broker.peer = null;
     for (let index = 0; index < 19; index += 1) await refusedOnce();
@@ -205,7 +205,7 @@ describe("socket", () => {
     for (const [name, { spki }] of publicKeys) {
       document.keys[name] = { spki: `sha256:${sha256Hex(spki)}`, does: name === "vault" ? "decrypt" : "sign" };
     }
-    const audit = openAudit({ path: join(directory, "audit.log"), now: Date.now, anchor: null });
+    const audit = openAudit({ directory: join(directory, "audit.log"), now: Date.now, anchor: null });
     const policy = parsePolicy(documentBytes(document));
     const broker = openBroker(policy, change.publicKeys ?? publicKeys, { token, audit });
     const { scope = "release-signing" } = change;

@@ -1,7 +1,7 @@
 import { constants, createPublicKey, publicEncrypt } from "node:crypto";
 import fc from "fast-check";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import type { AuditLog } from "../../agent/audit.ts";
+import type { AuditLog } from "../../agent/audit/log.ts";
 import type { Token } from "../../agent/broker/index.ts";
 import { AgentError } from "../../agent/errors.ts";
 import { encodeSecretReply } from "../../agent/p11kit/frame.ts";

@@ -181,7 +181,7 @@ describe("approvals at the broker", () => {
     const key = (last: string) =>
       `ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJHW4bXyS9Qm9bIcJVbTfWZxYwq4LkWz8oRl9nWv3hT${last}`;
     Object.assign(document, {
-      approvers: { bob: { key: key("B"), notFor: [] }, carol: { key: key("C"), notFor: [] } },
+      approvers: { bob: { key: key("F"), notFor: [] }, carol: { key: key("G"), notFor: [] } },
     });
   };
   const approvals = { required: 2, of: ["bob", "carol"], for: "operation", window: "PT15M" };

@@ -2,7 +2,8 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { type AuditLog, openAudit } from "../../agent/audit.ts";
+import type { AuditLog } from "../../agent/audit/log.ts";
+import { openAudit } from "../../agent/audit/open.ts";
 import { AgentError } from "../../agent/errors.ts";
 import { ByteReader, ByteWriter, concatBytes, sha256Hex, utf8 } from "../../policy/index.ts";
 import {
@@ -217,10 +218,10 @@ describe("signing", () => {
     const directory = mkdtempSync(join(tmpdir(), "full-"));
     let full = false;
     const audit: AuditLog = openAudit({
-      path: join(directory, "audit.log"),
+      directory: join(directory, "audit.log"),
       now: Date.now,
       anchor: null,
-      write: (_fd, bytes) => (full ? 0 : bytes.length),
+      files: { write: (_fd, bytes) => (full ? 0 : bytes.length) },
     });
     broker = await startBroker({ audit });
     const client = await openSession(broker);

@@ -14,10 +14,14 @@ import {
 import { VirtioPort } from "../../agent/control/port.ts";
 import { AgentError } from "../../agent/errors.ts";
 import { concatBytes, IronclawError, toBase64, utf8 } from "../../policy/index.ts";
+import { machine as approvalsMachine } from "../support/approvals-fixture.ts";
 
 const NONCE = "ab".repeat(32);
 const calls: unknown[] = [];
+const machine = approvalsMachine();
+const waiting = machine.open();
 const service: ControlService = {
+  approvals: () => machine.approvals,
   sealing: {
     check: async () => [],
     reseal: async (envelope) => {
@@ -47,7 +51,10 @@ const service: ControlService = {
     calls.push(challenge);
     return 4711;
   },
-  audit: async (from, limit) => [{ from, limit }],
+  audit: async (from, limit) => {
+    calls.push({ from, limit });
+    return { records: [], first: 1, head: { seq: 0, hash: "0".repeat(64) } };
+  },
 };
 const broken: ControlService = {
   ...service,
@@ -70,12 +77,23 @@ describe("a control request", () => {
       { id: 2, ok: true, secret: toBase64(utf8("credential")) },
     ],
     [`{"id":3,"op":"challenge","nonce":"${NONCE}","bank":"sha384","pcrs":[0,13]}`, { id: 3, ok: true, length: 4711 }],
-    ['{"id":4,"op":"audit","from":7,"limit":500}', { id: 4, ok: true, records: [{ from: 7, limit: 500 }] }],
+    [
+      '{"id":4,"op":"audit","from":7,"limit":500}',
+      { id: 4, ok: true, records: [], first: 1, head: { seq: 0, hash: "0".repeat(64) } },
+    ],
     ['{"id":5,"op":"check"}', { id: 5, ok: true, credentials: [] }],
     ['{"id":6,"op":"reseal","package":"AQI="}', { id: 6, ok: true, name: "hsm-pin", generation: 2 }],
     ['{"id":7,"op":"abort-reseal","name":"hsm-pin"}', { id: 7, ok: true }],
     ['{"id":8,"op":"order","order":"AQI="}', { id: 8, ok: true, order: "retry-login" }],
     ['{"id":9,"op":"own","credentialBlob":"AQI=","encryptedSecret":"Aw=="}', { id: 9, ok: true }],
+    [
+      '{"id":11,"op":"pending"}',
+      { id: 11, ok: true, requests: [expect.objectContaining({ request: waiting, required: 2, approvers: [] })] },
+    ],
+    [
+      `{"id":12,"op":"approve","request":"${waiting}","signature":"x"}`,
+      { id: 12, ok: true, accepted: false, code: "malformed", reason: expect.any(String) },
+    ],
     [
       '{"id":10,"op":"records"}',
       { id: 10, ok: true, ekName: "000c", boot: "00", logins: { "hsm-pin": null }, anchor: null },
@@ -110,6 +128,9 @@ describe("a control request", () => {
     ["PCRs that do not ascend", `{"id":1,"op":"challenge","nonce":"${NONCE}","bank":"sha256","pcrs":[13,4]}`],
     ["too many records", '{"id":1,"op":"audit","from":1,"limit":501}'],
     ["no base64", '{"id":1,"op":"activate","credentialBlob":"%%","encryptedSecret":""}'],
+    ["a request's id in capitals", '{"id":1,"op":"approve","request":"ABABABABABABABAB","signature":""}'],
+    ["a request's id that is short", '{"id":1,"op":"approve","request":"ab","signature":""}'],
+    ["more than a signature", `{"id":1,"op":"approve","request":"${waiting}","signature":"${"x".repeat(2049)}"}`],
     ["a list", "[]"],
     ["null", "null"],
   ])("I10: with %s is answered with a typed error", async (_, line) => {

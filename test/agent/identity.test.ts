@@ -29,7 +29,10 @@ beforeEach(async () => {
       listener.close();
     });
   });
-  child = spawn(process.execPath, ["-e", `require("node:net").connect(${JSON.stringify(path)}).on("error", () => {}); setInterval(() => {}, 1e6)`]);
+  child = spawn(process.execPath, [
+    "-e",
+    `require("node:net").connect(${JSON.stringify(path)}).on("error", () => {}); setInterval(() => {}, 1e6)`,
+  ]);
   pid = child.pid ?? 0;
   connected = await accepted;
 });

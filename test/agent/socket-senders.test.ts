@@ -47,7 +47,8 @@ async function honestCallerIsServed(): Promise<void> {
   expect((await act("honest")).length).toBeGreaterThan(12);
 }
 
-const FOREIGN = /^deny caller socket message: expected bytes of the process that connected, got pid \d+, uid \d+, gid \d+$/;
+const FOREIGN =
+  /^deny caller socket message: expected bytes of the process that connected, got pid \d+, uid \d+, gid \d+$/;
 
 describe("the sender of each message", () => {
   it("I6: the process that connected is answered", async () => {

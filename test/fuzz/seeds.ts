@@ -3,6 +3,7 @@ import { mkdirSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { declareOaep, EXTENSIONS, makeCertificate } from "../support/certificates.ts";
 import { agentSeeds } from "./seeds/agent.ts";
+import { approvalSeeds } from "./seeds/approvals.ts";
 import { endorsementSeeds } from "./seeds/endorsement.ts";
 import { imageSeeds, tpmSeeds } from "./seeds/evidence.ts";
 import { pageSeeds } from "./seeds/page.ts";
@@ -33,6 +34,7 @@ for (const [target, seeds] of Object.entries({
   ...imageSeeds(),
   ...endorsementSeeds(),
   ...agentSeeds(),
+  ...approvalSeeds(),
   ...shimSeeds(),
   ...verifierSeeds(),
   ...pageSeeds(),

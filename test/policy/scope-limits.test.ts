@@ -22,8 +22,8 @@ const keyLine = (last: string) =>
   `ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJHW4bXyS9Qm9bIcJVbTfWZxYwq4LkWz8oRl9nWv3hT${last} x@y`;
 const approvers = {
   alice: { key: keyLine("A"), notFor: ["release-signer"] },
-  bob: { key: keyLine("B"), notFor: [] },
-  carol: { key: keyLine("C"), notFor: [] },
+  bob: { key: keyLine("F"), notFor: [] },
+  carol: { key: keyLine("G"), notFor: [] },
 };
 
 function documentWith(fields: Fields, change: (document: PolicyDocument) => void = () => undefined): PolicyDocument {
@@ -99,11 +99,23 @@ describe("limits of a scope", () => {
   it("I6: two approvers with one key, a notFor of nobody, and two scopes with one freeze bit are findings", () => {
     const document = documentWith({ freezeBit: 3 }, ({ scopes }) => Object.assign(scopes[1] ?? {}, { freezeBit: 3 }));
     Object.assign(document, {
-      approvers: { ...approvers, mallory: { key: `${keyLine("B")}.other`, notFor: ["nobody"] } },
+      approvers: { ...approvers, mallory: { key: `${keyLine("F")}.other`, notFor: ["nobody"] } },
     });
     expect(findings(document)).toMatch(/two with the freezeBit 3/);
     expect(findings(document)).toMatch(/approvers: two entries with the key/);
     expect(findings(document)).toMatch(/approvers.mallory: unknown caller nobody/);
+  });
+
+  it.each([
+    ["an RSA key", "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAgQC7"],
+    ["a point off the curve", keyLine("B")],
+    ["a point of small order", `ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAE${"A".repeat(41)}`],
+    ["another type in front than inside", keyLine("F").replace("ssh-ed25519", "sk-ssh-ed25519@openssh.com")],
+    ["an option that no plain key has", `verify-required ${keyLine("F")}`],
+    ["two lines", `${keyLine("F")}\n${keyLine("G")}`],
+  ])("I6: an approver with %s is a finding", (_, key) => {
+    const change = (document: PolicyDocument) => Object.assign(document, { approvers: { bob: { key, notFor: [] } } });
+    expect(findings(documentWith({}, change))).toMatch(/approvers.bob.key/);
   });
 
   it("I6: a scope without limits has none that it would not say: each step looks at its own field only", () => {
@@ -173,10 +185,12 @@ describe("approvals", () => {
       expect(stepOf(policy, { approvedBy })).toBe("approvals");
   });
 
-  it("I6: what has no data yet cannot be approved, and is not asked; a window is", () => {
+  it("I6: what has no data yet cannot be approved, and is not asked about, for a window neither: the data decides", () => {
     const pending = { input: { kind: "pending" }, approvedBy: [] } as const;
     expect(stepOf(policyWith({ approvals: rule }), pending)).toBe("allowed");
-    expect(stepOf(policyWith({ approvals: { ...rule, for: "window" } }), pending)).toBe("approvals");
+    const window = policyWith({ approvals: { ...rule, for: "window" } });
+    expect(stepOf(window, pending)).toBe("allowed");
+    expect(stepOf(window, { approvedBy: [] })).toBe("approvals");
   });
 
   it("I6: approvals come after everything that could be said without them, and before rate and budget", () => {

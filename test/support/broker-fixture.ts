@@ -2,8 +2,10 @@ import { constants, generateKeyPairSync, type KeyObject, privateDecrypt, private
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { type AuditLog, openAudit, readAudit } from "../../agent/audit.ts";
-import type { AuditRecord } from "../../agent/audit-record.ts";
+import type { AuditLog } from "../../agent/audit/log.ts";
+import { openAudit } from "../../agent/audit/open.ts";
+import type { AuditRecord } from "../../agent/audit/record.ts";
+import { readAudit } from "../../agent/audit/verify.ts";
 import {
   type Broker,
   type DecryptMechanism,
@@ -162,7 +164,7 @@ export async function startBroker(options: BrokerFixtureOptions = {}): Promise<B
   options.change?.(document);
   const policy = parsePolicy(documentBytes(document));
   const auditPath = join(directory, "audit.log");
-  const audit = options.audit ?? openAudit({ path: auditPath, now: Date.now, anchor: null });
+  const audit = options.audit ?? openAudit({ directory: auditPath, now: Date.now, anchor: null });
   const servers: ScopeServer[] = [];
   const fixture: BrokerFixture = {
     socket: (scope) => join(directory, `${scope}.sock`),

@@ -2,8 +2,10 @@ import type { ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { join } from "node:path";
 import type { Writable } from "node:stream";
-import { type OpenAuditLog, openAudit, readAudit } from "../../agent/audit.ts";
-import type { AuditRecord } from "../../agent/audit-record.ts";
+import type { FileAuditLog } from "../../agent/audit/log.ts";
+import { openAudit } from "../../agent/audit/open.ts";
+import type { AuditRecord } from "../../agent/audit/record.ts";
+import { readAudit } from "../../agent/audit/verify.ts";
 import { MeasurementLog } from "../../agent/launch/measurement-log.ts";
 import { type KeyUse, openShim, type Shim } from "../../agent/shim-client.ts";
 import { type AttemptCounts, libraryAttempts, sumAttempts } from "../../agent/shims/attempts.ts";
@@ -53,7 +55,7 @@ export interface DomainBench {
   readonly bench: Bench;
   readonly incidents: IncidentLog;
   readonly log: MeasurementLog;
-  readonly audit: OpenAuditLog;
+  readonly audit: FileAuditLog;
   audited(): readonly AuditRecord[];
   /** The incidents that a report would tell. */
   recorded(): readonly Incident[];
@@ -83,7 +85,7 @@ export async function openDomainBench({ beforeExtend }: DomainOptions = {}): Pro
   };
   const log = new MeasurementLog(slowed as Tpm, AGENT_PCR); // the log extends, and nothing else
   const path = join(bench.directory, "audit.log");
-  const audit = openAudit({ path, now: Date.now, anchor: null });
+  const audit = openAudit({ directory: path, now: Date.now, anchor: null });
   const record: { incidents: readonly Incident[] } = { incidents: [] };
   const incidents = new IncidentLog({ log, audit, record });
   const started: OpenedMember[] = [];

@@ -2,6 +2,7 @@ import { mkdir } from "node:fs/promises";
 import { createServer, type Server, type Socket } from "node:net";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
+import { NO_REQUESTS } from "../../agent/approvals/index.ts";
 import { parseConfig } from "../../agent/config.ts";
 import { answerControlLine, type ControlService } from "../../agent/control/control.ts";
 import { createSealingService } from "../../agent/control/sealing.ts";
@@ -81,6 +82,7 @@ export async function startStandIn(order: StandInOrder): Promise<AsyncDisposable
   let report: Socket | null = null;
   const service: ControlService = {
     sealing,
+    approvals: () => NO_REQUESTS,
     status: async () => ({ state: "serving", reasons: [] }),
     endorsement: async () => ({ ekCertificates, ekProfile: "H-3", akPublic: ak.publicArea, akName: ak.name }),
     activate: (blob, secret) => tpm.activateCredential(ak, blob, secret),
@@ -89,7 +91,7 @@ export async function startStandIn(order: StandInOrder): Promise<AsyncDisposable
       report?.write(frameReport(evidence));
       return evidence.length;
     },
-    audit: async () => [],
+    audit: async () => ({ records: [], first: 1, head: { seq: 0, hash: "0".repeat(64) } }),
   };
   await mkdir(order.directory, { recursive: true });
   const servers = [
