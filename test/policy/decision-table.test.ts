@@ -12,12 +12,19 @@ import { FindingsError } from "../../policy/findings.ts";
 import { type Policy, parsePolicy } from "../../policy/policy.ts";
 import { demoPolicy } from "../../vm-images/story/demo-policy.ts";
 import { decryptionScopes } from "../support/broker-fixture.ts";
-import { documentBytes, pinnedModule, policyDocument, SIGNER_EXE, SIGNER_UID } from "../support/policy-document.ts";
+import {
+  documentBytes,
+  pinnedModule,
+  policyDocument,
+  SIGNER_EXE,
+  SIGNER_UID,
+  sshKeyLine,
+} from "../support/policy-document.ts";
 
 const document = policyDocument();
 decryptionScopes(document);
 Object.assign(document, {
-  approvers: { alice: { key: `ssh-ed25519 ${"A".repeat(68)}`, notFor: [] } },
+  approvers: { alice: { key: sshKeyLine("A"), notFor: [] } },
 });
 Object.assign(document.scopes[1] ?? {}, {
   approvals: { required: 1, of: ["alice"], for: "operation", window: "PT15M" },

@@ -7,11 +7,12 @@ import {
   policyDocument,
   SIGNER_EXE,
   SIGNER_UID,
+  sshKeyLine,
 } from "../support/policy-document.ts";
 
 const NOW = Date.parse("2027-01-15T12:00:00Z");
-const ALICE = `ssh-ed25519 ${"A".repeat(67)}1`;
-const BOB = `ssh-ed25519 ${"A".repeat(67)}2`;
+const ALICE = sshKeyLine("A");
+const BOB = sshKeyLine("F");
 const approvals = { required: 1, of: ["alice", "bob"], for: "operation", window: "PT15M" };
 
 /** A policy with nothing to warn of: each key, caller and approver is used, each scope has a purpose of its own. */

@@ -6,6 +6,7 @@ import { decryptionScopes } from "../support/broker-fixture.ts";
 import {
   type PolicyDocument,
   policyDocument,
+  sshKeyLine,
   twoModuleDocument,
   twoTokenDocument,
 } from "../support/policy-document.ts";
@@ -83,7 +84,7 @@ const schema = policyJsonSchema();
 function everything(): PolicyDocument {
   const document = policyDocument();
   decryptionScopes(document);
-  Object.assign(document, { approvers: { alice: { key: `ssh-ed25519 ${"A".repeat(68)}`, notFor: [] } } });
+  Object.assign(document, { approvers: { alice: { key: sshKeyLine("A"), notFor: [] } } });
   Object.assign(document.scopes[0] ?? {}, {
     ...{ budget: { operations: 1 }, valid: { from: "2027-01-01T00:00:00Z", until: "2028-01-01T00:00:00Z" } },
     ...{ lifetime: "PT8H", idle: "PT1M", connections: 4, inFlight: 4, freezeBit: 1 },

@@ -107,3 +107,8 @@ export function twoModuleDocument(): ReturnType<typeof twoTokenDocument> {
 export function documentBytes(document: unknown): Uint8Array {
   return new TextEncoder().encode(JSON.stringify(document));
 }
+
+/** An OpenSSH public key; which of them, says its last character. */
+export function sshKeyLine(last: string): string {
+  return `ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJHW4bXyS9Qm9bIcJVbTfWZxYwq4LkWz8oRl9nWv3hT${last}`;
+}

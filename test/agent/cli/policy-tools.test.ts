@@ -5,7 +5,7 @@ import { afterAll, describe, expect, test } from "vitest";
 import { policyJsonSchema } from "../../../policy/index.ts";
 import { cli } from "../../support/cli.ts";
 import { expectComplaint } from "../../support/cli-fixture.ts";
-import { type PolicyDocument, policyDocument, SIGNER_EXE } from "../../support/policy-document.ts";
+import { type PolicyDocument, policyDocument, SIGNER_EXE, sshKeyLine } from "../../support/policy-document.ts";
 
 const directory = mkdtempSync(join(tmpdir(), "policy-tools-"));
 afterAll(() => rmSync(directory, { recursive: true }));
@@ -23,7 +23,7 @@ function putPolicy(name: string, change: (document: PolicyDocument) => void = ()
 
 const NOW = ["--at", "2027-01-01T00:00:00Z"];
 const approved = (document: PolicyDocument) => {
-  const [alice, bob] = [`ssh-ed25519 ${"A".repeat(67)}1`, `ssh-ed25519 ${"A".repeat(67)}2`];
+  const [alice, bob] = [sshKeyLine("A"), sshKeyLine("F")];
   Object.assign(document, { approvers: { alice: { key: alice, notFor: [] }, bob: { key: bob, notFor: [] } } });
   Object.assign(document.scopes[0] ?? {}, {
     approvals: { required: 2, of: ["alice", "bob"], for: "operation", window: "PT15M" },

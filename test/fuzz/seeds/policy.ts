@@ -2,7 +2,13 @@ import { type CborValue, encodeBundle, encodeCabinet, encodeCbor, type SlotName,
 import { compiledProfile, PROFILE_NAMES, type ProfileName, profileText } from "../../../vm-images/profiles.ts";
 import { decryptionScopes } from "../../support/broker-fixture.ts";
 import { wideDocument } from "../../support/narrowing-steps.ts";
-import { documentBytes, policyDocument, twoModuleDocument, twoTokenDocument } from "../../support/policy-document.ts";
+import {
+  documentBytes,
+  policyDocument,
+  sshKeyLine,
+  twoModuleDocument,
+  twoTokenDocument,
+} from "../../support/policy-document.ts";
 import { filled, json, type Seeds } from "./made.ts";
 
 export function policySeeds(): Record<string, Seeds> {
@@ -38,7 +44,7 @@ export function policySeeds(): Record<string, Seeds> {
   const decrypting = policyDocument();
   decryptionScopes(decrypting);
   const limited = policyDocument();
-  Object.assign(limited, { approvers: { alice: { key: `ssh-ed25519 ${"A".repeat(68)}`, notFor: ["backup"] } } });
+  Object.assign(limited, { approvers: { alice: { key: sshKeyLine("A"), notFor: ["backup"] } } });
   Object.assign(limited.scopes[0] ?? {}, {
     ...{ budget: { operations: 9 }, valid: { from: "2027-01-01T00:00:00Z", until: "2028-01-01T00:00:00Z" } },
     ...{ lifetime: "PT8H", idle: "PT15M", connections: 4, inFlight: 8, freezeBit: 1 },
