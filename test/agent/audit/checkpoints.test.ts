@@ -102,7 +102,9 @@ describe("checkpoints", () => {
       { ...checkpoint, statement: { ...checkpoint.statement, hash: "ab".repeat(32) } },
     ];
     for (const { statement } of others) {
-      const changed = all.map((record) => (record === checkpoint ? { ...record, statement: statement ?? null } : record));
+      const changed = all.map((record) =>
+        record === checkpoint ? { ...record, statement: statement ?? null } : record,
+      );
       await expect(findings(changed)).rejects.toMatchObject({ code: "ERR_AUDIT_MALFORMED" });
     }
   });
@@ -125,7 +127,10 @@ describe("retention", () => {
     const { first } = verifyAudit(bench.directory, new Map());
     expect(first).toBeGreaterThan(1);
     expect(bench.lines()[0]).toContain('"operation":"rotate"');
-    expect(records().find(({ operation }) => operation === "retention")?.statement).toEqual({ kind: "retention", first });
+    expect(records().find(({ operation }) => operation === "retention")?.statement).toEqual({
+      kind: "retention",
+      first,
+    });
     expect((await findings(records())).covers).toBeGreaterThan(first);
     expect(anchors.at(-1)).toEqual(log.durableHead());
     log.close();

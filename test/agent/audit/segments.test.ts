@@ -83,7 +83,10 @@ describe("segments", () => {
     // Before the last remembered place: not read again. Behind it: refused.
     const edit = (seq: number) => {
       const path = bench.path();
-      writeFileSync(path, readFileSync(path, "utf8").replace(`{"seq":${seq},"time":"2027`, `{"seq":${seq},"time":"2028`));
+      writeFileSync(
+        path,
+        readFileSync(path, "utf8").replace(`{"seq":${seq},"time":"2027`, `{"seq":${seq},"time":"2028`),
+      );
     };
     edit(10);
     expect(log.read(66, 1)).toHaveLength(1);
@@ -95,7 +98,11 @@ describe("segments", () => {
   it.each<[string, () => void, RegExp]>([
     ["a segment removed from the middle", () => rmSync(bench.path(1)), /audit segment 0000000000000\d{3}\.log/],
     ["the first segment removed", () => rmSync(bench.path(0)), /audit log before record/],
-    ["records cut off a segment that is not the last", () => bench.rewrite((lines) => lines.slice(0, -1), 1), /segment/],
+    [
+      "records cut off a segment that is not the last",
+      () => bench.rewrite((lines) => lines.slice(0, -1), 1),
+      /segment/,
+    ],
     ["half a record at the end of a segment", () => half(1), /part of a record/],
     ["a record removed inside", () => bench.rewrite((lines) => lines.toSpliced(1, 1), 1), /record \d+ in 0+\d+\.log/],
     ["two records exchanged", () => bench.rewrite(([a = "", b = "", ...rest]) => [b, a, ...rest], 1), /in 0+\d+\.log/],
@@ -145,31 +152,31 @@ describe("a process that is killed", () => {
     [1, 2, 3, 6].map((count) => ({ step, count })),
   );
 
-  it.each(steps)("I8, I11: in $step number $count loses nothing that was acknowledged, and the log opens again", async ({
-    step,
-    count,
-  }) => {
-    for (const bytes of step === "write" ? [0, 1, 300, 100_000] : [0]) {
-      bench.remove();
-      bench = new AuditBench();
-      const acknowledged: number[] = [];
-      try {
-        const log = bench.open({ ...small, files: killedAt({ step, count, bytes }) });
-        for (;;) acknowledged.push((await log.append(ENTRY, "written")).seq);
-      } catch (error) {
-        // What a caller was told nothing of may be missing.
-        expect(String(error)).toMatch(/killed|signing stops|audit log/);
+  it.each(steps)(
+    "I8, I11: in $step number $count loses nothing that was acknowledged, and the log opens again",
+    async ({ step, count }) => {
+      for (const bytes of step === "write" ? [0, 1, 300, 100_000] : [0]) {
+        bench.remove();
+        bench = new AuditBench();
+        const acknowledged: number[] = [];
+        try {
+          const log = bench.open({ ...small, files: killedAt({ step, count, bytes }) });
+          for (;;) acknowledged.push((await log.append(ENTRY, "written")).seq);
+        } catch (error) {
+          // What a caller was told nothing of may be missing.
+          expect(String(error)).toMatch(/killed|signing stops|audit log/);
+        }
+        const log = bench.open(small);
+        expect(log.head().seq).toBeGreaterThanOrEqual(acknowledged.at(-1) ?? 0);
+        const torn = log.repairedBytes;
+        await log.append(ENTRY, "durable");
+        log.close();
+        expect(verify().head.seq).toBeGreaterThan(acknowledged.at(-1) ?? 0);
+        const repairs = readAudit(bench.directory, 1, 100).filter(({ operation }) => operation === "repair");
+        expect(repairs.map(({ statement }) => statement)).toEqual(torn === 0 ? [] : [{ kind: "repair", bytes: torn }]);
       }
-      const log = bench.open(small);
-      expect(log.head().seq).toBeGreaterThanOrEqual(acknowledged.at(-1) ?? 0);
-      const torn = log.repairedBytes;
-      await log.append(ENTRY, "durable");
-      log.close();
-      expect(verify().head.seq).toBeGreaterThan(acknowledged.at(-1) ?? 0);
-      const repairs = readAudit(bench.directory, 1, 100).filter(({ operation }) => operation === "repair");
-      expect(repairs.map(({ statement }) => statement)).toEqual(torn === 0 ? [] : [{ kind: "repair", bytes: torn }]);
-    }
-  });
+    },
+  );
 
   it("I8, I11: at any byte of the repair itself, it is repaired and said all the same", async () => {
     await bench.write(4, small);
