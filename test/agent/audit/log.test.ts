@@ -134,6 +134,15 @@ describe("audit log", () => {
     expect(codeOf(() => bench.open({ directory: `${bench.root}/elsewhere` }))).toBe("ERR_ENVIRONMENT");
   });
 
+  it("I8: what is written can be read again: a reason and approvals of any length are cut", async () => {
+    const log = bench.open();
+    const approvals = Array.from({ length: 64 }, (_, index) => `approver-${index}`.padEnd(64, "x"));
+    await log.append({ ...ENTRY, approvals, reason: "\u0001".repeat(5_000) }, "written");
+    log.close();
+    const [record] = readAudit(bench.directory, 1, 1);
+    expect(record).toMatchObject({ approvals: approvals.slice(0, 16), reason: "\u0001".repeat(512) });
+  });
+
   it("I8: only the log's own statements stand with its own operations", async () => {
     const log = bench.open();
     await log.append({ ...ENTRY, operation: "checkpoint" }, "written");
