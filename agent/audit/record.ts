@@ -84,7 +84,8 @@ export function encodeRecord(
     decision: entry.decision,
     step: entry.step,
     reason: entry.reason.slice(0, MAX_REASON).toWellFormed(),
-    approvals: entry.approvals,
+    // More than ever are required: what is written can always be read again.
+    approvals: entry.approvals.slice(0, MAX_APPROVALS),
     statement: statement === undefined || statement === null ? null : orderStatement(statement),
     prev: previous.hash,
   });

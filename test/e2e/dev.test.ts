@@ -230,7 +230,7 @@ describe("another uid in the guest", () => {
       ...[cabinet, store, stateDisk],
       "/run/ironclaw-shim",
       "/run/ironclaw-shim/0/shim",
-      "/run/ironclaw/state/audit.log",
+      "/run/ironclaw/state/audit/0000000000000001.log",
       "/dev/kmsg",
     ];
   });
@@ -373,7 +373,7 @@ describe("the PIN, after login", () => {
 
   it("I4: no file in the guest holds it: not the audit log, the cabinet, the kernel's log, an argument or an environment", () => {
     const sizes = new Map(scan.files.map(({ path, bytes }) => [path, bytes]));
-    for (const path of ["/run/ironclaw/state/audit.log", "/tmp/kernel-log", "/tmp/arguments"])
+    for (const path of ["/run/ironclaw/state/audit/0000000000000001.log", "/tmp/kernel-log", "/tmp/arguments"])
       expect([path, (sizes.get(path) ?? 0) > 0]).toEqual([path, true]);
     for (const file of scan.files)
       expect([file.path, ...counted(file, pinNeedles)]).toEqual([file.path, nothing, nothing, nothing]);

@@ -1,5 +1,5 @@
 import { randomBytes } from "node:crypto";
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect } from "vitest";
@@ -55,7 +55,8 @@ export async function makeCliFixture({ machine = false }: CliFixtureOptions = {}
     mkdirSync(at("directory"));
     writeFileSync(at("empty"), "");
     writeFileSync(at("random"), randomBytes(1 << 20));
-    await writeAuditLog(at("audit.log"));
+    await writeAuditLog(at("audit"));
+    copyFileSync(at("audit/0000000000000001.log"), at("audit.log"));
     await makeDocuments(at, lineOf);
     if (machine) {
       started.push(await openStandIn(directory, tpm, image));
@@ -114,6 +115,7 @@ function commandLines(at: (name: string) => string): Readonly<Record<string, rea
   const anchors = ["--anchors", at("anchors.json")];
   return {
     "appraisal check": [at("appraisal.json")],
+    "audit export": [at("audit"), "--out", at("other.jsonl")],
     "audit verify": [at("audit.log")],
     "cabinet list": [at("cabinet.img")],
     "cabinet new": [

@@ -2,7 +2,8 @@ import { appendFileSync, readFileSync, renameSync, rmSync, symlinkSync, writeFil
 import fc from "fast-check";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { inputDigest } from "../../../agent/audit/log.ts";
-import { EMPTY_HEAD } from "../../../agent/audit/record.ts";
+import { EMPTY_HEAD, encodeRecord, verifyLine } from "../../../agent/audit/record.ts";
+import type { AuditStatement } from "../../../agent/audit/statement.ts";
 import { readAudit } from "../../../agent/audit/verify.ts";
 import { AuditBench, codeOf, ENTRY, errorOf } from "../../support/audit-fixture.ts";
 
@@ -133,11 +134,46 @@ describe("audit log", () => {
     expect(codeOf(() => bench.open({ directory: `${bench.root}/elsewhere` }))).toBe("ERR_ENVIRONMENT");
   });
 
+  it("I8: what is written can be read again: a reason and approvals of any length are cut", async () => {
+    const log = bench.open();
+    const approvals = Array.from({ length: 64 }, (_, index) => `approver-${index}`.padEnd(64, "x"));
+    await log.append({ ...ENTRY, approvals, reason: "\u0001".repeat(5_000) }, "written");
+    log.close();
+    const [record] = readAudit(bench.directory, 1, 1);
+    expect(record).toMatchObject({ approvals: approvals.slice(0, 16), reason: "\u0001".repeat(512) });
+  });
+
   it("I8: only the log's own statements stand with its own operations", async () => {
     const log = bench.open();
     await log.append({ ...ENTRY, operation: "checkpoint" }, "written");
     log.close();
     expect(errorOf(() => bench.open())).toMatchObject({ code: "ERR_AUDIT_MALFORMED", expected: "checkpoint" });
+  });
+
+  it("I8, I10: any record is read as it was written", () => {
+    const hex = (bytes: number) =>
+      fc.uint8Array({ minLength: bytes, maxLength: bytes }).map((made) => Buffer.from(made).toString("hex"));
+    const base64 = fc.uint8Array({ minLength: 1, maxLength: 96 }).map((made) => Buffer.from(made).toString("base64"));
+    const statement: fc.Arbitrary<AuditStatement> = fc.oneof(
+      fc.record({ kind: fc.constant("repair" as const), bytes: fc.integer({ min: 1 }) }),
+      fc.record({ kind: fc.constant("retention" as const), first: fc.integer({ min: 2 }) }),
+      fc.record({ kind: fc.constant("certificate" as const), public: base64, attest: base64, signature: base64 }),
+      fc.record({
+        ...{ kind: fc.constant("checkpoint" as const), seq: fc.integer({ min: 1 }), hash: hex(32), signature: base64 },
+        key: hex(32).map((digest) => `000b${digest}`),
+      }),
+    );
+    const text = fc.string({ unit: "binary", maxLength: 600 });
+    const names = fc.array(fc.string({ minLength: 1, maxLength: 64 }), { maxLength: 16 });
+    fc.assert(
+      fc.property(statement, text, names, hex(32), (said, reason, approvals, hash) => {
+        const entry = { ...ENTRY, operation: said.kind, statement: said, reason, approvals };
+        const { line, head } = encodeRecord(entry, { seq: 41, hash }, "2027-01-15T08:00:00.000Z");
+        const record = verifyLine(line.subarray(0, -1), { seq: 41, hash });
+        expect(record).toMatchObject({ seq: 42, hash: head.hash, statement: said, approvals });
+      }),
+      { numRuns: 100 },
+    );
   });
 
   it("I8, I10: any changed byte of a log is noticed", async () => {

@@ -17,7 +17,8 @@ afterAll(async () => {
 describe("with --json", () => {
   const facts: Readonly<Record<string, object>> = {
     "appraisal check": { ok: true, sha256: expect.stringMatching(/^[0-9a-f]{64}$/), policy: { name: "cli" } },
-    "audit verify": { ok: true, seq: 3, hash: expect.stringMatching(/^[0-9a-f]{64}$/) },
+    "audit export": { records: 3, first: 1, last: 3, file: expect.stringMatching(/other\.jsonl$/) },
+    "audit verify": { ok: true, first: 1, seq: 3, hash: expect.stringMatching(/^[0-9a-f]{64}$/) },
     "cabinet list": { slots: expect.arrayContaining([expect.objectContaining({ slot: "sealed" })]), warnings: [] },
     "cabinet new": { file: expect.stringMatching(/other\.img$/) },
     "cabinet put": { file: expect.stringMatching(/cabinet\.img$/) },

@@ -139,6 +139,23 @@ export function agentSeeds(): Record<string, Seeds> {
       budget: line({ ...entry, operation: "decrypt", decision: "deny", step: "budget", reason: "too many" }),
       busy: line({ ...entry, decision: "deny", step: "busy", reason: "too many requests wait for the token" }),
       connect: line(nothing),
+      approved: line({ ...entry, approvals: ["alice", "bob"] }),
+      repair: line({ ...nothing, operation: "repair", statement: { kind: "repair", bytes: 12 } }),
+      retention: line({ ...nothing, operation: "retention", statement: { kind: "retention", first: 77 } }),
+      certificate: line({
+        ...{ ...nothing, operation: "certificate" },
+        statement: { kind: "certificate", public: "AAAA", attest: "AAA=", signature: "AA==" },
+      }),
+      checkpoint: line({
+        ...{ ...nothing, operation: "checkpoint" },
+        statement: {
+          kind: "checkpoint",
+          seq: 7,
+          hash: "ab".repeat(32),
+          key: `000b${"cd".repeat(32)}`,
+          signature: "AAAA",
+        },
+      }),
     },
     "agent-config": { image: Uint8Array.from(readFileSync(join(root, "vm-images/guest/etc/ironclaw/agent.json"))) },
     ...cSeeds(),

@@ -33,7 +33,7 @@ import {
 } from "../../support/firmware-log-writer.ts";
 import { libraryCache } from "../../support/library-cache.ts";
 import { peImage } from "../../support/pe-image.ts";
-import { encodeQuote } from "../../support/quote-writer.ts";
+import { encodeCertify, encodeQuote } from "../../support/quote-writer.ts";
 import { filled, type Seeds } from "./made.ts";
 
 const widePolicy = {
@@ -85,6 +85,13 @@ export function tpmSeeds(): Record<string, Seeds> {
     numbers.reduce((writer, number) => writer.u32(number), new ByteWriter().u8(kind)).finish();
   return {
     "tpms-attest": { two: quote },
+    "tpms-certify": {
+      key: encodeCertify({
+        ...{ qualifiedSigner: tpmName(encodeTpmPublic(ecc)), extraData: filled(32, 4), firmwareVersion: 0x20191023n },
+        clockInfo: { clock: 123456n, resetCount: 3, restartCount: 1, safe: true },
+        ...{ name: tpmName(encodeTpmPublic(ecc)), qualifiedName: filled(34, 6) },
+      }),
+    },
     "tpmt-signature": {
       ecdsa: encodeTpmSignature({ kind: "ecdsa", hash: 0x000b, r: filled(32, 1), s: filled(32, 2) }),
       rsassa: encodeTpmSignature({ kind: "rsassa", hash: 0x000c, signature: filled(256, 3) }),
