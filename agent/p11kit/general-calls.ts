@@ -1,9 +1,21 @@
 import { randomBytes } from "node:crypto";
-import { concatBytes, equalBytes, mechanismRow, sha256Hex, tokenOf, utf8 } from "../../policy/index.ts";
+import {
+  concatBytes,
+  equalBytes,
+  mechanismRow,
+  type Scope,
+  scopeToken,
+  scopeUse,
+  sha256Hex,
+  utf8,
+} from "../../policy/index.ts";
+import type { BrokerKey } from "../broker/key.ts";
+import { type ScopeState, scopeOf } from "../broker/scope-state.ts";
 import {
   type Application,
   type CallHandler,
   failure,
+  liveSession,
   MAX_SESSIONS,
   OK,
   resetApplication,
@@ -55,7 +67,7 @@ export const getInfo: CallHandler = ({ state }, args) => {
       encodeVersion(2, 40),
       encodeFixedText(MANUFACTURER, 32),
       encodeUlongs(0n),
-      encodeFixedText(`scope ${state.scope.name}`, 32),
+      encodeFixedText(`scope ${state.name}`, 32),
       encodeVersion(1, 0),
     ),
   );
@@ -74,7 +86,7 @@ export const getSlotInfo: CallHandler = ({ state }, args) => {
   if (slot !== SLOT) return failure("SLOT_ID_INVALID");
   return values(
     concatBytes(
-      encodeFixedText(`scope ${state.scope.name}`, 64),
+      encodeFixedText(`scope ${state.name}`, 64),
       encodeFixedText(MANUFACTURER, 32),
       encodeUlongs(CKF_TOKEN_PRESENT),
       encodeVersion(1, 0),
@@ -87,15 +99,16 @@ export const getTokenInfo: CallHandler = (application, args) => {
   const slot = args.ulong("slot");
   args.end();
   if (slot !== SLOT) return failure("SLOT_ID_INVALID");
-  const { policy, scope, key } = application.state;
+  const { state } = application;
+  const scope = scopeOf(state);
   const sessions = [...application.sessions.values()];
   const flags = CKF_RNG | CKF_WRITE_PROTECTED | CKF_USER_PIN_INITIALIZED | CKF_TOKEN_INITIALIZED;
   return values(
     concatBytes(
-      encodeFixedText(tokenOf(policy, scope.key)?.label ?? "", 32),
+      encodeFixedText(tokenLabel(state, scope), 32),
       encodeFixedText(MANUFACTURER, 32),
       encodeFixedText("scoped session", 16),
-      encodeFixedText(sha256Hex(concatBytes(utf8(`${scope.name}\0`), key.spki)), 16),
+      encodeFixedText(tokenSerial(state, scope), 16),
       encodeUlongs(flags, BigInt(MAX_SESSIONS), BigInt(sessions.length), BigInt(MAX_SESSIONS)),
       encodeUlongs(BigInt(sessions.filter(({ readWrite }) => readWrite).length), 255n, 0n),
       encodeUlongs(UNAVAILABLE, UNAVAILABLE, UNAVAILABLE, UNAVAILABLE),
@@ -119,24 +132,44 @@ export const getMechanismInfo: CallHandler = ({ state }, args) => {
   const mechanism = args.ulong("mechanism");
   args.end();
   if (slot !== SLOT) return failure("SLOT_ID_INVALID");
-  const row = state.scope.mechanisms.map(({ type }) => mechanismRow(type)).find(({ value }) => value === mechanism);
-  if (row === undefined) return failure("MECHANISM_INVALID");
-  const bits = BigInt(state.key.bits);
-  const flag = state.policy.keys[state.scope.key]?.does === "decrypt" ? CKF_DECRYPT : CKF_SIGN;
-  return values(encodeUlongs(bits, bits, row.keyType === "ec" ? flag | CKF_EC : flag));
+  const scope = scopeOf(state);
+  const row = scope?.mechanisms.map(({ type }) => mechanismRow(type)).find(({ value }) => value === mechanism);
+  if (scope === null || row === undefined) return failure("MECHANISM_INVALID");
+  const sizes = scopeKeys(state, scope).flatMap((key) => (key.keyType === row.keyType ? [key.bits] : []));
+  // A mechanism that no key here has the type for, as long as the one that would have has not arrived.
+  if (sizes.length === 0) return failure("MECHANISM_INVALID");
+  const does = scopeUse(state.live.current, scope, scope.keys[0] ?? "");
+  const flag = does === "decrypt" ? CKF_DECRYPT : CKF_SIGN;
+  const flags = row.keyType === "ec" ? flag | CKF_EC : flag;
+  return values(encodeUlongs(BigInt(Math.min(...sizes)), BigInt(Math.max(...sizes)), flags));
 };
 
 export const generateRandom: CallHandler = (application, args) => {
   const session = args.ulong("session");
   const length = args.room("random");
   args.end();
-  if (!application.sessions.has(session)) return failure("SESSION_HANDLE_INVALID");
+  if (liveSession(application, session) === null) return failure("SESSION_HANDLE_INVALID");
   if (length === null || length === 0 || length > MAX_RANDOM) return failure("ARGUMENTS_BAD");
   return values(encodeByteArray(randomBytes(length), length));
 };
 
+/** Of the scope's first key: the policy's scopes are over keys of one token, nearly always. */
+function tokenLabel({ live }: ScopeState, scope: Scope | null): string {
+  return scope === null ? "" : (scopeToken(live.current, scope, scope.keys[0] ?? "")?.label ?? "");
+}
+
+/** Differs from scope to scope and from key to key: clients remember tokens by it. */
+function tokenSerial(state: ScopeState, scope: Scope | null): string {
+  const keys = scope === null ? [] : scopeKeys(state, scope);
+  return sha256Hex(concatBytes(utf8(`${state.name}\0`), ...keys.map(({ spki }) => spki)));
+}
+
+function scopeKeys(state: ScopeState, scope: Scope): readonly BrokerKey[] {
+  return scope.keys.flatMap((name) => state.keys.find(scope, name) ?? []);
+}
+
 function listedMechanisms({ state, version }: Application): bigint[] {
-  return state.scope.mechanisms
+  return (scopeOf(state)?.mechanisms ?? [])
     .filter(({ type }) => version > 0 || !NOT_FOR_VERSION_0.has(type))
     .map(({ type }) => mechanismRow(type).value);
 }

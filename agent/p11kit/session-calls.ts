@@ -1,6 +1,17 @@
-import { type CallHandler, failure, MAX_SESSIONS, OK, type Session, SLOT, values } from "./application.ts";
+import { SessionClock } from "../broker/session-clock.ts";
+import {
+  type CallHandler,
+  endSession,
+  failure,
+  liveSession,
+  MAX_SESSIONS,
+  OK,
+  type Session,
+  SLOT,
+  values,
+} from "./application.ts";
 import { encodeUlongArray, encodeUlongs } from "./codec.ts";
-import { encodeAttributes, matchesTemplate } from "./objects.ts";
+import { encodeAttributes, matchesTemplate, objectOf, scopeObjects } from "./objects.ts";
 
 const CKF_RW_SESSION = 0x2n;
 const CKF_SERIAL_SESSION = 0x4n;
@@ -17,6 +28,7 @@ export const openSession: CallHandler = (application, args) => {
   const session: Session = {
     handle,
     readWrite: (flags & CKF_RW_SESSION) !== 0n,
+    clock: new SessionClock(application.state.now),
     find: null,
     sign: null,
     decrypt: null,
@@ -28,9 +40,7 @@ export const openSession: CallHandler = (application, args) => {
 export const closeSession: CallHandler = (application, args) => {
   const handle = args.ulong("session");
   args.end();
-  if (!application.sessions.delete(handle)) return failure("SESSION_HANDLE_INVALID");
-  if (application.sessions.size === 0) application.loggedIn = false;
-  return OK;
+  return endSession(application, handle) ? OK : failure("SESSION_HANDLE_INVALID");
 };
 
 export const closeAllSessions: CallHandler = (application, args) => {
@@ -45,8 +55,8 @@ export const closeAllSessions: CallHandler = (application, args) => {
 export const getSessionInfo: CallHandler = (application, args) => {
   const handle = args.ulong("session");
   args.end();
-  const session = application.sessions.get(handle);
-  if (session === undefined) return failure("SESSION_HANDLE_INVALID");
+  const session = liveSession(application, handle);
+  if (session === null) return failure("SESSION_HANDLE_INVALID");
   // CKS_RO_PUBLIC 0, CKS_RO_USER 1, CKS_RW_PUBLIC 2, CKS_RW_USER 3
   const state = (session.readWrite ? 2n : 0n) + (application.loggedIn ? 1n : 0n);
   const flags = CKF_SERIAL_SESSION | (session.readWrite ? CKF_RW_SESSION : 0n);
@@ -60,7 +70,7 @@ export const login: CallHandler = (application, args) => {
   const pin = args.byteArray("pin");
   if (pin.kind === "bytes") pin.bytes.fill(0);
   args.end();
-  if (!application.sessions.has(handle)) return failure("SESSION_HANDLE_INVALID");
+  if (liveSession(application, handle) === null) return failure("SESSION_HANDLE_INVALID");
   application.loggedIn = true;
   return OK;
 };
@@ -68,7 +78,7 @@ export const login: CallHandler = (application, args) => {
 export const logout: CallHandler = (application, args) => {
   const handle = args.ulong("session");
   args.end();
-  if (!application.sessions.has(handle)) return failure("SESSION_HANDLE_INVALID");
+  if (liveSession(application, handle) === null) return failure("SESSION_HANDLE_INVALID");
   application.loggedIn = false;
   return OK;
 };
@@ -77,10 +87,10 @@ export const findObjectsInit: CallHandler = (application, args) => {
   const handle = args.ulong("session");
   const template = args.attributes();
   args.end();
-  const session = application.sessions.get(handle);
-  if (session === undefined) return failure("SESSION_HANDLE_INVALID");
+  const session = liveSession(application, handle);
+  if (session === null) return failure("SESSION_HANDLE_INVALID");
   if (session.find !== null) return failure("OPERATION_ACTIVE");
-  session.find = application.objects
+  session.find = scopeObjects(application.state)
     .filter((object) => matchesTemplate(object, template))
     .map((object) => object.handle);
   return OK;
@@ -90,8 +100,8 @@ export const findObjects: CallHandler = (application, args) => {
   const handle = args.ulong("session");
   const room = args.room("objects");
   args.end();
-  const session = application.sessions.get(handle);
-  if (session === undefined) return failure("SESSION_HANDLE_INVALID");
+  const session = liveSession(application, handle);
+  if (session === null) return failure("SESSION_HANDLE_INVALID");
   if (session.find === null) return failure("OPERATION_NOT_INITIALIZED");
   const count = room ?? 0;
   const found = session.find.slice(0, count);
@@ -102,8 +112,8 @@ export const findObjects: CallHandler = (application, args) => {
 export const findObjectsFinal: CallHandler = (application, args) => {
   const handle = args.ulong("session");
   args.end();
-  const session = application.sessions.get(handle);
-  if (session === undefined) return failure("SESSION_HANDLE_INVALID");
+  const session = liveSession(application, handle);
+  if (session === null) return failure("SESSION_HANDLE_INVALID");
   if (session.find === null) return failure("OPERATION_NOT_INITIALIZED");
   session.find = null;
   return OK;
@@ -114,8 +124,8 @@ export const getAttributeValue: CallHandler = (application, args) => {
   const objectHandle = args.ulong("object");
   const queries = args.attributeQueries();
   args.end();
-  if (!application.sessions.has(handle)) return failure("SESSION_HANDLE_INVALID");
-  const object = application.objects.find((candidate) => candidate.handle === objectHandle);
-  if (object === undefined) return failure("OBJECT_HANDLE_INVALID");
+  if (liveSession(application, handle) === null) return failure("SESSION_HANDLE_INVALID");
+  const object = objectOf(application.state, objectHandle);
+  if (object === null) return failure("OBJECT_HANDLE_INVALID");
   return values(encodeAttributes(object, queries));
 };
