@@ -12,7 +12,8 @@ export class ReplySplitter {
 
   /** Takes the piece over. */
   push(piece: Uint8Array): void {
-    this.#pieces.push(piece);
+    // Of a Buffer, `slice` would be no copy.
+    this.#pieces.push(new Uint8Array(piece.buffer, piece.byteOffset, piece.byteLength));
     this.#have += piece.length;
   }
 

@@ -1,21 +1,13 @@
-import { recordRefusal, strangerReason } from "../broker/operation.ts";
+import { strangerReason } from "../broker/operation.ts";
 import type { ScopeState } from "../broker/scope-state.ts";
-import type { Peer } from "../identity.ts";
 import { type Answer, done, encodeAnswer, refusal } from "./answer.ts";
-import { type Frame, malformed, type RequestMemory } from "./frames.ts";
+import { type Frame, malformed } from "./frames.ts";
 import { encodeHello, inFlightOf } from "./hello.ts";
 import { answerOperation } from "./operations.ts";
 import type { Outbox } from "./outbox.ts";
-import { type OperationRequest, parseRequest, type Request } from "./requests.ts";
+import { isOperation, type OperationRequest, parseRequest, type Request } from "./requests.ts";
 import { Sessions } from "./sessions.ts";
-
-/** Requests that the connection answers: in order, or on their own. */
-export interface Requests {
-  /** Resolves when the next request may be read. Rejects for what breaks the protocol, or when the peer is gone. */
-  take(frame: Frame): Promise<void>;
-  /** Resolves when everything is answered. */
-  settled(): Promise<void>;
-}
+import type { Requests, Visit } from "./visit.ts";
 
 /** One request in work. */
 interface Work {
@@ -25,9 +17,8 @@ interface Work {
 /** Those of the scope's caller: operations run side by side, everything else is answered as it comes. */
 export class CallerRequests implements Requests {
   readonly #state: ScopeState;
-  readonly #peer: Peer | null;
+  readonly #visit: Visit;
   readonly #outbox: Outbox;
-  readonly #memory: RequestMemory;
   readonly #sessions: Sessions;
   /** By id, until they are answered. */
   readonly #inWork = new Map<number, Work>();
@@ -35,18 +26,16 @@ export class CallerRequests implements Requests {
   #running = 0;
   #freed: () => void = () => {};
 
-  private constructor(state: ScopeState, peer: Peer | null, outbox: Outbox, memory: RequestMemory) {
+  constructor(state: ScopeState, visit: Visit, outbox: Outbox) {
     this.#state = state;
-    this.#peer = peer;
+    this.#visit = visit;
     this.#outbox = outbox;
-    this.#memory = memory;
-    this.#sessions = new Sessions(state);
+    this.#sessions = new Sessions(state, visit.caller.peer);
   }
 
-  static async open(state: ScopeState, peer: Peer | null, outbox: Outbox, memory: RequestMemory): Promise<Requests> {
-    const requests = new CallerRequests(state, peer, outbox, memory);
-    await requests.#reply(0, done(encodeHello(state, requests.#sessions.open() ?? 0)));
-    return requests;
+  /** With the session that is open from the start. */
+  async greet(): Promise<void> {
+    await this.#reply(0, done(encodeHello(this.#state, this.#sessions.open() ?? 0)));
   }
 
   async take(frame: Frame): Promise<void> {
@@ -54,15 +43,13 @@ export class CallerRequests implements Requests {
     try {
       if (this.#inWork.has(frame.id)) throw malformed("id", "one that is not in use", `${frame.id}`);
       const request = parseRequest(frame);
-      if (request.kind !== "sign" && request.kind !== "decrypt" && request.kind !== "unwrap") {
-        return await this.#reply(frame.id, await this.#answerSmall(request));
-      }
-      const most = inFlightOf(this.#state);
-      while (this.#running >= most) await this.#free();
+      if (!isOperation(request)) return await this.#reply(frame.id, await this.#answerSmall(request));
+      while (this.#running >= inFlightOf(this.#state)) await this.#free();
+      await this.#verifyCaller(false);
       isRunning = true;
       void this.#run(frame, request);
     } finally {
-      if (!isRunning) this.#memory.give(frame.size);
+      if (!isRunning) this.#visit.memory.give(frame.size);
     }
   }
 
@@ -70,13 +57,15 @@ export class CallerRequests implements Requests {
     while (this.#running > 0) await this.#free();
   }
 
-  /** Never rejects. An answer that is lost is lost with its connection, which ends by itself. */
+  /** Never rejects. */
   async #run(frame: Frame, request: OperationRequest): Promise<void> {
     const work: Work = { isCancelled: false };
     this.#inWork.set(frame.id, work);
     this.#running += 1;
     try {
-      const answer = await this.#operate(request);
+      const answer = this.#sessions.use(request.session)
+        ? await answerOperation(this.#state, this.#visit.caller.peer, request)
+        : refusal("expired");
       if (work.isCancelled) answer.payload.fill(0);
       else {
         // Before it is sent: the client may use the id again as soon as it has the reply.
@@ -84,28 +73,23 @@ export class CallerRequests implements Requests {
         await this.#reply(frame.id, answer);
       }
     } catch {
-      // the reply found no reader
+      // Nobody reads the reply, or there is none: a client must not wait for it.
+      this.#visit.channel.destroy();
     } finally {
       this.#running -= 1;
-      this.#memory.give(frame.size);
+      this.#visit.memory.give(frame.size);
       this.#freed();
     }
-  }
-
-  async #operate(request: OperationRequest): Promise<Answer> {
-    const over = this.#sessions.use(request.session);
-    if (over === null) return answerOperation(this.#state, this.#peer, request);
-    await recordRefusal(this.#state, this.#peer, request.kind, over, "session");
-    return refusal("expired");
   }
 
   async #answerSmall(request: Exclude<Request, OperationRequest>): Promise<Answer> {
     switch (request.kind) {
       case "hello":
-        return strangerReason(this.#state, this.#peer) === null
+        return strangerReason(this.#state, this.#visit.caller.peer) === null
           ? done(encodeHello(this.#state, 0))
           : refusal("not-allowed");
       case "open":
+        await this.#verifyCaller(true);
         return openedAnswer(this.#sessions.open());
       case "close":
         this.#sessions.close(request.session);
@@ -127,6 +111,13 @@ export class CallerRequests implements Requests {
     work.isCancelled = true;
     this.#inWork.delete(id);
     await this.#reply(id, refusal("cancelled"));
+  }
+
+  /** @throws AgentError `ERR_RPC_MALFORMED` when it is not the process and program any more that connected */
+  async #verifyCaller(isNow: boolean): Promise<void> {
+    const { caller } = this.#visit;
+    const peer = await (isNow ? caller.look() : caller.fresh());
+    if (peer === null) throw malformed("peer", "who connected", "another");
   }
 
   #reply(id: number, answer: Answer): Promise<void> {

@@ -1,53 +1,51 @@
 import { strangerReason } from "../broker/operation.ts";
 import type { ScopeState } from "../broker/scope-state.ts";
-import type { Peer } from "../identity.ts";
-import { CallerRequests, type Requests } from "./caller.ts";
-import { encodeGreeting, MAX_LENGTH, MAX_STRANGER_LENGTH, type RequestMemory, RequestSplitter } from "./frames.ts";
+import { CallerRequests } from "./caller.ts";
+import { encodeGreeting, MAX_LENGTH, MAX_STRANGER_LENGTH, RequestSplitter } from "./frames.ts";
 import { Outbox } from "./outbox.ts";
 import { StrangerRequests } from "./stranger.ts";
-
-/** What the door sees of a connection. */
-export interface RpcChannel {
-  readonly chunks: AsyncIterable<Uint8Array>;
-  write(bytes: Uint8Array): Promise<void>;
-  end(): void;
-  destroy(): void;
-}
+import type { Requests, Visit } from "./visit.ts";
 
 /**
- * Serves one connection until the peer closes it or breaks the protocol. Never rejects: what goes wrong here ends this connection only.
- * What was begun at the token by then goes on to its end, and its result is dropped.
+ * The native door of a scope. It serves one connection until the peer closes it, breaks the protocol or is no longer who connected. Never
+ * rejects: what goes wrong ends this connection only. What was begun at the token by then goes on to its end, and its result is dropped.
  */
-export async function serveRpc(
-  channel: RpcChannel,
-  state: ScopeState,
-  peer: Peer | null,
-  memory: RequestMemory,
-): Promise<void> {
-  const stranger = strangerReason(state, peer);
-  const splitter = new RequestSplitter(stranger === null ? MAX_LENGTH : MAX_STRANGER_LENGTH, memory);
-  const outbox = new Outbox(channel);
-  let requests: Requests | null = null;
-  try {
-    for await (const piece of channel.chunks) {
-      splitter.push(piece);
-      if (requests === null) {
-        const offered = splitter.greeting();
-        if (offered === null) continue;
-        void outbox.send(encodeGreeting(offered)).catch(() => {}); // what is lost here is lost with the reply behind it
-        requests =
-          stranger === null
-            ? await CallerRequests.open(state, peer, outbox, memory)
-            : await StrangerRequests.open(state, peer, outbox, memory, stranger);
-      }
-      for (let frame = splitter.next(); frame !== null; frame = splitter.next()) await requests.take(frame);
+export function openRpcDoor(state: ScopeState): (visit: Visit) => Promise<void> {
+  return async (visit) => {
+    const { channel, caller, memory } = visit;
+    const stranger = strangerReason(state, caller.peer);
+    const splitter = new RequestSplitter(stranger === null ? MAX_LENGTH : MAX_STRANGER_LENGTH, memory);
+    const outbox = new Outbox(channel);
+    const requests =
+      stranger === null
+        ? new CallerRequests(state, visit, outbox)
+        : new StrangerRequests(state, visit, outbox, stranger);
+    try {
+      await serve(visit, splitter, outbox, requests);
+      channel.end();
+    } catch {
+      // A protocol violation or a lost peer: there is nothing to say to either.
+      channel.destroy();
+    } finally {
+      splitter.close();
     }
-    await requests?.settled();
-    channel.end();
-  } catch {
-    // A protocol violation or a lost peer: there is nothing to say to either.
-    channel.destroy();
-  } finally {
-    splitter.close();
+  };
+}
+
+async function serve({ channel }: Visit, splitter: RequestSplitter, outbox: Outbox, requests: Requests): Promise<void> {
+  let isGreeted = false;
+  for await (const piece of channel.chunks) {
+    splitter.push(piece);
+    isGreeted ||= await greet(splitter, outbox, requests);
+    if (!isGreeted) continue;
+    for (let frame = splitter.next(); frame !== null; frame = splitter.next()) await requests.take(frame);
   }
+  await requests.settled();
+}
+
+async function greet(splitter: RequestSplitter, outbox: Outbox, requests: Requests): Promise<boolean> {
+  const offered = splitter.greeting();
+  if (offered === null) return false;
+  await Promise.all([outbox.send(encodeGreeting(offered)), requests.greet()]);
+  return true;
 }

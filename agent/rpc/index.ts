@@ -1,3 +1,2 @@
 /** The native door: RPC.md. */
-export { type RpcChannel, serveRpc } from "./connection.ts";
-export type { RequestMemory } from "./frames.ts";
+export { openRpcDoor } from "./connection.ts";

@@ -27,6 +27,10 @@ export type Request =
   /** An op that is not in the table; a newer client can go on without it. */
   | { readonly kind: "unknown" };
 
+export function isOperation(request: Request): request is OperationRequest {
+  return request.kind === "sign" || request.kind === "decrypt" || request.kind === "unwrap";
+}
+
 /**
  * Reads a request's payload.
  * @throws a typed error for malformed bytes; the connection is to be closed

@@ -1,16 +1,20 @@
+import { recordExpiry } from "../broker/operation.ts";
 import { type ScopeState, scopeOf } from "../broker/scope-state.ts";
 import { SessionClock } from "../broker/session-clock.ts";
+import type { Peer } from "../identity.ts";
 
 export const MAX_SESSIONS = 64;
 
 /** The sessions of one connection. Numbers count up from 1 and are not used again. */
 export class Sessions {
   readonly #state: ScopeState;
+  readonly #peer: Peer | null;
   readonly #open = new Map<number, SessionClock>();
   #last = 0;
 
-  constructor(state: ScopeState) {
+  constructor(state: ScopeState, peer: Peer | null) {
     this.#state = state;
+    this.#peer = peer;
   }
 
   /** A new session's number; null when there are too many. */
@@ -26,13 +30,15 @@ export class Sessions {
     this.#open.delete(session);
   }
 
-  /** Why a session cannot be used; null when it can, and then this was a use. One that is over is closed. */
-  use(session: number): string | null {
+  /** Whether it can be used; then this was a use. One whose time is over is closed, and that is recorded. */
+  use(session: number): boolean {
     const clock = this.#open.get(session);
-    if (clock === undefined) return "no such session";
-    const scope = scopeOf(this.#state);
-    const over = scope === null ? null : clock.use(scope);
-    if (over !== null) this.#open.delete(session);
-    return over;
+    if (clock === undefined) return false;
+    const over = clock.use(scopeOf(this.#state) ?? {});
+    if (over === null) return true;
+    this.#open.delete(session);
+    // Nobody waits for the record: what it says has happened, and no operation follows from it.
+    void recordExpiry(this.#state, this.#peer, over);
+    return false;
   }
 }

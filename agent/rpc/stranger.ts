@@ -1,50 +1,45 @@
-import { recordRefusal } from "../broker/operation.ts";
+import { recordStranger } from "../broker/operation.ts";
 import type { ScopeState } from "../broker/scope-state.ts";
 import { nameOf, OPS } from "../client/protocol.ts";
-import type { Peer } from "../identity.ts";
 import { encodeAnswer, refusal } from "./answer.ts";
-import type { Requests } from "./caller.ts";
-import type { Frame, RequestMemory } from "./frames.ts";
+import type { Frame } from "./frames.ts";
 import type { Outbox } from "./outbox.ts";
+import type { Requests, Visit } from "./visit.ts";
 
 const ATTEMPTS = ["sign", "decrypt", "unwrap"] as const;
 
-/** Of a peer that is not the scope's caller: everything is refused, and HELLO and each attempt to use a key are recorded. */
+/** Those of a peer that is not the scope's caller: everything is refused, and HELLO and each attempt to use a key are recorded. */
 export class StrangerRequests implements Requests {
-  readonly #record: (operation: "connect" | (typeof ATTEMPTS)[number]) => Promise<void>;
+  readonly #state: ScopeState;
+  readonly #visit: Visit;
   readonly #outbox: Outbox;
-  readonly #memory: RequestMemory;
+  readonly #reason: string;
 
-  private constructor(record: StrangerRequests["#record"], outbox: Outbox, memory: RequestMemory) {
-    this.#record = record;
+  /** @param reason why the peer is not the caller, for the record */
+  constructor(state: ScopeState, visit: Visit, outbox: Outbox, reason: string) {
+    this.#state = state;
+    this.#visit = visit;
     this.#outbox = outbox;
-    this.#memory = memory;
+    this.#reason = reason;
   }
 
-  static async open(
-    state: ScopeState,
-    peer: Peer | null,
-    outbox: Outbox,
-    memory: RequestMemory,
-    reason: string,
-  ): Promise<Requests> {
-    const record: StrangerRequests["#record"] = (operation) => recordRefusal(state, peer, operation, reason);
-    const requests = new StrangerRequests(record, outbox, memory);
-    await record("connect");
-    await outbox.send(encodeAnswer(0, refusal("not-allowed")));
-    return requests;
+  async greet(): Promise<void> {
+    await this.#refuse(0, "connect");
   }
 
   async take({ id, op, size }: Frame): Promise<void> {
     try {
       const name = nameOf(OPS, op);
-      const attempt = ATTEMPTS.find((candidate) => candidate === name);
-      if (attempt !== undefined) await this.#record(attempt);
-      await this.#outbox.send(encodeAnswer(id, refusal("not-allowed")));
+      await this.#refuse(id, ATTEMPTS.find((attempt) => attempt === name) ?? null);
     } finally {
-      this.#memory.give(size);
+      this.#visit.memory.give(size);
     }
   }
 
   async settled(): Promise<void> {}
+
+  async #refuse(id: number, recorded: "connect" | (typeof ATTEMPTS)[number] | null): Promise<void> {
+    if (recorded !== null) await recordStranger(this.#state, this.#visit.caller.peer, recorded, this.#reason);
+    await this.#outbox.send(encodeAnswer(id, refusal("not-allowed")));
+  }
 }

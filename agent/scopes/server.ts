@@ -1,3 +1,4 @@
+import { once } from "node:events";
 import { chmodSync, lstatSync, unlinkSync } from "node:fs";
 import { connect, createServer, type Server, type Socket } from "node:net";
 import { MAX_CONNECTIONS } from "../../policy/index.ts";
@@ -7,7 +8,11 @@ import { AgentError } from "../errors.ts";
 import type { Peer, PeerIdentity } from "../identity.ts";
 import { serveConnection } from "../p11kit/connection.ts";
 import { ReceiveMemory } from "../p11kit/frame.ts";
+import { openRpcDoor } from "../rpc/index.ts";
+import type { RpcChannel } from "../rpc/visit.ts";
 
+/** `I` of "IRPC". */
+const RPC_MAGIC = 0x49;
 /** Of peers that are refused, at once: they cannot keep the scope's caller out. */
 const MAX_STRANGERS = 32;
 /** Bytes of unfinished requests, of all connections together. */
@@ -35,6 +40,7 @@ export interface ScopeServer {
 export async function serveScope(options: ServeScopeOptions): Promise<ScopeServer> {
   const state = openScope(options.broker, options.scope);
   const memory = new ReceiveMemory(MAX_RECEIVING);
+  const rpc = openRpcDoor(state);
   const sockets = new Set<Socket>();
   const strangers = new Set<Socket>();
   const admit = async (socket: Socket): Promise<void> => {
@@ -46,7 +52,10 @@ export async function serveScope(options: ServeScopeOptions): Promise<ScopeServe
       return;
     }
     if (reason !== null && sockets.has(socket)) strangers.add(socket);
-    await serveConnection(socket, state, peer, memory);
+    const first = await firstByte(socket);
+    if (first !== RPC_MAGIC) return serveConnection(socket, state, peer, memory);
+    const look = async (): Promise<Peer | null> => peer;
+    await rpc({ channel: channelOf(socket), caller: { peer, fresh: look, look }, memory });
   };
   const server = createServer({ allowHalfOpen: true }, (socket) => {
     sockets.add(socket);
@@ -69,6 +78,32 @@ export async function serveScope(options: ServeScopeOptions): Promise<ScopeServe
       });
       await state.refusals.flush();
     },
+  };
+}
+
+/** The first byte of the stream, which stays unread; null at its end. */
+async function firstByte(socket: Socket): Promise<number | null> {
+  if (socket.readableLength === 0 && !socket.destroyed) {
+    const stop = new AbortController();
+    const { signal } = stop;
+    await Promise.race(["readable", "close", "end"].map((event) => once(socket, event, { signal }).catch(() => {})));
+    stop.abort();
+  }
+  const bytes: Buffer | null = socket.read(1);
+  if (bytes === null) return null;
+  socket.unshift(bytes);
+  return bytes[0] ?? null;
+}
+
+function channelOf(socket: Socket): RpcChannel {
+  return {
+    chunks: socket as AsyncIterable<Buffer>,
+    write: (bytes) =>
+      new Promise((resolve, reject) => {
+        socket.write(bytes, (error) => (error ? reject(error) : resolve()));
+      }),
+    end: () => void socket.end(),
+    destroy: () => void socket.destroy(),
   };
 }
 
