@@ -5,6 +5,7 @@ import { declareOaep, EXTENSIONS, makeCertificate } from "../support/certificate
 import { agentSeeds } from "./seeds/agent.ts";
 import { endorsementSeeds } from "./seeds/endorsement.ts";
 import { imageSeeds, tpmSeeds } from "./seeds/evidence.ts";
+import { nativeSeeds } from "./seeds/native.ts";
 import { pageSeeds } from "./seeds/page.ts";
 import { policySeeds } from "./seeds/policy.ts";
 import { resultSeeds } from "./seeds/results.ts";
@@ -33,6 +34,7 @@ for (const [target, seeds] of Object.entries({
   ...imageSeeds(),
   ...endorsementSeeds(),
   ...agentSeeds(),
+  ...nativeSeeds(),
   ...shimSeeds(),
   ...verifierSeeds(),
   ...pageSeeds(),

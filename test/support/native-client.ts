@@ -16,19 +16,22 @@ export function request(id: number, op: number, payload: Uint8Array = new Uint8A
     .finish();
 }
 
+interface SignFields {
+  readonly session?: number;
+  readonly key?: string;
+  readonly mechanism?: number;
+  readonly form?: Form;
+  readonly input?: Uint8Array;
+}
+
 /** What SIGN carries. */
-export function signPayload({
-  session = 1,
-  key = "release-ec",
-  mechanism = ECDSA,
-  form = "digest" as Form,
-  input = DIGEST,
-} = {}): Uint8Array {
+export function signPayload(fields: SignFields = {}): Uint8Array {
+  const { session = 1, key = "release-ec", mechanism = ECDSA, form = "digest", input = DIGEST } = fields;
   const place = new ByteWriter().u32(session).u8(key.length).bytes(utf8(key)).u32(mechanism);
   return place.u8(FORMS[form]).sized32(input).finish();
 }
 
-export function signRequest(id: number, fields: Parameters<typeof signPayload>[0] = {}): Uint8Array {
+export function signRequest(id: number, fields: SignFields = {}): Uint8Array {
   return request(id, OPS.sign, signPayload(fields));
 }
 
