@@ -16,6 +16,7 @@ import { type ErrorFields, type ExitCode, IronclawError } from "../policy/index.
  * - `ERR_AUDIT_MALFORMED`: an audit log does not follow its format
  * - `ERR_AUDIT_ROLLED_BACK`: an audit log ends before a record that is known to have been in it
  * - `ERR_RPC_MALFORMED`: a workload's message cannot be read
+ * - `ERR_FOREIGN_SENDER`: a connection is in other hands than those of the process and program that connected, or carries descriptors
  * - `ERR_LAUNCH`: the launch sequence cannot go on
  * - `ERR_NATIVE`: a system call made for the agent by its native addon failed
  * - `ERR_ENVIRONMENT`: a file, device or setting that the agent needs is missing
@@ -34,6 +35,7 @@ export type AgentErrorCode =
   | "ERR_AUDIT_MALFORMED"
   | "ERR_AUDIT_ROLLED_BACK"
   | "ERR_RPC_MALFORMED"
+  | "ERR_FOREIGN_SENDER"
   | "ERR_LAUNCH"
   | "ERR_NATIVE"
   | "ERR_ENVIRONMENT";
@@ -52,6 +54,7 @@ const EXIT_CODES: Readonly<Record<AgentErrorCode, ExitCode>> = {
   ERR_AUDIT_MALFORMED: 3,
   ERR_AUDIT_ROLLED_BACK: 3,
   ERR_RPC_MALFORMED: 3,
+  ERR_FOREIGN_SENDER: 3,
   ERR_LAUNCH: 1,
   ERR_NATIVE: 4,
   ERR_ENVIRONMENT: 4,

@@ -1,13 +1,14 @@
 import { strangerReason } from "../broker/operation.ts";
 import type { ScopeState } from "../broker/scope-state.ts";
+import { AgentError } from "../errors.ts";
+import type { Visit } from "../scopes/door.ts";
 import { type Answer, done, encodeAnswer, refusal } from "./answer.ts";
-import { type Frame, malformed } from "./frames.ts";
+import { type Frame, malformed, type Requests } from "./frames.ts";
 import { encodeHello, inFlightOf } from "./hello.ts";
 import { answerOperation } from "./operations.ts";
 import type { Outbox } from "./outbox.ts";
 import { isOperation, type OperationRequest, parseRequest, type Request } from "./requests.ts";
 import { Sessions } from "./sessions.ts";
-import type { Requests, Visit } from "./visit.ts";
 
 /** One request in work. */
 interface Work {
@@ -113,11 +114,12 @@ export class CallerRequests implements Requests {
     await this.#reply(id, refusal("cancelled"));
   }
 
-  /** @throws AgentError `ERR_RPC_MALFORMED` when it is not the process and program any more that connected */
+  /** @throws AgentError `ERR_FOREIGN_SENDER` when it is not the process and program any more that connected */
   async #verifyCaller(isNow: boolean): Promise<void> {
     const { caller } = this.#visit;
     const peer = await (isNow ? caller.look() : caller.fresh());
-    if (peer === null) throw malformed("peer", "who connected", "another");
+    if (peer !== null) return;
+    throw new AgentError("ERR_FOREIGN_SENDER", "peer", { expected: "who connected", got: "another" });
   }
 
   #reply(id: number, answer: Answer): Promise<void> {

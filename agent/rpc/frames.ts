@@ -23,6 +23,16 @@ export interface RequestMemory {
   give(bytes: number): void;
 }
 
+/** What answers the requests of one connection. */
+export interface Requests {
+  /** HELLO, or its refusal. */
+  greet(): Promise<void>;
+  /** Resolves when the next request may be read. Rejects for what breaks the protocol, or when the peer is gone. */
+  take(frame: Frame): Promise<void>;
+  /** Resolves when everything is answered. */
+  settled(): Promise<void>;
+}
+
 /** Cuts a client's bytes into its greeting and its requests. Holds at most one unfinished request and what came with its last piece. */
 export class RequestSplitter {
   readonly #queue = new ByteQueue();

@@ -1,10 +1,10 @@
 import { recordStranger } from "../broker/operation.ts";
 import type { ScopeState } from "../broker/scope-state.ts";
 import { nameOf, OPS } from "../client/protocol.ts";
+import type { Visit } from "../scopes/door.ts";
 import { encodeAnswer, refusal } from "./answer.ts";
-import type { Frame } from "./frames.ts";
+import type { Frame, Requests } from "./frames.ts";
 import type { Outbox } from "./outbox.ts";
-import type { Requests, Visit } from "./visit.ts";
 
 const ATTEMPTS = ["sign", "decrypt", "unwrap"] as const;
 

@@ -23,6 +23,7 @@ import {
 } from "../support/broker-session.ts";
 import { documentBytes, twoTokenDocument } from "../support/policy-document.ts";
 import { byteArray, type RawClient, u32, ulongs } from "../support/rpc-client.ts";
+import { native } from "../support/shim-fixture.ts";
 
 // Attacks that are known against PKCS #11 interfaces (Clulow 2003; Delaune, Kremer and Steel 2008; Bortolozzo et al. 2010; Bardou et al. 2012),
 // as a caller of the scope would make them. The token behind the broker really decrypts, and tells more than it should.
@@ -397,7 +398,13 @@ describe("one key under two names", () => {
     document.scopes = document.scopes.filter(({ name }) => name === "rsa-signing");
     const broker = openBroker(parsePolicy(documentBytes(document)), publicKeys, { token: keys, audit });
     const socketPath = join(directory, "s.sock");
-    return serveScope({ broker, scope: "rsa-signing", socketPath, identify: async () => SIGNER_PEER });
+    return serveScope({
+      broker,
+      scope: "rsa-signing",
+      socketPath,
+      native: native(),
+      identify: async () => SIGNER_PEER,
+    });
   };
 
   it("I7: one key on two tokens for one use is served; the same numbers in another encoding or with another exponent are not", async () => {

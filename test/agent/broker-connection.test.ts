@@ -20,6 +20,7 @@ import {
 import { openClient, openSession, replay, SIGNING_STREAM, sign, signInit } from "../support/broker-session.ts";
 import { documentBytes, policyDocument } from "../support/policy-document.ts";
 import { INITIALIZE_VALUES, openRawClient, rawFrame, requestFrame, u32, ulongs } from "../support/rpc-client.ts";
+import { native } from "../support/shim-fixture.ts";
 
 let broker: BrokerFixture;
 beforeEach(async () => {
@@ -32,7 +33,7 @@ describe("connection", () => {
     [0, 0],
     [1, 1],
     [2, 2],
-    [255, 2],
+    [31, 2],
   ])("I6: version %i is answered with %i", async (offered, answered) => {
     const client = await openRawClient(broker.socket("release-signing"), null);
     client.send(Uint8Array.of(offered));
@@ -208,7 +209,7 @@ describe("socket", () => {
     const policy = parsePolicy(documentBytes(document));
     const broker = openBroker(policy, change.publicKeys ?? publicKeys, { token, audit });
     const { scope = "release-signing" } = change;
-    return serveScope({ broker, scope, socketPath, identify: async () => SIGNER_PEER });
+    return serveScope({ broker, scope, socketPath, native: native(), identify: async () => SIGNER_PEER });
   };
 
   it("I6: everybody may connect, and the socket is gone afterwards", async () => {

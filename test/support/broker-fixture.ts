@@ -18,10 +18,13 @@ import {
   Usage,
 } from "../../agent/broker/index.ts";
 import { AgentError } from "../../agent/errors.ts";
-import type { Peer } from "../../agent/identity.ts";
-import { type ScopeServer, serveScope } from "../../agent/scopes/index.ts";
+import type { Peer, PeerIdentity } from "../../agent/identity.ts";
+import { openP11kitDoor } from "../../agent/p11kit/connection.ts";
+import { openRpcDoor } from "../../agent/rpc/index.ts";
+import { type Doors, type OpenDoor, type ScopeServer, serveScope } from "../../agent/scopes/index.ts";
 import { OAEP_DIGESTS, type Policy, parsePolicy, sha256Hex } from "../../policy/index.ts";
 import { documentBytes, type PolicyDocument, policyDocument, SIGNER_EXE, SIGNER_UID } from "./policy-document.ts";
+import { native } from "./shim-fixture.ts";
 
 export const SIGNER_PEER: Peer = { pid: 77, uid: SIGNER_UID, gid: 2001, exe: SIGNER_EXE as Peer["exe"], unit: null };
 export const INTRUDER_PEER: Peer = { ...SIGNER_PEER, pid: 78, uid: 2002 };
@@ -58,6 +61,9 @@ export interface BrokerFixtureOptions {
   readonly publicKeys?: ReadonlyMap<string, PublicKeySource>;
   readonly audit?: AuditLog;
   readonly change?: (document: PolicyDocument) => void;
+  /** Default: every connection is `peer`'s. */
+  readonly identify?: PeerIdentity;
+  readonly doors?: Doors<OpenDoor>;
   /** Parts of the broker that are others than usual. */
   readonly parts?: Partial<Broker>;
 }
@@ -192,7 +198,10 @@ export async function startBroker(options: BrokerFixtureOptions = {}): Promise<B
     return fixture.peer;
   };
   for (const { name } of policy.scopes) {
-    servers.push(await serveScope({ broker, scope: name, socketPath: fixture.socket(name), identify }));
+    const socketPath = fixture.socket(name);
+    const { doors = { p11kit: openP11kitDoor, rpc: openRpcDoor } } = options;
+    const who = options.identify ?? identify;
+    servers.push(await serveScope({ broker, scope: name, socketPath, native: native(), identify: who, doors }));
   }
   return fixture;
 }
