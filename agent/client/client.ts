@@ -1,6 +1,7 @@
 import { join } from "node:path";
+import { untilAborted } from "./abort.ts";
 import { ClientError } from "./errors.ts";
-import { Link, untilAborted } from "./link.ts";
+import { Link } from "./link.ts";
 import type { Key } from "./messages.ts";
 import { Session } from "./session.ts";
 

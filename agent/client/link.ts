@@ -1,5 +1,7 @@
-import { connect, type Socket } from "node:net";
+import type { Socket } from "node:net";
+import { untilAborted } from "./abort.ts";
 import { u32 } from "./bytes.ts";
+import { dial, unreachable } from "./dial.ts";
 import { ClientError, protocolError } from "./errors.ts";
 import {
   encodeClientGreeting,
@@ -10,6 +12,7 @@ import {
   readRefusal,
   readSession,
 } from "./messages.ts";
+import { Places } from "./places.ts";
 import { HEAD, type OPS } from "./protocol.ts";
 import { ReplySplitter } from "./replies.ts";
 
@@ -26,9 +29,8 @@ export class Link {
   readonly #socket: Socket;
   readonly #splitter = new ReplySplitter();
   readonly #pending = new Map<number, Pending>();
-  /** Operations that are sent and not answered. */
-  #operations = 0;
-  #waiting: ((hasPlace: boolean) => void)[] = [];
+  /** Of operations that are sent and not answered. */
+  readonly #places = new Places();
   #onIdle: (() => void)[] = [];
   #nextId = 0;
   #hello: Hello | null = null;
@@ -47,7 +49,7 @@ export class Link {
    * @throws ClientError `ERR_CLIENT_UNREACHABLE`; RefusedError when this process is not the scope's caller
    */
   static async open(path: string, signal?: AbortSignal): Promise<Link> {
-    const link = new Link(await connected(path, signal));
+    const link = new Link(await dial(path, signal));
     const hello = new Promise<Uint8Array>((resolve, reject) => link.#expect(0, resolve, reject));
     link.#write(encodeClientGreeting());
     try {
@@ -96,16 +98,17 @@ export class Link {
   async operate(op: Op, payload: Uint8Array, signal?: AbortSignal): Promise<Uint8Array | null> {
     const most = this.hello.maxLength - HEAD;
     if (payload.length > most) throw new TypeError(`request: expected at most ${most} bytes, got ${payload.length}`);
-    if (!(await this.#place(signal))) return null;
-    return this.#ask(op, payload, signal, () => this.#leave());
+    if (this.isLost || !(await this.#places.take(this.hello.inFlight, signal)) || this.isLost) return null;
+    return this.#ask(op, payload, signal, () => this.#places.leave());
   }
 
   /** Waits for the replies that are due, then disconnects. */
   async close(): Promise<void> {
-    for (const wake of this.#waiting.splice(0)) wake(false);
+    this.#places.dismiss();
     while (this.#pending.size > 0) await new Promise<void>((resolve) => this.#onIdle.push(resolve));
     this.destroy();
   }
+
   destroy(): void {
     this.#lose();
     this.#socket.destroy();
@@ -178,32 +181,6 @@ export class Link {
     if (this.#lost === null && this.#pending.has(id)) this.#ask("cancel", u32(id)).catch(() => {}); // whatever the reply, the caller has gone
   }
 
-  async #place(signal?: AbortSignal): Promise<boolean> {
-    signal?.throwIfAborted();
-    if (this.#lost !== null) return false;
-    if (this.#operations < this.hello.inFlight) {
-      this.#operations += 1;
-      return true;
-    }
-    const { promise, resolve } = Promise.withResolvers<boolean>();
-    this.#waiting.push(resolve);
-    try {
-      return await untilAborted(promise, signal);
-    } catch (error) {
-      const at = this.#waiting.indexOf(resolve);
-      if (at >= 0) this.#waiting.splice(at, 1);
-      else void promise.then((hasPlace) => hasPlace && this.#leave()); // it had just got one
-      throw error;
-    }
-  }
-
-  /** The place goes to the one that waits longest. */
-  #leave(): void {
-    const next = this.#waiting.shift();
-    if (next === undefined) this.#operations -= 1;
-    else next(true);
-  }
-
   #receive(piece: Uint8Array): void {
     try {
       this.#splitter.push(piece);
@@ -228,7 +205,7 @@ export class Link {
     this.#lost = isProtocol
       ? cause
       : new ClientError("ERR_CLIENT_CONNECTION_LOST", "connection to the agent: lost before the reply", cause);
-    for (const wake of this.#waiting.splice(0)) wake(false);
+    this.#places.dismiss();
     for (const { lost } of this.#pending.values()) lost(this.#lost);
     this.#pending.clear();
     this.#wakeIdle();
@@ -252,31 +229,4 @@ export class Link {
     while (this.#pending.has(this.#nextId));
     return this.#nextId;
   }
-}
-
-/** The promise's outcome, or the signal's reason when that comes first. What was asked goes on. */
-export function untilAborted<T>(promise: Promise<T>, signal?: AbortSignal): Promise<T> {
-  if (signal === undefined) return promise;
-  return new Promise((resolve, reject) => {
-    const abort = (): void => reject(signal.reason);
-    if (signal.aborted) abort();
-    signal.addEventListener("abort", abort, { once: true });
-    promise.then(resolve, reject).finally(() => signal.removeEventListener("abort", abort));
-  });
-}
-
-function connected(path: string, signal?: AbortSignal): Promise<Socket> {
-  const socket = connect(path);
-  const ready = new Promise<Socket>((resolve, reject) => {
-    socket.once("connect", () => resolve(socket));
-    socket.once("error", (cause) => reject(unreachable(path, cause)));
-  });
-  return untilAborted(ready, signal).catch((error) => {
-    socket.destroy();
-    throw error;
-  });
-}
-
-function unreachable(path: string, cause: Error): ClientError {
-  return new ClientError("ERR_CLIENT_UNREACHABLE", `agent socket ${path}: nobody answers`, cause);
 }

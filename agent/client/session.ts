@@ -1,7 +1,8 @@
+import { untilAborted } from "./abort.ts";
 import { join, text, u32 } from "./bytes.ts";
 import type { CallOptions, Client } from "./client.ts";
 import { ClientError, RefusedError } from "./errors.ts";
-import { type Link, untilAborted } from "./link.ts";
+import type { Link } from "./link.ts";
 import { encodeForm, encodeInput, encodeUse, type Key } from "./messages.ts";
 import type { Does, Form, Mechanism } from "./protocol.ts";
 
