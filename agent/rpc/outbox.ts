@@ -42,11 +42,11 @@ export class Outbox {
       const bytes = parcels.length === 1 && first !== undefined ? first.bytes : takeAll(parcels);
       try {
         await this.#sink.write(bytes);
+        bytes.fill(0);
         for (const { sent } of parcels) sent();
       } catch (error) {
-        for (const { lost } of parcels) lost(error);
-      } finally {
         bytes.fill(0);
+        for (const { lost } of parcels) lost(error);
       }
     }
     this.#isWriting = false;
