@@ -14,7 +14,7 @@ function configPath(args: readonly string[]): string {
 }
 
 async function main(): Promise<void> {
-  await runAgent(configPath(process.argv.slice(2)));
+  await runAgent(configPath(process.argv.slice(2)), process.env);
 }
 
 main().catch((error: unknown) => {

@@ -17,6 +17,7 @@ import { settleServed } from "./launch/served.ts";
 import { openNative } from "./native/index.ts";
 import { evidenceSources, frameReport, violationCounts } from "./report.ts";
 import { type Gathered, openSources, type Sources } from "./report-sources.ts";
+import { type ListenEnvironment, parseListenFds } from "./scopes/listen-fds.ts";
 import { serveScopes } from "./scopes/serve.ts";
 import { openShim } from "./shim-client.ts";
 import { watchDevices } from "./shims/device-watch.ts";
@@ -30,8 +31,12 @@ import { visibleDevices } from "./visible-devices.ts";
 /** The spawner leaves its socket here (SPAWNER.md). */
 const SPAWNER_FD = 3;
 
-/** Run the guest service: it launches once, then answers and serves until the machine stops. */
-export async function runAgent(configPath: string): Promise<never> {
+/**
+ * Run the guest service: it launches once, then answers and serves until the machine stops.
+ * @param listen names the listening sockets that lie behind the spawner's, where a service manager opened them
+ */
+export async function runAgent(configPath: string, listen: ListenEnvironment): Promise<never> {
+  const inherited = parseListenFds(listen, { pid: process.pid, first: SPAWNER_FD + 1 });
   const configBytes = new Uint8Array(await readFile(configPath));
   const config = parseConfig(configBytes);
   const native = openNative(config.programs);
@@ -65,7 +70,7 @@ export async function runAgent(configPath: string): Promise<never> {
   const { policy } = inputs.partial;
   if (launched !== null && policy !== undefined) {
     domains = openDomains({ environment, record, policy, launched, audit, storeKeeps });
-    await serveScopes({ config, policy, keys: launched.keys, domains, audit, native, spawner });
+    await serveScopes({ config, policy, keys: launched.keys, domains, audit, native, spawner, inherited });
     await spawner.startWorkloads();
     for (const problem of await settleServed(environment, record)) {
       console.error(`agent: after the launch: ${problem.code} ${problem.item}: ${problem.got}`);

@@ -11,6 +11,6 @@ export const command: Command = {
     const path = input.text("config");
     parseConfig(await readInput(path, "agent configuration"));
     const { runAgent } = await import("../service.ts");
-    return runAgent(path);
+    return runAgent(path, process.env);
   },
 };

@@ -18,6 +18,7 @@ import type { Native } from "../native/index.ts";
 import { openProcesses } from "../processes.ts";
 import type { Domains } from "../shims/domains.ts";
 import type { Spawner } from "../spawner-client.ts";
+import { verifyClaimed } from "./listen-fds.ts";
 import { type ScopeServer, serveScope } from "./server.ts";
 
 export interface ServeOptions {
@@ -28,11 +29,17 @@ export interface ServeOptions {
   readonly audit: AuditLog;
   readonly native: Native;
   readonly spawner: Spawner;
+  /** Listening descriptors by scope, taken over: a scope that has one makes no socket of its own. */
+  readonly inherited: ReadonlyMap<string, number>;
 }
 
 /** Open one socket for every scope of the policy. Rejects, and serves none, when one of them cannot be opened. */
 export async function serveScopes(options: ServeOptions): Promise<readonly ScopeServer[]> {
-  const { config, policy, keys, domains, audit, native, spawner } = options;
+  const { config, policy, keys, domains, audit, native, spawner, inherited } = options;
+  verifyClaimed(
+    inherited,
+    policy.scopes.map(({ name }) => name),
+  );
   const publicKeys = new Map(keys.map(({ name, spki, id, label }) => [name, { spki, id, label }]));
   const identify = createPeerIdentity({
     executableOf: (pidfd) => spawner.peerExe(pidfd),
@@ -46,7 +53,10 @@ export async function serveScopes(options: ServeOptions): Promise<readonly Scope
     ...{ approvals: NO_APPROVALS, meter: NO_METER },
   };
   const opening = policy.scopes.map(({ name }) =>
-    serveScope({ broker, scope: name, socketPath: join(config.scopes, `${name}.sock`), native, identify }),
+    serveScope({
+      ...{ broker, native, identify, scope: name },
+      ...{ socketPath: join(config.scopes, `${name}.sock`), inherited: inherited.get(name) },
+    }),
   );
   const outcomes = await Promise.allSettled(opening);
   const servers = outcomes.flatMap((outcome) => (outcome.status === "fulfilled" ? [outcome.value] : []));

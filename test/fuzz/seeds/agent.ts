@@ -56,6 +56,11 @@ export function agentSeeds(): Record<string, Seeds> {
       swapped: new ByteWriter().u8(7).u8(1).bytes(utf8("state-swapped: volume id")).finish(),
       refused: new ByteWriter().u8(1).u8(1).bytes(utf8("no")).finish(),
     },
+    "peer-facts": {
+      cgroup: utf8("\u00001:name=systemd:/x\n0::/system.slice/signer.service\n"),
+      stat: utf8(`\u000177 (a) b) S ${Array.from({ length: 49 }, (_, index) => index).join(" ")}`),
+      sockets: utf8("\u00022 release-signing.sock:vault.sock"),
+    },
     "rpc-frames": {
       session: concatBytes(
         Uint8Array.of(0x80, 2),
