@@ -6,11 +6,13 @@ import type { Connector, Native, NativeStream } from "../native/index.ts";
 import { openP11kitDoor } from "../p11kit/connection.ts";
 import { ReceiveMemory } from "../p11kit/frame.ts";
 import { openProcesses } from "../processes.ts";
+import { openRpcDoor } from "../rpc/index.ts";
 import { openCaller } from "./caller.ts";
 import { SocketChannel } from "./channel.ts";
 import { type Door, type Doors, doorFor, type OpenDoor } from "./door.ts";
 import { openListener } from "./listener.ts";
 
+const BOTH_DOORS: Doors<OpenDoor> = { p11kit: openP11kitDoor, rpc: openRpcDoor };
 /** Of peers that are refused, at once: they cannot keep the scope's caller out. */
 const MAX_STRANGERS = 32;
 /** Bytes of unfinished requests, of all connections together. */
@@ -26,7 +28,7 @@ export interface ServeScopeOptions {
   readonly inherited?: number | undefined;
   readonly native: Native;
   readonly identify: PeerIdentity;
-  /** Default: the PKCS #11 door alone. */
+  /** Default: both. */
   readonly doors?: Doors<OpenDoor>;
 }
 
@@ -63,7 +65,7 @@ class Visitors {
   readonly #strangers = new Set<SocketChannel>();
 
   constructor(options: ServeScopeOptions, state: ScopeState) {
-    const { p11kit, rpc } = options.doors ?? { p11kit: openP11kitDoor };
+    const { p11kit, rpc } = options.doors ?? BOTH_DOORS;
     this.#options = options;
     this.#state = state;
     this.#doors = rpc === undefined ? { p11kit: p11kit(state) } : { p11kit: p11kit(state), rpc: rpc(state) };

@@ -22,6 +22,7 @@ import {
 import { AgentError } from "../../agent/errors.ts";
 import type { Peer, PeerIdentity } from "../../agent/identity.ts";
 import { openP11kitDoor } from "../../agent/p11kit/connection.ts";
+import { openRpcDoor } from "../../agent/rpc/index.ts";
 import { type Doors, type OpenDoor, type ScopeServer, serveScope } from "../../agent/scopes/index.ts";
 import { OAEP_DIGESTS, type Policy, parsePolicy, sha256Hex } from "../../policy/index.ts";
 import { documentBytes, type PolicyDocument, policyDocument, SIGNER_EXE, SIGNER_UID } from "./policy-document.ts";
@@ -204,7 +205,7 @@ export async function startBroker(options: BrokerFixtureOptions = {}): Promise<B
   };
   for (const { name } of policy.scopes) {
     const socketPath = fixture.socket(name);
-    const { doors = { p11kit: openP11kitDoor } } = options;
+    const { doors = { p11kit: openP11kitDoor, rpc: openRpcDoor } } = options;
     const who = options.identify ?? identify;
     servers.push(await serveScope({ broker, scope: name, socketPath, native: native(), identify: who, doors }));
   }

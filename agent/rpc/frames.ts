@@ -1,0 +1,121 @@
+import { ByteReader, utf8 } from "../../policy/index.ts";
+import { ByteQueue } from "../byte-queue.ts";
+import { GREETING, HEAD, MAGIC, MAX_LENGTH, VERSION } from "../client/protocol.ts";
+import { AgentError } from "../errors.ts";
+
+export { MAX_LENGTH };
+/** For a peer that is refused: enough for every request that has no message to sign. */
+export const MAX_STRANGER_LENGTH = 16_384;
+const LENGTH = 4;
+
+/** One request as it came. */
+export interface Frame {
+  readonly id: number;
+  readonly op: number;
+  readonly payload: Uint8Array;
+  /** What it takes of the scope's memory for requests, until it is answered. */
+  readonly size: number;
+}
+
+/** What the connections of one scope hold together in requests that are received or in work. `take` throws when there is not so much left. */
+export interface RequestMemory {
+  take(bytes: number): void;
+  give(bytes: number): void;
+}
+
+/** What answers the requests of one connection. */
+export interface Requests {
+  /** HELLO, or its refusal. */
+  greet(): Promise<void>;
+  /** Resolves when the next request may be read. Rejects for what breaks the protocol, or when the peer is gone. */
+  take(frame: Frame): Promise<void>;
+  /** Resolves when everything is answered. */
+  settled(): Promise<void>;
+}
+
+/** Cuts a client's bytes into its greeting and its requests. Holds at most one unfinished request and what came with its last piece. */
+export class RequestSplitter {
+  readonly #queue = new ByteQueue();
+  readonly #longest: number;
+  readonly #memory: RequestMemory;
+  /** `length` of the request that is being received; its memory is taken. */
+  #length: number | null = null;
+
+  /** @param longest the highest `length` */
+  constructor(longest: number, memory: RequestMemory) {
+    this.#longest = longest;
+    this.#memory = memory;
+  }
+
+  push(piece: Uint8Array): void {
+    this.#queue.push(piece);
+  }
+
+  /**
+   * The version that the client offers; null when more bytes are needed.
+   * @throws AgentError `ERR_RPC_MALFORMED`
+   */
+  greeting(): number | null {
+    if (this.#queue.length < GREETING) return null;
+    const reader = new ByteReader(this.#queue.take(GREETING), "greeting");
+    const magic = String.fromCharCode(...reader.bytes(MAGIC.length, "magic"));
+    const version = reader.u8("version");
+    if (magic !== MAGIC) throw malformed("magic", MAGIC, "another");
+    if (version === 0) throw malformed("version", "at least 1", "0");
+    return version;
+  }
+
+  /**
+   * The next whole request; null when more bytes are needed. The length is judged as soon as it is there. Whoever takes the request
+   * gives its `size` back to the memory.
+   * @throws AgentError `ERR_RPC_MALFORMED`
+   */
+  next(): Frame | null {
+    this.#length ??= this.#readLength();
+    if (this.#length === null || this.#queue.length < LENGTH + this.#length) return null;
+    const size = this.#length;
+    const reader = new ByteReader(this.#queue.take(LENGTH + size), "request");
+    reader.u32("length");
+    const id = reader.u32("id");
+    const op = reader.u8("op");
+    const payload = reader.bytes(reader.remaining, "payload");
+    this.#length = null;
+    if (id !== 0) return { id, op, payload, size };
+    this.#memory.give(size);
+    throw malformed("id", "not 0", "0");
+  }
+
+  /** Gives back what an unfinished request holds. */
+  close(): void {
+    if (this.#length !== null) this.#memory.give(this.#length);
+    this.#length = null;
+  }
+
+  #readLength(): number | null {
+    if (this.#queue.length < LENGTH) return null;
+    const length = new ByteReader(this.#queue.peek(LENGTH), "request").u32("length");
+    if (length < HEAD || length > this.#longest) throw malformed("length", `${HEAD} to ${this.#longest}`, `${length}`);
+    this.#memory.take(length);
+    return length;
+  }
+}
+
+/** What the agent sends first: the version that is spoken from here on. */
+export function encodeGreeting(offered: number): Uint8Array {
+  return Uint8Array.of(...utf8(MAGIC), Math.min(offered, VERSION));
+}
+
+/** @param reason 0 for a result, else a number of `REASONS` */
+export function encodeReply(id: number, reason: number, payload: Uint8Array): Uint8Array {
+  const bytes = new Uint8Array(LENGTH + HEAD + payload.length);
+  const view = new DataView(bytes.buffer);
+  view.setUint32(0, HEAD + payload.length);
+  view.setUint32(LENGTH, id);
+  view.setUint8(LENGTH + 4, reason);
+  bytes.set(payload, LENGTH + HEAD);
+  return bytes;
+}
+
+export function malformed(field: string, expected: string, got: string): AgentError {
+  return new AgentError("ERR_RPC_MALFORMED", `native RPC ${field}`, { expected, got });
+}

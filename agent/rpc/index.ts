@@ -1,0 +1,2 @@
+/** The native door: RPC.md. */
+export { openRpcDoor } from "./connection.ts";
