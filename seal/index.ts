@@ -13,6 +13,7 @@ export * from "./errors.ts";
 export * from "./explain-release.ts";
 export * from "./import-blob.ts";
 export * from "./keys.ts";
+export * from "./lost-record.ts";
 export * from "./offline-seal.ts";
 export * from "./order.ts";
 export * from "./ownership.ts";
