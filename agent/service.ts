@@ -34,6 +34,7 @@ import { Restrictions } from "./restrictions/index.ts";
 import { type ListenEnvironment, parseListenFds } from "./scopes/listen-fds.ts";
 import { serveScopes } from "./scopes/serve.ts";
 import { openShim } from "./shim-client.ts";
+import { type AgentLoss, afterAgentLoss, countAgentLoss, isAgentLossAlone } from "./shims/agent-loss.ts";
 import { watchDevices } from "./shims/device-watch.ts";
 import { Domains } from "./shims/domains.ts";
 import { IncidentLog } from "./shims/incidents.ts";
@@ -54,11 +55,12 @@ export async function runAgent(configPath: string, listen: ListenEnvironment): P
   const inherited = parseListenFds(listen, { pid: process.pid, first: SPAWNER_FD + 1 });
   const configBytes = new Uint8Array(await readFile(configPath));
   const config = parseConfig(configBytes);
+  // First of all: an agent that dies below is counted by the next one.
+  const { store, storeKeeps, agentLoss } = openStore(config);
   const native = openNative(config.programs);
   native.setNonDumpable();
   const spawner = openSpawner(native, SPAWNER_FD);
   const tpm = await openTpm({ tcti: config.tcti, nativeDirectory: config.programs });
-  const { store, storeKeeps } = openStore(config);
   const inputs = await readCabinet(config, store.content);
   const record = newLaunchRecord();
   const log = new MeasurementLog(tpm, config.agentPcr);
@@ -69,7 +71,7 @@ export async function runAgent(configPath: string, listen: ListenEnvironment): P
   let approvals: Approvals | null = null;
 
   const environment: LaunchEnvironment = {
-    ...{ config, configBytes, tpm, tss: tpm.tss, store, log, spawner, inputs },
+    ...{ config, configBytes, tpm, tss: tpm.tss, store, agentLoss, log, spawner, inputs },
     now: Date.now,
     stateVolume: config.stateVolume ? createStateVolume(volume) : null,
     devices: await visibleDevices(config),
@@ -117,8 +119,19 @@ export async function runAgent(configPath: string, listen: ListenEnvironment): P
       console.error(`agent: after the launch: ${problem.code} ${problem.item}: ${problem.got}`);
     }
   }
-  if (launched === null && policy !== undefined) await recoverAgain(environment, record, policy, storeKeeps);
+  if (launched === null && policy !== undefined) {
+    launchLater(environment, record, policy);
+    await recoverAgain(environment, record, policy, storeKeeps);
+  }
   return ended;
+}
+
+/** A machine whose launch was put off because its agent was lost again makes it after a reboot. */
+function launchLater({ agentLoss, spawner }: LaunchEnvironment, { state }: LaunchRecord, policy: Policy): void {
+  const after = afterAgentLoss(agentLoss, policy);
+  if (after.kind !== "wait" || state.kind !== "refused" || !isAgentLossAlone(state.reasons)) return;
+  console.error(`agent: agent lost, reboot in ${after.delay / 1000} s`);
+  setTimeout(() => void spawner.capAndReboot("agent lost: the next launch"), after.delay);
 }
 
 /** A machine that rebooted because its login was lost, and finds its HSM still away, goes on trying for as long as it may. */
@@ -189,17 +202,24 @@ function describe({ state }: LaunchRecord): string {
   return `${state.kind}: ${state.reasons.map(({ code, item }) => `${code} ${item}`).join("; ")}`;
 }
 
+interface OpenStore {
+  readonly store: Store;
+  readonly storeKeeps: boolean;
+  readonly agentLoss: AgentLoss | null;
+}
+
 /**
  * What the machine keeps from boot to boot. Without a usable store everything still works, but the imports are made again, and no reseal
  * is taken in. It is not made here: where a disk is missing, a file in its place would be gone with the boot.
  */
-function openStore({ store: path }: AgentConfig): { readonly store: Store; readonly storeKeeps: boolean } {
-  const forgetful = { store: Store.open(memoryMedium()).store, storeKeeps: false };
+function openStore({ store: path }: AgentConfig): OpenStore {
+  const forgetful = { store: Store.open(memoryMedium()).store, storeKeeps: false, agentLoss: null };
   if (path === null) return forgetful;
   try {
-    const { store, opened } = Store.open(openStoreFile(path, { create: false }));
+    const medium = openStoreFile(path, { create: false });
+    const { store, opened } = Store.open(medium);
     if (opened.damaged) console.error("agent: store: no valid copy, begun again");
-    return { store, storeKeeps: true };
+    return { store, storeKeeps: true, agentLoss: countAgentLoss(store, medium) };
   } catch (error) {
     console.error(`agent: ${error instanceof Error ? error.message : "store: unknown failure"}, going on without`);
     return forgetful;

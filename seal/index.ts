@@ -15,6 +15,7 @@ export * from "./explain-release.ts";
 export * from "./freeze-bits.ts";
 export * from "./import-blob.ts";
 export * from "./keys.ts";
+export * from "./lost-record.ts";
 export * from "./offline-seal.ts";
 export * from "./order.ts";
 export * from "./ownership.ts";

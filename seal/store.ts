@@ -22,6 +22,9 @@ export const STORE_SLOT_BYTES = 512 * 1024;
 export const STORE_BYTES = 2 * STORE_SLOT_BYTES;
 const HEADER = 56;
 const CHECKED = 24;
+/** Where the spawner notes that the agent is lost: behind the content of the first slot. See lost-record.ts. */
+export const LOST_RECORD_OFFSET = STORE_SLOT_BYTES - 4096;
+const MAX_CONTENT = LOST_RECORD_OFFSET - HEADER;
 
 const base64 = z.string().max(STORE_SLOT_BYTES);
 const contentSchema = z
@@ -71,7 +74,7 @@ export interface StoreContent {
   /** Hexadecimal Name of the EK of the TPM on which this machine's counter was defined; null before that. */
   readonly ekName: string | null;
   readonly entries: readonly StoreEntry[];
-  /** Reboots after lost logins since the machine last served for a good stretch. Absent and 0 are the same. */
+  /** Lost logins that led to a reboot, and lost agents, since the machine last served for a good stretch. Absent and 0 are the same. */
   readonly recoveries?: number | undefined;
 }
 
@@ -158,9 +161,9 @@ export class Store {
 /** @throws SealError ERR_STORE for content that does not fit or that no reader takes */
 export function encodeSlot(sequence: bigint, content: StoreContent): Uint8Array {
   const body = encodeContent(content);
-  if (HEADER + body.length > STORE_SLOT_BYTES)
+  if (body.length > MAX_CONTENT)
     throw new SealError("ERR_STORE", "store content", {
-      expected: `at most ${STORE_SLOT_BYTES - HEADER} bytes`,
+      expected: `at most ${MAX_CONTENT} bytes`,
       got: `${body.length}`,
     });
   const head = new ByteWriter().bytes(MAGIC).u32(VERSION).u64(sequence).u32(body.length).finish();
@@ -174,6 +177,7 @@ export function parseSlot(bytes: Uint8Array): { readonly sequence: bigint; reado
     if (!equalBytes(reader.bytes(8, "magic"), MAGIC) || reader.u32("version") !== VERSION) return null;
     const sequence = reader.u64("sequence");
     const length = reader.u32("length");
+    if (length > MAX_CONTENT) return null;
     const digest = reader.bytes(32, "sha256");
     const body = reader.bytes(length, "content");
     if (!equalBytes(digest, sha256(concatBytes(bytes.subarray(0, CHECKED), body)))) return null;

@@ -5,6 +5,7 @@ import type { AgentConfig } from "../config.ts";
 import { AgentError } from "../errors.ts";
 import type { Shim } from "../shim-client.ts";
 import type { ProbeAttempt } from "../shim-replies.ts";
+import type { AgentLoss } from "../shims/agent-loss.ts";
 import type { AttemptCounts } from "../shims/attempts.ts";
 import type { Spawner } from "../spawner-client.ts";
 import type { ReadInputs } from "./inputs.ts";
@@ -21,6 +22,8 @@ export interface LaunchEnvironment {
   readonly tss: MachineTpm["tss"];
   /** What the machine keeps from boot to boot. */
   readonly store: Store;
+  /** The agent of the boot before was lost. */
+  readonly agentLoss: AgentLoss | null;
   /** Milliseconds since 1970. */
   now(): number;
   readonly log: MeasurementLog;

@@ -1,8 +1,10 @@
 import { type LaunchEvent, type Reason, reasonFrom } from "../../attest/index.ts";
 import { sha256 } from "../../policy/index.ts";
+import { afterAgentLoss } from "../shims/agent-loss.ts";
 import { type CheckedTokens, checkKeys } from "./check-keys.ts";
 import { deliverCredentials } from "./deliver.ts";
 import { enter, type LaunchEnvironment, type LaunchRecord, Refusal } from "./environment.ts";
+import type { LaunchInputs } from "./inputs.ts";
 import { logIn } from "./login.ts";
 import { measureEverything } from "./measure.ts";
 import { type AttemptBell, attemptReasons, requireNoAttempts, ShimSet, startShims } from "./start-shims.ts";
@@ -23,6 +25,7 @@ export async function launch(environment: LaunchEnvironment, record: LaunchRecor
   try {
     enter(record, { kind: "measuring" });
     const inputs = await measureEverything(environment, record);
+    requireDue(environment, inputs);
     enter(record, { kind: "unsealing" });
     const started = await startShims(inputs, set, record);
     const shims = await deliverCredentials(environment, inputs, started, record);
@@ -39,6 +42,12 @@ export async function launch(environment: LaunchEnvironment, record: LaunchRecor
     await set.end(); // the libraries lose their connections, and with them everything they could be asked for
     return null;
   }
+}
+
+/** After a lost agent no launch is made yet, or none at all: measured, and with nothing unsealed. */
+function requireDue({ agentLoss }: LaunchEnvironment, { policy }: Pick<LaunchInputs, "policy">): void {
+  const after = afterAgentLoss(agentLoss, policy);
+  if (after.kind !== "launch") throw new Refusal(after.reasons);
 }
 
 function reasonsOf(error: unknown, { state }: LaunchRecord): readonly Reason[] {

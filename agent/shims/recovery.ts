@@ -1,8 +1,10 @@
 import { type Reason, reason } from "../../attest/index.ts";
 import type { Store } from "../../seal/index.ts";
 
-/** Reboots after a lost login, one after the other, before the machine waits for an operator. */
+/** Launches after a lost login or a lost agent, one after the other, before the machine waits for an operator. */
 export const MAX_RECOVERIES = 5;
+/** What the store's field holds. */
+const MAX_COUNT = 255;
 /** How long a machine serves until an earlier loss counts no more, in milliseconds. */
 export const GOOD_AFTER = 300_000;
 /** Before the first, second, ... of them: an HSM that is away for a while must not see a log-in every minute. */
@@ -12,8 +14,9 @@ export interface Loss {
   readonly onLoginLost: "reboot" | "stop";
   /** A violation was recorded in this boot. */
   readonly violated: boolean;
-  /** Reboots for lost logins so far without a good stretch between; null where nothing is kept from boot to boot. */
+  /** Losses so far without a good stretch between; null where nothing is kept from boot to boot. */
   readonly recoveries: number | null;
+  readonly lost: "login" | "agent";
 }
 
 export type Recovery =
@@ -24,27 +27,27 @@ export type Recovery =
  * What a lost login leads to. A boot that has seen a violation is not ended by the machine itself: its log is the evidence, and the library
  * that made the attempt could otherwise have it wiped by dropping its login.
  */
-export function afterLoss({ onLoginLost, violated, recoveries }: Loss): Recovery {
+export function afterLoss({ onLoginLost, violated, recoveries, lost }: Loss): Recovery {
   const stop = (...reasons: readonly Reason[]): Recovery => ({ kind: "stop", reasons });
   if (onLoginLost === "stop") return stop();
   if (violated) return stop(withheld());
-  if (recoveries === null) return stop(noReboot("recovery-uncounted", "a store that counts the reboots", "none"));
+  if (recoveries === null) return stop(noReboot(lost, "recovery-uncounted", "a store that counts the reboots", "none"));
   const delay = DELAYS[recoveries];
   if (recoveries < MAX_RECOVERIES && delay !== undefined) return { kind: "reboot", delay };
-  const got = `${recoveries}, and the login is lost again`;
-  return stop(noReboot("recovery-limit", `at most ${MAX_RECOVERIES} reboots`, got));
+  const got = `${recoveries}, and the ${lost} is lost again`;
+  return stop(noReboot(lost, "recovery-limit", `at most ${MAX_RECOVERIES} reboots`, got));
 }
 
 /** The log of this boot is evidence. */
 export function withheld(): Reason {
-  return noReboot("recovery-withheld", "a boot without violations", "violations in its log");
+  return noReboot("login", "recovery-withheld", "a boot without violations", "violations in its log");
 }
 
-function noReboot(code: string, expected: string, got: string): Reason {
-  return reason(code, "reboot after a lost login", expected, got);
+function noReboot(lost: Loss["lost"], code: string, expected: string, got: string): Reason {
+  return reason(code, `reboot after a lost ${lost}`, expected, got);
 }
 
-export interface RecoveryOptions extends Omit<Loss, "recoveries"> {
+export interface RecoveryOptions extends Omit<Loss, "recoveries" | "lost"> {
   /** Null where nothing is kept from boot to boot. */
   readonly store: Store | null;
   readonly capAndReboot: (reason: string) => Promise<void>;
@@ -57,13 +60,13 @@ export interface RecoveryOptions extends Omit<Loss, "recoveries"> {
  * @returns why there is none, when the policy asks for one
  */
 export function recover({ store, capAndReboot, why, ...loss }: RecoveryOptions): readonly Reason[] {
-  const recovery = afterLoss({ ...loss, recoveries: store === null ? null : recoveriesOf(store) });
+  const recovery = afterLoss({ ...loss, lost: "login", recoveries: store === null ? null : recoveriesOf(store) });
   if (recovery.kind === "stop") return recovery.reasons;
   try {
     if (store !== null) countRecovery(store);
   } catch (error) {
     const got = error instanceof Error ? error.message : "unknown failure";
-    return [noReboot("recovery-uncounted", "a store that counts the reboots", got)];
+    return [noReboot("login", "recovery-uncounted", "a store that counts the reboots", got)];
   }
   console.error(`agent: ${why}, reboot in ${recovery.delay / 1000} s`);
   setTimeout(() => void capAndReboot(why), recovery.delay);
@@ -89,7 +92,7 @@ export function recoveriesOf(store: Store): number {
 
 /** Counted before the reboot is asked for: one that the power cuts short counts as well. */
 export function countRecovery(store: Store): void {
-  store.write({ ...store.content, recoveries: recoveriesOf(store) + 1 });
+  store.write({ ...store.content, recoveries: Math.min(recoveriesOf(store) + 1, MAX_COUNT) });
 }
 
 /** A good stretch: the next loss is the first one again. */

@@ -153,7 +153,7 @@ int prepare_devices(struct settings *settings) {
     copy_event_log();
     settings->cabinet = find_disk(&cabinet);
     settings->state = find_disk(&state);
-    find_disk(&store);
+    settings->store = find_disk(&store);
     link_ports();
     return give_tpm();
 }

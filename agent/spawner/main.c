@@ -24,7 +24,7 @@
 #include <unistd.h>
 
 #define EARLIEST_REBOOT_S 60
-#define SYNC_PATIENCE_S 10
+#define DISK_PATIENCE_S 10
 
 // A machine that fails at once must not spin: its reboots are a minute apart.
 static unsigned seconds_to_wait(void) {
@@ -34,14 +34,15 @@ static unsigned seconds_to_wait(void) {
 }
 
 // A disk that does not answer may keep a child for ever, and not the reboot.
-static void sync_disks(void) {
+static void settle_disks(const struct settings *settings, enum exit_code code, const char *reason) {
     pid_t pid = fork();
     if (pid == 0) {
-        sync();
+        leave_lost_record(settings->store, code, reason);
+        if (!settings->service) sync();
         _exit(0);
     }
     struct pollfd waiting = {pid < 0 ? -1 : (int)syscall(SYS_pidfd_open, pid, 0), POLLIN, 0};
-    if (waiting.fd < 0 || poll(&waiting, 1, SYNC_PATIENCE_S * 1000) != 1) log_line("sync: not done");
+    if (waiting.fd < 0 || poll(&waiting, 1, DISK_PATIENCE_S * 1000) != 1) log_line("disks: not done");
 }
 
 // An agent PCR that could not be capped is open for as long as this lasts.
@@ -63,8 +64,8 @@ _Noreturn void cap_and_reboot(const struct spawner *spawner, enum exit_code code
     unsigned wait = spawner->settings.service ? 0 : seconds_to_wait();
     if (wait == 0) log_line("%s; agent PCR %s, rebooting", reason, capped);
     else log_line("%s; agent PCR %s, rebooting in %u s", reason, capped, wait);
+    settle_disks(&spawner->settings, code, reason);
     if (spawner->settings.service) _exit(code);
-    sync_disks();
     await_reboot(spawner->settings.tpm, is_capped);
     reboot(RB_AUTOBOOT);
     log_line("reboot: %s", strerror(errno));

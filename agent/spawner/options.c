@@ -24,6 +24,7 @@ static const struct settings IMAGE_SETTINGS = {
     .relay_uid = RELAY_UID,
     .cabinet = "",
     .state = "",
+    .store = "",
     .state_template = "/usr/lib/ironclaw/state-volume.template",
     .run_dir = "/run/ironclaw-shim",
     .workloads = "/etc/ironclaw/workloads",
@@ -43,7 +44,7 @@ struct settings parse_options(int argc, char **argv) {
         {"tpm", required_argument, NULL, 't'},        {"single-uid", no_argument, NULL, 'u'},
         {"shim-stderr", no_argument, NULL, 'e'},      {"state", required_argument, NULL, 'd'},
         {"relay", required_argument, NULL, 'p'},      {"sysfs", required_argument, NULL, 'y'},
-        {"devices", required_argument, NULL, 'n'},
+        {"devices", required_argument, NULL, 'n'},    {"store", required_argument, NULL, 'o'},
         {NULL, 0, NULL, 0},
     };
     struct settings settings = IMAGE_SETTINGS;
@@ -60,6 +61,7 @@ struct settings parse_options(int argc, char **argv) {
         case 'p': settings.relay = optarg; break;
         case 'y': settings.sysfs = optarg; break;
         case 'n': settings.devices = optarg; break;
+        case 'o': settings.store = optarg; break;
         default: exit(EXIT_USAGE);
         }
     }

@@ -36,6 +36,7 @@ struct settings {
     uid_t relay_uid;
     const char *cabinet;
     const char *state; // the state volume's disk; "" when there is none
+    const char *store; // the agent's own disk; "" when there is none
     const char *state_template;
     const char *run_dir;
     const char *workloads;
@@ -109,7 +110,7 @@ int boot_mounts(struct settings *settings); // opens the console
 enum variant boot_variant(void);
 void harden_kernel(enum variant variant);
 void forbid_user_namespaces(void);
-int prepare_devices(struct settings *settings); // finds the cabinet and the state disk
+int prepare_devices(struct settings *settings); // finds the disks
 
 // agent.c, workloads.c
 int start_agent(struct spawner *spawner);
@@ -125,6 +126,9 @@ void start_shell(struct spawner *spawner);
 
 // tpm_cap.c: extend PCR 13 in every active bank. 0, or -1 when the TPM did not.
 int cap_agent_pcr(const char *tpm);
+
+// lost_record.c: tells the next boot's agent that this one's is lost, and of no other end. Waits for the disk.
+void leave_lost_record(const char *store, enum exit_code code, const char *reason);
 
 // requests.c: one packet from the agent.
 enum outcome serve_request(struct spawner *spawner);

@@ -1,12 +1,13 @@
 import { spawn } from "node:child_process";
 import { createHash } from "node:crypto";
 import { once } from "node:events";
-import { mkdtempSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, symlinkSync } from "node:fs";
 import { connect, createServer, type Socket } from "node:net";
 import { join, resolve } from "node:path";
 import { describe, expect, test } from "vitest";
 import { encodePrepareShim, encodeStartShim, SPAWNER_OPS } from "../../agent/spawner-messages.ts";
 import { ByteReader, ByteWriter, concatBytes, toHex } from "../../policy/index.ts";
+import { EMPTY_STORE, type LostRecord, openStoreFile, readLostRecord, Store } from "../../seal/index.ts";
 import { startSwtpm } from "../support/swtpm.ts";
 import { NO_DEVICES, openSpawnerBench, PROFILE, profileSha256, range } from "./spawner/bench.ts";
 import { buildLastWords, type HostSpawner } from "./spawner/host.ts";
@@ -124,29 +125,80 @@ describe("the cap", () => {
     return toHex(reader.sized16("digest", 64));
   }
 
-  test.each([
-    ["the agent ends in success", 10, (spawner: HostSpawner) => spawner.exitAgent(0)],
-    ["the agent fails", 10, (spawner: HostSpawner) => spawner.exitAgent(3)],
-    [
-      "the agent is killed",
-      10,
-      async (spawner: HostSpawner) => void process.kill(await spawner.logged(/pid (\d+)/), "SIGKILL"),
-    ],
-    ["the agent closes its socket", 10, (spawner: HostSpawner) => void spawner.close(3).catch(() => undefined)],
-    ["the agent asks for it", 12, (spawner: HostSpawner) => void spawner.client.capAndReboot("because of the test")],
-    [
-      "the agent breaks the protocol",
-      11,
-      (spawner: HostSpawner) => void spawner.packet(Uint8Array.of(99)).catch(() => undefined),
-    ],
-  ])("I3: when %s the agent PCR is capped in every active bank before the restart", async (_what, code, act) => {
-    await using tpm = await startSwtpm({ endorsement: "none" });
-    const socketPath = tpm.tcti.replace("swtpm:path=", "");
-    const spawner = await bench.started({ tpm: `unix:${socketPath}` });
-    await act(spawner);
-    expect(await spawner.ended()).toBe(code);
-    expect(spawner.log()).toMatch(/agent PCR capped/);
-    for (const [name, algorithm] of BANKS) expect(await readPcr13(socketPath, algorithm), name).toBe(capped(name));
+  const kill = async (spawner: HostSpawner) => process.kill(await spawner.logged(/pid (\d+)/), "SIGKILL");
+  const lost = (reason: string): LostRecord => ({ cause: "lost", reason });
+  interface Ending {
+    readonly what: string;
+    readonly act: (spawner: HostSpawner) => unknown;
+    readonly code: number;
+    readonly record: LostRecord | null;
+  }
+  const endings: readonly Ending[] = [
+    ...[
+      { what: "ends in success", act: (spawner: HostSpawner) => spawner.exitAgent(0), status: "0x0" },
+      { what: "fails", act: (spawner: HostSpawner) => spawner.exitAgent(3), status: "0x300" },
+      { what: "is killed", act: kill, status: "0x9" },
+    ].map(({ status, ...ending }) => ({
+      ...{ ...ending, code: 10, record: lost(`the agent ended (wait status ${status})`) },
+    })),
+    {
+      ...{ what: "closes its socket", code: 10, record: lost("the agent closed its socket") },
+      act: (spawner) => void spawner.close(3).catch(() => undefined),
+    },
+    {
+      ...{ what: "asks for it", code: 12, record: null },
+      act: (spawner) => void spawner.client.capAndReboot("because of the test"),
+    },
+    {
+      ...{ what: "breaks the protocol", code: 11, record: { cause: "breach", reason: "the agent broke the protocol" } },
+      act: (spawner) => void spawner.packet(Uint8Array.of(99)).catch(() => undefined),
+    },
+  ];
+  test.each(endings)(
+    "I3: when the agent $what the agent PCR is capped in every active bank before the restart; I11: and a store says so, if nobody asked",
+    async ({ act, code, record }) => {
+      await using tpm = await startSwtpm({ endorsement: "none" });
+      const socketPath = tpm.tcti.replace("swtpm:path=", "");
+      const store = newStore();
+      const spawner = await bench.started({ tpm: `unix:${socketPath}`, store });
+      await act(spawner);
+      expect(await spawner.ended()).toBe(code);
+      expect(spawner.log()).toMatch(/agent PCR capped/);
+      for (const [name, algorithm] of BANKS) expect(await readPcr13(socketPath, algorithm), name).toBe(capped(name));
+      const medium = openStoreFile(store, { create: false });
+      const found = readLostRecord(medium);
+      // an end is seen by the process or by its socket, whichever the kernel shows first
+      if (found?.reason === "the agent closed its socket")
+        expect([found.cause, record?.cause]).toEqual(["lost", "lost"]);
+      else expect(found).toEqual(record);
+      expect(Store.open(medium).store.content).toMatchObject({ recoveries: 3 });
+      medium.close();
+    },
+  );
+
+  /** One that has something in both of its slots. */
+  function newStore(): string {
+    const path = join(mkdtempSync(join(bench.programs.directory, "store-")), "store.img");
+    const medium = openStoreFile(path);
+    const { store } = Store.open(medium);
+    for (const recoveries of [2, 3]) store.write({ ...EMPTY_STORE, recoveries });
+    medium.close();
+    return path;
+  }
+
+  test("I11: a store that is not there, or a link in its place, is left alone, and the restart is no other", async () => {
+    const elsewhere = newStore();
+    const before = readFileSync(elsewhere);
+    const link = join(mkdtempSync(join(bench.programs.directory, "store-")), "link");
+    symlinkSync(elsewhere, link);
+    for (const store of [link, `${elsewhere}-none`]) {
+      const spawner = await bench.started({ store });
+      spawner.exitAgent(0);
+      expect(await spawner.ended()).toBe(10);
+      expect(spawner.log()).toMatch(/the loss is not noted/);
+    }
+    expect(readFileSync(elsewhere).equals(before)).toBe(true);
+    expect(existsSync(`${elsewhere}-none`)).toBe(false);
   });
 
   test("I3: without a TPM the machine restarts all the same, and the log does not claim a cap", async () => {
@@ -166,15 +218,21 @@ describe("the cap", () => {
 
   /** As PID 1 of a PID namespace, on a machine that has run for so many seconds. The TPM answers nothing. */
   async function lastWordsAt(uptime: number, { second = false, disk }: LastWords = {}) {
-    const program = buildLastWords(bench.programs);
-    const tpm = join(mkdtempSync(join(bench.programs.directory, "last-")), "tpm.sock");
+    const directory = mkdtempSync(join(bench.programs.directory, "last-"));
+    const program = buildLastWords(directory);
+    const tpm = join(directory, "tpm.sock");
+    const store = newStore();
     const server = createServer().listen(tpm);
     await once(server, "listening");
     const now = Number(readFileSync("/proc/uptime", "utf8").split(".")[0]);
     const namespaces = ["--user", "--map-root-user", "--pid", "--fork", "--time", "--boottime", `${uptime - now}`];
-    const child = spawn("unshare", [...namespaces, program, `unix:${tpm}`, ...(disk === undefined ? [] : [disk])], {
-      stdio: ["ignore", "ignore", "pipe"],
-    });
+    const child = spawn(
+      "unshare",
+      [...namespaces, program, `unix:${tpm}`, store, ...(disk === undefined ? [] : [disk])],
+      {
+        stdio: ["ignore", "ignore", "pipe"],
+      },
+    );
     let log = "";
     child.stderr.setEncoding("utf8").on("data", (text: string) => {
       log += text;
@@ -192,6 +250,7 @@ describe("the cap", () => {
     socket.destroy();
     await closed;
     server.close();
+    expect(readLostRecord(openStoreFile(store))).toEqual(lost("the test"));
     return { log, signal: child.signalCode };
   }
 
@@ -203,25 +262,25 @@ describe("the cap", () => {
     }
   }
 
-  test("I3: PID 1 kills all others before it caps, and reboots no earlier than a minute after the kernel's start", async () => {
-    const late = await lastWordsAt(61);
+  // Each waits for the machine's own seconds, and for nothing of the others'.
+  test.concurrent("I3: PID 1 kills all others before it caps, and reboots no earlier than a minute after the kernel's start", async () => {
+    const [late, early] = await Promise.all([lastWordsAt(61), lastWordsAt(50)]);
     expect(late.log).toMatch(/pids \d+ \d+\n.*spawner: the test; agent PCR NOT capped, rebooting\n$/s);
     // In a PID namespace this is what a reboot is.
     expect(late.signal).toBe("SIGHUP");
-    const early = await lastWordsAt(50);
     expect(early.log).toMatch(/agent PCR NOT capped, rebooting in ([1-9]|10) s\n/);
     expect(early.signal).toBe("SIGHUP");
   });
 
-  test("I3: a cap that failed is tried again while the reboot waits", async () => {
+  test.concurrent("I3: a cap that failed is tried again while the reboot waits", async () => {
     const { log, signal } = await lastWordsAt(50, { second: true });
     expect(log).toMatch(/agent PCR NOT capped, rebooting in ([1-9]|10) s\n.*agent PCR capped\n$/s);
     expect(signal).toBe("SIGHUP");
   });
 
-  test("I3: a disk that does not answer does not keep the machine from its reboot", async () => {
+  test.concurrent("I3: a disk that does not answer does not keep the machine from its reboot", async () => {
     const { log, signal } = await lastWordsAt(61, { disk: "stuck" });
-    expect(log).toMatch(/agent PCR NOT capped, rebooting\n.*sync: not done\n$/s);
+    expect(log).toMatch(/agent PCR NOT capped, rebooting\n.*disks: not done\n$/s);
     expect(signal).toBe("SIGHUP");
   });
 });

@@ -5,6 +5,7 @@ import { SealError } from "../../seal/errors.ts";
 import {
   EMPTY_STORE,
   encodeSlot,
+  LOST_RECORD_OFFSET,
   parseSlot,
   STORE_BYTES,
   STORE_SLOT_BYTES,
@@ -308,14 +309,14 @@ describe("the format", () => {
     expect(parseSlot(slotOf(json([one]), 2 ** 31))).toBe(null);
   });
 
-  test("I11: a store takes content up to its slot's last byte, and refuses one byte more before anything is written", () => {
+  test("I11: a store takes content up to the place that is kept behind it, and refuses one byte more before anything is written", () => {
     const overhead = encodeSlot(1n, { ekName: null, entries: [entryOf(0)] }).length;
     // base64: three bytes are four characters, and the imported area tunes the rest.
-    const room = STORE_SLOT_BYTES - overhead;
+    const room = LOST_RECORD_OFFSET - overhead;
     const size = Math.floor(room / 4) * 3;
     const medium = mediumAfter([OLD]);
     const { store } = Store.open(medium);
-    expect(encodeSlot(1n, { ekName: null, entries: [entryOf(size)] }).length).toBeGreaterThan(STORE_SLOT_BYTES - 4);
+    expect(encodeSlot(1n, { ekName: null, entries: [entryOf(size)] }).length).toBeGreaterThan(LOST_RECORD_OFFSET - 4);
     store.write({ ekName: null, entries: [entryOf(size)] });
     expect(Store.open(medium.afterPowerCut()).opened.content.entries[0]?.package).toHaveLength(size);
     const calls = medium.calls;

@@ -79,6 +79,8 @@ export interface BootOptions extends WatchOptions {
   readonly tpm?: (real: Tpm) => Tpm;
   /** Instead of the machine's own. */
   readonly store?: StoreMedium;
+  /** The boot before this one lost its agent. */
+  readonly agentLoss?: LaunchEnvironment["agentLoss"];
   /** Milliseconds since 1970, instead of this machine's clock. */
   readonly now?: number;
   readonly stateVolume?: (tss: MachineTpm["tss"]) => LaunchEnvironment["stateVolume"];
@@ -229,6 +231,7 @@ async function boot(bench: Tools, provisioned: Provisioned, options: BootOptions
     ...{ config, configBytes, tpm: watched, tss: tpm.tss, store, log, inputs },
     now: () => options.now ?? Date.now(),
     spawner: { ...spawner, ...options.spawner?.(spawner) },
+    agentLoss: options.agentLoss ?? null,
     stateVolume: options.stateVolume?.(tpm.tss) ?? null,
     devices: options.devices ?? DEVICES,
     closeFd: (fd) => closeSync(fd),

@@ -26,7 +26,7 @@ import {
   toHex,
   utf8,
 } from "../../policy/index.ts";
-import { openStoreFile, Store } from "../../seal/index.ts";
+import { encodeLostRecord, LOST_RECORD_OFFSET, type LostRecord, openStoreFile, Store } from "../../seal/index.ts";
 import { enrol } from "../../vm-images/enrol.ts";
 import { changeModule } from "./launch-documents.ts";
 import {
@@ -84,6 +84,8 @@ export interface AgentOptions {
   readonly credentials?: NonNullable<Provisioning["credentials"]>;
   /** The machine has a store, which says that it has rebooted so often for a lost login. Default: it has none. */
   readonly store?: number | null;
+  /** Where it has a store: the spawner of the boot before noted there that its agent was lost. */
+  readonly lost?: LostRecord | null;
   readonly slots?: (slots: Map<SlotName, Uint8Array>) => void;
   readonly fault?: (command: BusCommand) => BusFault;
   readonly config?: (text: string) => string;
@@ -141,6 +143,7 @@ async function start(
     config = (text) => text,
     policy = () => undefined,
     store = null,
+    lost = null,
     credentials = [],
     realCallers = false,
   }: AgentOptions,
@@ -151,8 +154,10 @@ async function start(
   const at = (name: string) => join(directory, name);
   const ports = await Promise.all(["control", "report"].map((name) => openPort(portPair, at(name))));
   if (store !== null) {
-    const kept = Store.open(openStoreFile(at("store"), { create: true })).store;
+    const medium = openStoreFile(at("store"), { create: true });
+    const kept = Store.open(medium).store;
     kept.write({ ...kept.content, recoveries: store });
+    if (lost !== null) medium.write(LOST_RECORD_OFFSET, encodeLostRecord(lost));
   }
   const provisioned = await provisionAt(bench, directory, { policy, store, credentials });
   const contents = new Map(provisioned.slots);
@@ -174,7 +179,7 @@ async function start(
     ...["unshare", ...(realCallers ? [] : ["--user", "--map-root-user"]), "--mount"],
     ...[join(NATIVE_DIRECTORY, "spawner"), "--service", "--single-uid", "--relay", join(NATIVE_DIRECTORY, "relay")],
     ...["--run-dir", at("shims"), "--cabinet", at("cabinet"), "--workloads", at("workloads")],
-    ...["--tpm", `unix:${bench.bus.path("other")}`],
+    ...["--tpm", `unix:${bench.bus.path("other")}`, ...(store === null ? [] : ["--store", at("store")])],
     ...["--", process.execPath, join(root, "agent/main.ts"), "agent", "--config", at("agent.json")],
   ];
   const child = spawn(file, args, { stdio: ["ignore", "ignore", "pipe"] });

@@ -13,7 +13,7 @@ import { reason } from "../../../attest/index.ts";
 import { commitServed, encodeSlot, memoryMedium, Store } from "../../../seal/index.ts";
 
 const loss = (changes: Partial<Loss> = {}): Loss => ({
-  ...{ onLoginLost: "reboot", violated: false, recoveries: 0 },
+  ...{ onLoginLost: "reboot", violated: false, recoveries: 0, lost: "login" },
   ...changes,
 });
 
@@ -21,6 +21,7 @@ const losses = fc.record({
   onLoginLost: fc.constantFrom("reboot" as const, "stop" as const),
   violated: fc.boolean(),
   recoveries: fc.option(fc.nat(300)),
+  lost: fc.constantFrom("login" as const, "agent" as const),
 });
 
 describe("a lost login", () => {
@@ -98,6 +99,9 @@ describe("the count of reboots", () => {
     forgetRecoveries(store);
     expect(recoveriesOf(Store.open(medium).store)).toBe(0);
     const { ekName, entries } = store.content;
+    store.write({ ...store.content, recoveries: 255 });
+    countRecovery(store);
+    expect(recoveriesOf(store)).toBe(255);
     const earlier = entries.map((kept) => ({ ...kept, generation: 1 }));
     expect(encodeSlot(9n, { ekName, entries: earlier, recoveries: 0 })).toEqual(before);
   });

@@ -67,7 +67,7 @@ export function buildPrograms(): Programs {
 }
 
 /** The spawner's way out as PID 1, in a program of its own. */
-export function buildLastWords({ directory }: Programs): string {
+export function buildLastWords(directory: string): string {
   const others = sourcesOf("agent/spawner").filter((path) => !path.endsWith("/main.c"));
   return build(join(directory, "last-words"), [join(import.meta.dirname, "last-words.c"), ...others], ["-static"]);
 }
@@ -123,6 +123,8 @@ export interface HostOptions {
   readonly tpm?: string;
   /** The state volume's disk: a file. */
   readonly state?: string;
+  /** The agent's store: a file. */
+  readonly store?: string;
   /** Stand in for the relay's program, /sys and /dev. */
   readonly relay?: string;
   readonly sysfs?: string;
@@ -178,6 +180,7 @@ function spawnSpawner(programs: Programs, directory: string, options: HostOption
     ...["--cabinet", join(directory, "cabinet"), "--workloads", join(directory, "workloads")],
     ...["--tpm", options.tpm ?? join(directory, "no-tpm")],
     ...(options.state === undefined ? [] : ["--state", options.state]),
+    ...(options.store === undefined ? [] : ["--store", options.store]),
     ...["--relay", options.relay ?? programs.relay],
     ...(options.sysfs === undefined ? [] : ["--sysfs", options.sysfs]),
     ...(options.devices === undefined ? [] : ["--devices", options.devices]),

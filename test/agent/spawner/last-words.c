@@ -1,5 +1,5 @@
-// PID 1's way out, as the first process of a PID namespace: there a reboot ends the namespace and nothing else. Arguments: the TPM, and
-// `stuck` for a disk that does not answer.
+// PID 1's way out, as the first process of a PID namespace: there a reboot ends the namespace and nothing else. Arguments: the TPM, the
+// store, and `stuck` for a disk that does not answer.
 #include <stdbool.h>
 #include <unistd.h>
 
@@ -17,8 +17,8 @@ static void sync_or_not(void) {
 #undef sync
 
 int main(int argc, char **argv) {
-    if (getpid() != 1 || argc < 2) return 1;
-    stuck = argc > 2;
+    if (getpid() != 1 || argc < 3) return 1;
+    stuck = argc > 3;
     pid_t bystander = fork();
     if (bystander == 0) pause();
     pid_t witness = fork();
@@ -30,6 +30,7 @@ int main(int argc, char **argv) {
     static struct spawner spawner;
     spawner.settings = image_settings();
     spawner.settings.tpm = argv[1];
+    spawner.settings.store = argv[2];
     open_signals();
-    cap_and_reboot(&spawner, EXIT_ASKED, "the test");
+    cap_and_reboot(&spawner, EXIT_AGENT_LOST, "the test");
 }

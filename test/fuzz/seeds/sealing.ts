@@ -13,6 +13,7 @@ import {
   toHex,
   utf8,
 } from "../../../policy/index.ts";
+import { encodeLostRecord } from "../../../seal/lost-record.ts";
 import { encodeOrder } from "../../../seal/order.ts";
 import { encodeEscrow } from "../../../seal/ownership.ts";
 import { encodeSealedPackage } from "../../../seal/package.ts";
@@ -36,6 +37,10 @@ function storedSeeds(): Record<string, Seeds> {
     "store-slot": {
       empty: encodeSlot(1n, EMPTY_STORE),
       one: encodeSlot(7n, { ekName, entries: [entry] }),
+    },
+    "lost-record": {
+      lost: encodeLostRecord({ cause: "lost", reason: "the agent ended (wait status 0x9)" }),
+      breach: encodeLostRecord({ cause: "breach", reason: "the agent broke the protocol" }),
     },
     "login-record": { accepted: encodeLoginRecord(login) },
     "tpm-anchor": {
