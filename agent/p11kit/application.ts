@@ -1,6 +1,8 @@
+import type { Hash } from "node:crypto";
 import { CKR } from "../broker/ckr.ts";
 import type { ScopeState, StartedOperation } from "../broker/operation.ts";
 import type { SignOperation } from "../broker/signing.ts";
+import type { Verification } from "../broker/verifying.ts";
 import type { Peer } from "../identity.ts";
 import { type ArgumentReader, NO_VALUES } from "./codec.ts";
 import type { VirtualObject } from "./objects.ts";
@@ -15,6 +17,20 @@ export interface Session {
   find: readonly bigint[] | null;
   sign: SignOperation | null;
   decrypt: StartedOperation | null;
+  verify: Verification | null;
+  digest: Digest | null;
+}
+
+/** The operations that a session can have in work, one of each at a time. */
+export type SessionOperationName = "sign" | "decrypt" | "verify" | "digest";
+
+/** A C_DigestInit: the state of one hash function, in the agent. */
+export interface Digest {
+  readonly hash: Hash;
+  /** Bytes of the digest. */
+  readonly size: number;
+  /** C_DigestUpdate was called. */
+  multiPart: boolean;
 }
 
 /** One connection as one PKCS #11 application. Handles count up from 1, so that the same calls get the same handles everywhere. */
@@ -38,7 +54,7 @@ export type Answer =
 type Failure = Extract<Answer, { kind: "error" }>;
 
 /** A session with an operation that was begun, or why there is none. */
-export type SessionOperation<K extends "sign" | "decrypt"> =
+export type SessionOperation<K extends SessionOperationName> =
   | { readonly kind: "active"; readonly session: Session; readonly operation: NonNullable<Session[K]> }
   | Failure;
 
@@ -59,7 +75,7 @@ export function failure(name: keyof typeof CKR): Failure {
   return { kind: "error", rv: CKR[name] };
 }
 
-export function activeOf<K extends "sign" | "decrypt">(
+export function activeOf<K extends SessionOperationName>(
   application: Application,
   handle: bigint,
   kind: K,

@@ -9,7 +9,7 @@ import {
   readFlag,
 } from "./attributes.ts";
 import { MAX_BODY } from "./frame.ts";
-import { type MechanismAndKey, readMechanismAndKey } from "./mechanism-codec.ts";
+import { type Mechanism, type MechanismAndKey, readMechanism, readMechanismAndKey } from "./mechanism-codec.ts";
 
 const NULL_LENGTH = 0xffff_ffff;
 
@@ -67,6 +67,11 @@ export class ArgumentReader {
   /** `Mu`, the last two arguments */
   mechanismAndKey(): MechanismAndKey {
     return readMechanismAndKey(this.#reader, this.#version);
+  }
+
+  /** `M`, the last argument */
+  mechanism(): Mechanism {
+    return readMechanism(this.#reader, this.#version);
   }
 
   end(): void {

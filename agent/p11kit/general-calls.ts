@@ -1,15 +1,6 @@
 import { randomBytes } from "node:crypto";
-import { concatBytes, equalBytes, mechanismRow, sha256Hex, tokenOf, utf8 } from "../../policy/index.ts";
-import {
-  type Application,
-  type CallHandler,
-  failure,
-  MAX_SESSIONS,
-  OK,
-  resetApplication,
-  SLOT,
-  values,
-} from "./application.ts";
+import { concatBytes, equalBytes, sha256Hex, tokenOf, utf8 } from "../../policy/index.ts";
+import { type CallHandler, failure, MAX_SESSIONS, OK, resetApplication, SLOT, values } from "./application.ts";
 import { encodeByteArray, encodeFixedText, encodeUlongArray, encodeUlongs, encodeVersion } from "./codec.ts";
 
 const HANDSHAKE = utf8("PRIVATE-GNOME-KEYRING-PKCS11-PROTOCOL-V-1");
@@ -22,13 +13,7 @@ const CKF_RNG = 0x1n;
 const CKF_WRITE_PROTECTED = 0x2n;
 const CKF_USER_PIN_INITIALIZED = 0x8n;
 const CKF_TOKEN_INITIALIZED = 0x400n;
-const CKF_DECRYPT = 0x200n;
-const CKF_SIGN = 0x800n;
-/** CKF_EC_F_P, CKF_EC_NAMEDCURVE (CKF_EC_OID), CKF_EC_UNCOMPRESS. */
-const CKF_EC = 0x0190_0000n;
-
-/** Mechanisms that a client of version 0 cannot send; it would take them out of the list itself, but not out of the number. */
-const NOT_FOR_VERSION_0: ReadonlySet<string> = new Set(["CKM_ECDSA_SHA256", "CKM_SHA256_RSA_PKCS_PSS"]);
+const CKF_DONT_BLOCK = 0x1n;
 
 export const initialize: CallHandler = (application, args) => {
   const handshake = args.byteArray("handshake");
@@ -106,26 +91,6 @@ export const getTokenInfo: CallHandler = (application, args) => {
   );
 };
 
-export const getMechanismList: CallHandler = (application, args) => {
-  const slot = args.ulong("slot");
-  const room = args.room("mechanisms");
-  args.end();
-  if (slot !== SLOT) return failure("SLOT_ID_INVALID");
-  return values(encodeUlongArray(listedMechanisms(application), room));
-};
-
-export const getMechanismInfo: CallHandler = ({ state }, args) => {
-  const slot = args.ulong("slot");
-  const mechanism = args.ulong("mechanism");
-  args.end();
-  if (slot !== SLOT) return failure("SLOT_ID_INVALID");
-  const row = state.scope.mechanisms.map(({ type }) => mechanismRow(type)).find(({ value }) => value === mechanism);
-  if (row === undefined) return failure("MECHANISM_INVALID");
-  const bits = BigInt(state.key.bits);
-  const flag = state.policy.keys[state.scope.key]?.does === "decrypt" ? CKF_DECRYPT : CKF_SIGN;
-  return values(encodeUlongs(bits, bits, row.keyType === "ec" ? flag | CKF_EC : flag));
-};
-
 export const generateRandom: CallHandler = (application, args) => {
   const session = args.ulong("session");
   const length = args.room("random");
@@ -135,8 +100,17 @@ export const generateRandom: CallHandler = (application, args) => {
   return values(encodeByteArray(randomBytes(length), length));
 };
 
-function listedMechanisms({ state, version }: Application): bigint[] {
-  return state.scope.mechanisms
-    .filter(({ type }) => version > 0 || !NOT_FOR_VERSION_0.has(type))
-    .map(({ type }) => mechanismRow(type).value);
-}
+/** The agent's generator takes no seed from a caller. */
+export const seedRandom: CallHandler = (application, args) => {
+  const session = args.ulong("session");
+  args.byteArray("seed");
+  args.end();
+  return failure(application.sessions.has(session) ? "RANDOM_SEED_NOT_SUPPORTED" : "SESSION_HANDLE_INVALID");
+};
+
+/** Nothing ever happens to the one slot. A wait without CKF_DONT_BLOCK would hold up every other call of the connection: refused. */
+export const waitForSlotEvent: CallHandler = (_application, args) => {
+  const flags = args.ulong("flags");
+  args.end();
+  return failure((flags & CKF_DONT_BLOCK) === 0n ? "FUNCTION_NOT_SUPPORTED" : "NO_EVENT");
+};

@@ -38,7 +38,7 @@ const SECRET: ReadonlySet<number> = new Set([
 export function scopeObjects(key: BrokerKey, does: Operation): readonly VirtualObject[] {
   return [
     { handle: 1n, kind: "private", attributes: new Map([...commonAttributes(key), ...privateAttributes(does)]) },
-    { handle: 2n, kind: "public", attributes: new Map([...commonAttributes(key), ...publicAttributes(key)]) },
+    { handle: 2n, kind: "public", attributes: new Map([...commonAttributes(key), ...publicAttributes(key, does)]) },
   ];
 }
 
@@ -117,13 +117,12 @@ function privateAttributes(does: Operation): [number, AttributeValue][] {
   ];
 }
 
-function publicAttributes(key: BrokerKey): [number, AttributeValue][] {
+function publicAttributes(key: BrokerKey, does: Operation): [number, AttributeValue][] {
   return [
     [CKA.CLASS, ulong(CKO_PUBLIC_KEY)],
     [CKA.PRIVATE, flag(false)],
     [CKA.ENCRYPT, flag(false)],
-    // The agent serves no C_Verify: whoever has the public key verifies without a token.
-    [CKA.VERIFY, flag(false)],
+    [CKA.VERIFY, flag(does === "sign")],
     [CKA.VERIFY_RECOVER, flag(false)],
     [CKA.WRAP, flag(false)],
     ...(key.keyType === "rsa"

@@ -55,7 +55,8 @@ afterEach(() => broker.close());
 const SERVED =
   `Initialize Finalize GetInfo GetSlotList GetSlotInfo GetTokenInfo GetMechanismList GetMechanismInfo GenerateRandom OpenSession
 CloseSession CloseAllSessions GetSessionInfo Login Logout FindObjectsInit FindObjects FindObjectsFinal GetAttributeValue SignInit Sign SignUpdate
-SignFinal DecryptInit Decrypt DecryptUpdate DecryptFinal`
+SignFinal DecryptInit Decrypt DecryptUpdate DecryptFinal VerifyInit Verify VerifyUpdate VerifyFinal DigestInit Digest DigestUpdate DigestKey
+DigestFinal SeedRandom WaitForSlotEvent LoginUser SessionCancel`
     .split(/\s+/)
     .map((name) => `C_${name}`);
 
@@ -135,7 +136,9 @@ describe("calls that could make, move or change a key", () => {
     ],
   ])("I7: %s ends at the door, and the key is as it was", async (_what, calls) => {
     const client = await openSession(broker, "vault");
-    for (const [name, values] of calls) expect(await client.call(name, values)).toMatchObject({ rv: 0x54n });
+    const ends: Record<string, bigint> = { C_SeedRandom: 0x120n, C_DigestKey: 0x91n };
+    for (const [name, values] of calls)
+      expect(await client.call(name, values)).toMatchObject({ rv: ends[name] ?? 0x54n });
     expect(await attributes(client)).toEqual({ sensitive: 1, extractable: 0, sign: 0, decrypt: 1, unwrap: 0 });
     expect([broker.requests, broker.decryptions]).toEqual([[], []]);
     expect(await decryptOnce(client, oaep(0), sealed())).toEqual(SECRET);

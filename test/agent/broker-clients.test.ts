@@ -237,7 +237,9 @@ describe("pkcs11js through p11-kit-client.so", () => {
       const codes = await withClient(scope, (client) => client.call<Record<string, number>>("attack", { label }));
       const { value, privateExponent, ...calls } = codes;
       expect({ value, privateExponent }).toEqual({ value: 0x11, privateExponent: 0x11 });
-      expect([Object.keys(calls).length, ...new Set(Object.values(calls))]).toEqual([15, 0x54]);
+      const { C_VerifyInit, C_SeedRandom, ...unknown } = calls;
+      expect({ C_VerifyInit, C_SeedRandom }).toEqual({ C_VerifyInit: 0x68, C_SeedRandom: 0x120 });
+      expect([Object.keys(unknown).length, ...new Set(Object.values(unknown))]).toEqual([12, 0x54]);
     }
   });
 
