@@ -12,6 +12,10 @@ const MAX_REASON = 512;
 
 const hex64 = z.string().regex(/^[0-9a-f]{64}$/);
 const short = z.string().max(MAX_REASON);
+const STEPS = [
+  ...(["session", "caller", "frozen", "valid", "key", "operation", "mechanism", "parameters"] as const),
+  ...(["approvals", "rate", "budget", "busy"] as const),
+] as const;
 const recordSchema = z.strictObject({
   seq: z.int().min(1),
   time: z.iso.datetime({ precision: 3 }),
@@ -19,10 +23,10 @@ const recordSchema = z.strictObject({
   scope: short,
   key: short.nullable(),
   mechanism: short.nullable(),
-  operation: z.enum(["connect", "sign", "decrypt", "shim"]),
+  operation: z.enum(["connect", "session", "sign", "decrypt", "unwrap", "shim"]),
   inputDigest: z.templateLiteral(["sha256:", hex64]).nullable(),
   decision: z.enum(["allow", "deny"]),
-  step: z.enum(["caller", "key", "operation", "mechanism", "parameters", "rate", "budget", "busy"]).nullable(),
+  step: z.enum(STEPS).nullable(),
   reason: short,
   prev: hex64,
   hash: hex64,

@@ -8,6 +8,8 @@ export interface Peer {
   readonly gid: number;
   /** Digest of the executable file's content. */
   readonly exe: `sha256:${string}`;
+  /** Last component of its cgroup; null where it has none. */
+  readonly unit: string | null;
 }
 
 /** Identifies the process at the other end of a connected Unix socket. Rejects when it cannot; such a peer is nobody's caller. */
@@ -38,7 +40,7 @@ export function createPeerIdentity(sources: PeerSources): PeerIdentity {
       if (executable.pid !== pid) {
         throw new AgentError("ERR_SPAWNER", "peer executable: pid", { expected: `${pid}`, got: `${executable.pid}` });
       }
-      return { pid, uid, gid, exe: `sha256:${toHex(executable.sha256)}` };
+      return { pid, uid, gid, exe: `sha256:${toHex(executable.sha256)}`, unit: null };
     } finally {
       sources.closeFd(pidfd);
     }

@@ -1,4 +1,6 @@
+import { countingApprovers } from "./approvers.ts";
 import { fromHex, toHex } from "./bytes.ts";
+import { sha256Hex } from "./hash.ts";
 import {
   DIGESTS,
   type DigestName,
@@ -10,14 +12,16 @@ import {
   riskOf,
 } from "./mechanisms.ts";
 import { findScope, type MechanismRule, type Policy, type Scope } from "./policy.ts";
+import { scopeUse } from "./scope-keys.ts";
 
 /** CK_RSA_PKCS_OAEP_SOURCE_TYPE: the label is given. */
 const CKZ_DATA_SPECIFIED = 1n;
 
-/** The peer as the kernel and the spawner described it at connect. `exe` is `sha256:<hex>`. */
+/** The peer as the kernel and the spawner described it. `exe` is `sha256:<hex>`, `unit` the last component of its cgroup. */
 export interface CallerIdentity {
   readonly uid: number;
   readonly exe: string;
+  readonly unit: string | null;
 }
 
 /** A mechanism's parameters as they came from the caller. Numbers are CK_MECHANISM_TYPE and CK_RSA_PKCS_MGF_TYPE values, `saltLength` bytes. */
@@ -43,7 +47,9 @@ export type OperationInput =
   | { readonly kind: "pending" }
   | { readonly kind: "data"; readonly bytes: Uint8Array }
   /** A ciphertext, or what raw RSA signs. `modulus` is the key's, big-endian without leading zeros. */
-  | { readonly kind: "block"; readonly bytes: Uint8Array; readonly modulus: Uint8Array };
+  | { readonly kind: "block"; readonly bytes: Uint8Array; readonly modulus: Uint8Array }
+  /** A ciphertext that is a key, and the rule of the scope's `unwraps` by which it is to come in. */
+  | { readonly kind: "wrapped"; readonly bytes: Uint8Array; readonly modulus: Uint8Array; readonly rule: string };
 
 export interface DecisionRequest {
   readonly scope: string;
@@ -56,39 +62,90 @@ export interface DecisionRequest {
   readonly mechanism: string;
   readonly parameters: MechanismParameters;
   readonly input: OperationInput;
+  /** Milliseconds since 1970. */
+  readonly now: number;
+  /** The scope is frozen, by itself or with everything. */
+  readonly frozen: boolean;
+  /** Names of the approvers who have approved this, or its scope's window. Not looked at when the scope needs no approvals. */
+  readonly approvedBy: readonly string[];
   /** Tokens in the scope's bucket now; not looked at when the scope has no rate. */
   readonly tokens: number;
-  /** Failures that the key's budget still holds now. Looked at for decryption, and absent is none. */
-  readonly failures?: number;
+  /** The same of the key's own bucket. */
+  readonly keyTokens: number;
+  /** Operations that the scope's budget still holds; not looked at when it has none. */
+  readonly operationsLeft: number;
+  /** Failures that the key's budget still holds; looked at for decryption. */
+  readonly failures: number;
 }
 
-export type DecisionStep = "caller" | "key" | "operation" | "mechanism" | "parameters" | "rate" | "budget";
+export type DecisionStep =
+  | "caller"
+  | "frozen"
+  | "valid"
+  | "key"
+  | "operation"
+  | "mechanism"
+  | "parameters"
+  | "approvals"
+  | "rate"
+  | "budget";
 export type Denial = { readonly allow: false; readonly step: DecisionStep; readonly reason: string };
 export type Decision = { readonly allow: true; readonly rule: string } | Denial;
 
 /**
  * The decision about one operation. Pure: no clock, no state. The steps and their order are those of POLICY.md.
- * Does not establish that the peer is still the process that was identified.
+ * Does not establish that the peer is still the process that was identified, nor that the approvals are real.
  */
 export function decide(policy: Policy, request: DecisionRequest): Decision {
   const stranger = decideCaller(policy, request.scope, request.caller);
   if (stranger !== null) return stranger;
   const scope = findScope(policy, request.scope);
-  if (scope === null || request.key !== scope.key)
-    return deny("key", `${request.key ?? "object"} is not visible in this scope`);
-  const key = policy.keys[scope.key];
-  if (key?.does !== request.operation)
-    return deny("operation", `key ${scope.key} does ${key?.does}, not ${request.operation}`);
-  const rule = scope.mechanisms.find((candidate) => candidate.type === request.mechanism);
-  if (rule === undefined || !isPossible(rule, request.operation)) {
-    return deny("mechanism", `${request.mechanism} is not allowed`);
-  }
-  const misfit = parameterMisfit(rule, request.parameters) ?? inputMisfit(rule, request);
-  if (misfit !== null) return deny("parameters", misfit);
-  if (isExhausted(scope, request.tokens)) return deny("rate", `more than ${scope.rate?.perMinute} per minute`);
-  if (request.operation === "decrypt" && !((request.failures ?? 0) >= 1))
-    return deny("budget", `too many failed decryptions with key ${scope.key}`);
-  return { allow: true, rule: `${scope.name}/${rule.type}` };
+  if (scope === null || request.frozen) return deny("frozen", `scope ${request.scope} is frozen`);
+  const found = outsideValidity(scope, request.now) ?? decideRule(policy, scope, request);
+  if ("allow" in found) return found;
+  return decideUse(policy, scope, request) ?? { allow: true, rule: `${scope.name}/${found.type}` };
+}
+
+/** The steps that ask what is to be done: the rule that allows it, or why none does. */
+function decideRule(policy: Policy, scope: Scope, request: DecisionRequest): MechanismRule | Denial {
+  const { key, operation, mechanism } = request;
+  const does = key === null || !scope.keys.includes(key) ? null : scopeUse(policy, scope, key);
+  if (does === null) return deny("key", `${key ?? "object"} is not visible in this scope`);
+  if (does !== operation) return deny("operation", `key ${key} does ${does}, not ${operation}`);
+  const rule = scope.mechanisms.find((candidate) => candidate.type === mechanism);
+  if (rule === undefined || !isPossible(rule, operation)) return deny("mechanism", `${mechanism} is not allowed`);
+  const misfit = parameterMisfit(rule, request.parameters) ?? inputMisfit(scope, rule, request);
+  return misfit === null ? rule : deny("parameters", misfit);
+}
+
+/** The steps that ask how often, and with whose word. */
+function decideUse(policy: Policy, scope: Scope, request: DecisionRequest): Denial | null {
+  const { key, operation, tokens, keyTokens, operationsLeft, failures } = request;
+  const approvals = missingApprovals(policy, scope, request);
+  if (approvals !== null) return deny("approvals", approvals);
+  if (scope.rate !== undefined && !(tokens >= 1)) return deny("rate", `more than ${scope.rate.perMinute} per minute`);
+  const keyRate = scope.from === undefined ? policy.keys[key ?? ""]?.rate : undefined;
+  if (keyRate !== undefined && !(keyTokens >= 1))
+    return deny("rate", `key ${key}: more than ${keyRate.perMinute} per minute`);
+  if (scope.budget !== undefined && !(operationsLeft >= 1))
+    return deny("budget", `all ${scope.budget.operations} operations of this boot are used`);
+  if (operation === "decrypt" && !(failures >= 1)) return deny("budget", `too many failed decryptions with key ${key}`);
+  return null;
+}
+
+function outsideValidity({ valid, name }: Scope, now: number): Denial | null {
+  if (valid === undefined) return null;
+  // Not a number is neither before nor after.
+  if (now >= Date.parse(valid.from) && now < Date.parse(valid.until)) return null;
+  return deny("valid", `scope ${name} is valid from ${valid.from} until ${valid.until}`);
+}
+
+/** A request without data is not yet one that somebody could approve; a window can be. */
+function missingApprovals(policy: Policy, scope: Scope, { input, approvedBy }: DecisionRequest): string | null {
+  const { approvals } = scope;
+  if (approvals === undefined || (approvals.for === "operation" && input.kind === "pending")) return null;
+  const given = countingApprovers(policy, scope).filter((name) => approvedBy.includes(name)).length;
+  return given >= approvals.required ? null : `${given} of ${approvals.required} approvals`;
 }
 
 /** The first step alone, for calls that are no operation. Null when the caller is the scope's caller. */
@@ -96,9 +153,11 @@ export function decideCaller(policy: Policy, scopeName: string, caller: CallerId
   const scope = findScope(policy, scopeName);
   if (scope === null) return deny("caller", `no scope ${scopeName}`);
   if (caller === null) return deny("caller", "the peer could not be identified");
-  const known = policy.callers[scope.caller];
+  const known = Object.hasOwn(policy.callers, scope.caller) ? policy.callers[scope.caller] : undefined;
   if (known === undefined || known.uid !== caller.uid)
     return deny("caller", `uid ${caller.uid} is not ${scope.caller}`);
+  if (known.unit !== null && known.unit !== caller.unit)
+    return deny("caller", `unit ${caller.unit ?? "none"} is not that of ${scope.caller}`);
   if (!known.exe.some((exe) => exe === caller.exe))
     return deny("caller", `executable ${caller.exe} is not listed for ${scope.caller}`);
   return null;
@@ -175,8 +234,9 @@ function pssMisfit(digest: DigestName, parameters: MechanismParameters): string 
   return null;
 }
 
-function inputMisfit(rule: MechanismRule, { operation, input }: DecisionRequest): string | null {
+function inputMisfit(scope: Scope, rule: MechanismRule, { operation, input }: DecisionRequest): string | null {
   if (input.kind === "pending") return null;
+  if (operation === "unwrap") return unwrapMisfit(scope, input);
   if (operation !== "sign" || rule.type === "CKM_RSA_X_509") return blockMisfit(input);
   if (input.kind !== "data") return "data: expected a digest";
   const digest = ruleDigest(rule);
@@ -190,6 +250,15 @@ function inputMisfit(rule: MechanismRule, { operation, input }: DecisionRequest)
     input.bytes.length === digestInfoPrefix.length + size &&
     digestInfoPrefix.every((byte, index) => input.bytes[index] === byte);
   return fits ? null : `data: expected a DigestInfo of ${digest}`;
+}
+
+function unwrapMisfit({ unwraps = [] }: Scope, input: OperationInput): string | null {
+  if (input.kind !== "wrapped") return "data: expected a wrapped key";
+  const rule = unwraps.find(({ key }) => key === input.rule);
+  if (rule === undefined) return `no key ${input.rule} is let in`;
+  const got = `sha256:${sha256Hex(input.bytes)}`;
+  if (rule.blob !== null && rule.blob !== got) return `blob of ${rule.key}: expected ${rule.blob}, got ${got}`;
+  return blockMisfit({ ...input, kind: "block" });
 }
 
 /** RFC 8017, 7.1.2 step 1 and 5.1.2 step 1. Both are seen without the private key, so the answer tells nothing. */
@@ -206,10 +275,6 @@ function blockMisfit(input: OperationInput): string | null {
 /** RSASSA-PKCS1-v1_5 gets the DigestInfo, also when the agent made it (CKM_SHA256_RSA_PKCS). */
 function takesDigestInfo(row: MechanismRow): boolean {
   return row.type === "CKM_RSA_PKCS" || row.type === "CKM_SHA256_RSA_PKCS";
-}
-
-function isExhausted(scope: Scope, tokens: number): boolean {
-  return scope.rate !== undefined && !(tokens >= 1);
 }
 
 function deny(step: DecisionStep, reason: string): Denial {

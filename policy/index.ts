@@ -1,5 +1,6 @@
 // The whole surface of `policy`: other folders import from here only.
 export * from "./anchors.ts";
+export { approverFindings, countingApprovers } from "./approvers.ts";
 export * from "./bundle.ts";
 export * from "./bytes.ts";
 export * from "./cabinet.ts";
@@ -7,6 +8,7 @@ export * from "./canonical-json.ts";
 export * from "./cbor.ts";
 export * from "./decide.ts";
 export * from "./delegation.ts";
+export { milliseconds } from "./duration.ts";
 export * from "./endpoint.ts";
 export * from "./envelope.ts";
 export * from "./epoch.ts";
@@ -25,7 +27,10 @@ export * from "./rate.ts";
 export * from "./release.ts";
 export * from "./runtime/features.ts";
 export { syscallName } from "./runtime/syscalls.ts";
+export { MAX_CONNECTIONS, MAX_IN_FLIGHT } from "./scope.ts";
+export * from "./scope-keys.ts";
 export { acceptedRisks, type FailureLimits, failuresOf } from "./scope-rules.ts";
 export * from "./sealing-policy.ts";
 export * from "./tpm-policy.ts";
+export { arrivalRule, type UnwrapRule } from "./unwrap-rules.ts";
 export * from "./verify-signature.ts";

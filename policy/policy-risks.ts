@@ -17,8 +17,8 @@ export function policyRisks(policy: Policy): readonly string[] {
 }
 
 /** What a scope accepts: of its mechanisms and of its key. */
-export function acceptedBy(policy: Policy, { key, mechanisms }: Policy["scopes"][number]): readonly string[] {
-  const ofKey = policy.keys[key]?.accepts ?? [];
+export function acceptedBy(policy: Policy, { keys, from, mechanisms }: Policy["scopes"][number]): readonly string[] {
+  const ofKey = from === undefined ? keys.flatMap((key) => policy.keys[key]?.accepts ?? []) : [];
   return [...new Set([...mechanisms.flatMap(({ accepts = [] }) => accepts), ...ofKey])].sort();
 }
 
@@ -27,14 +27,16 @@ function scopeRisks(scope: Policy["scopes"][number]): readonly string[] {
   return scope.mechanisms.flatMap(({ type, accepts = [] }) =>
     accepts.map((risk) => {
       const limit = risk === "padding-oracle" ? `; ${burst} failures at once, then ${perHour} an hour` : "";
-      return `scope ${scope.name}: ${risk}, by ${type} with ${scope.key}: ${meanings[risk]}${limit}`;
+      return `scope ${scope.name}: ${risk}, by ${type} with ${scope.keys.join(", ")}: ${meanings[risk]}${limit}`;
     }),
   );
 }
 
 function keyRisks({ keys, scopes }: Policy): readonly string[] {
   return Object.entries(keys).flatMap(([key, { accepts }]) => {
-    const users = scopes.filter((scope) => scope.key === key).map(({ name }) => name);
+    const users = scopes
+      .filter((scope) => scope.from === undefined && scope.keys.includes(key))
+      .map(({ name }) => name);
     const where = users.length === 0 ? "in no scope" : `in ${users.join(", ")}`;
     return accepts.map((risk) => `key ${key}, ${where}: ${risk}: ${meanings[risk]}`);
   });

@@ -1,7 +1,9 @@
 import { z } from "zod";
+import { approverFindings, approvers } from "./approvers.ts";
+import { fromBase64 } from "./bytes.ts";
 import { PolicyError } from "./errors.ts";
+import { sha256Hex } from "./hash.ts";
 import { parseJson } from "./json.ts";
-import { mechanismRow } from "./mechanisms.ts";
 import { credential, type DeepReadonly, doubles, name, printable, sha256Tag } from "./policy-fields.ts";
 import {
   credentialFiles,
@@ -13,7 +15,8 @@ import {
   reachFields,
 } from "./policy-modules.ts";
 import { SANDBOX_FEATURES, type SandboxFeature } from "./runtime/features.ts";
-import { failureFindings, failureLimits, mechanismRule, ruleFindings } from "./scope-rules.ts";
+import { rate, scopeSchema } from "./scope.ts";
+import { scopeFindings } from "./scope-rules.ts";
 
 export const POLICY_MAX_BYTES = 1 << 20;
 const POLICY_MAX_DEPTH = 16;
@@ -24,19 +27,10 @@ const MAX_TOKENS = 4;
 const MAX_KEYS = 256;
 
 const sandboxFeature = z.enum(SANDBOX_FEATURES.map(({ name }) => name) as [SandboxFeature, ...SandboxFeature[]]);
-const scope = z.strictObject({
-  name,
-  caller: name,
-  key: name,
-  mechanisms: z.array(mechanismRule).min(1).max(16),
-  rate: z.strictObject({ perMinute: z.int().min(1).max(600_000), burst: z.int().min(1).max(60_000) }).optional(),
-  failures: failureLimits.optional(),
-  audit: z.enum(["written", "durable"]),
-});
 const tokenFields = { label: printable(32).min(1), serial: printable(16).min(1) };
 const pinnedToken = z.strictObject({ ...tokenFields, pin: credential });
 const commonFields = {
-  version: z.literal(2),
+  version: z.literal(3),
   serial: z.int().min(1),
   owner: z.string().min(1).max(128),
   reviewBy: z.iso.date(),
@@ -55,14 +49,20 @@ const commonFields = {
           .array(z.enum(["unknown-history"]))
           .max(1)
           .default([]),
+        rate: rate.optional(),
       }),
     )
     .refine((keys) => Object.keys(keys).length <= MAX_KEYS, `expected at most ${MAX_KEYS} keys`),
   callers: z.record(
     name,
-    z.strictObject({ uid: z.int().min(1).max(0xfffffffe), exe: z.array(sha256Tag).min(1).max(16) }),
+    z.strictObject({
+      uid: z.int().min(1).max(0xfffffffe),
+      exe: z.array(sha256Tag).min(1).max(16),
+      unit: printable(256).min(1).nullable(),
+    }),
   ),
-  scopes: z.array(scope).min(1).max(64),
+  approvers,
+  scopes: z.array(scopeSchema).min(1).max(64),
 };
 const documentSchema = z.strictObject({
   ...commonFields,
@@ -157,12 +157,6 @@ export function moduleOf(policy: Policy, tokenName: string): NamedModule {
   return { name, ...module };
 }
 
-/** The token that must hold this key; null for a key that the policy does not name. */
-export function tokenOf(policy: Policy, key: string): PolicyToken | null {
-  const name = Object.hasOwn(policy.keys, key) ? policy.keys[key]?.token : undefined;
-  return name === undefined ? null : (policy.tokens[name] ?? null);
-}
-
 /** Which of the three forms it is, by the fields that only one of them has. */
 function schemaFor(json: unknown): typeof documentSchema | typeof oneModule | typeof oneToken {
   const has = (field: string) => typeof json === "object" && json !== null && Object.hasOwn(json, field);
@@ -223,8 +217,9 @@ function brokenReferences(policy: Policy): string[] {
   return [
     ...doubles(policy.scopes.map((entry) => entry.name)).map((double) => `scopes: duplicate name ${double}`),
     ...spkiFindings(Object.values(policy.keys)),
-    ...policy.scopes.flatMap((entry) => scopeFindings(policy, entry)),
-    ...failureFindings(policy),
+    ...arrivalFindings(policy),
+    ...scopeFindings(policy),
+    ...approverFindings(policy),
     ...(policy.devices.every((device, index) => index === 0 || (policy.devices[index - 1] ?? "") <= device)
       ? []
       : ["devices: not sorted"]),
@@ -243,20 +238,17 @@ function spkiFindings(keys: readonly PolicyKey[]): string[] {
   ];
 }
 
-function scopeFindings(policy: Policy, entry: Scope): string[] {
-  const findings: string[] = [];
-  const label = `scope ${entry.name}`;
-  if (!Object.hasOwn(policy.callers, entry.caller)) findings.push(`${label}: unknown caller ${entry.caller}`);
-  const key = Object.hasOwn(policy.keys, entry.key) ? policy.keys[entry.key] : undefined;
-  if (key === undefined) findings.push(`${label}: unknown key ${entry.key}`);
-  const types = entry.mechanisms.map((rule) => rule.type);
-  for (const double of doubles(types)) findings.push(`${label}: duplicate mechanism ${double}`);
-  if (new Set(types.map((type) => mechanismRow(type).keyType)).size > 1)
-    findings.push(`${label}: mechanisms of two key types`);
-  // The launch would succeed, and the agent end at the scope's socket.
-  if (key?.does === "unwrap") findings.push(`${label}: key ${entry.key} does unwrap, which no scope serves yet`);
-  if (key !== undefined) findings.push(...entry.mechanisms.flatMap((rule) => ruleFindings(entry, key, rule)));
-  return findings;
+/** A key that arrives by unwrap does what the same key does elsewhere. */
+function arrivalFindings({ keys, scopes }: Policy): string[] {
+  const uses = new Map(Object.values(keys).map(({ spki, does }) => [spki as string, does as string]));
+  return scopes.flatMap(({ name, unwraps = [] }) =>
+    unwraps.flatMap((rule) => {
+      const spki = `sha256:${sha256Hex(fromBase64(rule.publicKey))}`;
+      const first = uses.get(spki) ?? rule.does;
+      uses.set(spki, first);
+      return first === rule.does ? [] : [`scope ${name}: unwraps ${rule.key}: the same key does ${first} elsewhere`];
+    }),
+  );
 }
 
 function invalid(findings: readonly string[]): PolicyError {

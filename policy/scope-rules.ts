@@ -1,6 +1,17 @@
 import { z } from "zod";
-import { type AcceptedRisk, MECHANISMS, type MechanismType, mechanismRow, riskOf, takesDigest } from "./mechanisms.ts";
-import type { MechanismRule, Policy, PolicyKey, Scope } from "./policy.ts";
+import {
+  type AcceptedRisk,
+  MECHANISMS,
+  type MechanismType,
+  mechanismRow,
+  type Operation,
+  riskOf,
+  takesDigest,
+} from "./mechanisms.ts";
+import type { MechanismRule, Policy, Scope } from "./policy.ts";
+import { doubles } from "./policy-fields.ts";
+import { scopeUse } from "./scope-keys.ts";
+import { unwrapFindings } from "./unwrap-rules.ts";
 
 /** What a key is good for in failed decryptions: `burst` at once, then `perHour`. */
 export interface FailureLimits {
@@ -33,57 +44,94 @@ export function failuresOf(scope: Scope): FailureLimits {
 
 /** The weaknesses that a key may show, over all its scopes: what the token's side has to allow it besides `does`. */
 export function acceptedRisks({ scopes }: Pick<Policy, "scopes">, key: string): readonly AcceptedRisk[] {
-  const rules = scopes.filter((scope) => scope.key === key).flatMap(({ mechanisms }) => mechanisms);
+  const using = scopes.filter((scope) => scope.from === undefined && scope.keys.includes(key));
+  const rules = using.flatMap(({ mechanisms }) => mechanisms);
   return [...new Set(rules.flatMap(({ accepts = [] }) => accepts))].sort();
 }
 
-/** What is wrong with one rule of a scope whose key is this one. */
-export function ruleFindings(scope: Scope, key: PolicyKey, rule: MechanismRule): string[] {
+/** What is wrong with the scopes beyond their fields' own ranges. */
+export function scopeFindings(policy: Policy): string[] {
+  const bits = policy.scopes.flatMap(({ freezeBit }) => (freezeBit === undefined ? [] : [`${freezeBit}`]));
+  return [
+    ...policy.scopes.flatMap((scope) => oneScopeFindings(policy, scope)),
+    ...failureFindings(policy),
+    ...doubles(bits).map((double) => `scopes: two with the freezeBit ${double}`),
+  ];
+}
+
+function oneScopeFindings(policy: Policy, scope: Scope): string[] {
+  const label = `scope ${scope.name}`;
+  const types = scope.mechanisms.map(({ type }) => type);
+  const keyTypes = new Set(types.map((type) => mechanismRow(type).keyType));
+  const uses = scope.keys.flatMap((key) => scopeUse(policy, scope, key) ?? []);
+  const [does] = uses;
+  return [
+    ...(Object.hasOwn(policy.callers, scope.caller) ? [] : [`${label}: unknown caller ${scope.caller}`]),
+    ...doubles(scope.keys).map((double) => `${label}: key ${double} is listed twice`),
+    ...(scope.from === undefined ? unknownKeys(policy, scope) : []),
+    ...doubles(types).map((double) => `${label}: duplicate mechanism ${double}`),
+    ...(keyTypes.size > scope.keys.length ? [`${label}: mechanisms of two key types`] : []),
+    ...(new Set(uses).size > 1 ? [`${label}: its keys do ${[...new Set(uses)].join(" and ")}, expected one use`] : []),
+    ...(does === undefined ? [] : scope.mechanisms.flatMap((rule) => ruleFindings(scope, does, rule))),
+    ...unwrapFindings(policy, scope),
+  ];
+}
+
+function unknownKeys({ keys }: Policy, { name, keys: named }: Scope): string[] {
+  return named.filter((key) => !Object.hasOwn(keys, key)).map((key) => `scope ${name}: unknown key ${key}`);
+}
+
+/** What is wrong with one rule of a scope whose keys do this. */
+function ruleFindings(scope: Scope, does: Operation, rule: MechanismRule): string[] {
   const label = `scope ${scope.name}`;
   const row = mechanismRow(rule.type);
-  if (!row.operations.includes(key.does)) {
-    return [`${label}: key ${scope.key} does ${key.does}, and ${rule.type} is for ${row.operations.join(" or ")}`];
+  if (!row.operations.includes(does)) {
+    const keys = scope.keys.length === 1 ? `key ${scope.keys[0]} does` : "its keys do";
+    return [`${label}: ${keys} ${does}, and ${rule.type} is for ${row.operations.join(" or ")}`];
   }
   return [
-    ...digestFindings(label, key, rule),
-    ...riskFindings(label, key, rule),
+    ...digestFindings(label, does, rule),
+    ...riskFindings(label, does, rule),
     ...(rule.label !== undefined && row.parameters !== "oaep" ? [`${label}: ${rule.type} has no label`] : []),
   ];
 }
 
 /** What is wrong with the scopes' failure limits. One key, under however many names, has one budget. */
-export function failureFindings({ scopes, keys }: Policy): string[] {
+function failureFindings(policy: Policy): string[] {
   const seen = new Map<string, FailureLimits>();
-  return scopes.flatMap((scope) => {
-    const key = Object.hasOwn(keys, scope.key) ? keys[scope.key] : undefined;
-    if (key === undefined) return [];
-    const misplaced = limitsMisplaced(scope, key);
+  return policy.scopes.flatMap((scope) => {
+    const misplaced = limitsMisplaced(scope, scopeUse(policy, scope, scope.keys[0] ?? ""));
     if (misplaced !== null) return [`scope ${scope.name}: ${misplaced}`];
     const limits = failuresOf(scope);
-    const first = seen.get(key.spki) ?? limits;
-    seen.set(key.spki, first);
-    const same = first.perHour === limits.perHour && first.burst === limits.burst;
-    return same ? [] : [`scope ${scope.name}: another scope of this key has other failures`];
+    return scope.keys.flatMap((key) => {
+      const spki = scope.from === undefined && Object.hasOwn(policy.keys, key) ? policy.keys[key]?.spki : undefined;
+      const identity = spki ?? `${scope.from} ${key}`;
+      const first = seen.get(identity) ?? limits;
+      seen.set(identity, first);
+      const same = first.perHour === limits.perHour && first.burst === limits.burst;
+      return same ? [] : [`scope ${scope.name}: another scope of this key has other failures`];
+    });
   });
 }
 
-function limitsMisplaced({ failures, mechanisms }: Scope, { does }: PolicyKey): string | null {
+function limitsMisplaced({ failures, mechanisms }: Scope, does: Operation | null): string | null {
+  if (does === null) return null;
   if (does !== "decrypt") return failures === undefined ? null : "failures are counted for decryption only";
   const risky = mechanisms.find(({ type }) => riskOf(type, does) !== null);
   return failures === undefined && risky !== undefined ? `${risky.type} needs failures` : null;
 }
 
-function digestFindings(label: string, key: PolicyKey, { type, digest }: MechanismRule): string[] {
+function digestFindings(label: string, does: Operation, { type, digest }: MechanismRule): string[] {
   const { hashes, parameters } = mechanismRow(type);
-  if (!takesDigest(type, key.does)) return digest === undefined ? [] : [`${label}: ${type} takes no digest here`];
+  if (!takesDigest(type, does)) return digest === undefined ? [] : [`${label}: ${type} takes no digest here`];
   if (hashes === null && digest === undefined) return [`${label}: ${type} needs a digest`];
   if (hashes !== null && digest !== undefined && digest !== hashes)
     return [`${label}: ${type} hashes with ${hashes}, not ${digest}`];
   return digest === "sha1" && parameters !== "oaep" ? [`${label}: sha1 is for CKM_RSA_PKCS_OAEP only`] : [];
 }
 
-function riskFindings(label: string, key: PolicyKey, { type, accepts = [] }: MechanismRule): string[] {
-  const risk = riskOf(type, key.does);
+function riskFindings(label: string, does: Operation, { type, accepts = [] }: MechanismRule): string[] {
+  const risk = riskOf(type, does);
   const [accepted] = accepts;
   if (risk !== null && accepted !== risk) return [`${label}: ${type} needs accepts ${risk}`];
   return risk === null && accepted !== undefined ? [`${label}: ${type} accepts ${accepted}, which it has not`] : [];

@@ -1,23 +1,18 @@
-import { OAEP_DIGESTS, oaepDigest } from "../../policy/index.ts";
+import { failuresOf, OAEP_DIGESTS, oaepDigest } from "../../policy/index.ts";
 import { AgentError } from "../errors.ts";
 import type { Peer } from "../identity.ts";
-import type { BrokerKey } from "./key.ts";
-import {
-  admitOperation,
-  type OperationResult,
-  refuseBusy,
-  refused,
-  type ScopeState,
-  type StartedOperation,
-} from "./operation.ts";
+import type { Reservation } from "./failure-budget.ts";
+import { admitOperation, type OperationResult, refuseBusy, reservePlaces, type StartedOperation } from "./operation.ts";
+import { refused } from "./refused.ts";
 import { verifyRsaBlock } from "./rsa-verify.ts";
+import { type ScopeState, scopeOf } from "./scope-state.ts";
 import type { DecryptMechanism } from "./token.ts";
 
 const PKCS1_OVERHEAD = 11;
 
 /** The longest plaintext that a ciphertext of this key can have (RFC 8017, 7.1.1 and 7.2.1): the answer to a length query. */
-export function plaintextRoom({ modulus }: BrokerKey, { mechanism, rule }: StartedOperation): number {
-  const length = modulus?.length ?? 0;
+export function plaintextRoom({ mechanism, rule, key }: StartedOperation): number {
+  const length = key.modulus?.length ?? 0;
   if (mechanism.parameters === "oaep") return Math.max(0, length - 2 * OAEP_DIGESTS[oaepDigest(rule)].size - 2);
   return mechanism.type === "CKM_RSA_X_509" ? length : Math.max(0, length - PKCS1_OVERHEAD);
 }
@@ -32,16 +27,18 @@ export async function finishDecryption(
   started: StartedOperation,
   ciphertext: Uint8Array,
 ): Promise<OperationResult> {
-  const place = await state.failures.reserve();
+  const place = await reserveFailure(state, started);
   let failed = false;
   try {
-    using room = state.token.reserve(state.key.name);
+    using room = reservePlaces(state, started);
     if (room === null) return await refuseBusy(state, peer, started);
-    const input = { kind: "block", bytes: ciphertext, modulus: state.key.modulus ?? new Uint8Array() } as const;
+    const begun = state.now();
+    const input = { kind: "block", bytes: ciphertext, modulus: started.key.modulus ?? new Uint8Array() } as const;
     const refusal = await admitOperation(state, peer, started, input, place === null ? 0 : 1);
     if (refusal !== null) return refusal;
     failed = true;
     const result = await askToken(state, started, ciphertext);
+    state.meter.answered(state.name, "decrypt", state.now() - begun);
     failed = result.kind === "refused";
     return result;
   } finally {
@@ -49,27 +46,33 @@ export async function finishDecryption(
   }
 }
 
+/** Null when the budget is empty. */
+async function reserveFailure(state: ScopeState, { key }: StartedOperation): Promise<Reservation | null> {
+  const scope = scopeOf(state);
+  return scope === null ? null : state.failures.of(key.identity, failuresOf(scope)).reserve();
+}
+
 /**
  * One answer for whatever the token has against a ciphertext. Tokens give different codes for a leading byte that is not zero, for a
  * wrong label hash and for a missing separator: an attacker who can tell these apart decrypts (Manger, CRYPTO 2001).
  */
 async function askToken(state: ScopeState, started: StartedOperation, data: Uint8Array): Promise<OperationResult> {
-  const { key } = state;
+  const { key } = started;
   try {
     const bytes = await state.token.decrypt({ key: key.name, mechanism: tokenMechanism(started), data });
-    if (isGoodPlaintext(key, started, data, bytes)) return { kind: "result", bytes };
+    if (isGoodPlaintext(started, data, bytes)) return { kind: "result", bytes };
     bytes.fill(0);
-    return refused("ENCRYPTED_DATA_INVALID");
+    return refused("ENCRYPTED_DATA_INVALID", "token");
   } catch (error) {
     const isAnswer = error instanceof AgentError && error.code === "ERR_SHIM_REFUSED";
-    return refused(isAnswer ? "ENCRYPTED_DATA_INVALID" : "DEVICE_ERROR");
+    return refused(isAnswer ? "ENCRYPTED_DATA_INVALID" : "DEVICE_ERROR", "token");
   }
 }
 
 /** An empty plaintext is one, where there is a padding. A raw one is a whole block, and the public key gives the ciphertext back. */
-function isGoodPlaintext(key: BrokerKey, started: StartedOperation, data: Uint8Array, plaintext: Uint8Array): boolean {
-  if (started.mechanism.type === "CKM_RSA_X_509") return verifyRsaBlock(key, data, plaintext);
-  return plaintext.length <= plaintextRoom(key, started);
+function isGoodPlaintext(started: StartedOperation, data: Uint8Array, plaintext: Uint8Array): boolean {
+  if (started.mechanism.type === "CKM_RSA_X_509") return verifyRsaBlock(started.key, data, plaintext);
+  return plaintext.length <= plaintextRoom(started);
 }
 
 function tokenMechanism({ mechanism, parameters }: StartedOperation): DecryptMechanism {

@@ -1,212 +1,290 @@
 import {
   type Decision,
   type DecisionRequest,
+  type Denial,
   decide,
   decideCaller,
-  fullBucket,
+  failuresOf,
   type MechanismParameters,
   type MechanismRow,
   type MechanismRule,
-  type Policy,
-  refill,
+  type Operation,
   type Scope,
-  spend,
-  type TokenBucket,
+  sha256Hex,
+  toHex,
 } from "../../policy/index.ts";
-import { type AuditLog, inputDigest } from "../audit.ts";
+import { inputDigest } from "../audit.ts";
 import type { AuditEntry } from "../audit-record.ts";
 import type { Peer } from "../identity.ts";
-import type { VirtualObject } from "../p11kit/objects.ts";
-import { CKR } from "./ckr.ts";
-import type { FailureBudget } from "./failure-budget.ts";
+import type { ApprovalRequest } from "./approval-gate.ts";
 import type { BrokerKey } from "./key.ts";
 import { mechanismByValue, mechanismName } from "./mechanisms.ts";
-import type { RefusalLog } from "./refusals.ts";
-import type { Token } from "./token.ts";
+import { type RefusalStep, type Refused, refused } from "./refused.ts";
+import { keyRateOf, type ScopeState, scopeOf } from "./scope-state.ts";
 
-/** What the connections of one scope share. */
-export interface ScopeState {
-  readonly policy: Policy;
-  readonly scope: Scope;
-  readonly key: BrokerKey;
-  readonly token: Token;
-  readonly audit: AuditLog;
-  readonly refusals: RefusalLog;
-  /** The key's, over all its scopes. */
-  readonly failures: FailureBudget;
-  /** Milliseconds of a clock that does not go backwards. */
-  readonly now: () => number;
-  bucket: TokenBucket | null;
-}
-
-/** What this door offers of the policy's operations. */
-export type ServedOperation = "sign" | "decrypt";
-
-/** One C_SignInit or C_DecryptInit that was allowed so far. */
+/** One operation that was allowed so far: what is known of it without its data. */
 export interface StartedOperation {
   readonly kind: "started";
-  readonly operation: ServedOperation;
+  readonly operation: Operation;
+  readonly key: BrokerKey;
   readonly mechanism: MechanismRow;
   readonly parameters: MechanismParameters;
   readonly rule: MechanismRule;
 }
 
-export type Refused = { readonly kind: "refused"; readonly rv: bigint };
 export type OperationResult = { readonly kind: "result"; readonly bytes: Uint8Array } | Refused;
 
-export function refused(name: keyof typeof CKR): Refused {
-  return { kind: "refused", rv: CKR[name] };
+/** What a door's caller asks for. */
+export interface AskedOperation {
+  readonly operation: Operation;
+  /** The policy's name; null for an object that the scope does not show. */
+  readonly key: string | null;
+  /** CK_MECHANISM_TYPE. */
+  readonly mechanism: bigint;
+  readonly parameters: MechanismParameters;
+  /** The object that was named is the public half, which does none of these. */
+  readonly isPublic?: boolean;
 }
 
 /** The decision that can be taken without data. A refusal is recorded. */
 export async function startOperation(
   state: ScopeState,
   peer: Peer | null,
-  object: VirtualObject | null,
-  asked: {
-    readonly operation: ServedOperation;
-    readonly mechanism: bigint;
-    readonly parameters: MechanismParameters;
-  },
+  { operation, key: name, mechanism, parameters, isPublic = false }: AskedOperation,
 ): Promise<StartedOperation | Refused> {
-  const { operation, mechanism, parameters } = asked;
+  const scope = scopeOf(state);
+  const key = scope === null || name === null ? null : state.keys.find(scope, name);
   const request = requestFor(state, peer, {
-    ...{ operation, parameters, mechanism: mechanismName(mechanism), key: object === null ? null : state.key.name },
-    ...{ input: { kind: "pending" }, failures: state.failures.left() },
+    ...{ operation, parameters, mechanism: mechanismName(mechanism), key: key?.name ?? null },
+    ...{ input: { kind: "pending" }, failures: key === null || scope === null ? 0 : failuresLeft(state, scope, key) },
   });
-  const decision = object?.kind === "public" ? publicObject(operation) : decide(state.policy, request);
+  const decision = isPublic ? publicObject(operation) : decide(state.live.current, request);
   if (!decision.allow) return refuse(state, peer, request, decision);
   const row = mechanismByValue(mechanism);
-  const rule = state.scope.mechanisms.find(({ type }) => type === row?.type);
-  if (row === null || rule === undefined) return refused("MECHANISM_INVALID");
-  return { kind: "started", operation, mechanism: row, parameters, rule };
+  const rule = scope?.mechanisms.find(({ type }) => type === row?.type);
+  if (row === null || rule === undefined || key === null || row.keyType !== key.keyType)
+    return refuse(state, peer, request, otherKeyType(request.mechanism, key));
+  return { kind: "started", operation, key, mechanism: row, parameters, rule };
 }
 
 /**
- * Decides with the data, spends the scope's rate and records, in this order. Null: the token may be asked. The record is written
- * before, so when it cannot be written the token is not asked.
+ * Decides with the data, spends the limits and records, in this order. Null: the token may be asked. The record is written before, so when
+ * it cannot be written the token is not asked. Approvals are used up before it, too: one that is not recorded opens nothing later.
  */
 export async function admitOperation(
   state: ScopeState,
   peer: Peer | null,
   started: StartedOperation,
   input: DecisionRequest["input"],
-  failures: number,
+  failures = 0,
 ): Promise<Refused | null> {
-  const { operation, parameters } = started;
+  const { operation, parameters, key } = started;
+  const scope = scopeOf(state);
   const request = requestFor(state, peer, {
     ...{ operation, parameters, input, failures },
-    ...{ mechanism: started.mechanism.type, key: state.key.name },
+    ...{ mechanism: started.mechanism.type, key: key.name },
   });
-  const decision = decide(state.policy, request);
-  if (!decision.allow) return refuse(state, peer, request, decision);
-  if (state.bucket !== null) state.bucket = spend(state.bucket);
+  const approval = scope === null ? null : approvalRequest(scope, started, input);
+  const { approvedBy, pending } = approvals(state, request, approval, scope);
+  const decision = decide(state.live.current, { ...request, approvedBy });
+  if (!decision.allow || scope === null) {
+    const denial = await refuse(state, peer, request, decision.allow ? noScope(state.name) : decision);
+    return pending === null ? denial : { ...denial, approval: pending };
+  }
+  state.usage.spend(scope, key.identity, keyRateOf(state.live.current, scope, key.name));
+  if (approval !== null) state.approvals.use(approval);
+  state.meter.decided(state.name, "allow");
   try {
-    await state.audit.append(auditEntry(peer, request, decision), state.scope.audit);
+    await state.audit.append(auditEntry(peer, request, decision, approval === null ? [] : approvedBy), scope.audit);
     return null;
   } catch {
-    return refused("FUNCTION_FAILED");
+    return refused("FUNCTION_FAILED", "audit");
   }
 }
 
-/** The token has too many requests already. Recorded, but as no decision of the policy's: the same request may be allowed a moment later. */
+/** A place among the scope's and the token's operations; null when there is none. Disposed of when the token has answered. */
+export function reservePlaces(state: ScopeState, { key }: StartedOperation): Disposable | null {
+  const scope = scopeOf(state);
+  const own = scope === null ? null : state.usage.enter(scope);
+  if (own === null) return null;
+  const place = state.token.reserve(key.name);
+  if (place === null) {
+    own[Symbol.dispose]();
+    return null;
+  }
+  return {
+    [Symbol.dispose]: () => {
+      own[Symbol.dispose]();
+      place[Symbol.dispose]();
+    },
+  };
+}
+
+/** Too many requests wait already. Recorded, but as no decision of the policy's: the same request may be allowed a moment later. */
 export async function refuseBusy(
   state: ScopeState,
   peer: Peer | null,
-  { operation, mechanism }: StartedOperation,
+  { operation, mechanism, key }: StartedOperation,
 ): Promise<Refused> {
+  state.meter.decided(state.name, "busy");
   await state.refusals.record({
-    ...{ caller: callerOf(peer), scope: state.scope.name, key: state.key.name, mechanism: mechanism.type, operation },
+    ...{ caller: callerOf(peer), scope: state.name, key: key.name, mechanism: mechanism.type, operation },
     ...{ inputDigest: null, decision: "deny", step: "busy", reason: "too many requests wait for the token" },
   });
-  return refused("DEVICE_MEMORY");
+  return refused("DEVICE_MEMORY", "busy");
 }
 
 /** Records a refusal for a peer that is not the caller, outside an operation. */
-export async function recordStranger(
+export function recordStranger(
   state: ScopeState,
   peer: Peer | null,
   operation: AuditEntry["operation"],
   reason: string,
 ): Promise<void> {
-  const entry: AuditEntry = {
-    caller: callerOf(peer),
-    scope: state.scope.name,
-    key: null,
-    mechanism: null,
-    operation,
-    inputDigest: null,
-    decision: "deny",
-    step: "caller",
-    reason,
-  };
-  await state.refusals.record(entry);
+  return recordOutside(state, peer, { operation, reason, step: "caller" });
+}
+
+/** Records that a session has reached an end that its scope sets. */
+export function recordExpiry(state: ScopeState, peer: Peer | null, reason: string): Promise<void> {
+  return recordOutside(state, peer, { operation: "session", reason, step: "session" });
+}
+
+async function recordOutside(
+  state: ScopeState,
+  peer: Peer | null,
+  said: { operation: AuditEntry["operation"]; reason: string; step: "caller" | "session" },
+): Promise<void> {
+  state.meter.decided(state.name, said.step);
+  await state.refusals.record({
+    ...{ caller: callerOf(peer), scope: state.name, key: null, mechanism: null, inputDigest: null },
+    ...{ decision: "deny", ...said },
+  });
 }
 
 /** Why the peer is not the scope's caller; null when it is. */
-export function strangerReason(
-  { policy, scope }: Pick<ScopeState, "policy" | "scope">,
-  peer: Peer | null,
-): string | null {
-  const caller = peer === null ? null : { uid: peer.uid, exe: peer.exe };
-  return decideCaller(policy, scope.name, caller)?.reason ?? null;
+export function strangerReason({ live, name }: Pick<ScopeState, "live" | "name">, peer: Peer | null): string | null {
+  return decideCaller(live.current, name, identityOf(peer))?.reason ?? null;
 }
 
-type AskedOperation = Omit<DecisionRequest, "scope" | "caller" | "tokens" | "operation"> & {
-  readonly operation: ServedOperation;
-};
-type ServedRequest = DecisionRequest & AskedOperation;
+type AskedRequest = Pick<DecisionRequest, "key" | "operation" | "mechanism" | "parameters" | "input" | "failures">;
 
-function requestFor(state: ScopeState, peer: Peer | null, asked: AskedOperation): ServedRequest {
-  const { scope } = state;
-  if (scope.rate !== undefined) {
-    const now = state.now();
-    state.bucket = refill(scope.rate, state.bucket ?? fullBucket(scope.rate, now), now);
+function requestFor(state: ScopeState, peer: Peer | null, asked: AskedRequest): DecisionRequest {
+  const { live, name, usage } = state;
+  const scope = scopeOf(state);
+  const key = scope === null || asked.key === null ? null : state.keys.find(scope, asked.key);
+  const rate = scope === null || key === null ? undefined : keyRateOf(live.current, scope, key.name);
+  const left =
+    scope === null
+      ? { tokens: 0, keyTokens: 0, operationsLeft: 0 }
+      : usage.left(scope, key === null ? null : key.identity, rate);
+  return {
+    ...{ ...asked, ...left, scope: name, caller: identityOf(peer) },
+    ...{ now: state.wallClock(), frozen: live.isFrozen(name), approvedBy: [] },
+  };
+}
+
+/** Asked only when nothing but approvals is missing: else whoever may not do it at all could fill the list of those that wait. */
+function approvals(
+  { live, approvals: gate }: ScopeState,
+  request: DecisionRequest,
+  approval: ApprovalRequest | null,
+  scope: Scope | null,
+): { readonly approvedBy: readonly string[]; readonly pending: string | null } {
+  if (approval === null || scope?.approvals === undefined) return { approvedBy: [], pending: null };
+  if (!decide(live.current, { ...request, approvedBy: scope.approvals.of }).allow)
+    return { approvedBy: [], pending: null };
+  const { id, approvers } = gate.approvedBy(approval);
+  return { approvedBy: approvers, pending: id };
+}
+
+function approvalRequest(
+  scope: Scope,
+  { operation, key, mechanism, parameters }: StartedOperation,
+  input: DecisionRequest["input"],
+): ApprovalRequest | null {
+  if (scope.approvals === undefined || input.kind === "pending") return null;
+  return {
+    ...{ scope: scope.name, caller: scope.caller, operation, mechanism: mechanism.type },
+    ...{ key: key.name, keySpki: `sha256:${sha256Hex(key.spki)}` },
+    parameters: `${describeParameters(parameters)}${input.kind === "wrapped" ? ` as=${input.rule}` : ""}`,
+    input: inputDigest(input.bytes),
+  };
+}
+
+/** The same text for the same parameters. A wrapped key's rule is part of what is approved. */
+function describeParameters(parameters: MechanismParameters): string {
+  switch (parameters.kind) {
+    case "none":
+    case "opaque":
+      return parameters.kind;
+    case "pss":
+      return `pss hash=0x${parameters.hash.toString(16)} mgf=${parameters.mgf} salt=${parameters.saltLength}`;
+    case "oaep":
+      return `oaep hash=0x${parameters.hash.toString(16)} mgf=${parameters.mgf} label=${toHex(parameters.label)}`;
   }
-  const caller = peer === null ? null : { uid: peer.uid, exe: peer.exe };
-  return { ...asked, scope: scope.name, caller, tokens: state.bucket?.tokens ?? 0 };
+}
+
+function failuresLeft(state: ScopeState, scope: Scope, key: BrokerKey): number {
+  return state.failures.of(key.identity, failuresOf(scope)).left();
 }
 
 async function refuse(
   state: ScopeState,
   peer: Peer | null,
-  request: ServedRequest,
-  denial: Extract<Decision, { allow: false }>,
+  request: DecisionRequest,
+  denial: Denial,
 ): Promise<Refused> {
-  await state.refusals.record(auditEntry(peer, request, denial));
-  switch (denial.step) {
-    case "caller":
-    case "rate":
-    case "budget":
-      return refused("FUNCTION_REJECTED");
+  state.meter.decided(state.name, denial.step);
+  await state.refusals.record(auditEntry(peer, request, denial, []));
+  return refused(codeOf(denial.step, request), denial.step);
+}
+
+function codeOf(step: RefusalStep, { input, operation }: DecisionRequest): Parameters<typeof refused>[0] {
+  switch (step) {
     case "key":
-      return refused("KEY_HANDLE_INVALID");
+      return "KEY_HANDLE_INVALID";
     case "operation":
-      return refused("KEY_FUNCTION_NOT_PERMITTED");
+      return "KEY_FUNCTION_NOT_PERMITTED";
     case "mechanism":
-      return refused("MECHANISM_INVALID");
+      return "MECHANISM_INVALID";
     case "parameters":
-      if (request.input.kind === "pending") return refused("MECHANISM_PARAM_INVALID");
-      return refused(request.operation === "sign" ? "DATA_LEN_RANGE" : "ENCRYPTED_DATA_LEN_RANGE");
+      if (input.kind === "pending") return "MECHANISM_PARAM_INVALID";
+      if (operation === "unwrap") return "WRAPPED_KEY_INVALID";
+      return operation === "sign" ? "DATA_LEN_RANGE" : "ENCRYPTED_DATA_LEN_RANGE";
+    default:
+      return "FUNCTION_REJECTED";
   }
 }
 
-function publicObject(operation: ServedOperation): Decision {
+function publicObject(operation: Operation): Decision {
   return { allow: false, step: "operation", reason: `the public key object does not ${operation}` };
+}
+
+function otherKeyType(mechanism: string, key: BrokerKey | null): Denial {
+  return { allow: false, step: "mechanism", reason: `${mechanism} is not for ${key?.keyType ?? "no"} key` };
+}
+
+function noScope(name: string): Denial {
+  return { allow: false, step: "caller", reason: `no scope ${name}` };
+}
+
+function identityOf(peer: Peer | null): DecisionRequest["caller"] {
+  return peer === null ? null : { uid: peer.uid, exe: peer.exe, unit: peer.unit };
 }
 
 function callerOf(peer: Peer | null): AuditEntry["caller"] {
   return peer === null ? null : { uid: peer.uid, pid: peer.pid, exe: peer.exe };
 }
 
-function auditEntry(peer: Peer | null, request: ServedRequest, decision: Decision): AuditEntry {
+function auditEntry(
+  peer: Peer | null,
+  { scope, key, mechanism, operation, input }: DecisionRequest,
+  decision: Decision,
+  _approvedBy: readonly string[],
+): AuditEntry {
   return {
-    caller: callerOf(peer),
-    scope: request.scope,
-    key: request.key,
-    mechanism: request.mechanism,
-    operation: request.operation,
-    inputDigest: request.input.kind === "pending" ? null : inputDigest(request.input.bytes),
+    ...{ caller: callerOf(peer), scope, key, mechanism, operation },
+    inputDigest: input.kind === "pending" ? null : inputDigest(input.bytes),
     decision: decision.allow ? "allow" : "deny",
     step: decision.allow ? null : decision.step,
     reason: decision.allow ? decision.rule : decision.reason,

@@ -2,23 +2,18 @@ import { createHash, type Hash } from "node:crypto";
 import { concatBytes, DIGESTS, type OperationInput, ruleDigest } from "../../policy/index.ts";
 import type { Peer } from "../identity.ts";
 import type { BrokerKey } from "./key.ts";
-import {
-  admitOperation,
-  type OperationResult,
-  refuseBusy,
-  refused,
-  type ScopeState,
-  type StartedOperation,
-} from "./operation.ts";
+import { admitOperation, type OperationResult, refuseBusy, reservePlaces, type StartedOperation } from "./operation.ts";
+import { refused } from "./refused.ts";
 import { verifyRsaBlock, verifyRsaPkcs1, verifyRsaPss } from "./rsa-verify.ts";
+import type { ScopeState } from "./scope-state.ts";
 import type { SignMechanism } from "./token.ts";
 
-/** A C_SignInit that was allowed so far. */
+/** A signature that was allowed so far. */
 export interface SignOperation {
   readonly started: StartedOperation;
   /** Runs when the agent hashes; null for raw mechanisms. */
   readonly hash: Hash | null;
-  /** C_SignUpdate was called. */
+  /** A part of the data came already. */
   multiPart: boolean;
 }
 
@@ -35,15 +30,19 @@ export async function finishSigning(
   data: Uint8Array,
 ): Promise<OperationResult> {
   const { started } = operation;
-  using place = state.token.reserve(state.key.name);
-  if (place === null) return refuseBusy(state, peer, started);
+  using places = reservePlaces(state, started);
+  if (places === null) return refuseBusy(state, peer, started);
   const bytes = tokenInput(operation, data);
-  const refusal = await admitOperation(state, peer, started, decisionInput(state.key, started, bytes), 0);
-  return refusal ?? (await askToken(state, started, bytes)); // the place is held until the token has answered
+  const begun = state.now();
+  const refusal = await admitOperation(state, peer, started, decisionInput(started, bytes));
+  if (refusal !== null) return refusal;
+  const result = await askToken(state, started, bytes);
+  state.meter.answered(state.name, "sign", state.now() - begun);
+  return result; // the places were held until the token had answered
 }
 
 async function askToken(state: ScopeState, started: StartedOperation, data: Uint8Array): Promise<OperationResult> {
-  const { key } = state;
+  const { key } = started;
   const mechanism = tokenMechanism(started);
   try {
     const bytes = await state.token.sign({ key: key.name, mechanism, data });
@@ -52,7 +51,7 @@ async function askToken(state: ScopeState, started: StartedOperation, data: Uint
   } catch {
     // the shim's own report says why; the caller gets the one code
   }
-  return refused("DEVICE_ERROR");
+  return refused("DEVICE_ERROR", "token");
 }
 
 function isGoodSignature(
@@ -83,7 +82,7 @@ function tokenMechanism({ mechanism, parameters }: StartedOperation): SignMechan
   return { type: "CKM_RSA_PKCS_PSS", value: 0xdn, pss: { hash, mgf, saltLength } };
 }
 
-function decisionInput(key: BrokerKey, { mechanism }: StartedOperation, bytes: Uint8Array): OperationInput {
+function decisionInput({ mechanism, key }: StartedOperation, bytes: Uint8Array): OperationInput {
   return mechanism.type === "CKM_RSA_X_509"
     ? { kind: "block", bytes, modulus: key.modulus ?? new Uint8Array() }
     : { kind: "data", bytes };

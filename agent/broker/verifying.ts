@@ -5,9 +5,11 @@ import {
   type MechanismParameters,
   type MechanismRow,
   type MechanismRule,
-  type Operation,
+  type Policy,
   ruleDigest,
   ruleParameters,
+  type Scope,
+  scopeUse,
 } from "../../policy/index.ts";
 import type { CKR } from "./ckr.ts";
 import { verifyEcdsaDigest } from "./ecdsa-verify.ts";
@@ -38,14 +40,14 @@ export type VerificationStart =
  * secret and nothing of the token, so it is no operation of the policy's: it is not decided, not counted and not recorded.
  */
 export function startVerification(
-  rules: readonly MechanismRule[],
+  policy: Policy,
+  scope: Scope,
   key: BrokerKey,
-  does: Operation,
   asked: { readonly mechanism: bigint; readonly parameters: MechanismParameters },
 ): VerificationStart {
-  if (does !== "sign") return { kind: "refused", code: "KEY_FUNCTION_NOT_PERMITTED" };
+  if (scopeUse(policy, scope, key.name) !== "sign") return { kind: "refused", code: "KEY_FUNCTION_NOT_PERMITTED" };
   const mechanism = mechanismByValue(asked.mechanism);
-  const rule = rules.find(({ type }) => type === mechanism?.type);
+  const rule = scope.mechanisms.find(({ type }) => type === mechanism?.type);
   const isPossible = mechanism?.keyType === key.keyType && mechanism.operations.includes("sign");
   if (mechanism === null || rule === undefined || !isPossible) return { kind: "refused", code: "MECHANISM_INVALID" };
   if (!sameParameters(ruleParameters(rule), asked.parameters))

@@ -4,6 +4,7 @@ import {
   parsePolicy,
   policyExceptions,
   policyRisks,
+  scopeUse,
   sortedModules,
   sortedTokens,
 } from "../../policy/index.ts";
@@ -52,13 +53,14 @@ function tokensOf(policy: Policy) {
 
 function scopesOf(policy: Policy) {
   return policy.scopes.map((scope) => ({
-    ...{ name: scope.name, caller: scope.caller, key: scope.key, does: policy.keys[scope.key]?.does },
+    ...{ name: scope.name, caller: scope.caller, keys: scope.keys },
+    does: scopeUse(policy, scope, scope.keys[0] ?? ""),
     mechanisms: scope.mechanisms.map(({ type }) => type),
     accepts: acceptedBy(policy, scope),
   }));
 }
 
-function describeScope({ name, caller, key, does, mechanisms, accepts }: ReturnType<typeof scopesOf>[number]): string {
+function describeScope({ name, caller, keys, does, mechanisms, accepts }: ReturnType<typeof scopesOf>[number]): string {
   const risks = accepts.length === 0 ? "" : `; accepts ${accepts.join(", ")}`;
-  return `  ${name}: ${caller} may ${does} with ${key} by ${mechanisms.join(", ")}${risks}`;
+  return `  ${name}: ${caller} may ${does} with ${keys.join(", ")} by ${mechanisms.join(", ")}${risks}`;
 }

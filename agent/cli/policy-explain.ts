@@ -61,7 +61,8 @@ async function explainDecision(input: CommandInput, io: CommandIo): Promise<0 | 
       ...{ scope: scope.name, caller: identity, key, operation, mechanism },
       parameters: fittingParameters(scope, mechanism),
       input: { kind: "pending" },
-      ...{ tokens: 1, failures: 1 },
+      ...{ now: Date.now(), frozen: false, approvedBy: scope.approvals?.of ?? [] },
+      ...{ tokens: 1, keyTokens: 1, operationsLeft: 1, failures: 1 },
     }),
   }));
   const allow = scopes.some((decision) => decision.allow);
@@ -77,10 +78,10 @@ async function explainDecision(input: CommandInput, io: CommandIo): Promise<0 | 
 }
 
 /** The identity that the policy gives a name; null, which no scope serves, for a name that it does not have. */
-function callerNamed(policy: Policy, name: string): { uid: number; exe: string } | null {
+function callerNamed(policy: Policy, name: string): { uid: number; exe: string; unit: string | null } | null {
   const caller = Object.hasOwn(policy.callers, name) ? policy.callers[name] : undefined;
   const exe = caller?.exe[0];
-  return caller === undefined || exe === undefined ? null : { uid: caller.uid, exe };
+  return caller === undefined || exe === undefined ? null : { uid: caller.uid, exe, unit: caller.unit };
 }
 
 /** The question is about the rule, so the parameters are those that its rule wants. */

@@ -1,5 +1,5 @@
 import { type Reason, reason } from "../../attest/index.ts";
-import type { Policy } from "../../policy/index.ts";
+import { acceptedRisks, type Policy } from "../../policy/index.ts";
 import type { KeyUse } from "../shim-client.ts";
 import type { DomainShim, KeyPlace } from "../shims/trust-domain.ts";
 import { byToken } from "./deliver.ts";
@@ -118,7 +118,5 @@ async function armShim(
 /** What the shim is told of a key: its one use, and what the policy's scopes accept of it. */
 function keyUse(policy: Policy, name: string, place: KeyPlace): KeyUse {
   const use = policy.keys[name]?.does ?? "sign";
-  const rules = policy.scopes.filter(({ key }) => key === name).flatMap(({ mechanisms }) => mechanisms);
-  const accepts = [...new Set(rules.flatMap((rule) => rule.accepts ?? []))];
-  return { ...place, use, accepts };
+  return { ...place, use, accepts: acceptedRisks(policy, name) };
 }

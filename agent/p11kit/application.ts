@@ -1,11 +1,12 @@
 import type { Hash } from "node:crypto";
 import { CKR } from "../broker/ckr.ts";
-import type { ScopeState, StartedOperation } from "../broker/operation.ts";
+import { recordExpiry, type StartedOperation } from "../broker/operation.ts";
+import { type ScopeState, scopeOf } from "../broker/scope-state.ts";
+import type { SessionClock } from "../broker/session-clock.ts";
 import type { SignOperation } from "../broker/signing.ts";
 import type { Verification } from "../broker/verifying.ts";
 import type { Peer } from "../identity.ts";
 import { type ArgumentReader, NO_VALUES } from "./codec.ts";
-import type { VirtualObject } from "./objects.ts";
 
 export const MAX_SESSIONS = 64;
 export const SLOT = 1n;
@@ -13,6 +14,7 @@ export const SLOT = 1n;
 export interface Session {
   readonly handle: bigint;
   readonly readWrite: boolean;
+  readonly clock: SessionClock;
   /** Objects that C_FindObjects has still to return; null when no search is active. */
   find: readonly bigint[] | null;
   sign: SignOperation | null;
@@ -36,7 +38,6 @@ export interface Digest {
 /** One connection as one PKCS #11 application. Handles count up from 1, so that the same calls get the same handles everywhere. */
 export interface Application {
   readonly state: ScopeState;
-  readonly objects: readonly VirtualObject[];
   readonly peer: Peer | null;
   /** The answered protocol version. */
   readonly version: number;
@@ -75,24 +76,39 @@ export function failure(name: keyof typeof CKR): Failure {
   return { kind: "error", rv: CKR[name] };
 }
 
+/** The session of that handle, and this as a use of it; null when there is none, or when its scope's limits have ended it. */
+export function liveSession(application: Application, handle: bigint): Session | null {
+  const { state, peer, sessions } = application;
+  const session = sessions.get(handle);
+  if (session === undefined) return null;
+  const why = session.clock.use(scopeOf(state) ?? {});
+  if (why === null) return session;
+  endSession(application, handle);
+  // Nobody waits for the record: what it says has happened, and no operation follows from it.
+  void recordExpiry(state, peer, why);
+  return null;
+}
+
+/** False when there is no such session. With the last one its login is gone, too. */
+export function endSession(application: Application, handle: bigint): boolean {
+  const ended = application.sessions.delete(handle);
+  if (application.sessions.size === 0) application.loggedIn = false;
+  return ended;
+}
+
 export function activeOf<K extends SessionOperationName>(
   application: Application,
   handle: bigint,
   kind: K,
 ): SessionOperation<K> {
-  const session = application.sessions.get(handle);
-  if (session === undefined) return failure("SESSION_HANDLE_INVALID");
+  const session = liveSession(application, handle);
+  if (session === null) return failure("SESSION_HANDLE_INVALID");
   const operation = session[kind];
   return operation === null ? failure("OPERATION_NOT_INITIALIZED") : { kind: "active", session, operation };
 }
 
-export function openApplication(
-  state: ScopeState,
-  objects: readonly VirtualObject[],
-  peer: Peer | null,
-  version: number,
-): Application {
-  return { state, objects, peer, version, initialized: false, loggedIn: false, sessions: new Map(), lastSession: 0n };
+export function openApplication(state: ScopeState, peer: Peer | null, version: number): Application {
+  return { state, peer, version, initialized: false, loggedIn: false, sessions: new Map(), lastSession: 0n };
 }
 
 /** Ends every session and forgets the login; the handles go on counting. */

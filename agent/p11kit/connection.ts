@@ -1,6 +1,7 @@
 import { once } from "node:events";
 import type { Socket } from "node:net";
-import { type ScopeState, strangerReason } from "../broker/operation.ts";
+import { strangerReason } from "../broker/operation.ts";
+import type { ScopeState } from "../broker/scope-state.ts";
 import type { Peer } from "../identity.ts";
 import { type Answer, type Application, openApplication } from "./application.ts";
 import { CALLS } from "./calls.ts";
@@ -16,7 +17,6 @@ import {
   parseCallBody,
   type ReceiveMemory,
 } from "./frame.ts";
-import type { VirtualObject } from "./objects.ts";
 
 /** The highest protocol version that is answered. */
 export const MAX_VERSION = 2;
@@ -28,7 +28,6 @@ export const MAX_VERSION = 2;
 export async function serveConnection(
   socket: Socket,
   state: ScopeState,
-  objects: readonly VirtualObject[],
   peer: Peer | null,
   memory: ReceiveMemory,
 ): Promise<void> {
@@ -38,7 +37,7 @@ export async function serveConnection(
     let connection: Connection | null = null;
     for await (const chunk of socket as AsyncIterable<Buffer>) {
       splitter.push(chunk);
-      connection ??= await greet(socket, splitter, (version) => openApplication(state, objects, peer, version));
+      connection ??= await greet(socket, splitter, (version) => openApplication(state, peer, version));
       if (connection !== null) await answerFrames(socket, splitter, connection);
     }
     socket.end();

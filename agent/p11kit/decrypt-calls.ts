@@ -28,7 +28,7 @@ export const decrypt: CallHandler = async (application, args) => {
   if (active.kind === "error") return active;
   const { session, operation } = active;
   if (data === null) return failure("ARGUMENTS_BAD");
-  if (room === null || room === 0) return values(encodeLength(plaintextRoom(state.key, operation)));
+  if (room === null || room === 0) return values(encodeLength(plaintextRoom(operation)));
   session.decrypt = null;
   const result = await finishDecryption(state, peer, operation, data);
   if (result.kind === "refused") return { kind: "error", rv: result.rv };

@@ -6,6 +6,7 @@ import {
   type CallHandler,
   type Digest,
   failure,
+  liveSession,
   OK,
   type SessionOperation,
   values,
@@ -24,8 +25,8 @@ export const digestInit: CallHandler = (application, args) => {
   const handle = args.ulong("session");
   const request = args.mechanism();
   args.end();
-  const session = application.sessions.get(handle);
-  if (session === undefined) return failure("SESSION_HANDLE_INVALID");
+  const session = liveSession(application, handle);
+  if (session === null) return failure("SESSION_HANDLE_INVALID");
   if (request.kind === "cancel") {
     session.digest = null;
     return OK;

@@ -1,4 +1,5 @@
-import { recordStranger, type ServedOperation } from "../broker/operation.ts";
+import type { Operation } from "../../policy/index.ts";
+import { recordStranger } from "../broker/operation.ts";
 import { type Answer, type Application, type CallHandler, failure } from "./application.ts";
 import { malformed } from "./attributes.ts";
 import { CALLS, callNamed } from "./calls.ts";
@@ -59,7 +60,7 @@ const HANDLERS: ReadonlyMap<number, CallHandler> = new Map(
 );
 
 const INITIALIZE = callNamed("C_Initialize").id;
-const ATTEMPTS: ReadonlyMap<number, ServedOperation> = new Map([
+const ATTEMPTS: ReadonlyMap<number, Operation> = new Map([
   ...attempts("sign", "C_SignInit", "C_Sign", "C_SignUpdate", "C_SignFinal"),
   ...attempts("decrypt", "C_DecryptInit", "C_Decrypt", "C_DecryptUpdate", "C_DecryptFinal"),
 ]);
@@ -88,7 +89,7 @@ export async function answerStranger(
   return failure("FUNCTION_REJECTED");
 }
 
-function attempts(operation: ServedOperation, ...names: readonly string[]): [number, ServedOperation][] {
+function attempts(operation: Operation, ...names: readonly string[]): [number, Operation][] {
   return names.map((name) => [callNamed(name).id, operation]);
 }
 

@@ -1,7 +1,18 @@
 import { randomBytes } from "node:crypto";
-import { concatBytes, equalBytes, sha256Hex, tokenOf, utf8 } from "../../policy/index.ts";
-import { type CallHandler, failure, MAX_SESSIONS, OK, resetApplication, SLOT, values } from "./application.ts";
+import { concatBytes, equalBytes, type Scope, scopeToken, sha256Hex, utf8 } from "../../policy/index.ts";
+import { type ScopeState, scopeOf } from "../broker/scope-state.ts";
+import {
+  type CallHandler,
+  failure,
+  liveSession,
+  MAX_SESSIONS,
+  OK,
+  resetApplication,
+  SLOT,
+  values,
+} from "./application.ts";
 import { encodeByteArray, encodeFixedText, encodeUlongArray, encodeUlongs, encodeVersion } from "./codec.ts";
+import { scopeKeys } from "./scope-keys.ts";
 
 const HANDSHAKE = utf8("PRIVATE-GNOME-KEYRING-PKCS11-PROTOCOL-V-1");
 const MANUFACTURER = "IronClaw";
@@ -40,7 +51,7 @@ export const getInfo: CallHandler = ({ state }, args) => {
       encodeVersion(2, 40),
       encodeFixedText(MANUFACTURER, 32),
       encodeUlongs(0n),
-      encodeFixedText(`scope ${state.scope.name}`, 32),
+      encodeFixedText(`scope ${state.name}`, 32),
       encodeVersion(1, 0),
     ),
   );
@@ -59,7 +70,7 @@ export const getSlotInfo: CallHandler = ({ state }, args) => {
   if (slot !== SLOT) return failure("SLOT_ID_INVALID");
   return values(
     concatBytes(
-      encodeFixedText(`scope ${state.scope.name}`, 64),
+      encodeFixedText(`scope ${state.name}`, 64),
       encodeFixedText(MANUFACTURER, 32),
       encodeUlongs(CKF_TOKEN_PRESENT),
       encodeVersion(1, 0),
@@ -72,15 +83,16 @@ export const getTokenInfo: CallHandler = (application, args) => {
   const slot = args.ulong("slot");
   args.end();
   if (slot !== SLOT) return failure("SLOT_ID_INVALID");
-  const { policy, scope, key } = application.state;
+  const { state } = application;
+  const scope = scopeOf(state);
   const sessions = [...application.sessions.values()];
   const flags = CKF_RNG | CKF_WRITE_PROTECTED | CKF_USER_PIN_INITIALIZED | CKF_TOKEN_INITIALIZED;
   return values(
     concatBytes(
-      encodeFixedText(tokenOf(policy, scope.key)?.label ?? "", 32),
+      encodeFixedText(tokenLabel(state, scope), 32),
       encodeFixedText(MANUFACTURER, 32),
       encodeFixedText("scoped session", 16),
-      encodeFixedText(sha256Hex(concatBytes(utf8(`${scope.name}\0`), key.spki)), 16),
+      encodeFixedText(tokenSerial(state, scope), 16),
       encodeUlongs(flags, BigInt(MAX_SESSIONS), BigInt(sessions.length), BigInt(MAX_SESSIONS)),
       encodeUlongs(BigInt(sessions.filter(({ readWrite }) => readWrite).length), 255n, 0n),
       encodeUlongs(UNAVAILABLE, UNAVAILABLE, UNAVAILABLE, UNAVAILABLE),
@@ -95,7 +107,7 @@ export const generateRandom: CallHandler = (application, args) => {
   const session = args.ulong("session");
   const length = args.room("random");
   args.end();
-  if (!application.sessions.has(session)) return failure("SESSION_HANDLE_INVALID");
+  if (liveSession(application, session) === null) return failure("SESSION_HANDLE_INVALID");
   if (length === null || length === 0 || length > MAX_RANDOM) return failure("ARGUMENTS_BAD");
   return values(encodeByteArray(randomBytes(length), length));
 };
@@ -105,7 +117,7 @@ export const seedRandom: CallHandler = (application, args) => {
   const session = args.ulong("session");
   args.byteArray("seed");
   args.end();
-  return failure(application.sessions.has(session) ? "RANDOM_SEED_NOT_SUPPORTED" : "SESSION_HANDLE_INVALID");
+  return failure(liveSession(application, session) !== null ? "RANDOM_SEED_NOT_SUPPORTED" : "SESSION_HANDLE_INVALID");
 };
 
 /** Nothing ever happens to the one slot. A wait without CKF_DONT_BLOCK would hold up every other call of the connection: refused. */
@@ -114,3 +126,14 @@ export const waitForSlotEvent: CallHandler = (_application, args) => {
   args.end();
   return failure((flags & CKF_DONT_BLOCK) === 0n ? "FUNCTION_NOT_SUPPORTED" : "NO_EVENT");
 };
+
+/** Of the scope's first key: the policy's scopes are over keys of one token, nearly always. */
+function tokenLabel({ live }: ScopeState, scope: Scope | null): string {
+  return scope === null ? "" : (scopeToken(live.current, scope, scope.keys[0] ?? "")?.label ?? "");
+}
+
+/** Differs from scope to scope and from key to key: clients remember tokens by it. */
+function tokenSerial(state: ScopeState, scope: Scope | null): string {
+  const keys = scope === null ? [] : scopeKeys(state, scope);
+  return sha256Hex(concatBytes(utf8(`${state.name}\0`), ...keys.map(({ key }) => key.spki)));
+}

@@ -1,4 +1,5 @@
 import { type MechanismRow, mechanismRow } from "../../policy/index.ts";
+import { scopeOf } from "../broker/scope-state.ts";
 import { type Application, type CallHandler, failure, SLOT, values } from "./application.ts";
 import { encodeUlongArray, encodeUlongs } from "./codec.ts";
 import { DIGEST_MECHANISMS } from "./digest-calls.ts";
@@ -43,15 +44,18 @@ function scopeMechanisms({
   state,
   version,
 }: Application): readonly { readonly row: MechanismRow; readonly keys: readonly ScopeKey[] }[] {
-  return state.scope.mechanisms
+  const scope = scopeOf(state);
+  if (scope === null) return [];
+  const keys = scopeKeys(state, scope);
+  return scope.mechanisms
     .filter(({ type }) => version > 0 || !NOT_FOR_VERSION_0.has(type))
     .map(({ type }) => mechanismRow(type))
-    .map((row) => ({ row, keys: scopeKeys(state).filter(({ key, does }) => fits(row, key.keyType, does)) }))
+    .map((row) => ({ row, keys: keys.filter(({ key, does }) => fits(row, key.keyType, does)) }))
     .filter(({ keys }) => keys.length > 0);
 }
 
 function fits(row: MechanismRow, keyType: MechanismRow["keyType"], does: ScopeKey["does"]): boolean {
-  return row.keyType === keyType && row.operations.includes(does);
+  return row.keyType === keyType && does !== null && row.operations.includes(does);
 }
 
 /** The agent verifies what the token signs. */
@@ -62,6 +66,7 @@ function flagsOf(does: ScopeKey["does"]): bigint {
     case "decrypt":
       return CKF_DECRYPT;
     case "unwrap":
+    case null:
       return 0n;
   }
 }

@@ -1,6 +1,7 @@
-import { ByteWriter, type Operation, utf8 } from "../../policy/index.ts";
+import { ByteWriter, type Operation, scopeUse, utf8 } from "../../policy/index.ts";
 import { CKR } from "../broker/ckr.ts";
 import type { BrokerKey } from "../broker/key.ts";
+import { type ScopeState, scopeOf } from "../broker/scope-state.ts";
 import {
   type Attribute,
   type AttributeQuery,
@@ -20,6 +21,7 @@ const CKK_EC = 3n;
 export interface VirtualObject {
   readonly handle: bigint;
   readonly kind: "private" | "public";
+  readonly key: BrokerKey;
   readonly attributes: ReadonlyMap<number, AttributeValue>;
 }
 
@@ -34,12 +36,40 @@ const SECRET: ReadonlySet<number> = new Set([
   CKA.COEFFICIENT,
 ]);
 
-/** The private and the public key object of a scope's key, with handles 1 and 2. `does` is what the key is for, and all that it is for. */
-export function scopeObjects(key: BrokerKey, does: Operation): readonly VirtualObject[] {
-  return [
-    { handle: 1n, kind: "private", attributes: new Map([...commonAttributes(key), ...privateAttributes(does)]) },
-    { handle: 2n, kind: "public", attributes: new Map([...commonAttributes(key), ...publicAttributes(key, does)]) },
-  ];
+/** Built once for each key. */
+const built = new WeakMap<BrokerKey, Readonly<Record<VirtualObject["kind"], ReadonlyMap<number, AttributeValue>>>>();
+
+/** The objects of a scope's keys: the nth key, from 0, has the private object 2n + 1 and the public one 2n + 2. */
+export function scopeObjects(state: ScopeState): readonly VirtualObject[] {
+  const scope = scopeOf(state);
+  if (scope === null) return [];
+  return scope.keys.flatMap((_, index) => {
+    const first = BigInt(2 * index + 1);
+    return [objectOf(state, first), objectOf(state, first + 1n)].flatMap((object) => object ?? []);
+  });
+}
+
+/** Null for a handle of no object, or of a key that has not arrived. */
+export function objectOf(state: ScopeState, handle: bigint): VirtualObject | null {
+  const scope = scopeOf(state);
+  if (scope === null || handle < 1n || handle > 2n * BigInt(scope.keys.length)) return null;
+  const name = scope.keys[Number((handle - 1n) / 2n)] ?? "";
+  const key = state.keys.find(scope, name);
+  if (key === null) return null;
+  const kind = handle % 2n === 1n ? "private" : "public";
+  return { handle, kind, key, attributes: attributesOf(key, scopeUse(state.live.current, scope, name))[kind] };
+}
+
+/** `does` is what the key is for, and all that it is for: it never changes under one key. */
+function attributesOf(key: BrokerKey, does: Operation | null): NonNullable<ReturnType<typeof built.get>> {
+  const known = built.get(key);
+  if (known !== undefined) return known;
+  const made = {
+    private: new Map([...commonAttributes(key), ...privateAttributes(does)]),
+    public: new Map([...commonAttributes(key), ...publicAttributes(key, does)]),
+  };
+  built.set(key, made);
+  return made;
 }
 
 /** Does the object have each attribute of the template, with that value? An attribute that it does not show never matches. */
@@ -102,7 +132,7 @@ function commonAttributes(key: BrokerKey): [number, AttributeValue][] {
   ];
 }
 
-function privateAttributes(does: Operation): [number, AttributeValue][] {
+function privateAttributes(does: Operation | null): [number, AttributeValue][] {
   return [
     [CKA.CLASS, ulong(CKO_PRIVATE_KEY)],
     [CKA.PRIVATE, flag(true)],
@@ -117,7 +147,7 @@ function privateAttributes(does: Operation): [number, AttributeValue][] {
   ];
 }
 
-function publicAttributes(key: BrokerKey, does: Operation): [number, AttributeValue][] {
+function publicAttributes(key: BrokerKey, does: Operation | null): [number, AttributeValue][] {
   return [
     [CKA.CLASS, ulong(CKO_PUBLIC_KEY)],
     [CKA.PRIVATE, flag(false)],

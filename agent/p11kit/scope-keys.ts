@@ -1,22 +1,17 @@
-import type { Operation } from "../../policy/index.ts";
+import { type Operation, type Scope, scopeUse } from "../../policy/index.ts";
 import type { BrokerKey } from "../broker/key.ts";
-import type { ScopeState } from "../broker/operation.ts";
-import type { VirtualObject } from "./objects.ts";
+import type { ScopeState } from "../broker/scope-state.ts";
 
 /** A key of a scope, and the one thing that it does. */
 export interface ScopeKey {
   readonly key: BrokerKey;
-  readonly does: Operation;
+  readonly does: Operation | null;
 }
 
-/** The keys of a scope, in the order of its policy. */
-export function scopeKeys({ key, policy, scope }: ScopeState): readonly ScopeKey[] {
-  return [{ key, does: policy.keys[scope.key]?.does ?? "unwrap" }];
-}
-
-/** The key that an object is of. */
-export function keyOf(state: ScopeState, { handle }: VirtualObject): ScopeKey {
-  const found = scopeKeys(state)[Math.floor((Number(handle) - 1) / 2)];
-  if (found === undefined) throw new TypeError(`object ${handle}: no key of this scope`);
-  return found;
+/** The keys of a scope that are there, in the order of its policy. */
+export function scopeKeys(state: ScopeState, scope: Scope): readonly ScopeKey[] {
+  return scope.keys.flatMap((name) => {
+    const key = state.keys.find(scope, name);
+    return key === null ? [] : [{ key, does: scopeUse(state.live.current, scope, name) }];
+  });
 }

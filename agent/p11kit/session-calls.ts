@@ -1,8 +1,11 @@
+import { SessionClock } from "../broker/session-clock.ts";
 import {
   type Answer,
   type Application,
   type CallHandler,
+  endSession,
   failure,
+  liveSession,
   MAX_SESSIONS,
   OK,
   type Session,
@@ -11,7 +14,7 @@ import {
 } from "./application.ts";
 import { type ArgumentReader, encodeUlongArray, encodeUlongs } from "./codec.ts";
 import { CKF_DECRYPT, CKF_DIGEST, CKF_SIGN, CKF_VERIFY } from "./mechanism-lists.ts";
-import { encodeAttributes, matchesTemplate } from "./objects.ts";
+import { encodeAttributes, matchesTemplate, objectOf, scopeObjects } from "./objects.ts";
 
 const CKF_RW_SESSION = 0x2n;
 const CKF_SERIAL_SESSION = 0x4n;
@@ -31,6 +34,7 @@ export const openSession: CallHandler = (application, args) => {
   const session: Session = {
     handle,
     readWrite: (flags & CKF_RW_SESSION) !== 0n,
+    clock: new SessionClock(application.state.now),
     find: null,
     sign: null,
     decrypt: null,
@@ -44,9 +48,7 @@ export const openSession: CallHandler = (application, args) => {
 export const closeSession: CallHandler = (application, args) => {
   const handle = args.ulong("session");
   args.end();
-  if (!application.sessions.delete(handle)) return failure("SESSION_HANDLE_INVALID");
-  if (application.sessions.size === 0) application.loggedIn = false;
-  return OK;
+  return endSession(application, handle) ? OK : failure("SESSION_HANDLE_INVALID");
 };
 
 export const closeAllSessions: CallHandler = (application, args) => {
@@ -61,8 +63,8 @@ export const closeAllSessions: CallHandler = (application, args) => {
 export const getSessionInfo: CallHandler = (application, args) => {
   const handle = args.ulong("session");
   args.end();
-  const session = application.sessions.get(handle);
-  if (session === undefined) return failure("SESSION_HANDLE_INVALID");
+  const session = liveSession(application, handle);
+  if (session === null) return failure("SESSION_HANDLE_INVALID");
   // CKS_RO_PUBLIC 0, CKS_RO_USER 1, CKS_RW_PUBLIC 2, CKS_RW_USER 3
   const state = (session.readWrite ? 2n : 0n) + (application.loggedIn ? 1n : 0n);
   const flags = CKF_SERIAL_SESSION | (session.readWrite ? CKF_RW_SESSION : 0n);
@@ -93,8 +95,8 @@ export const sessionCancel: CallHandler = (application, args) => {
   const handle = args.ulong("session");
   const flags = args.ulong("flags");
   args.end();
-  const session = application.sessions.get(handle);
-  if (session === undefined) return failure("SESSION_HANDLE_INVALID");
+  const session = liveSession(application, handle);
+  if (session === null) return failure("SESSION_HANDLE_INVALID");
   if ((flags & CKF_FIND_OBJECTS) !== 0n) session.find = null;
   if ((flags & CKF_DECRYPT) !== 0n) session.decrypt = null;
   if ((flags & CKF_DIGEST) !== 0n) session.digest = null;
@@ -106,7 +108,7 @@ export const sessionCancel: CallHandler = (application, args) => {
 export const logout: CallHandler = (application, args) => {
   const handle = args.ulong("session");
   args.end();
-  if (!application.sessions.has(handle)) return failure("SESSION_HANDLE_INVALID");
+  if (liveSession(application, handle) === null) return failure("SESSION_HANDLE_INVALID");
   application.loggedIn = false;
   return OK;
 };
@@ -115,10 +117,10 @@ export const findObjectsInit: CallHandler = (application, args) => {
   const handle = args.ulong("session");
   const template = args.attributes();
   args.end();
-  const session = application.sessions.get(handle);
-  if (session === undefined) return failure("SESSION_HANDLE_INVALID");
+  const session = liveSession(application, handle);
+  if (session === null) return failure("SESSION_HANDLE_INVALID");
   if (session.find !== null) return failure("OPERATION_ACTIVE");
-  session.find = application.objects
+  session.find = scopeObjects(application.state)
     .filter((object) => matchesTemplate(object, template))
     .map((object) => object.handle);
   return OK;
@@ -128,8 +130,8 @@ export const findObjects: CallHandler = (application, args) => {
   const handle = args.ulong("session");
   const room = args.room("objects");
   args.end();
-  const session = application.sessions.get(handle);
-  if (session === undefined) return failure("SESSION_HANDLE_INVALID");
+  const session = liveSession(application, handle);
+  if (session === null) return failure("SESSION_HANDLE_INVALID");
   if (session.find === null) return failure("OPERATION_NOT_INITIALIZED");
   const count = room ?? 0;
   const found = session.find.slice(0, count);
@@ -140,8 +142,8 @@ export const findObjects: CallHandler = (application, args) => {
 export const findObjectsFinal: CallHandler = (application, args) => {
   const handle = args.ulong("session");
   args.end();
-  const session = application.sessions.get(handle);
-  if (session === undefined) return failure("SESSION_HANDLE_INVALID");
+  const session = liveSession(application, handle);
+  if (session === null) return failure("SESSION_HANDLE_INVALID");
   if (session.find === null) return failure("OPERATION_NOT_INITIALIZED");
   session.find = null;
   return OK;
@@ -152,9 +154,9 @@ export const getAttributeValue: CallHandler = (application, args) => {
   const objectHandle = args.ulong("object");
   const queries = args.attributeQueries();
   args.end();
-  if (!application.sessions.has(handle)) return failure("SESSION_HANDLE_INVALID");
-  const object = application.objects.find((candidate) => candidate.handle === objectHandle);
-  if (object === undefined) return failure("OBJECT_HANDLE_INVALID");
+  if (liveSession(application, handle) === null) return failure("SESSION_HANDLE_INVALID");
+  const object = objectOf(application.state, objectHandle);
+  if (object === null) return failure("OBJECT_HANDLE_INVALID");
   return values(encodeAttributes(object, queries));
 };
 
@@ -164,7 +166,7 @@ function dropPin(args: ArgumentReader): void {
 }
 
 function loggedIn(application: Application, handle: bigint): Answer {
-  if (!application.sessions.has(handle)) return failure("SESSION_HANDLE_INVALID");
+  if (liveSession(application, handle) === null) return failure("SESSION_HANDLE_INVALID");
   application.loggedIn = true;
   return OK;
 }

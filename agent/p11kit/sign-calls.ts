@@ -65,7 +65,7 @@ async function finish(
   room: number | null,
 ): Promise<Answer> {
   const { state, peer } = application;
-  const length = state.key.signatureLength;
+  const length = active.operation.started.key.signatureLength;
   if (room === null || room < length) return values(encodeLength(length));
   active.session.sign = null;
   const result = await finishSigning(state, peer, active.operation, data);

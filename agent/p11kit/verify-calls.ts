@@ -1,24 +1,34 @@
+import { scopeOf } from "../broker/scope-state.ts";
 import { finishVerification, startVerification } from "../broker/verifying.ts";
-import { type Answer, activeOf, type CallHandler, failure, OK, type SessionOperation } from "./application.ts";
+import {
+  type Answer,
+  activeOf,
+  type CallHandler,
+  failure,
+  liveSession,
+  OK,
+  type SessionOperation,
+} from "./application.ts";
 import { bytesOf, NO_VALUES } from "./codec.ts";
-import { keyOf } from "./scope-keys.ts";
+import { objectOf } from "./objects.ts";
 
 export const verifyInit: CallHandler = (application, args) => {
   const handle = args.ulong("session");
   const request = args.mechanismAndKey();
   args.end();
-  const session = application.sessions.get(handle);
-  if (session === undefined) return failure("SESSION_HANDLE_INVALID");
+  const session = liveSession(application, handle);
+  if (session === null) return failure("SESSION_HANDLE_INVALID");
   if (request.kind === "cancel") {
     session.verify = null;
     return OK;
   }
   if (session.verify !== null) return failure("OPERATION_ACTIVE");
-  const object = application.objects.find((candidate) => candidate.handle === request.key);
-  if (object === undefined) return failure("KEY_HANDLE_INVALID");
+  const { state } = application;
+  const scope = scopeOf(state);
+  const object = objectOf(state, request.key);
+  if (scope === null || object === null) return failure("KEY_HANDLE_INVALID");
   if (object.kind !== "public") return failure("KEY_FUNCTION_NOT_PERMITTED");
-  const { key, does } = keyOf(application.state, object);
-  const start = startVerification(application.state.scope.mechanisms, key, does, request);
+  const start = startVerification(state.live.current, scope, object.key, request);
   if (start.kind === "refused") return failure(start.code);
   session.verify = start.verification;
   return OK;

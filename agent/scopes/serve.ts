@@ -1,7 +1,16 @@
 import { join } from "node:path";
 import type { Policy } from "../../policy/index.ts";
 import type { AuditLog } from "../audit.ts";
-import { FailureBudgets, type Token } from "../broker/index.ts";
+import {
+  type Broker,
+  FailureBudgets,
+  KeyRing,
+  LivePolicy,
+  NO_APPROVALS,
+  NO_METER,
+  type Token,
+  Usage,
+} from "../broker/index.ts";
 import type { AgentConfig } from "../config.ts";
 import { createPeerIdentity } from "../identity.ts";
 import type { ServedKey } from "../launch/keys.ts";
@@ -29,15 +38,14 @@ export async function serveScopes(options: ServeOptions): Promise<readonly Scope
     executableOf: (pidfd) => spawner.peerExe(pidfd),
     closeFd: (fd) => native.closeFd(fd),
   });
-  const failures = new FailureBudgets(() => performance.now());
+  const now = () => performance.now();
+  const broker: Broker = {
+    ...{ live: new LivePolicy(policy), keys: new KeyRing(policy, publicKeys), token: domainToken(domains), audit },
+    ...{ failures: new FailureBudgets(now), usage: new Usage(now), now, wallClock: Date.now },
+    ...{ approvals: NO_APPROVALS, meter: NO_METER },
+  };
   const opening = policy.scopes.map(({ name }) =>
-    serveScope({
-      ...{ policy, audit, identify, publicKeys, failures },
-      scope: name,
-      socketPath: join(config.scopes, `${name}.sock`),
-      token: domainToken(domains),
-      now: () => performance.now(),
-    }),
+    serveScope({ broker, scope: name, socketPath: join(config.scopes, `${name}.sock`), identify }),
   );
   const outcomes = await Promise.allSettled(opening);
   const servers = outcomes.flatMap((outcome) => (outcome.status === "fulfilled" ? [outcome.value] : []));

@@ -1,19 +1,13 @@
 import { chmodSync, lstatSync, unlinkSync } from "node:fs";
 import { connect, createServer, type Server, type Socket } from "node:net";
-import { failuresOf, findScope, type Policy } from "../../policy/index.ts";
-import type { AuditLog } from "../audit.ts";
-import type { FailureBudgets } from "../broker/failure-budget.ts";
-import { brokerKey, type PublicKeySource, verifyKeyUses } from "../broker/key.ts";
-import { recordStranger, type ScopeState, strangerReason } from "../broker/operation.ts";
-import { RefusalLog } from "../broker/refusals.ts";
-import type { Token } from "../broker/token.ts";
+import { MAX_CONNECTIONS } from "../../policy/index.ts";
+import { recordStranger, strangerReason } from "../broker/operation.ts";
+import { type Broker, openScope, scopeOf } from "../broker/scope-state.ts";
 import { AgentError } from "../errors.ts";
 import type { Peer, PeerIdentity } from "../identity.ts";
 import { serveConnection } from "../p11kit/connection.ts";
 import { ReceiveMemory } from "../p11kit/frame.ts";
-import { scopeObjects } from "../p11kit/objects.ts";
 
-const MAX_CONNECTIONS = 256;
 /** Of peers that are refused, at once: they cannot keep the scope's caller out. */
 const MAX_STRANGERS = 32;
 /** Bytes of unfinished requests, of all connections together. */
@@ -22,19 +16,11 @@ const MAX_RECEIVING = 16 << 20;
 const MAX_SOCKET_PATH = 107;
 
 export interface ServeScopeOptions {
-  readonly policy: Policy;
+  readonly broker: Broker;
   /** Name of the scope. */
   readonly scope: string;
   readonly socketPath: string;
-  readonly token: Token;
-  readonly audit: AuditLog;
   readonly identify: PeerIdentity;
-  /** By key name; the scope's key must be among them, with the SPKI that the policy names. */
-  readonly publicKeys: ReadonlyMap<string, PublicKeySource>;
-  /** Those of all scopes of the policy together: a key that two scopes serve has one budget. */
-  readonly failures: FailureBudgets;
-  /** Milliseconds of a clock that does not go backwards, for the rate limit. */
-  readonly now: () => number;
 }
 
 export interface ScopeServer {
@@ -47,8 +33,7 @@ export interface ScopeServer {
  * @throws AgentError `ERR_LAUNCH` when policy and key do not fit, `ERR_ENVIRONMENT` when the socket cannot be made
  */
 export async function serveScope(options: ServeScopeOptions): Promise<ScopeServer> {
-  const state = scopeState(options);
-  const objects = scopeObjects(state.key, state.policy.keys[state.scope.key]?.does ?? "unwrap");
+  const state = openScope(options.broker, options.scope);
   const memory = new ReceiveMemory(MAX_RECEIVING);
   const sockets = new Set<Socket>();
   const strangers = new Set<Socket>();
@@ -61,7 +46,7 @@ export async function serveScope(options: ServeScopeOptions): Promise<ScopeServe
       return;
     }
     if (reason !== null && sockets.has(socket)) strangers.add(socket);
-    await serveConnection(socket, state, objects, peer, memory);
+    await serveConnection(socket, state, peer, memory);
   };
   const server = createServer({ allowHalfOpen: true }, (socket) => {
     sockets.add(socket);
@@ -73,7 +58,7 @@ export async function serveScope(options: ServeScopeOptions): Promise<ScopeServe
     });
     void admit(socket);
   });
-  server.maxConnections = MAX_CONNECTIONS;
+  server.maxConnections = scopeOf(state)?.connections ?? MAX_CONNECTIONS;
   await removeStaleSocket(options.socketPath);
   await listen(server, options.socketPath);
   return {
@@ -85,32 +70,6 @@ export async function serveScope(options: ServeScopeOptions): Promise<ScopeServe
       await state.refusals.flush();
     },
   };
-}
-
-function scopeState(options: ServeScopeOptions): ScopeState {
-  const { policy, token, audit, now } = options;
-  const scope = findScope(policy, options.scope);
-  if (scope === null)
-    throw new AgentError("ERR_LAUNCH", "scope", { expected: "a scope of the policy", got: options.scope });
-  const listed = policy.keys[scope.key];
-  const source = options.publicKeys.get(scope.key);
-  if (listed === undefined || source === undefined) {
-    throw new AgentError("ERR_LAUNCH", `scope ${scope.name} key`, {
-      expected: `public key of ${scope.key}`,
-      got: "none",
-    });
-  }
-  if (listed.does === "unwrap") {
-    throw new AgentError("ERR_LAUNCH", `scope ${scope.name} key`, {
-      expected: "a key that does sign or decrypt",
-      got: listed.does,
-    });
-  }
-  const key = brokerKey(scope.key, source, listed.spki);
-  verifyKeyUses(policy, options.publicKeys);
-  const failures = options.failures.of(key.identity, failuresOf(scope));
-  const refusals = new RefusalLog(audit, scope.audit, now);
-  return { policy, scope, key, token, audit, refusals, failures, now, bucket: null };
 }
 
 /** A peer that cannot be identified is served as a stranger: refused and recorded, not cut off. */

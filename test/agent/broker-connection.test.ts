@@ -5,13 +5,14 @@ import { join } from "node:path";
 import fc from "fast-check";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { openAudit } from "../../agent/audit.ts";
-import { FailureBudgets } from "../../agent/broker/index.ts";
+import type { PublicKeySource } from "../../agent/broker/index.ts";
 import { AgentError } from "../../agent/errors.ts";
 import { serveScope } from "../../agent/scopes/index.ts";
 import { ByteWriter, concatBytes, parsePolicy, sha256Hex, utf8 } from "../../policy/index.ts";
 import {
   type BrokerFixture,
   INTRUDER_PEER,
+  openBroker,
   SIGNER_PEER,
   softwareKeys,
   startBroker,
@@ -194,7 +195,10 @@ describe("socket", () => {
   });
   afterEach(() => rmSync(directory, { recursive: true }));
 
-  const serve = (socketPath: string, change: Partial<Parameters<typeof serveScope>[0]> = {}) => {
+  const serve = async (
+    socketPath: string,
+    change: { scope?: string; publicKeys?: Map<string, PublicKeySource> } = {},
+  ) => {
     const { publicKeys, ...token } = softwareKeys();
     const document = policyDocument();
     for (const [name, { spki }] of publicKeys) {
@@ -202,19 +206,9 @@ describe("socket", () => {
     }
     const audit = openAudit({ path: join(directory, "audit.log"), now: Date.now, anchor: null });
     const policy = parsePolicy(documentBytes(document));
-    const identify = async () => SIGNER_PEER;
-    return serveScope({
-      policy,
-      scope: "release-signing",
-      socketPath,
-      token,
-      failures: new FailureBudgets(Date.now),
-      audit,
-      identify,
-      publicKeys,
-      now: Date.now,
-      ...change,
-    });
+    const broker = openBroker(policy, change.publicKeys ?? publicKeys, { token, audit });
+    const { scope = "release-signing" } = change;
+    return serveScope({ broker, scope, socketPath, identify: async () => SIGNER_PEER });
   };
 
   it("I6: everybody may connect, and the socket is gone afterwards", async () => {

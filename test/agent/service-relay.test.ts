@@ -55,7 +55,7 @@ function start(): Promise<Agent> {
         connect: [{ listen: `127.0.0.1:${LISTEN}`, to: `127.0.0.1:${proxy.port}` }],
         writable: [],
       });
-      draft.callers = { signer: { uid: CALLER, exe: [`sha256:${digestOf(TOOL)}`] } };
+      draft.callers = { signer: { uid: CALLER, exe: [`sha256:${digestOf(TOOL)}`], unit: null } };
     },
   });
 }

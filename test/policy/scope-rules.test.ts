@@ -94,9 +94,9 @@ describe("rules of a scope", () => {
       /legacy: another scope of this key.*raw: another scope of this key/,
     ],
     [
-      "a scope that unwraps",
+      "a scope that unwraps, and does not say what",
       (document) => Object.assign(document.keys, { vault: { spki: `sha256:${"33".repeat(32)}`, does: "unwrap" } }),
-      /vault does unwrap, which no scope serves yet/,
+      /scope vault: a key that does unwrap needs unwraps/,
     ],
   ])("I7: %s is a finding", (_what, change, expected) => {
     const document = documentWith(change);

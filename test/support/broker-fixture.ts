@@ -5,19 +5,25 @@ import { join } from "node:path";
 import { type AuditLog, openAudit, readAudit } from "../../agent/audit.ts";
 import type { AuditRecord } from "../../agent/audit-record.ts";
 import {
+  type Broker,
   type DecryptMechanism,
   FailureBudgets,
+  KeyRing,
+  LivePolicy,
+  NO_APPROVALS,
+  NO_METER,
   type PublicKeySource,
   type SignMechanism,
   type Token,
+  Usage,
 } from "../../agent/broker/index.ts";
 import { AgentError } from "../../agent/errors.ts";
 import type { Peer } from "../../agent/identity.ts";
 import { type ScopeServer, serveScope } from "../../agent/scopes/index.ts";
-import { OAEP_DIGESTS, parsePolicy, sha256Hex } from "../../policy/index.ts";
+import { OAEP_DIGESTS, type Policy, parsePolicy, sha256Hex } from "../../policy/index.ts";
 import { documentBytes, type PolicyDocument, policyDocument, SIGNER_EXE, SIGNER_UID } from "./policy-document.ts";
 
-export const SIGNER_PEER: Peer = { pid: 77, uid: SIGNER_UID, gid: 2001, exe: SIGNER_EXE as Peer["exe"] };
+export const SIGNER_PEER: Peer = { pid: 77, uid: SIGNER_UID, gid: 2001, exe: SIGNER_EXE as Peer["exe"], unit: null };
 export const INTRUDER_PEER: Peer = { ...SIGNER_PEER, pid: 78, uid: 2002 };
 
 export interface SignRequest {
@@ -37,8 +43,10 @@ export interface BrokerFixture {
   socket(scope: string): string;
   /** Who the next connections come from; null: cannot be identified. */
   peer: Peer | null;
-  /** Milliseconds of the rate limit's clock. */
+  /** Milliseconds of the clock of rates and durations. */
   time: number;
+  /** Milliseconds since 1970. */
+  wallTime: number;
   readonly requests: SignRequest[];
   readonly decryptions: DecryptRequest[];
   records(): readonly AuditRecord[];
@@ -50,6 +58,8 @@ export interface BrokerFixtureOptions {
   readonly publicKeys?: ReadonlyMap<string, PublicKeySource>;
   readonly audit?: AuditLog;
   readonly change?: (document: PolicyDocument) => void;
+  /** Parts of the broker that are others than usual. */
+  readonly parts?: Partial<Broker>;
 }
 
 /** What is added to the sample policy: one key, three scopes. */
@@ -114,6 +124,19 @@ export function tokenRefuses(rv: bigint): AgentError {
   return new AgentError("ERR_SHIM_REFUSED", "shim decrypt rv", { expected: "0x0", got: `0x${rv.toString(16)}`, rv });
 }
 
+/** A broker over these keys and this policy, with clocks that run and nothing that needs approvals. */
+export function openBroker(
+  policy: Policy,
+  publicKeys: ReadonlyMap<string, PublicKeySource>,
+  { token, audit, now = Date.now }: Pick<Broker, "token" | "audit"> & { now?: () => number },
+): Broker {
+  return {
+    ...{ live: new LivePolicy(policy), keys: new KeyRing(policy, publicKeys), token, audit },
+    ...{ failures: new FailureBudgets(now), usage: new Usage(now), now, wallClock: Date.now },
+    ...{ approvals: NO_APPROVALS, meter: NO_METER },
+  };
+}
+
 /** Made once in a test file: an RSA key takes longer than most tests. */
 let shared: ReturnType<typeof softwareKeys> | null = null;
 
@@ -137,6 +160,7 @@ export async function startBroker(options: BrokerFixtureOptions = {}): Promise<B
     socket: (scope) => join(directory, `${scope}.sock`),
     peer: SIGNER_PEER,
     time: 1_000_000,
+    wallTime: Date.parse("2026-11-26T12:00:00Z"),
     requests: [],
     decryptions: [],
     records: () => readAudit(auditPath, 1, 10_000),
@@ -157,26 +181,18 @@ export async function startBroker(options: BrokerFixtureOptions = {}): Promise<B
       return (options.token?.decrypt ?? software.decrypt)(request);
     },
   };
-  const failures = new FailureBudgets(() => fixture.time);
+  const now = () => fixture.time;
+  const broker = {
+    ...openBroker(policy, publicKeys, { token, audit, now }),
+    wallClock: () => fixture.wallTime,
+    ...options.parts,
+  };
   const identify = async (): Promise<Peer> => {
     if (fixture.peer === null) throw new Error("no such process");
     return fixture.peer;
   };
   for (const { name } of policy.scopes) {
-    const socketPath = fixture.socket(name);
-    servers.push(
-      await serveScope({
-        policy,
-        scope: name,
-        socketPath,
-        token,
-        failures,
-        audit,
-        identify,
-        publicKeys,
-        now: () => fixture.time,
-      }),
-    );
+    servers.push(await serveScope({ broker, scope: name, socketPath: fixture.socket(name), identify }));
   }
   return fixture;
 }

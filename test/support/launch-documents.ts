@@ -226,7 +226,7 @@ function policyDraft({ programs, token }: Tools): PolicyDraft {
     { spki: `sha256:${sha256Hex(spki)}`, does: "sign" },
   ]);
   return {
-    version: 2,
+    version: 3,
     serial: 1,
     owner: "bench",
     reviewBy: "2027-11-01",
@@ -247,7 +247,7 @@ function policyDraft({ programs, token }: Tools): PolicyDraft {
     onViolation: "kill",
     onLoginLost: "stop",
     keys: Object.fromEntries(keys),
-    callers: { signer: { uid: 2001, exe: [`sha256:${"5e".repeat(32)}`] } },
+    callers: { signer: { uid: 2001, exe: [`sha256:${"5e".repeat(32)}`], unit: null } },
     scopes: [
       {
         name: "release-signing",

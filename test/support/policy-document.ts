@@ -12,7 +12,7 @@ const DIGEST = "ab".repeat(32);
 
 export function policyDocument(): PolicyDocument {
   return {
-    version: 2,
+    version: 3,
     serial: 7,
     owner: "release engineering",
     reviewBy: "2027-03-01",
@@ -32,8 +32,8 @@ export function policyDocument(): PolicyDocument {
       vault: { spki: `sha256:${"33".repeat(32)}`, does: "decrypt" },
     },
     callers: {
-      "release-signer": { uid: SIGNER_UID, exe: [SIGNER_EXE] },
-      backup: { uid: 2003, exe: [`sha256:${"6f".repeat(32)}`] },
+      "release-signer": { uid: SIGNER_UID, exe: [SIGNER_EXE], unit: null },
+      backup: { uid: 2003, exe: [`sha256:${"6f".repeat(32)}`], unit: null },
     },
     scopes: [
       {

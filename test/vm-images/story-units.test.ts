@@ -27,6 +27,7 @@ import { renderStory } from "../../vm-images/story/render.ts";
 import type { StoryResult } from "../../vm-images/story/story.ts";
 import { addPolicyRule, changeLibraryByte } from "../../vm-images/story/tamper.ts";
 import { type DemoToken, makeDemoToken, randomPin, TOKEN_DIRECTORY } from "../../vm-images/token/token.ts";
+import { AMPLE } from "../support/decision.ts";
 import { documentBytes, pinnedModule, policyDocument, SIGNER_EXE } from "../support/policy-document.ts";
 import { SOFTHSM_LIBRARY } from "../support/softhsm.ts";
 
@@ -74,11 +75,11 @@ describe("the tampering of the story", () => {
     if (old === undefined || widened === undefined) throw new Error("two policies");
     const ask = (policy: Policy, uid: number, scope: string) =>
       decide(policy, {
+        ...AMPLE,
         ...{ scope, key: "release-ec", operation: "sign", mechanism: "CKM_ECDSA" },
-        caller: { uid, exe: SIGNER_EXE },
+        caller: { uid, exe: SIGNER_EXE, unit: null },
         parameters: { kind: "none" },
         input: { kind: "pending" },
-        tokens: 1,
       }).allow;
     expect(ask(widened, INTRUDER_UID, "intruder")).toBe(true);
     for (const policy of [old, widened]) {
@@ -120,8 +121,9 @@ describe("the demo's policy", () => {
         for (const key of Object.keys(policy.keys))
           for (const { type: mechanism } of MECHANISMS) {
             const decision = decide(policy, {
-              ...{ scope, key, mechanism, operation: "sign", tokens: 1 },
-              caller: { uid, exe: `sha256:${executable}` },
+              ...AMPLE,
+              ...{ scope, key, mechanism, operation: "sign" },
+              caller: { uid, exe: `sha256:${executable}`, unit: null },
               parameters: { kind: "none" },
               input: { kind: "pending" },
             });

@@ -23,7 +23,7 @@ export interface PolicyInputs {
  */
 export function demoPolicy({ module, profileSha256, devices, token, executables, change }: PolicyInputs): Uint8Array {
   const demo: PolicyDocument = {
-    version: 2,
+    version: 3,
     serial: 1,
     owner: "demo",
     reviewBy: "2027-11-01",
@@ -51,6 +51,7 @@ export function demoPolicy({ module, profileSha256, devices, token, executables,
       "release-signer": {
         uid: SCOPED_UID,
         exe: executables.map((digest): `sha256:${string}` => `sha256:${digest}`),
+        unit: null,
       },
     },
     scopes: [

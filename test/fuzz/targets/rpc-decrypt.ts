@@ -1,6 +1,7 @@
 import { mechanismName } from "../../../agent/broker/mechanisms.ts";
 import { ArgumentReader, bytesOf } from "../../../agent/p11kit/codec.ts";
 import { ByteReader, decide, parsePolicy } from "../../../policy/index.ts";
+import { AMPLE } from "../../support/decision.ts";
 import { documentBytes, policyDocument, SIGNER_EXE, SIGNER_UID } from "../../support/policy-document.ts";
 import { expectTrue } from "../property.ts";
 
@@ -28,8 +29,10 @@ export function run(bytes: Uint8Array): void {
   if (request.kind === "cancel" || ciphertext === null) return;
   const { parameters } = request;
   const { allow } = decide(policy, {
-    ...{ scope: "vault", caller: { uid: SIGNER_UID, exe: SIGNER_EXE }, key: "vault", operation: "decrypt" },
-    ...{ mechanism: mechanismName(request.mechanism), parameters, tokens: 0, failures: 1 },
+    ...AMPLE,
+    caller: { uid: SIGNER_UID, exe: SIGNER_EXE, unit: null },
+    ...{ scope: "vault", key: "vault", operation: "decrypt", parameters },
+    mechanism: mechanismName(request.mechanism),
     input: { kind: "block", bytes: ciphertext, modulus },
   });
   const isRule =

@@ -1,0 +1,71 @@
+import { z } from "zod";
+import { duration } from "./duration.ts";
+import type { Policy, Scope } from "./policy.ts";
+import { doubles, name } from "./policy-fields.ts";
+
+/** Whoever approves, by an OpenSSH public key. */
+export const approver = z.strictObject({
+  /** A line as in a `.pub` file: `ssh-ed25519` or `sk-ssh-ed25519@openssh.com`. */
+  key: z
+    .string()
+    .max(512)
+    .regex(
+      /^(?:ssh-ed25519|sk-ssh-ed25519@openssh\.com) [A-Za-z0-9+/]+={0,2}(?: [\x21-\x7e]+)?$/,
+      "expected an OpenSSH public key: ssh-ed25519 or sk-ssh-ed25519@openssh.com",
+    ),
+  /** Callers that this approver may not approve for: mostly those that he is. */
+  notFor: z.array(name).max(64),
+});
+export const approvers: z.ZodDefault<z.ZodRecord<typeof name, typeof approver>> = z
+  .record(name, approver)
+  .refine((all) => Object.keys(all).length <= 64, "expected at most 64 approvers")
+  .default({});
+
+/** How many of whom have to approve what. */
+export const approvalRule = z.strictObject({
+  required: z.int().min(1).max(8),
+  of: z.array(name).min(1).max(64),
+  /** `operation`: each one by itself. `window`: whatever the scope allows, for as long as `window`. */
+  for: z.enum(["operation", "window"]),
+  /** How long a request waits for approvals and an approval for its use; for `window`, how long it opens the scope. */
+  window: duration,
+});
+
+/** Those of the scope's approvers who count for its caller. */
+export function countingApprovers(policy: Pick<Policy, "approvers">, { approvals, caller }: Scope): readonly string[] {
+  return (approvals?.of ?? []).filter((approverName) => {
+    const listed = Object.hasOwn(policy.approvers, approverName) ? policy.approvers[approverName] : undefined;
+    return listed !== undefined && !listed.notFor.includes(caller);
+  });
+}
+
+/** What is wrong with the approvers, and with each scope's use of them. */
+export function approverFindings(policy: Policy): string[] {
+  const entries = Object.entries(policy.approvers);
+  const keys = entries.map(([, { key }]) => key.split(" ")[1] ?? "");
+  return [
+    ...doubles(keys).map((double) => `approvers: two entries with the key ${double}`),
+    ...entries.flatMap(([approverName, { notFor }]) =>
+      notFor
+        .filter((caller) => !Object.hasOwn(policy.callers, caller))
+        .map((caller) => `approvers.${approverName}: unknown caller ${caller}`),
+    ),
+    ...policy.scopes.flatMap((scope) => scopeFindings(policy, scope)),
+  ];
+}
+
+function scopeFindings(policy: Policy, scope: Scope): string[] {
+  const { approvals } = scope;
+  if (approvals === undefined) return [];
+  const label = `scope ${scope.name}: approvals`;
+  const counting = countingApprovers(policy, scope).length;
+  return [
+    ...doubles(approvals.of).map((double) => `${label}: ${double} is listed twice`),
+    ...approvals.of
+      .filter((approverName) => !Object.hasOwn(policy.approvers, approverName))
+      .map((approverName) => `${label}: unknown approver ${approverName}`),
+    ...(counting < approvals.required
+      ? [`${label}: ${approvals.required} required, and ${counting} may approve for ${scope.caller}`]
+      : []),
+  ];
+}
