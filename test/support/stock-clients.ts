@@ -19,6 +19,8 @@ const PACKAGES = [
   ...["libglib2.0-0t64", "libpcre2-8-0", "libmount1", "libblkid1", "libselinux1"],
 ];
 
+const SERVERS = ["openssh-server", "libwrap0", "libnsl2", "libtirpc3", "nginx"];
+
 /** The programs of one release of Debian, as they are there. */
 export interface StockClients {
   readonly suite: Suite;
@@ -52,47 +54,59 @@ export async function installedClients(): Promise<StockClients> {
  * @returns null when the archive cannot be reached from here
  */
 export async function unpackedClients(suite: Exclude<Suite, "bookworm">): Promise<StockClients | null> {
-  const list = join(CACHE, `${suite}.json`);
-  if (!existsSync(list)) {
-    const found = await unpack(suite).catch(() => null);
-    if (found === null) return null;
-    await writeFile(`${list}.${process.pid}`, JSON.stringify(found));
-    await rename(`${list}.${process.pid}`, list);
-  }
-  const { tree, version }: Unpacked = JSON.parse(await readFile(list, "utf8"));
+  const found = await unpacked(suite, suite, PACKAGES).catch(() => null);
+  if (found === null) return null;
+  const { tree, versions } = found;
   const libraries = join(tree, MULTIARCH);
   const loader = [join(libraries, "ld-linux-x86-64.so.2"), "--library-path", libraries] as const;
   return {
-    ...{ suite, version, module: join(libraries, "pkcs11/p11-kit-client.so") },
+    ...{ suite, version: versions["libp11-kit0"] ?? "unknown", module: join(libraries, "pkcs11/p11-kit-client.so") },
     provider: join(libraries, "ossl-modules/pkcs11.so"),
     run: (program, args, env) => output(loader[0], [...loader.slice(1), join(tree, "usr/bin", program), ...args], env),
   };
 }
 
-interface Unpacked {
-  readonly tree: string;
-  readonly version: string;
+/**
+ * Servers of this machine's own release. Not installed, because their packages start them.
+ * @throws ImageError when the archive cannot be reached from here
+ */
+export async function stockServers(): Promise<{ sshd: string; nginx: string; libraries: string }> {
+  const { tree } = await unpacked("servers", "bookworm", SERVERS);
+  const program = (name: string): string => join(tree, "usr/sbin", name);
+  return { sshd: program("sshd"), nginx: program("nginx"), libraries: join(tree, MULTIARCH) };
 }
 
-async function unpack(suite: Suite): Promise<Unpacked> {
-  const debs = join(CACHE, `${suite}-debs`);
+interface Unpacked {
+  readonly tree: string;
+  readonly versions: Readonly<Record<string, string>>;
+}
+
+async function unpacked(name: string, suite: Suite, packages: readonly string[]): Promise<Unpacked> {
+  const list = join(CACHE, `${name}.json`);
+  if (!existsSync(list)) {
+    await writeFile(`${list}.${process.pid}`, JSON.stringify(await unpack(name, suite, packages)));
+    await rename(`${list}.${process.pid}`, list);
+  }
+  return JSON.parse(await readFile(list, "utf8"));
+}
+
+async function unpack(name: string, suite: Suite, wanted: readonly string[]): Promise<Unpacked> {
+  const debs = join(CACHE, `${name}-debs`);
   await rm(debs, { recursive: true, force: true });
   await mkdir(debs, { recursive: true });
-  const archive = new Archive(join(CACHE, `${suite}-apt`), suite);
-  const described = await archive.describe(PACKAGES);
-  await archive.download(
-    described.map(({ name, version }) => `${name}=${version}`),
-    debs,
-  );
+  const archive = new Archive(join(CACHE, `${name}-apt`), suite);
+  const described = await archive.describe(wanted);
+  const selections = described.map((entry) => `${entry.name}=${entry.version}`);
+  await archive.download(selections, debs);
   const files = await readdir(debs);
   const packages = described.map((entry) => ({
     ...{ ...entry, group: "guest" as const },
     path: join(debs, files.find((file) => file.startsWith(`${entry.name}_`)) ?? entry.name),
   }));
   const digest = sha256Hex(utf8(described.map(({ sha256 }) => sha256).join()));
-  const tree = await unpackPackages({ packages, digest, unlocked: true }, ["guest"], join(CACHE, suite));
-  await rm(debs, { recursive: true, force: true });
-  return { tree, version: described.find(({ name }) => name === "libp11-kit0")?.version ?? "unknown" };
+  const tree = await unpackPackages({ packages, digest, unlocked: true }, ["guest"], join(CACHE, name));
+  for (const done of [debs, join(CACHE, `${name}-apt`)]) await rm(done, { recursive: true, force: true });
+  return { tree, versions: Object.fromEntries(described.map((entry) => [entry.name, entry.version])) };
 }
 
 async function output(program: string, args: readonly string[], env: Record<string, string>): Promise<string> {
