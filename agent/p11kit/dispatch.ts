@@ -13,8 +13,8 @@ import * as session from "./session-calls.ts";
 import * as signing from "./sign-calls.ts";
 import * as verification from "./verify-calls.ts";
 
-/** The calls that are served. What is not in this table is CKR_FUNCTION_NOT_SUPPORTED. */
-const HANDLERS: ReadonlyMap<number, CallHandler> = new Map(
+/** The calls that are served, by number. What is not in this table is CKR_FUNCTION_NOT_SUPPORTED. */
+export const HANDLERS: ReadonlyMap<number, CallHandler> = new Map(
   Object.entries({
     C_Initialize: general.initialize,
     C_Finalize: general.finalize,
