@@ -8,6 +8,8 @@ import { type ErrorFields, type ExitCode, IronclawError } from "../policy/index.
  * - `ERR_SHIM_TIMEOUT`: no answer in time; the connection is closed
  * - `ERR_SHIM_REFUSED`: the shim or the library behind it answered with a CK_RV other than CKR_OK (see `rv`)
  * - `ERR_TOKEN_STOPPED`: the token is no longer served: a violation, or no shim left that is logged in to it
+ * - `ERR_KEY_GONE`: a key that no token has (any longer): it came in by unwrap, and the shim that had it ended
+ * - `ERR_KEY_MISMATCH`: a key that came in by unwrap is not the private half of the public key that the policy gives
  * - `ERR_SPAWNER`: the spawner answered with a failure or not at all
  * - `ERR_STATE_VOLUME`: the state volume cannot be opened (see `state`)
  * - `ERR_CONTROL_MALFORMED`: a line on the control port cannot be read
@@ -16,6 +18,7 @@ import { type ErrorFields, type ExitCode, IronclawError } from "../policy/index.
  * - `ERR_AUDIT_MALFORMED`: an audit log does not follow its format
  * - `ERR_AUDIT_ROLLED_BACK`: an audit log ends before a record that is known to have been in it
  * - `ERR_RPC_MALFORMED`: a workload's message cannot be read
+ * - `ERR_FOREIGN_SENDER`: a connection is in other hands than those of the process and program that connected, or carries descriptors
  * - `ERR_LAUNCH`: the launch sequence cannot go on
  * - `ERR_NATIVE`: a system call made for the agent by its native addon failed
  * - `ERR_ENVIRONMENT`: a file, device or setting that the agent needs is missing
@@ -26,6 +29,8 @@ export type AgentErrorCode =
   | "ERR_SHIM_TIMEOUT"
   | "ERR_SHIM_REFUSED"
   | "ERR_TOKEN_STOPPED"
+  | "ERR_KEY_GONE"
+  | "ERR_KEY_MISMATCH"
   | "ERR_SPAWNER"
   | "ERR_STATE_VOLUME"
   | "ERR_CONTROL_MALFORMED"
@@ -34,6 +39,7 @@ export type AgentErrorCode =
   | "ERR_AUDIT_MALFORMED"
   | "ERR_AUDIT_ROLLED_BACK"
   | "ERR_RPC_MALFORMED"
+  | "ERR_FOREIGN_SENDER"
   | "ERR_LAUNCH"
   | "ERR_NATIVE"
   | "ERR_ENVIRONMENT";
@@ -44,6 +50,8 @@ const EXIT_CODES: Readonly<Record<AgentErrorCode, ExitCode>> = {
   ERR_SHIM_TIMEOUT: 4,
   ERR_SHIM_REFUSED: 1,
   ERR_TOKEN_STOPPED: 1,
+  ERR_KEY_GONE: 1,
+  ERR_KEY_MISMATCH: 1,
   ERR_SPAWNER: 4,
   ERR_STATE_VOLUME: 4,
   ERR_CONTROL_MALFORMED: 3,
@@ -52,6 +60,7 @@ const EXIT_CODES: Readonly<Record<AgentErrorCode, ExitCode>> = {
   ERR_AUDIT_MALFORMED: 3,
   ERR_AUDIT_ROLLED_BACK: 3,
   ERR_RPC_MALFORMED: 3,
+  ERR_FOREIGN_SENDER: 3,
   ERR_LAUNCH: 1,
   ERR_NATIVE: 4,
   ERR_ENVIRONMENT: 4,

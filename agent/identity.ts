@@ -1,48 +1,71 @@
 import { toHex } from "../policy/index.ts";
 import { AgentError } from "./errors.ts";
+import type { Connector } from "./native/index.ts";
+import type { Processes } from "./processes.ts";
 
-/** Who connected, as the kernel and the spawner said at that moment. */
+/** Who is at the other end of a connection, as the kernel and the spawner said at one moment. */
 export interface Peer {
   readonly pid: number;
   readonly uid: number;
   readonly gid: number;
   /** Digest of the executable file's content. */
   readonly exe: `sha256:${string}`;
-  /** Last component of its cgroup; null where it has none. */
+  /** Last component of the process's cgroup v2 path, e.g. `signer.service`; null when that is no unit's name. */
   readonly unit: string | null;
 }
 
-/** Identifies the process at the other end of a connected Unix socket. Rejects when it cannot; such a peer is nobody's caller. */
-export type PeerIdentity = (fd: number) => Promise<Peer>;
+/** A {@link Connector} that can be asked about: it keeps its number while the pidfd shows it alive. */
+export interface ConnectedProcess extends Connector {
+  readonly pidfd: number;
+  /** When the connection was accepted, on the clock of {@link Processes}. */
+  readonly accepted: number;
+}
+
+/** Identifies the process that connected, as it is now. Rejects when it cannot; such a peer is nobody's caller. */
+export type PeerIdentity = (connected: ConnectedProcess) => Promise<Peer>;
 
 export interface PeerSources {
-  /** SO_PEERCRED and a pidfd of the process that called connect(). The pidfd is the caller's to close. */
-  readonly peerCredentials: (fd: number) => {
-    readonly pid: number;
-    readonly uid: number;
-    readonly gid: number;
-    readonly pidfd: number;
-  };
   /** The spawner's answer for a pidfd: it may read every process's executable, the agent may not. */
   readonly executableOf: (pidfd: number) => Promise<{ readonly pid: number; readonly sha256: Uint8Array }>;
-  readonly closeFd: (fd: number) => void;
+  readonly isAlive: (pidfd: number) => boolean;
+  readonly processes: Pick<Processes, "unitOf" | "startOf">;
 }
 
 /**
- * The identity that a decision uses. The pidfd names one process for ever, so a number that was reused cannot lend its new owner's executable.
- * Does not establish that the process has not exec'd or handed on the socket since, nor anything about a script that an interpreter runs.
+ * The identity that a decision uses. The pidfd names one process for ever. What is read by number (unit, start time) is read between two
+ * looks at it: by the spawner, which answers only for a living process, and here. So a number that was reused lends nothing of its new owner.
+ *
+ * Does not establish what the program does, nor anything about a script that an interpreter runs, nor who started the process or traces it.
+ * Before Linux 6.5 (`byNumber`) a process that took the number over between connect and accept is not told from the one that connected;
+ * user and group are the connector's in any case, since the kernel recorded them.
  */
-export function createPeerIdentity(sources: PeerSources): PeerIdentity {
-  return async (fd) => {
-    const { pid, uid, gid, pidfd } = sources.peerCredentials(fd);
-    try {
-      const executable = await sources.executableOf(pidfd);
-      if (executable.pid !== pid) {
-        throw new AgentError("ERR_SPAWNER", "peer executable: pid", { expected: `${pid}`, got: `${executable.pid}` });
-      }
-      return { pid, uid, gid, exe: `sha256:${toHex(executable.sha256)}`, unit: null };
-    } finally {
-      sources.closeFd(pidfd);
+export function createPeerIdentity({ executableOf, isAlive, processes }: PeerSources): PeerIdentity {
+  return async ({ pid, uid, gid, pidfd, byNumber, accepted }) => {
+    const executable = await executableOf(pidfd);
+    if (executable.pid !== pid) {
+      throw new AgentError("ERR_SPAWNER", "peer executable: pid", { expected: `${pid}`, got: `${executable.pid}` });
     }
+    const unit = processes.unitOf(pid);
+    if (byNumber) verifyStart(processes.startOf(pid), accepted);
+    if (!isAlive(pidfd)) throw foreign("process", "the one that connected", "one that has ended");
+    return { pid, uid, gid, exe: `sha256:${toHex(executable.sha256)}`, unit };
   };
+}
+
+/**
+ * Whether a process that was looked at again is still what it was.
+ * @throws AgentError ERR_FOREIGN_SENDER for another program (it called exec) or another unit
+ */
+export function verifySamePeer(before: Peer, now: Peer): void {
+  if (now.exe !== before.exe) throw foreign("executable", before.exe, now.exe);
+  if (now.unit !== before.unit) throw foreign("unit", before.unit ?? "none", now.unit ?? "none");
+}
+
+/** A process that started later cannot be the one that connected. Equal hundredths are: a program may connect first of all. */
+function verifyStart(started: number, accepted: number): void {
+  if (started > accepted) throw foreign("process", "one older than its connection", "a younger one with its number");
+}
+
+function foreign(what: string, expected: string, got: string): AgentError {
+  return new AgentError("ERR_FOREIGN_SENDER", `peer ${what}`, { expected, got });
 }

@@ -1,7 +1,7 @@
 import { readFile } from "node:fs/promises";
 import type { ShimClaim } from "../attest/index.ts";
 import { type MachineTpm, readEpoch } from "../seal/index.ts";
-import type { AuditLog } from "./audit.ts";
+import type { AuditLog } from "./audit/log.ts";
 import type { AgentConfig } from "./config.ts";
 import { AgentError } from "./errors.ts";
 import type { LaunchRecord, RecordedShim } from "./launch/environment.ts";

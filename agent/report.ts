@@ -14,7 +14,7 @@ import {
 } from "../attest/index.ts";
 import { concatBytes, fromHex, policyExceptions, type Release, syscallName } from "../policy/index.ts";
 import { ekProfileOfName, type SealedPackage } from "../seal/index.ts";
-import type { AuditLog } from "./audit.ts";
+import type { AuditLog } from "./audit/log.ts";
 import type { LaunchRecord } from "./launch/environment.ts";
 import type { LaunchInputs } from "./launch/inputs.ts";
 import { keyClaim } from "./launch/keys.ts";

@@ -2,8 +2,19 @@ import { openSync, readSync, realpathSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { collectEvidence, ekProfiles, encodeEvidence, type Reason, reasonFrom } from "../attest/index.ts";
 import { openCabinet, type Policy } from "../policy/index.ts";
-import { isOwnershipSecret, memoryMedium, openStoreFile, openTpm, Store, type StoreContent } from "../seal/index.ts";
-import { type AuditLog, openAudit, readAudit } from "./audit.ts";
+import {
+  isOwnershipSecret,
+  type MachineTpm,
+  memoryMedium,
+  openStoreFile,
+  openTpm,
+  Store,
+  type StoreContent,
+} from "../seal/index.ts";
+import { CHECKPOINT_PURPOSE } from "./audit/checkpoint.ts";
+import type { AuditLog } from "./audit/log.ts";
+import { MachineAudit } from "./audit/machine-audit.ts";
+import { openAudit } from "./audit/open.ts";
 import { type AgentConfig, parseConfig } from "./config.ts";
 import { answerControlLine, type ControlService, MAX_REQUEST } from "./control/control.ts";
 import { VirtioPort } from "./control/port.ts";
@@ -24,7 +35,7 @@ import { Domains } from "./shims/domains.ts";
 import { IncidentLog } from "./shims/incidents.ts";
 import { isOutageAgain, recover } from "./shims/recovery.ts";
 import { openSpawner } from "./spawner-client.ts";
-import { createStateVolume, MachineAudit } from "./state-volume.ts";
+import { createStateVolume } from "./state-volume.ts";
 import { visibleDevices } from "./visible-devices.ts";
 
 /** The spawner leaves its socket here (SPAWNER.md). */
@@ -43,7 +54,7 @@ export async function runAgent(configPath: string): Promise<never> {
   const record = newLaunchRecord();
   const log = new MeasurementLog(tpm, config.agentPcr);
   const audit = new MachineAudit();
-  if (!config.stateVolume) audit.open(openAudit({ path: config.auditLog, now: Date.now, anchor: null }));
+  if (!config.stateVolume) audit.open(openAudit({ directory: config.auditLog, now: Date.now, anchor: null }));
   const volume = { tss: tpm.tss, spawner, native, auditLog: config.auditLog, audit, now: Date.now };
   let domains: Domains | null = null;
 
@@ -58,6 +69,9 @@ export async function runAgent(configPath: string): Promise<never> {
   };
   const gathered = { config, tpm, log, record, inputs: inputs.partial, audit, spawner, domains: () => domains };
   const sources = await openSources(gathered);
+  await signCheckpoints(audit, tpm, sources);
+  // The same signal a second time ends the process: by then the log is signed and anchored.
+  process.once("SIGTERM", () => void audit.stop().finally(() => process.kill(process.pid, "SIGTERM")));
   const sealing = createSealingService(environment, { record, storeKeeps, identity: sources });
   const { ended } = await serveControl(config, controlService(gathered, sources, sealing));
   const launched = await launch(environment, record);
@@ -94,6 +108,15 @@ async function recoverAgain(
   });
   for (const { code, got } of without) console.error(`agent: ${code}: ${got}`);
   await log.locked(async () => addReasons(record, without));
+}
+
+/** Without an attestation key the log goes on without checkpoints, and nothing of it is ever deleted. */
+async function signCheckpoints(audit: MachineAudit, tpm: MachineTpm, sources: Sources): Promise<void> {
+  try {
+    audit.signWith(await tpm.certifiedKey(sources().ak, CHECKPOINT_PURPOSE));
+  } catch (error) {
+    console.error(`agent: no checkpoints: ${error instanceof Error ? error.message : "unknown failure"}`);
+  }
 }
 
 interface Launch {
@@ -167,7 +190,7 @@ async function readCabinet(config: AgentConfig, store: StoreContent): Promise<Re
 }
 
 function controlService(
-  { config, record, domains }: Gathered,
+  { config, record, domains, audit }: Gathered & { readonly audit: MachineAudit },
   sources: Sources,
   sealing: SealingService,
 ): (report: VirtioPort) => ControlService {
@@ -175,7 +198,7 @@ function controlService(
     sealing,
     status: async () => ({
       state: record.state.kind,
-      reasons: "reasons" in record.state ? record.state.reasons : (domains()?.warnings ?? []),
+      reasons: "reasons" in record.state ? record.state.reasons : [...(domains()?.warnings ?? []), ...audit.warnings],
       // A list that cannot be read is a fact to show, not an end of `status`.
       devices: await visibleDevices(config).catch(() => null),
       phases: record.phases.map(({ kind, at }) => ({ phase: kind, at: Math.round(at) })),
@@ -196,7 +219,7 @@ function controlService(
         got: "an ownership secret",
       });
     },
-    audit: async (from, limit) => readAudit(config.auditLog, from, limit),
+    audit: async (from, limit) => audit.read(from, limit),
     challenge: async (challenge) => {
       const { tpm, ak } = sources();
       // A takeover that is under way belongs into the report: between two shims a token has none.

@@ -2,45 +2,15 @@ import { dirname } from "node:path";
 import { reason, reasonFrom } from "../attest/index.ts";
 import { equalBytes, toHex } from "../policy/index.ts";
 import { readAnchor, writeAnchor } from "../seal/index.ts";
-import { type AuditLog, type Durability, type OpenAuditLog, openAudit } from "./audit.ts";
-import type { AuditEntry, AuditHead } from "./audit-record.ts";
-import { EMPTY_HEAD } from "./audit-record.ts";
+import type { MachineAudit } from "./audit/machine-audit.ts";
+import { openAudit } from "./audit/open.ts";
+import type { AuditHead } from "./audit/record.ts";
 import { readMirror, readTpmCounters, rollbackReasons, writeMirror } from "./counter-mirror.ts";
 import { AgentError } from "./errors.ts";
 import { type LaunchEnvironment, Refusal, type StateVolume } from "./launch/environment.ts";
 import { tpmStep } from "./launch/unseal.ts";
 import type { Native } from "./native/index.ts";
 import type { Spawner } from "./spawner-client.ts";
-
-/** How far the log may run ahead of the TPM: by time, and by records. */
-const ANCHOR_MILLISECONDS = 10_000;
-const ANCHOR_RECORDS = 10_000;
-
-/** The machine's audit log: there once it is opened. Before that nothing can be decided, so nothing is written. */
-export class MachineAudit implements AuditLog {
-  #log: OpenAuditLog | null = null;
-  #stopAnchoring: () => void = () => undefined;
-
-  /** @param stopAnchoring ends what keeps the log's head in the TPM; called when the log is closed */
-  open(log: OpenAuditLog, stopAnchoring: () => void = () => undefined): void {
-    this.#log = log;
-    this.#stopAnchoring = stopAnchoring;
-  }
-  append(entry: AuditEntry, durability: Durability): Promise<AuditHead> {
-    if (this.#log !== null) return this.#log.append(entry, durability);
-    return Promise.reject(new AgentError("ERR_AUDIT_WRITE", "audit log: not open yet"));
-  }
-  head(): AuditHead {
-    return this.#log?.head() ?? EMPTY_HEAD;
-  }
-  durableHead(): AuditHead {
-    return this.#log?.durableHead() ?? EMPTY_HEAD;
-  }
-  close(): void {
-    this.#stopAnchoring();
-    this.#log?.close();
-  }
-}
 
 interface StateVolumeParts {
   readonly tss: LaunchEnvironment["tss"];
@@ -83,11 +53,12 @@ async function openStateVolume(parts: StateVolumeParts, deliver: (sink: number) 
   const mirrored = readMirror(directory);
   const older = anchor === null || mirrored === null ? [] : rollbackReasons(mirrored, present);
   if (older.length > 0) throw new Refusal(older);
-  const log = openAudit({ path: auditLog, now, anchor });
+  const log = openAudit({ directory: auditLog, now, anchor });
   writeMirror(directory, present);
   // A volume that is new to the TPM is taken over as it is: there is nothing yet that its log could be behind.
-  await tpmStep("audit anchor", () => writeAnchor(tss, { volumeId: opened.volumeId, ...log.head() }));
-  audit.open(log, keepAnchored(tss, opened.volumeId, log));
+  const keep = (head: AuditHead) => writeAnchor(tss, { volumeId: opened.volumeId, ...head });
+  await tpmStep("audit anchor", () => keep(log.head()));
+  audit.open(log, keep);
 }
 
 /** What is wrong with the volume, as a reason of the launch; anything else stays what it is. */
@@ -117,33 +88,4 @@ async function withKey<T>(
   } finally {
     native.closeFd(keyFd);
   }
-}
-
-/**
- * Writes the log's head into the TPM when it has moved: every ten seconds, and earlier when many records came. Only what is on the disk:
- * after a power cut an anchor ahead of the log would look like a log that was cut.
- * @returns how to end that
- */
-function keepAnchored(
-  tss: StateVolumeParts["tss"],
-  volumeId: Uint8Array,
-  log: Pick<AuditLog, "durableHead">,
-): () => void {
-  let anchored = log.durableHead().seq;
-  let due = performance.now() + ANCHOR_MILLISECONDS;
-  const tick = async (): Promise<void> => {
-    const head = log.durableHead();
-    const late = performance.now() >= due || head.seq - anchored >= ANCHOR_RECORDS;
-    if (head.seq === anchored || !late) return;
-    due = performance.now() + ANCHOR_MILLISECONDS;
-    try {
-      await writeAnchor(tss, { volumeId, ...head });
-      anchored = head.seq;
-    } catch (error) {
-      console.error(`agent: audit anchor: ${error instanceof Error ? error.message : "unknown failure"}`);
-    }
-  };
-  const timer = setInterval(() => void tick(), 500);
-  timer.unref();
-  return () => clearInterval(timer);
 }

@@ -1,9 +1,8 @@
 import { z } from "zod";
-import { IronclawError, parseJson, sha256Hex, utf8 } from "../policy/index.ts";
+import { IronclawError, parseCommentedJson, sha256Hex, utf8 } from "../policy/index.ts";
 import { imageVariants } from "./claims.ts";
 import { assuranceClasses } from "./enrolment.ts";
 import { AttestError } from "./errors.ts";
-import { blankComments } from "./json-comments.ts";
 import { schemaError } from "./schema-issue.ts";
 
 const MAX_POLICY_BYTES = 1 << 16;
@@ -143,9 +142,7 @@ export function appraisalPolicyJsonSchema(): Readonly<Record<string, unknown>> {
 function parseDocument(bytes: Uint8Array): unknown {
   const limits = { maxBytes: MAX_POLICY_BYTES, maxDepth: 5 };
   try {
-    // Not copied before its size is known.
-    const text = bytes.length > limits.maxBytes ? bytes : blankComments(bytes);
-    return parseJson(text, "appraisal policy", limits);
+    return parseCommentedJson(bytes, "appraisal policy", limits);
   } catch (cause) {
     if (!(cause instanceof IronclawError)) throw cause;
     throw new AttestError("ERR_APPRAISAL_POLICY", cause.message, { cause });

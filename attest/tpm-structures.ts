@@ -73,7 +73,7 @@ export function parseQuoteAttest(bytes: Uint8Array): QuoteAttest {
   return attest;
 }
 
-function parseClockInfo(reader: ByteReader): ClockInfo {
+export function parseClockInfo(reader: ByteReader): ClockInfo {
   const clock = reader.u64("clock");
   const resetCount = reader.u32("resetCount");
   const restartCount = reader.u32("restartCount");

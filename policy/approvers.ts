@@ -1,7 +1,8 @@
 import { z } from "zod";
 import { duration } from "./duration.ts";
+import { type DocumentFinding, findingsIn, listed, repeatFindings } from "./findings.ts";
 import type { Policy, Scope } from "./policy.ts";
-import { doubles, name } from "./policy-fields.ts";
+import { name } from "./policy-fields.ts";
 
 /** Whoever approves, by an OpenSSH public key. */
 export const approver = z.strictObject({
@@ -40,32 +41,43 @@ export function countingApprovers(policy: Pick<Policy, "approvers">, { approvals
 }
 
 /** What is wrong with the approvers, and with each scope's use of them. */
-export function approverFindings(policy: Policy): string[] {
+export function approverFindings(policy: Policy): readonly DocumentFinding[] {
   const entries = Object.entries(policy.approvers);
-  const keys = entries.map(([, { key }]) => key.split(" ")[1] ?? "");
   return [
-    ...doubles(keys).map((double) => `approvers: two entries with the key ${double}`),
-    ...entries.flatMap(([approverName, { notFor }]) =>
-      notFor
-        .filter((caller) => !Object.hasOwn(policy.callers, caller))
-        .map((caller) => `approvers.${approverName}: unknown caller ${caller}`),
+    ...repeatFindings(
+      entries.map(([name, { key }]) => ({ value: key.split(" ")[1] ?? "", path: ["approvers", name, "key"] })),
+      (double) => `approvers: two entries with the key ${double}`,
     ),
-    ...policy.scopes.flatMap((scope) => scopeFindings(policy, scope)),
+    ...entries.flatMap(([approverName, { notFor }]) =>
+      notFor.flatMap((caller, index) => {
+        if (Object.hasOwn(policy.callers, caller)) return [];
+        const path = ["approvers", approverName, "notFor", index];
+        return [{ path, message: `approvers.${approverName}: unknown caller ${caller}` }];
+      }),
+    ),
+    ...policy.scopes.flatMap((scope, index) =>
+      findingsIn(["scopes", index, "approvals"], `scope ${scope.name}: approvals`, scopeFindings(policy, scope)),
+    ),
   ];
 }
 
-function scopeFindings(policy: Policy, scope: Scope): string[] {
+function scopeFindings(policy: Policy, scope: Scope): readonly DocumentFinding[] {
   const { approvals } = scope;
   if (approvals === undefined) return [];
-  const label = `scope ${scope.name}: approvals`;
   const counting = countingApprovers(policy, scope).length;
   return [
-    ...doubles(approvals.of).map((double) => `${label}: ${double} is listed twice`),
-    ...approvals.of
-      .filter((approverName) => !Object.hasOwn(policy.approvers, approverName))
-      .map((approverName) => `${label}: unknown approver ${approverName}`),
+    ...repeatFindings(listed(["of"], approvals.of), (double) => `${double} is listed twice`),
+    ...approvals.of.flatMap((approverName, index) => {
+      if (Object.hasOwn(policy.approvers, approverName)) return [];
+      return [{ path: ["of", index], message: `unknown approver ${approverName}` }];
+    }),
     ...(counting < approvals.required
-      ? [`${label}: ${approvals.required} required, and ${counting} may approve for ${scope.caller}`]
+      ? [
+          {
+            path: ["required"],
+            message: `${approvals.required} required, and ${counting} may approve for ${scope.caller}`,
+          },
+        ]
       : []),
   ];
 }

@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { type Endpoint, parseEndpoint } from "./endpoint.ts";
-import { credential, type DeepReadonly, digests, doubles, hex64, name, path, printable } from "./policy-fields.ts";
+import { type DocumentFinding, findingsAt, findingsIn, listed, repeatFindings } from "./findings.ts";
+import { credential, type DeepReadonly, digests, hex64, name, path, printable } from "./policy-fields.ts";
 
 const MAX_MODULES = 4;
 const MAX_NODES = 8;
@@ -57,40 +58,52 @@ export type PolicyModule = DeepReadonly<z.infer<typeof moduleSchema>>;
 type Modules = Readonly<Record<string, PolicyModule>>;
 
 /** What is wrong with the modules beyond their fields' own ranges. */
-export function moduleFindings(modules: Modules, devices: readonly string[]): readonly string[] {
+export function moduleFindings(modules: Modules, devices: readonly string[]): readonly DocumentFinding[] {
   return [
     ...Object.entries(modules).flatMap(([name, module]) =>
-      [...pinFindings(module), ...reachFindings(module), ...deviceFindings(module, devices)].map(
-        (finding) => `modules.${name}: ${finding}`,
-      ),
+      findingsIn(["modules", name], `modules.${name}`, [
+        ...pinFindings(module),
+        ...reachFindings(module),
+        ...deviceFindings(module, devices),
+      ]),
     ),
     ...digestFindings(modules),
   ];
 }
 
-function pinFindings({ path, closure, config, writable, files }: PolicyModule): readonly string[] {
-  const pinned = [path, ...Object.keys(closure), ...Object.keys(config)];
+function pinFindings({ path, closure, config, writable, files }: PolicyModule): readonly DocumentFinding[] {
+  const pinned = [
+    { value: path, path: ["path"] },
+    ...Object.keys(closure).map((value) => ({ value, path: ["closure", value] })),
+    ...Object.keys(config).map((value) => ({ value, path: ["config", value] })),
+  ];
   return [
-    ...doubles(pinned).map((double) => `${double} is listed twice`),
+    ...repeatFindings(pinned, (double) => `${double} is listed twice`),
     ...Object.keys(files)
       .filter((file) => !writable.some((directory) => isBelow(file, directory)))
-      .map((file) => `files: ${file} is in no writable directory`),
+      .map((file) => ({ path: ["files", file], message: `files: ${file} is in no writable directory` })),
   ];
 }
 
 /** A profile opens one kind of way out, and a module that has none to name takes the narrowest. */
-function reachFindings({ profile, nodes, connect }: PolicyModule): readonly string[] {
+function reachFindings({ profile, nodes, connect }: PolicyModule): readonly DocumentFinding[] {
   const [wantsNodes, wantsConnect] = [profile.name === "usb", profile.name === "relay"];
   const misfit = (field: string, wanted: boolean, count: number) => {
     if (wanted === count > 0) return [];
-    return [`${field}: profile ${profile.name} has ${wanted ? "at least one" : "none"}`];
+    const message = `${field}: profile ${profile.name} has ${wanted ? "at least one" : "none"}`;
+    return [{ path: [field], message }];
   };
   return [
     ...misfit("nodes", wantsNodes, nodes.length),
     ...misfit("connect", wantsConnect, connect.length),
-    ...doubles(nodes).map((double) => `nodes: ${double} is listed twice`),
-    ...doubles(connect.map(({ listen }) => listen)).map((double) => `connect: two listeners on ${double}`),
-    ...connect.flatMap(({ listen, to }) => endpointFindings(listen, parseEndpoint(listen), parseEndpoint(to))),
+    ...repeatFindings(listed(["nodes"], nodes), (double) => `nodes: ${double} is listed twice`),
+    ...repeatFindings(
+      connect.map(({ listen }, index) => ({ value: listen, path: ["connect", index, "listen"] })),
+      (double) => `connect: two listeners on ${double}`,
+    ),
+    ...connect.flatMap(({ listen, to }, index) =>
+      findingsAt(["connect", index, "listen"], endpointFindings(listen, parseEndpoint(listen), parseEndpoint(to))),
+    ),
   ];
 }
 
@@ -102,24 +115,27 @@ function endpointFindings(text: string, listen: Endpoint | null, to: Endpoint | 
 }
 
 /** `devices` is complete, so a device of the shim's stands in it. */
-function deviceFindings({ nodes }: PolicyModule, devices: readonly string[]): readonly string[] {
-  return nodes
-    .filter((node) => node.startsWith("usb:") && !devices.includes(node))
-    .map((node) => `nodes: ${node} is not among the devices`);
+function deviceFindings({ nodes }: PolicyModule, devices: readonly string[]): readonly DocumentFinding[] {
+  return nodes.flatMap((node, index) => {
+    if (!node.startsWith("usb:") || devices.includes(node)) return [];
+    return [{ path: ["nodes", index], message: `nodes: ${node} is not among the devices` }];
+  });
 }
 
 /** The cabinet has one file of a path, and the image one profile of a name: two digests of it can never both be measured. */
-function digestFindings(modules: Modules): readonly string[] {
+function digestFindings(modules: Modules): readonly DocumentFinding[] {
   const seen = new Map<string, string>();
-  const differing = new Set<string>();
-  for (const { path, sha256, closure, config, profile } of Object.values(modules)) {
-    const pins = { [path]: sha256, ...closure, ...config, [`profile ${profile.name}`]: profile.sha256 };
-    for (const [what, digest] of Object.entries(pins)) {
-      if ((seen.get(what) ?? digest) !== digest) differing.add(what);
-      seen.set(what, digest);
-    }
-  }
-  return [...differing].map((what) => `modules: two digests of ${what}`);
+  const pins = Object.entries(modules).flatMap(([name, { path, sha256, closure, config, profile }]) => [
+    { what: path, digest: sha256, at: ["modules", name, "sha256"] },
+    ...Object.entries(closure).map(([what, digest]) => ({ what, digest, at: ["modules", name, "closure", what] })),
+    ...Object.entries(config).map(([what, digest]) => ({ what, digest, at: ["modules", name, "config", what] })),
+    { what: `profile ${profile.name}`, digest: profile.sha256, at: ["modules", name, "profile", "sha256"] },
+  ]);
+  return pins.flatMap(({ what, digest, at }) => {
+    const first = seen.get(what) ?? digest;
+    seen.set(what, first);
+    return first === digest ? [] : [{ path: at, message: `modules: two digests of ${what}` }];
+  });
 }
 
 function isDevicePath(text: string): boolean {

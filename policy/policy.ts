@@ -1,10 +1,10 @@
 import { z } from "zod";
 import { approverFindings, approvers } from "./approvers.ts";
 import { fromBase64 } from "./bytes.ts";
-import { PolicyError } from "./errors.ts";
+import { type DocumentFinding, FindingsError, listed, repeatFindings, schemaFindings } from "./findings.ts";
 import { sha256Hex } from "./hash.ts";
-import { parseJson } from "./json.ts";
-import { credential, type DeepReadonly, doubles, name, printable, sha256Tag } from "./policy-fields.ts";
+import { parseCommentedJson } from "./json-comments.ts";
+import { credential, type DeepReadonly, name, printable, sha256Tag } from "./policy-fields.ts";
 import {
   credentialFiles,
   deviceId,
@@ -19,7 +19,7 @@ import { rate, scopeSchema } from "./scope.ts";
 import { scopeFindings } from "./scope-rules.ts";
 
 export const POLICY_MAX_BYTES = 1 << 20;
-const POLICY_MAX_DEPTH = 16;
+export const POLICY_LIMITS = { maxBytes: POLICY_MAX_BYTES, maxDepth: 16 };
 /** Each has up to four shims of its own, of which a machine has 16, and a log-in record in the TPM. */
 const MAX_TOKENS = 4;
 
@@ -95,6 +95,13 @@ const oneToken = z
     toLongForm({ ...rest, tokens: { token: { ...token, pin } }, credentials: { files } }),
   );
 
+/** The schemas of the forms that a document may have, for `policyJsonSchema`. */
+export const policyForms = {
+  "long form": documentSchema,
+  "one module": oneModule,
+  "one module and one token": oneToken,
+} satisfies Readonly<Record<string, z.ZodType>>;
+
 /** A policy document as it is written, without the short forms. See POLICY.md. */
 export type PolicyDocument = DeepReadonly<z.input<typeof documentSchema>>;
 type LongForm = z.infer<typeof documentSchema>;
@@ -114,20 +121,19 @@ export type NamedModule = PolicyModule & { readonly name: string };
 
 /**
  * Reads a policy document. Says nothing about who wrote it: the launch measures its bytes, and a release predicts that measurement.
- * @throws PolicyError `ERR_POLICY_MALFORMED` (not strict JSON) or `ERR_POLICY_INVALID` (all findings in the message)
+ * @throws PolicyError `ERR_POLICY_MALFORMED` (not strict JSON with comments) or, as a `FindingsError`, `ERR_POLICY_INVALID` (all findings in the message)
  */
 export function parsePolicy(bytes: Uint8Array): Policy {
-  const json = parseJson(bytes, "policy", { maxBytes: POLICY_MAX_BYTES, maxDepth: POLICY_MAX_DEPTH });
+  const json = parseCommentedJson(bytes, "policy", POLICY_LIMITS);
   const result = schemaFor(json).safeParse(json);
-  if (!result.success)
-    throw invalid(result.error.issues.map((issue) => `${where(issue.path)}: ${issue.message.toLowerCase()}`));
+  if (!result.success) throw new FindingsError("policy", schemaFindings(result.error));
   const policy = withKeyTokens(result.data);
   const findings = [
     ...moduleFindings(policy.modules, policy.devices),
     ...tokenFindings(result.data),
     ...brokenReferences(policy),
   ];
-  if (findings.length > 0) throw invalid(findings);
+  if (findings.length > 0) throw new FindingsError("policy", findings);
   return policy;
 }
 
@@ -185,25 +191,32 @@ function withKeyTokens(document: LongForm): Policy {
   return { ...document, keys: Object.fromEntries(keys) };
 }
 
-function tokenFindings({ tokens, keys, modules }: LongForm): string[] {
+function tokenFindings({ tokens, keys, modules }: LongForm): readonly DocumentFinding[] {
   const several = Object.keys(tokens).length > 1;
-  const used = Object.entries(tokens).map(([name, { module }]) => ({ name, module }));
+  const all = Object.entries(tokens);
   return [
-    ...used
-      .filter(({ module }) => own(modules, module) === undefined)
-      .map(({ name, module }) => `tokens.${name}: unknown module ${module}`),
+    ...all
+      .filter(([, { module }]) => own(modules, module) === undefined)
+      .map(([name, { module }]) => ({
+        path: ["tokens", name, "module"],
+        message: `tokens.${name}: unknown module ${module}`,
+      })),
     ...Object.keys(modules)
-      .filter((name) => !used.some(({ module }) => module === name))
-      .map((name) => `modules.${name}: no token is reached through it`),
-    ...doubles(Object.values(tokens).map(({ label, serial }) => `${label}/${serial}`)).map(
+      .filter((name) => !all.some(([, { module }]) => module === name))
+      .map((name) => ({ path: ["modules", name], message: `modules.${name}: no token is reached through it` })),
+    ...repeatFindings(
+      all.map(([name, { label, serial }]) => ({ value: `${label}/${serial}`, path: ["tokens", name] })),
       (double) => `tokens: two entries with the label and serial ${double}`,
     ),
-    ...doubles(Object.values(tokens).map(({ pin }) => pin)).map(
+    ...repeatFindings(
+      all.map(([name, { pin }]) => ({ value: pin, path: ["tokens", name, "pin"] })),
       (double) => `tokens: two entries with the credential ${double}`,
     ),
     ...Object.entries(keys).flatMap(([name, { token }]) => {
-      if (token === undefined) return several ? [`keys.${name}: no token of several named`] : [];
-      return Object.hasOwn(tokens, token) ? [] : [`keys.${name}: unknown token ${token}`];
+      if (token === undefined)
+        return several ? [{ path: ["keys", name], message: `keys.${name}: no token of several named` }] : [];
+      const path = ["keys", name, "token"];
+      return Object.hasOwn(tokens, token) ? [] : [{ path, message: `keys.${name}: unknown token ${token}` }];
     }),
   ];
 }
@@ -213,53 +226,56 @@ export function findScope(policy: Policy, scopeName: string): Scope | null {
   return policy.scopes.find((candidate) => candidate.name === scopeName) ?? null;
 }
 
-function brokenReferences(policy: Policy): string[] {
+function brokenReferences(policy: Policy): readonly DocumentFinding[] {
+  const unsorted = policy.devices.findIndex((device, index) => device < (policy.devices[index - 1] ?? ""));
   return [
-    ...doubles(policy.scopes.map((entry) => entry.name)).map((double) => `scopes: duplicate name ${double}`),
-    ...spkiFindings(Object.values(policy.keys)),
+    ...repeatFindings(
+      policy.scopes.map(({ name }, index) => ({ value: name, path: ["scopes", index, "name"] })),
+      (double) => `scopes: duplicate name ${double}`,
+    ),
+    ...spkiFindings(policy.keys),
     ...arrivalFindings(policy),
     ...scopeFindings(policy),
     ...approverFindings(policy),
-    ...(policy.devices.every((device, index) => index === 0 || (policy.devices[index - 1] ?? "") <= device)
-      ? []
-      : ["devices: not sorted"]),
-    ...doubles(policy.sandbox.lacks).map((double) => `sandbox.lacks: ${double} is listed twice`),
+    ...(unsorted < 0 ? [] : [{ path: ["devices", unsorted], message: "devices: not sorted" }]),
+    ...repeatFindings(
+      listed(["sandbox", "lacks"], policy.sandbox.lacks),
+      (double) => `sandbox.lacks: ${double} is listed twice`,
+    ),
   ];
 }
 
 /** One key may lie on two tokens; it is one key all the same, and does one thing. */
-function spkiFindings(keys: readonly PolicyKey[]): string[] {
-  const uses = new Set(keys.map(({ spki, does }) => `${spki} ${does}`));
+function spkiFindings(keys: Policy["keys"]): readonly DocumentFinding[] {
+  const uses = new Map<string, PolicyKey["does"]>();
   return [
-    ...doubles(keys.map(({ spki, token }) => `${spki} on token ${token}`)).map(
+    ...repeatFindings(
+      Object.entries(keys).map(([name, { spki, token }]) => ({
+        value: `${spki} on token ${token}`,
+        path: ["keys", name, "spki"],
+      })),
       (double) => `keys: two entries with the spki ${double}`,
     ),
-    ...doubles([...uses].map((use) => use.split(" ")[0] ?? "")).map((double) => `keys: two uses of the spki ${double}`),
+    ...Object.entries(keys).flatMap(([name, { spki, does }]) => {
+      const first = uses.get(spki) ?? does;
+      uses.set(spki, first);
+      return first === does ? [] : [{ path: ["keys", name, "does"], message: `keys: two uses of the spki ${spki}` }];
+    }),
   ];
 }
 
 /** A key that arrives by unwrap does what the same key does elsewhere. */
-function arrivalFindings({ keys, scopes }: Policy): string[] {
+function arrivalFindings({ keys, scopes }: Policy): readonly DocumentFinding[] {
   const uses = new Map(Object.values(keys).map(({ spki, does }) => [spki as string, does as string]));
-  return scopes.flatMap(({ name, unwraps = [] }) =>
-    unwraps.flatMap((rule) => {
+  return scopes.flatMap(({ name, unwraps = [] }, index) =>
+    unwraps.flatMap((rule, at) => {
       const spki = `sha256:${sha256Hex(fromBase64(rule.publicKey))}`;
       const first = uses.get(spki) ?? rule.does;
       uses.set(spki, first);
-      return first === rule.does ? [] : [`scope ${name}: unwraps ${rule.key}: the same key does ${first} elsewhere`];
+      const message = `scope ${name}: unwraps ${rule.key}: the same key does ${first} elsewhere`;
+      return first === rule.does ? [] : [{ path: ["scopes", index, "unwraps", at, "does"], message }];
     }),
   );
-}
-
-function invalid(findings: readonly string[]): PolicyError {
-  return new PolicyError(
-    "ERR_POLICY_INVALID",
-    `policy: ${findings.length} finding${findings.length === 1 ? "" : "s"}: ${findings.join("; ")}`,
-  );
-}
-
-function where(location: readonly PropertyKey[]): string {
-  return location.length === 0 ? "document" : location.map(String).join(".");
 }
 
 function tokenRecord<T extends z.ZodType>(token: T): z.ZodRecord<typeof name, T> {

@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { type DocumentFinding, findingsAt, findingsIn, listed, repeatFindings } from "./findings.ts";
 import {
   type AcceptedRisk,
   MECHANISMS,
@@ -9,7 +10,6 @@ import {
   takesDigest,
 } from "./mechanisms.ts";
 import type { MechanismRule, Policy, Scope } from "./policy.ts";
-import { doubles } from "./policy-fields.ts";
 import { scopeUse } from "./scope-keys.ts";
 import { unwrapFindings } from "./unwrap-rules.ts";
 
@@ -50,58 +50,76 @@ export function acceptedRisks({ scopes }: Pick<Policy, "scopes">, key: string): 
 }
 
 /** What is wrong with the scopes beyond their fields' own ranges. */
-export function scopeFindings(policy: Policy): string[] {
-  const bits = policy.scopes.flatMap(({ freezeBit }) => (freezeBit === undefined ? [] : [`${freezeBit}`]));
+export function scopeFindings(policy: Policy): readonly DocumentFinding[] {
+  const bits = policy.scopes.flatMap(({ freezeBit }, index) =>
+    freezeBit === undefined ? [] : [{ value: `${freezeBit}`, path: ["scopes", index, "freezeBit"] }],
+  );
   return [
-    ...policy.scopes.flatMap((scope) => oneScopeFindings(policy, scope)),
+    ...policy.scopes.flatMap((scope, index) =>
+      findingsIn(["scopes", index], `scope ${scope.name}`, oneScopeFindings(policy, scope)),
+    ),
     ...failureFindings(policy),
-    ...doubles(bits).map((double) => `scopes: two with the freezeBit ${double}`),
+    ...repeatFindings(bits, (double) => `scopes: two with the freezeBit ${double}`),
   ];
 }
 
-function oneScopeFindings(policy: Policy, scope: Scope): string[] {
-  const label = `scope ${scope.name}`;
+function oneScopeFindings(policy: Policy, scope: Scope): readonly DocumentFinding[] {
   const types = scope.mechanisms.map(({ type }) => type);
   const keyTypes = new Set(types.map((type) => mechanismRow(type).keyType));
   const uses = scope.keys.flatMap((key) => scopeUse(policy, scope, key) ?? []);
   const [does] = uses;
+  const all = [...new Set(uses)].join(" and ");
   return [
-    ...(Object.hasOwn(policy.callers, scope.caller) ? [] : [`${label}: unknown caller ${scope.caller}`]),
-    ...doubles(scope.keys).map((double) => `${label}: key ${double} is listed twice`),
+    ...(Object.hasOwn(policy.callers, scope.caller)
+      ? []
+      : [{ path: ["caller"], message: `unknown caller ${scope.caller}` }]),
+    ...repeatFindings(listed(["keys"], scope.keys), (double) => `key ${double} is listed twice`),
     ...(scope.from === undefined ? unknownKeys(policy, scope) : []),
-    ...doubles(types).map((double) => `${label}: duplicate mechanism ${double}`),
-    ...(keyTypes.size > scope.keys.length ? [`${label}: mechanisms of two key types`] : []),
-    ...(new Set(uses).size > 1 ? [`${label}: its keys do ${[...new Set(uses)].join(" and ")}, expected one use`] : []),
-    ...(does === undefined ? [] : scope.mechanisms.flatMap((rule) => ruleFindings(scope, does, rule))),
+    ...repeatFindings(
+      types.map((type, index) => ({ value: type, path: ["mechanisms", index, "type"] })),
+      (double) => `duplicate mechanism ${double}`,
+    ),
+    ...(keyTypes.size > scope.keys.length ? [{ path: ["mechanisms"], message: "mechanisms of two key types" }] : []),
+    ...(new Set(uses).size > 1 ? [{ path: ["keys"], message: `its keys do ${all}, expected one use` }] : []),
+    ...(does === undefined
+      ? []
+      : scope.mechanisms.flatMap((rule, index) =>
+          findingsIn(["mechanisms", index], null, ruleFindings(scope, does, rule)),
+        )),
     ...unwrapFindings(policy, scope),
   ];
 }
 
-function unknownKeys({ keys }: Policy, { name, keys: named }: Scope): string[] {
-  return named.filter((key) => !Object.hasOwn(keys, key)).map((key) => `scope ${name}: unknown key ${key}`);
+function unknownKeys({ keys }: Policy, { keys: named }: Scope): readonly DocumentFinding[] {
+  return named.flatMap((key, index) =>
+    Object.hasOwn(keys, key) ? [] : [{ path: ["keys", index], message: `unknown key ${key}` }],
+  );
 }
 
-/** What is wrong with one rule of a scope whose keys do this. */
-function ruleFindings(scope: Scope, does: Operation, rule: MechanismRule): string[] {
-  const label = `scope ${scope.name}`;
+/** What is wrong with one rule of a scope whose keys do this, from the rule inwards. */
+function ruleFindings(scope: Scope, does: Operation, rule: MechanismRule): readonly DocumentFinding[] {
   const row = mechanismRow(rule.type);
   if (!row.operations.includes(does)) {
     const keys = scope.keys.length === 1 ? `key ${scope.keys[0]} does` : "its keys do";
-    return [`${label}: ${keys} ${does}, and ${rule.type} is for ${row.operations.join(" or ")}`];
+    return findingsAt(["type"], [`${keys} ${does}, and ${rule.type} is for ${row.operations.join(" or ")}`]);
   }
   return [
-    ...digestFindings(label, does, rule),
-    ...riskFindings(label, does, rule),
-    ...(rule.label !== undefined && row.parameters !== "oaep" ? [`${label}: ${rule.type} has no label`] : []),
+    ...findingsAt(["digest"], digestFindings(does, rule)),
+    ...findingsAt(["accepts"], riskFindings(does, rule)),
+    ...findingsAt(
+      ["label"],
+      rule.label !== undefined && row.parameters !== "oaep" ? [`${rule.type} has no label`] : [],
+    ),
   ];
 }
 
 /** What is wrong with the scopes' failure limits. One key, under however many names, has one budget. */
-function failureFindings(policy: Policy): string[] {
+function failureFindings(policy: Policy): readonly DocumentFinding[] {
   const seen = new Map<string, FailureLimits>();
-  return policy.scopes.flatMap((scope) => {
+  return policy.scopes.flatMap((scope, index) => {
     const misplaced = limitsMisplaced(scope, scopeUse(policy, scope, scope.keys[0] ?? ""));
-    if (misplaced !== null) return [`scope ${scope.name}: ${misplaced}`];
+    const path = ["scopes", index, "failures"];
+    if (misplaced !== null) return [{ path, message: `scope ${scope.name}: ${misplaced}` }];
     const limits = failuresOf(scope);
     return scope.keys.flatMap((key) => {
       const spki = scope.from === undefined && Object.hasOwn(policy.keys, key) ? policy.keys[key]?.spki : undefined;
@@ -109,7 +127,7 @@ function failureFindings(policy: Policy): string[] {
       const first = seen.get(identity) ?? limits;
       seen.set(identity, first);
       const same = first.perHour === limits.perHour && first.burst === limits.burst;
-      return same ? [] : [`scope ${scope.name}: another scope of this key has other failures`];
+      return same ? [] : [{ path, message: `scope ${scope.name}: another scope of this key has other failures` }];
     });
   });
 }
@@ -121,18 +139,18 @@ function limitsMisplaced({ failures, mechanisms }: Scope, does: Operation | null
   return failures === undefined && risky !== undefined ? `${risky.type} needs failures` : null;
 }
 
-function digestFindings(label: string, does: Operation, { type, digest }: MechanismRule): string[] {
+function digestFindings(does: Operation, { type, digest }: MechanismRule): readonly string[] {
   const { hashes, parameters } = mechanismRow(type);
-  if (!takesDigest(type, does)) return digest === undefined ? [] : [`${label}: ${type} takes no digest here`];
-  if (hashes === null && digest === undefined) return [`${label}: ${type} needs a digest`];
+  if (!takesDigest(type, does)) return digest === undefined ? [] : [`${type} takes no digest here`];
+  if (hashes === null && digest === undefined) return [`${type} needs a digest`];
   if (hashes !== null && digest !== undefined && digest !== hashes)
-    return [`${label}: ${type} hashes with ${hashes}, not ${digest}`];
-  return digest === "sha1" && parameters !== "oaep" ? [`${label}: sha1 is for CKM_RSA_PKCS_OAEP only`] : [];
+    return [`${type} hashes with ${hashes}, not ${digest}`];
+  return digest === "sha1" && parameters !== "oaep" ? ["sha1 is for CKM_RSA_PKCS_OAEP only"] : [];
 }
 
-function riskFindings(label: string, does: Operation, { type, accepts = [] }: MechanismRule): string[] {
+function riskFindings(does: Operation, { type, accepts = [] }: MechanismRule): readonly string[] {
   const risk = riskOf(type, does);
   const [accepted] = accepts;
-  if (risk !== null && accepted !== risk) return [`${label}: ${type} needs accepts ${risk}`];
-  return risk === null && accepted !== undefined ? [`${label}: ${type} accepts ${accepted}, which it has not`] : [];
+  if (risk !== null && accepted !== risk) return [`${type} needs accepts ${risk}`];
+  return risk === null && accepted !== undefined ? [`${type} accepts ${accepted}, which it has not`] : [];
 }

@@ -1,7 +1,8 @@
 import { z } from "zod";
-import { MECHANISMS, type MechanismType, mechanismRow } from "./mechanisms.ts";
+import { type DocumentFinding, findingsIn, listed, repeatFindings } from "./findings.ts";
+import { MECHANISMS, type MechanismType, mechanismRow, riskOf } from "./mechanisms.ts";
 import type { Policy, Scope } from "./policy.ts";
-import { type DeepReadonly, doubles, name, printable, sha256Tag } from "./policy-fields.ts";
+import { type DeepReadonly, name, printable, sha256Tag } from "./policy-fields.ts";
 
 const MAX_SPKI = 1024;
 /** SHIM.md: CKA_ALLOWED_MECHANISMS of a key that arrives. */
@@ -31,20 +32,28 @@ export const unwrapRule = z.strictObject({
 
 export type UnwrapRule = DeepReadonly<z.infer<typeof unwrapRule>>;
 
-/** What is wrong with a scope's `unwraps` and `from`. */
-export function unwrapFindings(policy: Policy, scope: Scope): string[] {
-  const label = `scope ${scope.name}`;
+/** What is wrong with a scope's `unwraps` and `from`, from the scope inwards. */
+export function unwrapFindings(policy: Policy, scope: Scope): readonly DocumentFinding[] {
   const lets = scope.keys.some((key) => policy.keys[key]?.does === "unwrap") && scope.from === undefined;
-  if (scope.unwraps === undefined) {
-    return [...(lets ? [`${label}: a key that does unwrap needs unwraps`] : []), ...fromFindings(policy, scope)];
+  const { unwraps } = scope;
+  if (unwraps === undefined) {
+    const message = "a key that does unwrap needs unwraps";
+    return [...(lets ? [{ path: ["keys"], message }] : []), ...fromFindings(policy, scope)];
   }
-  if (!lets) return [`${label}: unwraps without a key that does unwrap`];
+  if (!lets) return [{ path: ["unwraps"], message: "unwraps without a key that does unwrap" }];
+  const each = (field: "key" | "label" | "blob") =>
+    unwraps.flatMap((rule, index) => {
+      const value = rule[field];
+      return value === null ? [] : [{ value, path: ["unwraps", index, field] }];
+    });
   return [
-    ...(scope.keys.length === 1 ? [] : [`${label}: unwraps by several keys, expected one`]),
-    ...doubles(scope.unwraps.map(({ key }) => key)).map((double) => `${label}: two unwraps of ${double}`),
-    ...doubles(scope.unwraps.map((rule) => rule.label)).map((double) => `${label}: two unwraps labelled ${double}`),
-    ...doubles(scope.unwraps.flatMap(({ blob }) => blob ?? [])).map((double) => `${label}: two unwraps of ${double}`),
-    ...scope.unwraps.flatMap((rule) => ruleFindings(label, scope, rule)),
+    ...(scope.keys.length === 1 ? [] : [{ path: ["keys"], message: "unwraps by several keys, expected one" }]),
+    ...repeatFindings(each("key"), (double) => `two unwraps of ${double}`),
+    ...repeatFindings(each("label"), (double) => `two unwraps labelled ${double}`),
+    ...repeatFindings(each("blob"), (double) => `two unwraps of ${double}`),
+    ...unwraps.flatMap((rule, index) =>
+      findingsIn(["unwraps", index], `unwraps ${rule.key}`, ruleFindings(scope, rule)),
+    ),
   ];
 }
 
@@ -54,23 +63,28 @@ export function arrivalRule(policy: Pick<Policy, "scopes">, scope: Scope, key: s
   return source?.unwraps?.find((rule) => rule.key === key) ?? null;
 }
 
-function fromFindings(policy: Policy, scope: Scope): string[] {
+function fromFindings(policy: Policy, scope: Scope): readonly DocumentFinding[] {
   const { from } = scope;
   if (from === undefined) return [];
-  const label = `scope ${scope.name}`;
   const source = policy.scopes.find((candidate) => candidate.name === from);
-  if (source?.unwraps === undefined) return [`${label}: from ${from}: no scope that unwraps`];
-  return scope.keys.flatMap((key) =>
-    arrivalRule(policy, scope, key) === null ? [`${label}: ${from} lets in no key ${key}`] : [],
+  if (source?.unwraps === undefined) return [{ path: ["from"], message: `from ${from}: no scope that unwraps` }];
+  return scope.keys.flatMap((key, index) =>
+    arrivalRule(policy, scope, key) === null
+      ? [{ path: ["keys", index], message: `${from} lets in no key ${key}` }]
+      : [],
   );
 }
 
-function ruleFindings(label: string, scope: Scope, rule: UnwrapRule): string[] {
-  const what = `${label}: unwraps ${rule.key}`;
-  const strays = rule.mechanisms.filter((type) => !mechanismRow(type).operations.includes(rule.does));
+function ruleFindings(scope: Scope, rule: UnwrapRule): readonly DocumentFinding[] {
   return [
-    ...(rule.blob === null && scope.approvals === undefined ? [`${what}: any blob needs approvals`] : []),
-    ...doubles(rule.mechanisms).map((double) => `${what}: duplicate mechanism ${double}`),
-    ...strays.map((type) => `${what}: ${type} does not ${rule.does}`),
+    ...(rule.blob === null && scope.approvals === undefined
+      ? [{ path: ["blob"], message: "any blob needs approvals" }]
+      : []),
+    ...repeatFindings(listed(["mechanisms"], rule.mechanisms), (double) => `duplicate mechanism ${double}`),
+    ...rule.mechanisms.flatMap((type, index) => {
+      const path = ["mechanisms", index];
+      if (!mechanismRow(type).operations.includes(rule.does)) return [{ path, message: `${type} does not ${rule.does}` }];
+      return riskOf(type, rule.does) === null ? [] : [{ path, message: `${type} is not for a key that arrives` }];
+    }),
   ];
 }

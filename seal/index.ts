@@ -2,6 +2,7 @@
 export * from "./advice.ts";
 export * from "./blob-diagnosis.ts";
 export * from "./carry-out-order.ts";
+export type { CertifiedKey } from "./certified-key.ts";
 export * from "./compare-releases.ts";
 export * from "./credentials.ts";
 export * from "./delegation.ts";

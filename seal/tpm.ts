@@ -12,6 +12,7 @@ import {
   type Quote,
   type Tpm,
 } from "../attest/index.ts";
+import { type CertifiedKey, createCertifiedKey } from "./certified-key.ts";
 import { openEkPolicy, openEndorsementKey } from "./endorsement.ts";
 import { attestationKeyTemplates, readEkCertificates } from "./tpm-templates.ts";
 
@@ -25,6 +26,11 @@ export interface TpmLocation {
 /** The TPM as the agent attests with it, and the connection itself for the sealing functions of this folder. */
 export interface MachineTpm extends Tpm {
   readonly tss: Tss;
+  /**
+   * A signing key of this boot, which `key` certifies: see `createCertifiedKey`.
+   * @param purpose the certificate's extraData, at most 64 bytes
+   */
+  certifiedKey(key: AttestationKey, purpose: Uint8Array): Promise<CertifiedKey>;
 }
 
 /** Connects to a TPM. Throws AttestError `ERR_TPM_UNAVAILABLE` when there is none, or the addon is missing. */
@@ -97,6 +103,10 @@ class EsysTpm implements MachineTpm {
 
   quote(key: AttestationKey, extraData: Uint8Array, bank: PcrBank, pcrs: readonly number[]): Promise<Quote> {
     return answered(() => this.tss.quote(this.#primary(key), extraData, [{ bank, pcrs }]));
+  }
+
+  certifiedKey(key: AttestationKey, purpose: Uint8Array): Promise<CertifiedKey> {
+    return answered(() => createCertifiedKey(this.tss, this.#primary(key), purpose));
   }
 
   ekCertificates(): Promise<readonly EkCertificate[]> {

@@ -1,7 +1,7 @@
 import { failuresOf, OAEP_DIGESTS, oaepDigest } from "../../policy/index.ts";
-import { AgentError } from "../errors.ts";
 import type { Peer } from "../identity.ts";
 import type { Reservation } from "./failure-budget.ts";
+import { refusedByToken } from "./gone.ts";
 import { admitOperation, type OperationResult, refuseBusy, reservePlaces, type StartedOperation } from "./operation.ts";
 import { refused } from "./refused.ts";
 import { verifyRsaBlock } from "./rsa-verify.ts";
@@ -59,13 +59,12 @@ async function reserveFailure(state: ScopeState, { key }: StartedOperation): Pro
 async function askToken(state: ScopeState, started: StartedOperation, data: Uint8Array): Promise<OperationResult> {
   const { key } = started;
   try {
-    const bytes = await state.token.decrypt({ key: key.name, mechanism: tokenMechanism(started), data });
+    const bytes = await state.token.decrypt({ key: key.place, mechanism: decryptMechanism(started), data });
     if (isGoodPlaintext(started, data, bytes)) return { kind: "result", bytes };
     bytes.fill(0);
     return refused("ENCRYPTED_DATA_INVALID", "token");
   } catch (error) {
-    const isAnswer = error instanceof AgentError && error.code === "ERR_SHIM_REFUSED";
-    return refused(isAnswer ? "ENCRYPTED_DATA_INVALID" : "DEVICE_ERROR", "token");
+    return refusedByToken(state, key, error, "ENCRYPTED_DATA_INVALID");
   }
 }
 
@@ -75,7 +74,11 @@ function isGoodPlaintext(started: StartedOperation, data: Uint8Array, plaintext:
   return plaintext.length <= plaintextRoom(started);
 }
 
-function tokenMechanism({ mechanism, parameters }: StartedOperation): DecryptMechanism {
+/** How the token is asked to decrypt, or to unwrap. */
+export function decryptMechanism({
+  mechanism,
+  parameters,
+}: Pick<StartedOperation, "mechanism" | "parameters">): DecryptMechanism {
   if (mechanism.type === "CKM_RSA_PKCS_OAEP" && parameters.kind === "oaep") {
     const { hash, mgf, label } = parameters;
     return { type: "CKM_RSA_PKCS_OAEP", value: 0x9n, oaep: { hash, mgf, label } };

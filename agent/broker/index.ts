@@ -7,5 +7,5 @@ export { type Frozen, LivePolicy } from "./live-policy.ts";
 export { type Meter, NO_METER } from "./meter.ts";
 export type { RefusalStep } from "./refused.ts";
 export type { Broker } from "./scope-state.ts";
-export type { DecryptMechanism, SignMechanism, Token } from "./token.ts";
+export type { DecryptMechanism, SignMechanism, Token, UnwrapKeyRequest } from "./token.ts";
 export { Usage } from "./usage.ts";

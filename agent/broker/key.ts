@@ -14,6 +14,8 @@ export interface PublicKeySource {
 /** What the broker knows about a scope's key. Everything is derived from `spki`, whose digest stands in the policy. */
 export type BrokerKey = {
   readonly name: string;
+  /** By which the token is asked for it: the policy's name, for a key that arrived with the scope that let it in before it. */
+  readonly place: string;
   readonly publicKey: KeyObject;
   readonly spki: Uint8Array;
   readonly id: Uint8Array;
@@ -56,7 +58,7 @@ export function brokerKey(name: string, source: PublicKeySource, expected: strin
   const got = `sha256:${sha256Hex(source.spki)}`;
   if (got !== expected) throw new AgentError("ERR_LAUNCH", `key ${name} spki`, { expected, got });
   const { publicKey, jwk } = parsePublicKey(name, source.spki);
-  const common = { name, publicKey, spki: source.spki, id: source.id, label: source.label };
+  const common = { name, place: name, publicKey, spki: source.spki, id: source.id, label: source.label };
   if (jwk.kty === "RSA") {
     const modulus = base64url(jwk.n);
     const bits = modulus.length * 8 - Math.clz32(modulus[0] ?? 0) + 24;

@@ -13,8 +13,8 @@ import {
   sha256Hex,
   toHex,
 } from "../../policy/index.ts";
-import { inputDigest } from "../audit.ts";
-import type { AuditEntry } from "../audit-record.ts";
+import { inputDigest } from "../audit/log.ts";
+import type { AuditEntry } from "../audit/record.ts";
 import type { Peer } from "../identity.ts";
 import type { ApprovalRequest } from "./approval-gate.ts";
 import type { BrokerKey } from "./key.ts";
@@ -130,6 +130,7 @@ export async function refuseBusy(
   await state.refusals.record({
     ...{ caller: callerOf(peer), scope: state.name, key: key.name, mechanism: mechanism.type, operation },
     ...{ inputDigest: null, decision: "deny", step: "busy", reason: "too many requests wait for the token" },
+    approvals: [],
   });
   return refused("DEVICE_MEMORY", "busy");
 }
@@ -157,7 +158,7 @@ async function recordOutside(
   state.meter.decided(state.name, said.step);
   await state.refusals.record({
     ...{ caller: callerOf(peer), scope: state.name, key: null, mechanism: null, inputDigest: null },
-    ...{ decision: "deny", ...said },
+    ...{ decision: "deny", approvals: [], ...said },
   });
 }
 
@@ -280,7 +281,7 @@ function auditEntry(
   peer: Peer | null,
   { scope, key, mechanism, operation, input }: DecisionRequest,
   decision: Decision,
-  _approvedBy: readonly string[],
+  approvals: readonly string[],
 ): AuditEntry {
   return {
     ...{ caller: callerOf(peer), scope, key, mechanism, operation },
@@ -288,5 +289,6 @@ function auditEntry(
     decision: decision.allow ? "allow" : "deny",
     step: decision.allow ? null : decision.step,
     reason: decision.allow ? decision.rule : decision.reason,
+    approvals,
   };
 }

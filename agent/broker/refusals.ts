@@ -1,6 +1,6 @@
 import { fullBucket, type Rate, refill, spend, type TokenBucket } from "../../policy/index.ts";
-import type { AuditLog, Durability } from "../audit.ts";
-import type { AuditEntry } from "../audit-record.ts";
+import type { AuditLog, Durability } from "../audit/log.ts";
+import type { AuditEntry } from "../audit/record.ts";
 
 /** Refusals of one source that are recorded one by one. The rest is counted. */
 const RATE: Rate = { perMinute: 1, burst: 16 };

@@ -1,5 +1,5 @@
 import { failuresOf, type Policy, type Scope } from "../../policy/index.ts";
-import type { AuditLog } from "../audit.ts";
+import type { AuditLog } from "../audit/log.ts";
 import { AgentError } from "../errors.ts";
 import type { ApprovalGate } from "./approval-gate.ts";
 import type { FailureBudgets } from "./failure-budget.ts";

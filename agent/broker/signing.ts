@@ -1,6 +1,7 @@
 import { createHash, type Hash } from "node:crypto";
 import { concatBytes, DIGESTS, type OperationInput, ruleDigest } from "../../policy/index.ts";
 import type { Peer } from "../identity.ts";
+import { refusedByToken } from "./gone.ts";
 import type { BrokerKey } from "./key.ts";
 import { admitOperation, type OperationResult, refuseBusy, reservePlaces, type StartedOperation } from "./operation.ts";
 import { refused } from "./refused.ts";
@@ -45,11 +46,12 @@ async function askToken(state: ScopeState, started: StartedOperation, data: Uint
   const { key } = started;
   const mechanism = tokenMechanism(started);
   try {
-    const bytes = await state.token.sign({ key: key.name, mechanism, data });
+    const bytes = await state.token.sign({ key: key.place, mechanism, data });
     const good = bytes.length === key.signatureLength && isGoodSignature(key, started, mechanism, data, bytes);
     if (good) return { kind: "result", bytes };
-  } catch {
-    // the shim's own report says why; the caller gets the one code
+  } catch (error) {
+    // The shim's own report says why; the caller gets the one code.
+    return refusedByToken(state, key, error, "DEVICE_ERROR");
   }
   return refused("DEVICE_ERROR", "token");
 }

@@ -37,4 +37,29 @@ export interface Token {
     readonly mechanism: DecryptMechanism;
     readonly data: Uint8Array;
   }): Promise<Uint8Array>;
+  /**
+   * Lets a wrapped key in and has it prove that it is the one expected.
+   * @throws AgentError `ERR_SHIM_REFUSED` when the token has no key from it, `ERR_KEY_MISMATCH` when it is another one
+   */
+  unwrap(request: UnwrapKeyRequest): Promise<void>;
+}
+
+/** What a key becomes that arrives: everything by the policy's word, nothing by the caller's. */
+export interface UnwrapKeyRequest {
+  /** The key that unwraps. */
+  readonly key: string;
+  readonly mechanism: DecryptMechanism;
+  readonly wrapped: Uint8Array;
+  /** The name by which it is asked for from then on. */
+  readonly place: string;
+  /** SubjectPublicKeyInfo, DER. */
+  readonly spki: Uint8Array;
+  readonly keyType: "ec" | "rsa";
+  readonly does: "sign" | "decrypt";
+  readonly where: "session" | "token";
+  /** CKA_LABEL and CKA_ID. */
+  readonly label: string;
+  readonly id: Uint8Array;
+  /** CKA_ALLOWED_MECHANISMS, by those that the token is asked by. */
+  readonly allowed: readonly bigint[];
 }

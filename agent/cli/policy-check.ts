@@ -1,5 +1,7 @@
 import {
   acceptedBy,
+  lintPolicy,
+  locateFindings,
   type Policy,
   parsePolicy,
   policyExceptions,
@@ -11,32 +13,58 @@ import {
 import type { Command } from "./command.ts";
 import { readInput } from "./files.ts";
 import { answer, JSON_OPTION } from "./output.ts";
+import { findingFacts, findingLine, readOrList } from "./policy-findings.ts";
 
 export const command: Command = {
-  summary: "read a policy document and list every finding; what it opens and which weaknesses it accepts come first",
+  summary:
+    "read a policy document and list every finding with its line and column; what it opens and which weaknesses it accepts come first",
   positionals: ["FILE"],
-  options: { json: JSON_OPTION },
-  examples: ["ironclaw policy check policy.json"],
+  options: {
+    strict: { type: "boolean", help: "a warning is a refusal (exit code 1)" },
+    at: { type: "string", value: "TIME", help: "as of this time (UTC); else now" },
+    json: JSON_OPTION,
+  },
+  examples: ["ironclaw policy check policy.json", "ironclaw policy check policy.json --strict"],
   run: async (input, io) => {
-    const policy = parsePolicy(await readInput(input.positional(0), "policy"));
-    const { serial, owner, reviewBy } = policy;
-    const [exceptions, risks] = [policyExceptions(policy), policyRisks(policy)];
-    const [modules, tokens, scopes] = [modulesOf(policy), tokensOf(policy), scopesOf(policy)];
-    const text = [
-      `policy ${serial} of ${owner}, review by ${reviewBy}`,
-      ...exceptions.map((line) => `  exception  ${line}`),
-      ...risks.map((line) => `  accepts  ${line}`),
-      ...modules.map(({ name, path, profile }) => `  module ${name}: ${path}, sandbox profile ${profile}`),
-      ...tokens.map(
-        ({ name, module, label, serial, pin, keys }) =>
-          `  token ${name} (${label}, serial ${serial}) through ${module} by the PIN ${pin}: ${keys.join(", ") || "no key"}`,
-      ),
-      ...scopes.map(describeScope),
-    ].join("\n");
-    answer(input, io, { ok: true, serial, owner, reviewBy, exceptions, risks, modules, tokens, scopes }, text);
-    return 0;
+    const file = input.positional(0);
+    const now = Date.parse(input.time("at") ?? new Date().toISOString());
+    const bytes = await readInput(file, "policy");
+    const policy = readOrList(file, bytes, parsePolicy, input, io);
+    const warnings = locateFindings(bytes, lintPolicy(policy, now)).map((found) =>
+      findingFacts(found, "warning", found.code),
+    );
+    const facts = factsOf(policy);
+    const text = [...describePolicy(facts), ...warnings.map((warning) => findingLine(file, warning))].join("\n");
+    const ok = warnings.length === 0 || !input.flag("strict");
+    answer(input, io, { ok, ...facts, findings: warnings }, text);
+    return ok ? 0 : 1;
   },
 };
+
+function factsOf(policy: Policy) {
+  const { serial, owner, reviewBy } = policy;
+  return {
+    ...{ serial, owner, reviewBy, exceptions: policyExceptions(policy), risks: policyRisks(policy) },
+    ...{ modules: modulesOf(policy), tokens: tokensOf(policy), scopes: scopesOf(policy) },
+  };
+}
+
+function describePolicy(facts: ReturnType<typeof factsOf>): readonly string[] {
+  const { serial, owner, reviewBy, exceptions, risks, modules, tokens, scopes } = facts;
+  const keys = tokens.reduce((sum, token) => sum + token.keys.length, 0);
+  return [
+    `policy ${serial} of ${owner}, review by ${reviewBy}`,
+    ...exceptions.map((line) => `  exception  ${line}`),
+    ...risks.map((line) => `  accepts  ${line}`),
+    ...modules.map(({ name, path, profile }) => `  module ${name}: ${path}, sandbox profile ${profile}`),
+    ...tokens.map(
+      ({ name, module, label, serial, pin, keys }) =>
+        `  token ${name} (${label}, serial ${serial}) through ${module} by the PIN ${pin}: ${keys.join(", ") || "no key"}`,
+    ),
+    `  keys: ${keys}, each by its public key and its token, none by a label`,
+    ...scopes.map(describeScope),
+  ];
+}
 
 function modulesOf(policy: Policy) {
   return sortedModules(policy).map(({ name, path, sha256, profile, spares }) => ({

@@ -1,37 +1,33 @@
 import {
+  type Decision,
+  type DecisionRequest,
   decide,
-  type MechanismParameters,
+  decisionAdvice,
+  findScope,
   type Policy,
   parsePolicy,
   policyExceptions,
-  ruleParameters,
-  type Scope,
+  scopeTokenName,
   sortedModules,
+  useConditions,
 } from "../../policy/index.ts";
 import type { Command, CommandInput, CommandIo } from "./command.ts";
 import { readInput } from "./files.ts";
 import { answer, JSON_OPTION } from "./output.ts";
 import { explainModules, profilesOf } from "./policy-modules.ts";
+import { isQuestion, QUESTION_OPTIONS, requestsOf } from "./policy-question.ts";
 
 export const command: Command = {
   summary:
-    "what each library may reach; or, of a caller: may it use this key by this mechanism, with the rule or the reason",
+    "what each library may reach; or, of a caller and a key: may this happen, why, and what would have to change",
   positionals: ["POLICY"],
-  options: {
-    caller: { type: "string", value: "NAME", help: "a caller of the policy; with --key and --mechanism" },
-    key: { type: "string", value: "NAME", help: "a key of the policy" },
-    mechanism: { type: "string", value: "TYPE", help: "e.g. CKM_ECDSA" },
-    operation: { type: "string", value: "NAME", help: "sign (default), decrypt or unwrap" },
-    json: JSON_OPTION,
-  },
+  options: { ...QUESTION_OPTIONS, json: JSON_OPTION },
   examples: [
     "ironclaw policy explain policy.json",
     "ironclaw policy explain policy.json --caller release-signer --key release-ec --mechanism CKM_ECDSA",
+    "ironclaw policy explain policy.json --caller release-signer --key release-ec --data-length 20 --approved-by alice,bob",
   ],
-  run: async (input, io) => {
-    const asks = ["caller", "key", "mechanism", "operation"].some((name) => input.optional(name) !== undefined);
-    return asks ? explainDecision(input, io) : explainReach(input, io);
-  },
+  run: async (input, io) => (isQuestion(input) ? explainDecision(input, io) : explainReach(input, io)),
 };
 
 async function explainReach(input: CommandInput, io: CommandIo): Promise<0> {
@@ -51,41 +47,63 @@ async function explainReach(input: CommandInput, io: CommandIo): Promise<0> {
 }
 
 async function explainDecision(input: CommandInput, io: CommandIo): Promise<0 | 1> {
-  const [caller, key, mechanism] = [input.text("caller"), input.text("key"), input.text("mechanism")];
+  for (const name of ["caller", "key"]) input.text(name);
   const policy = parsePolicy(await readInput(input.positional(0), "policy"));
-  const operation = input.choice("operation", ["sign", "decrypt", "unwrap"]);
-  const identity = callerNamed(policy, caller);
-  const scopes = policy.scopes.map((scope) => ({
-    scope: scope.name,
-    ...decide(policy, {
-      ...{ scope: scope.name, caller: identity, key, operation, mechanism },
-      parameters: fittingParameters(scope, mechanism),
-      input: { kind: "pending" },
-      ...{ now: Date.now(), frozen: false, approvedBy: scope.approvals?.of ?? [] },
-      ...{ tokens: 1, keyTokens: 1, operationsLeft: 1, failures: 1 },
-    }),
-  }));
-  const allow = scopes.some((decision) => decision.allow);
-  const lines = scopes.map((decision) =>
-    decision.allow
-      ? `  ${decision.scope}: yes, by rule ${decision.rule}`
-      : `  ${decision.scope}: no, ${decision.step}: ${decision.reason}`,
-  );
-  const token = Object.hasOwn(policy.keys, key) ? (policy.keys[key]?.token ?? null) : null;
+  const key = input.text("key");
+  const answers = eachOnce(requestsOf(policy, input).map((request) => answerOf(policy, request)));
+  const allow = answers.some((one) => one.allow);
+  const tokens = answers.flatMap(({ scope }) => tokenIn(policy, scope, key) ?? []);
+  const token = tokens[0] ?? null;
+  const lines = answers.flatMap(describeAnswer);
   const where = token === null ? "" : `, ${key} on token ${token}`;
-  answer(input, io, { allow, token, scopes }, [`${allow ? "allowed" : "denied"}${where}`, ...lines].join("\n"));
+  answer(
+    input,
+    io,
+    { allow, token, scopes: answers },
+    [`${allow ? "allowed" : "denied"}${where}`, ...lines].join("\n"),
+  );
   return allow ? 0 : 1;
 }
 
-/** The identity that the policy gives a name; null, which no scope serves, for a name that it does not have. */
-function callerNamed(policy: Policy, name: string): { uid: number; exe: string; unit: string | null } | null {
-  const caller = Object.hasOwn(policy.callers, name) ? policy.callers[name] : undefined;
-  const exe = caller?.exe[0];
-  return caller === undefined || exe === undefined ? null : { uid: caller.uid, exe, unit: caller.unit };
+/** A decision, about one mechanism of one scope. */
+type Answer = Decision & {
+  readonly scope: string;
+  /** null: the answer is the same for each. */
+  readonly mechanism: string | null;
+  /** On what it still depends, where it is allowed. */
+  readonly conditions: readonly string[];
+  /** What would have to change, where it is not. */
+  readonly change: string | null;
+};
+
+function answerOf(policy: Policy, request: DecisionRequest): Answer {
+  const { scope, mechanism, key } = request;
+  const decision = decide(policy, request);
+  const found = findScope(policy, scope);
+  const conditions = decision.allow && found !== null ? useConditions(policy, found, key ?? "") : [];
+  const change = decision.allow ? null : decisionAdvice(policy, request, decision);
+  return { scope, mechanism, ...decision, conditions, change };
 }
 
-/** The question is about the rule, so the parameters are those that its rule wants. */
-function fittingParameters(scope: Scope, mechanism: string): MechanismParameters {
-  const rule = scope.mechanisms.find(({ type }) => type === mechanism);
-  return rule === undefined ? { kind: "none" } : ruleParameters(rule);
+/** Before the step `mechanism` all of a scope's answers are one. */
+function eachOnce(answers: readonly Answer[]): readonly Answer[] {
+  const early = (one: Answer) => !one.allow && ["caller", "frozen", "valid", "key", "operation"].includes(one.step);
+  return answers
+    .filter((one, index) => !early(one) || answers.findIndex(({ scope }) => scope === one.scope) === index)
+    .map((one) => (early(one) ? { ...one, mechanism: null } : one));
+}
+
+function describeAnswer(one: Answer): readonly string[] {
+  if (one.allow)
+    return [`  ${one.scope}: yes, by rule ${one.rule}`, ...one.conditions.map((line) => `    as long as: ${line}`)];
+  const by = one.mechanism === null ? "" : ` (${one.mechanism})`;
+  return [
+    `  ${one.scope}: no, ${one.step}: ${one.reason}${by}`,
+    ...(one.change === null ? [] : [`    to change that: ${one.change}`]),
+  ];
+}
+
+function tokenIn(policy: Policy, scope: string, key: string): string | null {
+  const found = findScope(policy, scope);
+  return found === null ? null : scopeTokenName(policy, found, key);
 }

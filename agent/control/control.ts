@@ -1,6 +1,7 @@
 import { z } from "zod";
 import type { EkProfileName } from "../../attest/index.ts";
 import { IronclawError, parseJson, toBase64, toHex, utf8 } from "../../policy/index.ts";
+import type { AuditPage } from "../audit/machine-audit.ts";
 import { AgentError } from "../errors.ts";
 import type { SealingService } from "./sealing.ts";
 
@@ -69,7 +70,7 @@ export interface ControlService {
   activate(credentialBlob: Uint8Array, encryptedSecret: Uint8Array): Promise<Uint8Array>;
   /** Makes a report and sends it over the report port; resolves with its length in bytes. */
   challenge(challenge: { nonce: Uint8Array; bank: "sha256" | "sha384"; pcrs: readonly number[] }): Promise<number>;
-  audit(from: number, limit: number): Promise<readonly unknown[]>;
+  audit(from: number, limit: number): Promise<AuditPage>;
 }
 
 /** @throws AgentError ERR_CONTROL_MALFORMED */
@@ -123,7 +124,7 @@ async function serveRequest(service: ControlService, parsed: ControlRequest): Pr
         }),
       };
     case "audit":
-      return { records: await service.audit(parsed.from, parsed.limit) };
+      return { ...(await service.audit(parsed.from, parsed.limit)) };
     default:
       return serveSealing(service.sealing, parsed);
   }

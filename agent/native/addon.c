@@ -42,10 +42,22 @@ NAPI_MODULE_INIT() {
   set_function(env, exports, "call", native_call);
   set_function(env, exports, "receiveWithFds", native_receive_with_fds);
   set_function(env, exports, "peerCredentials", native_peer_credentials);
+  set_function(env, exports, "isAlive", native_is_alive);
   set_function(env, exports, "closeFd", native_close_fd);
   set_function(env, exports, "pipe", native_pipe);
   set_function(env, exports, "socketPair", native_socket_pair);
   set_function(env, exports, "setNonDumpable", native_set_non_dumpable);
+  set_function(env, exports, "listen", native_listen);
+  set_function(env, exports, "accept", native_accept);
+  set_function(env, exports, "stop", native_stop);
+  set_function(env, exports, "streamStart", native_stream_start);
+  set_function(env, exports, "streamWatch", native_stream_watch);
+  set_function(env, exports, "streamReceive", native_stream_receive);
+  set_function(env, exports, "streamSend", native_stream_send);
+  set_function(env, exports, "streamHeld", native_stream_held);
+  set_function(env, exports, "streamEnd", native_stream_end);
+  set_function(env, exports, "streamPidfd", native_stream_pidfd);
+  set_function(env, exports, "streamClose", native_stream_close);
   set_function(env, exports, "watchNotifications", native_watch_notifications);
   return exports;
 }

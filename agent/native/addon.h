@@ -20,10 +20,25 @@ napi_value native_call(napi_env env, napi_callback_info info);
 napi_value native_receive_with_fds(napi_env env, napi_callback_info info);
 /* process.c: peers and this process */
 napi_value native_peer_credentials(napi_env env, napi_callback_info info);
+napi_value native_is_alive(napi_env env, napi_callback_info info);
 napi_value native_close_fd(napi_env env, napi_callback_info info);
 napi_value native_pipe(napi_env env, napi_callback_info info);
 napi_value native_socket_pair(napi_env env, napi_callback_info info);
 napi_value native_set_non_dumpable(napi_env env, napi_callback_info info);
+/* listener.c: a Unix stream socket that listens */
+napi_value native_listen(napi_env env, napi_callback_info info);
+napi_value native_accept(napi_env env, napi_callback_info info);
+napi_value native_stop(napi_env env, napi_callback_info info);
+/* stream.c: an accepted connection */
+napi_value native_stream_start(napi_env env, napi_callback_info info);
+napi_value native_stream_watch(napi_env env, napi_callback_info info);
+napi_value native_stream_end(napi_env env, napi_callback_info info);
+napi_value native_stream_pidfd(napi_env env, napi_callback_info info);
+napi_value native_stream_close(napi_env env, napi_callback_info info);
+/* stream_io.c: its bytes, and who sent them */
+napi_value native_stream_receive(napi_env env, napi_callback_info info);
+napi_value native_stream_send(napi_env env, napi_callback_info info);
+napi_value native_stream_held(napi_env env, napi_callback_info info);
 /* notify.c: the supervisor of a shim's filter */
 napi_value native_watch_notifications(napi_env env, napi_callback_info info);
 

@@ -1,6 +1,16 @@
 import { createRequire } from "node:module";
 import { resolve } from "node:path";
 import { AgentError } from "../errors.ts";
+import type { Connector, NativeStream, Sockets } from "./sockets.ts";
+
+export {
+  CONNECTOR_DIED,
+  type Connector,
+  type NativeStream,
+  type Sockets,
+  STREAM_EVENTS,
+  WOULD_BLOCK,
+} from "./sockets.ts";
 
 /** One message and the file descriptors that came with it. The receiver owns them: close each with `closeFd`. */
 export interface Message {
@@ -9,10 +19,7 @@ export interface Message {
 }
 
 /** Who connected, as the kernel recorded it at connect(2). `pidfd` is the caller's to close. */
-export interface PeerCredentials {
-  readonly pid: number;
-  readonly uid: number;
-  readonly gid: number;
+export interface PeerCredentials extends Connector {
   readonly pidfd: number;
 }
 
@@ -46,7 +53,7 @@ export interface Watch {
 }
 
 /** The system calls that Node has no function for. Errors are AgentError ERR_NATIVE with the system's own as cause. */
-export interface Native {
+export interface Native extends Sockets {
   /** Sends one SOCK_SEQPACKET message (1 MiB at most) and takes one answer, on a worker thread. Default timeout 60 s. */
   call(
     fd: number,
@@ -58,6 +65,8 @@ export interface Native {
   /** One recvmsg(2) of at most `max` bytes and 16 descriptors, on a worker thread. No bytes mean the end. Default timeout 60 s. */
   receiveWithFds(fd: number, max: number, timeoutMs?: number): Promise<Message>;
   peerCredentials(fd: number): PeerCredentials;
+  /** Whether the process of a pidfd has not ended yet. */
+  isAlive(pidfd: number): boolean;
   closeFd(fd: number): void;
   /** A pipe's read end, then its write end, neither inherited by a started program. */
   pipe(): readonly [number, number];
@@ -84,12 +93,27 @@ interface Binding {
   ): Promise<Message>;
   receiveWithFds(fd: number, max: number, timeoutMs: number): Promise<Message>;
   peerCredentials(fd: number): PeerCredentials;
+  isAlive(pidfd: number): boolean;
   closeFd(fd: number): void;
   pipe(): readonly [number, number];
   socketPair(type: number): readonly [number, number];
   setNonDumpable(): void;
   watchNotifications(listenerFd: number, onEvent: (attempt: Attempt) => void): Watch;
+  listen(path: string): number;
+  accept(fd: number, onConnection: (stream: Handle, connector: Connector) => void): Handle;
+  stop(listener: Handle): void;
+  streamStart(stream: Handle, onEvent: (events: number) => void): void;
+  streamWatch(stream: Handle, events: number): void;
+  streamReceive(stream: Handle, buffer: Uint8Array): number;
+  streamSend(stream: Handle, bytes: Uint8Array, from: number): number;
+  streamHeld(stream: Handle): boolean;
+  streamEnd(stream: Handle): void;
+  streamPidfd(stream: Handle): number;
+  streamClose(stream: Handle): void;
 }
+
+/** What only the addon can look into. */
+type Handle = { readonly opaque: unique symbol };
 
 const DEFAULT_TIMEOUT_MS = 60_000;
 const SOCKET_TYPES = { stream: 1, seqpacket: 5 } as const;
@@ -108,11 +132,35 @@ export function openNative(directory: string): Native {
     receiveWithFds: (fd, max, timeoutMs = DEFAULT_TIMEOUT_MS) =>
       later("receiveWithFds", () => binding.receiveWithFds(fd, max, timeoutMs)),
     peerCredentials: (fd) => now("peerCredentials", () => binding.peerCredentials(fd)),
+    isAlive: (pidfd) => now("isAlive", () => binding.isAlive(pidfd)),
     closeFd: (fd) => now("closeFd", () => binding.closeFd(fd)),
     pipe: () => now("pipe", () => binding.pipe()),
     socketPair: (type) => now("socketPair", () => binding.socketPair(SOCKET_TYPES[type])),
     setNonDumpable: () => now("setNonDumpable", () => binding.setNonDumpable()),
     watchNotifications: (fd, onEvent) => now("watchNotifications", () => binding.watchNotifications(fd, onEvent)),
+    listen: (path) => now("listen", () => binding.listen(path)),
+    accept: (fd, onConnection) => {
+      const listener = now("accept", () =>
+        binding.accept(fd, (handle, connector) => onConnection(nativeStream(binding, handle), connector)),
+      );
+      return { close: () => binding.stop(listener) };
+    },
+  };
+}
+
+function nativeStream(binding: Binding, handle: Handle): NativeStream {
+  return {
+    start: (onEvent) => now("start", () => binding.streamStart(handle, onEvent)),
+    watch: (events) => now("watch", () => binding.streamWatch(handle, events)),
+    receive: (buffer) => now("receive", () => binding.streamReceive(handle, buffer)),
+    send: (bytes, from) => now("send", () => binding.streamSend(handle, bytes, from)),
+    isHeld: () => now("isHeld", () => binding.streamHeld(handle)),
+    end: () => now("end", () => binding.streamEnd(handle)),
+    pidfd: () => {
+      const fd = now("pidfd", () => binding.streamPidfd(handle));
+      return fd < 0 ? null : fd;
+    },
+    close: () => binding.streamClose(handle),
   };
 }
 
@@ -143,5 +191,9 @@ async function later<T>(name: string, act: () => Promise<T>): Promise<T> {
 
 function failed(name: string, cause: unknown): unknown {
   if (cause instanceof TypeError || !(cause instanceof Error)) return cause;
+  if ("code" in cause && cause.code === "EFOREIGN") {
+    const fields = { expected: "bytes of the process that connected", got: cause.message };
+    return new AgentError("ERR_FOREIGN_SENDER", "socket message", { ...fields, cause });
+  }
   return new AgentError("ERR_NATIVE", `${name}: ${cause.message}`, { cause });
 }

@@ -1,45 +1,72 @@
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "addon.h"
+#include "sockets.h"
 
 #ifndef SO_PEERPIDFD
 #define SO_PEERPIDFD 77
 #endif
 
 /*
- * A pidfd of the process that connected. SO_PEERPIDFD (Linux 6.5) names that very process; before it, pidfd_open of the
- * recorded number could hit a later process with the same number, so the caller must compare what it learns with the uid.
+ * SO_PEERPIDFD (Linux 6.5) names the very process that connected. Before it there is pidfd_open of the recorded number, which could hit a
+ * later process with the same number: `by_number` says so, and the caller has to look at when that one started.
  */
-static int peer_pidfd(int fd, pid_t pid) {
-  int pidfd = -1;
-  socklen_t length = sizeof pidfd;
-  if (getsockopt(fd, SOL_SOCKET, SO_PEERPIDFD, &pidfd, &length) == 0) return pidfd;
-  if (errno != ENOPROTOOPT) return -1;
-  return (int)syscall(SYS_pidfd_open, pid, 0);
+int peer_of(int fd, struct ucred *peer, int *pidfd, bool *by_number) {
+  socklen_t length = sizeof *peer, size = sizeof *pidfd;
+  *pidfd = -1;
+  *by_number = false;
+  if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, peer, &length) != 0) return errno;
+  if (getsockopt(fd, SOL_SOCKET, SO_PEERPIDFD, pidfd, &size) == 0) return 0;
+  *pidfd = -1; /* it may have been reaped already */
+  if (errno != ENOPROTOOPT) return 0;
+  *by_number = true;
+  *pidfd = (int)syscall(SYS_pidfd_open, peer->pid, 0);
+  return 0;
 }
 
 /* peerCredentials(fd) */
 napi_value native_peer_credentials(napi_env env, napi_callback_info info) {
+  napi_value argv[1];
+  size_t argc = 1;
+  int fd, pidfd;
+  bool by_number;
+  struct ucred peer;
+  napi_get_cb_info(env, info, &argc, argv, NULL, NULL);
+  if (argc != 1 || !get_fd(env, argv[0], &fd)) return NULL;
+  int error = peer_of(fd, &peer, &pidfd, &by_number);
+  if (error != 0) return throw_errno(env, error, "SO_PEERCRED");
+  if (pidfd < 0) return throw_errno(env, ESRCH, "SO_PEERPIDFD");
+  napi_value result = make_credentials(env, &peer, by_number);
+  set_number(env, result, "pidfd", pidfd);
+  return result;
+}
+
+napi_value make_credentials(napi_env env, const struct ucred *peer, bool by_number) {
+  napi_value result, flag;
+  napi_create_object(env, &result);
+  set_number(env, result, "pid", peer->pid);
+  set_number(env, result, "uid", peer->uid);
+  set_number(env, result, "gid", peer->gid);
+  napi_get_boolean(env, by_number, &flag);
+  napi_set_named_property(env, result, "byNumber", flag);
+  return result;
+}
+
+/* isAlive(pidfd) */
+napi_value native_is_alive(napi_env env, napi_callback_info info) {
   napi_value argv[1], result;
   size_t argc = 1;
   int fd;
-  struct ucred peer;
-  socklen_t length = sizeof peer;
   napi_get_cb_info(env, info, &argc, argv, NULL, NULL);
   if (argc != 1 || !get_fd(env, argv[0], &fd)) return NULL;
-  if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0) return throw_errno(env, errno, "SO_PEERCRED");
-  int pidfd = peer_pidfd(fd, peer.pid);
-  if (pidfd < 0) return throw_errno(env, errno, "SO_PEERPIDFD");
-  napi_create_object(env, &result);
-  set_number(env, result, "pid", peer.pid);
-  set_number(env, result, "uid", peer.uid);
-  set_number(env, result, "gid", peer.gid);
-  set_number(env, result, "pidfd", pidfd);
+  struct pollfd entry = {.fd = fd, .events = POLLIN};
+  napi_get_boolean(env, poll(&entry, 1, 0) == 0, &result);
   return result;
 }
 

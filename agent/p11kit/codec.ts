@@ -9,7 +9,13 @@ import {
   readFlag,
 } from "./attributes.ts";
 import { MAX_BODY } from "./frame.ts";
-import { type Mechanism, type MechanismAndKey, readMechanism, readMechanismAndKey } from "./mechanism-codec.ts";
+import {
+  type Mechanism,
+  type MechanismAndKey,
+  readLastMechanism,
+  readMechanism,
+  readMechanismAndKey,
+} from "./mechanism-codec.ts";
 
 const NULL_LENGTH = 0xffff_ffff;
 
@@ -70,7 +76,12 @@ export class ArgumentReader {
   }
 
   /** `M`, the last argument */
-  mechanism(): Mechanism {
+  lastMechanism(): Mechanism {
+    return readLastMechanism(this.#reader, this.#version);
+  }
+
+  /** `M` with more behind it; null: of no form that is known here, and the rest is not read. */
+  mechanism(): ReturnType<typeof readMechanism> {
     return readMechanism(this.#reader, this.#version);
   }
 

@@ -1,10 +1,10 @@
-import { once } from "node:events";
-import type { Socket } from "node:net";
 import { strangerReason } from "../broker/operation.ts";
-import type { ScopeState } from "../broker/scope-state.ts";
-import type { Peer } from "../identity.ts";
+import { AgentError } from "../errors.ts";
+import type { Caller } from "../scopes/caller.ts";
+import type { Channel } from "../scopes/channel.ts";
+import type { OpenDoor } from "../scopes/door.ts";
 import { type Answer, type Application, openApplication } from "./application.ts";
-import { CALLS } from "./calls.ts";
+import { CALLS, callNamed } from "./calls.ts";
 import { answerCall, answerStranger, checkSignature } from "./dispatch.ts";
 import {
   encodeErrorReply,
@@ -15,64 +15,68 @@ import {
   MAX_BODY,
   MAX_STRANGER_BODY,
   parseCallBody,
-  type ReceiveMemory,
 } from "./frame.ts";
 
 /** The highest protocol version that is answered. */
 export const MAX_VERSION = 2;
 
+const OPEN_SESSION = callNamed("C_OpenSession").id;
+
 /**
- * Serves one connection until the peer closes it or breaks the protocol. Requests are answered one after the other; nothing more is read
- * from the socket meanwhile than what its buffer holds. Never rejects: what goes wrong here ends this connection only.
+ * The PKCS #11 door. It serves one connection until the peer closes it, breaks the protocol or is no longer who connected. Requests are
+ * answered one after the other; nothing more is read from the socket meanwhile.
  */
-export async function serveConnection(
-  socket: Socket,
-  state: ScopeState,
-  peer: Peer | null,
-  memory: ReceiveMemory,
-): Promise<void> {
-  const isCaller = strangerReason(state, peer) === null;
-  const splitter = new FrameSplitter(isCaller ? MAX_BODY : MAX_STRANGER_BODY, memory);
-  try {
-    let connection: Connection | null = null;
-    for await (const chunk of socket as AsyncIterable<Buffer>) {
-      splitter.push(chunk);
-      connection ??= await greet(socket, splitter, (version) => openApplication(state, peer, version));
-      if (connection !== null) await answerFrames(socket, splitter, connection);
+export const openP11kitDoor: OpenDoor = (state) => {
+  return async ({ channel, caller, memory }) => {
+    const stranger = strangerReason(state, caller.peer);
+    const splitter = new FrameSplitter(stranger === null ? MAX_BODY : MAX_STRANGER_BODY, memory);
+    const open = (version: number): Application => openApplication(state, caller.peer, version);
+    try {
+      let connection: Connection | null = null;
+      for await (const chunk of channel.chunks) {
+        splitter.push(chunk);
+        connection ??= await greet(channel, splitter, { open, caller, stranger });
+        if (connection !== null) await answerFrames(channel, splitter, connection);
+      }
+      channel.end();
+    } catch {
+      // A protocol violation or a lost peer. There is no reply for either: the stock client would not read it.
+      channel.destroy();
+    } finally {
+      splitter.close();
     }
-    socket.end();
-  } catch {
-    // A protocol violation or a lost peer. There is no reply for either: the stock client would not read it.
-    socket.destroy();
-  } finally {
-    splitter.close();
-  }
-}
+  };
+};
 
 interface Connection {
   readonly application: Application;
+  readonly caller: Caller;
   /** Why the peer is refused; null for the scope's caller. */
   readonly stranger: string | null;
   calls: number;
 }
 
 async function greet(
-  socket: Socket,
+  channel: Channel,
   splitter: FrameSplitter,
-  open: (version: number) => Application,
+  { open, caller, stranger }: Pick<Connection, "caller" | "stranger"> & { open: (version: number) => Application },
 ): Promise<Connection | null> {
   const offered = splitter.version();
   if (offered === null) return null;
   const application = open(Math.min(offered, MAX_VERSION));
-  await send(socket, Uint8Array.of(application.version));
-  return { application, stranger: strangerReason(application.state, application.peer), calls: 0 };
+  await channel.write(Uint8Array.of(application.version));
+  return { application, caller, stranger, calls: 0 };
 }
 
-async function answerFrames(socket: Socket, splitter: FrameSplitter, connection: Connection): Promise<void> {
+async function answerFrames(channel: Channel, splitter: FrameSplitter, connection: Connection): Promise<void> {
   for (let frame = splitter.next(); frame !== null; frame = splitter.next()) {
     const reply = await answerFrame(connection, frame);
-    if (reply.isSecret) await sendSecret(socket, reply.bytes);
-    else await send(socket, reply.bytes);
+    try {
+      await channel.write(reply.bytes);
+    } finally {
+      // The kernel has the bytes, or nobody will ever take them.
+      if (reply.isSecret) reply.bytes.fill(0);
+    }
   }
 }
 
@@ -83,9 +87,10 @@ interface ReplyFrame {
 }
 
 async function answerFrame(connection: Connection, { code, body }: Frame): Promise<ReplyFrame> {
-  const { application, stranger } = connection;
+  const { application, caller, stranger } = connection;
   const request = parseCallBody(body);
   checkSignature(request);
+  if (stranger === null) await verifyCaller(caller, request.call);
   connection.calls += 1;
   const answer: Answer =
     stranger === null
@@ -102,29 +107,8 @@ async function answerFrame(connection: Connection, { code, body }: Frame): Promi
   }
 }
 
-/** Waits until the kernel has the bytes, or nobody will ever take them, and wipes them. */
-async function sendSecret(socket: Socket, bytes: Uint8Array): Promise<void> {
-  try {
-    if (socket.destroyed) throw new Error("connection closed");
-    await new Promise<void>((resolve, reject) => {
-      socket.write(bytes, (error) => (error ? reject(error) : resolve()));
-    });
-  } finally {
-    bytes.fill(0);
-  }
-}
-
-/** Waits for a slow reader instead of keeping its replies. */
-async function send(socket: Socket, bytes: Uint8Array): Promise<void> {
-  if (socket.destroyed) throw new Error("connection closed");
-  if (socket.write(bytes)) return;
-  const stop = new AbortController();
-  try {
-    await Promise.race([
-      once(socket, "drain", { signal: stop.signal }),
-      once(socket, "close", { signal: stop.signal }),
-    ]);
-  } finally {
-    stop.abort();
-  }
+/** @throws AgentError `ERR_FOREIGN_SENDER` when it is not the process and program any more that connected */
+async function verifyCaller(caller: Caller, call: number): Promise<void> {
+  const peer = await (call === OPEN_SESSION ? caller.look() : caller.fresh());
+  if (peer === null) throw new AgentError("ERR_FOREIGN_SENDER", "peer", { expected: "who connected", got: "another" });
 }

@@ -23,7 +23,7 @@ export const DIGEST_MECHANISMS: ReadonlyMap<bigint, () => Digest> = new Map(
 
 export const digestInit: CallHandler = (application, args) => {
   const handle = args.ulong("session");
-  const request = args.mechanism();
+  const request = args.lastMechanism();
   args.end();
   const session = liveSession(application, handle);
   if (session === null) return failure("SESSION_HANDLE_INVALID");

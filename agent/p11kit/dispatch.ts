@@ -11,6 +11,7 @@ import * as general from "./general-calls.ts";
 import * as mechanisms from "./mechanism-lists.ts";
 import * as session from "./session-calls.ts";
 import * as signing from "./sign-calls.ts";
+import { unwrapKey } from "./unwrap-calls.ts";
 import * as verification from "./verify-calls.ts";
 
 /** The calls that are served, by number. What is not in this table is CKR_FUNCTION_NOT_SUPPORTED. */
@@ -56,6 +57,7 @@ export const HANDLERS: ReadonlyMap<number, CallHandler> = new Map(
     C_DigestUpdate: digesting.digestUpdate,
     C_DigestKey: digesting.digestKey,
     C_DigestFinal: digesting.digestFinal,
+    C_UnwrapKey: unwrapKey,
   } satisfies Record<string, CallHandler>).map(([name, handler]) => [callNamed(name).id, handler]),
 );
 
@@ -63,6 +65,7 @@ const INITIALIZE = callNamed("C_Initialize").id;
 const ATTEMPTS: ReadonlyMap<number, Operation> = new Map([
   ...attempts("sign", "C_SignInit", "C_Sign", "C_SignUpdate", "C_SignFinal"),
   ...attempts("decrypt", "C_DecryptInit", "C_Decrypt", "C_DecryptUpdate", "C_DecryptFinal"),
+  ...attempts("unwrap", "C_UnwrapKey"),
 ]);
 
 /**

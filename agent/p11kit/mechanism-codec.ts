@@ -39,7 +39,7 @@ export function readMechanismAndKey(reader: ByteReader, version: number): Mechan
 }
 
 /** Reads `M` at the end of a request. */
-export function readMechanism(reader: ByteReader, version: number): Mechanism {
+export function readLastMechanism(reader: ByteReader, version: number): Mechanism {
   return readUpTo(reader, version, 0);
 }
 
@@ -54,6 +54,20 @@ function readUpTo(reader: ByteReader, version: number, after: number): Mechanism
   const bytes = reader.bytes(reader.remaining - after, "mechanism parameters");
   const mechanism = BigInt(type);
   return { kind: "start", mechanism, parameters: readParameters(mechanismByValue(mechanism), bytes, version) };
+}
+
+/** `M` where other arguments follow: null for a mechanism whose parameters have an unknown form, and then nothing more can be read. */
+export function readMechanism(
+  reader: ByteReader,
+  version: number,
+): { readonly mechanism: bigint; readonly parameters: MechanismParameters } | null {
+  const type = reader.u32("mechanism type");
+  const row = mechanismByValue(BigInt(type));
+  if (row === null || row.parameters === "pss") return null;
+  const mechanism = BigInt(type);
+  if (row.parameters === "oaep") return { mechanism, parameters: readOaepParameters(reader, version) };
+  if (version < 2 && reader.u32("parameter") !== NULL_LENGTH) return null;
+  return { mechanism, parameters: { kind: "none" } };
 }
 
 function readParameters(row: MechanismRow | null, bytes: Uint8Array, version: number): MechanismParameters {
@@ -87,14 +101,16 @@ function readPss(bytes: Uint8Array, version: number): MechanismParameters {
 /** CK_RSA_PKCS_OAEP_PARAMS. A NULL label is the empty one. */
 function readOaep(bytes: Uint8Array, version: number): MechanismParameters {
   const reader = new ByteReader(bytes, "CK_RSA_PKCS_OAEP_PARAMS");
-  if (version >= 2 && !readFlag(reader, "has_param")) {
-    reader.end();
-    return { kind: "none" };
-  }
+  const parameters = readOaepParameters(reader, version);
+  reader.end();
+  return parameters;
+}
+
+function readOaepParameters(reader: ByteReader, version: number): MechanismParameters {
+  if (version >= 2 && !readFlag(reader, "has_param")) return { kind: "none" };
   const hash = reader.u64("hashAlg");
   const mgf = reader.u64("mgf");
   const source = reader.u64("source");
   const label = readByteString(reader, "sourceData", MAX_LABEL) ?? new Uint8Array();
-  reader.end();
   return { kind: "oaep", hash, mgf, source, label };
 }

@@ -9,6 +9,7 @@ export const CKF_DECRYPT = 0x200n;
 export const CKF_DIGEST = 0x400n;
 export const CKF_SIGN = 0x800n;
 export const CKF_VERIFY = 0x2000n;
+const CKF_UNWRAP = 0x4_0000n;
 /** CKF_EC_F_P, CKF_EC_NAMEDCURVE (CKF_EC_OID), CKF_EC_UNCOMPRESS. */
 const CKF_EC = 0x0190_0000n;
 
@@ -66,6 +67,7 @@ function flagsOf(does: ScopeKey["does"]): bigint {
     case "decrypt":
       return CKF_DECRYPT;
     case "unwrap":
+      return CKF_UNWRAP;
     case null:
       return 0n;
   }

@@ -12,6 +12,9 @@ import {
   writeAttribute,
 } from "./attributes.ts";
 
+/** Far beyond 16 keys and 16 arrivals. */
+const MAX_HANDLE = 1_000n;
+
 const CKO_PUBLIC_KEY = 2n;
 const CKO_PRIVATE_KEY = 3n;
 const CKK_RSA = 0n;
@@ -39,11 +42,11 @@ const SECRET: ReadonlySet<number> = new Set([
 /** Built once for each key. */
 const built = new WeakMap<BrokerKey, Readonly<Record<VirtualObject["kind"], ReadonlyMap<number, AttributeValue>>>>();
 
-/** The objects of a scope's keys: the nth key, from 0, has the private object 2n + 1 and the public one 2n + 2. */
+/** The objects of a scope's keys: the nth key, from 0, has the private object 2n + 1 and the public one 2n + 2. Keys that arrived count on. */
 export function scopeObjects(state: ScopeState): readonly VirtualObject[] {
   const scope = scopeOf(state);
   if (scope === null) return [];
-  return scope.keys.flatMap((_, index) => {
+  return [...scope.keys, ...(scope.unwraps ?? [])].flatMap((_, index) => {
     const first = BigInt(2 * index + 1);
     return [objectOf(state, first), objectOf(state, first + 1n)].flatMap((object) => object ?? []);
   });
@@ -52,19 +55,38 @@ export function scopeObjects(state: ScopeState): readonly VirtualObject[] {
 /** Null for a handle of no object, or of a key that has not arrived. */
 export function objectOf(state: ScopeState, handle: bigint): VirtualObject | null {
   const scope = scopeOf(state);
-  if (scope === null || handle < 1n || handle > 2n * BigInt(scope.keys.length)) return null;
-  const name = scope.keys[Number((handle - 1n) / 2n)] ?? "";
-  const key = state.keys.find(scope, name);
+  if (scope === null || handle < 1n || handle > MAX_HANDLE) return null;
+  const index = Number((handle - 1n) / 2n);
+  const key = keyAt(state, scope, index);
   if (key === null) return null;
   const kind = handle % 2n === 1n ? "private" : "public";
   const policy = state.live.current;
-  const known = built.get(key) ?? build(key, scopeUse(policy, scope, name), hasKnownHistory(policy, scope, name));
+  const does = scopeUse(policy, scope, key.name) ?? scope.unwraps?.[index - scope.keys.length]?.does ?? null;
+  const known =
+    built.get(key) ?? build(key, does, index < scope.keys.length && hasKnownHistory(policy, scope, key.name));
   return { handle, kind, key, attributes: known[kind] };
 }
 
 /** The launch serves no key whose token says, or leaves open, that it was once outside, but for those that the policy accepts so. */
 function hasKnownHistory({ keys }: Policy, { from }: Scope, name: string): boolean {
   return from === undefined && keys[name]?.accepts.includes("unknown-history") === false;
+}
+
+function keyAt({ keys, name }: ScopeState, scope: Scope, index: number): BrokerKey | null {
+  const own = scope.keys[index];
+  if (own !== undefined) return keys.find(scope, own);
+  const rule = scope.unwraps?.[index - scope.keys.length];
+  return rule === undefined ? null : (keys.arrival(name, rule.key)?.key ?? null);
+}
+
+/**
+ * What C_UnwrapKey answers: a handle behind those of the scope's own keys. It shows the key and does nothing with it: a scope that takes its
+ * keys from this one does.
+ */
+export function arrivalHandle(state: ScopeState, key: BrokerKey): bigint {
+  const scope = scopeOf(state);
+  const index = (scope?.unwraps ?? []).findIndex((rule) => rule.key === key.name);
+  return BigInt(2 * ((scope?.keys.length ?? 0) + index) + 1);
 }
 
 /** `does` is what the key is for, and all that it is for: it never changes under one key. */
@@ -149,7 +171,7 @@ function privateAttributes(does: Operation | null, hasHistory: boolean): [number
     [CKA.SIGN, flag(does === "sign")],
     [CKA.SIGN_RECOVER, flag(false)],
     [CKA.DECRYPT, flag(does === "decrypt")],
-    [CKA.UNWRAP, flag(false)],
+    [CKA.UNWRAP, flag(does === "unwrap")],
     [CKA.ALWAYS_AUTHENTICATE, flag(false)],
     [CKA.WRAP_WITH_TRUSTED, flag(false)],
   ];

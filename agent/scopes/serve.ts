@@ -1,6 +1,6 @@
 import { join } from "node:path";
 import type { Policy } from "../../policy/index.ts";
-import type { AuditLog } from "../audit.ts";
+import type { AuditLog } from "../audit/log.ts";
 import {
   type Broker,
   FailureBudgets,
@@ -15,6 +15,8 @@ import type { AgentConfig } from "../config.ts";
 import { createPeerIdentity } from "../identity.ts";
 import type { ServedKey } from "../launch/keys.ts";
 import type { Native } from "../native/index.ts";
+import { openProcesses } from "../processes.ts";
+import { arrivingKey } from "../shims/arriving-key.ts";
 import type { Domains } from "../shims/domains.ts";
 import type { Spawner } from "../spawner-client.ts";
 import { type ScopeServer, serveScope } from "./server.ts";
@@ -34,9 +36,9 @@ export async function serveScopes(options: ServeOptions): Promise<readonly Scope
   const { config, policy, keys, domains, audit, native, spawner } = options;
   const publicKeys = new Map(keys.map(({ name, spki, id, label }) => [name, { spki, id, label }]));
   const identify = createPeerIdentity({
-    peerCredentials: (fd) => native.peerCredentials(fd),
     executableOf: (pidfd) => spawner.peerExe(pidfd),
-    closeFd: (fd) => native.closeFd(fd),
+    isAlive: (pidfd) => native.isAlive(pidfd),
+    processes: openProcesses(),
   });
   const now = () => performance.now();
   const broker: Broker = {
@@ -45,7 +47,7 @@ export async function serveScopes(options: ServeOptions): Promise<readonly Scope
     ...{ approvals: NO_APPROVALS, meter: NO_METER },
   };
   const opening = policy.scopes.map(({ name }) =>
-    serveScope({ broker, scope: name, socketPath: join(config.scopes, `${name}.sock`), identify }),
+    serveScope({ broker, scope: name, socketPath: join(config.scopes, `${name}.sock`), native, identify }),
   );
   const outcomes = await Promise.allSettled(opening);
   const servers = outcomes.flatMap((outcome) => (outcome.status === "fulfilled" ? [outcome.value] : []));
@@ -56,7 +58,7 @@ export async function serveScopes(options: ServeOptions): Promise<readonly Scope
 }
 
 /** The broker names keys as the policy does; where a key lies, and in which shim, its token's trust domain knows. */
-export function domainToken(domains: Pick<Domains, "use" | "reserve">): Token {
+export function domainToken(domains: Pick<Domains, "use" | "reserve" | "arrive">): Token {
   return {
     reserve: (key) => domains.reserve(key),
     sign: ({ key, mechanism, data }) =>
@@ -65,5 +67,6 @@ export function domainToken(domains: Pick<Domains, "use" | "reserve">): Token {
       domains.use(key, (shim, place) =>
         shim.decrypt({ ...place, mechanism: mechanism.value, oaep: mechanism.oaep, ciphertext: data }),
       ),
+    unwrap: (request) => domains.arrive(arrivingKey(request)),
   };
 }

@@ -1,26 +1,33 @@
-import { chmodSync, lstatSync, unlinkSync } from "node:fs";
-import { connect, createServer, type Server, type Socket } from "node:net";
 import { MAX_CONNECTIONS } from "../../policy/index.ts";
 import { recordStranger, strangerReason } from "../broker/operation.ts";
-import { type Broker, openScope, scopeOf } from "../broker/scope-state.ts";
-import { AgentError } from "../errors.ts";
+import { type Broker, openScope, type ScopeState, scopeOf } from "../broker/scope-state.ts";
 import type { Peer, PeerIdentity } from "../identity.ts";
-import { serveConnection } from "../p11kit/connection.ts";
+import type { Connector, Native, NativeStream } from "../native/index.ts";
+import { openP11kitDoor } from "../p11kit/connection.ts";
 import { ReceiveMemory } from "../p11kit/frame.ts";
+import { openProcesses } from "../processes.ts";
+import { openCaller } from "./caller.ts";
+import { SocketChannel } from "./channel.ts";
+import { type Door, type Doors, doorFor, type OpenDoor } from "./door.ts";
+import { openListener } from "./listener.ts";
 
 /** Of peers that are refused, at once: they cannot keep the scope's caller out. */
 const MAX_STRANGERS = 32;
 /** Bytes of unfinished requests, of all connections together. */
 const MAX_RECEIVING = 16 << 20;
-/** Longest path of a Unix socket on Linux (sun_path without its NUL). */
-const MAX_SOCKET_PATH = 107;
 
 export interface ServeScopeOptions {
   readonly broker: Broker;
   /** Name of the scope. */
   readonly scope: string;
+  /** Where the socket is made, in place of a stale one. Not looked at when a socket was inherited. */
   readonly socketPath: string;
+  /** A listening descriptor that the agent was started with; it is taken over. */
+  readonly inherited?: number | undefined;
+  readonly native: Native;
   readonly identify: PeerIdentity;
+  /** Default: the PKCS #11 door alone. */
+  readonly doors?: Doors<OpenDoor>;
 }
 
 export interface ScopeServer {
@@ -34,105 +41,79 @@ export interface ScopeServer {
  */
 export async function serveScope(options: ServeScopeOptions): Promise<ScopeServer> {
   const state = openScope(options.broker, options.scope);
-  const memory = new ReceiveMemory(MAX_RECEIVING);
-  const sockets = new Set<Socket>();
-  const strangers = new Set<Socket>();
-  const admit = async (socket: Socket): Promise<void> => {
-    const peer = await identifyPeer(socket, options.identify);
-    const reason = strangerReason(state, peer);
-    if (reason !== null && strangers.size >= MAX_STRANGERS) {
-      socket.destroy();
-      await recordStranger(state, peer, "connect", reason);
-      return;
-    }
-    if (reason !== null && sockets.has(socket)) strangers.add(socket);
-    await serveConnection(socket, state, peer, memory);
-  };
-  const server = createServer({ allowHalfOpen: true }, (socket) => {
-    sockets.add(socket);
-    // An error is always followed by `close`; the connection's own loop ends with it.
-    socket.on("error", () => {});
-    socket.on("close", () => {
-      sockets.delete(socket);
-      strangers.delete(socket);
-    });
-    void admit(socket);
-  });
-  server.maxConnections = scopeOf(state)?.connections ?? MAX_CONNECTIONS;
-  await removeStaleSocket(options.socketPath);
-  await listen(server, options.socketPath);
+  const visitors = new Visitors(options, state);
+  const listener = await openListener(options, (stream, connector) => visitors.accept(stream, connector));
   return {
     close: async () => {
-      await new Promise<void>((resolve) => {
-        server.close(() => resolve());
-        for (const socket of sockets) socket.destroy();
-      });
+      listener.close();
+      visitors.destroy();
       await state.refusals.flush();
     },
   };
 }
 
-/** A peer that cannot be identified is served as a stranger: refused and recorded, not cut off. */
-async function identifyPeer(socket: Socket, identify: PeerIdentity): Promise<Peer | null> {
-  try {
-    return await identify(descriptorOf(socket));
-  } catch {
-    return null;
-  }
-}
+/** The connections of one scope. */
+class Visitors {
+  readonly #options: ServeScopeOptions;
+  readonly #state: ScopeState;
+  readonly #doors: Doors<Door>;
+  readonly #memory = new ReceiveMemory(MAX_RECEIVING);
+  readonly #processes = openProcesses();
+  readonly #channels = new Set<SocketChannel>();
+  readonly #strangers = new Set<SocketChannel>();
 
-/** Node has no public way to a socket's descriptor, which SO_PEERCRED needs; the handle has carried it since Node 0.10. */
-function descriptorOf(socket: Socket): number {
-  const { _handle: handle } = socket as unknown as { readonly _handle: { readonly fd?: unknown } | null };
-  if (typeof handle?.fd !== "number" || handle.fd < 0)
-    throw new AgentError("ERR_NATIVE", "socket descriptor: not available");
-  return handle.fd;
-}
-
-/** Removes what a killed agent left behind: a socket that nobody listens on, and nothing else. */
-async function removeStaleSocket(path: string): Promise<void> {
-  if (Buffer.byteLength(path) > MAX_SOCKET_PATH) {
-    throw new AgentError("ERR_ENVIRONMENT", "socket path", { expected: `at most ${MAX_SOCKET_PATH} bytes`, got: path });
+  constructor(options: ServeScopeOptions, state: ScopeState) {
+    const { p11kit, rpc } = options.doors ?? { p11kit: openP11kitDoor };
+    this.#options = options;
+    this.#state = state;
+    this.#doors = rpc === undefined ? { p11kit: p11kit(state) } : { p11kit: p11kit(state), rpc: rpc(state) };
   }
-  const status = lstatSync(path, { throwIfNoEntry: false });
-  if (status === undefined) return;
-  if (!status.isSocket()) {
-    throw new AgentError("ERR_ENVIRONMENT", `socket path ${path}`, {
-      expected: "a socket or nothing",
-      got: "another file, refusing to replace it",
-    });
-  }
-  if (await answers(path)) {
-    throw new AgentError("ERR_ENVIRONMENT", `socket path ${path}`, {
-      expected: "a stale socket",
-      got: "one that is served",
-    });
-  }
-  unlinkSync(path);
-}
 
-function answers(path: string): Promise<boolean> {
-  return new Promise((resolve) => {
-    const probe = connect(path);
-    probe.once("connect", () => {
-      probe.destroy();
-      resolve(true);
+  accept(stream: NativeStream, connector: Connector): void {
+    if (this.#channels.size >= (scopeOf(this.#state)?.connections ?? MAX_CONNECTIONS)) {
+      stream.close();
+      return;
+    }
+    const accepted = this.#processes.now();
+    let peer: Peer | null = null;
+    const channel: SocketChannel = new SocketChannel(stream, {
+      foreign: (error) => void recordStranger(this.#state, peer, "connect", error.message),
+      closed: () => {
+        this.#channels.delete(channel);
+        this.#strangers.delete(channel);
+      },
     });
-    probe.once("error", () => resolve(false));
-  });
-}
+    this.#channels.add(channel);
+    const identified = (found: Peer | null): void => {
+      peer = found;
+    };
+    void this.#admit(channel, { ...connector, accepted }, identified).catch(() => channel.destroy());
+  }
 
-function listen(server: Server, path: string): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const fail = (cause: Error): void =>
-      reject(new AgentError("ERR_ENVIRONMENT", `socket path ${path}: cannot listen`, { cause }));
-    server.once("error", fail);
-    server.listen(path, () => {
-      server.off("error", fail);
-      // What cannot be accepted, for want of descriptors, is lost; the scope is not.
-      server.on("error", () => {});
-      chmodSync(path, 0o666);
-      resolve();
-    });
-  });
+  destroy(): void {
+    for (const channel of this.#channels) channel.destroy();
+  }
+
+  async #admit(
+    channel: SocketChannel,
+    connected: Connector & { readonly accepted: number },
+    identified: (peer: Peer | null) => void,
+  ): Promise<void> {
+    const { identify, native } = this.#options;
+    const { now } = this.#state;
+    const caller = await openCaller({ channel, connected, identify, now, closeFd: (fd) => native.closeFd(fd) });
+    identified(caller.peer);
+    const reason = strangerReason(this.#state, caller.peer);
+    if (reason !== null && this.#strangers.size >= MAX_STRANGERS) {
+      channel.destroy();
+      return recordStranger(this.#state, caller.peer, "connect", reason);
+    }
+    if (reason !== null && this.#channels.has(channel)) this.#strangers.add(channel);
+    const first = await channel.peek();
+    if (first === null) return channel.end();
+    const door = doorFor(this.#doors, first);
+    if (door !== null) return door({ channel, caller, memory: this.#memory });
+    channel.destroy();
+    if (reason !== null) await recordStranger(this.#state, caller.peer, "connect", reason);
+  }
 }

@@ -4,7 +4,14 @@ import { AgentError } from "../errors.ts";
 import type { Shim } from "../shim-client.ts";
 import type { IncidentLog } from "./incidents.ts";
 import { forgetRecoveries, GOOD_AFTER, recover, withheld } from "./recovery.ts";
-import { type DomainEnd, type DomainShim, type KeyPlace, type ShimState, TrustDomain } from "./trust-domain.ts";
+import {
+  type ArrivingKey,
+  type DomainEnd,
+  type DomainShim,
+  type KeyPlace,
+  type ShimState,
+  TrustDomain,
+} from "./trust-domain.ts";
 
 /** A token after a good launch. */
 export interface OpenedToken {
@@ -42,6 +49,8 @@ export interface TokenStatus {
 export class Domains {
   readonly #options: DomainsOptions;
   readonly #domains: ReadonlyMap<string, TrustDomain>;
+  /** By the name of the key that came in by unwrap. */
+  readonly #arrived = new Map<string, TrustDomain>();
   readonly #reasons: Reason[] = [];
   /** By token: why its loss led to no reboot. */
   readonly #withheld = new Map<string, readonly Reason[]>();
@@ -66,16 +75,34 @@ export class Domains {
   }
 
   /** See {@link TrustDomain.use}. */
-  use<T>(key: string, act: (shim: Shim, place: KeyPlace) => Promise<T>): Promise<T> {
-    const domain = this.#domains.get(this.#options.keys.get(key) ?? "");
-    if (domain !== undefined) return domain.use(key, act);
-    return Promise.reject(new AgentError("ERR_LAUNCH", "key", { expected: "a key that the launch checked", got: key }));
+  async use<T>(key: string, act: (shim: Shim, place: KeyPlace) => Promise<T>): Promise<T> {
+    return this.#domainOf(key).use(key, act);
+  }
+
+  /** See {@link TrustDomain.arrive}. */
+  async arrive(key: ArrivingKey): Promise<void> {
+    const domain = this.#domainOf(key.by);
+    await domain.arrive(key);
+    this.#arrived.set(key.name, domain);
   }
 
   /** See {@link TrustDomain.reserve}. */
   reserve(key: string): Disposable | null {
-    const domain = this.#domains.get(this.#options.keys.get(key) ?? "");
-    return domain === undefined ? null : domain.reserve();
+    return this.#find(key)?.reserve() ?? null;
+  }
+
+  #find(key: string): TrustDomain | null {
+    return this.#domains.get(this.#options.keys.get(key) ?? "") ?? this.#arrived.get(key) ?? null;
+  }
+
+  /** @throws AgentError ERR_KEY_GONE */
+  #domainOf(key: string): TrustDomain {
+    const domain = this.#find(key);
+    if (domain !== null) return domain;
+    throw new AgentError("ERR_KEY_GONE", "key", {
+      expected: "a key that the launch checked, or that arrived",
+      got: key,
+    });
   }
 
   /** In the order of their ids. */

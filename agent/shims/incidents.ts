@@ -7,8 +7,8 @@ import {
   type ShimReplacement,
 } from "../../attest/index.ts";
 import { syscallName } from "../../policy/index.ts";
-import type { AuditLog } from "../audit.ts";
-import type { AuditEntry } from "../audit-record.ts";
+import type { AuditLog } from "../audit/log.ts";
+import type { AuditEntry } from "../audit/record.ts";
 import type { MeasurementLog } from "../launch/measurement-log.ts";
 import type { Attempt } from "../native/index.ts";
 
@@ -88,6 +88,17 @@ export class IncidentLog {
     return this.#record({ what: "replacement", token, from, to, why: short }, said, settle);
   }
 
+  /**
+   * A key that had arrived is unwrapped again in a shim that took over. Resolves when the record is on the disk.
+   * @throws AgentError ERR_AUDIT_WRITE: it must not be
+   */
+  async unwrapping(token: string, shim: number, key: string): Promise<void> {
+    const nothing = { caller: null, mechanism: null, inputDigest: null, step: null, approvals: [] } as const;
+    const reason = `again, in shim ${shim} that took over`;
+    const entry = { ...nothing, scope: token, key, operation: "unwrap", decision: "allow", reason } as const;
+    await this.#parts.audit.append(entry, "durable");
+  }
+
   /** Before anything is awaited: attempts come faster than a TPM extends. */
   #takePlace(what: Incident["what"]): boolean {
     if (this.#taken[what] >= ROOM[what]) return false;
@@ -109,7 +120,7 @@ export class IncidentLog {
   }
 
   async #write(said: Pick<AuditEntry, "scope" | "decision" | "reason">): Promise<void> {
-    const nothing = { caller: null, key: null, mechanism: null, inputDigest: null, step: null } as const;
+    const nothing = { caller: null, key: null, mechanism: null, inputDigest: null, step: null, approvals: [] } as const;
     // A log that cannot be written stops every signature by itself; an event is measured all the same.
     await this.#parts.audit.append({ ...nothing, ...said, operation: "shim" }, "written").catch(() => undefined);
   }

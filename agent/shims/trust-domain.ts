@@ -20,6 +20,20 @@ export interface DomainShim {
   readonly probed: ProbedAttempts;
 }
 
+/** A key that comes in by unwrap. */
+export interface ArrivingKey {
+  /** By which it is used from then on. */
+  readonly name: string;
+  /** The key of the policy that unwraps it. */
+  readonly by: string;
+  /** An object of a session ends with its shim, and is unwrapped again in the one that takes over. */
+  readonly where: "session" | "token";
+  /** @returns its handle */
+  readonly unwrap: (shim: Shim, place: KeyPlace) => Promise<bigint>;
+  /** Rejects when it is not the key that was expected. */
+  readonly prove: (shim: Shim, place: KeyPlace) => Promise<void>;
+}
+
 export type ShimRole = "active" | "spare" | "ended";
 
 /** A shim as reports and `status` show it. */
@@ -63,6 +77,8 @@ const LOGIN_LOST: ReadonlySet<bigint> = new Set([0x32n, 0xb0n, 0xb3n, 0xe0n, 0x1
 const SHIM_ENDED: ReadonlySet<string> = new Set(["ERR_SHIM_GONE", "ERR_SHIM_TIMEOUT", "ERR_SHIM_PROTOCOL"]);
 
 interface Member extends DomainShim {
+  /** Of keys that came in by unwrap. */
+  readonly arrived: Map<string, KeyPlace>;
   role: ShimRole;
   why: string;
   /** Of `shim.watch.total()`: attempts that were dealt with. */
@@ -86,6 +102,7 @@ export class TrustDomain {
   /** Requests wait for it: a spare serves only once it is in the log that it does. */
   #takeover: Promise<void> | null = null;
   #end: DomainEnd | null = null;
+  readonly #arrivals = new Map<string, ArrivingKey>();
   #waiting = 0;
   #ending: Promise<void> | null = null;
 
@@ -95,6 +112,7 @@ export class TrustDomain {
     this.#options = options;
     this.#members = shims.map((shim, index) => ({
       ...shim,
+      arrived: new Map<string, KeyPlace>(),
       ...{ role: index === 0 ? "active" : "spare", why: "", seen: shim.probed.total, handed: 0, writing: null },
     }));
     const [first] = this.#members;
@@ -133,19 +151,30 @@ export class TrustDomain {
   /**
    * Gives one request to the active shim, once. Its result comes only after every attempt that the shim made before it is in the log, and
    * not at all when the token is stopped for one.
-   * @throws AgentError ERR_TOKEN_STOPPED; ERR_SHIM_GONE when the shim ended meanwhile, whatever it had done by then; ERR_SHIM_REFUSED
+   * @throws AgentError ERR_TOKEN_STOPPED; ERR_SHIM_GONE when the shim ended meanwhile, whatever it had done by then; ERR_SHIM_REFUSED;
+   *   ERR_KEY_GONE for a key that this token has no longer
    */
-  async use<T>(key: string, act: (shim: Shim, place: KeyPlace) => Promise<T>): Promise<T> {
+  use<T>(key: string, act: (shim: Shim, place: KeyPlace) => Promise<T>): Promise<T> {
+    return this.#ask(key, ({ shim }, place) => act(shim, place));
+  }
+
+  /** Lets a key in, and uses it once. @throws as `use` does, and what its proof throws */
+  async arrive(key: ArrivingKey): Promise<void> {
+    await this.#ask(key.by, (member, place) => letIn(member, place, key));
+    this.#arrivals.set(key.name, key);
+  }
+
+  async #ask<T>(key: string, act: (member: Member, place: KeyPlace) => Promise<T>): Promise<T> {
     while (this.#takeover !== null) await this.#takeover;
     if (this.#end !== null) throw stopped(this.#end);
     const member = this.#active;
-    const place = member.places.get(key);
+    const place = member.places.get(key) ?? member.arrived.get(key);
     if (place === undefined)
-      throw new AgentError("ERR_LAUNCH", "key", {
-        expected: `a key of ${this.token} that the launch checked`,
+      throw new AgentError("ERR_KEY_GONE", "key", {
+        expected: `a key of ${this.token} that the launch checked, or that arrived`,
         got: key,
       });
-    const outcome = await settled(act(member.shim, place));
+    const outcome = await settled(act(member, place));
     if (outcome.kind === "failed") throw this.#failure(member, outcome.error);
     const writing = this.#noteAttempts(member);
     if (writing !== null) await writing;
@@ -230,6 +259,31 @@ export class TrustDomain {
         return this.#stop(failed(this.token, error));
       }
       if (next === undefined) return this.#stop(lost(this.token, why));
+      await this.#restore(next);
+    }
+  }
+
+  /**
+   * Keys that were objects of the ended shim's session are unwrapped again. What cannot be recorded or does not come back is gone; so are
+   * the token's own objects, of which this shim knows no handle until the next launch.
+   */
+  async #restore(member: Member): Promise<void> {
+    for (const key of [...this.#arrivals.values()]) {
+      const place = member.places.get(key.by);
+      if (hasEnded(member)) return; // the next spare has its turn
+      if (key.where === "session" && place !== undefined && (await this.#unwrapAgain(member, place, key))) continue;
+      if (!hasEnded(member)) this.#arrivals.delete(key.name);
+    }
+  }
+
+  async #unwrapAgain(member: Member, place: KeyPlace, key: ArrivingKey): Promise<boolean> {
+    try {
+      await this.#options.incidents.unwrapping(this.token, member.id, key.name);
+      await letIn(member, place, key);
+      return true;
+    } catch (error) {
+      console.error(`agent: key ${key.name}: gone: ${error instanceof Error ? error.message : "unknown failure"}`);
+      return false;
     }
   }
 
@@ -277,6 +331,17 @@ export class TrustDomain {
       if (role !== "ended") void shim.status().catch(() => undefined);
     }
   }
+}
+
+/** Asked anew each time: it ends whenever it likes. */
+function hasEnded({ role }: Member): boolean {
+  return role === "ended";
+}
+
+async function letIn(member: Member, place: KeyPlace, { name, unwrap, prove }: ArrivingKey): Promise<void> {
+  const made = { slotId: place.slotId, handle: await unwrap(member.shim, place) };
+  await prove(member.shim, made);
+  member.arrived.set(name, made);
 }
 
 type Settled<T> = { readonly kind: "done"; readonly value: T } | { readonly kind: "failed"; readonly error: unknown };

@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { openAudit } from "../../agent/audit.ts";
+import { openAudit } from "../../agent/audit/open.ts";
 import type { PublicKeySource } from "../../agent/broker/index.ts";
 import { AgentError } from "../../agent/errors.ts";
 import { serveScope } from "../../agent/scopes/index.ts";
@@ -20,6 +20,7 @@ import {
 import { openClient, openSession, replay, SIGNING_STREAM, sign, signInit } from "../support/broker-session.ts";
 import { documentBytes, policyDocument } from "../support/policy-document.ts";
 import { INITIALIZE_VALUES, openRawClient, rawFrame, requestFrame, u32, ulongs } from "../support/rpc-client.ts";
+import { native } from "../support/shim-fixture.ts";
 
 let broker: BrokerFixture;
 beforeEach(async () => {
@@ -32,7 +33,7 @@ describe("connection", () => {
     [0, 0],
     [1, 1],
     [2, 2],
-    [255, 2],
+    [31, 2],
   ])("I6: version %i is answered with %i", async (offered, answered) => {
     const client = await openRawClient(broker.socket("release-signing"), null);
     client.send(Uint8Array.of(offered));
@@ -147,7 +148,7 @@ describe("refused peers", () => {
     };
     await broker.close();
     broker = await startBroker({
-      audit: openAudit({ path: join(directory, "audit.log"), now: Date.now, anchor: null, write }),
+      audit: openAudit({ directory: join(directory, "audit.log"), now: Date.now, anchor: null, files: { write } }),
     });
     broker.peer = null;
     for (let index = 0; index < 19; index += 1) await refusedOnce();
@@ -204,11 +205,11 @@ describe("socket", () => {
     for (const [name, { spki }] of publicKeys) {
       document.keys[name] = { spki: `sha256:${sha256Hex(spki)}`, does: name === "vault" ? "decrypt" : "sign" };
     }
-    const audit = openAudit({ path: join(directory, "audit.log"), now: Date.now, anchor: null });
+    const audit = openAudit({ directory: join(directory, "audit.log"), now: Date.now, anchor: null });
     const policy = parsePolicy(documentBytes(document));
     const broker = openBroker(policy, change.publicKeys ?? publicKeys, { token, audit });
     const { scope = "release-signing" } = change;
-    return serveScope({ broker, scope, socketPath, identify: async () => SIGNER_PEER });
+    return serveScope({ broker, scope, socketPath, native: native(), identify: async () => SIGNER_PEER });
   };
 
   it("I6: everybody may connect, and the socket is gone afterwards", async () => {

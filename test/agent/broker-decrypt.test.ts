@@ -1,11 +1,11 @@
 import { constants, createPublicKey, publicEncrypt } from "node:crypto";
-import { Socket } from "node:net";
 import fc from "fast-check";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import type { AuditLog } from "../../agent/audit.ts";
+import type { AuditLog } from "../../agent/audit/log.ts";
 import type { Token } from "../../agent/broker/index.ts";
 import { AgentError } from "../../agent/errors.ts";
 import { encodeSecretReply } from "../../agent/p11kit/frame.ts";
+import { SocketChannel } from "../../agent/scopes/channel.ts";
 import { ByteReader, concatBytes, sha256Hex, utf8 } from "../../policy/index.ts";
 import { type BrokerFixture, INTRUDER_PEER, softwareKeys, startBroker } from "../support/broker-fixture.ts";
 import {
@@ -179,10 +179,9 @@ describe("decryption", () => {
     await decryptInit(client, oaep(0));
     await decrypt(client, sealed(SECRET), 3);
     expect(given).toEqual([new Uint8Array(SECRET.length), new Uint8Array(SECRET.length)]);
-    const written = vi.spyOn(Socket.prototype, "write");
+    const written = vi.spyOn(SocketChannel.prototype, "write");
     expect(await decryptOnce(client, oaep(0), sealed(SECRET))).toEqual(SECRET);
-    // The client's request, which is as long as its ciphertext, and the server's reply.
-    const chunks = written.mock.calls.map(([chunk]) => Uint8Array.from(chunk as Uint8Array));
+    const chunks = written.mock.calls.map(([chunk]) => Uint8Array.from(chunk));
     written.mockRestore();
     const replies = chunks.filter((chunk) => chunk.length === REPLY_HEAD + SECRET.length);
     expect(replies).toEqual([new Uint8Array(REPLY_HEAD + SECRET.length)]);

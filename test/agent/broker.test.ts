@@ -2,9 +2,9 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { type AuditLog, openAudit } from "../../agent/audit.ts";
+import type { AuditLog } from "../../agent/audit/log.ts";
+import { openAudit } from "../../agent/audit/open.ts";
 import { AgentError } from "../../agent/errors.ts";
-import { createPeerIdentity } from "../../agent/identity.ts";
 import { ByteReader, ByteWriter, concatBytes, sha256Hex, utf8 } from "../../policy/index.ts";
 import {
   type BrokerFixture,
@@ -85,18 +85,6 @@ describe("identity", () => {
       { step: "caller", caller: { uid: 2001 } },
       { step: "caller", caller: null },
     ]);
-  });
-
-  it("I6: the executable belongs to the process of the pidfd, and the pidfd is closed", async () => {
-    const closed: number[] = [];
-    const sources = (pid: number) => ({
-      peerCredentials: () => ({ pid: 77, uid: 2001, gid: 2001, pidfd: 9 }),
-      executableOf: async () => ({ pid, sha256: new Uint8Array(32).fill(0x5e) }),
-      closeFd: (fd: number) => closed.push(fd),
-    });
-    expect(await createPeerIdentity(sources(77))(4)).toEqual(SIGNER_PEER);
-    await expect(createPeerIdentity(sources(78))(4)).rejects.toMatchObject({ code: "ERR_SPAWNER" });
-    expect(closed).toEqual([9, 9]);
   });
 });
 
@@ -230,10 +218,10 @@ describe("signing", () => {
     const directory = mkdtempSync(join(tmpdir(), "full-"));
     let full = false;
     const audit: AuditLog = openAudit({
-      path: join(directory, "audit.log"),
+      directory: join(directory, "audit.log"),
       now: Date.now,
       anchor: null,
-      write: (_fd, bytes) => (full ? 0 : bytes.length),
+      files: { write: (_fd, bytes) => (full ? 0 : bytes.length) },
     });
     broker = await startBroker({ audit });
     const client = await openSession(broker);

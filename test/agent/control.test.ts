@@ -47,7 +47,10 @@ const service: ControlService = {
     calls.push(challenge);
     return 4711;
   },
-  audit: async (from, limit) => [{ from, limit }],
+  audit: async (from, limit) => {
+    calls.push({ from, limit });
+    return { records: [], first: 1, head: { seq: 0, hash: "0".repeat(64) } };
+  },
 };
 const broken: ControlService = {
   ...service,
@@ -70,7 +73,10 @@ describe("a control request", () => {
       { id: 2, ok: true, secret: toBase64(utf8("credential")) },
     ],
     [`{"id":3,"op":"challenge","nonce":"${NONCE}","bank":"sha384","pcrs":[0,13]}`, { id: 3, ok: true, length: 4711 }],
-    ['{"id":4,"op":"audit","from":7,"limit":500}', { id: 4, ok: true, records: [{ from: 7, limit: 500 }] }],
+    [
+      '{"id":4,"op":"audit","from":7,"limit":500}',
+      { id: 4, ok: true, records: [], first: 1, head: { seq: 0, hash: "0".repeat(64) } },
+    ],
     ['{"id":5,"op":"check"}', { id: 5, ok: true, credentials: [] }],
     ['{"id":6,"op":"reseal","package":"AQI="}', { id: 6, ok: true, name: "hsm-pin", generation: 2 }],
     ['{"id":7,"op":"abort-reseal","name":"hsm-pin"}', { id: 7, ok: true }],

@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import type { AuditLog } from "../../agent/audit.ts";
+import type { AuditLog } from "../../agent/audit/log.ts";
 import type { Token } from "../../agent/broker/index.ts";
 import { openScope } from "../../agent/broker/scope-state.ts";
 import { openApplication } from "../../agent/p11kit/application.ts";

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import type { AuditEntry } from "../../agent/audit-record.ts";
+import type { AuditEntry } from "../../agent/audit/record.ts";
 import { newLaunchRecord } from "../../agent/launch/environment.ts";
 import type { Attempt } from "../../agent/native/index.ts";
 import { IncidentLog } from "../../agent/shims/incidents.ts";

@@ -2,18 +2,20 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { type OpenAuditLog, openAudit, readAudit } from "../../agent/audit.ts";
-import type { AuditEntry } from "../../agent/audit-record.ts";
+import type { FileAuditLog } from "../../agent/audit/log.ts";
+import { openAudit } from "../../agent/audit/open.ts";
+import type { AuditEntry } from "../../agent/audit/record.ts";
+import { readAudit } from "../../agent/audit/verify.ts";
 import { RefusalLog } from "../../agent/broker/refusals.ts";
 
 let directory: string;
-let audit: OpenAuditLog;
+let audit: FileAuditLog;
 let time: number;
 let refusals: RefusalLog;
 
 beforeEach(() => {
   directory = mkdtempSync(join(tmpdir(), "refusals-"));
-  audit = openAudit({ path: join(directory, "audit.log"), now: () => 1_800_000_000_000, anchor: null });
+  audit = openAudit({ directory: join(directory, "audit.log"), now: () => 1_800_000_000_000, anchor: null });
   time = 0;
   refusals = new RefusalLog(audit, "written", () => time);
 });
@@ -27,7 +29,16 @@ const reasons = () => readAudit(join(directory, "audit.log"), 1, 10_000).map(({ 
 function refusal(uid: number, step: AuditEntry["step"] = "caller"): AuditEntry {
   const caller = { uid, pid: 1, exe: `sha256:${"5e".repeat(32)}` };
   const unknown = { key: null, mechanism: null, inputDigest: null };
-  return { ...unknown, caller, scope: "s", operation: "sign", decision: "deny", step, reason: `${uid} ${step}` };
+  return {
+    ...unknown,
+    caller,
+    scope: "s",
+    operation: "sign",
+    decision: "deny",
+    approvals: [],
+    step,
+    reason: `${uid} ${step}`,
+  };
 }
 
 describe("refusals", () => {

@@ -89,7 +89,7 @@ describe("a report", () => {
     const head = await reporter.sources.audit.append(
       {
         ...{ caller: null, scope: "release-signing", key: null, mechanism: null, operation: "connect" },
-        ...{ inputDigest: null, decision: "deny", step: "caller", reason: "unknown" },
+        ...{ inputDigest: null, decision: "deny", approvals: [], step: "caller", reason: "unknown" },
       },
       "durable",
     );

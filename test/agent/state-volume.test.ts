@@ -6,7 +6,6 @@ import {
   readSync,
   rmSync,
   symlinkSync,
-  truncateSync,
   writeFileSync,
   writeSync,
 } from "node:fs";
@@ -15,7 +14,8 @@ import { join } from "node:path";
 import { inspect } from "node:util";
 import fc from "fast-check";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
-import type { AuditEntry } from "../../agent/audit-record.ts";
+import { MachineAudit } from "../../agent/audit/machine-audit.ts";
+import type { AuditEntry } from "../../agent/audit/record.ts";
 import {
   encodeCounters,
   parseCounters,
@@ -27,7 +27,7 @@ import {
 import { AgentError, STATE_PROBLEMS, type StateProblem } from "../../agent/errors.ts";
 import { Refusal } from "../../agent/launch/environment.ts";
 import type { Spawner } from "../../agent/spawner-client.ts";
-import { createStateVolume, MachineAudit } from "../../agent/state-volume.ts";
+import { createStateVolume } from "../../agent/state-volume.ts";
 import { IronclawError, toHex } from "../../policy/index.ts";
 import { ANCHOR_INDEX, type MachineTpm, openTpm, provisionRecords, readAnchor, writeAnchor } from "../../seal/index.ts";
 import { NATIVE_DIRECTORY, native } from "../support/shim-fixture.ts";
@@ -42,6 +42,7 @@ let machine: SoftwareTpm;
 let tpm: MachineTpm;
 let directory: string;
 let auditLog: string;
+let segment: string;
 const audits: MachineAudit[] = [];
 
 beforeAll(async () => {
@@ -55,7 +56,8 @@ afterAll(async () => {
 });
 beforeEach(async () => {
   directory = mkdtempSync(join(tmpdir(), "ironclaw-volume-"));
-  auditLog = join(directory, "audit.log");
+  auditLog = join(directory, "audit");
+  segment = join(auditLog, "0000000000000001.log");
   await writeAnchor(tpm.tss, null);
 });
 afterEach(() => {
@@ -122,7 +124,7 @@ const reasonsOf = (failure: unknown) => (failure instanceof Refusal ? failure.re
 
 const ENTRY: AuditEntry = {
   ...{ caller: null, scope: "release-signing", key: null, mechanism: null, operation: "connect" },
-  ...{ inputDigest: null, decision: "deny", step: "caller", reason: "unknown" },
+  ...{ inputDigest: null, decision: "deny", step: "caller", reason: "unknown", approvals: [] },
 };
 /** Records of which the last, and with it all, is on the disk. */
 async function append(audit: MachineAudit, records: number): Promise<void> {
@@ -137,7 +139,7 @@ async function anchoredLog(records: number): Promise<readonly string[]> {
   await append(audit, records);
   await writeAnchor(tpm.tss, { volumeId: VOLUME, ...audit.head() });
   audit.close();
-  return readFileSync(auditLog, "utf8").trimEnd().split("\n");
+  return readFileSync(segment, "utf8").trimEnd().split("\n");
 }
 
 describe("the first volume of a machine", () => {
@@ -214,7 +216,7 @@ describe("the volume that the TPM knows", () => {
     const lines = await anchoredLog(3);
     const before = await anchor();
     writeFileSync(
-      auditLog,
+      segment,
       cut(lines)
         .map((line) => `${line}\n`)
         .join(""),
@@ -228,24 +230,24 @@ describe("the volume that the TPM knows", () => {
 
   test("I8: a log that is missing is refused as audit-rolled-back", async () => {
     await anchoredLog(1);
-    rmSync(auditLog);
+    rmSync(segment);
     expect(reasonsOf((await open()).failure)).toEqual([expect.objectContaining({ code: "audit-rolled-back" })]);
   });
 
   test("I8: an edited log is told from a shortened one", async () => {
     const lines = await anchoredLog(2);
-    writeFileSync(auditLog, `${lines.join("\n").replace("deny", "DENY")}\n`);
+    writeFileSync(segment, `${lines.join("\n").replace("deny", "DENY")}\n`);
     expect((await open()).failure).toMatchObject({ code: "ERR_AUDIT_MALFORMED" });
   });
 
   test("I11: bytes of a last record that a power cut left unfinished are no rollback", async () => {
     await anchoredLog(2);
-    const whole = readFileSync(auditLog);
-    writeFileSync(auditLog, Buffer.concat([whole, Buffer.from('{"seq":3,"ti')]));
+    const whole = readFileSync(segment);
+    writeFileSync(segment, Buffer.concat([whole, Buffer.from('{"seq":3,"ti')]));
     const { failure, audit } = await open();
     expect(failure).toBeNull();
-    expect(audit.head().seq).toBe(2);
-    truncateSync(auditLog, whole.length);
+    expect(audit.head().seq).toBe(3);
+    expect(audit.read(3, 1).records).toMatchObject([{ statement: { kind: "repair", bytes: 12 } }]);
   });
 });
 
@@ -300,7 +302,7 @@ describe("the volume's key", () => {
     const told = inspect({ given, audit, volume }, { depth: 12, maxArrayLength: null, showHidden: true });
     for (const form of [toHex(KEY.subarray(2)), Buffer.from(KEY.subarray(2)).toString("base64")])
       expect(told).not.toContain(form);
-    expect(readFileSync(auditLog).includes(KEY.subarray(2))).toBe(false);
+    expect(readFileSync(segment).includes(KEY.subarray(2))).toBe(false);
   });
 
   test("I4: when it does not come, the pipe is closed and the spawner is not asked", async () => {

@@ -2,8 +2,10 @@ import { constants, generateKeyPairSync, type KeyObject, privateDecrypt, private
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { type AuditLog, openAudit, readAudit } from "../../agent/audit.ts";
-import type { AuditRecord } from "../../agent/audit-record.ts";
+import type { AuditLog } from "../../agent/audit/log.ts";
+import { openAudit } from "../../agent/audit/open.ts";
+import type { AuditRecord } from "../../agent/audit/record.ts";
+import { readAudit } from "../../agent/audit/verify.ts";
 import {
   type Broker,
   type DecryptMechanism,
@@ -18,10 +20,12 @@ import {
   Usage,
 } from "../../agent/broker/index.ts";
 import { AgentError } from "../../agent/errors.ts";
-import type { Peer } from "../../agent/identity.ts";
-import { type ScopeServer, serveScope } from "../../agent/scopes/index.ts";
+import type { Peer, PeerIdentity } from "../../agent/identity.ts";
+import { openP11kitDoor } from "../../agent/p11kit/connection.ts";
+import { type Doors, type OpenDoor, type ScopeServer, serveScope } from "../../agent/scopes/index.ts";
 import { OAEP_DIGESTS, type Policy, parsePolicy, sha256Hex } from "../../policy/index.ts";
 import { documentBytes, type PolicyDocument, policyDocument, SIGNER_EXE, SIGNER_UID } from "./policy-document.ts";
+import { native } from "./shim-fixture.ts";
 
 export const SIGNER_PEER: Peer = { pid: 77, uid: SIGNER_UID, gid: 2001, exe: SIGNER_EXE as Peer["exe"], unit: null };
 export const INTRUDER_PEER: Peer = { ...SIGNER_PEER, pid: 78, uid: 2002 };
@@ -58,6 +62,9 @@ export interface BrokerFixtureOptions {
   readonly publicKeys?: ReadonlyMap<string, PublicKeySource>;
   readonly audit?: AuditLog;
   readonly change?: (document: PolicyDocument) => void;
+  /** Default: every connection is `peer`'s. */
+  readonly identify?: PeerIdentity;
+  readonly doors?: Doors<OpenDoor>;
   /** Parts of the broker that are others than usual. */
   readonly parts?: Partial<Broker>;
 }
@@ -95,6 +102,9 @@ export function softwareKeys(): { publicKeys: Map<string, PublicKeySource> } & T
       return Uint8Array.from(privateEncrypt({ key: rsa.privateKey, padding }, data));
     },
     decrypt: async ({ mechanism, data }) => softwareDecrypt(vault.privateKey, mechanism, data),
+    unwrap: async () => {
+      throw tokenRefuses(0x54n);
+    },
   };
 }
 
@@ -154,7 +164,7 @@ export async function startBroker(options: BrokerFixtureOptions = {}): Promise<B
   options.change?.(document);
   const policy = parsePolicy(documentBytes(document));
   const auditPath = join(directory, "audit.log");
-  const audit = options.audit ?? openAudit({ path: auditPath, now: Date.now, anchor: null });
+  const audit = options.audit ?? openAudit({ directory: auditPath, now: Date.now, anchor: null });
   const servers: ScopeServer[] = [];
   const fixture: BrokerFixture = {
     socket: (scope) => join(directory, `${scope}.sock`),
@@ -180,6 +190,7 @@ export async function startBroker(options: BrokerFixtureOptions = {}): Promise<B
       fixture.decryptions.push(request);
       return (options.token?.decrypt ?? software.decrypt)(request);
     },
+    unwrap: (request) => (options.token?.unwrap ?? software.unwrap)(request),
   };
   const now = () => fixture.time;
   const broker = {
@@ -192,7 +203,10 @@ export async function startBroker(options: BrokerFixtureOptions = {}): Promise<B
     return fixture.peer;
   };
   for (const { name } of policy.scopes) {
-    servers.push(await serveScope({ broker, scope: name, socketPath: fixture.socket(name), identify }));
+    const socketPath = fixture.socket(name);
+    const { doors = { p11kit: openP11kitDoor } } = options;
+    const who = options.identify ?? identify;
+    servers.push(await serveScope({ broker, scope: name, socketPath, native: native(), identify: who, doors }));
   }
   return fixture;
 }

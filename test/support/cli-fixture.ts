@@ -3,7 +3,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "nod
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect } from "vitest";
-import { openAudit } from "../../agent/audit.ts";
+import { openAudit } from "../../agent/audit/open.ts";
 import { type CliResult, cli } from "./cli.ts";
 import { LAYOUT_PIN, layOut, layOutEndorsement, openStandIn } from "./cli-layout.ts";
 import { startSwtpm } from "./swtpm.ts";
@@ -87,7 +87,7 @@ async function makeDocuments(at: (name: string) => string, lineOf: (words: strin
 }
 
 async function writeAuditLog(path: string): Promise<void> {
-  const log = openAudit({ path, now: () => 0, anchor: null });
+  const log = openAudit({ directory: path, now: () => 0, anchor: null });
   const entry = {
     caller: null,
     scope: "s",
@@ -95,6 +95,7 @@ async function writeAuditLog(path: string): Promise<void> {
     mechanism: null,
     operation: "connect",
     inputDigest: null,
+    approvals: [],
   } as const;
   for (const reason of ["first", "second", "a third one, which is the longest of them all"])
     await log.append({ ...entry, decision: "deny", step: "caller", reason }, "written");

@@ -2,10 +2,12 @@ import type { ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { join } from "node:path";
 import type { Writable } from "node:stream";
-import { type OpenAuditLog, openAudit, readAudit } from "../../agent/audit.ts";
-import type { AuditRecord } from "../../agent/audit-record.ts";
+import type { FileAuditLog } from "../../agent/audit/log.ts";
+import { openAudit } from "../../agent/audit/open.ts";
+import type { AuditRecord } from "../../agent/audit/record.ts";
+import { readAudit } from "../../agent/audit/verify.ts";
 import { MeasurementLog } from "../../agent/launch/measurement-log.ts";
-import { openShim, type Shim } from "../../agent/shim-client.ts";
+import { type KeyUse, openShim, type Shim } from "../../agent/shim-client.ts";
 import { type AttemptCounts, libraryAttempts, sumAttempts } from "../../agent/shims/attempts.ts";
 import { IncidentLog } from "../../agent/shims/incidents.ts";
 import { type DomainEnd, type DomainShim, type KeyPlace, TrustDomain } from "../../agent/shims/trust-domain.ts";
@@ -23,6 +25,8 @@ export interface DomainToken {
   readonly pin: string;
   /** Label of the slot's token; default the first slot. */
   readonly label?: string;
+  /** By the key's label; default all sign. */
+  readonly uses?: Readonly<Record<string, KeyUse["use"]>>;
 }
 
 export interface DomainOptions {
@@ -51,7 +55,7 @@ export interface DomainBench {
   readonly bench: Bench;
   readonly incidents: IncidentLog;
   readonly log: MeasurementLog;
-  readonly audit: OpenAuditLog;
+  readonly audit: FileAuditLog;
   audited(): readonly AuditRecord[];
   /** The incidents that a report would tell. */
   recorded(): readonly Incident[];
@@ -81,7 +85,7 @@ export async function openDomainBench({ beforeExtend }: DomainOptions = {}): Pro
   };
   const log = new MeasurementLog(slowed as Tpm, AGENT_PCR); // the log extends, and nothing else
   const path = join(bench.directory, "audit.log");
-  const audit = openAudit({ path, now: Date.now, anchor: null });
+  const audit = openAudit({ directory: path, now: Date.now, anchor: null });
   const record: { incidents: readonly Incident[] } = { incidents: [] };
   const incidents = new IncidentLog({ log, audit, record });
   const started: OpenedMember[] = [];
@@ -136,7 +140,7 @@ async function openMember(id: number, token: DomainToken, timeoutMs = 20_000): P
   (child.stdio[4] as Writable).write(new ByteWriter().sized16(utf8(token.pin)).finish());
   await shim.login(slotId);
   const keys = await shim.keys(slotId);
-  await shim.uses(keys.map(({ handle }) => ({ slotId, handle, use: "sign" })));
+  await shim.uses(keys.map(({ label, handle }) => ({ slotId, handle, use: token.uses?.[label] ?? "sign" })));
   await shim.arm();
   shim.watch.renew();
   const places = new Map(

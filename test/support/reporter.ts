@@ -1,7 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { join } from "node:path";
 import { expect } from "vitest";
-import { openAudit } from "../../agent/audit.ts";
+import { openAudit } from "../../agent/audit/open.ts";
 import { evidenceSources, type ReportSources } from "../../agent/report.ts";
 import {
   type AttestationKeyKind,
@@ -33,7 +33,7 @@ export async function openReporter(
   const path = join(directory, `audit-${randomBytes(4).toString("hex")}`);
   const sources: ReportSources = {
     ...{ tpm, ak, ekName, log, record, inputs: inputs.partial, ekKind: "p384" },
-    audit: openAudit({ path, now: Date.now, anchor: null }),
+    audit: openAudit({ directory: path, now: Date.now, anchor: null }),
     ekCertificates: (await tpm.ekCertificates()).map(({ der }) => der),
     firmwareLog: FIRMWARE_LOG,
     shims: async () => [],

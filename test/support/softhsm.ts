@@ -78,6 +78,9 @@ export async function createSoftHsmToken(options: {
           throw error;
         }
       },
+      unwrap: async () => {
+        throw tokenRefuses(0x54n);
+      },
     },
     close: () => holder.close(),
   };

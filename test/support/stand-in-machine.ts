@@ -89,7 +89,7 @@ export async function startStandIn(order: StandInOrder): Promise<AsyncDisposable
       report?.write(frameReport(evidence));
       return evidence.length;
     },
-    audit: async () => [],
+    audit: async () => ({ records: [], first: 1, head: { seq: 0, hash: "0".repeat(64) } }),
   };
   await mkdir(order.directory, { recursive: true });
   const servers = [

@@ -30,11 +30,12 @@ describe("a policy", () => {
       (policy: string) => policy.replace('"key": "release-ec"', '"key": "nobody"'),
       /unknown key nobody/,
     ],
-    ["another version", (policy: string) => policy.replace('"version": 2', '"version": 1'), /version/],
+    ["another version", (policy: string) => policy.replace('"version": 3', '"version": 2'), /version/],
   ])("I6: a policy with %s is refused, by name", async (_, change, message) => {
     const result = await cli(["policy", "check", changed("policy.json", change)]);
     expectComplaint(result, 3, "policy check");
-    expect(result.err).toMatch(message);
+    expect(result.out + result.err).toMatch(message);
+    expect(result.out).toMatch(/^\/[^\n]*:\d+:\d+: /);
   });
 
   test("I5: `policy explain` says of each library what it may reach, what is beyond its own files first", async () => {

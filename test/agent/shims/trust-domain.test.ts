@@ -203,7 +203,7 @@ describe("a token with a spare shim", () => {
       shim.sign({ ...place, mechanism: 0x1n, pss: null, data: sha256(MESSAGE) }),
     );
     await expect(wrong).rejects.toMatchObject({ code: "ERR_SHIM_REFUSED" });
-    await expect(sign(opened, "no such key")).rejects.toMatchObject({ code: "ERR_LAUNCH" });
+    await expect(sign(opened, "no such key")).rejects.toMatchObject({ code: "ERR_KEY_GONE" });
     expect(isGood(await sign(opened))).toBe(true);
     expect(opened.domain.shims.map(({ role }) => role)).toEqual(["active", "spare"]);
   });

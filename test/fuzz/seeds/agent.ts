@@ -1,6 +1,6 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { EMPTY_HEAD, encodeRecord } from "../../../agent/audit-record.ts";
+import { EMPTY_HEAD, encodeRecord } from "../../../agent/audit/record.ts";
 import { encodePrepareShim, encodeStartShim } from "../../../agent/spawner-messages.ts";
 import { ByteWriter, concatBytes, utf8 } from "../../../policy/index.ts";
 import { decryptingStream, oaep } from "../../support/broker-session.ts";
@@ -20,6 +20,7 @@ export function agentSeeds(): Record<string, Seeds> {
     decision: "allow",
     step: null,
     reason: "rule 1",
+    approvals: [],
   } as const;
   const nothing = {
     ...entry,

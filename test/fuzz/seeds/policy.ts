@@ -36,6 +36,13 @@ export function policySeeds(): Record<string, Seeds> {
   );
   const decrypting = policyDocument();
   decryptionScopes(decrypting);
+  const limited = policyDocument();
+  Object.assign(limited, { approvers: { alice: { key: `ssh-ed25519 ${"A".repeat(68)}`, notFor: ["backup"] } } });
+  Object.assign(limited.scopes[0] ?? {}, {
+    ...{ budget: { operations: 9 }, valid: { from: "2027-01-01T00:00:00Z", until: "2028-01-01T00:00:00Z" } },
+    ...{ lifetime: "PT8H", idle: "PT15M", connections: 4, inFlight: 8, freezeBit: 1 },
+    approvals: { required: 1, of: ["alice"], for: "window", window: "PT15M" },
+  });
   const shortProfile =
     "profile tiny\narch x86_64\nlimit core 0\nlandlock read /usr/lib\nwatch ptrace\nstage load\nallow read write when arg0 is 3\n";
   const withIncluded = (name: ProfileName): Uint8Array =>
@@ -60,12 +67,21 @@ export function policySeeds(): Record<string, Seeds> {
       document: json({ a: [1, -2.5, 1e3, true, null], b: { c: 'x\\u00e9"' } }),
       list: utf8(' [ "\\ud83d\\ude00" , 0.1e-2 ] '),
     },
+    "commented-json": {
+      document: utf8(
+        '// what it is\r\n{ "a": [1, /* two */ -2.5, true], /* "b": 2, */\n  "b/*": { "c": "// \u00e9" } } //',
+      ),
+      list: utf8('/**/[ "\\"/*" , {} , [[ ]] ]\n'),
+    },
     policy: {
       document: documentBytes(policyDocument()),
       decrypting: documentBytes(decrypting),
       "two-tokens": documentBytes(twoTokenDocument()),
       "two-modules": documentBytes(twoModuleDocument()),
+      commented: utf8(`// reviewed\n${JSON.stringify(policyDocument()).replaceAll(",", ", /* \u00e9 */\n")}`),
+      limited: documentBytes(limited),
     },
+    "decision-table": { table: json(decisionTable()) },
     endpoint: {
       tcp: utf8("192.0.2.7:1500"),
       tcp6: utf8("[2001:db8::7]:65535"),
@@ -75,4 +91,31 @@ export function policySeeds(): Record<string, Seeds> {
     "profile-binary": profiles(compiledProfile),
     "shim-profile": profiles(compiledProfile),
   };
+}
+
+/** A case of each form. */
+function decisionTable(): object {
+  const ec = { scope: "release-signing", caller: "release-signer", key: "release-ec", operation: "sign" };
+  const rsa = { ...ec, scope: "rsa-signing", key: "release-rsa", mechanism: "CKM_RSA_PKCS_PSS" };
+  const vault = { ...ec, scope: "vault", key: "vault", operation: "decrypt", mechanism: "CKM_RSA_PKCS_OAEP" };
+  const cases = [
+    { ...ec, mechanism: "CKM_ECDSA", input: { length: 20 }, expect: { deny: "parameters" } },
+    { ...ec, mechanism: "CKM_ECDSA", caller: null, key: null, input: "pending", expect: { deny: "caller" } },
+    { ...rsa, parameters: { pss: { hash: "sha256", mgf: "sha256", saltLength: 32 } }, expect: "allow" },
+    { ...vault, parameters: { oaep: { hash: "sha256", mgf: "sha1", label: "00" } }, expect: { deny: "parameters" } },
+    {
+      ...vault,
+      input: { block: "7f", modulus: "ff" },
+      state: { failures: 0, frozen: false },
+      expect: { deny: "budget" },
+    },
+    {
+      ...vault,
+      operation: "unwrap",
+      input: { wrapped: "7f", modulus: "ff", rule: "old" },
+      expect: { deny: "operation" },
+    },
+  ];
+  const at = "2027-01-01T00:00:00Z";
+  return { version: 1, policy: "p.json", at, cases: cases.map((one, index) => ({ name: `case ${index}`, ...one })) };
 }

@@ -1,4 +1,4 @@
-import { EMPTY_HEAD, encodeRecord, verifyLine } from "../../../agent/audit-record.ts";
+import { EMPTY_HEAD, encodeRecord, verifyLine } from "../../../agent/audit/record.ts";
 import { expectSame } from "../property.ts";
 
 export function run(bytes: Uint8Array): void {

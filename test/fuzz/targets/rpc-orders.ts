@@ -10,7 +10,7 @@ import { documentBytes, policyDocument, SIGNER_EXE, SIGNER_UID } from "../../sup
 import { BrokenProperty, expectTrue } from "../property.ts";
 
 /** These wait for the token or for the log, and a target cannot: door-orders.test.ts has them among the others. */
-const WAITING = new Set(["C_SignInit", "C_Sign", "C_SignFinal", "C_DecryptInit", "C_Decrypt"]);
+const WAITING = new Set(["C_SignInit", "C_Sign", "C_SignFinal", "C_DecryptInit", "C_Decrypt", "C_UnwrapKey"]);
 const MAX_CALLS = 64;
 
 const peer = { pid: 77, uid: SIGNER_UID, gid: 2001, exe: SIGNER_EXE as `sha256:${string}`, unit: null };
@@ -58,7 +58,7 @@ function signingScope(): ReturnType<typeof openScope> {
   return openScope(
     {
       ...{ live: new LivePolicy(policy), keys, failures: new FailureBudgets(now), usage: new Usage(now), now },
-      ...{ token: { reserve: reached, sign: reached, decrypt: reached }, wallClock: now },
+      ...{ token: { reserve: reached, sign: reached, decrypt: reached, unwrap: reached }, wallClock: now },
       audit: { append: reached, head: () => head, durableHead: () => head, close: () => {} },
       ...{ approvals: NO_APPROVALS, meter: NO_METER },
     },

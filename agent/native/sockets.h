@@ -1,0 +1,41 @@
+#ifndef IRONCLAW_SOCKETS_H
+#define IRONCLAW_SOCKETS_H
+
+#include <node_api.h>
+#include <stdbool.h>
+#include <sys/socket.h>
+#include <uv.h>
+
+/*
+ * One accepted connection of a Unix stream socket. SO_PASSCRED is on from before the first byte, so that the kernel says of each piece
+ * who sent it, and never puts bytes of two senders into one recvmsg(2) (unix(7); unix_stream_read_generic in the kernel).
+ */
+struct stream {
+  napi_env env;
+  napi_ref on_event; /* holds the JavaScript side while the connection is open */
+  napi_async_cleanup_hook_handle cleanup;
+  uv_poll_t poll, death; /* of the socket, and of the process that connected */
+  int fd, pidfd;         /* -1 when closed, or when there is none */
+  struct ucred peer;     /* SO_PEERCRED */
+  unsigned holders;      /* the JavaScript object and each uv handle */
+};
+
+/* The connector of `fd` in `peer`, and a pidfd of it or -1. `by_number`: of the number, by a kernel without SO_PEERPIDFD. */
+int peer_of(int fd, struct ucred *peer, int *pidfd, bool *by_number);
+
+/* {pid, uid, gid, byNumber} */
+napi_value make_credentials(napi_env env, const struct ucred *peer, bool by_number);
+
+/* Takes `fd` and `pidfd` over, also on failure. NULL and a pending error when there is no memory. */
+napi_value make_stream(napi_env env, int fd, int pidfd, const struct ucred *peer);
+
+/* An argument as an open stream; NULL and a pending error when it is none. */
+struct stream *open_stream(napi_env env, napi_value value);
+
+/* Calls `function` with `argv` from the event loop; what it throws is an uncaught exception. */
+void call_back(napi_env env, napi_ref function, size_t argc, const napi_value *argv);
+
+/* Whether `value` is an external of ours with this tag; then `data` is what it holds. */
+bool has_tag(napi_env env, napi_value value, const napi_type_tag *tag, void **data);
+
+#endif

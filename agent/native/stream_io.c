@@ -1,0 +1,112 @@
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "addon.h"
+#include "sockets.h"
+
+/* What receive and send say when the socket has nothing, or no room; what receive says when nobody can tell any more who has sent. */
+enum { WOULD_BLOCK = -1, CONNECTOR_DIED = -2 };
+
+static bool is_ready(int fd, short events) {
+  struct pollfd entry = {.fd = fd, .events = events};
+  return poll(&entry, 1, 0) != 0;
+}
+
+static napi_value throw_sender(napi_env env, const char *what) {
+  napi_throw_error(env, "EFOREIGN", what);
+  return NULL;
+}
+
+static napi_value throw_foreign(napi_env env, const struct ucred *sender) {
+  char text[96];
+  (void)snprintf(text, sizeof text, "pid %d, uid %u, gid %u", (int)sender->pid, sender->uid, sender->gid);
+  return throw_sender(env, text);
+}
+
+union credentials {
+  struct cmsghdr header;
+  uint8_t bytes[CMSG_SPACE(sizeof(struct ucred))];
+};
+
+static ssize_t receive_piece(const struct stream *stream, void *bytes, size_t length, struct ucred *sender, bool *more) {
+  union credentials control = {0};
+  struct iovec part = {.iov_base = bytes, .iov_len = length};
+  struct msghdr message = {
+      .msg_iov = &part, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control.bytes};
+  ssize_t got;
+  do got = recvmsg(stream->fd, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+  while (got < 0 && errno == EINTR);
+  /* Room for the credentials alone: of descriptors that come along the kernel makes none here, and says MSG_CTRUNC. */
+  *more = got > 0 && (message.msg_flags & MSG_CTRUNC) != 0;
+  const struct cmsghdr *first = got > 0 ? CMSG_FIRSTHDR(&message) : NULL;
+  *sender = (struct ucred){.uid = (uid_t)-1, .gid = (gid_t)-1};
+  if (first != NULL && first->cmsg_level == SOL_SOCKET && first->cmsg_type == SCM_CREDENTIALS)
+    memcpy(sender, CMSG_DATA(first), sizeof *sender);
+  return got;
+}
+
+/*
+ * streamReceive(stream, buffer): how many bytes, 0 at the end, WOULD_BLOCK, CONNECTOR_DIED. Throws EFOREIGN when they came with
+ * descriptors or from another process. That the connector lives is looked at after the bytes came: its number was its own the whole time.
+ */
+napi_value native_stream_receive(napi_env env, napi_callback_info info) {
+  napi_value argv[2], result;
+  size_t argc = 2, length = 0;
+  void *bytes = NULL;
+  bool more;
+  struct ucred sender;
+  napi_typedarray_type type;
+  napi_get_cb_info(env, info, &argc, argv, NULL, NULL);
+  struct stream *stream = argc == 2 ? open_stream(env, argv[0]) : NULL;
+  if (stream == NULL) return NULL;
+  if (napi_get_typedarray_info(env, argv[1], &type, &length, &bytes, NULL, NULL) != napi_ok || type != napi_uint8_array || length == 0) {
+    napi_throw_type_error(env, NULL, "buffer: expected a Uint8Array");
+    return NULL;
+  }
+  ssize_t got = receive_piece(stream, bytes, length, &sender, &more);
+  int error = errno;
+  if (got < 0 && error != EAGAIN && error != EWOULDBLOCK) return throw_errno(env, error, "receive");
+  bool foreign = got > 0 && memcmp(&sender, &stream->peer, sizeof sender) != 0;
+  bool dead = got > 0 && (stream->pidfd < 0 || is_ready(stream->pidfd, POLLIN));
+  if (more || foreign || dead) memset(bytes, 0, (size_t)got);
+  if (more) return throw_sender(env, "descriptors");
+  if (foreign) return throw_foreign(env, &sender);
+  napi_create_int32(env, dead ? CONNECTOR_DIED : got < 0 ? WOULD_BLOCK : (int32_t)got, &result);
+  return result;
+}
+
+/* streamSend(stream, bytes, from): how many bytes the kernel took, WOULD_BLOCK */
+napi_value native_stream_send(napi_env env, napi_callback_info info) {
+  napi_value argv[3], result;
+  size_t argc = 3, length = 0;
+  uint32_t from = 0;
+  uint8_t *bytes;
+  napi_typedarray_type type;
+  napi_get_cb_info(env, info, &argc, argv, NULL, NULL);
+  struct stream *stream = argc == 3 ? open_stream(env, argv[0]) : NULL;
+  if (stream == NULL) return NULL;
+  if (napi_get_typedarray_info(env, argv[1], &type, &length, (void **)&bytes, NULL, NULL) != napi_ok || type != napi_uint8_array ||
+      napi_get_value_uint32(env, argv[2], &from) != napi_ok || from > length) {
+    napi_throw_type_error(env, NULL, "bytes: expected a Uint8Array and a place in it");
+    return NULL;
+  }
+  ssize_t sent;
+  do sent = send(stream->fd, bytes + from, length - from, MSG_DONTWAIT | MSG_NOSIGNAL);
+  while (sent < 0 && errno == EINTR);
+  if (sent < 0 && errno != EAGAIN && errno != EWOULDBLOCK) return throw_errno(env, errno, "send");
+  napi_create_int32(env, sent < 0 ? WOULD_BLOCK : (int32_t)sent, &result);
+  return result;
+}
+
+/* streamHeld(stream): whether any process still has the other end */
+napi_value native_stream_held(napi_env env, napi_callback_info info) {
+  napi_value argv[1], result;
+  size_t argc = 1;
+  napi_get_cb_info(env, info, &argc, argv, NULL, NULL);
+  struct stream *stream = argc == 1 ? open_stream(env, argv[0]) : NULL;
+  if (stream == NULL) return NULL;
+  napi_get_boolean(env, !is_ready(stream->fd, 0), &result);
+  return result;
+}

@@ -1,0 +1,87 @@
+import type { DocumentFinding } from "./findings.ts";
+import type { Policy } from "./policy.ts";
+import { scopeWarnings } from "./policy-lint-scopes.ts";
+
+const DAY = 86_400_000;
+/** A review that is further away than this is none. */
+const MAX_REVIEW_DAYS = 366;
+
+export type LintCode =
+  | "no-owner"
+  | "review-passed"
+  | "review-far"
+  | "unused-key"
+  | "unused-caller"
+  | "unused-approver"
+  | "shared-identity"
+  | "scope-ended"
+  | "unreachable-rule"
+  | "excluded-approver"
+  | "shadowed-scope"
+  | "bypassed-scope"
+  | "two-schemes";
+
+/** A document that holds and may yet be wrong. */
+export interface Warning extends DocumentFinding {
+  readonly code: LintCode;
+}
+
+/**
+ * What somebody should look at before signing a policy that `parsePolicy` took: rules that nothing reaches, scopes that another one makes pointless, names
+ * that nobody uses, a review that is due. Pure. Finds what can be seen in the document alone: a key's type stands in no policy, so a rule for a key type that
+ * the key does not have is found at the launch, not here.
+ * @param now milliseconds since 1970
+ */
+export function lintPolicy(policy: Policy, now: number): readonly Warning[] {
+  return [
+    ...documentWarnings(policy, now),
+    ...unusedNames(policy),
+    ...sharedIdentities(policy),
+    ...scopeWarnings(policy, now),
+  ];
+}
+
+function documentWarnings({ owner, reviewBy }: Policy, now: number): readonly Warning[] {
+  const days = (Date.parse(`${reviewBy}T23:59:59.999Z`) - now) / DAY;
+  return [
+    ...(owner.trim() === "" ? [warning("no-owner", ["owner"], "owner: nobody answers for this document")] : []),
+    ...(days < 0 ? [warning("review-passed", ["reviewBy"], `reviewBy: ${reviewBy} has passed`)] : []),
+    ...(days > MAX_REVIEW_DAYS
+      ? [warning("review-far", ["reviewBy"], `reviewBy: ${reviewBy} is more than a year away`)]
+      : []),
+  ];
+}
+
+function unusedNames({ keys, callers, approvers, scopes }: Policy): readonly Warning[] {
+  const usedKeys = new Set(scopes.flatMap((scope) => (scope.from === undefined ? scope.keys : [])));
+  const usedCallers = new Set(scopes.map(({ caller }) => caller));
+  const listed = new Set(scopes.flatMap(({ approvals }) => approvals?.of ?? []));
+  const unused = (code: LintCode, field: string, names: object, used: ReadonlySet<string>, why: string) =>
+    Object.keys(names)
+      .filter((name) => !used.has(name))
+      .map((name) => ({ ...warning(code, [field, name], `${field}.${name}: ${why}`), at: "name" as const }));
+  return [
+    ...unused("unused-key", "keys", keys, usedKeys, "no scope shows it"),
+    ...unused("unused-caller", "callers", callers, usedCallers, "no scope is for it"),
+    ...unused("unused-approver", "approvers", approvers, listed, "no scope asks for it"),
+  ];
+}
+
+/** Two names for one process: whatever either may do, both may. */
+function sharedIdentities({ callers }: Policy): readonly Warning[] {
+  const all = Object.entries(callers);
+  return all.flatMap(([name, caller], index) =>
+    all.slice(0, index).flatMap(([other, first]) => {
+      const sameUnit = caller.unit === null || first.unit === null || caller.unit === first.unit;
+      if (caller.uid !== first.uid || !sameUnit) return [];
+      const at = caller.exe.findIndex((exe) => first.exe.includes(exe));
+      if (at < 0) return [];
+      const message = `callers.${name}: a process of uid ${caller.uid} with this executable is ${other} too`;
+      return [warning("shared-identity", ["callers", name, "exe", at], message)];
+    }),
+  );
+}
+
+function warning(code: LintCode, path: DocumentFinding["path"], message: string): Warning {
+  return { code, path, message };
+}

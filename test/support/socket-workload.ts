@@ -1,0 +1,60 @@
+import { type ChildProcessWithoutNullStreams, execFileSync, spawn } from "node:child_process";
+import { appendFileSync, copyFileSync, readFileSync } from "node:fs";
+import { join, resolve } from "node:path";
+import { createPeerIdentity, type PeerIdentity } from "../../agent/identity.ts";
+import { openProcesses } from "../../agent/processes.ts";
+import { sha256, sha256Hex } from "../../policy/index.ts";
+import { native } from "./shim-fixture.ts";
+
+const source = resolve(import.meta.dirname, "passed-socket.c");
+export const isRoot = process.getuid?.() === 0;
+/** Whom the workloads run as; the superuser cannot be a caller. */
+export const WORKLOAD_UID = isRoot ? 2001 : (process.getuid?.() ?? 2001);
+
+export interface Workload {
+  /** Absolute path of the program. */
+  readonly path: string;
+  readonly exe: `sha256:${string}`;
+  /** The same program with another digest. */
+  readonly other: string;
+}
+
+/** Compiles passed-socket.c into a directory that everybody can read. */
+export function buildWorkload(directory: string): Workload {
+  const path = join(directory, "passed-socket");
+  const other = join(directory, "passed-socket-other");
+  execFileSync("gcc", ["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-D_GNU_SOURCE", "-o", path, source]);
+  copyFileSync(path, other);
+  appendFileSync(other, "other");
+  return { path, exe: `sha256:${sha256Hex(readFileSync(path))}`, other };
+}
+
+/** Runs one act of it under the workloads' uid, or as the superuser. */
+export function startAct(
+  program: string,
+  args: readonly string[],
+  as: "workload" | "root" = "workload",
+): ChildProcessWithoutNullStreams {
+  const user = as === "workload" && isRoot ? { uid: WORKLOAD_UID, gid: WORKLOAD_UID } : {};
+  return spawn(program, args, user);
+}
+
+/** All that an act printed, once it and its children have closed their output. */
+export function finished(child: ChildProcessWithoutNullStreams): Promise<Uint8Array> {
+  const pieces: Buffer[] = [];
+  child.stdout.on("data", (piece: Buffer) => pieces.push(piece));
+  return new Promise((done) => child.on("close", () => done(Uint8Array.from(Buffer.concat(pieces)))));
+}
+
+/** The agent's identity, with the kernel's own answers; only the digest is computed here and not by the spawner. */
+export function realIdentity(): PeerIdentity {
+  const addon = native();
+  return createPeerIdentity({
+    executableOf: async (pidfd) => {
+      const pid = Number(/^Pid:\t(-?\d+)$/m.exec(readFileSync(`/proc/self/fdinfo/${pidfd}`, "utf8"))?.[1]);
+      return { pid, sha256: sha256(readFileSync(`/proc/${pid}/exe`)) };
+    },
+    isAlive: (pidfd) => addon.isAlive(pidfd),
+    processes: openProcesses(),
+  });
+}
