@@ -48,7 +48,7 @@ describe("mechanisms, by the answered version", () => {
     [0, "00001041 ffffffff", `0000000d ${PSS}`],
     [1, "00001041 ffffffff", `0000000d ${PSS}`],
     [2, "00001041", `0000000d 01 ${PSS}`],
-    [255, "00001041", `0000000d 01 ${PSS}`],
+    [31, "00001041", `0000000d 01 ${PSS}`],
   ])("I6: version %i: C_SignInit, C_VerifyInit and C_DigestInit", async (version, ecdsa, pss) => {
     const init = (call: string, mechanism: string, key: string) =>
       `${call} 00000003 754d75 ${SESSION} ${mechanism} ${key}`;
