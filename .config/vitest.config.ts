@@ -5,6 +5,8 @@ const root = resolve(import.meta.dirname, "..");
 
 /** Tests that drive whole programs many times over: real software TPMs, shims and spawners, minutes of them. */
 const parts = [
+  "test/agent/door-clients.test.ts",
+  "test/agent/door-versions.test.ts",
   "test/agent/hostile*.test.ts",
   "test/agent/launch*.test.ts",
   "test/agent/cli/**/*.test.ts",

@@ -62,13 +62,24 @@ async function mirrorsBySuite(): Promise<Mirrors | undefined> {
   return main === undefined || security === undefined ? undefined : { main, security };
 }
 
-/** A private apt state for Debian bookworm: the host's packages, lists and cache stay untouched, no root is needed. */
+/** The newest packages of all come in one suite, with their corrections. */
+function sourcesOf(suite: Suite, main: string, security: string): readonly string[] {
+  if (suite === "sid") return [`${main} sid`];
+  return [`${main} ${suite}`, `${main} ${suite}-updates`, `${security} ${suite}-security`];
+}
+
+/** A release of Debian. What the image consists of is bookworm's; from the others come clients that the agent is tried with. */
+export type Suite = "bookworm" | "trixie" | "sid";
+
+/** A private apt state for one release of Debian: the host's packages, lists and cache stay untouched, no root is needed. */
 export class Archive {
   readonly #directory: string;
+  readonly #suite: Suite;
   #ready: Promise<void> | undefined;
 
-  constructor(directory: string) {
+  constructor(directory: string, suite: Suite = "bookworm") {
     this.#directory = directory;
+    this.#suite = suite;
   }
 
   /** The newest version of each package, or the given version (`name=version`). Packages that are gone are left out. */
@@ -108,12 +119,9 @@ export class Archive {
     await writeFile(join(this.#directory, "status"), "");
     await writeFile(
       join(this.#directory, "sources.list"),
-      [
-        `deb ${signed} ${main} bookworm main`,
-        `deb ${signed} ${main} bookworm-updates main`,
-        `deb ${signed} ${security} bookworm-security main`,
-        "",
-      ].join("\n"),
+      sourcesOf(this.#suite, main, security)
+        .map((source) => `deb ${signed} ${source} main\n`)
+        .join(""),
     );
     await this.#apt("apt-get", ["update", "-q"]);
   }

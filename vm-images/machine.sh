@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes this machine able to build, start and test the project. npm start and npm test call it first; when everything is
 # there it takes a fraction of a second. Debian packages by name, then npm's, then the native parts. `machine.sh test` adds what
-# only tests need: a browser, and a font for it; a PKCS#11 proxy, and a card service with a virtual reader.
+# only tests need: a browser, and a font for it; a PKCS#11 proxy, and a card service with a virtual reader; applications that use PKCS#11.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -16,7 +16,8 @@ strace libtpm2-pkcs11-1 libpcsclite1 openssh-client
 "
 if [ "${1:-}" = test ]; then
   packages="$packages chromium-headless-shell fonts-dejavu-core
-    caml-crush-server caml-crush-clients pcscd vsmartcard-vpcd"
+    caml-crush-server caml-crush-clients pcscd vsmartcard-vpcd
+    gnutls-bin openssh-client openjdk-17-jdk-headless systemd"
 fi
 
 if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then

@@ -1,8 +1,10 @@
+import type { Hash } from "node:crypto";
 import { CKR } from "../broker/ckr.ts";
 import { recordExpiry, type StartedOperation } from "../broker/operation.ts";
 import { type ScopeState, scopeOf } from "../broker/scope-state.ts";
 import type { SessionClock } from "../broker/session-clock.ts";
 import type { SignOperation } from "../broker/signing.ts";
+import type { Verification } from "../broker/verifying.ts";
 import type { Peer } from "../identity.ts";
 import { type ArgumentReader, NO_VALUES } from "./codec.ts";
 
@@ -17,6 +19,20 @@ export interface Session {
   find: readonly bigint[] | null;
   sign: SignOperation | null;
   decrypt: StartedOperation | null;
+  verify: Verification | null;
+  digest: Digest | null;
+}
+
+/** The operations that a session can have in work, one of each at a time. */
+export type SessionOperationName = "sign" | "decrypt" | "verify" | "digest";
+
+/** A C_DigestInit: the state of one hash function, in the agent. */
+export interface Digest {
+  readonly hash: Hash;
+  /** Bytes of the digest. */
+  readonly size: number;
+  /** C_DigestUpdate was called. */
+  multiPart: boolean;
 }
 
 /** One connection as one PKCS #11 application. Handles count up from 1, so that the same calls get the same handles everywhere. */
@@ -39,7 +55,7 @@ export type Answer =
 type Failure = Extract<Answer, { kind: "error" }>;
 
 /** A session with an operation that was begun, or why there is none. */
-export type SessionOperation<K extends "sign" | "decrypt"> =
+export type SessionOperation<K extends SessionOperationName> =
   | { readonly kind: "active"; readonly session: Session; readonly operation: NonNullable<Session[K]> }
   | Failure;
 
@@ -80,7 +96,7 @@ export function endSession(application: Application, handle: bigint): boolean {
   return ended;
 }
 
-export function activeOf<K extends "sign" | "decrypt">(
+export function activeOf<K extends SessionOperationName>(
   application: Application,
   handle: bigint,
   kind: K,

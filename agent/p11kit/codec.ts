@@ -9,7 +9,13 @@ import {
   readFlag,
 } from "./attributes.ts";
 import { MAX_BODY } from "./frame.ts";
-import { type MechanismAndKey, readMechanism, readMechanismAndKey } from "./mechanism-codec.ts";
+import {
+  type Mechanism,
+  type MechanismAndKey,
+  readLastMechanism,
+  readMechanism,
+  readMechanismAndKey,
+} from "./mechanism-codec.ts";
 
 const NULL_LENGTH = 0xffff_ffff;
 
@@ -67,6 +73,11 @@ export class ArgumentReader {
   /** `Mu`, the last two arguments */
   mechanismAndKey(): MechanismAndKey {
     return readMechanismAndKey(this.#reader, this.#version);
+  }
+
+  /** `M`, the last argument */
+  lastMechanism(): Mechanism {
+    return readLastMechanism(this.#reader, this.#version);
   }
 
   /** `M` with more behind it; null: of no form that is known here, and the rest is not read. */

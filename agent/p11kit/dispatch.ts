@@ -5,14 +5,17 @@ import { malformed } from "./attributes.ts";
 import { CALLS, callNamed } from "./calls.ts";
 import { ArgumentReader } from "./codec.ts";
 import * as decryption from "./decrypt-calls.ts";
+import * as digesting from "./digest-calls.ts";
 import type { CallBody } from "./frame.ts";
 import * as general from "./general-calls.ts";
+import * as mechanisms from "./mechanism-lists.ts";
 import * as session from "./session-calls.ts";
 import * as signing from "./sign-calls.ts";
 import { unwrapKey } from "./unwrap-calls.ts";
+import * as verification from "./verify-calls.ts";
 
-/** The calls that are served. What is not in this table is CKR_FUNCTION_NOT_SUPPORTED. */
-const HANDLERS: ReadonlyMap<number, CallHandler> = new Map(
+/** The calls that are served, by number. What is not in this table is CKR_FUNCTION_NOT_SUPPORTED. */
+export const HANDLERS: ReadonlyMap<number, CallHandler> = new Map(
   Object.entries({
     C_Initialize: general.initialize,
     C_Finalize: general.finalize,
@@ -20,14 +23,18 @@ const HANDLERS: ReadonlyMap<number, CallHandler> = new Map(
     C_GetSlotList: general.getSlotList,
     C_GetSlotInfo: general.getSlotInfo,
     C_GetTokenInfo: general.getTokenInfo,
-    C_GetMechanismList: general.getMechanismList,
-    C_GetMechanismInfo: general.getMechanismInfo,
+    C_GetMechanismList: mechanisms.getMechanismList,
+    C_GetMechanismInfo: mechanisms.getMechanismInfo,
     C_GenerateRandom: general.generateRandom,
+    C_SeedRandom: general.seedRandom,
+    C_WaitForSlotEvent: general.waitForSlotEvent,
     C_OpenSession: session.openSession,
     C_CloseSession: session.closeSession,
     C_CloseAllSessions: session.closeAllSessions,
     C_GetSessionInfo: session.getSessionInfo,
+    C_SessionCancel: session.sessionCancel,
     C_Login: session.login,
+    C_LoginUser: session.loginUser,
     C_Logout: session.logout,
     C_FindObjectsInit: session.findObjectsInit,
     C_FindObjects: session.findObjects,
@@ -41,6 +48,15 @@ const HANDLERS: ReadonlyMap<number, CallHandler> = new Map(
     C_Decrypt: decryption.decrypt,
     C_DecryptUpdate: decryption.decryptPart,
     C_DecryptFinal: decryption.decryptFinal,
+    C_VerifyInit: verification.verifyInit,
+    C_Verify: verification.verify,
+    C_VerifyUpdate: verification.verifyUpdate,
+    C_VerifyFinal: verification.verifyFinal,
+    C_DigestInit: digesting.digestInit,
+    C_Digest: digesting.digest,
+    C_DigestUpdate: digesting.digestUpdate,
+    C_DigestKey: digesting.digestKey,
+    C_DigestFinal: digesting.digestFinal,
     C_UnwrapKey: unwrapKey,
   } satisfies Record<string, CallHandler>).map(([name, handler]) => [callNamed(name).id, handler]),
 );

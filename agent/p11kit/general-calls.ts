@@ -1,18 +1,7 @@
 import { randomBytes } from "node:crypto";
-import {
-  concatBytes,
-  equalBytes,
-  mechanismRow,
-  type Scope,
-  scopeToken,
-  scopeUse,
-  sha256Hex,
-  utf8,
-} from "../../policy/index.ts";
-import type { BrokerKey } from "../broker/key.ts";
+import { concatBytes, equalBytes, type Scope, scopeToken, sha256Hex, utf8 } from "../../policy/index.ts";
 import { type ScopeState, scopeOf } from "../broker/scope-state.ts";
 import {
-  type Application,
   type CallHandler,
   failure,
   liveSession,
@@ -23,6 +12,7 @@ import {
   values,
 } from "./application.ts";
 import { encodeByteArray, encodeFixedText, encodeUlongArray, encodeUlongs, encodeVersion } from "./codec.ts";
+import { scopeKeys } from "./scope-keys.ts";
 
 const HANDSHAKE = utf8("PRIVATE-GNOME-KEYRING-PKCS11-PROTOCOL-V-1");
 const MANUFACTURER = "IronClaw";
@@ -34,12 +24,7 @@ const CKF_RNG = 0x1n;
 const CKF_WRITE_PROTECTED = 0x2n;
 const CKF_USER_PIN_INITIALIZED = 0x8n;
 const CKF_TOKEN_INITIALIZED = 0x400n;
-const CKF = { decrypt: 0x200n, sign: 0x800n, unwrap: 0x40000n } as const;
-/** CKF_EC_F_P, CKF_EC_NAMEDCURVE (CKF_EC_OID), CKF_EC_UNCOMPRESS. */
-const CKF_EC = 0x0190_0000n;
-
-/** Mechanisms that a client of version 0 cannot send; it would take them out of the list itself, but not out of the number. */
-const NOT_FOR_VERSION_0: ReadonlySet<string> = new Set(["CKM_ECDSA_SHA256", "CKM_SHA256_RSA_PKCS_PSS"]);
+const CKF_DONT_BLOCK = 0x1n;
 
 export const initialize: CallHandler = (application, args) => {
   const handshake = args.byteArray("handshake");
@@ -118,31 +103,6 @@ export const getTokenInfo: CallHandler = (application, args) => {
   );
 };
 
-export const getMechanismList: CallHandler = (application, args) => {
-  const slot = args.ulong("slot");
-  const room = args.room("mechanisms");
-  args.end();
-  if (slot !== SLOT) return failure("SLOT_ID_INVALID");
-  return values(encodeUlongArray(listedMechanisms(application), room));
-};
-
-export const getMechanismInfo: CallHandler = ({ state }, args) => {
-  const slot = args.ulong("slot");
-  const mechanism = args.ulong("mechanism");
-  args.end();
-  if (slot !== SLOT) return failure("SLOT_ID_INVALID");
-  const scope = scopeOf(state);
-  const row = scope?.mechanisms.map(({ type }) => mechanismRow(type)).find(({ value }) => value === mechanism);
-  if (scope === null || row === undefined) return failure("MECHANISM_INVALID");
-  const sizes = scopeKeys(state, scope).flatMap((key) => (key.keyType === row.keyType ? [key.bits] : []));
-  // A mechanism that no key here has the type for, as long as the one that would have has not arrived.
-  if (sizes.length === 0) return failure("MECHANISM_INVALID");
-  const does = scopeUse(state.live.current, scope, scope.keys[0] ?? "");
-  const flag = does === null ? 0n : CKF[does];
-  const flags = row.keyType === "ec" ? flag | CKF_EC : flag;
-  return values(encodeUlongs(BigInt(Math.min(...sizes)), BigInt(Math.max(...sizes)), flags));
-};
-
 export const generateRandom: CallHandler = (application, args) => {
   const session = args.ulong("session");
   const length = args.room("random");
@@ -150,6 +110,21 @@ export const generateRandom: CallHandler = (application, args) => {
   if (liveSession(application, session) === null) return failure("SESSION_HANDLE_INVALID");
   if (length === null || length === 0 || length > MAX_RANDOM) return failure("ARGUMENTS_BAD");
   return values(encodeByteArray(randomBytes(length), length));
+};
+
+/** The agent's generator takes no seed from a caller. */
+export const seedRandom: CallHandler = (application, args) => {
+  const session = args.ulong("session");
+  args.byteArray("seed");
+  args.end();
+  return failure(liveSession(application, session) !== null ? "RANDOM_SEED_NOT_SUPPORTED" : "SESSION_HANDLE_INVALID");
+};
+
+/** Nothing ever happens to the one slot. A wait without CKF_DONT_BLOCK would hold up every other call of the connection: refused. */
+export const waitForSlotEvent: CallHandler = (_application, args) => {
+  const flags = args.ulong("flags");
+  args.end();
+  return failure((flags & CKF_DONT_BLOCK) === 0n ? "FUNCTION_NOT_SUPPORTED" : "NO_EVENT");
 };
 
 /** Of the scope's first key: the policy's scopes are over keys of one token, nearly always. */
@@ -160,15 +135,5 @@ function tokenLabel({ live }: ScopeState, scope: Scope | null): string {
 /** Differs from scope to scope and from key to key: clients remember tokens by it. */
 function tokenSerial(state: ScopeState, scope: Scope | null): string {
   const keys = scope === null ? [] : scopeKeys(state, scope);
-  return sha256Hex(concatBytes(utf8(`${state.name}\0`), ...keys.map(({ spki }) => spki)));
-}
-
-function scopeKeys(state: ScopeState, scope: Scope): readonly BrokerKey[] {
-  return scope.keys.flatMap((name) => state.keys.find(scope, name) ?? []);
-}
-
-function listedMechanisms({ state, version }: Application): bigint[] {
-  return (scopeOf(state)?.mechanisms ?? [])
-    .filter(({ type }) => version > 0 || !NOT_FOR_VERSION_0.has(type))
-    .map(({ type }) => mechanismRow(type).value);
+  return sha256Hex(concatBytes(utf8(`${state.name}\0`), ...keys.map(({ key }) => key.spki)));
 }

@@ -7,10 +7,19 @@ const PSS_BYTES = 24;
 const KEY_BYTES = 8;
 const MAX_LABEL = 65_536;
 
-/** A mechanism and a key handle as C_SignInit and C_DecryptInit send them (`Mu`). */
+/** A NULL mechanism pointer: the operation is to be cancelled. */
+interface Cancel {
+  readonly kind: "cancel";
+}
+
+/** A mechanism as C_DigestInit sends it (`M`). */
+export type Mechanism =
+  | Cancel
+  | { readonly kind: "start"; readonly mechanism: bigint; readonly parameters: MechanismParameters };
+
+/** A mechanism and a key handle as C_SignInit, C_VerifyInit and C_DecryptInit send them (`Mu`). */
 export type MechanismAndKey =
-  /** NULL mechanism pointer: the operation is to be cancelled. */
-  | { readonly kind: "cancel" }
+  | Cancel
   | {
       readonly kind: "start";
       readonly mechanism: bigint;
@@ -24,19 +33,27 @@ export type MechanismAndKey =
  * @param version the answered protocol version: 2 has the `has_param` byte, 0 and 1 do not
  */
 export function readMechanismAndKey(reader: ByteReader, version: number): MechanismAndKey {
+  const mechanism = readUpTo(reader, version, KEY_BYTES);
+  const key = reader.u64("key");
+  return mechanism.kind === "cancel" ? mechanism : { ...mechanism, key };
+}
+
+/** Reads `M` at the end of a request. */
+export function readLastMechanism(reader: ByteReader, version: number): Mechanism {
+  return readUpTo(reader, version, 0);
+}
+
+/** @param after bytes that follow the mechanism */
+function readUpTo(reader: ByteReader, version: number, after: number): Mechanism {
   const type = reader.u32("mechanism type");
   // A NULL mechanism has no parameters in any version.
-  if (type === 0xffff_ffff) {
-    reader.u64("key");
-    return { kind: "cancel" };
+  if (type === NULL_LENGTH) return { kind: "cancel" };
+  if (reader.remaining < after) {
+    throw malformed("mechanism", `parameters and ${after} bytes`, `${reader.remaining} bytes`);
   }
-  if (reader.remaining < KEY_BYTES)
-    throw malformed("mechanism", "parameters and a key handle", `${reader.remaining} bytes`);
-  const bytes = reader.bytes(reader.remaining - KEY_BYTES, "mechanism parameters");
+  const bytes = reader.bytes(reader.remaining - after, "mechanism parameters");
   const mechanism = BigInt(type);
-  const row = mechanismByValue(mechanism);
-  const parameters = readParameters(row, bytes, version);
-  return { kind: "start", mechanism, parameters, key: reader.u64("key") };
+  return { kind: "start", mechanism, parameters: readParameters(mechanismByValue(mechanism), bytes, version) };
 }
 
 /** `M` where other arguments follow: null for a mechanism whose parameters have an unknown form, and then nothing more can be read. */

@@ -1,4 +1,4 @@
-import { ByteWriter, type Operation, type Scope, scopeUse, utf8 } from "../../policy/index.ts";
+import { ByteWriter, type Operation, type Policy, type Scope, scopeUse, utf8 } from "../../policy/index.ts";
 import { CKR } from "../broker/ckr.ts";
 import type { BrokerKey } from "../broker/key.ts";
 import { type ScopeState, scopeOf } from "../broker/scope-state.ts";
@@ -60,9 +60,16 @@ export function objectOf(state: ScopeState, handle: bigint): VirtualObject | nul
   const key = keyAt(state, scope, index);
   if (key === null) return null;
   const kind = handle % 2n === 1n ? "private" : "public";
-  const does =
-    scopeUse(state.live.current, scope, key.name) ?? scope.unwraps?.[index - scope.keys.length]?.does ?? null;
-  return { handle, kind, key, attributes: attributesOf(key, does)[kind] };
+  const policy = state.live.current;
+  const does = scopeUse(policy, scope, key.name) ?? scope.unwraps?.[index - scope.keys.length]?.does ?? null;
+  const known =
+    built.get(key) ?? build(key, does, index < scope.keys.length && hasKnownHistory(policy, scope, key.name));
+  return { handle, kind, key, attributes: known[kind] };
+}
+
+/** The launch serves no key whose token says, or leaves open, that it was once outside, but for those that the policy accepts so. */
+function hasKnownHistory({ keys }: Policy, { from }: Scope, name: string): boolean {
+  return from === undefined && keys[name]?.accepts.includes("unknown-history") === false;
 }
 
 function keyAt({ keys, name }: ScopeState, scope: Scope, index: number): BrokerKey | null {
@@ -83,12 +90,11 @@ export function arrivalHandle(state: ScopeState, key: BrokerKey): bigint {
 }
 
 /** `does` is what the key is for, and all that it is for: it never changes under one key. */
-function attributesOf(key: BrokerKey, does: Operation | null): NonNullable<ReturnType<typeof built.get>> {
-  const known = built.get(key);
-  if (known !== undefined) return known;
+function build(key: BrokerKey, does: Operation | null, hasHistory: boolean): NonNullable<ReturnType<typeof built.get>> {
+  const common: [number, AttributeValue][] = [...commonAttributes(key), [CKA.LOCAL, flag(hasHistory)]];
   const made = {
-    private: new Map([...commonAttributes(key), ...privateAttributes(does)]),
-    public: new Map([...commonAttributes(key), ...publicAttributes(key)]),
+    private: new Map([...common, ...privateAttributes(does, hasHistory)]),
+    public: new Map([...common, ...publicAttributes(key, does)]),
   };
   built.set(key, made);
   return made;
@@ -154,12 +160,14 @@ function commonAttributes(key: BrokerKey): [number, AttributeValue][] {
   ];
 }
 
-function privateAttributes(does: Operation | null): [number, AttributeValue][] {
+function privateAttributes(does: Operation | null, hasHistory: boolean): [number, AttributeValue][] {
   return [
     [CKA.CLASS, ulong(CKO_PRIVATE_KEY)],
     [CKA.PRIVATE, flag(true)],
     [CKA.SENSITIVE, flag(true)],
     [CKA.EXTRACTABLE, flag(false)],
+    [CKA.ALWAYS_SENSITIVE, flag(hasHistory)],
+    [CKA.NEVER_EXTRACTABLE, flag(hasHistory)],
     [CKA.SIGN, flag(does === "sign")],
     [CKA.SIGN_RECOVER, flag(false)],
     [CKA.DECRYPT, flag(does === "decrypt")],
@@ -169,13 +177,12 @@ function privateAttributes(does: Operation | null): [number, AttributeValue][] {
   ];
 }
 
-function publicAttributes(key: BrokerKey): [number, AttributeValue][] {
+function publicAttributes(key: BrokerKey, does: Operation | null): [number, AttributeValue][] {
   return [
     [CKA.CLASS, ulong(CKO_PUBLIC_KEY)],
     [CKA.PRIVATE, flag(false)],
     [CKA.ENCRYPT, flag(false)],
-    // The agent serves no C_Verify: whoever has the public key verifies without a token.
-    [CKA.VERIFY, flag(false)],
+    [CKA.VERIFY, flag(does === "sign")],
     [CKA.VERIFY_RECOVER, flag(false)],
     [CKA.WRAP, flag(false)],
     ...(key.keyType === "rsa"

@@ -1,5 +1,7 @@
 import { SessionClock } from "../broker/session-clock.ts";
 import {
+  type Answer,
+  type Application,
   type CallHandler,
   endSession,
   failure,
@@ -10,11 +12,15 @@ import {
   SLOT,
   values,
 } from "./application.ts";
-import { encodeUlongArray, encodeUlongs } from "./codec.ts";
+import { type ArgumentReader, encodeUlongArray, encodeUlongs } from "./codec.ts";
+import { CKF_DECRYPT, CKF_DIGEST, CKF_SIGN, CKF_VERIFY } from "./mechanism-lists.ts";
 import { encodeAttributes, matchesTemplate, objectOf, scopeObjects } from "./objects.ts";
 
 const CKF_RW_SESSION = 0x2n;
 const CKF_SERIAL_SESSION = 0x4n;
+
+/** Flags of C_SessionCancel that name what a session may have in work. */
+const CKF_FIND_OBJECTS = 0x40n;
 
 export const openSession: CallHandler = (application, args) => {
   const slot = args.ulong("slot");
@@ -32,6 +38,8 @@ export const openSession: CallHandler = (application, args) => {
     find: null,
     sign: null,
     decrypt: null,
+    verify: null,
+    digest: null,
   };
   application.sessions.set(handle, session);
   return values(encodeUlongs(handle));
@@ -67,11 +75,33 @@ export const getSessionInfo: CallHandler = (application, args) => {
 export const login: CallHandler = (application, args) => {
   const handle = args.ulong("session");
   args.ulong("user type");
-  const pin = args.byteArray("pin");
-  if (pin.kind === "bytes") pin.bytes.fill(0);
+  dropPin(args);
   args.end();
-  if (liveSession(application, handle) === null) return failure("SESSION_HANDLE_INVALID");
-  application.loggedIn = true;
+  return loggedIn(application, handle);
+};
+
+/** C_LoginUser (PKCS #11 3.0): C_Login with a user's name, which says nothing here either. */
+export const loginUser: CallHandler = (application, args) => {
+  const handle = args.ulong("session");
+  args.ulong("user type");
+  dropPin(args);
+  args.byteArray("user name");
+  args.end();
+  return loggedIn(application, handle);
+};
+
+/** C_SessionCancel (PKCS #11 3.0). Flags of operations that this door does not have cancel nothing. */
+export const sessionCancel: CallHandler = (application, args) => {
+  const handle = args.ulong("session");
+  const flags = args.ulong("flags");
+  args.end();
+  const session = liveSession(application, handle);
+  if (session === null) return failure("SESSION_HANDLE_INVALID");
+  if ((flags & CKF_FIND_OBJECTS) !== 0n) session.find = null;
+  if ((flags & CKF_DECRYPT) !== 0n) session.decrypt = null;
+  if ((flags & CKF_DIGEST) !== 0n) session.digest = null;
+  if ((flags & CKF_SIGN) !== 0n) session.sign = null;
+  if ((flags & CKF_VERIFY) !== 0n) session.verify = null;
   return OK;
 };
 
@@ -129,3 +159,14 @@ export const getAttributeValue: CallHandler = (application, args) => {
   if (object === null) return failure("OBJECT_HANDLE_INVALID");
   return values(encodeAttributes(object, queries));
 };
+
+function dropPin(args: ArgumentReader): void {
+  const pin = args.byteArray("pin");
+  if (pin.kind === "bytes") pin.bytes.fill(0);
+}
+
+function loggedIn(application: Application, handle: bigint): Answer {
+  if (liveSession(application, handle) === null) return failure("SESSION_HANDLE_INVALID");
+  application.loggedIn = true;
+  return OK;
+}

@@ -238,7 +238,9 @@ describe("pkcs11js through p11-kit-client.so", () => {
       const { value, privateExponent, C_UnwrapKey: unwrap, ...calls } = codes;
       expect(unwrap).toBe(0x68);
       expect({ value, privateExponent }).toEqual({ value: 0x11, privateExponent: 0x11 });
-      expect([Object.keys(calls).length, ...new Set(Object.values(calls))]).toEqual([14, 0x54]);
+      const { C_VerifyInit, C_SeedRandom, ...unknown } = calls;
+      expect({ C_VerifyInit, C_SeedRandom }).toEqual({ C_VerifyInit: 0x68, C_SeedRandom: 0x120 });
+      expect([Object.keys(unknown).length, ...new Set(Object.values(unknown))]).toEqual([11, 0x54]);
     }
   });
 

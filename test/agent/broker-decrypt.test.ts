@@ -96,7 +96,7 @@ describe("decryption", () => {
     };
     expect([await info("legacy", 1n), await info("rsa-signing", 1n), await info("vault", 1n)]).toEqual([
       0x200n,
-      0x800n,
+      0x2800n,
       0x70n,
     ]);
   });

@@ -164,7 +164,6 @@ function attack(label: unknown): unknown {
     C_EncryptInit: () => library.C_EncryptInit(session, { mechanism: 0x1 }, key),
     C_GenerateKey: () => library.C_GenerateKey(session, { mechanism: 0x350 }, []),
     C_VerifyInit: () => library.C_VerifyInit(session, { mechanism: 0x1 }, key),
-    C_DigestInit: () => library.C_DigestInit(session, { mechanism: 0x250 }),
     C_InitPIN: () => library.C_InitPIN(session, "1234"),
     C_SeedRandom: () => library.C_SeedRandom(session, Buffer.alloc(8)),
     C_DeriveKey: () => library.C_DeriveKey(session, { mechanism: 0x1 }, key, []),

@@ -88,6 +88,11 @@ export function agentSeeds(): Record<string, Seeds> {
           .finish(),
       ]),
     ),
+    "rpc-orders": {
+      session: Uint8Array.of(0, 9, 1, 1, 41, 1, 8, 0, 1, 2, 12, 1, 8),
+      digest: Uint8Array.of(1, 9, 1, 4, 36, 1, 8, 37, 1, 2, 7, 1, 5),
+      verify: Uint8Array.of(2, 9, 1, 4, 47, 1, 0, 2, 48, 1, 4, 7, 1, 4, 7, 1),
+    },
     "rpc-arguments": {
       bytes: new ByteWriter().u8(0).u8(2).u8(1).sized32(utf8("data")).finish(),
       attributes: new ByteWriter()

@@ -1,0 +1,74 @@
+import { execFile } from "node:child_process";
+import {
+  chmodSync,
+  copyFileSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import { promisify } from "node:util";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+
+const run = promisify(execFile);
+const DEPLOY = resolve(import.meta.dirname, "../../agent/p11kit/deploy");
+
+let directory: string;
+beforeAll(() => {
+  directory = mkdtempSync(join(tmpdir(), "deploy-"));
+  chmodSync(directory, 0o755);
+});
+afterAll(() => rmSync(directory, { recursive: true }));
+
+describe("what a package takes from here", () => {
+  it("I6: systemd accepts the units, and each socket is one scope's, known by its name", async () => {
+    // The units as a package would have them, with the programs that they start in place.
+    const root = join(directory, "root");
+    const units = join(root, "usr/lib/systemd/system");
+    for (const path of [units, join(root, "usr/lib/ironclaw")]) mkdirSync(path, { recursive: true });
+    for (const program of ["spawner", "relay", "node"]) {
+      writeFileSync(join(root, "usr/lib/ironclaw", program), "#!/bin/sh\n");
+      chmodSync(join(root, "usr/lib/ironclaw", program), 0o755);
+    }
+    for (const name of ["ironclaw-scope@.socket", "ironclaw-agent.service"])
+      copyFileSync(join(DEPLOY, name), join(units, name));
+    const verify = ["--man=no", "--generators=no", "--recursive-errors=no", `--root=${root}`, "verify"];
+    const named = ["ironclaw-scope@release-signing.socket", "ironclaw-agent.service"];
+    const { stdout, stderr } = await run("systemd-analyze", [...verify, ...named]);
+    expect(stdout + stderr).toBe("");
+    const socket = readFileSync(join(units, "ironclaw-scope@.socket"), "utf8");
+    expect(socket).toMatch(/^ListenStream=\/run\/ironclaw\/scopes\/%i\.sock$/m);
+    expect(socket).toMatch(/^FileDescriptorName=%i$/m);
+    await expect(run("systemd-analyze", [...verify, "ironclaw-none.socket"]), "what is not there").rejects.toThrow();
+  });
+
+  it("I6: p11-kit reads the .module file, strictly, and takes its address for a remote module", async () => {
+    const modules = join(directory, "pkcs11/modules");
+    mkdirSync(modules, { recursive: true });
+    const list = async (text: string) => {
+      writeFileSync(join(modules, "ironclaw-scope.module"), text);
+      const env = { PATH: process.env["PATH"], XDG_CONFIG_HOME: directory, P11_KIT_STRICT: "1", TSS2_LOG: "all+none" };
+      // p11-kit reads no user's configuration as root.
+      const drop = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"];
+      const [program = "p11-kit", ...args] = [...(process.getuid?.() === 0 ? drop : []), "p11-kit", "list-modules"];
+      const { stdout, stderr } = await run(program, args, { env }).catch(
+        (error: { stdout: string; stderr: string }) => error,
+      );
+      return stdout + stderr;
+    };
+    const text = readFileSync(join(DEPLOY, "ironclaw.module"), "utf8");
+    // Nobody listens at the template's path: the stock client then has a module without a token.
+    expect(await list(text)).toMatch(/^ironclaw-scope: .*\n\s+library-description: p11-kit \(no connection\)/m);
+    expect(await list(text.replace("unix:path", "tcp"))).not.toMatch(/^ironclaw-scope: .*\n\s+library-description/m);
+  });
+
+  it("every file is described", () => {
+    const readme = readFileSync(join(DEPLOY, "README.md"), "utf8");
+    for (const name of readdirSync(DEPLOY).filter((file) => file !== "README.md"))
+      expect(readme).toContain(`\`${name}\``);
+  });
+});
