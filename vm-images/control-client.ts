@@ -37,6 +37,8 @@ export interface ControlClient {
   sealing(op: SealingOp, fields?: Readonly<Record<string, unknown>>): Promise<ControlAnswer>;
   /** What approvers ask: `pending`, `approve`. */
   approving(op: "pending" | "approve", fields?: Readonly<Record<string, unknown>>): Promise<ControlAnswer>;
+  /** What the agent counts: `text`, in the Prometheus format. */
+  metrics(): Promise<ControlAnswer>;
   audit(from: number, limit: number): Promise<ControlAnswer>;
   close(): void;
 }
@@ -107,6 +109,7 @@ export function openControl({ control, report, timeoutMs = 60_000 }: ControlSock
       }),
     sealing: (op, fields) => inTurn(() => ask(op, fields)),
     approving: (op, fields) => inTurn(() => ask(op, fields)),
+    metrics: () => inTurn(() => ask("metrics")),
     audit: (from, limit) => inTurn(() => ask("audit", { from, limit })),
     close: () => {
       control.destroy();

@@ -171,6 +171,10 @@ export class FileAuditLog implements AuditLog {
     });
   }
 
+  get failed(): boolean {
+    return this.#failure !== null;
+  }
+
   /** Asks the filesystem anew how much room there is. */
   measure(): void {
     if (this.#open) this.#space = this.#opened.files.space(this.directory);

@@ -40,6 +40,10 @@ export class MachineAudit implements AuditLog {
   durableHead(): AuditHead {
     return this.#log?.durableHead() ?? EMPTY_HEAD;
   }
+  /** A record could not be written: every later append fails. */
+  get failed(): boolean {
+    return this.#log?.failed ?? false;
+  }
   get warnings(): readonly Reason[] {
     return this.#log?.warnings ?? [];
   }

@@ -109,11 +109,20 @@ export async function admitOperation(
 export async function releaseResult(
   state: ScopeState,
   peer: Peer | null,
-  { operation, mechanism, key }: StartedOperation,
+  started: StartedOperation,
   result: OperationResult,
 ): Promise<OperationResult> {
   if (result.kind === "refused" || !state.live.isFrozen(state.name)) return result;
   result.bytes.fill(0);
+  return withhold(state, peer, started);
+}
+
+/** The scope was frozen while the token worked. */
+export async function withhold(
+  state: ScopeState,
+  peer: Peer | null,
+  { operation, mechanism, key }: StartedOperation,
+): Promise<Refused> {
   state.meter.decided(state.name, "frozen");
   await state.refusals.record({
     ...{ caller: callerOf(peer), scope: state.name, key: key.name, mechanism: mechanism.type, operation },

@@ -3,7 +3,7 @@ import type { Peer } from "../identity.ts";
 import { decryptMechanism } from "./decrypting.ts";
 import { refusedByToken } from "./gone.ts";
 import { type BrokerKey, brokerKey } from "./key.ts";
-import { admitOperation, refuseBusy, reservePlaces, type StartedOperation } from "./operation.ts";
+import { admitOperation, refuseBusy, reservePlaces, type StartedOperation, withhold } from "./operation.ts";
 import { type Refused, refused } from "./refused.ts";
 import { type ScopeState, scopeOf } from "./scope-state.ts";
 
@@ -51,7 +51,9 @@ export async function finishUnwrapping(
   if (known !== null && known.blob === blob) return { kind: "arrived", key: known.key };
   const result = await askToken(state, started, rule, bytes);
   state.meter.answered(state.name, "unwrap", state.now() - begun);
-  if (result.kind === "arrived") state.keys.arrive(state.name, { key: result.key, blob });
+  if (result.kind === "refused") return result;
+  if (state.live.isFrozen(state.name)) return withhold(state, peer, started);
+  state.keys.arrive(state.name, { key: result.key, blob });
   return result; // the places were held until the token had answered
 }
 

@@ -32,6 +32,7 @@ export const COMMANDS: Readonly<Record<string, Loader>> = {
   "keys public": () => import("./keys-public.ts"),
   "log show": () => import("./log-show.ts"),
   measure: () => import("./measure.ts"),
+  metrics: () => import("./metrics.ts"),
   narrow: () => import("./narrow.ts"),
   "order new-volume": () => import("./order-new-volume.ts"),
   "order provision": () => import("./order-provision.ts"),

@@ -26,6 +26,7 @@ const id = z.number().int().nonnegative();
 
 const request = z.discriminatedUnion("op", [
   z.strictObject({ id, op: z.literal("status") }),
+  z.strictObject({ id, op: z.literal("metrics") }),
   z.strictObject({ id, op: z.literal("endorsement") }),
   z.strictObject({ id, op: z.literal("activate"), credentialBlob: blob, encryptedSecret: blob }),
   z.strictObject({
@@ -78,6 +79,8 @@ export interface ControlService {
   readonly approvals: () => ApprovingService;
   readonly restrictions: Pick<Restrictions, "freeze" | "status" | "narrow">;
   status(): Promise<Record<string, unknown>>;
+  /** In the Prometheus text format. */
+  metrics(): Promise<string>;
   endorsement(): Promise<MachineEndorsement>;
   activate(credentialBlob: Uint8Array, encryptedSecret: Uint8Array): Promise<Uint8Array>;
   /** Makes a report and sends it over the report port; resolves with its length in bytes. */
@@ -115,6 +118,8 @@ async function serveRequest(service: ControlService, parsed: ControlRequest): Pr
   switch (parsed.op) {
     case "status":
       return service.status();
+    case "metrics":
+      return { text: await service.metrics() };
     case "endorsement": {
       const { ekCertificates, ekProfile, akPublic, akName } = await service.endorsement();
       const keys = { ekProfile, akPublic: toBase64(akPublic), akName: toHex(akName) };

@@ -28,8 +28,6 @@ export interface MachineState {
     /** A record could not be written: nothing is signed any more. */
     readonly failed: boolean;
   };
-  /** Seconds since the last report was made; null before the first. */
-  readonly reportAge: number | null;
 }
 
 /**
@@ -42,6 +40,9 @@ export class Metrics implements Meter {
   readonly #decisions: Counter<"scope" | "outcome">;
   readonly #latency: Histogram<"scope" | "operation">;
   readonly #gauges: ReadonlyMap<string, Gauge<string>>;
+
+  /** Milliseconds of `performance.now()`. */
+  #reportedAt = Number.NEGATIVE_INFINITY;
 
   constructor(machine: () => MachineState) {
     this.#machine = machine;
@@ -68,6 +69,11 @@ export class Metrics implements Meter {
 
   answered(scope: string, operation: Operation, milliseconds: number): void {
     this.#latency.observe({ scope, operation }, milliseconds / 1000);
+  }
+
+  /** A report was made. */
+  reported(): void {
+    this.#reportedAt = performance.now();
   }
 
   /** Everything, in the Prometheus text format. */
@@ -98,7 +104,7 @@ export class Metrics implements Meter {
     set("ironclaw_audit_records", {}, audit.seq);
     set("ironclaw_audit_lag_records", {}, audit.seq - audit.durableSeq);
     set("ironclaw_audit_failed", {}, audit.failed ? 1 : 0);
-    set("ironclaw_report_age_seconds", {}, machine.reportAge ?? Number.POSITIVE_INFINITY);
+    set("ironclaw_report_age_seconds", {}, (performance.now() - this.#reportedAt) / 1000);
     set("ironclaw_resident_bytes", {}, process.memoryUsage.rss());
   }
 }

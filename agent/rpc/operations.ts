@@ -10,6 +10,7 @@ import { finishDecryption } from "../broker/decrypting.ts";
 import { type StartedOperation, startOperation } from "../broker/operation.ts";
 import { type ScopeState, scopeOf } from "../broker/scope-state.ts";
 import { finishSigning, signOperation } from "../broker/signing.ts";
+import { finishUnwrapping } from "../broker/unwrapping.ts";
 import type { Peer } from "../identity.ts";
 import { type Answer, done, refusal, refusedAnswer } from "./answer.ts";
 import { formOf } from "./hello.ts";
@@ -21,13 +22,16 @@ export async function answerOperation(
   peer: Peer | null,
   request: OperationRequest,
 ): Promise<Answer> {
-  if (request.kind === "unwrap") return refusal("unsupported");
   const { kind: operation, key, mechanism } = request;
   const started = await startOperation(state, peer, {
     ...{ operation, key, mechanism: BigInt(mechanism) },
     parameters: fixedParameters(state, mechanism),
   });
   if (started.kind === "refused") return refusedAnswer(state, key, started);
+  if (request.kind === "unwrap") {
+    const result = await finishUnwrapping(state, peer, started, { bytes: request.input, rule: request.arriving });
+    return result.kind === "refused" ? refusedAnswer(state, key, result) : done(new Uint8Array());
+  }
   if (request.kind === "decrypt") {
     const result = await finishDecryption(state, peer, started, request.input);
     return result.kind === "refused" ? refusedAnswer(state, key, result) : done(result.bytes);

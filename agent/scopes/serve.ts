@@ -6,9 +6,9 @@ import {
   FailureBudgets,
   KeyRing,
   type LivePolicy,
-  NO_METER,
+  type Meter,
   type Token,
-  Usage,
+  type Usage,
 } from "../broker/index.ts";
 import type { AgentConfig } from "../config.ts";
 import { createPeerIdentity } from "../identity.ts";
@@ -23,7 +23,9 @@ import { type ScopeServer, serveScope } from "./server.ts";
 
 export interface ServeOptions {
   readonly config: AgentConfig;
+  readonly usage: Usage;
   readonly approvals: ApprovalGate;
+  readonly meter: Meter;
   /** The policy, and what of it is frozen: shared with what changes it while the machine serves. */
   readonly live: LivePolicy;
   readonly keys: readonly ServedKey[];
@@ -37,7 +39,7 @@ export interface ServeOptions {
 
 /** Open one socket for every scope of the policy. Rejects, and serves none, when one of them cannot be opened. */
 export async function serveScopes(options: ServeOptions): Promise<readonly ScopeServer[]> {
-  const { config, live, approvals, keys, domains, audit, native, spawner, inherited } = options;
+  const { config, live, usage, approvals, meter, keys, domains, audit, native, spawner, inherited } = options;
   const names = live.current.scopes.map(({ name }) => name);
   verifyClaimed(inherited, names);
   const publicKeys = new Map(keys.map(({ name, spki, id, label }) => [name, { spki, id, label }]));
@@ -49,8 +51,8 @@ export async function serveScopes(options: ServeOptions): Promise<readonly Scope
   const now = () => performance.now();
   const broker: Broker = {
     ...{ live, keys: new KeyRing(live.current, publicKeys), token: domainToken(domains), audit },
-    ...{ failures: new FailureBudgets(now), usage: new Usage(now), now, wallClock: Date.now },
-    ...{ approvals, meter: NO_METER },
+    ...{ failures: new FailureBudgets(now), usage, now, wallClock: Date.now },
+    ...{ approvals, meter },
   };
   const opening = names.map((name) =>
     serveScope({

@@ -40,6 +40,8 @@ export interface DomainsOptions {
 export interface TokenStatus {
   readonly name: string;
   readonly served: boolean;
+  /** Requests that wait for it. */
+  readonly waiting: number;
   readonly shims: readonly Omit<ShimState, "token">[];
   /** Why it is no longer served, and why nothing follows from that which the policy asks for. */
   readonly reasons: readonly Reason[];
@@ -111,9 +113,10 @@ export class Domains {
   }
 
   get status(): readonly TokenStatus[] {
-    return [...this.#domains.values()].map(({ token, end, shims }) => ({
+    return [...this.#domains.values()].map(({ token, end, shims, waiting }) => ({
       name: token,
       served: end === null,
+      waiting,
       shims: shims.map(({ id, role }) => ({ id, role })),
       reasons: [...(end?.reasons ?? []), ...(this.#withheld.get(token) ?? [])],
     }));

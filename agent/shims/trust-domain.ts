@@ -135,6 +135,11 @@ export class TrustDomain {
     return this.#end;
   }
 
+  /** Requests that wait for this token. */
+  get waiting(): number {
+    return this.#waiting;
+  }
+
   /** A place among the requests that wait for this token, until it is disposed of; null when all are taken. */
   reserve(): Disposable | null {
     if (this.#waiting >= MAX_WAITING) return null;

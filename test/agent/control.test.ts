@@ -23,6 +23,7 @@ const waiting = machine.open();
 const FROZEN = { all: false, scopes: ["vault"], bits: "0".repeat(16), freezeBits: { vault: 3 } };
 const service: ControlService = {
   approvals: () => machine.approvals,
+  metrics: async () => "ironclaw_serving 1\n",
   sealing: {
     check: async () => [],
     reseal: async (envelope) => {

@@ -21,6 +21,7 @@ export async function startApprovalMachine(approvals: ApprovingService): Promise
     ...{
       approvals: () => approvals,
       status: absent,
+      metrics: absent,
       endorsement: absent,
       activate: absent,
       challenge: absent,

@@ -97,6 +97,7 @@ export async function startStandIn(order: StandInOrder): Promise<AsyncDisposable
     approvals: () => NO_REQUESTS,
     restrictions,
     status: async () => ({ state: "serving", reasons: [] }),
+    metrics: async () => "ironclaw_serving 1\n",
     endorsement: async () => ({ ekCertificates, ekProfile: "H-3", akPublic: ak.publicArea, akName: ak.name }),
     activate: (blob, secret) => tpm.activateCredential(ak, blob, secret),
     challenge: async (challenge) => {
