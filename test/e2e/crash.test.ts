@@ -86,7 +86,7 @@ async function expectNoPinInside({ shell, canary }: Struck): Promise<void> {
   expect(processes.some(({ uid }) => uid === SHIM_UID)).toBe(false);
   const planted = files.filter(({ counts }) => (counts["canary"] ?? nothing).utf8 > 0);
   expect(planted.map(({ path }) => path)).toEqual(["/tmp/planted"]);
-  expect(files.map(({ path }) => path)).toContain("/run/ironclaw/state/audit.log");
+  expect(files.map(({ path }) => path)).toContain("/run/ironclaw/state/audit/0000000000000001.log");
 }
 
 describe("a machine that is struck in the middle of its log-in", () => {

@@ -54,45 +54,56 @@ function blockPipe(shim: number): void {
   }
 }
 
-/** Waits until one of these holds the value in what it can write to; leaves that one stopped. Null when they have ended. */
+/**
+ * Waits until one of these holds the value in what it can write to, and leaves them all stopped then: they stand still while they are looked
+ * at, and run for a moment in between. Null when they have ended.
+ */
 function awaitHolder(pids: readonly number[], needle: MaskedNeedle): number | null {
   const wanted = [openNeedle(needle)];
+  const holds = (pid: number) => (searchMemory(pid, wanted, /^rw/).counts[needle.name]?.utf8 ?? 0) > 0;
   for (let left = pids; left.length > 0; left = left.filter((pid) => commandOf(pid) !== "")) {
-    for (const pid of left) {
-      try {
-        process.kill(pid, "SIGSTOP");
-        const { utf8 = 0 } = searchMemory(pid, wanted, /^rw/).counts[needle.name] ?? {};
-        if (utf8 > 0) return pid;
-        process.kill(pid, "SIGCONT");
-      } catch (error) {
-        if (!["ENOENT", "ESRCH"].includes((error as NodeJS.ErrnoException).code ?? "")) throw error;
-      }
-    }
+    for (const pid of left) ifThere(() => process.kill(pid, "SIGSTOP"));
+    const holder = left.find((pid) => ifThere(() => holds(pid)) === true);
+    if (holder !== undefined) return holder;
+    for (const pid of left) ifThere(() => process.kill(pid, "SIGCONT"));
     pause(1);
   }
   return null;
 }
 
+/** What is asked of a process that may have ended. */
+function ifThere<T>(act: () => T): T | undefined {
+  try {
+    return act();
+  } catch (error) {
+    if (["ENOENT", "ESRCH", "EIO"].includes((error as NodeJS.ErrnoException).code ?? "")) return undefined;
+    throw error;
+  }
+}
+
+const tell = (what: string) => writeFileSync("/dev/console", `strike: ${what}\n`);
+
 function strike({ needle, holder, victim, agent }: StrikeOrder): StrikeResult {
   const seen = new Set<number>();
+  tell(`waiting for the ${holder}`);
   process.kill(agent, "SIGCONT");
-  for (const end = performance.now() + PATIENCE; performance.now() < end; ) {
-    const [unsealer] = processesNamed("unsealer", agent).filter((pid) => !seen.has(pid));
+  for (const end = performance.now() + PATIENCE; performance.now() < end; pause(5)) {
+    const unsealer = processesNamed("unsealer", agent).find((pid) => !seen.has(pid));
     if (unsealer === undefined) continue;
     seen.add(unsealer);
-    process.kill(unsealer, "SIGSTOP");
+    ifThere(() => process.kill(unsealer, "SIGSTOP"));
     const shims = processesNamed("shim", agent);
     // also before the key of the state volume, which another run of it brings
     if (holder === "unsealer") for (const shim of shims) blockPipe(shim);
-    process.kill(unsealer, "SIGCONT");
+    ifThere(() => process.kill(unsealer, "SIGCONT"));
     const held = shims.length === 0 ? null : awaitHolder(holder === "unsealer" ? [unsealer] : shims, needle);
     if (held === null) continue;
-    writeFileSync("/dev/console", `strike: the ${commandOf(held)} holds it\n`);
-    const victims = victim === "agent" ? [agent] : [held];
-    for (const pid of victims) process.kill(pid, "SIGKILL");
-    for (const shim of processesNamed("shim", agent)) process.kill(shim, "SIGCONT");
-    return { struck: victims.length };
+    tell(`the ${commandOf(held)} holds it`);
+    process.kill(victim === "agent" ? agent : held, "SIGKILL");
+    for (const pid of [unsealer, ...shims]) ifThere(() => process.kill(pid, "SIGCONT"));
+    return { struck: 1 };
   }
+  tell("nobody held it");
   return { struck: 0 };
 }
 
