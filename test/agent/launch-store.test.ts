@@ -14,7 +14,7 @@ import {
 } from "../../seal/index.ts";
 import { attestationKeyTemplate } from "../../seal/tpm-templates.ts";
 import { asked, type LaunchChecks, openLaunchChecks, reasonsOf } from "../support/launch-checks.ts";
-import { damagedPackage } from "../support/launch-documents.ts";
+import { damagedPackage, wrongSignature } from "../support/launch-documents.ts";
 import {
   afresh,
   type Boot,
@@ -162,7 +162,7 @@ describe("a damaged blob", () => {
 
   test("I11: a package that was damaged on the disk is replaced by the kept copy of the same generation", async () => {
     const machine = await served();
-    const damaged = packageOf(machine).map((byte, index, all) => (index === all.length - 20 ? byte ^ 1 : byte));
+    const damaged = wrongSignature(packageOf(machine));
     const booted = await launchOn(machine, packages(damaged));
     expect([kindOf(booted), imports(booted)]).toEqual(["serving", 0]);
   });
@@ -171,7 +171,7 @@ describe("a damaged blob", () => {
     const machine = await served();
     const next = await bench.provision({ on: machine, label: { generation: 2 } });
     expect(kindOf(await launchOn(next))).toBe("serving");
-    const damaged = packageOf(machine).map((byte, index, all) => (index === all.length - 20 ? byte ^ 1 : byte));
+    const damaged = wrongSignature(packageOf(machine));
     const booted = await launchOn(machine, packages(damaged));
     expect(kindOf(booted)).toBe("serving");
     expect(contentOf(machine.identity.store).entries).toMatchObject([{ generation: 2, state: "served" }]);
@@ -180,7 +180,7 @@ describe("a damaged blob", () => {
   test("I11: but never by an earlier one", async () => {
     const machine = await served();
     const next = await bench.provision({ on: machine, label: { generation: 2 } });
-    const damaged = packageOf(next).map((byte, index, all) => (index === all.length - 20 ? byte ^ 1 : byte));
+    const damaged = wrongSignature(packageOf(next));
     const booted = await launchOn(machine, packages(damaged));
     expect(codesOf(booted)).toEqual(["blob-damaged"]);
     expect(booted.commands.some(({ client }) => client === "unsealer")).toBe(false);

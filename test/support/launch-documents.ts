@@ -171,6 +171,13 @@ export function sealOnBench(
   });
 }
 
+/** A package with another character in its signature: still base64, so that what it claims to be can be read. */
+export function wrongSignature(envelope: Uint8Array): Uint8Array {
+  const [a = 0, b = 0] = utf8("AB");
+  const at = envelope.length - 20;
+  return envelope.map((byte, index) => (index !== at ? byte : byte === a ? b : a));
+}
+
 type BlobField = "duplicate" | "encryptedSeed" | "nonce" | "ciphertext";
 
 /** A package in which the operator signed other bytes than were sealed. */

@@ -29,7 +29,7 @@ describe("help", () => {
       for (const name of Object.keys(command.options)) expect(out, words).toContain(`--${name}`);
       expect(command.examples.length, words).toBeGreaterThan(0);
       for (const example of command.examples) {
-        const [, call = ""] = /ironclaw (.*?)(?: <.*)?$/.exec(example) ?? [];
+        const [, call = ""] = /ironclaw (.*?)(?: [<>].*)?$/.exec(example) ?? [];
         const given = call.replace("$(openssl rand -hex 32)", "00").split(" ").slice(words.split(" ").length);
         expect(() => parseCommandLine(command, given), example).not.toThrow();
       }
