@@ -66,6 +66,7 @@ export async function beginServing(parts: ServingParts, opened: (serving: Servin
   });
   opened({ domains, approvals, live, usage });
   await restrictions.begin(live);
+  metrics.begin(policy.scopes.map(({ name }) => name));
   await serveScopes({
     ...{ config, live, usage, approvals: approvals.gate, meter: metrics, keys: launched.keys },
     ...{ domains, audit, native, spawner, inherited },

@@ -4,6 +4,7 @@ import type { Reservation } from "./failure-budget.ts";
 import { refusedByToken } from "./gone.ts";
 import {
   admitOperation,
+  countAnswer,
   type OperationResult,
   refuseBusy,
   releaseResult,
@@ -45,7 +46,7 @@ export async function finishDecryption(
     if (refusal !== null) return refusal;
     failed = true;
     const result = await askToken(state, started, ciphertext);
-    state.meter.answered(state.name, "decrypt", state.now() - begun);
+    countAnswer(state, "decrypt", begun, result);
     failed = result.kind === "refused";
     return await releaseResult(state, peer, started, result);
   } finally {

@@ -4,7 +4,7 @@ export { FailureBudgets } from "./failure-budget.ts";
 export type { PublicKeySource } from "./key.ts";
 export { KeyRing } from "./key-ring.ts";
 export { type Frozen, LivePolicy } from "./live-policy.ts";
-export { type Meter, NO_METER } from "./meter.ts";
+export { METER_OUTCOMES, type Meter, type MeterOutcome, NO_METER } from "./meter.ts";
 export { RefusalLog } from "./refusals.ts";
 export type { RefusalStep } from "./refused.ts";
 export type { Broker } from "./scope-state.ts";

@@ -93,13 +93,25 @@ export async function admitOperation(
   }
   state.usage.spend(scope, key.identity, keyRateOf(state.live.current, scope, key.name));
   if (approval !== null) state.approvals.use(approval);
-  state.meter.decided(state.name, "allow");
   try {
     await state.audit.append(auditEntry(peer, request, decision, approval === null ? [] : approvedBy), scope.audit);
-    return null;
   } catch {
+    state.meter.decided(state.name, "audit");
     return refused("FUNCTION_FAILED", "audit");
   }
+  state.meter.decided(state.name, "allow");
+  return null;
+}
+
+/** Counts what became of an operation at the token: how long it took, and whether there is no result. */
+export function countAnswer(
+  { meter, name, now }: Pick<ScopeState, "meter" | "name" | "now">,
+  operation: Operation,
+  begun: number,
+  answer: { readonly kind: "result" | "arrived" } | Refused,
+): void {
+  meter.answered(name, operation, now() - begun);
+  if (answer.kind === "refused") meter.decided(name, answer.step);
 }
 
 /**

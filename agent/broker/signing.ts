@@ -5,6 +5,7 @@ import { refusedByToken } from "./gone.ts";
 import type { BrokerKey } from "./key.ts";
 import {
   admitOperation,
+  countAnswer,
   type OperationResult,
   refuseBusy,
   releaseResult,
@@ -45,7 +46,7 @@ export async function finishSigning(
   const refusal = await admitOperation(state, peer, started, decisionInput(started, bytes));
   if (refusal !== null) return refusal;
   const result = await askToken(state, started, bytes);
-  state.meter.answered(state.name, "sign", state.now() - begun);
+  countAnswer(state, "sign", begun, result);
   return releaseResult(state, peer, started, result); // the places were held until the token had answered
 }
 

@@ -3,7 +3,7 @@ import type { Peer } from "../identity.ts";
 import { decryptMechanism } from "./decrypting.ts";
 import { refusedByToken } from "./gone.ts";
 import { type BrokerKey, brokerKey } from "./key.ts";
-import { admitOperation, refuseBusy, reservePlaces, type StartedOperation, withhold } from "./operation.ts";
+import { admitOperation, countAnswer, refuseBusy, reservePlaces, type StartedOperation, withhold } from "./operation.ts";
 import { type Refused, refused } from "./refused.ts";
 import { type ScopeState, scopeOf } from "./scope-state.ts";
 
@@ -45,12 +45,15 @@ export async function finishUnwrapping(
   if (refusal !== null) return refusal;
   const rule = scopeOf(state)?.unwraps?.find(({ key }) => key === name);
   // Narrowed away between the record and here: nothing is asked.
-  if (rule === undefined) return refused("FUNCTION_REJECTED", "caller");
+  if (rule === undefined) {
+    state.meter.decided(state.name, "caller");
+    return refused("FUNCTION_REJECTED", "caller");
+  }
   const blob = `sha256:${sha256Hex(bytes)}`;
   const known = state.keys.arrival(state.name, name);
   if (known !== null && known.blob === blob) return { kind: "arrived", key: known.key };
   const result = await askToken(state, started, rule, bytes);
-  state.meter.answered(state.name, "unwrap", state.now() - begun);
+  countAnswer(state, "unwrap", begun, result);
   if (result.kind === "refused") return result;
   if (state.live.isFrozen(state.name)) return withhold(state, peer, started);
   state.keys.arrive(state.name, { key: result.key, blob });

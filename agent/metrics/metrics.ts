@@ -1,6 +1,6 @@
 import { Counter, Gauge, Histogram, Registry } from "prom-client";
 import type { Operation } from "../../policy/index.ts";
-import type { Meter, RefusalStep } from "../broker/index.ts";
+import { METER_OUTCOMES, type Meter, type MeterOutcome } from "../broker/index.ts";
 
 /** Seconds; a software token answers in a fraction of a millisecond, an HSM over a network in tens of them. */
 const BUCKETS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10];
@@ -25,8 +25,10 @@ export interface MachineState {
   readonly audit: {
     readonly seq: number;
     readonly durableSeq: number;
-    /** A record could not be written: nothing is signed any more. */
+    /** The log takes no records, so nothing is signed: a write failed, or there is no room. */
     readonly failed: boolean;
+    /** Less room than the log wants; with none at all, too. */
+    readonly spaceLow: boolean;
   };
 }
 
@@ -49,7 +51,7 @@ export class Metrics implements Meter {
     const registers = [this.#registry];
     this.#decisions = new Counter({
       ...{ registers, name: "ironclaw_decisions_total", labelNames: ["scope", "outcome"] },
-      help: "Decisions by scope: allow, or the step that refused",
+      help: "Operations by scope: allow, the step that refused, or what failed afterwards (token)",
     });
     this.#latency = new Histogram({
       ...{ registers, name: "ironclaw_operation_seconds", labelNames: ["scope", "operation"], buckets: BUCKETS },
@@ -63,7 +65,12 @@ export class Metrics implements Meter {
     );
   }
 
-  decided(scope: string, outcome: "allow" | RefusalStep): void {
+  /** Serving begins. A series that were born with its first event would have no increase then, and an alert would miss it. */
+  begin(scopes: readonly string[]): void {
+    for (const scope of scopes) for (const outcome of METER_OUTCOMES) this.#decisions.inc({ scope, outcome }, 0);
+  }
+
+  decided(scope: string, outcome: MeterOutcome): void {
     this.#decisions.inc({ scope, outcome });
   }
 
@@ -104,6 +111,7 @@ export class Metrics implements Meter {
     set("ironclaw_audit_records", {}, audit.seq);
     set("ironclaw_audit_lag_records", {}, audit.seq - audit.durableSeq);
     set("ironclaw_audit_failed", {}, audit.failed ? 1 : 0);
+    set("ironclaw_audit_space_low", {}, audit.spaceLow ? 1 : 0);
     set("ironclaw_report_age_seconds", {}, (performance.now() - this.#reportedAt) / 1000);
     set("ironclaw_resident_bytes", {}, process.memoryUsage.rss());
   }
@@ -132,7 +140,8 @@ const GAUGES: readonly (readonly [string, readonly string[], string])[] = [
   ["ironclaw_violations", ["syscall"], "Attempts at what the sandbox denies, in this boot"],
   ["ironclaw_audit_records", [], "Number of the last audit record"],
   ["ironclaw_audit_lag_records", [], "Records that are written and not yet on the disk"],
-  ["ironclaw_audit_failed", [], "1 when a record could not be written: nothing is signed any more"],
+  ["ironclaw_audit_failed", [], "1 while the log takes no records, so nothing is signed: a failed write, or no room"],
+  ["ironclaw_audit_space_low", [], "1 while the audit log has less room than it wants: signing stops when it has none"],
   [
     "ironclaw_report_age_seconds",
     [],
