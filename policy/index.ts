@@ -6,6 +6,7 @@ export * from "./bytes.ts";
 export * from "./cabinet.ts";
 export * from "./canonical-json.ts";
 export * from "./cbor.ts";
+export { type CertificateParts, MAX_CERTIFICATE, parseCertificate } from "./certificate.ts";
 export * from "./decide.ts";
 export { decisionAdvice, useConditions } from "./decision-advice.ts";
 export * from "./decision-table.ts";

@@ -1,5 +1,7 @@
+import { fromBase64 } from "./bytes.ts";
 import { milliseconds } from "./duration.ts";
 import { PolicyError } from "./errors.ts";
+import { sha256Hex } from "./hash.ts";
 import { mechanismRow } from "./mechanisms.ts";
 import {
   atLeast,
@@ -44,6 +46,10 @@ const caller = fieldsOf<Caller>({ uid: fixed, exe: subset(itself), unit: wildcar
 const approver = fieldsOf<Approver>({ key: fixed, notFor: superset });
 
 const key = fieldsOf<PolicyKey>({ spki: fixed, does: fixed, token: fixed, accepts: subset(itself), rate });
+
+/** By its digest: a change is one line. */
+const certificate: Compare<string> = (field, from, to) => launched(field, digestOf(from), digestOf(to));
+const digestOf = (base64: string): string => `sha256:${sha256Hex(fromBase64(base64))}`;
 
 const unwrapRule = fieldsOf<UnwrapRule>({
   ...{ key: fixed, publicKey: fixed, does: fixed, where: fixed, label: fixed },
@@ -98,6 +104,8 @@ const policy = fieldsOf<Policy>({
   ...{ devices: launched, sandbox: launched, onViolation: launched, onLoginLost: launched },
   ...{ modules: launched, tokens: launched },
   keys: entries(key, "widens"),
+  // Allows nothing; what applications were shown at first may go, and be no other.
+  certificates: entries(certificate, "needs-launch"),
   // A scope's caller is compared by its name, and so is who approves: one that no scope of before names allows nothing.
   callers: entries(caller, null),
   approvers: entries(approver, null),

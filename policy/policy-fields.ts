@@ -15,6 +15,14 @@ export const credential: z.ZodString = z
   .string()
   .regex(CREDENTIAL_NAME, "expected a credential's name of a-z, 0-9 and '-', at most 32 characters");
 
+/** @param max bytes that it stands for */
+export function base64(max: number): z.ZodString {
+  return z
+    .string()
+    .max(Math.ceil(max / 3) * 4)
+    .regex(/^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$/, "expected base64");
+}
+
 export function printable(max: number): z.ZodString {
   return z
     .string()

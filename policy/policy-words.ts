@@ -22,6 +22,8 @@ export const POLICY_WORDS: Readonly<Record<string, string>> = {
   "keys.*.rate": "A limit over all scopes of this key: a bucket that starts full.",
   "keys.*.rate.perMinute": "Operations by which the bucket refills in a minute.",
   "keys.*.rate.burst": "Operations that a full bucket holds.",
+  certificates:
+    "An X.509 certificate by the name of its key, in base64 DER: for applications that look for one beside the key.",
   callers: "Who may call, by a name of one's own.",
   "callers.*.uid": "The user that the kernel reports for the peer of the socket. Never root.",
   "callers.*.exe":

@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { approverFindings, approvers } from "./approvers.ts";
 import { fromBase64 } from "./bytes.ts";
+import { certificateFindings, certificates } from "./certificates.ts";
 import { type DocumentFinding, FindingsError, listed, repeatFindings, schemaFindings } from "./findings.ts";
 import { sha256Hex } from "./hash.ts";
 import { parseCommentedJson } from "./json-comments.ts";
@@ -53,6 +54,7 @@ const commonFields = {
       }),
     )
     .refine((keys) => Object.keys(keys).length <= MAX_KEYS, `expected at most ${MAX_KEYS} keys`),
+  certificates,
   callers: z.record(
     name,
     z.strictObject({
@@ -234,6 +236,7 @@ function brokenReferences(policy: Policy): readonly DocumentFinding[] {
       (double) => `scopes: duplicate name ${double}`,
     ),
     ...spkiFindings(policy.keys),
+    ...certificateFindings(policy),
     ...arrivalFindings(policy),
     ...scopeFindings(policy),
     ...approverFindings(policy),

@@ -2,7 +2,7 @@ import { z } from "zod";
 import { type DocumentFinding, findingsIn, listed, repeatFindings } from "./findings.ts";
 import { MECHANISMS, type MechanismType, mechanismRow, riskOf } from "./mechanisms.ts";
 import type { Policy, Scope } from "./policy.ts";
-import { type DeepReadonly, name, printable, sha256Tag } from "./policy-fields.ts";
+import { base64, type DeepReadonly, name, printable, sha256Tag } from "./policy-fields.ts";
 
 const MAX_SPKI = 1024;
 /** SHIM.md: CKA_ALLOWED_MECHANISMS of a key that arrives. */
@@ -15,10 +15,7 @@ export const unwrapRule = z.strictObject({
   /** Its name among the keys that this scope lets in. */
   key: name,
   /** SubjectPublicKeyInfo, DER, in base64: the key that arrives has to prove that it is this one's private half. */
-  publicKey: z
-    .string()
-    .max((MAX_SPKI / 3) * 4 + 4)
-    .regex(/^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$/, "expected base64"),
+  publicKey: base64(MAX_SPKI),
   does: z.enum(["sign", "decrypt"]),
   /** A session object ends with its shim, one on the token stays. */
   where: z.enum(["session", "token"]),

@@ -13,6 +13,11 @@ export const CKA = {
   PRIVATE: 0x2,
   LABEL: 0x3,
   VALUE: 0x11,
+  CERTIFICATE_TYPE: 0x80,
+  ISSUER: 0x81,
+  SERIAL_NUMBER: 0x82,
+  TRUSTED: 0x86,
+  CERTIFICATE_CATEGORY: 0x87,
   KEY_TYPE: 0x100,
   SUBJECT: 0x101,
   ID: 0x102,
@@ -57,6 +62,18 @@ export type AttributeValue =
   | { readonly kind: "ulong"; readonly value: bigint }
   | { readonly kind: "bytes"; readonly value: Uint8Array }
   | { readonly kind: "other" };
+
+export function flag(value: boolean): AttributeValue {
+  return { kind: "byte", value: value ? 1 : 0 };
+}
+
+export function ulong(value: bigint): AttributeValue {
+  return { kind: "ulong", value };
+}
+
+export function byteString(value: Uint8Array): AttributeValue {
+  return { kind: "bytes", value };
+}
 
 /** `value` null: the client sent the type only (ulValueLen = -1). */
 export interface Attribute {

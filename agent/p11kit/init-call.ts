@@ -1,6 +1,6 @@
 import { type StartedOperation, startOperation } from "../broker/operation.ts";
 import { type CallHandler, failure, liveSession, OK, type Session } from "./application.ts";
-import { objectOf } from "./objects.ts";
+import { keyObjectOf } from "./objects.ts";
 
 /**
  * C_SignInit and C_DecryptInit: one decision without data, and one operation of the kind for a session until it has given its result.
@@ -22,7 +22,7 @@ export function initCall<K extends "sign" | "decrypt">(
     }
     if (session[operation] !== null) return failure("OPERATION_ACTIVE");
     const { state, peer } = application;
-    const object = objectOf(state, request.key);
+    const object = keyObjectOf(state, request.key);
     const { mechanism, parameters } = request;
     const named = { key: object?.key.name ?? null, isPublic: object?.kind === "public" };
     const start = await startOperation(state, peer, { operation, mechanism, parameters, ...named });

@@ -1,4 +1,4 @@
-import { ByteWriter, type Operation, type Policy, type Scope, scopeUse, utf8 } from "../../policy/index.ts";
+import { ByteWriter, type Operation, type Policy, type Scope, scopeUse } from "../../policy/index.ts";
 import { CKR } from "../broker/ckr.ts";
 import type { BrokerKey } from "../broker/key.ts";
 import { type ScopeState, scopeOf } from "../broker/scope-state.ts";
@@ -7,24 +7,31 @@ import {
   type AttributeQuery,
   type AttributeValue,
   CKA,
+  flag,
   nativeLength,
   sameValue,
   writeAttribute,
 } from "./attributes.ts";
+import { certificateAttributes, certificateOf, type KeyCertificate } from "./certificate-object.ts";
+import { commonAttributes, privateAttributes, publicAttributes } from "./key-attributes.ts";
 
-/** Far beyond 16 keys and 16 arrivals. */
+/** Far beyond 16 keys, 16 arrivals and 16 certificates. */
 const MAX_HANDLE = 1_000n;
 
-const CKO_PUBLIC_KEY = 2n;
-const CKO_PRIVATE_KEY = 3n;
-const CKK_RSA = 0n;
-const CKK_EC = 3n;
-
 /** One object that a scope shows. The handle is the same on every connection. */
-export interface VirtualObject {
-  readonly handle: bigint;
+export type VirtualObject = KeyObject | CertificateObject;
+
+export interface KeyObject extends ShownObject {
   readonly kind: "private" | "public";
   readonly key: BrokerKey;
+}
+
+interface CertificateObject extends ShownObject {
+  readonly kind: "certificate";
+}
+
+interface ShownObject {
+  readonly handle: bigint;
   readonly attributes: ReadonlyMap<number, AttributeValue>;
 }
 
@@ -39,32 +46,68 @@ const SECRET: ReadonlySet<number> = new Set([
   CKA.COEFFICIENT,
 ]);
 
-/** Built once for each key. */
-const built = new WeakMap<BrokerKey, Readonly<Record<VirtualObject["kind"], ReadonlyMap<number, AttributeValue>>>>();
+/** Built once for each key, and anew when its certificate goes. */
+interface Built {
+  readonly certificate: KeyCertificate | null;
+  readonly attributes: Readonly<Record<VirtualObject["kind"], ReadonlyMap<number, AttributeValue>>>;
+}
+const built = new WeakMap<BrokerKey, Built>();
 
-/** The objects of a scope's keys: the nth key, from 0, has the private object 2n + 1 and the public one 2n + 2. Keys that arrived count on. */
+/**
+ * The objects of a scope: the nth key, from 0, has the private object 2n + 1 and the public one 2n + 2. Keys that arrived count on, and behind
+ * all of them the nth key's certificate has one.
+ */
 export function scopeObjects(state: ScopeState): readonly VirtualObject[] {
   const scope = scopeOf(state);
   if (scope === null) return [];
-  return [...scope.keys, ...(scope.unwraps ?? [])].flatMap((_, index) => {
-    const first = BigInt(2 * index + 1);
-    return [objectOf(state, first), objectOf(state, first + 1n)].flatMap((object) => object ?? []);
-  });
+  const last = 2 * shownKeys(scope) + scope.keys.length;
+  return Array.from({ length: last }, (_, index) => objectOf(state, BigInt(index + 1))).flatMap(
+    (object) => object ?? [],
+  );
 }
 
-/** Null for a handle of no object, or of a key that has not arrived. */
+/** Null for a handle of no object, of a key that has not arrived, or of a certificate that the policy does not have. */
 export function objectOf(state: ScopeState, handle: bigint): VirtualObject | null {
   const scope = scopeOf(state);
   if (scope === null || handle < 1n || handle > MAX_HANDLE) return null;
+  const behind = Number(handle) - 2 * shownKeys(scope) - 1;
+  if (behind >= 0) return certificateAt(state, scope, behind, handle);
   const index = Number((handle - 1n) / 2n);
   const key = keyAt(state, scope, index);
   if (key === null) return null;
   const kind = handle % 2n === 1n ? "private" : "public";
+  return { handle, kind, key, attributes: knownOf(state, scope, index, key).attributes[kind] };
+}
+
+/** As `objectOf`, and null for what is no key. */
+export function keyObjectOf(state: ScopeState, handle: bigint): KeyObject | null {
+  const object = objectOf(state, handle);
+  return object === null || object.kind === "certificate" ? null : object;
+}
+
+/** Keys that have a place among the handles, whether or not they are there. */
+function shownKeys({ keys, unwraps = [] }: Scope): number {
+  return keys.length + unwraps.length;
+}
+
+function certificateAt(state: ScopeState, scope: Scope, index: number, handle: bigint): CertificateObject | null {
+  const name = scope.keys[index];
+  const key = name === undefined ? null : state.keys.find(scope, name);
+  if (key === null) return null;
+  const { certificate, attributes } = knownOf(state, scope, index, key);
+  return certificate === null ? null : { handle, kind: "certificate", attributes: attributes.certificate };
+}
+
+function knownOf(state: ScopeState, scope: Scope, index: number, key: BrokerKey): Built {
   const policy = state.live.current;
+  const own = index < scope.keys.length;
+  const certificate = own && scope.from === undefined ? certificateOf(policy, key.name) : null;
+  const known = built.get(key);
+  if (known !== undefined && known.certificate === certificate) return known;
   const does = scopeUse(policy, scope, key.name) ?? scope.unwraps?.[index - scope.keys.length]?.does ?? null;
-  const known =
-    built.get(key) ?? build(key, does, index < scope.keys.length && hasKnownHistory(policy, scope, key.name));
-  return { handle, kind, key, attributes: known[kind] };
+  const made = build(key, does, own && hasKnownHistory(policy, scope, key.name), certificate);
+  built.set(key, made);
+  return made;
 }
 
 /** The launch serves no key whose token says, or leaves open, that it was once outside, but for those that the policy accepts so. */
@@ -90,14 +133,17 @@ export function arrivalHandle(state: ScopeState, key: BrokerKey): bigint {
 }
 
 /** `does` is what the key is for, and all that it is for: it never changes under one key. */
-function build(key: BrokerKey, does: Operation | null, hasHistory: boolean): NonNullable<ReturnType<typeof built.get>> {
-  const common: [number, AttributeValue][] = [...commonAttributes(key), [CKA.LOCAL, flag(hasHistory)]];
-  const made = {
+function build(key: BrokerKey, does: Operation | null, hasHistory: boolean, certificate: KeyCertificate | null): Built {
+  const common: [number, AttributeValue][] = [
+    ...commonAttributes(key, certificate?.subject ?? new Uint8Array()),
+    [CKA.LOCAL, flag(hasHistory)],
+  ];
+  const attributes = {
     private: new Map([...common, ...privateAttributes(does, hasHistory)]),
     public: new Map([...common, ...publicAttributes(key, does)]),
+    certificate: new Map(certificate === null ? [] : certificateAttributes(key, certificate)),
   };
-  built.set(key, made);
-  return made;
+  return { certificate, attributes };
 }
 
 /** Does the object have each attribute of the template, with that value? An attribute that it does not show never matches. */
@@ -131,74 +177,4 @@ function attributeFailure(
   if (object.kind === "private" && SECRET.has(type)) return CKR.ATTRIBUTE_SENSITIVE;
   if (value === null) return CKR.ATTRIBUTE_TYPE_INVALID;
   return room !== null && room < nativeLength(value) ? CKR.BUFFER_TOO_SMALL : null;
-}
-
-function commonAttributes(key: BrokerKey): [number, AttributeValue][] {
-  return [
-    [CKA.TOKEN, flag(true)],
-    [CKA.LABEL, bytes(utf8(key.label))],
-    [CKA.ID, bytes(key.id)],
-    [CKA.KEY_TYPE, ulong(key.keyType === "rsa" ? CKK_RSA : CKK_EC)],
-    [CKA.SUBJECT, bytes(new Uint8Array())],
-    [CKA.START_DATE, bytes(new Uint8Array())],
-    [CKA.END_DATE, bytes(new Uint8Array())],
-    [CKA.DERIVE, flag(false)],
-    [CKA.MODIFIABLE, flag(false)],
-    [CKA.COPYABLE, flag(false)],
-    // By the protocol a byte string, unlike the other truth values.
-    [CKA.DESTROYABLE, bytes(Uint8Array.of(0))],
-    [CKA.PUBLIC_KEY_INFO, bytes(key.spki)],
-    ...(key.keyType === "rsa"
-      ? ([
-          [CKA.MODULUS, bytes(key.modulus)],
-          [CKA.PUBLIC_EXPONENT, bytes(key.exponent)],
-        ] satisfies [number, AttributeValue][])
-      : ([
-          [CKA.EC_PARAMS, bytes(key.ecParams)],
-          [CKA.EC_POINT, bytes(key.ecPoint)],
-        ] satisfies [number, AttributeValue][])),
-  ];
-}
-
-function privateAttributes(does: Operation | null, hasHistory: boolean): [number, AttributeValue][] {
-  return [
-    [CKA.CLASS, ulong(CKO_PRIVATE_KEY)],
-    [CKA.PRIVATE, flag(true)],
-    [CKA.SENSITIVE, flag(true)],
-    [CKA.EXTRACTABLE, flag(false)],
-    [CKA.ALWAYS_SENSITIVE, flag(hasHistory)],
-    [CKA.NEVER_EXTRACTABLE, flag(hasHistory)],
-    [CKA.SIGN, flag(does === "sign")],
-    [CKA.SIGN_RECOVER, flag(false)],
-    [CKA.DECRYPT, flag(does === "decrypt")],
-    [CKA.UNWRAP, flag(does === "unwrap")],
-    [CKA.ALWAYS_AUTHENTICATE, flag(false)],
-    [CKA.WRAP_WITH_TRUSTED, flag(false)],
-  ];
-}
-
-function publicAttributes(key: BrokerKey, does: Operation | null): [number, AttributeValue][] {
-  return [
-    [CKA.CLASS, ulong(CKO_PUBLIC_KEY)],
-    [CKA.PRIVATE, flag(false)],
-    [CKA.ENCRYPT, flag(false)],
-    [CKA.VERIFY, flag(does === "sign")],
-    [CKA.VERIFY_RECOVER, flag(false)],
-    [CKA.WRAP, flag(false)],
-    ...(key.keyType === "rsa"
-      ? ([[CKA.MODULUS_BITS, ulong(BigInt(key.bits))]] satisfies [number, AttributeValue][])
-      : []),
-  ];
-}
-
-function flag(value: boolean): AttributeValue {
-  return { kind: "byte", value: value ? 1 : 0 };
-}
-
-function ulong(value: bigint): AttributeValue {
-  return { kind: "ulong", value };
-}
-
-function bytes(value: Uint8Array): AttributeValue {
-  return { kind: "bytes", value };
 }

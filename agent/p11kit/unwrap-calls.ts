@@ -4,7 +4,7 @@ import { finishUnwrapping, ruleFor } from "../broker/unwrapping.ts";
 import { type Application, type CallHandler, failure, liveSession, values } from "./application.ts";
 import { type Attribute, CKA } from "./attributes.ts";
 import { bytesOf, encodeUlongs } from "./codec.ts";
-import { arrivalHandle, objectOf } from "./objects.ts";
+import { arrivalHandle, keyObjectOf } from "./objects.ts";
 
 /** What no key that arrives is, whatever the caller asks for. Silence is answered by the policy's own template. */
 const NEVER: ReadonlyMap<number, number> = new Map([
@@ -46,7 +46,7 @@ interface UnwrapCall {
 
 async function unwrap({ state, peer }: Application, call: UnwrapCall): Promise<ReturnType<typeof values>> {
   const { mechanism, parameters, wrapped, template } = call;
-  const object = objectOf(state, call.unwrapping);
+  const object = keyObjectOf(state, call.unwrapping);
   const named = { key: object?.key.name ?? null, isPublic: object?.kind === "public" };
   const started = await startOperation(state, peer, { operation: "unwrap", mechanism, parameters, ...named });
   if (started.kind === "refused") return { kind: "error", rv: started.rv };

@@ -10,7 +10,7 @@ import {
   type SessionOperation,
 } from "./application.ts";
 import { bytesOf, NO_VALUES } from "./codec.ts";
-import { objectOf } from "./objects.ts";
+import { keyObjectOf } from "./objects.ts";
 
 export const verifyInit: CallHandler = (application, args) => {
   const handle = args.ulong("session");
@@ -25,7 +25,7 @@ export const verifyInit: CallHandler = (application, args) => {
   if (session.verify !== null) return failure("OPERATION_ACTIVE");
   const { state } = application;
   const scope = scopeOf(state);
-  const object = objectOf(state, request.key);
+  const object = keyObjectOf(state, request.key);
   if (scope === null || object === null) return failure("KEY_HANDLE_INVALID");
   if (object.kind !== "public") return failure("KEY_FUNCTION_NOT_PERMITTED");
   const start = startVerification(state.live.current, scope, object.key, request);

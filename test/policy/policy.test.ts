@@ -60,7 +60,7 @@ describe("policy document", () => {
   it("I6: a complete document is read as written", () => {
     const document = twoTokenDocument();
     const { scopes } = document;
-    expect(parsePolicy(documentBytes(document))).toEqual({ ...document, approvers: {}, scopes: longScopes(scopes) });
+    expect(parsePolicy(documentBytes(document))).toEqual({ ...document, approvers: {}, certificates: {}, scopes: longScopes(scopes) });
     const read = parsePolicy(documentBytes(policyDocument()));
     expect(parsePolicy(documentBytes(read))).toEqual(read);
   });
@@ -82,6 +82,7 @@ describe("policy document", () => {
       expect(parsePolicy(documentBytes({ ...policyDocument(), credentials }))).toEqual({
         ...rest,
         approvers: {},
+        certificates: {},
         scopes: longScopes(rest.scopes),
         keys: onToken,
         modules: { module: { ...pinned, files: expected.files } },
@@ -100,6 +101,7 @@ describe("policy document", () => {
     expect(parsePolicy(documentBytes({ ...short, keys: long.keys, tokens: Object.fromEntries(inShort) }))).toEqual({
       ...long,
       approvers: {},
+      certificates: {},
       scopes: longScopes(long.scopes),
       modules: { module: modules["softhsm"] },
       tokens: Object.fromEntries(inLong),

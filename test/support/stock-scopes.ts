@@ -24,7 +24,12 @@ export interface StockScopes {
   close(): Promise<void>;
 }
 
-export async function startStockScopes(options: Partial<BrokerFixtureOptions> = {}): Promise<StockScopes> {
+export interface StockScopesOptions extends BrokerFixtureOptions {
+  /** The policy's `certificates`; default: none. */
+  readonly certificatesOf?: (keys: SoftHsmToken["publicKeys"]) => Record<string, string>;
+}
+
+export async function startStockScopes(options: StockScopesOptions = {}): Promise<StockScopes> {
   const directory = mkdtempSync(join(tmpdir(), "stock-"));
   const token = await createSoftHsmToken({ directory, pin: "1234-test-pin", label: "signing" });
   const broker = await startBroker({
@@ -36,6 +41,7 @@ export async function startStockScopes(options: Partial<BrokerFixtureOptions> = 
         ...{ name: "oaep-sha1", caller: "release-signer", key: "vault", audit: "written" },
         mechanisms: [{ type: "CKM_RSA_PKCS_OAEP", digest: "sha1" }],
       });
+      document["certificates"] = options.certificatesOf?.(token.publicKeys) ?? {};
       options.change?.(document);
     },
   });
