@@ -12,7 +12,7 @@ import {
   riskOf,
 } from "./mechanisms.ts";
 import { findScope, type MechanismRule, type Policy, type Scope } from "./policy.ts";
-import { scopeUse } from "./scope-keys.ts";
+import { scopeKeyRate, scopeUse } from "./scope-keys.ts";
 
 /** CK_RSA_PKCS_OAEP_SOURCE_TYPE: the label is given. */
 const CKZ_DATA_SPECIFIED = 1n;
@@ -74,7 +74,7 @@ export interface DecisionRequest {
   readonly keyTokens: number;
   /** Operations that the scope's budget still holds; not looked at when it has none. */
   readonly operationsLeft: number;
-  /** Failures that the key's budget still holds; looked at for decryption. */
+  /** Failures that the key's budget still holds; looked at for decryption and unwrap, which is one. */
   readonly failures: number;
 }
 
@@ -124,20 +124,26 @@ function decideUse(policy: Policy, scope: Scope, request: DecisionRequest): Deni
   const approvals = missingApprovals(policy, scope, request);
   if (approvals !== null) return deny("approvals", approvals);
   if (scope.rate !== undefined && !(tokens >= 1)) return deny("rate", `more than ${scope.rate.perMinute} per minute`);
-  const keyRate = scope.from === undefined ? policy.keys[key ?? ""]?.rate : undefined;
+  const keyRate = key === null ? undefined : scopeKeyRate(policy, scope, key);
   if (keyRate !== undefined && !(keyTokens >= 1))
     return deny("rate", `key ${key}: more than ${keyRate.perMinute} per minute`);
   if (scope.budget !== undefined && !(operationsLeft >= 1))
     return deny("budget", `all ${scope.budget.operations} operations of this boot are used`);
-  if (operation === "decrypt" && !(failures >= 1)) return deny("budget", `too many failed decryptions with key ${key}`);
+  if (operation !== "sign" && !(failures >= 1)) return deny("budget", `too many failed decryptions with key ${key}`);
   return null;
 }
 
-function outsideValidity({ valid, name }: Scope, now: number): Denial | null {
-  if (valid === undefined) return null;
+/** Whether a scope may be used at a moment, in milliseconds since 1970. */
+export function isValidAt({ valid }: Pick<Scope, "valid">, now: number): boolean {
   // Not a number is neither before nor after.
-  if (now >= Date.parse(valid.from) && now < Date.parse(valid.until)) return null;
-  return deny("valid", `scope ${name} is valid from ${valid.from} until ${valid.until}`);
+  return valid === undefined || (now >= Date.parse(valid.from) && now < Date.parse(valid.until));
+}
+
+function outsideValidity(scope: Scope, now: number): Denial | null {
+  const { valid, name } = scope;
+  return isValidAt(scope, now)
+    ? null
+    : deny("valid", `scope ${name} is valid from ${valid?.from} until ${valid?.until}`);
 }
 
 /** A request without data is not yet one that somebody could approve. Its approvals, or those of the window, are looked at with the data. */

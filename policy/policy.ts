@@ -264,6 +264,11 @@ function spkiFindings(keys: Policy["keys"]): readonly DocumentFinding[] {
       uses.set(spki, first);
       return first === does ? [] : [{ path: ["keys", name, "does"], message: `keys: two uses of the spki ${spki}` }];
     }),
+    ...Object.entries(keys).flatMap(([name, { spki, rate }]) => {
+      const first = Object.values(keys).find((entry) => entry.spki === spki)?.rate;
+      const same = first?.perMinute === rate?.perMinute && first?.burst === rate?.burst;
+      return same ? [] : [{ path: ["keys", name, "rate"], message: `keys: two rates of the spki ${spki}` }];
+    }),
   ];
 }
 

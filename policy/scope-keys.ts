@@ -1,11 +1,29 @@
+import { fromBase64 } from "./bytes.ts";
+import { sha256Hex } from "./hash.ts";
 import type { Operation } from "./mechanisms.ts";
 import type { Policy, PolicyToken, Scope } from "./policy.ts";
+import type { Rate } from "./rate.ts";
 import { arrivalRule } from "./unwrap-rules.ts";
 
 /** What a key of the scope is for; null for one that the policy does not know. */
 export function scopeUse(policy: Pick<Policy, "keys" | "scopes">, scope: Scope, key: string): Operation | null {
   if (scope.from !== undefined) return arrivalRule(policy, scope, key)?.does ?? null;
   return Object.hasOwn(policy.keys, key) ? (policy.keys[key]?.does ?? null) : null;
+}
+
+/** `sha256:<hex>` of the public key of a key of the scope; null for one that the policy does not know. */
+export function scopeSpki(policy: Pick<Policy, "keys" | "scopes">, scope: Scope, key: string): string | null {
+  if (scope.from === undefined) return Object.hasOwn(policy.keys, key) ? (policy.keys[key]?.spki ?? null) : null;
+  const rule = arrivalRule(policy, scope, key);
+  return rule === null ? null : `sha256:${sha256Hex(fromBase64(rule.publicKey))}`;
+}
+
+/** The key's own rate, over all scopes and by whatever way it came: it belongs to the key, not to a name. */
+export function scopeKeyRate(policy: Pick<Policy, "keys" | "scopes">, scope: Scope, key: string): Rate | undefined {
+  // Entries of one key have one rate.
+  if (scope.from === undefined) return Object.hasOwn(policy.keys, key) ? policy.keys[key]?.rate : undefined;
+  const spki = scopeSpki(policy, scope, key);
+  return Object.values(policy.keys).find((entry) => entry.spki === spki)?.rate;
 }
 
 /** The policy's name of the token that holds a key of the scope: for one that arrives, that of the key that lets it in. */

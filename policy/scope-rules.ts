@@ -10,7 +10,7 @@ import {
   takesDigest,
 } from "./mechanisms.ts";
 import type { MechanismRule, Policy, Scope } from "./policy.ts";
-import { scopeUse } from "./scope-keys.ts";
+import { scopeSpki, scopeUse } from "./scope-keys.ts";
 import { unwrapFindings } from "./unwrap-rules.ts";
 
 /** What a key is good for in failed decryptions: `burst` at once, then `perHour`. */
@@ -122,8 +122,7 @@ function failureFindings(policy: Policy): readonly DocumentFinding[] {
     if (misplaced !== null) return [{ path, message: `scope ${scope.name}: ${misplaced}` }];
     const limits = failuresOf(scope);
     return scope.keys.flatMap((key) => {
-      const spki = scope.from === undefined && Object.hasOwn(policy.keys, key) ? policy.keys[key]?.spki : undefined;
-      const identity = spki ?? `${scope.from} ${key}`;
+      const identity = scopeSpki(policy, scope, key) ?? `${scope.from} ${key}`;
       const first = seen.get(identity) ?? limits;
       seen.set(identity, first);
       const same = first.perHour === limits.perHour && first.burst === limits.burst;
@@ -134,7 +133,7 @@ function failureFindings(policy: Policy): readonly DocumentFinding[] {
 
 function limitsMisplaced({ failures, mechanisms }: Scope, does: Operation | null): string | null {
   if (does === null) return null;
-  if (does !== "decrypt") return failures === undefined ? null : "failures are counted for decryption only";
+  if (does === "sign") return failures === undefined ? null : "failures are counted for decryption only";
   const risky = mechanisms.find(({ type }) => riskOf(type, does) !== null);
   return failures === undefined && risky !== undefined ? `${risky.type} needs failures` : null;
 }

@@ -74,8 +74,9 @@ function fromFindings(policy: Policy, scope: Scope): readonly DocumentFinding[] 
 
 function ruleFindings(scope: Scope, rule: UnwrapRule): readonly DocumentFinding[] {
   return [
-    ...(rule.blob === null && scope.approvals === undefined
-      ? [{ path: ["blob"], message: "any blob needs approvals" }]
+    // A window would open the key that unwraps to whatever blobs its caller chooses, one after the other.
+    ...(rule.blob === null && scope.approvals?.for !== "operation"
+      ? [{ path: ["blob"], message: "any blob needs approvals for each operation" }]
       : []),
     ...repeatFindings(listed(["mechanisms"], rule.mechanisms), (double) => `duplicate mechanism ${double}`),
     ...rule.mechanisms.flatMap((type, index) => {

@@ -106,13 +106,13 @@ class HeldApprovals {
       : { id: pending.id, approvers: [...pending.approvedBy.values()] };
   }
 
-  use(request: ApprovalRequest): void {
+  use(request: ApprovalRequest): boolean {
     const scope = this.#scope(request.scope);
-    if (scope?.approvals === undefined) return;
+    if (scope?.approvals === undefined) return false;
     const pending = this.#requests.find(scope.name, identityOf(scope.approvals, request));
-    if (pending === null || pending.approvedBy.size < scope.approvals.required)
-      throw new TypeError(`scope ${scope.name}: approvals are used that are not there`);
+    if (pending === null || pending.approvedBy.size < scope.approvals.required) return false;
     if (scope.approvals.for === "operation") this.#requests.remove(pending);
+    return true;
   }
 
   pending(): readonly PendingRequest[] {

@@ -23,9 +23,12 @@ export interface ApprovalGate {
    * pending from now on.
    */
   approvedBy(request: ApprovalRequest): { readonly id: string; readonly approvers: readonly string[] };
-  /** Uses the approvals of one operation up. Called once, when the decision has allowed it and before that is recorded. */
-  use(request: ApprovalRequest): void;
+  /**
+   * Uses the approvals of one operation up. Called once, when the decision has allowed it and before that is recorded.
+   * @returns false when they are not there any more: nothing follows from them
+   */
+  use(request: ApprovalRequest): boolean;
 }
 
 /** For a policy in which nothing needs approvals. */
-export const NO_APPROVALS: ApprovalGate = { approvedBy: () => ({ id: "", approvers: [] }), use: () => undefined };
+export const NO_APPROVALS: ApprovalGate = { approvedBy: () => ({ id: "", approvers: [] }), use: () => false };

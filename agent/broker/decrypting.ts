@@ -55,7 +55,7 @@ export async function finishDecryption(
 }
 
 /** Null when the budget is empty. */
-async function reserveFailure(state: ScopeState, { key }: StartedOperation): Promise<Reservation | null> {
+export async function reserveFailure(state: ScopeState, { key }: StartedOperation): Promise<Reservation | null> {
   const scope = scopeOf(state);
   return scope === null ? null : state.failures.of(key.identity, failuresOf(scope)).reserve();
 }

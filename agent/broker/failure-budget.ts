@@ -1,4 +1,4 @@
-import { type FailureLimits, fullBucket, type Rate, refill, spend, type TokenBucket } from "../../policy/index.ts";
+import { type FailureLimits, fullBucket, type Rate, refill, type TokenBucket } from "../../policy/index.ts";
 import { AgentError } from "../errors.ts";
 
 /** One decryption's place in the budget, until it is known whether it failed. To be settled exactly once. */
@@ -56,7 +56,8 @@ export class FailureBudget {
 
   #settle(failed: boolean): void {
     this.#reserved -= 1;
-    if (failed) this.#bucket = spend(this.#bucket);
+    // Fewer than a whole one is left where a narrower policy has lowered the burst meanwhile.
+    if (failed) this.#bucket = { ...this.#bucket, tokens: Math.max(0, this.#bucket.tokens - 1) };
     const waiting = this.#waiting;
     this.#waiting = [];
     for (const wake of waiting) wake();

@@ -10,6 +10,7 @@ import {
   type MechanismRule,
   type Operation,
   type Scope,
+  scopeKeyRate,
   sha256Hex,
   toHex,
 } from "../../policy/index.ts";
@@ -20,7 +21,7 @@ import type { ApprovalRequest } from "./approval-gate.ts";
 import type { BrokerKey } from "./key.ts";
 import { mechanismByValue, mechanismName } from "./mechanisms.ts";
 import { type RefusalStep, type Refused, refused } from "./refused.ts";
-import { keyRateOf, type ScopeState, scopeOf } from "./scope-state.ts";
+import { type ScopeState, scopeOf } from "./scope-state.ts";
 
 /** One operation that was allowed so far: what is known of it without its data. */
 export interface StartedOperation {
@@ -91,8 +92,8 @@ export async function admitOperation(
     const denial = await refuse(state, peer, request, decision.allow ? noScope(state.name) : decision);
     return pending === null ? denial : { ...denial, approval: pending };
   }
-  state.usage.spend(scope, key.identity, keyRateOf(state.live.current, scope, key.name));
-  if (approval !== null) state.approvals.use(approval);
+  if (approval !== null && !state.approvals.use(approval)) return refuse(state, peer, request, expired());
+  state.usage.spend(scope, key.identity, scopeKeyRate(state.live.current, scope, key.name));
   try {
     await state.audit.append(auditEntry(peer, request, decision, approval === null ? [] : approvedBy), scope.audit);
   } catch {
@@ -115,8 +116,8 @@ export function countAnswer(
 }
 
 /**
- * What the token answered, unless the scope was frozen while it worked: then nothing leaves, and the log says so. Whatever was asked for
- * before the freeze and was not yet answered is stopped by this.
+ * What the token answered, unless the scope was frozen, or the key or its caller narrowed away, while it worked: then nothing leaves, and the
+ * log says so. Whatever was asked for before and was not yet answered is stopped by this.
  */
 export async function releaseResult(
   state: ScopeState,
@@ -124,24 +125,34 @@ export async function releaseResult(
   started: StartedOperation,
   result: OperationResult,
 ): Promise<OperationResult> {
-  if (result.kind === "refused" || !state.live.isFrozen(state.name)) return result;
+  if (result.kind === "refused") return result;
+  const withheld = await withhold(state, peer, started);
+  if (withheld === null) return result;
   result.bytes.fill(0);
-  return withhold(state, peer, started);
+  return withheld;
 }
 
-/** The scope was frozen while the token worked. */
+/** Null while what the policy in force says of caller and key, and whether they are frozen, is what it was when the token was asked. */
 export async function withhold(
   state: ScopeState,
   peer: Peer | null,
   { operation, mechanism, key }: StartedOperation,
-): Promise<Refused> {
-  state.meter.decided(state.name, "frozen");
+): Promise<Refused | null> {
+  const step = takenAway(state, peer, key.name);
+  if (step === null) return null;
+  state.meter.decided(state.name, step);
+  const reason = `${step === "frozen" ? "frozen" : "narrowed"} meanwhile: the result was withheld`;
   await state.refusals.record({
     ...{ caller: callerOf(peer), scope: state.name, key: key.name, mechanism: mechanism.type, operation },
-    ...{ inputDigest: null, decision: "deny", step: "frozen", reason: "frozen meanwhile: the result was withheld" },
-    approvals: [],
+    ...{ inputDigest: null, decision: "deny", step, reason, approvals: [] },
   });
-  return refused("FUNCTION_REJECTED", "frozen");
+  return refused("FUNCTION_REJECTED", step);
+}
+
+function takenAway(state: ScopeState, peer: Peer | null, key: string): "frozen" | "caller" | "key" | null {
+  if (state.live.isFrozen(state.name)) return "frozen";
+  if (strangerReason(state, peer) !== null) return "caller";
+  return scopeOf(state)?.keys.includes(key) === true ? null : "key";
 }
 
 /** A place among the scope's and the token's operations; null when there is none. Disposed of when the token has answered. */
@@ -215,7 +226,7 @@ function requestFor(state: ScopeState, peer: Peer | null, asked: AskedRequest): 
   const { live, name, usage } = state;
   const scope = scopeOf(state);
   const key = scope === null || asked.key === null ? null : state.keys.find(scope, asked.key);
-  const rate = scope === null || key === null ? undefined : keyRateOf(live.current, scope, key.name);
+  const rate = scope === null || key === null ? undefined : scopeKeyRate(live.current, scope, key.name);
   const left =
     scope === null
       ? { tokens: 0, keyTokens: 0, operationsLeft: 0 }
@@ -305,6 +316,11 @@ function publicObject(operation: Operation): Decision {
 
 function otherKeyType(mechanism: string, key: BrokerKey | null): Denial {
   return { allow: false, step: "mechanism", reason: `${mechanism} is not for ${key?.keyType ?? "no"} key` };
+}
+
+/** Between two looks at the clock. */
+function expired(): Denial {
+  return { allow: false, step: "approvals", reason: "the approvals have just expired" };
 }
 
 function noScope(name: string): Denial {

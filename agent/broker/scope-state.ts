@@ -1,4 +1,4 @@
-import { failuresOf, type Policy, type Scope } from "../../policy/index.ts";
+import { failuresOf, type Scope } from "../../policy/index.ts";
 import type { AuditLog } from "../audit/log.ts";
 import { AgentError } from "../errors.ts";
 import type { ApprovalGate } from "./approval-gate.ts";
@@ -49,9 +49,4 @@ export function openScope(broker: Broker, name: string): ScopeState {
 /** The scope by the policy in force; null when a narrower policy has it no more. */
 export function scopeOf({ live, name }: Pick<ScopeState, "live" | "name">): Scope | null {
   return live.scope(name);
-}
-
-/** Rate of a key over all scopes. A key that arrived by unwrap has none of its own. */
-export function keyRateOf(policy: Policy, scope: Scope, key: string): Policy["keys"][string]["rate"] {
-  return scope.from === undefined && Object.hasOwn(policy.keys, key) ? policy.keys[key]?.rate : undefined;
 }

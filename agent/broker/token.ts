@@ -60,6 +60,10 @@ export interface UnwrapKeyRequest {
   /** CKA_LABEL and CKA_ID. */
   readonly label: string;
   readonly id: Uint8Array;
+  /** `sha256:<hex>` of the wrapped key, for records. */
+  readonly blob: string;
+  /** Whether the policy in force would still let it in: asked before it is unwrapped again. */
+  readonly stillAllowed: () => boolean;
   /** CKA_ALLOWED_MECHANISMS, by those that the token is asked by. */
   readonly allowed: readonly bigint[];
 }

@@ -1,9 +1,24 @@
-import { fromBase64, mechanismRow, type Scope, sha256, sha256Hex, type UnwrapRule } from "../../policy/index.ts";
+import {
+  fromBase64,
+  isValidAt,
+  mechanismRow,
+  type Scope,
+  sha256,
+  sha256Hex,
+  type UnwrapRule,
+} from "../../policy/index.ts";
 import type { Peer } from "../identity.ts";
-import { decryptMechanism } from "./decrypting.ts";
+import { decryptMechanism, reserveFailure } from "./decrypting.ts";
 import { refusedByToken } from "./gone.ts";
 import { type BrokerKey, brokerKey } from "./key.ts";
-import { admitOperation, countAnswer, refuseBusy, reservePlaces, type StartedOperation, withhold } from "./operation.ts";
+import {
+  admitOperation,
+  countAnswer,
+  refuseBusy,
+  reservePlaces,
+  type StartedOperation,
+  withhold,
+} from "./operation.ts";
 import { type Refused, refused } from "./refused.ts";
 import { type ScopeState, scopeOf } from "./scope-state.ts";
 
@@ -28,43 +43,73 @@ export function ruleFor({ unwraps = [] }: Pick<Scope, "unwraps">, bytes: Uint8Ar
 }
 
 /**
- * Takes a place at the token, decides with the wrapped key, spends, records and asks the token, in this order. The same blob again, while
- * its key is there, is recorded and answered with that key: a workload that starts anew does not know what it did before.
+ * Takes a place in the key's failure budget (a blob that is refused tells something of it) and one at the token, decides with the wrapped key,
+ * spends, records and asks the token, in this order. The same blob again, while its key is there, is recorded and answered with that key: a
+ * workload that starts anew does not know what it did before.
  */
 export async function finishUnwrapping(
   state: ScopeState,
   peer: Peer | null,
   started: StartedOperation,
+  wrapped: WrappedKey,
+): Promise<UnwrapResult> {
+  const place = await reserveFailure(state, started);
+  let failed = false;
+  try {
+    using places = reservePlaces(state, started);
+    if (places === null) return await refuseBusy(state, peer, started);
+    const modulus = started.key.modulus ?? new Uint8Array();
+    const input = { kind: "wrapped", modulus, ...wrapped } as const;
+    const refusal = await admitOperation(state, peer, started, input, place === null ? 0 : 1);
+    if (refusal !== null) return refusal;
+    failed = true;
+    const result = await letIn(state, peer, started, wrapped);
+    failed = result.kind === "refused" && result.step === "token";
+    return result; // the places were held until the token had answered
+  } finally {
+    place?.settle(failed);
+  }
+}
+
+async function letIn(
+  state: ScopeState,
+  peer: Peer | null,
+  started: StartedOperation,
   { bytes, rule: name }: WrappedKey,
 ): Promise<UnwrapResult> {
-  using places = reservePlaces(state, started);
-  if (places === null) return refuseBusy(state, peer, started);
-  const modulus = started.key.modulus ?? new Uint8Array();
-  const begun = state.now();
-  const refusal = await admitOperation(state, peer, started, { kind: "wrapped", bytes, modulus, rule: name });
-  if (refusal !== null) return refusal;
   const rule = scopeOf(state)?.unwraps?.find(({ key }) => key === name);
   // Narrowed away between the record and here: nothing is asked.
   if (rule === undefined) {
     state.meter.decided(state.name, "caller");
     return refused("FUNCTION_REJECTED", "caller");
   }
+  const begun = state.now();
   const blob = `sha256:${sha256Hex(bytes)}`;
   const known = state.keys.arrival(state.name, name);
   if (known !== null && known.blob === blob) return { kind: "arrived", key: known.key };
-  const result = await askToken(state, started, rule, bytes);
+  const result = await askToken(state, started, rule, { bytes, blob });
   countAnswer(state, "unwrap", begun, result);
   if (result.kind === "refused") return result;
-  if (state.live.isFrozen(state.name)) return withhold(state, peer, started);
+  const withheld = await withhold(state, peer, started);
+  if (withheld !== null) return withheld;
   state.keys.arrive(state.name, { key: result.key, blob });
-  return result; // the places were held until the token had answered
+  return result;
+}
+
+/** For a takeover, long after the decision: the policy in force still lets this blob in as this key, now. */
+function stillLets(state: ScopeState, { key, publicKey }: UnwrapRule, blob: string): boolean {
+  const scope = scopeOf(state);
+  const rule = scope?.unwraps?.find((candidate) => candidate.key === key);
+  if (scope === null || rule === undefined || state.live.isFrozen(state.name)) return false;
+  const isSame = rule.publicKey === publicKey && (rule.blob === null || rule.blob === blob);
+  return isSame && isValidAt(scope, state.wallClock());
 }
 
 async function askToken(
   state: ScopeState,
   started: StartedOperation,
   rule: UnwrapRule,
-  wrapped: Uint8Array,
+  { bytes: wrapped, blob }: { readonly bytes: Uint8Array; readonly blob: string },
 ): Promise<UnwrapResult> {
   const { does, where, label } = rule;
   const key = arrivingKey(state.name, rule);
@@ -72,7 +117,7 @@ async function askToken(
     await state.token.unwrap({
       ...{ key: started.key.place, mechanism: decryptMechanism(started), wrapped },
       ...{ place: key.place, spki: key.spki, id: key.id, keyType: key.keyType, does, where, label },
-      allowed: allowedAtToken(rule),
+      ...{ allowed: allowedAtToken(rule), blob, stillAllowed: () => stillLets(state, rule, blob) },
     });
     return { kind: "arrived", key };
   } catch (error) {

@@ -1,7 +1,7 @@
-import { ByteWriter, type Rate, utf8 } from "../../policy/index.ts";
+import { ByteWriter, type Rate, scopeKeyRate, utf8 } from "../../policy/index.ts";
 import { CKR } from "../broker/ckr.ts";
 import type { RefusalStep, Refused } from "../broker/refused.ts";
-import { keyRateOf, type ScopeState, scopeOf } from "../broker/scope-state.ts";
+import { type ScopeState, scopeOf } from "../broker/scope-state.ts";
 import { REASONS, type Reason } from "../client/protocol.ts";
 import { encodeReply } from "./frames.ts";
 
@@ -62,7 +62,7 @@ function retryAfter(state: ScopeState, name: string): number {
   const scope = scopeOf(state);
   const key = scope === null ? null : state.keys.find(scope, name);
   if (scope === null || key === null) return 1;
-  const keyRate = keyRateOf(state.live.current, scope, name);
+  const keyRate = scopeKeyRate(state.live.current, scope, name);
   const { tokens, keyTokens } = state.usage.left(scope, key.identity, keyRate);
   return Math.max(1, waitFor(scope.rate, tokens), waitFor(keyRate, keyTokens));
 }

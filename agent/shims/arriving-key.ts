@@ -2,7 +2,7 @@ import { constants, createPublicKey, type KeyObject, publicEncrypt, randomBytes,
 import { concatBytes, DIGESTS, equalBytes, OAEP_DIGESTS, sha256 } from "../../policy/index.ts";
 import type { UnwrapKeyRequest } from "../broker/index.ts";
 import { AgentError } from "../errors.ts";
-import type { Shim, UnwrapRequest } from "../shim-client.ts";
+import type { Shim } from "../shim-client.ts";
 import type { ArrivingKey, KeyPlace } from "./trust-domain.ts";
 
 const CKM_RSA_PKCS_OAEP = 0x9n;
@@ -10,19 +10,19 @@ const CKK = { rsa: 0x0n, ec: 0x3n } as const;
 
 /** What a token's trust domain does with a key that is to come in. */
 export function arrivingKey(request: UnwrapKeyRequest): ArrivingKey {
-  const { key: by, place: name, where } = request;
+  const { key: by, place: name, where, blob, stillAllowed, label, id } = request;
+  const nameless = { where: "session", label: "", id: new Uint8Array() } as const;
   return {
-    ...{ name, by, where },
-    unwrap: (shim, place) => shim.unwrap({ ...place, ...shimRequest(request) }),
+    ...{ name, by, where, blob, stillAllowed },
+    tryOut: (shim, place) => shim.unwrap({ ...place, ...shimRequest(request), ...nameless }),
+    unwrap: (shim, place) => shim.unwrap({ ...place, ...shimRequest(request), where, label, id }),
     prove: (shim, place) => prove(shim, place, request),
   };
 }
 
-function shimRequest(request: UnwrapKeyRequest): Omit<UnwrapRequest, keyof KeyPlace> {
-  const { mechanism, wrapped, keyType, does, where, label, id, allowed } = request;
+function shimRequest({ mechanism, wrapped, keyType, does, allowed }: UnwrapKeyRequest) {
   return {
-    ...{ mechanism: mechanism.value, oaep: mechanism.oaep, wrapped, where, label, id },
-    objectClass: "private",
+    ...{ mechanism: mechanism.value, oaep: mechanism.oaep, wrapped, objectClass: "private" as const },
     ...{ keyType: CKK[keyType], use: does, allowedMechanisms: allowed },
   };
 }

@@ -11,6 +11,7 @@ import type { AuditLog } from "../audit/log.ts";
 import type { AuditEntry } from "../audit/record.ts";
 import type { MeasurementLog } from "../launch/measurement-log.ts";
 import type { Attempt } from "../native/index.ts";
+import type { ArrivingKey } from "./trust-domain.ts";
 
 /**
  * How many of each kind are recorded one by one; together as many as a report has room for. Each kind has a room of its own, so that a
@@ -92,11 +93,12 @@ export class IncidentLog {
    * A key that had arrived is unwrapped again in a shim that took over. Resolves when the record is on the disk.
    * @throws AgentError ERR_AUDIT_WRITE: it must not be
    */
-  async unwrapping(token: string, shim: number, key: string): Promise<void> {
-    const nothing = { caller: null, mechanism: null, inputDigest: null, step: null, approvals: [] } as const;
-    const reason = `again, in shim ${shim} that took over`;
-    const entry = { ...nothing, scope: token, key, operation: "unwrap", decision: "allow", reason } as const;
-    await this.#parts.audit.append(entry, "durable");
+  async unwrapping(shim: number, { name, by, blob }: Pick<ArrivingKey, "name" | "by" | "blob">): Promise<void> {
+    const [scope = "", key = ""] = name.split("/");
+    const nothing = { caller: null, mechanism: null, step: null, approvals: [] } as const;
+    const reason = `${key} again, in shim ${shim} that took over`;
+    const entry = { ...nothing, scope, key: by, inputDigest: blob, reason } as const;
+    await this.#parts.audit.append({ ...entry, operation: "unwrap", decision: "allow" }, "durable");
   }
 
   /** Before anything is awaited: attempts come faster than a TPM extends. */

@@ -26,9 +26,15 @@ export interface ArrivingKey {
   readonly name: string;
   /** The key of the policy that unwraps it. */
   readonly by: string;
+  /** `sha256:<hex>` of what is unwrapped. */
+  readonly blob: string;
   /** An object of a session ends with its shim, and is unwrapped again in the one that takes over. */
   readonly where: "session" | "token";
-  /** @returns its handle */
+  /** Whether the policy in force would still let it in. */
+  readonly stillAllowed: () => boolean;
+  /** Unwraps it as a nameless object of the session, which a wrong one may stay. @returns its handle */
+  readonly tryOut: (shim: Shim, place: KeyPlace) => Promise<bigint>;
+  /** Unwraps it as what the policy says. @returns its handle */
   readonly unwrap: (shim: Shim, place: KeyPlace) => Promise<bigint>;
   /** Rejects when it is not the key that was expected. */
   readonly prove: (shim: Shim, place: KeyPlace) => Promise<void>;
@@ -269,7 +275,7 @@ export class TrustDomain {
   }
 
   /**
-   * Keys that were objects of the ended shim's session are unwrapped again. What cannot be recorded or does not come back is gone; so are
+   * Keys that were objects of the ended shim's session are unwrapped again. What the policy in force would not let in, cannot be recorded or does not come back is gone; so are
    * the token's own objects, of which this shim knows no handle until the next launch.
    */
   async #restore(member: Member): Promise<void> {
@@ -283,7 +289,8 @@ export class TrustDomain {
 
   async #unwrapAgain(member: Member, place: KeyPlace, key: ArrivingKey): Promise<boolean> {
     try {
-      await this.#options.incidents.unwrapping(this.token, member.id, key.name);
+      if (!key.stillAllowed()) return false;
+      await this.#options.incidents.unwrapping(member.id, key);
       await letIn(member, place, key);
       return true;
     } catch (error) {
@@ -343,10 +350,17 @@ function hasEnded({ role }: Member): boolean {
   return role === "ended";
 }
 
-async function letIn(member: Member, place: KeyPlace, { name, unwrap, prove }: ArrivingKey): Promise<void> {
-  const made = { slotId: place.slotId, handle: await unwrap(member.shim, place) };
-  await prove(member.shim, made);
-  member.arrived.set(name, made);
+/**
+ * First without a name: what is not the expected key keeps no name of it occupied, and does not come to lie on the token. The second one is
+ * the same bytes again, and proves it all the same.
+ */
+async function letIn(member: Member, { slotId, handle }: KeyPlace, key: ArrivingKey): Promise<void> {
+  const { shim } = member;
+  const by = { slotId, handle };
+  await key.prove(shim, { slotId, handle: await key.tryOut(shim, by) });
+  const made = { slotId, handle: await key.unwrap(shim, by) };
+  await key.prove(shim, made);
+  member.arrived.set(key.name, made);
 }
 
 type Settled<T> = { readonly kind: "done"; readonly value: T } | { readonly kind: "failed"; readonly error: unknown };

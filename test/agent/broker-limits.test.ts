@@ -197,7 +197,7 @@ describe("approvals at the broker", () => {
         made.asked.push(request);
         return { id: "r1", approvers: made.approvers };
       },
-      use: (request: ApprovalRequest) => void made.used.push(request),
+      use: (request: ApprovalRequest) => made.used.push(request) > 0,
     };
     return made;
   }

@@ -8,7 +8,7 @@ const SERVING: MachineState = {
   ...{ state: "serving", policySerial: 7, frozen: { all: false, scopes: new Set<string>() } },
   tokens: [{ name: "signing", served: true, waiting: 3, shims: [{ role: "active" }, { role: "spare" }] }],
   ...{ inFlight: new Map([["release-signing", 2]]), violations: new Map([["execve", 4]]) },
-  audit: { seq: 12, durableSeq: 10, failed: false },
+  audit: { seq: 12, durableSeq: 10, failed: false, spaceLow: false },
 };
 
 /** The value of one series of the text; undefined when there is none. */

@@ -113,7 +113,7 @@ describe("a refusal", () => {
           approvals: { required: 1, of: ["alice"], for: "operation", window: "PT15M" },
         });
       },
-      parts: { approvals: { approvedBy: () => ({ id: "pending-7", approvers: [] }), use: () => undefined } },
+      parts: { approvals: { approvedBy: () => ({ id: "pending-7", approvers: [] }), use: () => true } },
     });
     const client = await open();
     client.send(signRequest(1));

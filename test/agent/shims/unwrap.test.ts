@@ -186,7 +186,10 @@ test("I8: a session's key outlives its shim: it is unwrapped again in the one th
   await expect.poll(() => opened.domain.shims.map(({ role }) => role)).toEqual(["ended", "active"]);
   expect(await use(user)).toBe(0n);
   expect(bench.audited().filter(({ operation }) => operation === "unwrap")).toMatchObject([
-    { scope: "signing", key: "restore/restored", decision: "allow", reason: "again, in shim 1 that took over" },
+    {
+      ...{ scope: "restore", key: "rsa", inputDigest: `sha256:${sha256Hex(wrapped)}`, decision: "allow" },
+      reason: "restored again, in shim 1 that took over",
+    },
   ]);
 });
 
@@ -213,7 +216,8 @@ test("I7: of an object on the token the next shim knows no handle: the key is go
     ...{ allowedMechanisms: [0x1041n], label: "", id: new Uint8Array(), wrapped },
   };
   await opened.domain.arrive({
-    ...{ name: "restore/restored", by: "rsa", where: "token", prove: async () => undefined },
+    ...{ name: "restore/restored", by: "rsa", where: "token", blob: "sha256:00" },
+    ...{ prove: async () => undefined, stillAllowed: () => true, tryOut: async () => 0n },
     unwrap: (shim, place) => shim.unwrap({ ...place, ...session }),
   });
   const one = () =>
