@@ -3,7 +3,14 @@ import type { Peer } from "../identity.ts";
 import { decryptMechanism } from "./decrypting.ts";
 import { refusedByToken } from "./gone.ts";
 import { type BrokerKey, brokerKey } from "./key.ts";
-import { admitOperation, countAnswer, refuseBusy, reservePlaces, type StartedOperation, withhold } from "./operation.ts";
+import {
+  admitOperation,
+  countAnswer,
+  refuseBusy,
+  reservePlaces,
+  type StartedOperation,
+  withhold,
+} from "./operation.ts";
 import { type Refused, refused } from "./refused.ts";
 import { type ScopeState, scopeOf } from "./scope-state.ts";
 
