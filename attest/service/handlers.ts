@@ -23,6 +23,7 @@ export interface Parts {
   readonly metrics: Metrics;
   readonly openApi: object;
   readonly keys: object;
+  now(): Date;
 }
 
 type Table = typeof operations;
@@ -165,8 +166,9 @@ export const handlers: Handlers = {
     const status = { status: reads && pool.workers > 0 ? "ok" : "failing", store: reads, workers: pool.workers };
     return status.status === "ok" ? status : new Failing(status);
   },
-  readMetrics: async ({ metrics, store }) => {
+  readMetrics: async ({ metrics, store, now }) => {
     metrics.fleet(await store.census());
+    metrics.ages(await store.machines(), now());
     return new Raw(await metrics.registry.metrics(), metrics.registry.contentType);
   },
 };

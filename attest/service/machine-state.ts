@@ -44,6 +44,8 @@ export interface MachineView {
   readonly release: string | null;
   readonly launch: AttestationResult["launch"] | null;
   readonly lastSeen: string | null;
+  /** When the last report came that was affirming. Absent where nothing is known: a store from before there was this field. */
+  readonly lastAffirming?: string | null;
   readonly violations: number;
   readonly flags: readonly FlagName[];
   readonly fingerprint: Fingerprint | null;
@@ -103,7 +105,8 @@ function afterJudged(before: MachineView, outcome: Verified, at: string): Transi
   if (violations > (sameBoot ? before.violations : 0)) raised.push(["violation", { count: violations }]);
   const { release, launch } = result;
   const ran = { fingerprint: mergeFingerprint(before.fingerprint, fingerprint), continuity };
-  const seen = { tier: result.tier, release, launch, violations, lastSeen: at, ...ran };
+  const lastAffirming = result.tier === "affirming" ? at : (before.lastAffirming ?? null);
+  const seen = { tier: result.tier, release, launch, violations, lastSeen: at, lastAffirming, ...ran };
   const view = {
     ...before,
     ...seen,

@@ -1,7 +1,7 @@
 import { Counter, Gauge, Histogram, Registry } from "prom-client";
 import { type RefusalCode, refusalCodes } from "./errors.ts";
 import { type EventKind, eventKinds, flagNames, machineStates, type Outcome } from "./machine-state.ts";
-import type { Census } from "./store.ts";
+import type { Census, MachineRecord } from "./store.ts";
 
 export interface Gauges {
   queueDepth(): number;
@@ -88,11 +88,12 @@ export const enrolmentOutcomes = [
 ] as const;
 export type EnrolmentOutcome = (typeof enrolmentOutcomes)[number];
 
-/** Prometheus metrics. Every label's values are a closed list of this program's own. */
+/** Prometheus metrics. Every label's values are a closed list of this program's own, but for `machine`: the machines that are enrolled now. */
 export class Metrics {
   readonly registry = new Registry();
   readonly #machines: Gauge<"state">;
   readonly #flags: Gauge<"flag">;
+  readonly #affirming: Gauge<"machine">;
   readonly #evaluations: Counter<"tier" | "code">;
   readonly #seconds: Histogram;
   readonly #challenges: Counter<"outcome">;
@@ -111,6 +112,8 @@ export class Metrics {
       new Gauge<L>({ name: `ironclaw_verifier_${name}`, help, labelNames: [...labelNames], registers });
     this.#machines = gauge("machines", "Enrolled machines by state", "state");
     this.#flags = gauge("machine_flags", "Machines with a flag that no operator has taken away", "flag");
+    const sinceAffirming = "Seconds since a machine's last affirming report came; +Inf when none is known";
+    this.#affirming = gauge("affirming_age_seconds", sinceAffirming, "machine");
     this.#evaluations = counter("evaluations_total", "Judged reports by tier and worst code", "tier", "code");
     this.#challenges = counter("challenges_total", "Challenges by what became of them", "outcome");
     this.#refusals = counter("refusals_total", "Requests that were answered with a code", "code");
@@ -165,6 +168,16 @@ export class Metrics {
   fleet({ states, flags }: Census): void {
     for (const state of machineStates) this.#machines.set({ state }, states.get(state) ?? 0);
     for (const flag of flagNames) this.#flags.set({ flag }, flags.get(flag) ?? 0);
+  }
+
+  /** @param machines all that are enrolled: of one that is retired no series stays */
+  ages(machines: readonly Pick<MachineRecord, "name" | "view">[], now: Date): void {
+    this.#affirming.reset();
+    for (const { name, view } of machines) {
+      const last = view.lastAffirming ?? null;
+      const age = last === null ? Number.POSITIVE_INFINITY : (now.getTime() - Date.parse(last)) / 1000;
+      this.#affirming.set({ machine: name }, Math.max(0, age));
+    }
   }
 
   challenge(outcome: "issued" | "answered" | "refused"): void {

@@ -89,7 +89,7 @@ export async function openVerifierService(config: VerifierConfig, given: Service
   const fleet = new Fleet(config, { ...sources, pool, key });
   const keys = { keys: [publicJwk(key, kid)] };
   const slots = new Slots(config.limits.queue + config.limits.workers);
-  const parts = { store, challenges, enrolments, fleet, pool, slots, metrics, keys, openApi: openApiDocument() };
+  const parts = { store, challenges, enrolments, fleet, pool, slots, metrics, keys, openApi: openApiDocument(), now };
   const app = createApp({ parts, roles: config.roles, limits: config.limits, tls, page, log: given.log, now });
 
   let timer: NodeJS.Timeout | null = null;

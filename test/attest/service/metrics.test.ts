@@ -1,9 +1,9 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { refusalCodes } from "../../../attest/service/errors.ts";
-import { flagNames, machineStates } from "../../../attest/service/machine-state.ts";
+import { enrolledView, flagNames, machineStates } from "../../../attest/service/machine-state.ts";
 import { codeLabel, Metrics } from "../../../attest/service/metrics.ts";
-import { openVerifierBench, VIEWER } from "../../support/verifier-fixture.ts";
+import { OPERATOR, openVerifierBench, VIEWER } from "../../support/verifier-fixture.ts";
 
 const alerts = readFileSync(new URL("../../../attest/service/alerts.example.yaml", import.meta.url), "utf8");
 const metrics = new Metrics({ queueDepth: () => 0, openChallenges: () => 0, workers: () => 0 });
@@ -43,6 +43,7 @@ describe("a service that has just started", () => {
   test("has every series that a rule names: an alert on its increase would miss one that is born with its first event", async () => {
     const fresh = new Metrics({ queueDepth: () => 0, openChallenges: () => 0, workers: () => 0 });
     fresh.fleet({ states: new Map(), flags: new Map() });
+    fresh.ages([{ name: "m1", view: enrolledView("2026-06-01T00:00:00.000Z") }], new Date());
     const text = await fresh.registry.metrics();
     for (const [, name = "", label, value = ""] of alerts.matchAll(rule)) {
       const wanted = label === undefined ? [`${name}`] : value.split("|").map((one) => `${name}{${label}="${one}"}`);
@@ -89,6 +90,32 @@ describe("a metric's labels", () => {
     const asked = await bench.ask("GET", "/metrics");
     expect([asked.status, asked.body.error.code]).toEqual([401, "unauthenticated"]);
     expect((await bench.ask("GET", "/metrics", { token: VIEWER })).text).toContain("ironclaw_verifier_machines");
+  });
+
+  test("I9: the age of a machine's last affirming report is each enrolled machine's alone, and no other report makes it young", async () => {
+    await using bench = await openVerifierBench();
+    const ages = async () => {
+      const { text } = await bench.ask("GET", "/metrics", { token: VIEWER });
+      const series = text.matchAll(/^ironclaw_verifier_affirming_age_seconds\{machine="([^"]*)"\} (\S+)$/gm);
+      return [...series].map(([, name, age]) => [name, age]);
+    };
+    expect(await ages()).toEqual([]);
+    const tpm = await bench.enrol("m1");
+    await bench.enrol("m2");
+    expect(await ages()).toEqual([
+      ["m1", "+Inf"],
+      ["m2", "+Inf"],
+    ]);
+    expect((await bench.attest("m1", tpm)).body.tier).toBe("affirming");
+    bench.later(30);
+    expect((await ages())[0]).toEqual(["m1", "30"]);
+    const worse = await bench.attest("m1", tpm, { launch: "refused" });
+    expect(worse.body.tier).not.toBe("affirming");
+    await bench.restart();
+    bench.later(30);
+    expect((await ages())[0]).toEqual(["m1", "60"]);
+    await bench.ask("DELETE", "/v1/machines/m1", { token: OPERATOR });
+    expect(await ages()).toEqual([["m2", "+Inf"]]);
   });
 
   test("I10: nothing that a stranger sends becomes a time series", async () => {
