@@ -12,6 +12,7 @@ import {
   tokenRefuses,
 } from "../../support/broker-fixture.ts";
 import { DIGEST, decryptRequest, NativeClient, request, signRequest, u32 } from "../../support/native-client.ts";
+import { sshKeyLine } from "../../support/policy-document.ts";
 
 const keys = softwareKeys();
 let broker: BrokerFixture;
@@ -65,11 +66,11 @@ describe("an operation", () => {
     ["a digest where the agent hashes", { mechanism: 0x1044, form: "digest" }],
     ["a message where it does not", { form: "message" }],
     ["a block for an EC key", { form: "block" }],
-  ] as const)("I7: over %s is refused before anything is asked", async (_what, fields) => {
+  ] as const)("I7 I8: over %s is refused before anything is asked, and recorded", async (_what, fields) => {
     const client = await open();
     client.send(signRequest(1, fields));
     expect(await client.reply()).toMatchObject({ id: 1, reason: "malformed-input" });
-    expect([broker.requests.length, steps()]).toEqual([0, []]);
+    expect([broker.requests.length, steps()]).toEqual([0, ["sign deny parameters"]]);
   });
 });
 
@@ -105,10 +106,9 @@ describe("a refusal", () => {
   });
 
   test("I7: for want of approvals names the pending request, and says nothing of who approved", async () => {
-    const key = `ssh-ed25519 ${Buffer.concat([u32(11), Buffer.from("ssh-ed25519"), u32(32), new Uint8Array(32)]).toString("base64")}`;
     await begin({
       change: (document) => {
-        document["approvers"] = { alice: { key, notFor: [] } };
+        document["approvers"] = { alice: { key: sshKeyLine("A"), notFor: [] } };
         Object.assign(document.scopes[0] ?? {}, {
           approvals: { required: 1, of: ["alice"], for: "operation", window: "PT15M" },
         });
