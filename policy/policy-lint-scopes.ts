@@ -5,7 +5,10 @@ import type { LintCode, Warning } from "./policy-lint.ts";
 import { arrivalRule } from "./unwrap-rules.ts";
 
 /** What makes a use harder, or less of it: a scope that has one of these where another has none is the narrower of the two. */
-const LIMITS = ["rate", "budget", "valid", "approvals", "lifetime", "idle", "connections", "inFlight"] as const;
+const LIMITS = [
+  ...(["rate", "budget", "valid", "approvals", "lifetime", "idle", "connections", "inFlight"] as const),
+  ...(["freezeBit", "audit"] as const),
+] as const;
 type Limit = (typeof LIMITS)[number];
 
 export function scopeWarnings(policy: Policy, now: number): readonly Warning[] {
@@ -63,7 +66,8 @@ function shadowedScopes(scopes: readonly Scope[]): readonly Warning[] {
       ];
     }
     const message = `scope ${scope.name}: ${wider.name} allows ${scope.caller} the same without its ${idle.join(", ")}`;
-    return [warning("bypassed-scope", path, message)];
+    const frozen = idle.includes("freezeBit") ? `; what freezes ${scope.name} leaves ${wider.name} open` : "";
+    return [warning("bypassed-scope", path, `${message}${frozen}`)];
   });
 }
 
@@ -80,6 +84,9 @@ function covers(wide: Scope, narrow: Scope): boolean {
 }
 
 function isNoTighter(limit: Limit, wide: Scope, narrow: Scope): boolean {
+  // Each scope has a bit of its own: whichever it is, it does not freeze the other one.
+  if (limit === "freezeBit") return wide.freezeBit === undefined || narrow.freezeBit !== undefined;
+  if (limit === "audit") return wide.audit === "written" || narrow.audit === "durable";
   return (
     wide[limit] === undefined ||
     isSame(wide[limit], narrow[limit]) ||

@@ -128,7 +128,7 @@ export type NamedModule = PolicyModule & { readonly name: string };
 export function parsePolicy(bytes: Uint8Array): Policy {
   const json = parseCommentedJson(bytes, "policy", POLICY_LIMITS);
   const result = schemaFor(json).safeParse(json);
-  if (!result.success) throw new FindingsError("policy", schemaFindings(result.error));
+  if (!result.success) throw new FindingsError("policy", [...schemaFindings(result.error), ...labelledKeys(json)]);
   const policy = withKeyTokens(result.data);
   const findings = [
     ...moduleFindings(policy.modules, policy.devices),
@@ -137,6 +137,20 @@ export function parsePolicy(bytes: Uint8Array): Policy {
   ];
   if (findings.length > 0) throw new FindingsError("policy", findings);
   return policy;
+}
+
+/** A key that has only a label: the schema says what is wrong there, and this what to do. */
+function labelledKeys(json: unknown): readonly DocumentFinding[] {
+  return Object.entries(asObject(asObject(json)["keys"])).flatMap(([name, value]) => {
+    const key = asObject(value);
+    if (Object.hasOwn(key, "spki") || !Object.hasOwn(key, "label")) return [];
+    const message = `keys.${name}: a key is named by its spki, the SHA-256 of its public key, never by its label`;
+    return [{ path: ["keys", name, "label"], message }];
+  });
+}
+
+function asObject(value: unknown): Readonly<Record<string, unknown>> {
+  return typeof value === "object" && value !== null ? { ...value } : {};
 }
 
 /** The policy's tokens with their names, in the order in which they are logged in to and reported. */

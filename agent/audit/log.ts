@@ -23,6 +23,8 @@ export interface AuditLog {
   head(): AuditHead;
   /** The last record that is on the disk: what may be remembered elsewhere. `head` can be ahead of it, and a power cut takes that. */
   durableHead(): AuditHead;
+  /** Milliseconds since 1970: the greatest time of its records, those of earlier boots included; 0 for none. */
+  latest(): number;
   close(): void;
 }
 
@@ -94,6 +96,9 @@ export class FileAuditLog implements AuditLog {
   }
   durableHead(): AuditHead {
     return this.#durable;
+  }
+  latest(): number {
+    return this.#opened.positions.latest;
   }
   /** Records since the log was opened that are not of the log about itself. */
   get entries(): number {

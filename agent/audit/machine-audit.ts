@@ -37,6 +37,9 @@ export class MachineAudit implements AuditLog {
   head(): AuditHead {
     return this.#log?.head() ?? EMPTY_HEAD;
   }
+  latest(): number {
+    return this.#log?.latest() ?? 0;
+  }
   durableHead(): AuditHead {
     return this.#log?.durableHead() ?? EMPTY_HEAD;
   }

@@ -22,9 +22,15 @@ interface KnownSegment {
 /** Where the records of an open log are, so that some of them are read without the rest: what is verified once is a place to begin at. */
 export class LogPositions {
   #segments: KnownSegment[] = [];
+  #latest = 0;
 
   get segments(): readonly Segment[] {
     return this.#segments.map(({ segment }) => segment);
+  }
+
+  /** Milliseconds since 1970: the greatest time of a record, which is not the last one's when the clock was set back. */
+  get latest(): number {
+    return this.#latest;
   }
 
   begin(segment: Segment): void {
@@ -35,6 +41,7 @@ export class LogPositions {
     const last = this.#segments.at(-1);
     if (last === undefined) return;
     last.time = Date.parse(time);
+    this.#latest = Math.max(this.#latest, last.time);
     if ((previous.seq + 1 - last.segment.first) % EVERY === 0) last.positions.push({ offset, previous });
   }
   /** Segments, from the oldest on, whose records are all older than `time`. Never the last two. */

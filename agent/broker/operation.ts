@@ -331,7 +331,7 @@ function identityOf(peer: Peer | null): DecisionRequest["caller"] {
   return peer === null ? null : { uid: peer.uid, exe: peer.exe, unit: peer.unit };
 }
 
-function callerOf(peer: Peer | null): AuditEntry["caller"] {
+export function callerOf(peer: Peer | null): AuditEntry["caller"] {
   return peer === null ? null : { uid: peer.uid, pid: peer.pid, exe: peer.exe };
 }
 

@@ -80,7 +80,7 @@ export class ArgumentReader {
     return readLastMechanism(this.#reader, this.#version);
   }
 
-  /** `M` with more behind it; null: of no form that is known here, and the rest is not read. */
+  /** `M` with more behind it; without parameters: of no form that is known here, and the rest is not read. */
   mechanism(): ReturnType<typeof readMechanism> {
     return readMechanism(this.#reader, this.#version);
   }

@@ -16,6 +16,8 @@ import { scopeKeys } from "./scope-keys.ts";
 
 const HANDSHAKE = utf8("PRIVATE-GNOME-KEYRING-PKCS11-PROTOCOL-V-1");
 const MANUFACTURER = "IronClaw";
+/** Of CK_INFO's libraryDescription. A slot's has room for any name. */
+const DESCRIPTION_BYTES = 32;
 const MAX_RANDOM = 65_536;
 const UNAVAILABLE = 0xffff_ffff_ffff_ffffn;
 
@@ -51,7 +53,7 @@ export const getInfo: CallHandler = ({ state }, args) => {
       encodeVersion(2, 40),
       encodeFixedText(MANUFACTURER, 32),
       encodeUlongs(0n),
-      encodeFixedText(`scope ${state.name}`, 32),
+      encodeFixedText(`scope ${shortName(state.name)}`, DESCRIPTION_BYTES),
       encodeVersion(1, 0),
     ),
   );
@@ -126,6 +128,13 @@ export const waitForSlotEvent: CallHandler = (_application, args) => {
   args.end();
   return failure((flags & CKF_DONT_BLOCK) === 0n ? "FUNCTION_NOT_SUPPORTED" : "NO_EVENT");
 };
+
+/** Long names end in a digest of the whole, behind a character that no name has: two that begin alike stay two. */
+function shortName(name: string): string {
+  const room = DESCRIPTION_BYTES - "scope ".length;
+  const digest = sha256Hex(utf8(name)).slice(0, 8);
+  return name.length <= room ? name : `${name.slice(0, room - 1 - digest.length)}~${digest}`;
+}
 
 /** Of the scope's first key: the policy's scopes are over keys of one token, nearly always. */
 function tokenLabel({ live }: ScopeState, scope: Scope | null): string {

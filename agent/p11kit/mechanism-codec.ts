@@ -56,17 +56,16 @@ function readUpTo(reader: ByteReader, version: number, after: number): Mechanism
   return { kind: "start", mechanism, parameters: readParameters(mechanismByValue(mechanism), bytes, version) };
 }
 
-/** `M` where other arguments follow: null for a mechanism whose parameters have an unknown form, and then nothing more can be read. */
+/** `M` where other arguments follow. Parameters are null where their form is unknown, and then nothing more can be read. */
 export function readMechanism(
   reader: ByteReader,
   version: number,
-): { readonly mechanism: bigint; readonly parameters: MechanismParameters } | null {
-  const type = reader.u32("mechanism type");
-  const row = mechanismByValue(BigInt(type));
-  if (row === null || row.parameters === "pss") return null;
-  const mechanism = BigInt(type);
+): { readonly mechanism: bigint; readonly parameters: MechanismParameters | null } {
+  const mechanism = BigInt(reader.u32("mechanism type"));
+  const row = mechanismByValue(mechanism);
+  if (row === null || row.parameters === "pss") return { mechanism, parameters: null };
   if (row.parameters === "oaep") return { mechanism, parameters: readOaepParameters(reader, version) };
-  if (version < 2 && reader.u32("parameter") !== NULL_LENGTH) return null;
+  if (version < 2 && reader.u32("parameter") !== NULL_LENGTH) return { mechanism, parameters: null };
   return { mechanism, parameters: { kind: "none" } };
 }
 

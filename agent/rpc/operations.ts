@@ -8,11 +8,12 @@ import {
 } from "../../policy/index.ts";
 import { finishDecryption } from "../broker/decrypting.ts";
 import { type StartedOperation, startOperation } from "../broker/operation.ts";
+import { refuseParameters } from "../broker/refusing.ts";
 import { type ScopeState, scopeOf } from "../broker/scope-state.ts";
 import { finishSigning, signOperation } from "../broker/signing.ts";
 import { finishUnwrapping } from "../broker/unwrapping.ts";
 import type { Peer } from "../identity.ts";
-import { type Answer, done, refusal, refusedAnswer } from "./answer.ts";
+import { type Answer, done, refusedAnswer } from "./answer.ts";
 import { formOf } from "./hello.ts";
 import type { OperationRequest, SignRequest } from "./requests.ts";
 
@@ -37,7 +38,10 @@ export async function answerOperation(
     return result.kind === "refused" ? refusedAnswer(state, key, result) : done(result.bytes);
   }
   const input = tokenData(started, request);
-  if (input === null) return refusal("malformed-input");
+  if (input === null) {
+    const reason = `input in the form ${request.form}, which ${started.mechanism.type} does not take`;
+    return refusedAnswer(state, key, await refuseParameters(state, peer, started, { code: "DATA_LEN_RANGE", reason }));
+  }
   const result = await finishSigning(state, peer, signOperation(started), input);
   return result.kind === "refused" ? refusedAnswer(state, key, result) : done(result.bytes);
 }

@@ -1,5 +1,6 @@
 import { join } from "node:path";
 import type { AuditLog } from "../audit/log.ts";
+import { wallClockOf } from "../audit/wall-clock.ts";
 import {
   type ApprovalGate,
   type Broker,
@@ -51,7 +52,7 @@ export async function serveScopes(options: ServeOptions): Promise<readonly Scope
   const now = () => native.bootTime();
   const broker: Broker = {
     ...{ live, keys: new KeyRing(live.current, publicKeys), token: domainToken(domains), audit },
-    ...{ failures: new FailureBudgets(now), usage, now, wallClock: Date.now },
+    ...{ failures: new FailureBudgets(now), usage, now, wallClock: wallClockOf(audit) },
     ...{ approvals, meter },
   };
   const opening = names.map((name) =>

@@ -218,7 +218,7 @@ describe("decryption", () => {
     const head = { seq: 0, hash: "0".repeat(64) };
     const failing: AuditLog = {
       append: () => Promise.reject(new AgentError("ERR_AUDIT_WRITE", "audit log: full")),
-      ...{ head: () => head, durableHead: () => head, close: () => {} },
+      ...{ head: () => head, durableHead: () => head, latest: () => 0, close: () => {} },
     };
     await restart(keys, failing);
     const client = await openSession(broker, "vault");

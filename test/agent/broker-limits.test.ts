@@ -1,4 +1,10 @@
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { afterEach, describe, expect, it } from "vitest";
+import type { FileAuditLog } from "../../agent/audit/log.ts";
+import { openAudit } from "../../agent/audit/open.ts";
+import { wallClockOf } from "../../agent/audit/wall-clock.ts";
 import {
   type ApprovalGate,
   type ApprovalRequest,
@@ -26,6 +32,20 @@ async function start(fields: Record<string, unknown>, options: BrokerFixtureOpti
     options.change?.(document);
   };
   broker = await startBroker({ ...options, change });
+}
+
+/** A log of its own, so that the disk and the clock are the test's. */
+async function withLog(
+  options: Partial<Parameters<typeof openAudit>[0]>,
+  use: (log: FileAuditLog, reopen: () => FileAuditLog) => Promise<void>,
+): Promise<void> {
+  const directory = mkdtempSync(join(tmpdir(), "broker-log-"));
+  const open = () => openAudit({ directory: join(directory, "log"), now: Date.now, anchor: null, ...options });
+  try {
+    await use(open(), open);
+  } finally {
+    rmSync(directory, { recursive: true });
+  }
 }
 
 /** The rv of a signature by both calls. */
@@ -109,6 +129,63 @@ describe("limits", () => {
     expect([(await one)?.rv, (await two)?.rv]).toEqual([0n, 0n]);
     expect(await signOnce(clients[2] ?? (await openClient(broker)))).toBe(0n);
     expect(steps()).toEqual(["busy"]);
+  });
+
+  it("I6: no more connections are open than the scope may have, and one that ends makes room", async () => {
+    await start({ connections: 2 });
+    const first = await openSession(broker);
+    const second = await openSession(broker);
+    await expect(openSession(broker)).rejects.toThrow("closed");
+    expect([await signOnce(first), await signOnce(second)]).toEqual([0n, 0n]);
+    second.end();
+    await second.closed();
+    const another = () =>
+      openSession(broker).then(
+        (client) => signOnce(client),
+        () => null,
+      );
+    await expect.poll(another).toBe(0n);
+  });
+
+  it("I8: in a durable scope the token is asked once the record is on the disk, and not before", async () => {
+    const synced = Promise.withResolvers<void>();
+    let syncs = 0;
+    const sync = () => {
+      syncs += 1;
+      return synced.promise;
+    };
+    await withLog({ files: { sync } }, async (log) => {
+      await start({ audit: "durable" }, { audit: log });
+      const client = await openSession(broker);
+      await signInit(client);
+      const answer = sign(client);
+      await expect.poll(() => syncs).toBe(1);
+      expect([log.head().seq, broker.requests.length]).toEqual([1, 0]);
+      synced.resolve();
+      expect((await answer).rv).toBe(0n);
+      expect([log.durableHead().seq, broker.requests.length]).toEqual([1, 1]);
+    });
+  });
+
+  it("I6 I8: a clock that is set back behind the log's records opens no scope again whose time is over, nor after a restart", async () => {
+    const valid = { from: "2026-11-26T12:00:00Z", until: "2026-11-26T13:00:00Z" };
+    let machine = Date.parse("2026-11-26T12:30:00Z");
+    const clock = () => machine;
+    await withLog({ now: clock }, async (log, reopen) => {
+      await start({ valid }, { audit: log, parts: { wallClock: wallClockOf(log, clock) } });
+      const client = await openSession(broker);
+      expect(await signOnce(client)).toBe(0n);
+      machine = Date.parse("2026-11-26T13:00:00Z");
+      expect(await signOnce(client)).toBe(REJECTED);
+      machine = Date.parse("2026-11-26T12:30:00Z");
+      expect(await signOnce(client)).toBe(REJECTED);
+      await broker.close();
+      const again = reopen();
+      expect(again.latest()).toBe(Date.parse("2026-11-26T13:00:00Z"));
+      await start({ valid }, { audit: again, parts: { wallClock: wallClockOf(again, clock) } });
+      expect(await signOnce(await openSession(broker))).toBe(REJECTED);
+      expect(broker.requests).toEqual([]);
+    });
   });
 
   it("I6: a scope opens and closes with its validity, while a connection stays", async () => {

@@ -29,7 +29,7 @@ function counted(scope: string) {
       if (decision === "allow") seen.allowed += 1;
       return head;
     },
-    ...{ head: () => head, durableHead: () => head, close: () => {} },
+    ...{ head: () => head, durableHead: () => head, latest: () => 0, close: () => {} },
   };
   const asked = () => {
     seen.asked += 1;

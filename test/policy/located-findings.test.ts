@@ -55,6 +55,16 @@ describe("a finding in a policy", () => {
       [['"Vault": {', /^keys\.Vault: expected a name/]],
     ],
     [
+      "a key that is named by its label",
+      policyDocument(),
+      (d) => Object.assign(d.keys, { vault: { label: "vault", does: "decrypt" } }),
+      [
+        ['"vault": {', /^keys\.vault\.spki: /],
+        ['"label": "vault"', /^keys\.vault: unrecognized key: "label"/],
+        ['"vault"', /^keys\.vault: a key is named by its spki, .*never by its label/],
+      ],
+    ],
+    [
       "several findings, in the order of the text",
       policyDocument(),
       (d) => Object.assign(d, { version: 9, serial: 0, onViolation: "ask" }),

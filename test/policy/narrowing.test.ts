@@ -144,8 +144,8 @@ const OTHERS: readonly (readonly [string, string, (document: PolicyDocument) => 
   ["approvals for a window instead of each operation", "scopes.signing.approvals.for", approvals({ for: "window" })],
   [
     "approvals for each operation instead of a window",
-    "scopes.intake.approvals.for",
-    (document) => void Object.assign(scopeIn(document, "intake")["approvals"] as Fields, { for: "operation" }),
+    "scopes.arrived.approvals.for",
+    (document) => void Object.assign(scopeIn(document, "arrived")["approvals"] as Fields, { for: "operation" }),
   ],
   [
     "another freeze bit",

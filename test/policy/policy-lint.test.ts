@@ -182,6 +182,34 @@ describe("warnings about a policy", () => {
       },
       [],
     ],
+    [
+      "the same without a freeze bit",
+      (d) => {
+        Object.assign(d.scopes[0] ?? {}, { freezeBit: 3 });
+        beside(d, { approvals, freezeBit: undefined });
+      },
+      [
+        "bypassed-scope scopes.0.name scope release-signing: second allows release-signer the same without its freezeBit; what freezes release-signing leaves second open",
+      ],
+    ],
+    [
+      "the same with a freeze bit of its own",
+      (d) => {
+        Object.assign(d.scopes[0] ?? {}, { freezeBit: 3 });
+        beside(d, { approvals, freezeBit: 4 });
+      },
+      [
+        "bypassed-scope scopes.2.name scope second: release-signing allows release-signer the same without its freezeBit; what freezes second leaves release-signing open",
+      ],
+    ],
+    [
+      "the same with records that need not be on the disk",
+      (d) => {
+        Object.assign(d.scopes[0] ?? {}, { audit: "durable" });
+        beside(d, { approvals, audit: "written" });
+      },
+      ["bypassed-scope scopes.0.name scope release-signing: second allows release-signer the same without its audit"],
+    ],
     ["another digest", (d) => beside(d, { mechanisms: [{ type: "CKM_ECDSA", digest: "sha384" }] }), []],
     [
       "the same for another caller",

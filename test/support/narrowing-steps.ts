@@ -66,11 +66,12 @@ export function wideDocument(): PolicyDocument {
       ...{ name: "intake", caller: "other", keys: ["intake"], audit: "durable" },
       mechanisms: [{ type: "CKM_RSA_PKCS_OAEP", digest: "sha1", label: "aa" }],
       unwraps: [arrival("one", "61", null), arrival("two", "62", `sha256:${sha256Hex(WRAPPED)}`)],
-      approvals: { required: 1, of: ["alice"], for: "window", window: "PT1H" },
+      approvals: { required: 1, of: ["alice"], for: "operation", window: "PT1H" },
     },
     {
       ...{ name: "arrived", caller: "other", keys: ["one"], from: "intake", audit: "written" },
       mechanisms: [{ type: "CKM_ECDSA", digest: "sha256" }],
+      approvals: { required: 1, of: ["alice"], for: "window", window: "PT1H" },
     },
   ];
   return document;

@@ -150,6 +150,16 @@ function decrypt(message: Message): unknown {
   return library.C_Decrypt(session, Buffer.from(String(message["data"]), "hex"), room).toString("hex");
 }
 
+/** C_UnwrapKey, and the label of the object that came of it. */
+function unwrap(message: Message): unknown {
+  const mechanism = Number(message["mechanism"]);
+  const parameter = message["oaep"] as { type: number; hashAlg: number; mgf: number; source: number };
+  const template = message["template"] as { type: number; value: number | string | boolean }[];
+  const wrapped = Buffer.from(String(message["data"]), "hex");
+  const key = library.C_UnwrapKey(session, { mechanism, parameter }, keyOf(message["label"], 3), wrapped, template);
+  return Buffer.from(attribute(key, CKA.LABEL), "hex").toString();
+}
+
 /** What a caller could try against a key; the codes that came back. */
 function attack(label: unknown): unknown {
   const key = keyOf(label, 3);
@@ -198,6 +208,8 @@ function answer(message: Message): unknown {
       return sign(message);
     case "decrypt":
       return decrypt(message);
+    case "unwrap":
+      return unwrap(message);
     case "attack":
       return attack(message["label"]);
     case "login":

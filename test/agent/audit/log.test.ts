@@ -5,7 +5,7 @@ import { inputDigest } from "../../../agent/audit/log.ts";
 import { EMPTY_HEAD, encodeRecord, verifyLine } from "../../../agent/audit/record.ts";
 import type { AuditStatement } from "../../../agent/audit/statement.ts";
 import { readAudit } from "../../../agent/audit/verify.ts";
-import { AuditBench, codeOf, ENTRY, errorOf } from "../../support/audit-fixture.ts";
+import { AuditBench, codeOf, ENTRY, errorOf, START } from "../../support/audit-fixture.ts";
 
 let bench: AuditBench;
 beforeEach(() => {
@@ -107,6 +107,23 @@ describe("audit log", () => {
       { operation: "repair", statement: { kind: "repair", bytes: 12 } },
     ]);
     expect(bench.open().repairedBytes).toBe(0);
+  });
+
+  it("I8: a write that was cut after any of its bytes is repaired, and no whole record is lost", async () => {
+    const head = await bench.write(2);
+    const whole = readFileSync(bench.path());
+    const { line } = encodeRecord(ENTRY, head, new Date(START).toISOString());
+    for (let cut = 1; cut < line.length; cut += 1) {
+      writeFileSync(bench.path(), Buffer.concat([whole, line.subarray(0, cut)]));
+      const log = bench.open();
+      expect([log.repairedBytes, log.head().seq]).toEqual([cut, 3]);
+      log.close();
+    }
+    expect(readAudit(bench.directory, 1, 10).map(({ operation }) => operation)).toEqual(["sign", "sign", "repair"]);
+    writeFileSync(bench.path(), Buffer.concat([whole, line]));
+    const log = bench.open();
+    expect([log.repairedBytes, log.head().seq]).toEqual([0, 3]);
+    log.close();
   });
 
   it("I8: after a failed or short write nothing can be appended any more", async () => {

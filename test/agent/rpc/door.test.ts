@@ -66,11 +66,11 @@ describe("an operation", () => {
     ["a digest where the agent hashes", { mechanism: 0x1044, form: "digest" }],
     ["a message where it does not", { form: "message" }],
     ["a block for an EC key", { form: "block" }],
-  ] as const)("I7: over %s is refused before anything is asked", async (_what, fields) => {
+  ] as const)("I7 I8: over %s is refused before anything is asked, and recorded", async (_what, fields) => {
     const client = await open();
     client.send(signRequest(1, fields));
     expect(await client.reply()).toMatchObject({ id: 1, reason: "malformed-input" });
-    expect([broker.requests.length, steps()]).toEqual([0, []]);
+    expect([broker.requests.length, steps()]).toEqual([0, ["sign deny parameters"]]);
   });
 });
 

@@ -1,80 +1,32 @@
-import { createPublicKey, generateKeyPairSync, type KeyObject, verify } from "node:crypto";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
-import { domainToken } from "../../../agent/scopes/serve.ts";
-import { concatBytes, sha256, sha256Hex, toBase64, utf8 } from "../../../policy/index.ts";
-import { type BrokerFixture, startBroker } from "../../support/broker-fixture.ts";
+import { concatBytes, sha256Hex, utf8 } from "../../../policy/index.ts";
+import type { BrokerFixture } from "../../support/broker-fixture.ts";
 import { oaep, openSession, PRIVATE, plain, sign } from "../../support/broker-session.ts";
-import { type DomainBench, openDomainBench, type TestDomain } from "../../support/domain-fixture.ts";
 import { byteArray, type RawClient, type Reply, u32, ulongs } from "../../support/rpc-client.ts";
-import { keyNamed, makeToken, publicKeyOf, SOFTHSM, TEST_PIN, writeHostProfile } from "../../support/shim-fixture.ts";
-import { encryptOaep, SHA1_OAEP } from "../../support/wrapping.ts";
+import { DIGEST, openUnwrapLab, type UnwrapBench, type UnwrapLab } from "../../support/unwrap-bench.ts";
+import { SHA1_OAEP } from "../../support/wrapping.ts";
 
-const MESSAGE = utf8("a message to sign");
-const DIGEST = sha256(MESSAGE);
 const ECDSA = plain(0, 0x1041);
 const CKR = { wrappedInvalid: 0x110n, template: 0xd1n, noKey: 0x60n, noUse: 0x68n, mechanism: 0x70n } as const;
-const [CKA_LABEL, CKA_SENSITIVE, CKA_EXTRACTABLE] = [3, 0x103, 0x162];
+const [CKA_LABEL, CKA_SENSITIVE, CKA_EXTRACTABLE, CKA_DECRYPT, CKA_SIGN] = [3, 0x103, 0x162, 0x105, 0x108];
 
-let bench: DomainBench;
-let kek: KeyObject;
-let token: ReturnType<typeof makeToken>;
-let profile: string;
+let lab: UnwrapLab;
 beforeAll(async () => {
-  bench = await openDomainBench();
-  token = makeToken(bench.bench);
-  profile = writeHostProfile(bench.bench, token);
+  lab = await openUnwrapLab();
 });
-afterAll(() => bench.close());
+afterAll(() => lab.close());
 
-let opened: TestDomain;
+let bench: UnwrapBench;
 let broker: BrokerFixture;
-let signer: { readonly publicKey: KeyObject; readonly privateKey: KeyObject };
-let wrapped: Uint8Array;
 beforeEach(async () => {
-  const own = { library: SOFTHSM, environment: token.environment, profile, pin: TEST_PIN, label: "bench" };
-  opened = await bench.open({ ...own, uses: { rsa: "unwrap" } }, { spares: 1 });
-  kek = publicKeyOf(keyNamed(await opened.domain.use("rsa", (shim, { slotId }) => shim.keys(slotId)), "rsa"));
-  signer = generateKeyPairSync("ec", { namedCurve: "P-256" });
-  wrapped = encryptOaep(kek, Uint8Array.from(signer.privateKey.export({ format: "der", type: "pkcs8" })));
+  bench = await lab.open();
 });
-afterEach(async () => {
-  await broker.close();
-  opened.domain.close();
-  for (const child of opened.processes) child.kill("SIGKILL");
-});
-
-const spkiOf = (key: KeyObject) => Uint8Array.from(key.export({ format: "der", type: "spki" }));
+afterEach(() => lab.end());
 
 /** A scope that lets the signer in by its blob, one that uses it, and one of another name that does not. */
 async function start(rule: Record<string, unknown> = {}): Promise<void> {
-  const arrival = {
-    ...{ key: "restored", publicKey: toBase64(spkiOf(signer.publicKey)), does: "sign", where: "session" },
-    ...{
-      label: `restored ${sha256Hex(wrapped).slice(0, 8)}`,
-      mechanisms: ["CKM_ECDSA"],
-      blob: `sha256:${sha256Hex(wrapped)}`,
-    },
-    ...rule,
-  };
-  const scope = { caller: "release-signer", audit: "written" };
-  broker = await startBroker({
-    token: domainToken(opened.domain),
-    publicKeys: new Map([["rsa", { spki: spkiOf(kek), id: Uint8Array.of(2), label: "rsa" }]]),
-    change: (document) => {
-      document.keys = { rsa: { spki: `sha256:${sha256Hex(spkiOf(kek))}`, does: "unwrap" } };
-      const mechanisms = [{ type: "CKM_RSA_PKCS_OAEP", digest: "sha1" }];
-      document.scopes = [
-        { ...scope, name: "restore", key: "rsa", mechanisms, unwraps: [arrival], audit: "durable" },
-        {
-          ...scope,
-          name: "restored",
-          from: "restore",
-          key: "restored",
-          mechanisms: [{ type: "CKM_ECDSA", digest: "sha256" }],
-        },
-      ];
-    },
-  });
+  await bench.start(rule);
+  ({ broker } = bench);
 }
 
 const byteString = (bytes: Uint8Array) => concatBytes(u32(bytes.length), bytes);
@@ -86,7 +38,7 @@ function attribute(type: number, value: Uint8Array): Uint8Array {
 
 function unwrap(
   client: RawClient,
-  bytes = wrapped,
+  bytes = bench.wrapped,
   template: readonly Uint8Array[] = [],
   key = PRIVATE,
 ): Promise<Reply> {
@@ -100,11 +52,7 @@ async function use(client: RawClient): Promise<bigint> {
   if (init.rv !== 0n) return init.rv;
   const reply = await sign(client, DIGEST);
   if (reply.rv !== 0n) return reply.rv;
-  const key = {
-    key: createPublicKey(signer.publicKey.export({ format: "pem", type: "spki" })),
-    dsaEncoding: "ieee-p1363",
-  } as const;
-  expect(verify("sha256", MESSAGE, key, reply.values.slice(5, 69))).toBe(true);
+  expect(bench.isSigners(reply.values.slice(5, 69))).toBe(true);
   return 0n;
 }
 
@@ -128,35 +76,54 @@ test("I7: the listed blob comes in, is used by the scope that names this one, an
         ulongs(1n),
         oaep(0, { digest: "sha1" }),
         ulongs(PRIVATE),
-        byteArray(wrapped),
+        byteArray(bench.wrapped),
         u32(0),
       )
     ).rv,
   ).not.toBe(0n);
   const unwraps = broker.records().filter(({ operation, decision }) => operation === "unwrap" && decision === "allow");
   expect(unwraps).toHaveLength(2);
-  expect(unwraps[0]).toMatchObject({ key: "rsa", inputDigest: `sha256:${sha256Hex(wrapped)}`, scope: "restore" });
+  expect(unwraps[0]).toMatchObject({ key: "rsa", inputDigest: `sha256:${sha256Hex(bench.wrapped)}`, scope: "restore" });
 });
 
-test("I7: another blob, a template that wants more, and a key that is not the policy's are refused, and nothing is served", async () => {
+test("I7 I8: another blob, a template that wants more or another use, and a key that is not the policy's are refused and recorded, and nothing is served", async () => {
   await start();
   const [restorer, user] = [await openSession(broker, "restore"), await openSession(broker, "restored")];
-  const other = generateKeyPairSync("ec", { namedCurve: "P-256" });
-  const foreign = encryptOaep(kek, Uint8Array.from(other.privateKey.export({ format: "der", type: "pkcs8" })));
+  const foreign = bench.foreign();
   expect((await unwrap(restorer, foreign)).rv).toBe(CKR.wrappedInvalid);
   const [yes, no] = [Uint8Array.of(1), Uint8Array.of(0)];
-  for (const template of [[attribute(CKA_EXTRACTABLE, yes)], [attribute(CKA_SENSITIVE, no)]])
-    expect((await unwrap(restorer, wrapped, template)).rv).toBe(CKR.template);
+  const wrong = [
+    attribute(CKA_EXTRACTABLE, yes),
+    attribute(CKA_SENSITIVE, no),
+    attribute(CKA_DECRYPT, yes),
+    attribute(CKA_SIGN, no),
+  ];
+  for (const one of wrong) expect((await unwrap(restorer, bench.wrapped, [one])).rv).toBe(CKR.template);
   expect(
-    (await restorer.call("C_UnwrapKey", ulongs(1n), plain(0, 0x2109), ulongs(PRIVATE), byteArray(wrapped), u32(0))).rv,
+    (
+      await restorer.call(
+        "C_UnwrapKey",
+        ulongs(1n),
+        plain(0, 0x2109),
+        ulongs(PRIVATE),
+        byteArray(bench.wrapped),
+        u32(0),
+      )
+    ).rv,
   ).toBe(CKR.mechanism);
   expect(await use(user)).toBe(CKR.noKey);
-  expect(opened.domain.end).toBeNull();
+  expect(bench.opened.domain.end).toBeNull();
+  const denied = broker.records().filter(({ operation }) => operation === "unwrap");
+  expect(denied.map(({ decision, step }) => `${decision} ${step}`)).toEqual([
+    ...Array(5).fill("deny parameters"),
+    "deny mechanism",
+  ]);
+  const named = denied.slice(1, 5).map(({ reason }) => /0x[0-9a-f]+/.exec(reason)?.[0]);
+  expect(named).toEqual(["0x162", "0x103", "0x105", "0x108"]);
 });
 
 test("I7: a listed blob that is not the named key is barred although it came in", async () => {
-  const other = generateKeyPairSync("ec", { namedCurve: "P-256" });
-  wrapped = encryptOaep(kek, Uint8Array.from(other.privateKey.export({ format: "der", type: "pkcs8" })));
+  bench.wrapped = bench.foreign();
   await start();
   const [restorer, user] = [await openSession(broker, "restore"), await openSession(broker, "restored")];
   expect((await unwrap(restorer)).rv).toBe(CKR.wrappedInvalid);
@@ -166,10 +133,10 @@ test("I7: a listed blob that is not the named key is barred although it came in"
 test("I7: the token's own label is the policy's, whatever the caller writes", async () => {
   await start();
   const restorer = await openSession(broker, "restore");
-  expect((await unwrap(restorer, wrapped, [attribute(CKA_LABEL, utf8("mine"))])).rv).toBe(0n);
-  const held = await opened.domain.use("rsa", (shim, { slotId }) => shim.keys(slotId));
+  expect((await unwrap(restorer, bench.wrapped, [attribute(CKA_LABEL, utf8("mine"))])).rv).toBe(0n);
+  const held = await bench.opened.domain.use("rsa", (shim, { slotId }) => shim.keys(slotId));
   expect(held.map(({ label }) => label).filter((label) => label.startsWith("restored") || label === "mine")).toEqual([
-    `restored ${sha256Hex(wrapped).slice(0, 8)}`,
+    `restored ${sha256Hex(bench.wrapped).slice(0, 8)}`,
   ]);
   const made = held.find(({ label }) => label.startsWith("restored"));
   expect(
@@ -182,12 +149,12 @@ test("I8: a session's key outlives its shim: it is unwrapped again in the one th
   const [restorer, user] = [await openSession(broker, "restore"), await openSession(broker, "restored")];
   expect((await unwrap(restorer)).rv).toBe(0n);
   expect(await use(user)).toBe(0n);
-  opened.processes[0]?.kill("SIGKILL");
-  await expect.poll(() => opened.domain.shims.map(({ role }) => role)).toEqual(["ended", "active"]);
+  bench.opened.processes[0]?.kill("SIGKILL");
+  await expect.poll(() => bench.opened.domain.shims.map(({ role }) => role)).toEqual(["ended", "active"]);
   expect(await use(user)).toBe(0n);
-  expect(bench.audited().filter(({ operation }) => operation === "unwrap")).toMatchObject([
+  expect(bench.domains.audited().filter(({ operation }) => operation === "unwrap")).toMatchObject([
     {
-      ...{ scope: "restore", key: "rsa", inputDigest: `sha256:${sha256Hex(wrapped)}`, decision: "allow" },
+      ...{ scope: "restore", key: "rsa", inputDigest: `sha256:${sha256Hex(bench.wrapped)}`, decision: "allow" },
       reason: "restored again, in shim 1 that took over",
     },
   ]);
@@ -198,7 +165,7 @@ test("I5: a token in files takes no object once its shim is armed: nothing is op
   const [restorer, user] = [await openSession(broker, "restore"), await openSession(broker, "restored")];
   expect((await unwrap(restorer)).rv).toBe(CKR.wrappedInvalid);
   expect(await use(user)).toBe(CKR.noKey);
-  expect(opened.attempts()).toEqual({});
+  expect(bench.opened.attempts()).toEqual({});
 });
 
 test("I7: of an object on the token the next shim knows no handle: the key is gone until the next launch, and said to be", async () => {
@@ -213,20 +180,20 @@ test("I7: of an object on the token the next shim knows no handle: the key is go
       use: "sign",
       where: "session",
     } as const),
-    ...{ allowedMechanisms: [0x1041n], label: "", id: new Uint8Array(), wrapped },
+    ...{ allowedMechanisms: [0x1041n], label: "", id: new Uint8Array(), wrapped: bench.wrapped },
   };
-  await opened.domain.arrive({
+  await bench.opened.domain.arrive({
     ...{ name: "restore/restored", by: "rsa", where: "token", blob: "sha256:00" },
     ...{ prove: async () => undefined, stillAllowed: () => true, tryOut: async () => 0n },
     unwrap: (shim, place) => shim.unwrap({ ...place, ...session }),
   });
   const one = () =>
-    opened.domain.use("restore/restored", (shim, place) =>
+    bench.opened.domain.use("restore/restored", (shim, place) =>
       shim.sign({ ...place, mechanism: 0x1041n, pss: null, data: DIGEST }),
     );
   expect(await one()).toHaveLength(64);
-  opened.processes[0]?.kill("SIGKILL");
-  await expect.poll(() => opened.domain.shims.map(({ role }) => role)).toEqual(["ended", "active"]);
+  bench.opened.processes[0]?.kill("SIGKILL");
+  await expect.poll(() => bench.opened.domain.shims.map(({ role }) => role)).toEqual(["ended", "active"]);
   await expect(one()).rejects.toMatchObject({ code: "ERR_KEY_GONE" });
   expect(await use(user)).toBe(CKR.noKey);
 });

@@ -59,7 +59,7 @@ function signingScope(): ReturnType<typeof openScope> {
     {
       ...{ live: new LivePolicy(policy), keys, failures: new FailureBudgets(now), usage: new Usage(now), now },
       ...{ token: { reserve: reached, sign: reached, decrypt: reached, unwrap: reached }, wallClock: now },
-      audit: { append: reached, head: () => head, durableHead: () => head, close: () => {} },
+      audit: { append: reached, head: () => head, durableHead: () => head, latest: () => 0, close: () => {} },
       ...{ approvals: NO_APPROVALS, meter: NO_METER },
     },
     "release-signing",
