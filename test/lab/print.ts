@@ -31,7 +31,7 @@ export function formatStep(step: Step, section: Section, result: StepResult, pal
     field("attacked", [attacked]),
     ...(change === null ? [] : [field("changed", [change])]),
     "",
-    ...section.picture.map((line) => `    ${line}`),
+    ...section.picture.map((line) => `    ${line}`.trimEnd()),
     "",
     ...result.tries.map((tried) => field("tried", tryLines(tried, palette))),
     field("enforced", [enforcedBy]),

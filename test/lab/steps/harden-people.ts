@@ -25,7 +25,7 @@ export const HARDEN_PEOPLE: readonly Step[] = [
     ...{ number: 11, part: "harden", title: "Freeze" },
     attacked: "a scope whose caller is known to be taken over, before and after a reboot",
     change: "none: ironclaw freeze, and no new policy",
-    enforcedBy: "the broker, at once; after a reboot by bits of the TPM that only count upwards",
+    enforcedBy: "the broker, at once; after a reboot by bits of the TPM that can be set and not cleared",
     run: freeze,
   },
 ];
@@ -60,7 +60,11 @@ async function approvals(lab: Lab): Promise<StepResult> {
   tries.push(await signRelease(lab, served, EVIL, "refused"));
   tries.push(await signRelease(lab, served, GOOD, "accepted"));
   tries.push(await signRelease(lab, served, GOOD, "refused"));
-  return { tries, shown: request.text.trimEnd().split("\n"), audit: lab.records(before) };
+  return {
+    tries,
+    shown: ["what alice signs, and the only request that it opens:", ...request.text.trimEnd().split("\n")],
+    audit: lab.records(before),
+  };
 }
 
 /** TPM Name of the machine's attestation key; the lab has no machine, and its own name for it. */

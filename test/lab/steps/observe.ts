@@ -70,10 +70,12 @@ async function verifies(
   return { who, command, expected, outcome: code === 0 ? "accepted" : "refused", answer: first };
 }
 
-/** A copy whose record `seq` says of the attacker that he was another. */
+/** A copy whose record `seq` says that what was allowed was refused. */
 function edited(lab: Lab, seq: number): string {
   return changed(lab, "edited-audit", (lines) =>
-    lines.map((line) => (line.includes(`{"seq":${seq},`) ? line.replace(/"uid":\d+/, '"uid":65534') : line)),
+    lines.map((line) =>
+      line.includes(`{"seq":${seq},`) ? line.replace('"decision":"allow"', '"decision":"deny"') : line,
+    ),
   );
 }
 

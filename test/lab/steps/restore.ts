@@ -15,6 +15,10 @@ import type { Step, StepResult, Try } from "../step.ts";
 const SPY = "/usr/lib/x86_64-linux-gnu/pkcs11/pkcs11-spy.so";
 const root = resolve(import.meta.dirname, "../../..");
 const LABEL = "came back";
+const CODES: Readonly<Record<string, string>> = {
+  "0x110": "CKR_WRAPPED_KEY_INVALID",
+  "0xd1": "CKR_TEMPLATE_INCONSISTENT",
+};
 
 export const RESTORE: readonly Step[] = [
   {
@@ -109,8 +113,14 @@ async function unwrap(lab: Lab, served: Served, { restorer, bytes, expected, mor
   return {
     ...{ who: `restorer, uid ${service}`, expected, outcome: code === 0 ? "accepted" : "refused" },
     command: ["restorer pkcs11-spy.so(p11-kit-client.so)", blob.slice(lab.directory.length + 1), ...more].join(" "),
-    answer: new TextDecoder().decode(out).trim(),
+    answer: named(new TextDecoder().decode(out).trim()),
   };
+}
+
+/** The restorer prints numbers. */
+function named(answer: string): string {
+  const name = CODES[answer.split(" ")[1] ?? ""];
+  return name === undefined ? answer : `${answer} (${name})`;
 }
 
 /** The id of a key that arrives is the digest of its public key. */
