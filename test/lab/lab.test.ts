@@ -186,11 +186,11 @@ describe("backup and restore", () => {
     expect(decisions(result).filter((line) => line.includes("allow"))).toEqual([
       ...["unwrap allow - restore", "sign allow - restored"],
     ]);
-    // What the client sent and received was searched, too: the blob is there.
+    // The client's calls were searched, too: the blob is there.
     expect(result.tries.at(-1)?.answer).toMatch(/found in .*spied\/calls\.log/);
   });
 
-  test("I1: the search finds a secret in every form that it knows, and a third of one", () => {
+  test("I7: the search finds a secret in every form that it knows, and a third of one", () => {
     const directory = mkdtempSync(join(tmpdir(), "lab-search-"));
     try {
       const secret = Uint8Array.from(randomBytes(32));

@@ -42,17 +42,19 @@ async function approvals(lab: Lab): Promise<StepResult> {
     opened = openApprovals({ policy: () => live.current, policyBytes, akName, audit });
     return { approvals: opened.gate };
   });
-  const waiting = () => opened?.pending() ?? [];
+  const waiting = () => approvalsOf(opened).pending();
   const tries: Try[] = [await signRelease(lab, served, GOOD, "refused")];
   const [request] = waiting();
   if (request === undefined) throw new Error("nothing waits for an approval");
   const armored = folder.sign("alice", utf8(request.text));
   const command = "ssh-keygen -Y sign -n ironclaw-approval@1 -f alice, of the text below";
   const approve = async (id: string, expected: Try["expected"]) => {
-    const answer = await (opened as Approvals | null)?.approve(id, armored);
-    const outcome = answer?.kind === "accepted" ? "accepted" : "refused";
-    const said = answer?.kind === "refused" ? `${answer.code}: ${answer.reason}` : "accepted: 1 of 1";
-    tries.push({ who: "alice", command, expected, outcome, answer: said });
+    const answer = await approvalsOf(opened).approve(id, armored);
+    const said =
+      answer.kind === "refused"
+        ? `${answer.code}: ${answer.reason}`
+        : `${answer.approvers.length} of ${answer.required}`;
+    tries.push({ who: "alice", command, expected, outcome: answer.kind, answer: said });
   };
   tries.push(await signRelease(lab, served, EVIL, "refused"));
   await approve(waiting().find(({ request: id }) => id !== request.request)?.request ?? "", "refused");
@@ -65,6 +67,12 @@ async function approvals(lab: Lab): Promise<StepResult> {
     shown: ["what alice signs, and the only request that it opens:", ...request.text.trimEnd().split("\n")],
     audit: lab.records(before),
   };
+}
+
+/** They are opened as the policy begins to be served. */
+function approvalsOf(opened: Approvals | null): Approvals {
+  if (opened === null) throw new Error("the policy is not served");
+  return opened;
 }
 
 /** TPM Name of the machine's attestation key; the lab has no machine, and its own name for it. */
