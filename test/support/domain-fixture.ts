@@ -27,6 +27,8 @@ export interface DomainToken {
   readonly label?: string;
   /** By the key's label; default all sign. */
   readonly uses?: Readonly<Record<string, KeyUse["use"]>>;
+  /** Weaknesses that a key's use brings, by its label; default none. */
+  readonly accepts?: Readonly<Record<string, NonNullable<KeyUse["accepts"]>>>;
 }
 
 export interface DomainOptions {
@@ -140,7 +142,12 @@ async function openMember(id: number, token: DomainToken, timeoutMs = 20_000): P
   (child.stdio[4] as Writable).write(new ByteWriter().sized16(utf8(token.pin)).finish());
   await shim.login(slotId);
   const keys = await shim.keys(slotId);
-  await shim.uses(keys.map(({ label, handle }) => ({ slotId, handle, use: token.uses?.[label] ?? "sign" })));
+  const { uses = {}, accepts = {} } = token;
+  await shim.uses(
+    keys.map(({ label, handle }) => ({
+      ...{ slotId, handle, use: uses[label] ?? "sign", accepts: accepts[label] ?? [] },
+    })),
+  );
   await shim.arm();
   shim.watch.renew();
   const places = new Map(
