@@ -11,10 +11,15 @@ const run = promisify(execFile);
 
 // The client modules of Debian 12, of Debian 13 and of the newest release, with OpenSC and OpenSSL of the same release. What cannot be
 // had on this machine is held by the wire alone: door-verify.test.ts and door-conformance.test.ts send what those clients send.
+const [bookworm, trixie, sid] = await Promise.all([
+  installedClients(),
+  unpackedClients("trixie"),
+  unpackedClients("sid"),
+]);
 const generations = [
-  { name: "Debian 12", line: "0.24", wire: 0, clients: await installedClients() },
-  { name: "Debian 13", line: "0.25", wire: 1, clients: await unpackedClients("trixie") },
-  { name: "Debian unstable", line: "0.26 or newer", wire: 2, clients: await unpackedClients("sid") },
+  { name: "Debian 12", line: "0.24", wire: 0, clients: bookworm },
+  { name: "Debian 13", line: "0.25", wire: 1, clients: trixie },
+  { name: "Debian unstable", line: "0.26 or newer", wire: 2, clients: sid },
 ] as const;
 const live = generations.flatMap(({ clients, ...rest }) => (clients === null ? [] : [{ ...rest, clients }]));
 

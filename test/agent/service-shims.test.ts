@@ -77,9 +77,7 @@ describe("a machine with a spare shim, below the real spawner", () => {
       expect(claims.asserted.incidents).toMatchObject([{ what: "replacement", token: "launch-bench", from: 0, to: 1 }]);
       expect(agentLog.at(-1)?.event).toMatchObject({ kind: "shim-replaced", name: "launch-bench" });
     }
-    expect((await agent.ask({ op: "audit", from: 1, limit: 9 }))["records"]).toMatchObject([
-      { operation: "shim", scope: "launch-bench", decision: "allow" },
-    ]);
+    expect(await agent.audited()).toMatchObject([{ operation: "shim", scope: "launch-bench", decision: "allow" }]);
     await service.expectClosed(agent);
   });
 

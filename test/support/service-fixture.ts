@@ -59,6 +59,8 @@ export interface Agent {
   /** `status` until the launch has ended. */
   launched(): Promise<Record<string, unknown>>;
   report(challenge: Challenge): Promise<Uint8Array>;
+  /** Of the first ten records of the audit log, those that are not of the log about itself: these come with time. */
+  audited(): Promise<readonly Record<string, unknown>[]>;
   /** Everything that the agent and the spawner wrote to the console. */
   console(): string;
   /** The spawner's process. */
@@ -296,6 +298,10 @@ function speak(child: ChildProcess, provisioned: Provisioned, directory: string,
   const ask: Agent["ask"] = (request) => say(JSON.stringify({ id: ++id, ...request }));
   return {
     ...{ provisioned, directory, ask, say, ended },
+    audited: async () => {
+      const { records } = await ask({ op: "audit", from: 1, limit: 10 });
+      return (records as Record<string, unknown>[]).filter(({ statement }) => statement === null);
+    },
     launched: async () => {
       for (;;) {
         const status = await ask({ op: "status" });
