@@ -131,6 +131,16 @@ export interface HostOptions {
   readonly devices?: string;
   /** Seccomp filters that the spawner is started below. */
   readonly filters?: number;
+  readonly inherited?: Inherited;
+}
+
+/** What a service manager hands on: descriptors from 3 on, and the variables that name them. */
+export interface Inherited {
+  /** Descriptors of this process; `pipe`: one end of a socket pair. */
+  readonly fds: readonly (number | "pipe")[];
+  readonly variables: Readonly<Record<string, string>>;
+  /** Default: the spawner's own. */
+  readonly pid?: string;
 }
 
 export async function startSpawner(programs: Programs, options: HostOptions = {}): Promise<HostSpawner> {
@@ -173,7 +183,10 @@ export async function startSpawner(programs: Programs, options: HostOptions = {}
 }
 
 function spawnSpawner(programs: Programs, directory: string, options: HostOptions, socketPath: string): ChildProcess {
+  const { fds = [], variables = {}, pid } = options.inherited ?? {};
   const command = [
+    // Whatever it becomes, the shell's process id is the spawner's.
+    ...(options.inherited === undefined ? [] : ["sh", "-c", `LISTEN_PID=${pid ?? "$$"} exec "$0" "$@"`]),
     ...(options.filters === undefined ? [] : [programs.filtered, `${options.filters}`]),
     ...(single ? ["unshare", "--user", "--map-root-user", "--mount"] : []),
     ...[programs.spawner, "--service", "--run-dir", join(directory, "shims")],
@@ -188,7 +201,7 @@ function spawnSpawner(programs: Programs, directory: string, options: HostOption
     ...["--", programs.agent, socketPath],
   ];
   const [file = "", ...args] = command;
-  return spawn(file, args, { stdio: ["ignore", "ignore", "pipe"] });
+  return spawn(file, args, { stdio: ["ignore", "ignore", "pipe", ...fds], env: { ...process.env, ...variables } });
 }
 
 type Agent = Omit<HostSpawner, "pid" | "ended" | "log" | "logged" | "stop">;
