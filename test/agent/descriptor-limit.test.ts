@@ -27,10 +27,10 @@ it("I6: without a descriptor left new connections are closed at once, the others
       encoding: "utf8",
     }),
   );
+  // Gaps below the highest one count too.
+  const open = readdirSync("/proc/self/fd").map(Number);
+  const most = Math.max(...open) + 21;
   try {
-    // Gaps below the highest one count too.
-    const open = readdirSync("/proc/self/fd").map(Number);
-    const most = Math.max(...open) + 21;
     limit(`${most}`);
     child.stdin.write("go\n");
     const [served] = (await once(lines, "line")) as [string];
@@ -40,10 +40,12 @@ it("I6: without a descriptor left new connections are closed at once, the others
     await signInit(early);
     expect(await sign(early)).toMatchObject({ rv: 0n });
   } finally {
+    child.kill();
+    await once(child, "exit");
+    // To raise it takes descriptors too: as soon as the server has seen the clients' end.
+    await expect.poll(() => readdirSync("/proc/self/fd").length, { timeout: 10_000 }).toBeLessThan(most - 15);
     limit(before?.[1] ?? "4096");
   }
-  child.stdin.end();
-  await once(child, "exit");
   const late = await openSession(broker);
   await signInit(late);
   expect(await sign(late)).toMatchObject({ rv: 0n });

@@ -3,10 +3,10 @@ import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { native } from "../support/shim-fixture.ts";
 import { openSpawnerBench } from "./spawner/bench.ts";
-import type { Inherited } from "./spawner/host.ts";
+import { buildStart, type Inherited } from "./spawner/host.ts";
 
 // Sockets that a service manager opened, through the real spawner to whatever is the agent.
-const bench = openSpawnerBench();
+const bench = openSpawnerBench(buildStart);
 const VARIABLES = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
 
 let listening: readonly number[] = [];

@@ -66,6 +66,19 @@ export function buildPrograms(): Programs {
   };
 }
 
+/** Only what starts an agent: no shim, no relay. */
+export function buildStart(): Programs {
+  const directory = mkdtempSync(join(tmpdir(), "ironclaw-spawner-"));
+  chmodSync(directory, 0o755);
+  const none = join(directory, "none");
+  return {
+    ...{ directory, relay: none, shim: none, door: none, relayEscape: none, filtered: none, chameleon: none },
+    spawner: build(join(directory, "spawner"), sourcesOf("agent/spawner"), ["-static"]),
+    agent: build(join(directory, "fake-agent"), [join(import.meta.dirname, "fake-agent.c")]),
+    remove: () => rmSync(directory, { recursive: true, force: true }),
+  };
+}
+
 /** The spawner's way out as PID 1, in a program of its own. */
 export function buildLastWords(directory: string): string {
   const others = sourcesOf("agent/spawner").filter((path) => !path.endsWith("/main.c"));
