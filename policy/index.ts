@@ -34,6 +34,7 @@ export * from "./policy-exceptions.ts";
 export * from "./policy-explain.ts";
 export { type LintCode, lintPolicy, type Warning } from "./policy-lint.ts";
 export { type PolicyModule, PROFILE_NAMES, type ProfileName } from "./policy-modules.ts";
+export { type Note, type NoteCode, notePolicy } from "./policy-notes.ts";
 export * from "./policy-risks.ts";
 export { policyJsonSchema } from "./policy-schema.ts";
 export * from "./printable.ts";

@@ -2,6 +2,7 @@ import {
   acceptedBy,
   lintPolicy,
   locateFindings,
+  notePolicy,
   type Policy,
   parsePolicy,
   policyExceptions,
@@ -20,7 +21,7 @@ export const command: Command = {
     "read a policy document and list every finding with its line and column; what it opens and which weaknesses it accepts come first",
   positionals: ["FILE"],
   options: {
-    strict: { type: "boolean", help: "a warning is a refusal (exit code 1)" },
+    strict: { type: "boolean", help: "a warning is a refusal (exit code 1); a note is not" },
     at: { type: "string", value: "TIME", help: "as of this time (UTC); else now" },
     json: JSON_OPTION,
   },
@@ -33,10 +34,12 @@ export const command: Command = {
     const warnings = locateFindings(bytes, lintPolicy(policy, now)).map((found) =>
       findingFacts(found, "warning", found.code),
     );
+    const notes = locateFindings(bytes, notePolicy(policy)).map((found) => findingFacts(found, "note", found.code));
+    const findings = [...warnings, ...notes];
     const facts = factsOf(policy);
-    const text = [...describePolicy(facts), ...warnings.map((warning) => findingLine(file, warning))].join("\n");
+    const text = [...describePolicy(facts), ...findings.map((finding) => findingLine(file, finding))].join("\n");
     const ok = warnings.length === 0 || !input.flag("strict");
-    answer(input, io, { ok, ...facts, findings: warnings }, text);
+    answer(input, io, { ok, ...facts, findings }, text);
     return ok ? 0 : 1;
   },
 };

@@ -4,7 +4,7 @@ import { renderJson } from "./output.ts";
 
 /** A finding as `--json` has it. */
 export interface FindingFacts {
-  readonly severity: "error" | "warning";
+  readonly severity: "error" | "warning" | "note";
   readonly code: string;
   readonly path: LocatedFinding["path"];
   /** From 1, the column in UTF-16 code units; null for what is of the whole document. */
@@ -21,7 +21,7 @@ export function findingFacts(finding: LocatedFinding, severity: FindingFacts["se
 /** As compilers print theirs, so that editors and terminals lead to the place. */
 export function findingLine(file: string, { severity, code, line, column, message }: FindingFacts): string {
   const place = line === null ? file : `${file}:${line}:${column}`;
-  return severity === "error" ? `${place}: ${message}` : `${place}: warning: ${message} (${code})`;
+  return severity === "error" ? `${place}: ${message}` : `${place}: ${severity}: ${message} (${code})`;
 }
 
 /**

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -13,15 +14,30 @@
 #include <sys/time.h>
 #include <unistd.h>
 
+// What tells the agent of the sockets behind AGENT_FD. Its process id is known in the child only.
+static void name_sockets(const struct listen_sockets *listen, char *environment[3]) {
+    static char pid[32], count[32], names[sizeof listen->names + 16];
+    if (listen->count == 0) return;
+    snprintf(pid, sizeof pid, "LISTEN_PID=%d", (int)getpid());
+    snprintf(count, sizeof count, "LISTEN_FDS=%d", listen->count);
+    snprintf(names, sizeof names, "LISTEN_FDNAMES=%s", listen->names);
+    environment[0] = pid;
+    environment[1] = count;
+    environment[2] = names;
+}
+
 static _Noreturn void run_agent(const struct settings *settings, int socket_fd) {
     // An empty OPENSSL_CONF: Node's OpenSSL reads no configuration file.
-    static char *const environment[] = {"PATH=/usr/bin:/bin", "HOME=/", "OPENSSL_CONF=", NULL};
+    char *environment[] = {"PATH=/usr/bin:/bin", "HOME=/", "OPENSSL_CONF=", NULL, NULL, NULL, NULL};
+    const struct listen_sockets *listen = &settings->listen;
     int null_fd = open_null();
-    int wanted[] = {null_fd, settings->output, settings->output, socket_fd};
+    int wanted[AGENT_FD + 1 + MAX_LISTEN] = {null_fd, settings->output, settings->output, socket_fd};
+    memcpy(wanted + AGENT_FD + 1, listen->fds, sizeof(int) * (size_t)listen->count);
+    name_sockets(listen, environment + 3);
     reset_signals();
     umask(022);
-    if (null_fd >= 0 && setsid() >= 0 && place_fds(wanted, AGENT_FD + 1) == 0 && limit_resources(LIMITS_AGENT) == 0 &&
-        drop_groups(settings) == 0 && drop_privileges(settings->agent_uid) == 0) {
+    if (null_fd >= 0 && setsid() >= 0 && place_fds(wanted, AGENT_FD + 1 + listen->count) == 0 &&
+        limit_resources(LIMITS_AGENT) == 0 && drop_groups(settings) == 0 && drop_privileges(settings->agent_uid) == 0) {
         execve(settings->agent_argv[0], settings->agent_argv, environment);
     }
     log_line("agent: %s: %s", settings->agent_argv[0], strerror(errno));
@@ -39,6 +55,7 @@ int start_agent(struct spawner *spawner) {
     if (pid < 0) return -1;
     if (pid == 0) run_agent(&spawner->settings, ends[1]);
     close(ends[1]);
+    for (int i = 0; i < spawner->settings.listen.count; i++) close(spawner->settings.listen.fds[i]); // the agent's own now
     spawner->agent = pid;
     spawner->agent_socket = ends[0];
     spawner->agent_pidfd = (int)syscall(SYS_pidfd_open, pid, 0);

@@ -12,7 +12,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define ABOVE 32 // higher than any descriptor that place_fds fills
+// 64 scopes with 256 connections, each a socket and a pidfd, and everything else.
+#define AGENT_FILES (64 * 256 * 2 + 1024)
+#define ABOVE 80 // higher than any descriptor that place_fds fills
 
 void reset_signals(void) {
     sigset_t none;
@@ -26,10 +28,18 @@ static int limit(__rlimit_resource_t resource, rlim_t value) {
     return setrlimit(resource, &wanted);
 }
 
+// Who started the service may have lowered the hard limit, and without privilege it is the limit: the agent then refuses connections earlier.
+static int limit_agent_files(void) {
+    struct rlimit now;
+    if (limit(RLIMIT_NOFILE, AGENT_FILES) == 0) return 0;
+    return getrlimit(RLIMIT_NOFILE, &now) == 0 && now.rlim_max < AGENT_FILES ? limit(RLIMIT_NOFILE, now.rlim_max) : -1;
+}
+
 int limit_resources(enum limits limits) {
     if (limit(RLIMIT_CORE, 0) != 0) return -1; // a core would hold a PIN
+    if (limits == LIMITS_AGENT) return limit_agent_files();
     if (limits != LIMITS_SHIM && limit(RLIMIT_NOFILE, 4096) != 0) return -1;
-    if (limits == LIMITS_AGENT || limits == LIMITS_RELAY) return 0; // the relay's own are tighter
+    if (limits == LIMITS_RELAY) return 0; // the relay's own are tighter
     if (limits == LIMITS_WORKLOAD) return limit(RLIMIT_NPROC, 256); // of its uid: the others need processes too
     if (limit(RLIMIT_NOFILE, 256) != 0 || limit(RLIMIT_NPROC, 64) != 0) return -1;
     if (limit(RLIMIT_AS, 1ull << 30) != 0 || limit(RLIMIT_FSIZE, 16ull << 20) != 0) return -1;

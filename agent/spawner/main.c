@@ -170,6 +170,7 @@ int main(int argc, char **argv) {
     static struct spawner spawner;
     bool image = getpid() == 1;
     spawner.settings = image ? image_settings() : parse_options(argc, argv);
+    if (!image && take_listen_sockets(&spawner.settings.listen) != 0) return EXIT_USAGE; // nothing is under way yet
     spawner.phase = PHASE_LAUNCH;
     spawner.ahead_fd = -1;
     struct rlimit no_core = {0, 0};

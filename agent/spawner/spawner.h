@@ -2,6 +2,7 @@
 #pragma once
 
 #include "endpoint.h"
+#include "listen.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -45,6 +46,7 @@ struct settings {
     const char *sysfs;   // where device nodes are looked up
     const char *devices;
     char *const *agent_argv;
+    struct listen_sockets listen; // as a service only
 };
 
 enum shim_state { SHIM_UNUSED, SHIM_PREPARED, SHIM_RUNNING, SHIM_ENDED, SHIM_FAILED };

@@ -42,7 +42,7 @@ describe("what a package takes from here", () => {
     expect(stdout + stderr).toBe("");
     const socket = readFileSync(join(units, "ironclaw-scope@.socket"), "utf8");
     expect(socket).toMatch(/^ListenStream=\/run\/ironclaw\/scopes\/%i\.sock$/m);
-    expect(socket).toMatch(/^FileDescriptorName=%i$/m);
+    expect(socket).toMatch(/^FileDescriptorName=%i\.sock$/m);
     await expect(run("systemd-analyze", [...verify, "ironclaw-none.socket"]), "what is not there").rejects.toThrow();
   });
 

@@ -77,7 +77,7 @@ describe("a narrowing", () => {
       expect(
         back.map(({ field, kind }) => `${kind} ${field}`),
         step.field,
-      ).toEqual([`widens ${step.field}`]);
+      ).toEqual([`${step.back} ${step.field}`]);
     }
   });
 

@@ -60,7 +60,12 @@ describe("policy document", () => {
   it("I6: a complete document is read as written", () => {
     const document = twoTokenDocument();
     const { scopes } = document;
-    expect(parsePolicy(documentBytes(document))).toEqual({ ...document, approvers: {}, certificates: {}, scopes: longScopes(scopes) });
+    expect(parsePolicy(documentBytes(document))).toEqual({
+      ...document,
+      approvers: {},
+      certificates: {},
+      scopes: longScopes(scopes),
+    });
     const read = parsePolicy(documentBytes(policyDocument()));
     expect(parsePolicy(documentBytes(read))).toEqual(read);
   });

@@ -1,6 +1,6 @@
 import { sha256Hex } from "../../policy/index.ts";
 import { WRAPPED } from "./decision-samples.ts";
-import { type PolicyDocument, sshKeyLine, twoTokenDocument } from "./policy-document.ts";
+import { type PolicyDocument, SAMPLE_CERTIFICATE, sshKeyLine, twoTokenDocument } from "./policy-document.ts";
 
 // A policy that limits everything, and for each limit one step that narrows it. Undoing a step widens.
 
@@ -10,6 +10,8 @@ export interface NarrowingStep {
   /** The field that a change of this step is told by. */
   readonly field: string;
   readonly apply: (document: PolicyDocument) => void;
+  /** What undoing it is. */
+  readonly back: "widens" | "needs-launch";
   /** Whether `decide` alone can see it: else a bucket, a clock or the launch does. */
   readonly decided: boolean;
 }
@@ -40,7 +42,9 @@ export function wideDocument(): PolicyDocument {
     intake: on("44", "unwrap"),
     rsa2: on("23", "sign"),
     spare: on("55", "sign"),
+    shown: { ...on("56", "sign"), spki: SAMPLE_CERTIFICATE.spki },
   };
+  document["certificates"] = { shown: SAMPLE_CERTIFICATE.base64 };
   document.scopes = [
     {
       ...{ name: "signing", caller: "signer", keys: ["ec", "rsa", "rsa2"], audit: "written" },
@@ -115,7 +119,7 @@ const change = (scope: string, field: string, fields: Fields) => (document: Poli
   void Object.assign((scopeIn(document, scope)[field] ?? {}) as Fields, fields);
 
 const step = (field: string, apply: NarrowingStep["apply"], decided = false): NarrowingStep => ({
-  ...{ field, apply, decided },
+  ...{ field, apply, decided, back: field === "certificates" ? "needs-launch" : "widens" },
 });
 const seen = (field: string, apply: NarrowingStep["apply"]) => step(field, apply, true);
 
@@ -131,6 +135,7 @@ export const NARROWING_STEPS: readonly NarrowingStep[] = [
   }),
   seen("keys.rsa.rate", setEntry("keys", "rsa", { rate: { perMinute: 5, burst: 5 } })),
   step("keys.vault.accepts", setEntry("keys", "vault", { accepts: [] })),
+  step("certificates", (document) => void delete document["certificates"]),
   step("keys", (document) => void delete document.keys["spare"]),
   seen("approvers.bob.notFor", setEntry("approvers", "bob", { notFor: ["signer"] })),
   seen(

@@ -108,6 +108,17 @@ export function documentBytes(document: unknown): Uint8Array {
   return new TextEncoder().encode(JSON.stringify(document));
 }
 
+/** A certificate as `openssl req -x509` makes it, base64 of its DER, and the digest of its public key. */
+export const SAMPLE_CERTIFICATE = {
+  spki: "sha256:79e45fa9a2462261a49b5946de27bf44e774b9334394ff6c30c5a08f5bc9d5fb",
+  base64:
+    "MIIBeTCCAR+gAwIBAgIUa2ZvjkXBTs7bAbB8IvdKW5xcefQwCgYIKoZIzj0EAwIwEjEQMA4GA1UEAwwHcmVsZWFzZTAeFw0yNjExMjYwOTM1" +
+    "NTNaFw0zNjExMjMwOTM1NTNaMBIxEDAOBgNVBAMMB3JlbGVhc2UwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAASU8EbOKYbbg4Ie0mxAOHIA" +
+    "hEclgd51X8oITGY3DfbKue5TVGgX5EESRZO6cXx863FoP4yTk8XaD3QT/pgXA3oko1MwUTAdBgNVHQ4EFgQUuz6y3Zvta8xR1mVgkDW3PjYk" +
+    "1KswHwYDVR0jBBgwFoAUuz6y3Zvta8xR1mVgkDW3PjYk1KswDwYDVR0TAQH/BAUwAwEB/zAKBggqhkjOPQQDAgNIADBFAiB6h3hQ6j3PaNMP" +
+    "6ZBd5uqbNWDFpkrDmlabCeDHLOloyAIhANw5QonR0z7h8Q6DD++iaH6WAqOLgWGCDJb6c4dlID59",
+} as const;
+
 /** An OpenSSH public key; which of them, says its last character: of the letters, A, F, G, H, I, L, O, Q, T, U, V and X make a point of the curve. */
 export function sshKeyLine(last: string): string {
   return `ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJHW4bXyS9Qm9bIcJVbTfWZxYwq4LkWz8oRl9nWv3hT${last}`;

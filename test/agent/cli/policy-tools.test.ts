@@ -68,7 +68,10 @@ describe("policy check", () => {
     expect(result.out).toMatch(/warned\.json:\d+:5: warning: keys\.vault: no scope shows it \(unused-key\)\n/);
     expect((await cli(["policy", "check", file, ...NOW, "--strict"])).code).toBe(1);
     const strict = await cli(["policy", "check", file, ...NOW, "--strict", "--json"]);
-    expect(JSON.parse(strict.out)).toMatchObject({ ok: false, findings: [{ severity: "warning" }, {}, {}] });
+    expect(JSON.parse(strict.out)).toMatchObject({
+      ok: false,
+      findings: [{ severity: "warning" }, {}, {}, { severity: "note" }, { code: "no-freeze-bit" }],
+    });
     const late = await cli(["policy", "check", file, "--at", "2027-03-02T00:00:00Z"]);
     expect(late.out).toContain("warning: reviewBy: 2027-03-01 has passed (review-passed)");
     expectComplaint(await cli(["policy", "check", file, "--at", "today"]), 2, "--at");

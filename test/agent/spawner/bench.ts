@@ -34,7 +34,7 @@ export interface SpawnerBench {
 }
 
 /** Call it once in a file, outside of every test. */
-export function openSpawnerBench(): SpawnerBench {
+export function openSpawnerBench(build: () => Programs = buildPrograms): SpawnerBench {
   let programs: Programs | null = null;
   const running: HostSpawner[] = [];
   const built = (): Programs => {
@@ -42,7 +42,7 @@ export function openSpawnerBench(): SpawnerBench {
     return programs;
   };
   beforeAll(() => {
-    programs = buildPrograms();
+    programs = build();
   });
   afterAll(() => programs?.remove());
   afterEach(async () => {

@@ -66,6 +66,19 @@ export function buildPrograms(): Programs {
   };
 }
 
+/** Only what starts an agent: no shim, no relay. */
+export function buildStart(): Programs {
+  const directory = mkdtempSync(join(tmpdir(), "ironclaw-spawner-"));
+  chmodSync(directory, 0o755);
+  const none = join(directory, "none");
+  return {
+    ...{ directory, relay: none, shim: none, door: none, relayEscape: none, filtered: none, chameleon: none },
+    spawner: build(join(directory, "spawner"), sourcesOf("agent/spawner"), ["-static"]),
+    agent: build(join(directory, "fake-agent"), [join(import.meta.dirname, "fake-agent.c")]),
+    remove: () => rmSync(directory, { recursive: true, force: true }),
+  };
+}
+
 /** The spawner's way out as PID 1, in a program of its own. */
 export function buildLastWords(directory: string): string {
   const others = sourcesOf("agent/spawner").filter((path) => !path.endsWith("/main.c"));
@@ -131,6 +144,16 @@ export interface HostOptions {
   readonly devices?: string;
   /** Seccomp filters that the spawner is started below. */
   readonly filters?: number;
+  readonly inherited?: Inherited;
+}
+
+/** What a service manager hands on: descriptors from 3 on, and the variables that name them. */
+export interface Inherited {
+  /** Descriptors of this process; `pipe`: one end of a socket pair. */
+  readonly fds: readonly (number | "pipe")[];
+  readonly variables: Readonly<Record<string, string>>;
+  /** Default: the spawner's own. */
+  readonly pid?: string;
 }
 
 export async function startSpawner(programs: Programs, options: HostOptions = {}): Promise<HostSpawner> {
@@ -173,7 +196,10 @@ export async function startSpawner(programs: Programs, options: HostOptions = {}
 }
 
 function spawnSpawner(programs: Programs, directory: string, options: HostOptions, socketPath: string): ChildProcess {
+  const { fds = [], variables = {}, pid } = options.inherited ?? {};
   const command = [
+    // Whatever it becomes, the shell's process id is the spawner's.
+    ...(options.inherited === undefined ? [] : ["sh", "-c", `LISTEN_PID=${pid ?? "$$"} exec "$0" "$@"`]),
     ...(options.filters === undefined ? [] : [programs.filtered, `${options.filters}`]),
     ...(single ? ["unshare", "--user", "--map-root-user", "--mount"] : []),
     ...[programs.spawner, "--service", "--run-dir", join(directory, "shims")],
@@ -188,7 +214,7 @@ function spawnSpawner(programs: Programs, directory: string, options: HostOption
     ...["--", programs.agent, socketPath],
   ];
   const [file = "", ...args] = command;
-  return spawn(file, args, { stdio: ["ignore", "ignore", "pipe"] });
+  return spawn(file, args, { stdio: ["ignore", "ignore", "pipe", ...fds], env: { ...process.env, ...variables } });
 }
 
 type Agent = Omit<HostSpawner, "pid" | "ended" | "log" | "logged" | "stop">;

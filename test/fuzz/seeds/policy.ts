@@ -1,10 +1,19 @@
-import { type CborValue, encodeBundle, encodeCabinet, encodeCbor, type SlotName, utf8 } from "../../../policy/index.ts";
+import {
+  type CborValue,
+  encodeBundle,
+  encodeCabinet,
+  encodeCbor,
+  fromBase64,
+  type SlotName,
+  utf8,
+} from "../../../policy/index.ts";
 import { compiledProfile, PROFILE_NAMES, type ProfileName, profileText } from "../../../vm-images/profiles.ts";
 import { decryptionScopes } from "../../support/broker-fixture.ts";
 import { wideDocument } from "../../support/narrowing-steps.ts";
 import {
   documentBytes,
   policyDocument,
+  SAMPLE_CERTIFICATE,
   sshKeyLine,
   twoModuleDocument,
   twoTokenDocument,
@@ -50,6 +59,9 @@ export function policySeeds(): Record<string, Seeds> {
     ...{ lifetime: "PT8H", idle: "PT15M", connections: 4, inFlight: 8, freezeBit: 1 },
     approvals: { required: 1, of: ["alice"], for: "window", window: "PT15M" },
   });
+  const certified = policyDocument();
+  certified.keys["release-ec"] = { spki: SAMPLE_CERTIFICATE.spki, does: "sign" };
+  certified["certificates"] = { "release-ec": SAMPLE_CERTIFICATE.base64 };
   const shortProfile =
     "profile tiny\narch x86_64\nlimit core 0\nlandlock read /usr/lib\nwatch ptrace\nstage load\nallow read write when arg0 is 3\n";
   const withIncluded = (name: ProfileName): Uint8Array =>
@@ -80,6 +92,7 @@ export function policySeeds(): Record<string, Seeds> {
       ),
       list: utf8('/**/[ "\\"/*" , {} , [[ ]] ]\n'),
     },
+    "policy-certificate": { sample: fromBase64(SAMPLE_CERTIFICATE.base64) },
     policy: {
       document: documentBytes(policyDocument()),
       decrypting: documentBytes(decrypting),
@@ -87,6 +100,7 @@ export function policySeeds(): Record<string, Seeds> {
       "two-modules": documentBytes(twoModuleDocument()),
       commented: utf8(`// reviewed\n${JSON.stringify(policyDocument()).replaceAll(",", ", /* \u00e9 */\n")}`),
       limited: documentBytes(limited),
+      certified: documentBytes(certified),
     },
     "decision-table": { table: json(decisionTable()) },
     narrowing: {
