@@ -27,13 +27,22 @@ export const openRpcDoor: OpenDoor = (state) => async (visit) => {
   }
 };
 
-async function serve({ channel }: Visit, splitter: RequestSplitter, outbox: Outbox, requests: Requests): Promise<void> {
+async function serve(
+  { channel, turn }: Visit,
+  splitter: RequestSplitter,
+  outbox: Outbox,
+  requests: Requests,
+): Promise<void> {
   let isGreeted = false;
   for await (const piece of channel.chunks) {
     splitter.push(piece);
     isGreeted ||= await greet(splitter, outbox, requests);
     if (!isGreeted) continue;
-    for (let frame = splitter.next(); frame !== null; frame = splitter.next()) await requests.take(frame);
+    for (let frame = splitter.next(); frame !== null; frame = splitter.next()) {
+      const begins = turn();
+      if (begins !== null) await begins;
+      await requests.take(frame);
+    }
   }
   await requests.settled();
 }
