@@ -10,6 +10,7 @@ import {
   isRoot,
   realIdentity,
   startAct,
+  startActInNamespace,
   WORKLOAD_UID,
   type Workload,
 } from "../support/socket-workload.ts";
@@ -54,6 +55,18 @@ describe("the sender of each message", () => {
   it("I6: the process that connected is answered", async () => {
     await honestCallerIsServed();
     expect(broker.records()).toEqual([]);
+  });
+
+  it("I6: the same program is nobody's caller in a PID namespace whose owner could speak for it", async () => {
+    const connector = startActInNamespace(workload.path, ["honest", socket()]);
+    if (connector === null) {
+      // What is left are the tests of the parse and of a /proc that says so (identity.test.ts).
+      process.stderr.write("NOT SHOWN HERE: this kernel gives no user namespaces, so nobody could forge a sender\n");
+      return;
+    }
+    await finished(connector);
+    expect(await refusals()).toEqual(["deny caller the peer could not be identified"]);
+    await honestCallerIsServed();
   });
 
   it("I6: a child that asks on the socket it inherited gets no answer, and the connection ends", async () => {
