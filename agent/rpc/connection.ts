@@ -1,4 +1,5 @@
 import { strangerReason } from "../broker/operation.ts";
+import type { Channel } from "../scopes/channel.ts";
 import type { OpenDoor, Visit } from "../scopes/door.ts";
 import { CallerRequests } from "./caller.ts";
 import { encodeGreeting, MAX_LENGTH, MAX_STRANGER_LENGTH, RequestSplitter, type Requests } from "./frames.ts";
@@ -36,7 +37,7 @@ async function serve(
   let isGreeted = false;
   for await (const piece of channel.chunks) {
     splitter.push(piece);
-    isGreeted ||= await greet(splitter, outbox, requests);
+    isGreeted ||= await greet(channel, splitter, outbox, requests);
     if (!isGreeted) continue;
     for (let frame = splitter.next(); frame !== null; frame = splitter.next()) {
       const begins = turn();
@@ -47,9 +48,15 @@ async function serve(
   await requests.settled();
 }
 
-async function greet(splitter: RequestSplitter, outbox: Outbox, requests: Requests): Promise<boolean> {
+async function greet(
+  channel: Channel,
+  splitter: RequestSplitter,
+  outbox: Outbox,
+  requests: Requests,
+): Promise<boolean> {
   const offered = splitter.greeting();
   if (offered === null) return false;
+  channel.endGreeting(splitter.length);
   await Promise.all([outbox.send(encodeGreeting(offered)), requests.greet()]);
   return true;
 }
