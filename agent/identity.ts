@@ -28,12 +28,15 @@ export interface PeerSources {
   /** The spawner's answer for a pidfd: it may read every process's executable, the agent may not. */
   readonly executableOf: (pidfd: number) => Promise<{ readonly pid: number; readonly sha256: Uint8Array }>;
   readonly isAlive: (pidfd: number) => boolean;
-  readonly processes: Pick<Processes, "unitOf" | "startOf">;
+  readonly processes: Pick<Processes, "unitOf" | "startOf" | "sharesNamespace">;
 }
 
 /**
  * The identity that a decision uses. The pidfd names one process for ever. What is read by number (unit, start time) is read between two
  * looks at it: by the spawner, which answers only for a living process, and here. So a number that was reused lends nothing of its new owner.
+ *
+ * A peer in a PID namespace of its own is refused: whoever owns that namespace, which needs no privilege outside it, may say in SCM_CREDENTIALS
+ * that any process of it has sent something, so that the kernel's word on senders would mean nothing.
  *
  * Does not establish what the program does, nor anything about a script that an interpreter runs, nor who started the process or traces it.
  * Before Linux 6.5 (`byNumber`) a process that took the number over between connect and accept is not told from the one that connected;
@@ -46,6 +49,7 @@ export function createPeerIdentity({ executableOf, isAlive, processes }: PeerSou
       throw new AgentError("ERR_SPAWNER", "peer executable: pid", { expected: `${pid}`, got: `${executable.pid}` });
     }
     const unit = processes.unitOf(pid);
+    verifyNamespace(processes.sharesNamespace(pid));
     if (byNumber) verifyStart(processes.startOf(pid), accepted);
     if (!isAlive(pidfd)) throw foreign("process", "the one that connected", "one that has ended");
     return { pid, uid, gid, exe: `sha256:${toHex(executable.sha256)}`, unit };
@@ -59,6 +63,10 @@ export function createPeerIdentity({ executableOf, isAlive, processes }: PeerSou
 export function verifySamePeer(before: Peer, now: Peer): void {
   if (now.exe !== before.exe) throw foreign("executable", before.exe, now.exe);
   if (now.unit !== before.unit) throw foreign("unit", before.unit ?? "none", now.unit ?? "none");
+}
+
+function verifyNamespace(isOwn: boolean): void {
+  if (!isOwn) throw foreign("PID namespace", "the agent's", "another one, whose owner can speak for its processes");
 }
 
 /** A process that started later cannot be the one that connected. Equal hundredths are: a program may connect first of all. */

@@ -11,6 +11,8 @@ export interface Processes {
   unitOf(pid: number): string | null;
   /** When it started, in seconds since the machine did, to a hundredth (CLOCK_BOOTTIME). An exec does not change it. */
   startOf(pid: number): number;
+  /** Whether it is in the agent's own PID namespace, and in none inside that: a process never changes it. */
+  sharesNamespace(pid: number): boolean;
   /** Seconds since the machine started, on the same clock. */
   now(): number;
 }
@@ -30,9 +32,11 @@ export function openProcesses(directory = "/proc"): Processes {
       throw new AgentError("ERR_ENVIRONMENT", `process ${file}: cannot be read`, { cause });
     }
   };
+  const own = parseNamespaces(read("self", "status"));
   return {
     unitOf: (pid) => parseUnit(read(pid, "cgroup")),
     startOf: (pid) => parseStart(read(pid, "stat")),
+    sharesNamespace: (pid) => parseNamespaces(read(pid, "status")) === own,
     now: () => uptime(),
   };
 }
@@ -59,4 +63,17 @@ export function parseStart(stat: string): number {
     throw new AgentError("ERR_ENVIRONMENT", "process stat start time", { expected: "ticks", got: "something else" });
   }
   return Number(ticks) / TICKS;
+}
+
+/**
+ * How many PID namespaces a process is in, counted from the one whose /proc it is: the numbers at NSpid in a /proc/PID/status
+ * (proc_pid_status(5)). A program's name can hold no line feed there.
+ * @throws AgentError ERR_ENVIRONMENT
+ */
+export function parseNamespaces(status: string): number {
+  const numbers = /^NSpid:((?:\t\d{1,10}){1,33})$/m.exec(status)?.[1];
+  if (numbers === undefined) {
+    throw new AgentError("ERR_ENVIRONMENT", "process status NSpid", { expected: "numbers", got: "something else" });
+  }
+  return numbers.split("\t").length - 1;
 }

@@ -118,7 +118,16 @@ export class ShimConnection {
   /** For the request that is the oldest now, if there is one. */
   #startClock(): void {
     if (this.#timer !== null) clearTimeout(this.#timer);
-    this.#timer = this.#waiting.size === 0 ? null : setTimeout(() => this.#late(), this.#timeoutMs);
+    this.#timer = this.#waiting.size === 0 ? null : setTimeout(() => this.#timeIsUp(), this.#timeoutMs);
+  }
+
+  /** Timers run before sockets are read: an answer may lie there that came in time, while the agent was busy elsewhere. */
+  #timeIsUp(): void {
+    const [oldest] = this.#waiting.keys();
+    setImmediate(() => {
+      const [now] = this.#waiting.keys();
+      if (this.#error === null && now !== undefined && now === oldest) this.#late();
+    });
   }
 
   #late(): void {

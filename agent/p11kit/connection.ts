@@ -2,7 +2,7 @@ import { strangerReason } from "../broker/operation.ts";
 import { AgentError } from "../errors.ts";
 import type { Caller } from "../scopes/caller.ts";
 import type { Channel } from "../scopes/channel.ts";
-import type { OpenDoor } from "../scopes/door.ts";
+import type { OpenDoor, Visit } from "../scopes/door.ts";
 import { type Answer, type Application, openApplication } from "./application.ts";
 import { CALLS, callNamed } from "./calls.ts";
 import { answerCall, answerStranger, checkSignature } from "./dispatch.ts";
@@ -27,7 +27,8 @@ const OPEN_SESSION = callNamed("C_OpenSession").id;
  * answered one after the other; nothing more is read from the socket meanwhile.
  */
 export const openP11kitDoor: OpenDoor = (state) => {
-  return async ({ channel, caller, memory }) => {
+  return async (visit) => {
+    const { channel, caller, memory } = visit;
     const stranger = strangerReason(state, caller.peer);
     const splitter = new FrameSplitter(stranger === null ? MAX_BODY : MAX_STRANGER_BODY, memory);
     const open = (version: number): Application => openApplication(state, caller.peer, version);
@@ -36,7 +37,7 @@ export const openP11kitDoor: OpenDoor = (state) => {
       for await (const chunk of channel.chunks) {
         splitter.push(chunk);
         connection ??= await greet(channel, splitter, { open, caller, stranger });
-        if (connection !== null) await answerFrames(channel, splitter, connection);
+        if (connection !== null) await answerFrames(visit, splitter, connection);
       }
       channel.end();
     } catch {
@@ -63,13 +64,20 @@ async function greet(
 ): Promise<Connection | null> {
   const offered = splitter.version();
   if (offered === null) return null;
+  channel.endGreeting(splitter.length);
   const application = open(Math.min(offered, MAX_VERSION));
   await channel.write(Uint8Array.of(application.version));
   return { application, caller, stranger, calls: 0 };
 }
 
-async function answerFrames(channel: Channel, splitter: FrameSplitter, connection: Connection): Promise<void> {
+async function answerFrames(
+  { channel, turn }: Pick<Visit, "channel" | "turn">,
+  splitter: FrameSplitter,
+  connection: Connection,
+): Promise<void> {
   for (let frame = splitter.next(); frame !== null; frame = splitter.next()) {
+    const begins = turn();
+    if (begins !== null) await begins;
     const reply = await answerFrame(connection, frame);
     try {
       await channel.write(reply.bytes);

@@ -71,6 +71,11 @@ export class FrameSplitter {
     this.#replace(new Uint8Array(0));
   }
 
+  /** Bytes that nobody has taken. */
+  get length(): number {
+    return this.#end - this.#start;
+  }
+
   /** The first byte of the stream; null when nothing came yet. */
   version(): number | null {
     if (this.#start === this.#end) return null;

@@ -1,4 +1,5 @@
 import { strangerReason } from "../broker/operation.ts";
+import type { Channel } from "../scopes/channel.ts";
 import type { OpenDoor, Visit } from "../scopes/door.ts";
 import { CallerRequests } from "./caller.ts";
 import { encodeGreeting, MAX_LENGTH, MAX_STRANGER_LENGTH, RequestSplitter, type Requests } from "./frames.ts";
@@ -27,20 +28,35 @@ export const openRpcDoor: OpenDoor = (state) => async (visit) => {
   }
 };
 
-async function serve({ channel }: Visit, splitter: RequestSplitter, outbox: Outbox, requests: Requests): Promise<void> {
+async function serve(
+  { channel, turn }: Visit,
+  splitter: RequestSplitter,
+  outbox: Outbox,
+  requests: Requests,
+): Promise<void> {
   let isGreeted = false;
   for await (const piece of channel.chunks) {
     splitter.push(piece);
-    isGreeted ||= await greet(splitter, outbox, requests);
+    isGreeted ||= await greet(channel, splitter, outbox, requests);
     if (!isGreeted) continue;
-    for (let frame = splitter.next(); frame !== null; frame = splitter.next()) await requests.take(frame);
+    for (let frame = splitter.next(); frame !== null; frame = splitter.next()) {
+      const begins = turn();
+      if (begins !== null) await begins;
+      await requests.take(frame);
+    }
   }
   await requests.settled();
 }
 
-async function greet(splitter: RequestSplitter, outbox: Outbox, requests: Requests): Promise<boolean> {
+async function greet(
+  channel: Channel,
+  splitter: RequestSplitter,
+  outbox: Outbox,
+  requests: Requests,
+): Promise<boolean> {
   const offered = splitter.greeting();
   if (offered === null) return false;
+  channel.endGreeting(splitter.length);
   await Promise.all([outbox.send(encodeGreeting(offered)), requests.greet()]);
   return true;
 }

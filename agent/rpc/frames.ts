@@ -51,6 +51,11 @@ export class RequestSplitter {
     this.#queue.push(piece);
   }
 
+  /** Bytes that nobody has taken. */
+  get length(): number {
+    return this.#queue.length;
+  }
+
   /**
    * The version that the client offers; null when more bytes are needed.
    * @throws AgentError `ERR_RPC_MALFORMED`

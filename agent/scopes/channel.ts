@@ -9,6 +9,14 @@ export interface Channel {
    */
   readonly chunks: AsyncIterable<Uint8Array>;
   /**
+   * Once, between the greeting and its reply: the peer has sent nothing else so far. By then it has been identified, so every byte of a
+   * request is one that was sent afterwards, and not by the program that called exec before anybody looked.
+   *
+   * @param more bytes beyond the greeting that were read already
+   * @throws AgentError `ERR_FOREIGN_SENDER` when there are any: the connection is over, and it is recorded
+   */
+  endGreeting(more: number): void;
+  /**
    * Resolves when the kernel has the bytes (a slow reader is waited for). Rejects when the peer is gone. The bytes may be neither changed
    * nor wiped before. Who reads them is not established: any process that the peer lets have its socket does.
    */
@@ -91,6 +99,23 @@ export class SocketChannel implements Channel {
     this.#fail(error);
   }
 
+  endGreeting(more: number): void {
+    if (this.#destroyed) throw gone();
+    const length = more > 0 ? more : this.#receiveNow();
+    if (length === WOULD_BLOCK) return;
+    if (length === 0) {
+      this.#readEnded = true;
+      this.#watch(this.#watched & ~readable);
+      return;
+    }
+    BUFFER.fill(0, 0, Math.max(0, length));
+    if (length === CONNECTOR_DIED) this.#connectorDied();
+    const fields = { expected: "no byte before its reply", got: "more" };
+    const error = new AgentError("ERR_FOREIGN_SENDER", "after the greeting", fields);
+    this.refuse(error);
+    throw error;
+  }
+
   write(bytes: Uint8Array): Promise<void> {
     if (this.#destroyed || this.#finishing) return Promise.reject(gone());
     try {
@@ -165,6 +190,15 @@ export class SocketChannel implements Channel {
     } catch (error) {
       if (error instanceof AgentError && error.code === "ERR_FOREIGN_SENDER") this.refuse(error);
       else this.#fail(error);
+    }
+  }
+
+  #receiveNow(): number {
+    try {
+      return this.#stream.receive(BUFFER);
+    } catch (error) {
+      if (error instanceof AgentError && error.code === "ERR_FOREIGN_SENDER") this.refuse(error);
+      throw error;
     }
   }
 

@@ -2,6 +2,7 @@ import type { ScopeState } from "../broker/scope-state.ts";
 import type { ReceiveMemory } from "../p11kit/frame.ts";
 import type { Caller } from "./caller.ts";
 import type { Channel } from "./channel.ts";
+import type { Turn } from "./loop-turns.ts";
 
 /** One connection, accepted and identified, of which nothing was read. */
 export interface Visit {
@@ -10,6 +11,8 @@ export interface Visit {
   readonly caller: Caller;
   /** Shared by all connections of the scope: what a door holds in unfinished requests it takes from here. */
   readonly memory: ReceiveMemory;
+  /** To be asked before each request is looked at: no peer keeps the event loop for itself. */
+  readonly turn: Turn;
 }
 
 /** Serves one connection to its end. Never rejects: what goes wrong ends this connection only. */

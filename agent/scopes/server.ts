@@ -11,6 +11,7 @@ import { openCaller } from "./caller.ts";
 import { SocketChannel } from "./channel.ts";
 import { type Door, type Doors, doorFor, type OpenDoor } from "./door.ts";
 import { openListener } from "./listener.ts";
+import { LOOP_TURNS } from "./loop-turns.ts";
 
 const BOTH_DOORS: Doors<OpenDoor> = { p11kit: openP11kitDoor, rpc: openRpcDoor };
 /** Of peers that are refused, at once: they cannot keep the scope's caller out. */
@@ -114,7 +115,7 @@ class Visitors {
     const first = await channel.peek();
     if (first === null) return channel.end();
     const door = doorFor(this.#doors, first);
-    if (door !== null) return door({ channel, caller, memory: this.#memory });
+    if (door !== null) return door({ channel, caller, memory: this.#memory, turn: LOOP_TURNS.of(this.#state.name) });
     channel.destroy();
     if (reason !== null) await recordStranger(this.#state, caller.peer, "connect", reason);
   }

@@ -24,7 +24,7 @@ async function exchange(scope: string, version: number, bodies: readonly string[
   const all = [INITIALIZE, OPEN_SESSION, ...bodies].map((body, index) =>
     rawFrame(0x10 + index, fromHex(body.replaceAll(" ", ""))),
   );
-  client.send(concatBytes(Uint8Array.of(version), ...all));
+  await client.replay(concatBytes(Uint8Array.of(version), ...all));
   client.end();
   const stream = await client.closed();
   expect(stream[0]).toBe(Math.min(version, 2));

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import fc from "fast-check";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { type ConnectedProcess, createPeerIdentity, verifySamePeer } from "../../agent/identity.ts";
-import { openProcesses, parseStart, parseUnit } from "../../agent/processes.ts";
+import { openProcesses, parseNamespaces, parseStart, parseUnit } from "../../agent/processes.ts";
 import { SIGNER_PEER } from "../support/broker-fixture.ts";
 import { native } from "../support/shim-fixture.ts";
 
@@ -43,12 +43,14 @@ afterEach(() => {
 });
 
 /** A /proc that says something else of that process than the kernel does. */
-function otherProc(files: { cgroup?: string; stat?: string }): string {
+function otherProc(files: { cgroup?: string; stat?: string; status?: string }): string {
   const folder = join(directory, "proc", `${pid}`);
   mkdirSync(folder, { recursive: true });
-  for (const file of ["cgroup", "stat"] as const) {
+  for (const file of ["cgroup", "stat", "status"] as const) {
     writeFileSync(join(folder, file), files[file] ?? readFileSync(`/proc/${pid}/${file}`));
   }
+  mkdirSync(join(directory, "proc", "self"), { recursive: true });
+  writeFileSync(join(directory, "proc", "self", "status"), readFileSync("/proc/self/status"));
   return join(directory, "proc");
 }
 
@@ -101,6 +103,15 @@ describe("peer identity", () => {
     });
   });
 
+  it("I6: a process in a PID namespace of its own is no peer: its owner could forge who sends", async () => {
+    const own = readFileSync(`/proc/${pid}/status`, "latin1");
+    const inner = own.replace(/^NSpid:.*$/m, (line) => `${line}\t1`);
+    await expect(identify({}, otherProc({ status: inner }))).rejects.toThrow(
+      "peer PID namespace: expected the agent's",
+    );
+    await expect(identify({}, otherProc({ status: "Name:\tx\n" }))).rejects.toMatchObject({ code: "ERR_ENVIRONMENT" });
+  });
+
   it("I6: another executable or another unit is another peer; the same ones are the same", () => {
     verifySamePeer(SIGNER_PEER, { ...SIGNER_PEER });
     for (const change of [{ exe: "sha256:00" as const }, { unit: "other.service" }])
@@ -125,6 +136,13 @@ describe("what /proc says", () => {
   it("I6: a program cannot give itself another start time by its name", () => {
     const rest = Array.from({ length: 49 }, (_, index) => `${index + 4}`).join(" ");
     for (const name of ["node", "a) S 1 2 3", "((", "a b"]) expect(parseStart(`77 (${name}) S ${rest}`)).toBe(0.22);
+  });
+
+  it("I6: PID namespaces are counted at NSpid, and a program's name is not taken for it", () => {
+    expect(parseNamespaces("Name:\tNSpid:\t1\nNSpid:\t77\nNSpgid:\t1\t2\n")).toBe(1);
+    expect(parseNamespaces("Name:\tx\nNSpid:\t77\t5\t1\n")).toBe(3);
+    for (const text of ["", "Name:\tNSpid:\t1\n", "NSpid:\n", "NSpid:\t\n", "NSpid:\t1x\n"])
+      expect(() => parseNamespaces(text)).toThrow("process status NSpid");
   });
 
   it("I10: every text gives a unit's name or none, and a time or a typed error", () => {

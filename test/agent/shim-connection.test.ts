@@ -110,6 +110,17 @@ describe("the connection to a shim", () => {
     expect(closed.map(({ code }) => code)).toEqual(["ERR_SHIM_TIMEOUT"]);
   });
 
+  test("I10: an answer that came in time counts, also when the agent was busy until the time was up", async () => {
+    const { connection, peer, closed, ids } = scripted(60);
+    const request = connection.request(OP, utf8("x"));
+    const [id = 0] = await ids(1);
+    peer.write(reply(id, utf8("in time")));
+    // Nothing is read and no timer runs meanwhile; afterwards timers come first.
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 100);
+    expect(await settled([request])).toEqual(["in time"]);
+    expect(closed).toEqual([]);
+  });
+
   test("I10: a second answer to a request closes the connection, and the first one stands", async () => {
     const { connection, peer, ids } = scripted();
     const requests = ["a", "b", "c"].map((text) => connection.request(OP, utf8(text)));

@@ -1,8 +1,9 @@
 import { once } from "node:events";
-import { chmodSync } from "node:fs";
+import { chmodSync, readlinkSync } from "node:fs";
 import { dirname } from "node:path";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { type BrokerFixture, startBroker } from "../support/broker-fixture.ts";
+import type { PolicyDocument } from "../support/policy-document.ts";
 import { type Bench, openBench } from "../support/shim-fixture.ts";
 import {
   buildWorkload,
@@ -10,6 +11,7 @@ import {
   isRoot,
   realIdentity,
   startAct,
+  startActInNamespace,
   WORKLOAD_UID,
   type Workload,
 } from "../support/socket-workload.ts";
@@ -25,13 +27,15 @@ afterAll(() => bench.remove());
 beforeEach(async () => {
   broker = await startBroker({
     identify: realIdentity(),
-    change: (document) => {
-      document.callers["release-signer"] = { uid: WORKLOAD_UID, exe: [workload.exe], unit: null };
-    },
+    change: callerIsWorkload,
   });
   chmodSync(dirname(socket()), 0o755);
 });
 afterEach(() => broker.close());
+
+function callerIsWorkload(document: PolicyDocument): void {
+  document.callers["release-signer"] = { uid: WORKLOAD_UID, exe: [workload.exe], unit: null };
+}
 
 const socket = () => broker.socket("release-signing");
 const act = (name: string, ...more: string[]) => finished(startAct(workload.path, [name, socket(), ...more]));
@@ -54,6 +58,35 @@ describe("the sender of each message", () => {
   it("I6: the process that connected is answered", async () => {
     await honestCallerIsServed();
     expect(broker.records()).toEqual([]);
+  });
+
+  it("I6: the same program is nobody's caller in a PID namespace whose owner could speak for it", async () => {
+    const connector = startActInNamespace(workload.path, ["honest", socket()]);
+    if (connector === null) {
+      // What is left are the tests of the parse and of a /proc that says so (identity.test.ts).
+      process.stderr.write("NOT SHOWN HERE: this kernel gives no user namespaces, so nobody could forge a sender\n");
+      return;
+    }
+    await finished(connector);
+    expect(await refusals()).toEqual(["deny caller the peer could not be identified"]);
+    await honestCallerIsServed();
+  });
+
+  it("I6: what a program sent before it became the caller by exec is not asked in the caller's name", async () => {
+    await broker.close();
+    const real = realIdentity();
+    broker = await startBroker({
+      change: callerIsWorkload,
+      identify: async (connected) => {
+        while (readlinkSync(`/proc/${connected.pid}/exe`) !== workload.path) await new Promise(setImmediate);
+        return real(connected);
+      },
+    });
+    chmodSync(dirname(socket()), 0o755);
+    const connector = startAct(workload.other, ["early", socket(), workload.path]);
+    expect(await finished(connector)).toEqual(new Uint8Array());
+    expect(await refusals()).toEqual(["deny caller after the greeting: expected no byte before its reply, got more"]);
+    await honestCallerIsServed();
   });
 
   it("I6: a child that asks on the socket it inherited gets no answer, and the connection ends", async () => {

@@ -108,7 +108,7 @@ export async function replay(
   scope = "release-signing",
 ): Promise<Uint8Array> {
   const client = await openRawClient(broker.socket(scope), null);
-  client.send(stream);
+  await client.replay(stream);
   client.end();
   return client.closed();
 }

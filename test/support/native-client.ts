@@ -99,6 +99,18 @@ export class NativeClient {
     this.socket.write(concatBytes(...pieces));
   }
 
+  /** Sends a whole stream as a client does: what follows the greeting only once that was answered, or the connection is over. */
+  async replay(stream: Uint8Array): Promise<void> {
+    this.send(stream.subarray(0, GREETING.length));
+    if (stream.length >= GREETING.length) await this.some();
+    this.send(stream.subarray(GREETING.length));
+  }
+
+  /** Resolves when something has come that nobody took, or the connection is over. */
+  async some(): Promise<void> {
+    while (this.#bytes.length === 0 && !this.#ended) await this.#changed();
+  }
+
   async reply(): Promise<RawReply> {
     const length = new ByteReader(await this.take(4), "reply").u32("length");
     const reader = new ByteReader(await this.take(length), "reply");

@@ -1,6 +1,6 @@
 /*
  * A workload that lets its connection out of its hands, in one of several ways: passed-socket ACT PATH [ARGUMENT]
- * Each act but `both` connects, says version 0 and takes the answer; what comes afterwards is written to standard output until the agent closes.
+ * Each act but `both` and `early` connects, says version 0 and takes the answer; what comes afterwards is written to standard output until the agent closes.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -168,12 +168,25 @@ static void go_on(const char *number) {
   listen_to(fd);
 }
 
+/* Everything is sent before anybody can look; then the program at ARGUMENT, which is the caller's, has the connection. */
+static void early(const char *path, const char *program) {
+  char bytes[sizeof REQUEST] = {0}, number[16];
+  int fd = connect_to(path);
+  memcpy(bytes + 1, REQUEST, sizeof REQUEST - 1);
+  if (write(fd, bytes, sizeof bytes) != sizeof bytes) fail("write");
+  (void)snprintf(number, sizeof number, "%d", fd);
+  execl(program, program, "hear", number, (char *)NULL);
+  fail("exec");
+}
+
 int main(int argc, char **argv) {
   if (argc < 3) return 2;
   const char *act = argv[1], *path = argv[2], *argument = argc > 3 ? argv[3] : NULL;
   if (strcmp(act, "pass") == 0) return pass(path, argument), 0;
   if (strcmp(act, "both") == 0) return both(connect_to(path)), 0;
   if (strcmp(act, "impersonate") == 0) return impersonate(path, argument), 0;
+  if (strcmp(act, "early") == 0) return early(path, argument), 0;
+  if (strcmp(act, "hear") == 0) return listen_to(atoi(path)), 0;
   if (strcmp(act, "go-on") == 0) return go_on(path), 0;
   int fd = connected(path);
   if (strcmp(act, "honest") == 0) return ask(fd), shutdown(fd, SHUT_WR), listen_to(fd), 0;

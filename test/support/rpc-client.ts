@@ -2,6 +2,8 @@ import { connect, type Socket } from "node:net";
 import { CALLS, callNamed } from "../../agent/p11kit/calls.ts";
 import { ByteReader, ByteWriter, concatBytes, utf8 } from "../../policy/index.ts";
 
+/** `I`: the native protocol, whose greeting has five bytes. */
+const NATIVE_MAGIC = 0x49;
 export const HANDSHAKE = utf8("PRIVATE-GNOME-KEYRING-PKCS11-PROTOCOL-V-1");
 
 /** `ay` with bytes. */
@@ -48,6 +50,8 @@ export interface Reply {
 /** A client that sends what it is told, byte for byte. */
 export interface RawClient {
   send(bytes: Uint8Array): void;
+  /** Sends a whole stream as a client does: what follows the greeting only once that was answered, or the connection is over. */
+  replay(stream: Uint8Array): Promise<void>;
   /** The next reply; rejects when the connection ends before. */
   reply(): Promise<Reply>;
   /** `requestFrame` and its reply. */
@@ -67,6 +71,12 @@ export async function openRawClient(path: string, version: number | null = 0): P
   }
   const client: RawClient = {
     send: (bytes) => socket.write(bytes),
+    replay: async (stream) => {
+      const greeting = stream[0] === NATIVE_MAGIC ? 5 : 1;
+      socket.write(stream.subarray(0, greeting));
+      if (stream.length >= greeting) await inbox.some();
+      socket.write(stream.subarray(greeting));
+    },
     reply: () => readReply(inbox),
     call: (name, ...values) => {
       socket.write(requestFrame(code, name, ...values));
@@ -129,6 +139,11 @@ class Inbox {
     const taken = this.#bytes.slice(0, length);
     this.#bytes = this.#bytes.slice(length);
     return taken;
+  }
+
+  /** Resolves when something has come that nobody took, or the connection is over. */
+  async some(): Promise<void> {
+    while (this.#bytes.length === 0 && !this.#ended) await this.#changed();
   }
 
   async closed(): Promise<Uint8Array> {

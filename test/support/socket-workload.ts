@@ -1,4 +1,4 @@
-import { type ChildProcessWithoutNullStreams, execFileSync, spawn } from "node:child_process";
+import { type ChildProcessWithoutNullStreams, execFileSync, spawn, spawnSync } from "node:child_process";
 import { appendFileSync, copyFileSync, readFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { createPeerIdentity, type PeerIdentity } from "../../agent/identity.ts";
@@ -37,6 +37,16 @@ export function startAct(
 ): ChildProcessWithoutNullStreams {
   const user = as === "workload" && isRoot ? { uid: WORKLOAD_UID, gid: WORKLOAD_UID } : {};
   return spawn(program, args, user);
+}
+
+/** A user and a PID namespace that whoever makes them owns, without any privilege outside. */
+const NAMESPACES = ["--user", "--map-root-user", "--pid", "--fork"];
+
+/** The same, in a PID namespace that its user owns. Null where the kernel gives no user namespaces to everybody. */
+export function startActInNamespace(program: string, args: readonly string[]): ChildProcessWithoutNullStreams | null {
+  const user = isRoot ? { uid: WORKLOAD_UID, gid: WORKLOAD_UID } : {};
+  if (spawnSync("unshare", [...NAMESPACES, "true"], user).status !== 0) return null;
+  return spawn("unshare", [...NAMESPACES, program, ...args], user);
 }
 
 /** All that an act printed, once it and its children have closed their output. */

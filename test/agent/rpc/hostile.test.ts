@@ -86,11 +86,21 @@ describe("bytes that the protocol does not have", () => {
   ])("I10: %s ends that connection only", async (_what, bytes, beforeHello) => {
     const bystander = await open();
     const client = await NativeClient.dial(path());
-    client.send(bytes);
+    await client.replay(bytes);
     const got = await client.closed();
     expect(got.length === 0).toBe(beforeHello);
     expect(broker.requests).toEqual([]);
     await signsStill(bystander);
+  });
+
+  test("I6: a request that does not wait for the greeting's reply ends the connection, and is recorded", async () => {
+    const client = await NativeClient.dial(path());
+    client.send(concatBytes(GREETING, signRequest(1)));
+    expect(await client.closed()).toEqual(new Uint8Array());
+    expect(broker.requests).toEqual([]);
+    expect(broker.records().map(({ step, reason }) => `${step} ${reason}`)).toEqual([
+      "caller after the greeting: expected no byte before its reply, got more",
+    ]);
   });
 
   test("I10: an id that is in use ends the connection; one whose reply has come may be used again", async () => {
@@ -107,7 +117,9 @@ describe("bytes that the protocol does not have", () => {
 
   test("I10: a stream in pieces of one byte is the same stream, and an end in the middle of a request asks nothing", async () => {
     const client = await NativeClient.dial(path());
-    for (const byte of concatBytes(GREETING, signRequest(9))) client.send(Uint8Array.of(byte));
+    for (const byte of GREETING) client.send(Uint8Array.of(byte));
+    await client.some();
+    for (const byte of signRequest(9)) client.send(Uint8Array.of(byte));
     await client.take(5);
     expect((await client.replies(2)).map(({ id, reason }) => [id, reason])).toEqual([
       [0, "done"],
@@ -302,7 +314,7 @@ describe("requests in hostile orders", () => {
           const mutated = stream.slice();
           for (const [at, byte] of changes) mutated[at] = byte;
           const client = await NativeClient.dial(path());
-          client.send(mutated);
+          await client.replay(mutated);
           client.end();
           await client.closed();
         },
