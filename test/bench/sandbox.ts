@@ -18,7 +18,14 @@ import { measureClosure } from "../../attest/index.ts";
 import { sha256, utf8 } from "../../policy/index.ts";
 import type { LabStart } from "../support/hostile-agent.ts";
 import { buildLab, type Lab, type LabBuild, openLab } from "../support/hostile-lab.ts";
-import { makeToken, NATIVE_DIRECTORY, SOFTHSM, TEST_PIN, type Token, writeHostProfile } from "../support/shim-fixture.ts";
+import {
+  makeToken,
+  NATIVE_DIRECTORY,
+  SOFTHSM,
+  TEST_PIN,
+  type Token,
+  writeHostProfile,
+} from "../support/shim-fixture.ts";
 import { median, type Row, rateRow, type Suite, timeRow } from "./bench.ts";
 
 const root = resolve(import.meta.dirname, "../..");

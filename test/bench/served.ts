@@ -16,6 +16,17 @@ export const SCOPES = 64;
 /** Who the clients are. The policy has no place for root. */
 export const CALLER = OTHER_USER;
 
+/** `program` becomes read-only in a place of its own, as in an image: the spawner hashes what can change anew at each look. */
+const AS_CALLER =
+  'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && exec setpriv --reuid "$0" --regid "$0" --clear-groups "$@"';
+
+/** The command that runs a program as the scopes' caller, in a session of its own. */
+export function callerCommand(program: string, args: readonly string[]): readonly [string, readonly string[]] {
+  const path = realpathSync(program);
+  const command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", AS_CALLER, `${CALLER?.uid ?? 0}`];
+  return ["setsid", ["--wait", ...command, path, ...args]];
+}
+
 /** A lab's agent that serves scopes over the keys of a token in a sandboxed shim. */
 export interface Served extends Pick<SandboxBench, "lab" | "environment"> {
   readonly directory: string;
@@ -83,9 +94,7 @@ export function servedDocument(
 ): PolicyDocument {
   return {
     ...policyDocument(),
-    keys: Object.fromEntries(
-      keys.map(({ name, spki }) => [name, { spki: `sha256:${sha256Hex(spki)}`, does: "sign" }]),
-    ),
+    keys: Object.fromEntries(keys.map(({ name, spki }) => [name, { spki: `sha256:${sha256Hex(spki)}`, does: "sign" }])),
     callers: { bench: { uid: CALLER?.seen ?? 0, exe: callers.map(digestOf), unit: null } },
     scopes: [...scopes],
   };

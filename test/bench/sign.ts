@@ -7,7 +7,7 @@ import { promisify } from "node:util";
 import { SOFTHSM, TEST_PIN } from "../support/shim-fixture.ts";
 import { type Compared, median, type Row, rateRow, type Suite, timeRow } from "./bench.ts";
 import { LABEL } from "./sandbox.ts";
-import { CALLER, compileClient, openServed, SCOPES, type Served } from "./served.ts";
+import { CALLER, callerCommand, compileClient, openServed, SCOPES, type Served } from "./served.ts";
 
 const run = promisify(execFile);
 const CLIENT_MODULE = "/usr/lib/x86_64-linux-gnu/pkcs11/p11-kit-client.so";
@@ -70,8 +70,7 @@ export async function openSignBench(): Promise<SignBench> {
   const stock = await startStockServer(served);
   const load = async (row: SignRow, milliseconds: number, way: string, rest: readonly string[], env: object) => {
     const args = [way, row.key, `${row.clients}`, `${milliseconds}`, ...rest];
-    const options = { env: { ...process.env, ...env }, cwd: "/", uid: CALLER?.uid, gid: CALLER?.uid };
-    const { stdout } = await run("setsid", ["--wait", program, ...args], options);
+    const { stdout } = await run(...callerCommand(program, args), { env: { ...process.env, ...env }, cwd: "/" });
     return JSON.parse(stdout) as Load;
   };
   const at = (path: string) => ({ P11_KIT_SERVER_ADDRESS: `unix:path=${path}` });
@@ -106,7 +105,13 @@ async function startStockServer(served: Served): Promise<{ readonly server: Chil
   const path = join(served.directory, "stock.sock");
   const env = { ...process.env, ...served.copyOfToken() };
   const args = ["server", "--foreground", "--name", path, "--provider", SOFTHSM, `pkcs11:token=${LABEL}`];
-  const server = spawn("p11-kit", args, { env, detached: true, stdio: ["ignore", "ignore", "inherit"], uid: CALLER?.uid, gid: CALLER?.uid });
+  const server = spawn("p11-kit", args, {
+    env,
+    detached: true,
+    stdio: ["ignore", "ignore", "inherit"],
+    uid: CALLER?.uid,
+    gid: CALLER?.uid,
+  });
   while (!existsSync(path)) {
     if (server.exitCode !== null) throw new Error("p11-kit server ended");
     await delay(10);
@@ -130,8 +135,15 @@ async function measure({ arms }: SignBench, row: SignRow, iterations: number): P
     peer: median(loads.peer.map(take)),
   });
   const what = `${whatOf(row)} (${told(loads.ours, loads.peer)})`;
-  if (row.kind === "p99") return timeRow({ ...row, what }, of(({ p99 }) => p99 / 1000));
-  return rateRow({ ...row, what }, of((load) => (1000 * load.operations) / load.milliseconds));
+  if (row.kind === "p99")
+    return timeRow(
+      { ...row, what },
+      of(({ p99 }) => p99 / 1000),
+    );
+  return rateRow(
+    { ...row, what },
+    of((load) => (1000 * load.operations) / load.milliseconds),
+  );
 }
 
 function whatOf({ key, clients, kind }: SignRow): string {
@@ -147,6 +159,7 @@ function told(ours: readonly Load[], peer: readonly Load[]): string {
   const p50 = (loads: readonly Load[]) => Math.round(median(loads.map((load) => load.p50)));
   const p99 = (loads: readonly Load[]) => Math.round(median(loads.map((load) => load.p99)));
   const retries = (loads: readonly Load[]) => loads.reduce((sum, load) => sum + load.retries, 0);
-  const text = (loads: readonly Load[]) => `p50 ${p50(loads)} us, p99 ${p99(loads)} us, ${retries(loads)} set-ups again`;
+  const text = (loads: readonly Load[]) =>
+    `p50 ${p50(loads)} us, p99 ${p99(loads)} us, ${retries(loads)} set-ups again`;
   return `ours ${text(ours)}; peer ${text(peer)}`;
 }
