@@ -54,9 +54,16 @@ export async function beginServing(parts: ServingParts, opened: (serving: Servin
   const { environment, record, policy, policyBytes, launched, audit, sources, restrictions } = parts;
   const { config, native, spawner, metrics, inherited } = parts;
   const live = new LivePolicy(policy);
-  const usage = new Usage(() => performance.now());
+  const now = () => native.bootTime();
+  const usage = new Usage(now);
   const domains = openDomains(parts);
-  const approvals = openApprovals({ policy: () => live.current, policyBytes, akName: () => sources().ak.name, audit });
+  const approvals = openApprovals({
+    policy: () => live.current,
+    policyBytes,
+    akName: () => sources().ak.name,
+    audit,
+    now,
+  });
   opened({ domains, approvals, live, usage });
   await restrictions.begin(live);
   await serveScopes({

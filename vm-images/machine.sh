@@ -17,7 +17,7 @@ strace libtpm2-pkcs11-1 libpcsclite1 openssh-client
 if [ "${1:-}" = test ]; then
   packages="$packages chromium-headless-shell fonts-dejavu-core
     caml-crush-server caml-crush-clients pcscd vsmartcard-vpcd
-    gnutls-bin openssh-client openjdk-17-jdk-headless systemd"
+    gnutls-bin openssh-client default-jdk-headless systemd"
 fi
 
 if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then

@@ -1,4 +1,4 @@
-import { findScope, type Policy, type Scope } from "../../policy/index.ts";
+import type { Policy, Scope } from "../../policy/index.ts";
 
 /** What is frozen: everything, or single scopes by name. */
 export interface Frozen {
@@ -12,10 +12,12 @@ export interface Frozen {
  */
 export class LivePolicy {
   #current: Policy;
+  #scopes: ReadonlyMap<string, Scope>;
   #frozen: Frozen;
 
   constructor(policy: Policy, frozen: Frozen = { all: false, scopes: new Set() }) {
     this.#current = policy;
+    this.#scopes = byName(policy);
     this.#frozen = frozen;
   }
 
@@ -29,7 +31,7 @@ export class LivePolicy {
 
   /** Null when the policy in force has no scope of that name (any more). */
   scope(name: string): Scope | null {
-    return findScope(this.#current, name);
+    return this.#scopes.get(name) ?? null;
   }
 
   isFrozen(scope: string): boolean {
@@ -38,10 +40,15 @@ export class LivePolicy {
 
   narrow(next: Policy): void {
     this.#current = next;
+    this.#scopes = byName(next);
   }
 
   /** Adds to what is frozen; nothing takes from it but a new launch. */
   freeze({ all, scopes }: Frozen): void {
     this.#frozen = { all: this.#frozen.all || all, scopes: new Set([...this.#frozen.scopes, ...scopes]) };
   }
+}
+
+function byName({ scopes }: Policy): ReadonlyMap<string, Scope> {
+  return new Map(scopes.map((scope) => [scope.name, scope]));
 }

@@ -43,6 +43,7 @@ NAPI_MODULE_INIT() {
   set_function(env, exports, "receiveWithFds", native_receive_with_fds);
   set_function(env, exports, "peerCredentials", native_peer_credentials);
   set_function(env, exports, "isAlive", native_is_alive);
+  set_function(env, exports, "bootTime", native_boot_time);
   set_function(env, exports, "closeFd", native_close_fd);
   set_function(env, exports, "pipe", native_pipe);
   set_function(env, exports, "socketPair", native_socket_pair);

@@ -21,6 +21,7 @@ napi_value native_receive_with_fds(napi_env env, napi_callback_info info);
 /* process.c: peers and this process */
 napi_value native_peer_credentials(napi_env env, napi_callback_info info);
 napi_value native_is_alive(napi_env env, napi_callback_info info);
+napi_value native_boot_time(napi_env env, napi_callback_info info);
 napi_value native_close_fd(napi_env env, napi_callback_info info);
 napi_value native_pipe(napi_env env, napi_callback_info info);
 napi_value native_socket_pair(napi_env env, napi_callback_info info);

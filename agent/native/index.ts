@@ -67,6 +67,8 @@ export interface Native extends Sockets {
   peerCredentials(fd: number): PeerCredentials;
   /** Whether the process of a pidfd has not ended yet. */
   isAlive(pidfd: number): boolean;
+  /** Milliseconds since the machine started, time in suspend included (CLOCK_BOOTTIME): nobody can set it back. */
+  bootTime(): number;
   closeFd(fd: number): void;
   /** A pipe's read end, then its write end, neither inherited by a started program. */
   pipe(): readonly [number, number];
@@ -94,6 +96,7 @@ interface Binding {
   receiveWithFds(fd: number, max: number, timeoutMs: number): Promise<Message>;
   peerCredentials(fd: number): PeerCredentials;
   isAlive(pidfd: number): boolean;
+  bootTime(): number;
   closeFd(fd: number): void;
   pipe(): readonly [number, number];
   socketPair(type: number): readonly [number, number];
@@ -133,6 +136,7 @@ export function openNative(directory: string): Native {
       later("receiveWithFds", () => binding.receiveWithFds(fd, max, timeoutMs)),
     peerCredentials: (fd) => now("peerCredentials", () => binding.peerCredentials(fd)),
     isAlive: (pidfd) => now("isAlive", () => binding.isAlive(pidfd)),
+    bootTime: () => binding.bootTime(),
     closeFd: (fd) => now("closeFd", () => binding.closeFd(fd)),
     pipe: () => now("pipe", () => binding.pipe()),
     socketPair: (type) => now("socketPair", () => binding.socketPair(SOCKET_TYPES[type])),

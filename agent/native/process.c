@@ -4,6 +4,7 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "addon.h"
@@ -67,6 +68,16 @@ napi_value native_is_alive(napi_env env, napi_callback_info info) {
   if (argc != 1 || !get_fd(env, argv[0], &fd)) return NULL;
   struct pollfd entry = {.fd = fd, .events = POLLIN};
   napi_get_boolean(env, poll(&entry, 1, 0) == 0, &result);
+  return result;
+}
+
+/* bootTime(): milliseconds since boot, time in suspend included */
+napi_value native_boot_time(napi_env env, napi_callback_info info) {
+  (void)info;
+  struct timespec now;
+  napi_value result;
+  if (clock_gettime(CLOCK_BOOTTIME, &now) != 0) return throw_errno(env, errno, "CLOCK_BOOTTIME");
+  napi_create_double(env, (double)now.tv_sec * 1e3 + (double)now.tv_nsec / 1e6, &result);
   return result;
 }
 

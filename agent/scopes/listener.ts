@@ -1,4 +1,4 @@
-import { lstatSync, unlinkSync } from "node:fs";
+import { lstatSync, rmSync, unlinkSync } from "node:fs";
 import { connect } from "node:net";
 import { AgentError } from "../errors.ts";
 import type { Connector, Native, NativeStream } from "../native/index.ts";
@@ -32,8 +32,8 @@ export async function openListener(
   const listener = native.accept(fd, onConnection);
   return {
     close: () => {
-      unlinkSync(socketPath);
       listener.close();
+      rmSync(socketPath, { force: true }); // whoever stops the machine may have emptied its directory already
     },
   };
 }

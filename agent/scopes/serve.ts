@@ -48,7 +48,7 @@ export async function serveScopes(options: ServeOptions): Promise<readonly Scope
     isAlive: (pidfd) => native.isAlive(pidfd),
     processes: openProcesses(),
   });
-  const now = () => performance.now();
+  const now = () => native.bootTime();
   const broker: Broker = {
     ...{ live, keys: new KeyRing(live.current, publicKeys), token: domainToken(domains), audit },
     ...{ failures: new FailureBudgets(now), usage, now, wallClock: Date.now },

@@ -30,6 +30,8 @@ export declare namespace z {
   type ZodNullable<S> = Schema<Output<S> | null>;
   type ZodReadonly<S> = Schema<Readonly<Output<S>>>;
   type ZodDefault<S> = Schema<Output<S>>;
+  type ZodTransform<T = unknown, _From = unknown> = Schema<T>;
+  type ZodPipe<_From, S> = Schema<Output<S>>;
   interface ZodOptional<S> extends Schema<Output<S> | undefined> {
     readonly "~optional": true;
   }

@@ -35,7 +35,15 @@ const codes: ReadonlySet<string> = new Set([
     "event-order",
   ],
   ...["event-unknown", "extra-data", "firmware-log-agent-pcr", "firmware-separator", "firmware-unpinned", "image-id"],
-  ...["image-variant", "key-attributes", "library-not-accepted", "pcr-digest", "pcr-mismatch", "pcr-no-reference"],
+  ...[
+    "image-variant",
+    "key-attributes",
+    "key-certificate",
+    "library-not-accepted",
+    "pcr-digest",
+    "pcr-mismatch",
+    "pcr-no-reference",
+  ],
   ...[
     "pcr-not-quoted",
     "pcr-replay",

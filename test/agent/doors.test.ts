@@ -58,7 +58,7 @@ describe("the door", () => {
     expect(await said(Uint8Array.of(0xff))).toEqual(new Uint8Array());
     expect(reasons()).toHaveLength(1);
     await broker.close();
-    broker = await startBroker({ identify });
+    broker = await startBroker({ identify, doors: { p11kit: openP11kitDoor } });
     expect(await said(utf8("IRPC\u0001"))).toEqual(new Uint8Array());
   });
 });

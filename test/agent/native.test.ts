@@ -1,4 +1,5 @@
 import { closeSync, openSync, writeSync } from "node:fs";
+import { uptime } from "node:os";
 import { describe, expect, test } from "vitest";
 import { AgentError } from "../../agent/errors.ts";
 import { openNative } from "../../agent/native/index.ts";
@@ -39,6 +40,15 @@ describe("the agent's native addon", () => {
     expect(peer).toMatchObject({ pid: process.pid, uid: process.getuid?.(), gid: process.getgid?.() });
     expect(peer.pidfd).toBeGreaterThan(2);
     for (const fd of [peer.pidfd, near, far]) addon.closeFd(fd);
+  });
+
+  test("I6: the clock of rates and durations is the kernel's since boot, and goes forward", () => {
+    const before = uptime() * 1000;
+    const [first, second] = [addon.bootTime(), addon.bootTime()];
+    expect(second).toBeGreaterThanOrEqual(first);
+    // `uptime` counts in hundredths of a second.
+    expect(first).toBeGreaterThan(before - 20);
+    expect(first).toBeLessThan(uptime() * 1000 + 20);
   });
 
   test("a failed system call is an AgentError with the system's own error as cause", () => {

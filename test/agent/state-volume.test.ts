@@ -14,6 +14,7 @@ import { join } from "node:path";
 import { inspect } from "node:util";
 import fc from "fast-check";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
+import { FileAuditLog } from "../../agent/audit/log.ts";
 import { MachineAudit } from "../../agent/audit/machine-audit.ts";
 import type { AuditEntry } from "../../agent/audit/record.ts";
 import {
@@ -322,9 +323,13 @@ describe("the volume's key", () => {
 });
 
 describe("the anchor of a log that grows", () => {
-  /** As many ticks of the clock as asked, and time for the TPM's answer. */
+  /** As many ticks of the clock as asked, and time for the disk's and the TPM's answer. */
   async function pass(milliseconds: number): Promise<void> {
+    const flush = vi.spyOn(FileAuditLog.prototype, "flush");
     await vi.advanceTimersByTimeAsync(milliseconds);
+    await Promise.allSettled(flush.mock.results.map(({ value }) => value));
+    flush.mockRestore();
+    await new Promise(setImmediate); // what is anchored once the records are on the disk
     await anchor(); // its command waits behind the one that the tick may have given
   }
   const anchoredSeq = async () => {

@@ -9,7 +9,7 @@ import { buildImage, type Image, softhsmFiles } from "../../vm-images/build.ts";
 import type { ImageFile } from "../../vm-images/files.ts";
 import { GuestTree, requireGuestFile } from "../../vm-images/guest-tree.ts";
 import { vmPciDevices } from "../../vm-images/qemu-args.ts";
-import { demoPolicy } from "../../vm-images/story/demo-policy.ts";
+import { demoPolicy, SCOPED_UID } from "../../vm-images/story/demo-policy.ts";
 import { type RunningMachine, requireServing, startMachine } from "../../vm-images/story/running.ts";
 import { PLACES } from "../../vm-images/story/story.ts";
 import { DEMO_APPRAISAL } from "../../vm-images/story/verifier.ts";
@@ -105,5 +105,25 @@ describe("a machine provisioned by the command alone", () => {
       });
       expect(JSON.parse(verdict)).toMatchObject({ tier: "affirming", machine: "by-hand", findings: [] });
     }
+  });
+
+  it("answers what an operator asks of it: what it counts, what is frozen, what waits for approval, what it has recorded", async () => {
+    const machine = at("vm");
+    const signer = await running.workload(SCOPED_UID);
+    const use = { scope: "release-signing", mechanism: "CKM_ECDSA", digest: "5a".repeat(32) };
+    expect(await signer.request("native-sign", use)).toMatchObject({ keys: ["release-ec"] });
+    signer.close();
+    const samples = (await ironclaw("metrics", { machine })).split("\n");
+    expect(samples).toContain("ironclaw_serving 1");
+    expect(JSON.parse(await ironclaw("freeze --status --json", { machine }))).toEqual({
+      ...{ all: false, scopes: [], bits: "0".repeat(16) },
+      freezeBits: { "release-signing": null, "document-signing": null },
+    });
+    expect(JSON.parse(await ironclaw("approve list --json", { machine }))).toEqual({ requests: [] });
+    const lines = (await ironclaw(`audit show ${machine} --json`, {})).trimEnd().split("\n");
+    const records = lines.map((line) => JSON.parse(line));
+    expect(records.map(({ seq }) => seq)).toEqual(records.map((_, index) => index + 1));
+    const signed = { operation: "sign", key: "release-ec", decision: "allow" };
+    expect(records).toContainEqual(expect.objectContaining(signed));
   });
 });

@@ -1,4 +1,4 @@
-import { randomBytes, randomInt } from "node:crypto";
+import { randomBytes } from "node:crypto";
 import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -38,8 +38,18 @@ import { attest, endorse, enrol, type Verdict } from "../../vm-images/story/veri
 import { startSwtpm } from "../../vm-images/swtpm.ts";
 import { TOKEN_DIRECTORY } from "../../vm-images/token/token.ts";
 import { DevShell } from "../support/dev-shell.ts";
+import type { ScannedProcess } from "../support/guest-memory.ts";
 import type { OpenOrder, OpenResult } from "../support/guest-open.ts";
-import type { Found, MaskedNeedle, ScannedProcess, ScanOrder, ScanResult } from "../support/guest-scan.ts";
+import type { ScanOrder, ScanResult } from "../support/guest-scan.ts";
+import {
+  counted,
+  inAllEncodings,
+  maskedNeedle,
+  pinNeedles as needlesOf,
+  newCanary,
+  nothing,
+  total,
+} from "../support/pin-needles.ts";
 import { tryUnseal } from "../support/seal-fixture.ts";
 
 // One `dev` machine for all of this file; each part leaves it as the next one needs it, and the last one ends it.
@@ -52,8 +62,6 @@ const TPM_RC_POLICY_FAIL = "0x0000099d";
 const TPM_RC_LOCALITY = 0x907;
 
 const program = (name: string) => join(import.meta.dirname, "../support", name);
-const nothing: Found = { utf8: 0, utf16le: 0, utf16be: 0 };
-const total = ({ utf8, utf16le, utf16be }: Found) => utf8 + utf16le + utf16be;
 
 let directory: string;
 let stage: Awaited<ReturnType<typeof prepare>>;
@@ -288,19 +296,6 @@ describe("the PIN, after login", () => {
   let scan: ScanResult;
   let canary: string;
 
-  /** The same alphabet and length as a PIN's, and as bytes in all encodings in which one could be held. */
-  const newCanary = (length: number) =>
-    Array.from({ length }, () => String.fromCharCode(0x61 + randomInt(26))).join("");
-  const masked = (name: string, value: Uint8Array): MaskedNeedle => {
-    const mask = randomBytes(value.length);
-    const hidden = value.map((byte, index) => byte ^ (mask[index] ?? 0));
-    return { name, mask: mask.toString("base64"), masked: Buffer.from(hidden).toString("base64") };
-  };
-  const inAllEncodings = (text: string) => {
-    const wide = Buffer.from(text, "utf16le");
-    return Buffer.concat([Buffer.from(`${text}\n`), wide, Buffer.from("\n\n"), Buffer.from(wide).swap16()]);
-  };
-
   beforeAll(async () => {
     const { pin } = stage.machine;
     canary = newCanary(pin.length);
@@ -315,16 +310,12 @@ describe("the PIN, after login", () => {
     } finally {
       workload.close();
     }
-    const half = pin.length >> 1;
-    const needles = [
-      // Each half by itself: also a copy of which a part was overwritten is found.
-      ...[masked("pin", pin), masked("first half", pin.subarray(0, half)), masked("second half", pin.subarray(half))],
-    ];
+    const needles = needlesOf(pin);
     pinNeedles = needles.map(({ name }) => name);
     const order: ScanOrder = {
       needles: [
-        ...[...needles, masked("canary", Buffer.from(canary))],
-        ...Object.entries(KNOWN).map(([role, text]) => masked(role, Buffer.from(text))),
+        ...[...needles, maskedNeedle("canary", Buffer.from(canary))],
+        ...Object.entries(KNOWN).map(([role, text]) => maskedNeedle(role, Buffer.from(text))),
       ],
       places: ["/run", "/tmp", "/etc", "/var", await shell.output("readlink /run/ironclaw/cabinet")],
     };
@@ -333,8 +324,6 @@ describe("the PIN, after login", () => {
     scan = (await shell.program(program("guest-scan.ts"), order)) as ScanResult;
   });
 
-  const counted = ({ counts }: Pick<ScannedProcess, "counts">, names: readonly string[]) =>
-    names.map((name) => counts[name] ?? nothing);
   const shims = () => scan.processes.filter(({ uid }) => uid === SHIM_UID);
 
   it("I4: the scan reads all memory of every process: spawner, agent, shims, both workloads and the shell", () => {

@@ -108,13 +108,14 @@ describe("npm start -- --json", () => {
     expect([last?.kind, last?.name]).toEqual(["cap", "serving"]);
   });
 
-  it("I6: stock clients sign a nonce made after the boot, and the host verifies each signature with the public key", () => {
+  it("I6: stock clients and our own sign a nonce made after the boot, and the host verifies each signature with the public key", () => {
     expect(story.signature.verified).toBe(true);
     expect(story.signature.by.map(({ client }) => client)).toEqual([
       "pkcs11js",
       "pkcs11-tool",
       "pkcs11js",
       "openssl engine",
+      "native client",
     ]);
   });
 

@@ -18,6 +18,7 @@ const maxBytes = 100 * 1024;
 /** Parsers that are reached through others, each with a target that does so. */
 const through: Readonly<Record<string, string>> = {
   parseCanonicalJson: "release",
+  parseClockInfo: "tpms-attest",
   parseDuration: "policy",
   parseEarClaims: "ear",
   parseEarHeader: "ear",

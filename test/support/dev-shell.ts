@@ -31,13 +31,13 @@ export class DevShell {
   }
 
   /** What is written before the shell reads its port is lost, so it is greeted until it answers. */
-  static async open(socket: Socket): Promise<DevShell> {
+  static async open(socket: Socket, interval = TRY_AGAIN): Promise<DevShell> {
     const shell = new DevShell(socket);
     const marker = newMarker();
-    for (let tries = 0; tries < PATIENCE / TRY_AGAIN && !shell.#received.includes(marker); tries++) {
+    for (let tries = 0; tries < PATIENCE / interval && !shell.#received.includes(marker); tries++) {
       // No prompts in between; the marker is written so that an echo of the line would not be one.
       socket.write(`PS1= PS2=; echo ${marker.slice(0, 4)}""${marker.slice(4)}\n`);
-      await delay(TRY_AGAIN);
+      await delay(interval);
     }
     await shell.run(":"); // swallows further greetings
     return shell;

@@ -1,6 +1,6 @@
 import { sha256Hex } from "../../policy/index.ts";
 import { WRAPPED } from "./decision-samples.ts";
-import { type PolicyDocument, twoTokenDocument } from "./policy-document.ts";
+import { type PolicyDocument, sshKeyLine, twoTokenDocument } from "./policy-document.ts";
 
 // A policy that limits everything, and for each limit one step that narrows it. Undoing a step widens.
 
@@ -15,15 +15,13 @@ export interface NarrowingStep {
 }
 
 const hex = (byte: string) => `sha256:${byte.repeat(32)}`;
-const keyLine = (last: string) =>
-  `ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJHW4bXyS9Qm9bIcJVbTfWZxYwq4LkWz8oRl9nWv3hT${last} x@y`;
 const SPKI = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE";
 
 /** Every field of a policy is in use, and wide. */
 export function wideDocument(): PolicyDocument {
   const document = twoTokenDocument();
   Object.assign(document, {
-    approvers: { alice: person("A"), bob: person("B"), carol: person("C"), dora: person("D") },
+    approvers: { alice: person("A"), bob: person("F"), carol: person("G"), dora: person("H") },
   });
   document.callers = {
     signer: { uid: 2001, exe: [hex("5e"), hex("5f")], unit: null },
@@ -79,7 +77,7 @@ export function wideDocument(): PolicyDocument {
 }
 
 function person(last: string): Fields {
-  return { key: keyLine(last), notFor: [] };
+  return { key: `${sshKeyLine(last)} x@y`, notFor: [] };
 }
 
 function arrival(key: string, byte: string, blob: string | null): Fields {

@@ -108,7 +108,7 @@ export function documentBytes(document: unknown): Uint8Array {
   return new TextEncoder().encode(JSON.stringify(document));
 }
 
-/** An OpenSSH public key; which of them, says its last character. */
+/** An OpenSSH public key; which of them, says its last character: of the letters, A, F, G, H, I, L, O, Q, T, U, V and X make a point of the curve. */
 export function sshKeyLine(last: string): string {
   return `ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJHW4bXyS9Qm9bIcJVbTfWZxYwq4LkWz8oRl9nWv3hT${last}`;
 }

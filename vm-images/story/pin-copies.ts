@@ -48,7 +48,7 @@ function inEachEncoding(value: string): readonly string[] {
  * Copies found by either half. Neighbouring pages of a process lie anywhere in the machine's memory, so a copy across two
  * of them is not found as a whole; nor is one that has been overwritten in part.
  */
-async function countHalves(files: readonly string[], needle: string): Promise<number> {
+export async function countHalves(files: readonly string[], needle: string): Promise<number> {
   const middle = needle.length >> 1;
   const first = totalCount(await scanFiles(files, needle.slice(0, middle)));
   return Math.max(first, totalCount(await scanFiles(files, needle.slice(middle))));

@@ -25,7 +25,7 @@ export interface ScopedUse {
   };
 }
 
-/** Sign a nonce that did not exist before the boot, with three stock clients and with recorded bytes; then be refused. */
+/** Sign a nonce that did not exist before the boot, with three stock clients, our own and recorded bytes; then be refused. */
 export async function useScopes(machine: RunningMachine, token: DemoToken): Promise<ScopedUse> {
   const nonce = randomBytes(32);
   const digest = createHash("sha256").update(nonce).digest();
@@ -59,6 +59,13 @@ export async function useScopes(machine: RunningMachine, token: DemoToken): Prom
         await signer.request("sign", { ...rsa, mechanism: "CKM_SHA256_RSA_PKCS", data }),
       ),
       checked("openssl engine", token, "document-rsa", nonce, await signer.request("openssl-sign", { ...rsa, data })),
+      checked(
+        "native client",
+        token,
+        "release-ec",
+        nonce,
+        await signer.request("native-sign", { ...ec, mechanism: "CKM_ECDSA", digest: digest.toString("hex") }),
+      ),
     ];
     return {
       nonce: data,

@@ -3,6 +3,7 @@
 import { execFile } from "node:child_process";
 import { open, readFile } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
+import { connect, type Mechanism } from "../../agent/client/index.ts";
 import { replayFrames } from "./replay.ts";
 import { CLIENT_MODULE, type SignRequest, signThroughScope } from "./sign.ts";
 
@@ -35,6 +36,14 @@ const OPERATIONS: Record<string, (fields: Fields) => Promise<Fields>> = {
     });
     // A process of its own: p11-kit-client.so reads its server address once.
     return JSON.parse(await run(process.execPath, [process.argv[1] ?? "", "--sign"], scopeSocket(fields), request));
+  },
+  // Through the native door of the same socket, and in this process: nothing is loaded.
+  "native-sign": async (fields) => {
+    await using client = await connect({ scope: text(fields, "scope") });
+    await using session = client.session();
+    const mechanism = text(fields, "mechanism") as Mechanism; // the agent says whether it is one
+    const signature = await session.sign({ mechanism, digest: Buffer.from(text(fields, "digest"), "hex") });
+    return { keys: client.keys.map(({ name }) => name), signature: Buffer.from(signature).toString("hex") };
   },
   "pkcs11-tool-list": async (fields) => ({
     output: await run("/usr/bin/pkcs11-tool", ["--module", CLIENT_MODULE, "--list-objects"], scopeSocket(fields)),

@@ -37,7 +37,13 @@ async function start(kind: "operation" | "window"): Promise<RawClient> {
     Object.assign(made, { approvers: Object.fromEntries(approvers) });
     Object.assign(made.scopes[0] ?? {}, { approvals: { required: 2, of: ids, for: kind, window: "PT15M" } });
     document = made;
-    approvals = openApprovals({ policy: inForce, policyBytes: utf8("{}"), akName, audit });
+    approvals = openApprovals({
+      policy: inForce,
+      policyBytes: utf8("{}"),
+      akName,
+      audit,
+      now: () => performance.now(),
+    });
   };
   const gate = {
     approvedBy: (request: Parameters<Approvals["gate"]["use"]>[0]) => approvals.gate.approvedBy(request),

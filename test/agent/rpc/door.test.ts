@@ -12,6 +12,7 @@ import {
   tokenRefuses,
 } from "../../support/broker-fixture.ts";
 import { DIGEST, decryptRequest, NativeClient, request, signRequest, u32 } from "../../support/native-client.ts";
+import { sshKeyLine } from "../../support/policy-document.ts";
 
 const keys = softwareKeys();
 let broker: BrokerFixture;
@@ -105,10 +106,9 @@ describe("a refusal", () => {
   });
 
   test("I7: for want of approvals names the pending request, and says nothing of who approved", async () => {
-    const key = `ssh-ed25519 ${Buffer.concat([u32(11), Buffer.from("ssh-ed25519"), u32(32), new Uint8Array(32)]).toString("base64")}`;
     await begin({
       change: (document) => {
-        document["approvers"] = { alice: { key, notFor: [] } };
+        document["approvers"] = { alice: { key: sshKeyLine("A"), notFor: [] } };
         Object.assign(document.scopes[0] ?? {}, {
           approvals: { required: 1, of: ["alice"], for: "operation", window: "PT15M" },
         });

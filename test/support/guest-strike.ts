@@ -1,0 +1,111 @@
+// Runs in the guest, as root, under the image's own Node: lets the agent go on, waits until a process holds a value that the TPM has just
+// released, and ends one. Order on standard input, result on standard output, both one JSON document; the console is told before the act.
+import { closeSync, constants, openSync, readdirSync, readFileSync, writeFileSync, writeSync } from "node:fs";
+import { type MaskedNeedle, openNeedle, searchMemory } from "./guest-memory.ts";
+
+export interface StrikeOrder {
+  readonly needle: MaskedNeedle;
+  /** Whose memory it must be in. */
+  readonly holder: "unsealer" | "shim";
+  readonly victim: "unsealer" | "agent" | "shim";
+  /** The agent's process, which was stopped. */
+  readonly agent: number;
+}
+
+export interface StrikeResult {
+  /** Processes that were killed. */
+  readonly struck: number;
+}
+
+/** The shim's end of the pipe that the PIN comes through (SPAWNER.md). */
+const PIN_FD = 4;
+const PIPE_BYTES = 1 << 16;
+/** Milliseconds; an emulated machine is slow. */
+const PATIENCE = 120_000;
+
+const commandOf = (pid: number): string => {
+  try {
+    return readFileSync(`/proc/${pid}/comm`, "latin1").trim();
+  } catch {
+    return ""; // it has ended
+  }
+};
+
+/** Below the agent or the spawner, started after the agent. */
+function processesNamed(name: string, after: number): readonly number[] {
+  const pids = readdirSync("/proc").map(Number);
+  return pids.filter((pid) => pid > after && commandOf(pid) === name).sort((a, b) => a - b);
+}
+
+const pause = (milliseconds: number) => void Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, milliseconds);
+
+/** Stops it, and has its pipe take nothing more: whoever brings the PIN has to wait with it in hand. */
+function blockPipe(shim: number): void {
+  process.kill(shim, "SIGSTOP");
+  const pipe = openSync(`/proc/${shim}/fd/${PIN_FD}`, constants.O_WRONLY | constants.O_NONBLOCK);
+  try {
+    for (const size of [4096, 1]) {
+      for (let filled = 0; filled < PIPE_BYTES; filled += size) writeSync(pipe, Buffer.alloc(size));
+    }
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "EAGAIN") throw error;
+  } finally {
+    closeSync(pipe);
+  }
+}
+
+/**
+ * Waits until one of these holds the value in what it can write to, and leaves them all stopped then: they stand still while they are looked
+ * at, and run for a moment in between. Null when they have ended.
+ */
+function awaitHolder(pids: readonly number[], needle: MaskedNeedle): number | null {
+  const wanted = [openNeedle(needle)];
+  const holds = (pid: number) => (searchMemory(pid, wanted, /^rw/).counts[needle.name]?.utf8 ?? 0) > 0;
+  for (let left = pids; left.length > 0; left = left.filter((pid) => commandOf(pid) !== "")) {
+    for (const pid of left) ifThere(() => process.kill(pid, "SIGSTOP"));
+    const holder = left.find((pid) => ifThere(() => holds(pid)) === true);
+    if (holder !== undefined) return holder;
+    for (const pid of left) ifThere(() => process.kill(pid, "SIGCONT"));
+    pause(1);
+  }
+  return null;
+}
+
+/** What is asked of a process that may have ended. */
+function ifThere<T>(act: () => T): T | undefined {
+  try {
+    return act();
+  } catch (error) {
+    if (["ENOENT", "ESRCH", "EIO"].includes((error as NodeJS.ErrnoException).code ?? "")) return undefined;
+    throw error;
+  }
+}
+
+const tell = (what: string) => writeFileSync("/dev/console", `strike: ${what}\n`);
+
+function strike({ needle, holder, victim, agent }: StrikeOrder): StrikeResult {
+  const seen = new Set<number>();
+  tell(`waiting for the ${holder}`);
+  process.kill(agent, "SIGCONT");
+  for (const end = performance.now() + PATIENCE; performance.now() < end; pause(5)) {
+    const unsealer = processesNamed("unsealer", agent).find((pid) => !seen.has(pid));
+    if (unsealer === undefined) continue;
+    seen.add(unsealer);
+    ifThere(() => process.kill(unsealer, "SIGSTOP"));
+    const shims = processesNamed("shim", agent);
+    // also before the key of the state volume, which another run of it brings
+    if (holder === "unsealer") for (const shim of shims) blockPipe(shim);
+    ifThere(() => process.kill(unsealer, "SIGCONT"));
+    const held = shims.length === 0 ? null : awaitHolder(holder === "unsealer" ? [unsealer] : shims, needle);
+    if (held === null) continue;
+    tell(`the ${commandOf(held)} holds it`);
+    process.kill(victim === "agent" ? agent : held, "SIGKILL");
+    for (const pid of [unsealer, ...shims]) ifThere(() => process.kill(pid, "SIGCONT"));
+    return { struck: 1 };
+  }
+  tell("nobody held it");
+  return { struck: 0 };
+}
+
+const order: StrikeOrder = JSON.parse(readFileSync(0, "utf8"));
+process.stdout.write(`${JSON.stringify(strike(order))}\n`);
