@@ -2,6 +2,7 @@
 #include "sign-load.h"
 #include "pkcs11.h"
 #include <dlfcn.h>
+#include <stdio.h>
 #include <string.h>
 
 enum { MAX_SLOTS = 16, MAX_SIGNATURE = 512, PRIVATE_KEY = 3, SERIAL_SESSION = 4, USER = 1 };
@@ -47,6 +48,14 @@ static bool prepare(char **arguments, const struct work *work)
 	return find_key(work->rsa ? "rsa" : "ec");
 }
 
+static void expect_ok(const char *call, CK_RV rv)
+{
+	if (rv == 0) return;
+	char text[64];
+	snprintf(text, sizeof text, "%s: 0x%lx", call, rv);
+	fail(text);
+}
+
 static void run(const struct work *work)
 {
 	struct ck_mechanism mechanism = { work->mechanism, NULL, 0 };
@@ -54,8 +63,8 @@ static void run(const struct work *work)
 	while (may_go_on()) {
 		CK_ULONG length = sizeof signature;
 		uint64_t before = microseconds();
-		if (library->sign_init(session, &mechanism, key) != 0) fail("C_SignInit");
-		if (library->sign(session, work->data, work->length, signature, &length) != 0) fail("C_Sign");
+		expect_ok("C_SignInit", library->sign_init(session, &mechanism, key));
+		expect_ok("C_Sign", library->sign(session, work->data, work->length, signature, &length));
 		signed_in(microseconds() - before);
 	}
 }
