@@ -12,6 +12,8 @@ napi_value throw_errno(napi_env env, int error, const char *what);
 napi_value make_error(napi_env env, int error, const char *what);
 /* Argument `index` of `argv` as a file descriptor; false (and a pending TypeError) when it is not one. */
 bool get_fd(napi_env env, napi_value value, int *fd);
+/* poll(2) that does not wait: whether one of `events` holds now, or an end. A signal is no answer: it would make a living process a dead one. */
+bool holds_now(int fd, short events);
 void set_function(napi_env env, napi_value exports, const char *name, napi_callback function);
 void set_number(napi_env env, napi_value object, const char *name, double number);
 

@@ -59,6 +59,14 @@ napi_value make_credentials(napi_env env, const struct ucred *peer, bool by_numb
   return result;
 }
 
+bool holds_now(int fd, short events) {
+  struct pollfd entry = {.fd = fd, .events = events};
+  int ready;
+  do ready = poll(&entry, 1, 0);
+  while (ready < 0 && errno == EINTR);
+  return ready != 0;
+}
+
 /* isAlive(pidfd) */
 napi_value native_is_alive(napi_env env, napi_callback_info info) {
   napi_value argv[1], result;
@@ -66,8 +74,7 @@ napi_value native_is_alive(napi_env env, napi_callback_info info) {
   int fd;
   napi_get_cb_info(env, info, &argc, argv, NULL, NULL);
   if (argc != 1 || !get_fd(env, argv[0], &fd)) return NULL;
-  struct pollfd entry = {.fd = fd, .events = POLLIN};
-  napi_get_boolean(env, poll(&entry, 1, 0) == 0, &result);
+  napi_get_boolean(env, !holds_now(fd, POLLIN), &result);
   return result;
 }
 

@@ -9,11 +9,6 @@
 /* What receive and send say when the socket has nothing, or no room; what receive says when nobody can tell any more who has sent. */
 enum { WOULD_BLOCK = -1, CONNECTOR_DIED = -2 };
 
-static bool is_ready(int fd, short events) {
-  struct pollfd entry = {.fd = fd, .events = events};
-  return poll(&entry, 1, 0) != 0;
-}
-
 static napi_value throw_sender(napi_env env, const char *what) {
   napi_throw_error(env, "EFOREIGN", what);
   return NULL;
@@ -69,7 +64,7 @@ napi_value native_stream_receive(napi_env env, napi_callback_info info) {
   int error = errno;
   if (got < 0 && error != EAGAIN && error != EWOULDBLOCK) return throw_errno(env, error, "receive");
   bool foreign = got > 0 && memcmp(&sender, &stream->peer, sizeof sender) != 0;
-  bool dead = got > 0 && (stream->pidfd < 0 || is_ready(stream->pidfd, POLLIN));
+  bool dead = got > 0 && (stream->pidfd < 0 || holds_now(stream->pidfd, POLLIN));
   if (more || foreign || dead) memset(bytes, 0, (size_t)got);
   if (more) return throw_sender(env, "descriptors");
   if (foreign) return throw_foreign(env, &sender);
@@ -107,6 +102,6 @@ napi_value native_stream_held(napi_env env, napi_callback_info info) {
   napi_get_cb_info(env, info, &argc, argv, NULL, NULL);
   struct stream *stream = argc == 1 ? open_stream(env, argv[0]) : NULL;
   if (stream == NULL) return NULL;
-  napi_get_boolean(env, !is_ready(stream->fd, 0), &result);
+  napi_get_boolean(env, !holds_now(stream->fd, 0), &result);
   return result;
 }

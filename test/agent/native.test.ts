@@ -1,4 +1,5 @@
 import { closeSync, openSync, writeSync } from "node:fs";
+import { Session } from "node:inspector/promises";
 import { uptime } from "node:os";
 import { describe, expect, test } from "vitest";
 import { AgentError } from "../../agent/errors.ts";
@@ -32,6 +33,23 @@ describe("the agent's native addon", () => {
     closeSync(far);
     expect((await addon.receiveWithFds(near, 4)).bytes).toHaveLength(0);
     closeSync(near);
+  });
+
+  test("I6: a signal to the agent makes no living process a dead one", async () => {
+    const [near, far] = addon.socketPair("stream");
+    const { pidfd } = addon.peerCredentials(near);
+    // Its samples are signals, one after the other.
+    const profiler = new Session();
+    profiler.connect();
+    await profiler.post("Profiler.enable");
+    await profiler.post("Profiler.setSamplingInterval", { interval: 50 });
+    await profiler.post("Profiler.start");
+    let dead = 0;
+    for (let look = 0; look < 500_000; look++) dead += addon.isAlive(pidfd) ? 0 : 1;
+    await profiler.post("Profiler.stop");
+    profiler.disconnect();
+    expect(dead).toBe(0);
+    for (const fd of [near, far, pidfd]) closeSync(fd);
   });
 
   test("I6: the peer of a socket is named by the kernel, with a pidfd", () => {

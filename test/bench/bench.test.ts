@@ -7,6 +7,11 @@ import { compareTimes, median, percentile99, rateRow, timeRow } from "./bench.ts
 const run = promisify(execFile);
 const HARNESS = resolve(import.meta.dirname, "run.ts");
 
+function unitOf(id: string): string {
+  if (["decide", "audit-append"].includes(id)) return "us";
+  return ["verifier-16", "sandbox"].includes(id) || /^sign-(ec|rsa)-/.test(id) ? "/s" : "ms";
+}
+
 // Shapes only: no test depends on how long anything takes.
 describe("the benchmark", () => {
   it("ends with one JSON document of machine and rows", async () => {
@@ -21,13 +26,15 @@ describe("the benchmark", () => {
       ...{ "unseal-import": 1.5, "unseal-import-p384": 1.5, "unseal-import-rsa": 1.5 },
       ...{ "verify-report": 3, "verify-report-known-release": 3, "verify-report-linear": 1.3, "cbor-hostile": 50 },
       ...{ "verifier-16": 0.33, "verifier-p99-16": 250, sandbox: 0.95, "launch-shim": 4 },
+      ...{ decide: 10, "audit-append": 8 },
+      ...{ "sign-ec-1": 1.5, "sign-ec-4": 1, "sign-ec-16": 1.5, "sign-rsa-1": 1, "sign-rsa-4": 1, "sign-rsa-16": 1 },
+      ...{ "sign-ec-native-16": 1, "sign-p99-4": 1 },
     };
     const found = result.rows.map(({ id, target }: { id: string; target: number }) => [id, target]);
     expect(found).toEqual(Object.entries(targets));
     for (const row of result.rows) {
       expect(Object.keys(row)).toEqual(["id", "what", "ours", "peer", "unit", "ratio", "target", "ok"]);
-      const unit = ["verifier-16", "sandbox"].includes(row.id) ? "/s" : "ms";
-      expect(row).toMatchObject({ unit, what: expect.any(String), ok: expect.any(Boolean) });
+      expect(row).toMatchObject({ unit: unitOf(row.id), what: expect.any(String), ok: expect.any(Boolean) });
       expect(row.ours > 0 && row.peer > 0 && row.ratio > 0, row.id).toBe(true);
     }
   });

@@ -18,13 +18,20 @@ import { measureClosure } from "../../attest/index.ts";
 import { sha256, utf8 } from "../../policy/index.ts";
 import type { LabStart } from "../support/hostile-agent.ts";
 import { buildLab, type Lab, type LabBuild, openLab } from "../support/hostile-lab.ts";
-import { makeToken, NATIVE_DIRECTORY, SOFTHSM, TEST_PIN, writeHostProfile } from "../support/shim-fixture.ts";
+import {
+  makeToken,
+  NATIVE_DIRECTORY,
+  SOFTHSM,
+  TEST_PIN,
+  type Token,
+  writeHostProfile,
+} from "../support/shim-fixture.ts";
 import { median, type Row, rateRow, type Suite, timeRow } from "./bench.ts";
 
 const root = resolve(import.meta.dirname, "../..");
 const TOKENS = "/var/lib/softhsm/tokens";
 const CONF = "/lab/softhsm2.conf";
-const LABEL = "bench";
+export const LABEL = "bench";
 const BATCH = 200;
 const DEPTH = 8;
 const WARM_UP = 3;
@@ -45,7 +52,7 @@ export const sandboxSuite: Suite = {
   },
 };
 
-interface SandboxBench {
+export interface SandboxBench {
   readonly directory: string;
   readonly lab: Lab;
   readonly request: (id: number) => LabStart;
@@ -56,11 +63,13 @@ interface SandboxBench {
 }
 
 /** Token, configuration and programs in memory, so that no disk is measured: a private root is in memory too. */
-function openSandboxBench(): SandboxBench {
+export function openSandboxBench(addKeys: (token: Token) => void = () => undefined): SandboxBench {
   const directory = mkdtempSync("/dev/shm/ironclaw-sandbox-");
   chmodSync(directory, 0o755);
   const here = { directory, remove: () => undefined };
-  const { environment, tokens } = makeToken(here);
+  const token = makeToken(here);
+  addKeys(token);
+  const { environment, tokens } = token;
   const build = buildLab({ directory });
   writeFileSync(
     join(directory, "conf"),

@@ -8,6 +8,7 @@ import { type Attempt, openNative } from "../../agent/native/index.ts";
 import { openShim, type Shim, type SignRequest } from "../../agent/shim-client.ts";
 import { openSpawner, type ShimFile, type ShimStatus, type StartShim } from "../../agent/spawner-client.ts";
 import { ByteReader, ByteWriter, concatBytes, utf8 } from "../../policy/index.ts";
+import { heldNow, type LabHeld, type LabProfile, type LabServing, profileFor, serveLab } from "./lab-broker.ts";
 
 // The agent's side of a laboratory: a Node process below the real spawner that has the agent's own clients and does what a test says over
 // a Unix socket. Arguments: the socket, the directory of the native parts.
@@ -37,6 +38,11 @@ export interface LabOrders {
   signatures(id: number, request: SignRequest, count: number, depth: number): Promise<number>;
   /** The longest time in which this process's event loop did not turn, in milliseconds, since it was last asked. */
   delay(): number;
+  /** The scopes of a policy over one of its shims. */
+  serveScopes(serving: LabServing): Promise<void>;
+  held(): LabHeld;
+  /** Of this process, for so many milliseconds. */
+  profile(milliseconds: number): Promise<LabProfile>;
 }
 
 export interface LabStart {
@@ -185,6 +191,9 @@ function makeOrders(nativeDirectory: string): LabOrders {
     closed: (id) => get(id).closed,
     status: (id) => spawner.shimStatus(id),
     stop: (id) => spawner.stopShim(id),
+    serveScopes: (serving) => serveLab({ native, spawner, shimOf: (id) => get(id).shim }, serving),
+    held: () => heldNow(),
+    profile: (milliseconds) => profileFor(milliseconds),
     delay: () => {
       const longest = loop.max / 1e6;
       loop.reset();

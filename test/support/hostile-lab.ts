@@ -27,6 +27,13 @@ const MODULE_PARTS = ["acts", "calls", "endpoints", "exhaustion", "files", "kern
 /** Root gives every process its own uid, unless the others could not read this tree; anybody else has one uid. */
 const single = process.getuid?.() !== 0 || !readableByAll(process.execPath) || !readableByAll(root);
 
+/**
+ * A user that is neither root nor the lab's, and what its agent sees of it: in a namespace of one user everybody else is nobody. Null: only
+ * root can become another.
+ */
+export const OTHER_USER: { readonly uid: number; readonly seen: number } | null =
+  process.getuid?.() === 0 ? { uid: 2001, seen: single ? 65_534 : 2001 } : null;
+
 function readableByAll(path: string): boolean {
   return path === "/" || ((statSync(path).mode & 0o5) === 0o5 && readableByAll(dirname(path)));
 }

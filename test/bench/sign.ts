@@ -1,0 +1,165 @@
+import { type ChildProcess, execFile, spawn } from "node:child_process";
+import { chmodSync, existsSync, mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
+import { promisify } from "node:util";
+import { SOFTHSM, TEST_PIN } from "../support/shim-fixture.ts";
+import { type Compared, median, type Row, rateRow, type Suite, timeRow } from "./bench.ts";
+import { LABEL } from "./sandbox.ts";
+import { CALLER, callerCommand, compileClient, openServed, SCOPES, type Served } from "./served.ts";
+
+const run = promisify(execFile);
+const CLIENT_MODULE = "/usr/lib/x86_64-linux-gnu/pkcs11/p11-kit-client.so";
+const DEPTH = 8;
+/** Milliseconds of one run by each way, at most. */
+const LONGEST = 1000;
+
+interface SignRow {
+  readonly id: string;
+  readonly key: "ec" | "rsa";
+  readonly clients: number;
+  readonly kind: "rate" | "p99" | "native";
+  readonly target: number;
+}
+
+const rate = (key: "ec" | "rsa", clients: number, target: number): SignRow => ({
+  ...{ id: `sign-${key}-${clients}`, key, clients, kind: "rate", target },
+});
+const ROWS: readonly SignRow[] = [
+  ...[rate("ec", 1, 1.5), rate("ec", 4, 1), rate("ec", 16, 1.5)],
+  ...[rate("rsa", 1, 1), rate("rsa", 4, 1), rate("rsa", 16, 1)],
+  { id: "sign-ec-native-16", key: "ec", clients: 16, kind: "native", target: 1 },
+  { id: "sign-p99-4", key: "ec", clients: 4, kind: "p99", target: 1 },
+];
+
+/** Signing through the broker, its agent a process of its own, next to the stock server on a copy of the same token. */
+export const signSuite: Suite = {
+  ids: ROWS.map(({ id }) => id),
+  run: async (wanted, { iterations }) => {
+    await using bench = await openSignBench();
+    const rows: Row[] = [];
+    for (const row of ROWS.filter(({ id }) => wanted.has(id))) rows.push(await measure(bench, row, iterations));
+    return rows;
+  },
+};
+
+/** What a client program says of its run. */
+interface Load {
+  readonly operations: number;
+  readonly milliseconds: number;
+  /** Microseconds. */
+  readonly p50: number;
+  readonly p99: number;
+  /** Set-ups that had to be tried again. */
+  readonly retries: number;
+}
+
+type Arm = (row: SignRow, milliseconds: number) => Promise<Load>;
+
+export interface SignBench extends AsyncDisposable {
+  readonly served: Served;
+  readonly arms: Readonly<Record<"broker" | "native" | "stock" | "direct", Arm>>;
+}
+
+export async function openSignBench(): Promise<SignBench> {
+  const programs = mkdtempSync(join(tmpdir(), "ironclaw-sign-"));
+  chmodSync(programs, 0o755);
+  const program = compileClient(programs, "sign-load", ["sign-pkcs11", "sign-native"]);
+  const served = await openServed({ callers: [program], scopes: signingScopes });
+  const stock = await startStockServer(served);
+  const load = async (row: SignRow, milliseconds: number, way: string, rest: readonly string[], env: object) => {
+    const args = [way, row.key, `${row.clients}`, `${milliseconds}`, ...rest];
+    const { stdout } = await run(...callerCommand(program, args), { env: { ...process.env, ...env }, cwd: "/" });
+    return JSON.parse(stdout) as Load;
+  };
+  const at = (path: string) => ({ P11_KIT_SERVER_ADDRESS: `unix:path=${path}` });
+  return {
+    served,
+    arms: {
+      broker: (row, ms) => load(row, ms, "pkcs11", [CLIENT_MODULE, "", "none"], at(served.socket(row.key))),
+      native: (row, ms) => load(row, ms, "native", [served.socket(row.key), `${DEPTH}`], {}),
+      stock: (row, ms) => load(row, ms, "pkcs11", [CLIENT_MODULE, "", TEST_PIN], at(stock.path)),
+      direct: (row, ms) => load(row, ms, "pkcs11", [SOFTHSM, LABEL, TEST_PIN], served.copyOfToken()),
+    },
+    [Symbol.asyncDispose]: async () => {
+      stock.server.kill();
+      await served.close();
+      rmSync(programs, { recursive: true, force: true });
+    },
+  };
+}
+
+/** As many scopes as a policy may have, two of which are used. Their rates are looked at and never met. */
+function signingScopes(): readonly Record<string, unknown>[] {
+  const scope = (name: string, key: string, mechanism: string) => ({
+    ...{ name, caller: "bench", key, audit: "written", inFlight: 256 },
+    ...{ mechanisms: [{ type: mechanism, digest: "sha256" }], rate: { perMinute: 600_000, burst: 60_000 } },
+  });
+  const others = Array.from({ length: SCOPES - 2 }, (_, index) => scope(`other-${index}`, "ec", "CKM_ECDSA"));
+  return [...others, scope("ec", "ec", "CKM_ECDSA"), scope("rsa", "rsa", "CKM_RSA_PKCS")];
+}
+
+/** In a session of its own: the scheduler shares processors out by sessions, and ours are in some too. */
+async function startStockServer(served: Served): Promise<{ readonly server: ChildProcess; readonly path: string }> {
+  const path = join(served.directory, "stock.sock");
+  const env = { ...process.env, ...served.copyOfToken() };
+  const args = ["server", "--foreground", "--name", path, "--provider", SOFTHSM, `pkcs11:token=${LABEL}`];
+  const server = spawn("p11-kit", args, {
+    env,
+    detached: true,
+    stdio: ["ignore", "ignore", "inherit"],
+    uid: CALLER?.uid,
+    gid: CALLER?.uid,
+  });
+  while (!existsSync(path)) {
+    if (server.exitCode !== null) throw new Error("p11-kit server ended");
+    await delay(10);
+  }
+  return { server, path };
+}
+
+async function measure({ arms }: SignBench, row: SignRow, iterations: number): Promise<Row> {
+  const milliseconds = Math.min(LONGEST, 25 * iterations);
+  const native = row.kind === "native";
+  const [ours, peer] = native ? [arms.native, arms.direct] : [arms.broker, arms.stock];
+  const alone = native ? { ...row, clients: 1 } : row;
+  const loads: { readonly ours: Load[]; readonly peer: Load[] } = { ours: [], peer: [] };
+  const ways = { ours: () => ours(row, milliseconds), peer: () => peer(alone, milliseconds) };
+  for (let round = 0; round < Math.ceil(iterations / 8); round++) {
+    for (const way of round % 2 === 0 ? (["ours", "peer"] as const) : (["peer", "ours"] as const))
+      loads[way].push(await ways[way]());
+  }
+  const of = (take: (load: Load) => number): Compared => ({
+    ours: median(loads.ours.map(take)),
+    peer: median(loads.peer.map(take)),
+  });
+  const what = `${whatOf(row)} (${told(loads.ours, loads.peer)})`;
+  if (row.kind === "p99")
+    return timeRow(
+      { ...row, what },
+      of(({ p99 }) => p99 / 1000),
+    );
+  return rateRow(
+    { ...row, what },
+    of((load) => (1000 * load.operations) / load.milliseconds),
+  );
+}
+
+function whatOf({ key, clients, kind }: SignRow): string {
+  const name = key === "ec" ? "P-256" : "RSA-2048";
+  if (kind === "native") {
+    return `${name} signatures, ${clients} native clients with ${DEPTH} requests waiting each, vs one process with the library in it`;
+  }
+  const what = kind === "p99" ? "time that 99 of 100 signatures keep" : "signatures";
+  return `${name} ${what}, ${clients} stock ${clients === 1 ? "client" : "clients"}, policy, audit and sandbox on, vs p11-kit server`;
+}
+
+function told(ours: readonly Load[], peer: readonly Load[]): string {
+  const p50 = (loads: readonly Load[]) => Math.round(median(loads.map((load) => load.p50)));
+  const p99 = (loads: readonly Load[]) => Math.round(median(loads.map((load) => load.p99)));
+  const retries = (loads: readonly Load[]) => loads.reduce((sum, load) => sum + load.retries, 0);
+  const text = (loads: readonly Load[]) =>
+    `p50 ${p50(loads)} us, p99 ${p99(loads)} us, ${retries(loads)} set-ups again`;
+  return `ours ${text(ours)}; peer ${text(peer)}`;
+}
