@@ -31,7 +31,7 @@ export interface StrikeResult {
 const PIN_FD = 4;
 const PIPE_BYTES = 1 << 16;
 /** Milliseconds; an emulated machine is slow. */
-const PATIENCE = 120_000;
+const PATIENCE = 300_000;
 
 const commandOf = (pid: number): string => {
   try {
