@@ -107,7 +107,7 @@ describe("a machine provisioned by the command alone", () => {
     }
   });
 
-  it("answers what an operator asks of it: what it counts, what is frozen, what waits for approval, what it has recorded", async () => {
+  it("I6, I8: answers its operator: what it counts, what is frozen, what waits for approval, and each record of what it signed", async () => {
     const machine = at("vm");
     const signer = await running.workload(SCOPED_UID);
     const use = { scope: "release-signing", mechanism: "CKM_ECDSA", digest: "5a".repeat(32) };

@@ -10,7 +10,7 @@ import { bootVm, type Vm } from "../qemu.ts";
 import { startSwtpm } from "../swtpm.ts";
 import type { CabinetContents } from "./tamper.ts";
 
-const BOOT_TIMEOUT = 240_000;
+const BOOT_TIMEOUT = 480_000;
 const POLL = 500;
 /** The guest answers `status` only once its agent runs; until then a request goes unanswered, and an early one may be lost. */
 const FIRST_ANSWER_TIMEOUT = 3_000;
