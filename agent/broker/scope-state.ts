@@ -30,6 +30,8 @@ export interface Broker {
 export interface ScopeState extends Broker {
   readonly name: string;
   readonly refusals: RefusalLog;
+  /** Its keys, and those that it may let in, as they were when it was opened: a handle means the same key for as long as it is open. */
+  readonly handles: { readonly keys: readonly string[]; readonly arrivals: readonly string[] };
 }
 
 /**
@@ -43,7 +45,8 @@ export function openScope(broker: Broker, name: string): ScopeState {
     const found = broker.keys.find(scope, key);
     if (found !== null) broker.failures.of(found.identity, failuresOf(scope));
   }
-  return { ...broker, name, refusals: new RefusalLog(broker.audit, scope.audit, broker.now) };
+  const handles = { keys: scope.keys, arrivals: (scope.unwraps ?? []).map(({ key }) => key) };
+  return { ...broker, name, handles, refusals: new RefusalLog(broker.audit, scope.audit, broker.now) };
 }
 
 /** The scope by the policy in force; null when a narrower policy has it no more. */

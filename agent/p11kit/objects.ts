@@ -54,13 +54,13 @@ interface Built {
 const built = new WeakMap<BrokerKey, Built>();
 
 /**
- * The objects of a scope: the nth key, from 0, has the private object 2n + 1 and the public one 2n + 2. Keys that arrived count on, and behind
- * all of them the nth key's certificate has one.
+ * The objects of a scope as it was opened: the nth key, from 0, has the private object 2n + 1 and the public one 2n + 2. Keys that arrived count on, and behind
+ * all of them the nth key's certificate has one. A key that a narrower policy takes away leaves its handles to nobody.
  */
 export function scopeObjects(state: ScopeState): readonly VirtualObject[] {
   const scope = scopeOf(state);
   if (scope === null) return [];
-  const last = 2 * shownKeys(scope) + scope.keys.length;
+  const last = 2 * shownKeys(state) + state.handles.keys.length;
   return Array.from({ length: last }, (_, index) => objectOf(state, BigInt(index + 1))).flatMap(
     (object) => object ?? [],
   );
@@ -70,7 +70,7 @@ export function scopeObjects(state: ScopeState): readonly VirtualObject[] {
 export function objectOf(state: ScopeState, handle: bigint): VirtualObject | null {
   const scope = scopeOf(state);
   if (scope === null || handle < 1n || handle > MAX_HANDLE) return null;
-  const behind = Number(handle) - 2 * shownKeys(scope) - 1;
+  const behind = Number(handle) - 2 * shownKeys(state) - 1;
   if (behind >= 0) return certificateAt(state, scope, behind, handle);
   const index = Number((handle - 1n) / 2n);
   const key = keyAt(state, scope, index);
@@ -86,12 +86,12 @@ export function keyObjectOf(state: ScopeState, handle: bigint): KeyObject | null
 }
 
 /** Keys that have a place among the handles, whether or not they are there. */
-function shownKeys({ keys, unwraps = [] }: Scope): number {
-  return keys.length + unwraps.length;
+function shownKeys({ handles: { keys, arrivals } }: ScopeState): number {
+  return keys.length + arrivals.length;
 }
 
 function certificateAt(state: ScopeState, scope: Scope, index: number, handle: bigint): CertificateObject | null {
-  const name = scope.keys[index];
+  const name = state.handles.keys[index];
   const key = name === undefined ? null : state.keys.find(scope, name);
   if (key === null) return null;
   const { certificate, attributes } = knownOf(state, scope, index, key);
@@ -100,11 +100,12 @@ function certificateAt(state: ScopeState, scope: Scope, index: number, handle: b
 
 function knownOf(state: ScopeState, scope: Scope, index: number, key: BrokerKey): Built {
   const policy = state.live.current;
-  const own = index < scope.keys.length;
+  const own = index < state.handles.keys.length;
   const certificate = own && scope.from === undefined ? certificateOf(policy, key.name) : null;
   const known = built.get(key);
   if (known !== undefined && known.certificate === certificate) return known;
-  const does = scopeUse(policy, scope, key.name) ?? scope.unwraps?.[index - scope.keys.length]?.does ?? null;
+  const arriving = scope.unwraps?.find((rule) => rule.key === key.name);
+  const does = (own ? scopeUse(policy, scope, key.name) : arriving?.does) ?? null;
   const made = build(key, does, own && hasKnownHistory(policy, scope, key.name), certificate);
   built.set(key, made);
   return made;
@@ -115,10 +116,11 @@ function hasKnownHistory({ keys }: Policy, { from }: Scope, name: string): boole
   return from === undefined && keys[name]?.accepts.includes("unknown-history") === false;
 }
 
-function keyAt({ keys, name }: ScopeState, scope: Scope, index: number): BrokerKey | null {
-  const own = scope.keys[index];
+function keyAt({ keys, name, handles }: ScopeState, scope: Scope, index: number): BrokerKey | null {
+  const own = handles.keys[index];
   if (own !== undefined) return keys.find(scope, own);
-  const rule = scope.unwraps?.[index - scope.keys.length];
+  const arriving = handles.arrivals[index - handles.keys.length];
+  const rule = scope.unwraps?.find(({ key }) => key === arriving);
   return rule === undefined ? null : (keys.arrival(name, rule.key)?.key ?? null);
 }
 
@@ -126,10 +128,8 @@ function keyAt({ keys, name }: ScopeState, scope: Scope, index: number): BrokerK
  * What C_UnwrapKey answers: a handle behind those of the scope's own keys. It shows the key and does nothing with it: a scope that takes its
  * keys from this one does.
  */
-export function arrivalHandle(state: ScopeState, key: BrokerKey): bigint {
-  const scope = scopeOf(state);
-  const index = (scope?.unwraps ?? []).findIndex((rule) => rule.key === key.name);
-  return BigInt(2 * ((scope?.keys.length ?? 0) + index) + 1);
+export function arrivalHandle({ handles: { keys, arrivals } }: ScopeState, key: BrokerKey): bigint {
+  return BigInt(2 * (keys.length + arrivals.indexOf(key.name)) + 1);
 }
 
 /** `does` is what the key is for, and all that it is for: it never changes under one key. */

@@ -214,6 +214,39 @@ describe("the policy in force", () => {
   };
   const live = new LivePolicy(parsePolicy(documentBytes(documentOf())));
 
+  it("I6: a handle means the key that it meant, also when a narrower policy has fewer keys in another order", async () => {
+    const mechanisms = [{ type: "CKM_ECDSA", digest: "sha256" }, { type: "CKM_SHA256_RSA_PKCS" }];
+    const spkiOf = (name: string) => `sha256:${sha256Hex(keys.publicKeys.get(name)?.spki ?? new Uint8Array())}`;
+    const over = (names: string[], rules = mechanisms) =>
+      parsePolicy(
+        documentBytes({
+          ...policyDocument(),
+          keys: Object.fromEntries(
+            ["release-ec", "release-rsa"].map((name) => [name, { spki: spkiOf(name), does: "sign" }]),
+          ),
+          scopes: [
+            { name: "release-signing", caller: "release-signer", keys: names, mechanisms: rules, audit: "written" },
+          ],
+        }),
+      );
+    const two = new LivePolicy(over(["release-ec", "release-rsa"]));
+    const change = (document: PolicyDocument) => {
+      document.scopes = document.scopes.slice(0, 1);
+      Object.assign(document.scopes[0] ?? {}, { key: undefined, keys: ["release-ec", "release-rsa"], mechanisms });
+    };
+    broker = await startBroker({ publicKeys: keys.publicKeys, token: keys, change, parts: { live: two } });
+    const client = await openSession(broker);
+    two.narrow(over(["release-rsa", "release-ec"]));
+    expect((await signInit(client, ECDSA, 1n)).rv).toBe(0n);
+    expect((await sign(client)).rv).toBe(0n);
+    two.narrow(over(["release-rsa"], mechanisms.slice(1)));
+    expect((await signInit(client, ECDSA, 1n)).rv).toBe(0x60n);
+    expect((await signInit(client, plain(0, 0x40), 1n)).rv).toBe(0x60n);
+    expect((await signInit(client, plain(0, 0x40), 3n)).rv).toBe(0n);
+    expect((await sign(client)).rv).toBe(0n);
+    expect(broker.requests.map(({ key }) => key)).toEqual(["release-ec", "release-rsa"]);
+  });
+
   it("I6: a frozen scope and a policy that was narrowed hold for what is not decided yet, on every connection", async () => {
     const { publicKeys } = keys;
     const change = (document: PolicyDocument) => Object.assign(document, documentOf());

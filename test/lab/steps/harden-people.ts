@@ -39,7 +39,7 @@ async function approvals(lab: Lab): Promise<StepResult> {
   document["approvers"] = { alice: { key: folder.newKey("alice"), notFor: [] } };
   let opened: Approvals | null = null;
   await using served = await lab.serve(document, ({ live, audit }, policyBytes) => {
-    opened = openApprovals({ policy: () => live.current, policyBytes, akName, audit });
+    opened = openApprovals({ policy: () => live.current, policyBytes, akName, audit, now: () => performance.now() });
     return { approvals: opened.gate };
   });
   const waiting = () => approvalsOf(opened).pending();
