@@ -1,5 +1,6 @@
 import { createPublicKey, generateKeyPairSync, type KeyObject, verify } from "node:crypto";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
+import { type Meter, NO_METER } from "../../../agent/broker/index.ts";
 import { domainToken } from "../../../agent/scopes/serve.ts";
 import { concatBytes, sha256, sha256Hex, toBase64, utf8 } from "../../../policy/index.ts";
 import { type BrokerFixture, startBroker } from "../../support/broker-fixture.ts";
@@ -46,7 +47,7 @@ afterEach(async () => {
 const spkiOf = (key: KeyObject) => Uint8Array.from(key.export({ format: "der", type: "spki" }));
 
 /** A scope that lets the signer in by its blob, one that uses it, and one of another name that does not. */
-async function start(rule: Record<string, unknown> = {}): Promise<void> {
+async function start(rule: Record<string, unknown> = {}, meter: Meter = NO_METER): Promise<void> {
   const arrival = {
     ...{ key: "restored", publicKey: toBase64(spkiOf(signer.publicKey)), does: "sign", where: "session" },
     ...{
@@ -58,7 +59,7 @@ async function start(rule: Record<string, unknown> = {}): Promise<void> {
   };
   const scope = { caller: "release-signer", audit: "written" };
   broker = await startBroker({
-    token: domainToken(opened.domain),
+    ...{ token: domainToken(opened.domain), parts: { meter } },
     publicKeys: new Map([["rsa", { spki: spkiOf(kek), id: Uint8Array.of(2), label: "rsa" }]]),
     change: (document) => {
       document.keys = { rsa: { spki: `sha256:${sha256Hex(spkiOf(kek))}`, does: "unwrap" } };
@@ -157,9 +158,11 @@ test("I7: another blob, a template that wants more, and a key that is not the po
 test("I7: a listed blob that is not the named key is barred although it came in", async () => {
   const other = generateKeyPairSync("ec", { namedCurve: "P-256" });
   wrapped = encryptOaep(kek, Uint8Array.from(other.privateKey.export({ format: "der", type: "pkcs8" })));
-  await start();
+  const counted: string[] = [];
+  await start({}, { ...NO_METER, decided: (scope, outcome) => void counted.push(`${scope} ${outcome}`) });
   const [restorer, user] = [await openSession(broker, "restore"), await openSession(broker, "restored")];
   expect((await unwrap(restorer)).rv).toBe(CKR.wrappedInvalid);
+  expect(counted).toEqual(["restore allow", "restore token"]); // the record is there, the key is not
   expect(await use(user)).toBe(CKR.noKey);
 });
 
