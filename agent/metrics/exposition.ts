@@ -1,10 +1,10 @@
 import { AgentError } from "../errors.ts";
 
 const METRIC = "ironclaw_[a-z_]+";
-const LABEL = '[a-z_]+="(?:[^"\\\\]|\\\\[\\\\"n])*"';
+const LABEL = '[a-z_]+="(?:[ !#-\\[\\]-~]|\\\\[\\\\"n])*"';
 const VALUE = "-?[0-9.]+(?:e[-+]?[0-9]+)?|[-+]Inf|Na[Nn]";
 const SAMPLE = new RegExp(`^(${METRIC})(?:\\{(${LABEL}(?:,${LABEL})*)\\})? (${VALUE})$`);
-const COMMENT = new RegExp(`^# (?:HELP (${METRIC}) .*|TYPE (${METRIC}) (?:counter|gauge|histogram))$`);
+const COMMENT = new RegExp(`^# (?:HELP (${METRIC}) [ -~]*|TYPE (${METRIC}) (?:counter|gauge|histogram))$`);
 const TIME = "ironclaw_time_seconds";
 /** As an enrolment names a machine: then its label is the verifier's. */
 const MACHINE_NAME = /^[\w.-]{1,64}$/;

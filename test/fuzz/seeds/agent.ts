@@ -185,6 +185,14 @@ function cSeeds(): Record<string, Seeds> {
     ],
   };
   return {
+    "metrics-text": {
+      gauges: utf8(
+        '# HELP ironclaw_serving 1 when\n# TYPE ironclaw_serving gauge\nironclaw_serving 1\n\nironclaw_a{b="c\\n"} +Inf\n',
+      ),
+      histogram: utf8(
+        'ironclaw_b{le="+Inf",scope="s"} 2\nironclaw_b{le="0.1"} 1e-9\nironclaw_c Nan\nironclaw_d -0.5\n',
+      ),
+    },
     "spawner-state": {
       blank: filled(4096, 0),
       good: concatBytes(
