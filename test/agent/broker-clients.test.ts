@@ -2,9 +2,10 @@ import { execFile } from "node:child_process";
 import { constants, createHash, createPublicKey, publicEncrypt, verify } from "node:crypto";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { connect } from "../../agent/client/index.ts";
 import { DIGESTS } from "../../policy/index.ts";
 import { type BrokerFixture, INTRUDER_PEER, SIGNER_PEER, startBroker } from "../support/broker-fixture.ts";
 import { type Pkcs11Process, startPkcs11 } from "../support/pkcs11-process.ts";
@@ -173,6 +174,14 @@ describe("decryption by stock clients", () => {
     const env = { ...process.env, ...environment(scope), PKCS11_MODULE_PATH: CLIENT };
     await run("openssl", ["pkeyutl", "-decrypt", ...engine, ...options], { env });
     expect(readFileSync(output)).toEqual(secret);
+  });
+
+  it("I7: the native client decrypts with the key of a real token, and gets one word for whatever does not", async () => {
+    await using client = await connect({ scope: "oaep-sha1", directory: dirname(broker.socket("oaep-sha1")) });
+    await using session = client.session();
+    const open = (ciphertext: Uint8Array) => session.decrypt({ mechanism: "CKM_RSA_PKCS_OAEP", ciphertext });
+    expect(Buffer.from(await open(sealed(oaep)))).toEqual(secret);
+    await expect(open(sealed(pkcs1))).rejects.toMatchObject({ reason: "bad-ciphertext" });
   });
 
   it("I6: pkcs11js decrypts, also into a buffer that has no byte to spare", async () => {

@@ -131,6 +131,22 @@ describe("limits", () => {
     expect(steps()).toEqual(["busy"]);
   });
 
+  it("I6: two scopes whose names begin alike are two libraries to clients that remember them by their description", async () => {
+    const long = (end: string) => `${"release-signing-of-the-build".padEnd(47, "-")}${end}`;
+    await start(
+      {},
+      { change: ({ scopes }) => scopes.push(...["a", "b"].map((end) => ({ ...scopes[0], name: long(end) }))) },
+    );
+    const described = async (scope: string) => {
+      const { values } = await (await openSession(broker, scope)).call("C_GetInfo");
+      return Buffer.from(values).toString("latin1");
+    };
+    const [one, two, short] = [await described(long("a")), await described(long("b")), await described("rsa-signing")];
+    expect(one).not.toBe(two);
+    expect(one).toContain("scope release-signing-o~");
+    expect(short).toContain("scope rsa-signing ");
+  });
+
   it("I6: no more connections are open than the scope may have, and one that ends makes room", async () => {
     await start({ connections: 2 });
     const first = await openSession(broker);

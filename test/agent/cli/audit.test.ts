@@ -1,8 +1,16 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { CHECKPOINT_PURPOSE } from "../../../agent/audit/checkpoint.ts";
+import { AuditKeeper } from "../../../agent/audit/keeper.ts";
+import { encodeEvidence } from "../../../attest/evidence.ts";
+import { fromHex, toBase64, toHex } from "../../../policy/index.ts";
+import { openTpm } from "../../../seal/index.ts";
 import { AuditBench, ENTRY, SMALL, START } from "../../support/audit-fixture.ts";
 import { cli } from "../../support/cli.ts";
+import { makeEnrolment, makeEvidence, softEccKey } from "../../support/evidence-maker.ts";
+import { NATIVE_DIRECTORY } from "../../support/shim-fixture.ts";
+import { startSwtpm } from "../../support/swtpm.ts";
 
 let bench: AuditBench;
 let now: number;
@@ -83,6 +91,44 @@ describe("audit export and verify", () => {
     expect((await verify(at("late.jsonl"))).out).toContain("verified from record 5 on");
     const { out } = await verify(at("late.jsonl"), "--json");
     expect(JSON.parse(out)).toMatchObject({ first: 5, checkpoints: { count: 0, covers: 0, certified: null } });
+  });
+
+  test("I8: a log reaches the head of a report's evidence, and one that was cut before it, or is another, does not", async () => {
+    const [head] = (await shown("--from", "5", "--limit", "1")) as [{ seq: number; hash: string }];
+    const report = async (name: string, audit: { seq: number; hash: Uint8Array }) => {
+      writeFileSync(at(name), encodeEvidence((await makeEvidence({ asserted: { audit } })).evidence));
+      return at(name);
+    };
+    const seen = await report("seen.cbor", { seq: head.seq, hash: fromHex(head.hash) });
+    expect((await verify(bench.directory, "--against", seen)).code).toBe(0);
+    await cli(["audit", "export", bench.directory, "--out", at("early.jsonl"), "--limit", "4"]);
+    const cut = await verify(at("early.jsonl"), "--against", seen);
+    expect(cut).toMatchObject({ code: 3, err: expect.stringContaining("record 4") });
+    const other = await report("other.cbor", { seq: head.seq, hash: new Uint8Array(32) });
+    expect(await verify(bench.directory, "--against", other)).toMatchObject({ code: 3 });
+  });
+
+  test("I8: with an enrolment its attestation key must have certified the checkpoints", async () => {
+    await using machine = await startSwtpm({ endorsement: "none" });
+    const tpm = await openTpm({ tcti: machine.tcti, nativeDirectory: NATIVE_DIRECTORY });
+    try {
+      const ak = await tpm.createAttestationKey();
+      const signer = await tpm.certifiedKey(ak, CHECKPOINT_PURPOSE);
+      const log = bench.open({ limits: SMALL });
+      await log.append(ENTRY, "written");
+      await new AuditKeeper({ log, anchor: null, key: () => signer }).settle();
+      log.close();
+      const stranger = makeEnrolment(await softEccKey());
+      const enrolled = { ...stranger, akPublic: toBase64(ak.publicArea), akName: toHex(ak.name) };
+      writeFileSync(at("own.json"), JSON.stringify(enrolled));
+      writeFileSync(at("stranger.json"), JSON.stringify(stranger));
+    } finally {
+      await tpm.close();
+    }
+    expect((await verify(bench.directory)).out).toContain("nobody vouched for");
+    const own = await verify(bench.directory, "--enrolment", at("own.json"));
+    expect(own).toMatchObject({ code: 0, out: expect.stringContaining("attestation key certified") });
+    expect((await verify(bench.directory, "--enrolment", at("stranger.json"))).code).toBe(3);
   });
 
   test("an empty directory is no log, so a wrong path is not taken for a good one", async () => {

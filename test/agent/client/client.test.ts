@@ -91,7 +91,7 @@ describe("the client", () => {
     await expect(connect(at("release-signing"))).rejects.toMatchObject({ code: "ERR_REFUSED", reason: "not-allowed" });
   });
 
-  test("tells a caller's mistakes before anything is sent", async () => {
+  test("I7: tells a caller's mistakes before anything is sent", async () => {
     const session = (await client()).session();
     await expect(session.sign({ mechanism: "CKM_ECDSA" } as never)).rejects.toThrow(TypeError);
     await expect(session.sign({ ...ECDSA, message: DIGEST } as never)).rejects.toThrow("got 2");
@@ -136,7 +136,7 @@ describe("an abort", () => {
     expect(broker.records().length).toBe(5);
   });
 
-  test("before the call, or while it connects, sends nothing", async () => {
+  test("I10: before the call, or while it connects, sends nothing", async () => {
     const session = (await client()).session();
     expect(await codeOf(session.sign(ECDSA, { signal: AbortSignal.abort() }))).toBe("AbortError");
     expect(await codeOf(connect(at("release-signing"), { signal: AbortSignal.abort() }))).toBe("AbortError");
@@ -155,7 +155,7 @@ describe("a session", () => {
     expect(await codeOf(session.sign(ECDSA))).toBe("done");
   });
 
-  test("is opened once for all calls that wait for it, and ends when it is disposed of", async () => {
+  test("I6: is opened once for all calls that wait for it, and ends when it is disposed of", async () => {
     const opened = await client();
     const sessions = [opened.session(), opened.session(), opened.session()];
     await Promise.all(sessions.flatMap((session) => [session.sign(ECDSA), session.sign(ECDSA)]));

@@ -72,7 +72,7 @@ describe("the client in TypeScript", () => {
       expect(isSignature(key?.publicKey ?? DIGEST, signature)).toBe(true);
   });
 
-  test("its folder alone is enough for plain Node, and the examples of its README run", async () => {
+  test("I7: its folder alone is enough for plain Node, and the examples of its README run", async () => {
     const app = join(directory, "app");
     mkdirSync(join(app, "client"), { recursive: true });
     cpSync(join(root, "agent/client"), join(app, "client"), { recursive: true });

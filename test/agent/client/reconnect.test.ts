@@ -118,7 +118,7 @@ describe("a connection that breaks", () => {
     expect(agents[0]?.records().map(({ decision }) => decision)).toEqual(["allow", "allow"]);
   });
 
-  test("says that nobody answers while there is no agent, and works again when there is one", async () => {
+  test("I10: says that nobody answers while there is no agent, and works again when there is one", async () => {
     const session = client.session();
     road.cut(join(directory, "nobody.sock"));
     await heard();
@@ -129,7 +129,7 @@ describe("a connection that breaks", () => {
     expect(await codeOf(session.sign(ECDSA))).toBe("done");
   });
 
-  test("is not made again by an abort, and one attempt serves all who wait", async () => {
+  test("I10: is not made again by an abort, and one attempt serves all who wait", async () => {
     const session = client.session();
     road.cut();
     await heard();
@@ -141,7 +141,7 @@ describe("a connection that breaks", () => {
     expect(agents[0]?.requests.length).toBe(1);
   });
 
-  test("and is being made again is not kept by a client that is closed meanwhile", async () => {
+  test("I10: and is being made again is not kept by a client that is closed meanwhile", async () => {
     const session = client.session();
     road.cut();
     await heard();
