@@ -42,6 +42,8 @@ export interface Asking {
   /** As pkcs11-tool calls it: ECDSA, RSA-PKCS, RSA-X-509. */
   readonly mechanism: string;
   readonly data: Uint8Array;
+  /** What the data is, for whoever watches. */
+  readonly what?: string;
   readonly pin?: string;
 }
 
@@ -56,7 +58,7 @@ export interface Signed {
 
 /** `pkcs11-tool --sign` through p11-kit-client.so, with nothing but the address of a socket. */
 export async function signWithTool(lab: Lab, served: Served, asking: Asking): Promise<Signed> {
-  const { program, uid, scope, id, mechanism, data, pin } = asking;
+  const { program, uid, scope, id, mechanism, data, what, pin } = asking;
   const input = join(mkdtempSync(join(lab.directory, "input-")), "data");
   writeFileSync(input, data);
   chmodSync(dirname(input), 0o755);
@@ -74,7 +76,7 @@ export async function signWithTool(lab: Lab, served: Served, asking: Asking): Pr
   return {
     signature: ran.code === 0 && ran.out.length > 0 ? ran.out : null,
     answer: answerOf(ran),
-    command: `P11_KIT_SERVER_ADDRESS=unix:path=.../${scope}.sock ${name} --module p11-kit-client.so ${args.join(" ")} --input-file data`,
+    command: `P11_KIT_SERVER_ADDRESS=unix:path=.../${scope}.sock ${name} --module p11-kit-client.so ${args.join(" ")} --input-file data${what === undefined ? "" : `   # ${what}`}`,
     who: `${name}, uid ${uid}`,
   };
 }

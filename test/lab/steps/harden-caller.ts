@@ -101,7 +101,13 @@ function sign(
   asking: { readonly program: Program; readonly uid: number; readonly scope: string },
   message = EVIL,
 ): Promise<Signed> {
-  return signWithTool(lab, served, { ...asking, id: ID.ec, mechanism: "ECDSA", data: digestOf(message) });
+  return signWithTool(lab, served, {
+    ...asking,
+    id: ID.ec,
+    mechanism: "ECDSA",
+    data: digestOf(message),
+    what: `SHA-256 of "${message.trim()}"`,
+  });
 }
 
 /** By the other door, from this very process: Node, whatever script it runs. */

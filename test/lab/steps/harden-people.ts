@@ -47,8 +47,9 @@ async function approvals(lab: Lab): Promise<StepResult> {
   const [request] = waiting();
   if (request === undefined) throw new Error("nothing waits for an approval");
   const armored = folder.sign("alice", utf8(request.text));
-  const command = "ssh-keygen -Y sign -n ironclaw-approval@1 -f alice, of the text below";
   const approve = async (id: string, expected: Try["expected"]) => {
+    const where = id === request.request ? "handed in for it" : "handed in for the attacker's request";
+    const command = `ssh-keygen -Y sign -n ironclaw-approval@1 -f alice   # of the text below, ${where}`;
     const answer = await approvalsOf(opened).approve(id, armored);
     const said =
       answer.kind === "refused"

@@ -18,9 +18,21 @@ export const HARDEN_USE: readonly Step[] = [
       await using served = await lab.serve(digestsOnly(lab));
       const { block } = blind(publicKey(lab, "rsa"), EVIL);
       const asks: readonly Omit<Asking, "program" | "uid">[] = [
-        { scope: "packages", id: ID.rsa, mechanism: "RSA-X-509", data: block },
-        { scope: "packages", id: ID.rsa, mechanism: "RSA-PKCS", data: new TextEncoder().encode(EVIL) },
-        { scope: "release", id: ID.ec, mechanism: "ECDSA", data: new TextEncoder().encode(EVIL) },
+        { scope: "packages", id: ID.rsa, mechanism: "RSA-X-509", data: block, what: "the blinded block" },
+        {
+          scope: "packages",
+          id: ID.rsa,
+          mechanism: "RSA-PKCS",
+          data: new TextEncoder().encode(EVIL),
+          what: "the message itself",
+        },
+        {
+          scope: "release",
+          id: ID.ec,
+          mechanism: "ECDSA",
+          data: new TextEncoder().encode(EVIL),
+          what: "the message itself",
+        },
       ];
       const tries: Try[] = [];
       for (const ask of asks) tries.push(tried("refused", await bySigner(lab, served, ask), () => true));
@@ -74,7 +86,13 @@ export async function signRelease(
   expected: Try["expected"],
   pin?: string,
 ): Promise<Try> {
-  const ask = { scope: "release", id: ID.ec, mechanism: "ECDSA", data: digestOf(message) } as const;
+  const ask = {
+    scope: "release",
+    id: ID.ec,
+    mechanism: "ECDSA",
+    data: digestOf(message),
+    what: `SHA-256 of "${message.trim()}"`,
+  } as const;
   const signed = await bySigner(lab, served, pin === undefined ? ask : { ...ask, pin });
   return tried(expected, signed, isEcSignature(lab, message));
 }
