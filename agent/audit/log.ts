@@ -135,7 +135,29 @@ export class FileAuditLog implements AuditLog {
   /** Begins another segment when the last one has its size. @throws as `append` */
   rotateIfFull(): void {
     if (this.#bytes < this.limits.segmentBytes || this.#failure !== null || !this.#open) return;
-    this.#stopping(() => this.#rotate());
+    try {
+      this.#rotate();
+    } catch (cause) {
+      if (isShortage(cause)) throw new AgentError("ERR_AUDIT_WRITE", "audit log: no descriptor left", { cause });
+      throw this.#stop(cause);
+    }
+  }
+
+  /**
+   * A new segment, on the disk. Where the process or the machine has no descriptor left nothing has changed: the record is refused, and the
+   * log goes on once there is one.
+   */
+  #create(path: string): number {
+    const { files } = this.#opened;
+    const fd = files.create(path);
+    try {
+      files.syncDirectory(this.directory);
+      return fd;
+    } catch (cause) {
+      closeSync(fd);
+      if (isShortage(cause)) files.remove(path);
+      throw cause;
+    }
   }
 
   /** What was written before it began is on the disk when it has ended. @throws AgentError ERR_AUDIT_WRITE */
@@ -228,12 +250,11 @@ export class FileAuditLog implements AuditLog {
     files.syncNow(this.#fd);
     this.#durable = this.#head;
     const segment = segmentAt(this.directory, this.#head.seq + 1);
-    const fd = files.create(segment.path);
+    const fd = this.#create(segment.path);
     this.#retired.push(this.#fd);
     this.#fd = fd;
     this.#bytes = 0;
     this.#closeRetired();
-    files.syncDirectory(this.directory);
     positions.begin(segment);
     this.#write(rotation(this.#head));
   }
@@ -282,6 +303,11 @@ export class FileAuditLog implements AuditLog {
     if (this.#flushes > 0) return;
     for (const fd of this.#retired.splice(0)) closeSync(fd);
   }
+}
+
+/** Only what opens a file fails so. */
+function isShortage(cause: unknown): boolean {
+  return cause instanceof Error && "code" in cause && (cause.code === "EMFILE" || cause.code === "ENFILE");
 }
 
 function isStatement({ statement }: AuditEntry): boolean {

@@ -12,10 +12,12 @@ import { SocketChannel } from "./channel.ts";
 import { type Door, type Doors, doorFor, type OpenDoor } from "./door.ts";
 import { openListener } from "./listener.ts";
 import { LOOP_TURNS } from "./loop-turns.ts";
+import { OPEN_CONNECTIONS, type OpenConnections } from "./open-connections.ts";
+import { type Excess, Places } from "./places.ts";
 
 const BOTH_DOORS: Doors<OpenDoor> = { p11kit: openP11kitDoor, rpc: openRpcDoor };
-/** Of peers that are refused, at once: they cannot keep the scope's caller out. */
-const MAX_STRANGERS = 32;
+/** How long a peer that is refused may stay, in milliseconds: enough to hear it. */
+const STRANGER_MS = 30_000;
 /** Bytes of unfinished requests, of all connections together. */
 const MAX_RECEIVING = 16 << 20;
 
@@ -31,6 +33,10 @@ export interface ServeScopeOptions {
   readonly identify: PeerIdentity;
   /** Default: both. */
   readonly doors?: Doors<OpenDoor>;
+  /** Default: those of the process. */
+  readonly open?: OpenConnections;
+  /** How long a refused peer may stay, in milliseconds. */
+  readonly strangerMs?: number;
 }
 
 export interface ScopeServer {
@@ -62,8 +68,9 @@ class Visitors {
   readonly #doors: Doors<Door>;
   readonly #memory = new ReceiveMemory(MAX_RECEIVING);
   readonly #processes = openProcesses();
-  readonly #channels = new Set<SocketChannel>();
-  readonly #strangers = new Set<SocketChannel>();
+  readonly #places = new Places();
+  /** Of strangers. */
+  readonly #leaving = new Map<SocketChannel, NodeJS.Timeout>();
 
   constructor(options: ServeScopeOptions, state: ScopeState) {
     const { p11kit, rpc } = options.doors ?? BOTH_DOORS;
@@ -73,20 +80,26 @@ class Visitors {
   }
 
   accept(stream: NativeStream, connector: Connector): void {
-    if (this.#channels.size >= (scopeOf(this.#state)?.connections ?? MAX_CONNECTIONS)) {
+    const { uid } = connector;
+    const excess = this.#places.arrival(uid);
+    const place = excess === null ? (this.#options.open ?? OPEN_CONNECTIONS).open(uid) : null;
+    if (place === null) {
       stream.close();
+      void this.#record(null, excess ?? `no connection left for uid ${uid}`);
       return;
     }
     const accepted = this.#processes.now();
     let peer: Peer | null = null;
     const channel: SocketChannel = new SocketChannel(stream, {
-      foreign: (error) => void recordStranger(this.#state, peer, "connect", error.message),
+      foreign: (error) => void this.#record(peer, error.message),
       closed: () => {
-        this.#channels.delete(channel);
-        this.#strangers.delete(channel);
+        this.#places.leave(channel);
+        clearTimeout(this.#leaving.get(channel));
+        this.#leaving.delete(channel);
+        place[Symbol.dispose]();
       },
     });
-    this.#channels.add(channel);
+    this.#places.arrive(channel, uid);
     const identified = (found: Peer | null): void => {
       peer = found;
     };
@@ -94,7 +107,11 @@ class Visitors {
   }
 
   destroy(): void {
-    for (const channel of this.#channels) channel.destroy();
+    for (const channel of this.#places.all) channel.destroy();
+  }
+
+  #record(peer: Peer | null, reason: string): Promise<void> {
+    return recordStranger(this.#state, peer, "connect", reason);
   }
 
   async #admit(
@@ -107,16 +124,27 @@ class Visitors {
     const caller = await openCaller({ channel, connected, identify, now, closeFd: (fd) => native.closeFd(fd) });
     identified(caller.peer);
     const reason = strangerReason(this.#state, caller.peer);
-    if (reason !== null && this.#strangers.size >= MAX_STRANGERS) {
+    const excess = this.#place(channel, reason);
+    if (excess !== null) {
       channel.destroy();
-      return recordStranger(this.#state, caller.peer, "connect", reason);
+      return this.#record(caller.peer, reason ?? excess);
     }
-    if (reason !== null && this.#channels.has(channel)) this.#strangers.add(channel);
     const first = await channel.peek();
     if (first === null) return channel.end();
     const door = doorFor(this.#doors, first);
     if (door !== null) return door({ channel, caller, memory: this.#memory, turn: LOOP_TURNS.of(this.#state.name) });
     channel.destroy();
-    if (reason !== null) await recordStranger(this.#state, caller.peer, "connect", reason);
+    if (reason !== null) await this.#record(caller.peer, reason);
+  }
+
+  /** @param reason why the peer is refused; null for the scope's caller */
+  #place(channel: SocketChannel, reason: string | null): Excess {
+    if (reason === null) return this.#places.admit(channel, scopeOf(this.#state)?.connections ?? MAX_CONNECTIONS);
+    const excess = this.#places.tolerate(channel);
+    if (excess === null && !channel.destroyed) {
+      const timer = setTimeout(() => channel.destroy(), this.#options.strangerMs ?? STRANGER_MS);
+      this.#leaving.set(channel, timer.unref());
+    }
+    return excess;
   }
 }

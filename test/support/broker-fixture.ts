@@ -24,6 +24,7 @@ import type { Peer, PeerIdentity } from "../../agent/identity.ts";
 import { openP11kitDoor } from "../../agent/p11kit/connection.ts";
 import { openRpcDoor } from "../../agent/rpc/index.ts";
 import { type Doors, type OpenDoor, type ScopeServer, serveScope } from "../../agent/scopes/index.ts";
+import type { OpenConnections } from "../../agent/scopes/open-connections.ts";
 import { OAEP_DIGESTS, type Policy, parsePolicy, sha256Hex } from "../../policy/index.ts";
 import { documentBytes, type PolicyDocument, policyDocument, SIGNER_EXE, SIGNER_UID } from "./policy-document.ts";
 import { native } from "./shim-fixture.ts";
@@ -63,6 +64,9 @@ export interface BrokerFixtureOptions {
   readonly publicKeys?: ReadonlyMap<string, PublicKeySource>;
   readonly audit?: AuditLog;
   readonly change?: (document: PolicyDocument) => void;
+  /** Connections of the process; default: its own. */
+  readonly open?: OpenConnections;
+  readonly strangerMs?: number;
   /** Default: every connection is `peer`'s. */
   readonly identify?: PeerIdentity;
   readonly doors?: Doors<OpenDoor>;
@@ -207,7 +211,11 @@ export async function startBroker(options: BrokerFixtureOptions = {}): Promise<B
     const socketPath = fixture.socket(name);
     const { doors = { p11kit: openP11kitDoor, rpc: openRpcDoor } } = options;
     const who = options.identify ?? identify;
-    servers.push(await serveScope({ broker, scope: name, socketPath, native: native(), identify: who, doors }));
+    const { open, strangerMs } = options;
+    const limits = { ...(open && { open }), ...(strangerMs !== undefined && { strangerMs }) };
+    servers.push(
+      await serveScope({ broker, scope: name, socketPath, native: native(), identify: who, doors, ...limits }),
+    );
   }
   return fixture;
 }

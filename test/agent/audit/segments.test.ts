@@ -65,6 +65,41 @@ describe("segments", () => {
     log.close();
   });
 
+  it.each([
+    ["EMFILE", "create"],
+    ["ENFILE", "create"],
+    ["EMFILE", "syncDirectory"],
+  ] as const)(
+    "I8: %s at %s refuses the record that needs another segment, and no record after it",
+    async (code, step) => {
+      let isShort = false;
+      const files = {
+        [step]: (path: string) => {
+          if (isShort) throw Object.assign(new Error(code), { code });
+          return auditFiles[step](path);
+        },
+      };
+      const log = bench.open({ ...small, files });
+      while (log.segments.length < 2) await log.append(ENTRY, "written");
+      isShort = true;
+      const append = () => log.append(ENTRY, "durable");
+      let refused: unknown = null;
+      while (refused === null)
+        refused = await append().then(
+          () => null,
+          (error: unknown) => error,
+        );
+      expect(refused).toMatchObject({ code: "ERR_AUDIT_WRITE" });
+      const { seq } = log.head();
+      await expect(append()).rejects.toMatchObject({ code: "ERR_AUDIT_WRITE" });
+      isShort = false;
+      expect((await append()).seq).toBeGreaterThan(seq);
+      expect(log.failed).toBe(false);
+      log.close();
+      expect(verify()).toEqual({ first: 1, head: log.head(), torn: 0 });
+    },
+  );
+
   it("I8: a reading begins where it is asked to, verifies what it gives, and reads a bounded part", async () => {
     const log = bench.open({ limits: { ...SMALL, segmentBytes: 60_000 } });
     for (let index = 0; index < 300; index += 1) await log.append(ENTRY, "written");
