@@ -63,11 +63,20 @@ export interface SignBench extends AsyncDisposable {
 }
 
 export async function openSignBench(): Promise<SignBench> {
+  await using stack = new AsyncDisposableStack();
   const programs = mkdtempSync(join(tmpdir(), "ironclaw-sign-"));
+  stack.defer(() => rmSync(programs, { recursive: true, force: true }));
   chmodSync(programs, 0o755);
   const program = compileClient(programs, "sign-load", ["sign-pkcs11", "sign-native"]);
   const served = await openServed({ callers: [program], scopes: signingScopes });
+  stack.defer(() => served.close());
   const stock = await startStockServer(served);
+  stack.defer(() => void stock.server.kill());
+  const opened = stack.move();
+  return { served, arms: armsOf(program, served, stock.path), [Symbol.asyncDispose]: () => opened.disposeAsync() };
+}
+
+function armsOf(program: string, served: Served, stock: string): SignBench["arms"] {
   const load = async (row: SignRow, milliseconds: number, way: string, rest: readonly string[], env: object) => {
     const args = [way, row.key, `${row.clients}`, `${milliseconds}`, ...rest];
     const { stdout } = await run(...callerCommand(program, args), { env: { ...process.env, ...env }, cwd: "/" });
@@ -75,18 +84,10 @@ export async function openSignBench(): Promise<SignBench> {
   };
   const at = (path: string) => ({ P11_KIT_SERVER_ADDRESS: `unix:path=${path}` });
   return {
-    served,
-    arms: {
-      broker: (row, ms) => load(row, ms, "pkcs11", [CLIENT_MODULE, "", "none"], at(served.socket(row.key))),
-      native: (row, ms) => load(row, ms, "native", [served.socket(row.key), `${DEPTH}`], {}),
-      stock: (row, ms) => load(row, ms, "pkcs11", [CLIENT_MODULE, "", TEST_PIN], at(stock.path)),
-      direct: (row, ms) => load(row, ms, "pkcs11", [SOFTHSM, LABEL, TEST_PIN], served.copyOfToken()),
-    },
-    [Symbol.asyncDispose]: async () => {
-      stock.server.kill();
-      await served.close();
-      rmSync(programs, { recursive: true, force: true });
-    },
+    broker: (row, ms) => load(row, ms, "pkcs11", [CLIENT_MODULE, "", "none"], at(served.socket(row.key))),
+    native: (row, ms) => load(row, ms, "native", [served.socket(row.key), `${DEPTH}`], {}),
+    stock: (row, ms) => load(row, ms, "pkcs11", [CLIENT_MODULE, "", TEST_PIN], at(stock)),
+    direct: (row, ms) => load(row, ms, "pkcs11", [SOFTHSM, LABEL, TEST_PIN], served.copyOfToken()),
   };
 }
 
