@@ -3,12 +3,17 @@
  * which it arrives. They may be plaintexts (DECRYPT): no copy is left of what was taken or moved.
  */
 export class ByteQueue {
-  #bytes = new Uint8Array(4096);
+  #bytes = new Uint8Array();
   #start = 0;
   #end = 0;
 
   get length(): number {
     return this.#end - this.#start;
+  }
+
+  /** Bytes of memory that it takes: none when it holds nothing. */
+  get size(): number {
+    return this.#bytes.length;
   }
 
   push(bytes: Uint8Array): void {
@@ -32,12 +37,20 @@ export class ByteQueue {
     return this.#bytes.subarray(this.#start, Math.min(this.#start + length, this.#end));
   }
 
+  /** Drops what it holds. */
+  clear(): void {
+    this.#bytes.fill(0, this.#start, this.#end);
+    this.#bytes = new Uint8Array();
+    this.#start = this.#end = 0;
+  }
+
   /** Removes the first bytes and gives a copy. */
   take(length: number): Uint8Array {
     const taken = this.peek(length);
     const bytes = taken.slice();
     taken.fill(0);
     this.#start += bytes.length;
+    if (this.#start === this.#end) this.clear();
     return bytes;
   }
 }

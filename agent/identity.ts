@@ -8,8 +8,8 @@ export interface Peer {
   readonly pid: number;
   readonly uid: number;
   readonly gid: number;
-  /** Digest of the executable file's content. */
-  readonly exe: `sha256:${string}`;
+  /** Digest of the executable file's content; `unknown` when nobody asked for it, since user or unit are no caller's. */
+  readonly exe: `sha256:${string}` | "unknown";
   /** Last component of the process's cgroup v2 path, e.g. `signer.service`; null when that is no unit's name. */
   readonly unit: string | null;
 }
@@ -19,6 +19,8 @@ export interface ConnectedProcess extends Connector {
   readonly pidfd: number;
   /** When the connection was accepted, on the clock of {@link Processes}. */
   readonly accepted: number;
+  /** Whether it may be a caller at all. When not, its executable is not looked at. Default: it may. */
+  readonly mayCall?: (uid: number, unit: string | null) => boolean;
 }
 
 /** Identifies the process that connected, as it is now. Rejects when it cannot; such a peer is nobody's caller. */
@@ -43,7 +45,13 @@ export interface PeerSources {
  * user and group are the connector's in any case, since the kernel recorded them.
  */
 export function createPeerIdentity({ executableOf, isAlive, processes }: PeerSources): PeerIdentity {
-  return async ({ pid, uid, gid, pidfd, byNumber, accepted }) => {
+  return async ({ pid, uid, gid, pidfd, byNumber, accepted, mayCall }) => {
+    // Whoever may connect could otherwise have the spawner hash large files, one after the other, while callers wait.
+    if (mayCall !== undefined && !mayCall(uid, processes.unitOf(pid))) {
+      const unit = processes.unitOf(pid);
+      if (!isAlive(pidfd)) throw foreign("process", "the one that connected", "one that has ended");
+      return { pid, uid, gid, exe: "unknown", unit };
+    }
     const executable = await executableOf(pidfd);
     if (executable.pid !== pid) {
       throw new AgentError("ERR_SPAWNER", "peer executable: pid", { expected: `${pid}`, got: `${executable.pid}` });
@@ -61,8 +69,8 @@ export function createPeerIdentity({ executableOf, isAlive, processes }: PeerSou
  * @throws AgentError ERR_FOREIGN_SENDER for another program (it called exec) or another unit
  */
 export function verifySamePeer(before: Peer, now: Peer): void {
-  if (now.exe !== before.exe) throw foreign("executable", before.exe, now.exe);
   if (now.unit !== before.unit) throw foreign("unit", before.unit ?? "none", now.unit ?? "none");
+  if (now.exe !== before.exe) throw foreign("executable", before.exe, now.exe);
 }
 
 function verifyNamespace(isOwn: boolean): void {

@@ -60,7 +60,7 @@ export interface StartedShim {
 
 /**
  * The privileged acts that the agent can ask for (SPAWNER.md). Every method rejects with AgentError `ERR_SPAWNER` when the
- * spawner refuses or its answer cannot be read. A request out of its phase or order makes the spawner cap and reboot.
+ * spawner refuses or its answer cannot be read, and from the first answer on that does not come in time. A request out of its phase or order makes the spawner cap and reboot.
  */
 export interface Spawner {
   /** Fill a private root. The digests are of the bytes as copied; whether they are the pinned ones is for the caller to say. */
@@ -91,6 +91,8 @@ const FORMAT_TIMEOUT_MS = 600_000;
 /** @param fd the agent's end of the spawner's socket, 3 in a started agent */
 export function openSpawner(transport: SpawnerTransport, fd: number): Spawner {
   let last: Promise<unknown> = Promise.resolve();
+  /** A reply that did not come in time may come yet, and would be taken for that of a later request: there is none. */
+  let late: AgentError | null = null;
   // One request at a time: the protocol has no ids, so that a second one must wait for the first one's reply.
   const roundTrip = <T>(
     request: Uint8Array,
@@ -100,7 +102,11 @@ export function openSpawner(transport: SpawnerTransport, fd: number): Spawner {
   ): Promise<T> => {
     if (request.length > MAX_SPAWNER_MESSAGE) throw new TypeError(`spawner request: ${request.length} bytes`);
     const next = last.then(async () => {
-      const reply = await transport.call(fd, request, sendFds, MAX_SPAWNER_MESSAGE, timeoutMs);
+      if (late !== null) throw late;
+      const reply = await transport.call(fd, request, sendFds, MAX_SPAWNER_MESSAGE, timeoutMs).catch((cause) => {
+        if (isTimeout(cause)) late = tooLate(cause);
+        throw late ?? cause;
+      });
       return closingOnError(transport, reply, parse);
     });
     last = next.catch(() => undefined);
@@ -120,7 +126,10 @@ export function openSpawner(transport: SpawnerTransport, fd: number): Spawner {
       roundTrip(encodeStopShim(id), [], (reply) => withoutFds(reply, parseStopShimReply(reply.bytes))),
     capAndReboot: async (reason) => {
       // There is no reply: the end of the socket is the expected answer.
-      await roundTrip(encodeCapAndReboot(reason), [], () => undefined).catch(() => undefined);
+      const request = encodeCapAndReboot(reason);
+      const next = last.then(() => transport.call(fd, request, [], MAX_SPAWNER_MESSAGE)).catch(() => undefined);
+      last = next;
+      await next;
     },
     startWorkloads: async () =>
       roundTrip(encodeStartWorkloads(), [], (reply) => withoutFds(reply, parseStartWorkloadsReply(reply.bytes))),
@@ -132,6 +141,16 @@ export function openSpawner(transport: SpawnerTransport, fd: number): Spawner {
         FORMAT_TIMEOUT_MS,
       ),
   };
+}
+
+function isTimeout(error: unknown): boolean {
+  const cause = error instanceof AgentError ? error.cause : error;
+  return cause instanceof Error && "code" in cause && cause.code === "ETIMEDOUT";
+}
+
+function tooLate(cause: unknown): AgentError {
+  const hint = "the connection to the spawner is not used any more; restart the machine";
+  return new AgentError("ERR_SPAWNER", "spawner reply", { expected: "in time", got: "none", hint, cause });
 }
 
 interface Reply {

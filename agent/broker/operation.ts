@@ -220,6 +220,13 @@ export function strangerReason({ live, name }: Pick<ScopeState, "live" | "name">
   return decideCaller(live.current, name, identityOf(peer))?.reason ?? null;
 }
 
+/** Whether user and unit are those of the scope's caller, whatever it runs. */
+export function mayCall(state: ScopeState, uid: number, unit: string | null): boolean {
+  const scope = scopeOf(state);
+  const known = scope === null ? undefined : state.live.current.callers[scope.caller];
+  return known !== undefined && known.uid === uid && (known.unit === null || known.unit === unit);
+}
+
 type AskedRequest = Pick<DecisionRequest, "key" | "operation" | "mechanism" | "parameters" | "input" | "failures">;
 
 function requestFor(state: ScopeState, peer: Peer | null, asked: AskedRequest): DecisionRequest {

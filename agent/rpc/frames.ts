@@ -38,8 +38,10 @@ export class RequestSplitter {
   readonly #queue = new ByteQueue();
   readonly #longest: number;
   readonly #memory: RequestMemory;
-  /** `length` of the request that is being received; its memory is taken. */
+  /** `length` of the request that is being received. */
   #length: number | null = null;
+  /** What is taken of the memory: for what the queue is, or will at least be. */
+  #taken = 0;
 
   /** @param longest the highest `length` */
   constructor(longest: number, memory: RequestMemory) {
@@ -47,8 +49,10 @@ export class RequestSplitter {
     this.#memory = memory;
   }
 
+  /** @throws AgentError `ERR_RPC_MALFORMED` when the scope's connections hold too much already */
   push(piece: Uint8Array): void {
     this.#queue.push(piece);
+    this.#account();
   }
 
   /** Bytes that nobody has taken. */
@@ -79,28 +83,39 @@ export class RequestSplitter {
     this.#length ??= this.#readLength();
     if (this.#length === null || this.#queue.length < LENGTH + this.#length) return null;
     const size = this.#length;
+    this.#memory.take(size);
     const reader = new ByteReader(this.#queue.take(LENGTH + size), "request");
     reader.u32("length");
     const id = reader.u32("id");
     const op = reader.u8("op");
     const payload = reader.bytes(reader.remaining, "payload");
     this.#length = null;
+    this.#account();
     if (id !== 0) return { id, op, payload, size };
     this.#memory.give(size);
     throw malformed("id", "not 0", "0");
   }
 
-  /** Gives back what an unfinished request holds. */
+  /** Drops what is unfinished, and gives back what it holds. */
   close(): void {
-    if (this.#length !== null) this.#memory.give(this.#length);
+    this.#queue.clear();
     this.#length = null;
+    this.#account();
+  }
+
+  #account(): void {
+    const needed = Math.max(this.#queue.size, this.#length ?? 0);
+    if (needed > this.#taken) this.#memory.take(needed - this.#taken);
+    else this.#memory.give(this.#taken - needed);
+    this.#taken = needed;
   }
 
   #readLength(): number | null {
     if (this.#queue.length < LENGTH) return null;
     const length = new ByteReader(this.#queue.peek(LENGTH), "request").u32("length");
     if (length < HEAD || length > this.#longest) throw malformed("length", `${HEAD} to ${this.#longest}`, `${length}`);
-    this.#memory.take(length);
+    this.#length = length;
+    this.#account();
     return length;
   }
 }

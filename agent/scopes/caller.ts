@@ -25,6 +25,7 @@ export interface CallerSources {
   readonly channel: SocketChannel;
   readonly connected: Omit<ConnectedProcess, "pidfd">;
   readonly identify: PeerIdentity;
+  readonly mayCall: NonNullable<ConnectedProcess["mayCall"]>;
   readonly closeFd: (fd: number) => void;
   /** Milliseconds of a clock that does not go backwards. */
   readonly now: () => number;
@@ -63,11 +64,11 @@ export async function openCaller(sources: CallerSources): Promise<Caller> {
 }
 
 /** With a descriptor of its own: the connection's is closed whenever the connection ends, and its number may then be another file's. */
-async function identifyNow({ channel, connected, identify, closeFd }: CallerSources): Promise<Peer> {
+async function identifyNow({ channel, connected, identify, mayCall, closeFd }: CallerSources): Promise<Peer> {
   const pidfd = channel.pidfd();
   if (pidfd === null) throw new AgentError("ERR_FOREIGN_SENDER", "peer process", { expected: "alive", got: "ended" });
   try {
-    return await identify({ ...connected, pidfd });
+    return await identify({ ...connected, pidfd, mayCall });
   } finally {
     closeFd(pidfd);
   }

@@ -1,5 +1,5 @@
 import { MAX_CONNECTIONS } from "../../policy/index.ts";
-import { recordStranger, strangerReason } from "../broker/operation.ts";
+import { mayCall, recordStranger, strangerReason } from "../broker/operation.ts";
 import { type Broker, openScope, type ScopeState, scopeOf } from "../broker/scope-state.ts";
 import type { Peer, PeerIdentity } from "../identity.ts";
 import type { Connector, Native, NativeStream } from "../native/index.ts";
@@ -121,7 +121,10 @@ class Visitors {
   ): Promise<void> {
     const { identify, native } = this.#options;
     const { now } = this.#state;
-    const caller = await openCaller({ channel, connected, identify, now, closeFd: (fd) => native.closeFd(fd) });
+    const caller = await openCaller({
+      ...{ channel, connected, identify, now, closeFd: (fd) => native.closeFd(fd) },
+      mayCall: (uid, unit) => mayCall(this.#state, uid, unit),
+    });
     identified(caller.peer);
     const reason = strangerReason(this.#state, caller.peer);
     const excess = this.#place(channel, reason);

@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #define CACHE_SIZE 16
-#define SIZE_LIMIT (1ull << 30)
+#define SIZE_LIMIT (256ull << 20)
 
 // These fields name a file, and its content where nobody can change it.
 struct known {

@@ -73,6 +73,23 @@ describe("peer identity", () => {
     await expect(identify({}, "/proc", pid + 1)).rejects.toMatchObject({ code: "ERR_SPAWNER" });
   });
 
+  it("I10: the executable of a peer whose user or unit is no caller's is not looked at", async () => {
+    let asked = 0;
+    const identifyOther = createPeerIdentity({
+      executableOf: async () => {
+        asked += 1;
+        return { pid, sha256: digest };
+      },
+      isAlive: (fd) => addon.isAlive(fd),
+      processes: openProcesses(),
+    });
+    expect(await identifyOther({ ...connected, mayCall: () => false })).toMatchObject({ pid, exe: "unknown" });
+    expect(asked).toBe(0);
+    const other = identifyOther({ ...connected, mayCall: (uid) => uid === connected.uid });
+    expect((await other).exe).toBe(`sha256:${"5e".repeat(32)}`);
+    expect(asked).toBe(1);
+  });
+
   it("I6: the unit is the last component of the cgroup v2 path", async () => {
     const proc = otherProc({ cgroup: "1:cpu:/other.service\n0::/system.slice/signer.service\n" });
     expect((await identify({}, proc)).unit).toBe("signer.service");

@@ -320,6 +320,27 @@ describe("the client", () => {
     expect(seen.map(({ op }) => op)).toEqual([8, 8]);
   });
 
+  test("I6, I10: after a reply that did not come in time no later one is taken for another request's; cap-and-reboot is still sent", async () => {
+    const ops: (number | undefined)[] = [];
+    const timeout = new AgentError("ERR_NATIVE", "call: timed out", {
+      cause: Object.assign(new Error("receive: Connection timed out"), { code: "ETIMEDOUT" }),
+    });
+    const transport: SpawnerTransport = {
+      call: async (_fd, request) => {
+        ops.push(request[0]);
+        if (ops.length === 1) throw timeout;
+        return { bytes: reply(3).u32(7).bytes(new Uint8Array(32)).sized16(utf8("/x")).finish(), fds: [] };
+      },
+      closeFd: () => {},
+    };
+    const client = openSpawner(transport, 3);
+    const asked = await Promise.allSettled([client.peerExe(42), client.peerExe(43), client.shimStatus(0)]);
+    for (const one of asked) expect(one).toMatchObject({ status: "rejected", reason: { code: "ERR_SPAWNER" } });
+    expect(ops).toEqual([3]);
+    await client.capAndReboot("over");
+    expect(ops).toHaveLength(2);
+  });
+
   test("the end of the socket is the expected answer to cap-and-reboot", async () => {
     await expect(scripted([]).client.capAndReboot("over")).resolves.toBeUndefined();
   });

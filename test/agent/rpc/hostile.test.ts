@@ -134,13 +134,13 @@ describe("bytes that the protocol does not have", () => {
   test("I10: what is announced and never sent is counted: beyond 16 MiB in one scope connections are closed, and then there is room again", async () => {
     const announced = concatBytes(GREETING, u32(262_144));
     const clients: NativeClient[] = [];
+    const late = await open();
     for (let index = 0; index < 64; index += 1) {
       const client = await NativeClient.greeted(path());
       await client.reply();
       client.send(announced.slice(5));
       clients.push(client);
     }
-    const late = await open();
     late.send(request(1, OPS.ping));
     expect(await late.closed()).toEqual(new Uint8Array());
     for (const client of clients) {
