@@ -141,7 +141,15 @@ describe("bytes that the protocol does not have", () => {
       client.send(announced.slice(5));
       clients.push(client);
     }
-    late.send(request(1, OPS.ping));
+    // Answered until the agent has read what the last one announced.
+    const pinged = async (): Promise<boolean> => {
+      late.send(request(1, OPS.ping));
+      return late.reply().then(
+        () => true,
+        () => false,
+      );
+    };
+    while (await pinged());
     expect(await late.closed()).toEqual(new Uint8Array());
     for (const client of clients) {
       client.end();
