@@ -80,7 +80,10 @@ export class RequestSplitter {
    * @throws AgentError `ERR_RPC_MALFORMED`
    */
   next(): Frame | null {
-    this.#length ??= this.#readLength();
+    if (this.#length === null) {
+      this.#length = this.#readLength();
+      this.#account();
+    }
     if (this.#length === null || this.#queue.length < LENGTH + this.#length) return null;
     const size = this.#length;
     this.#memory.take(size);
