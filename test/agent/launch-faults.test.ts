@@ -112,7 +112,7 @@ describe("a fault during the first launch on a TPM", () => {
     SWEEP,
     async (fault) => {
       const { provisioning, importing } = await clean();
-      expect(provisioning.filter(({ code }) => code === TPM_CC.nvDefineSpace)).toHaveLength(3);
+      expect(provisioning.filter(({ code }) => code === TPM_CC.nvDefineSpace)).toHaveLength(4);
       const steps = [...provisioning, ...importing];
       for (const step of fault === "refuse" ? steps : steps.filter(({ code }) => CHANGES.has(code))) {
         const { booted, machine } = await firstBoot({ fault: at(step, fault) });
