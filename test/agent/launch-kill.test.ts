@@ -75,7 +75,9 @@ describe("an agent that is killed during its launch, below the real spawner", ()
   test("I3: at the first and the last command of each kind, and at each extend, leaves a capped PCR", {
     timeout: 600_000,
   }, async () => {
-    const commands = (await firstLaunch()).filter(({ client }) => client === "agent");
+    const all = (await firstLaunch()).filter(({ client }) => client === "agent");
+    // Up to the last extend, the cap: what comes behind it is no launch any more.
+    const commands = all.slice(0, all.findLastIndex(({ code }) => code === TPM_CC.pcrExtend) + 1);
     const codes = [...new Set(commands.map(({ code }) => code))];
     expect(codes).toEqual(
       expect.arrayContaining([TPM_CC.nvDefineSpace, TPM_CC.nvIncrement, TPM_CC.import, TPM_CC.unseal, TPM_CC.nvWrite]),

@@ -113,12 +113,15 @@ describe("a machine with a spare shim, below the real spawner", () => {
 
   test("I3 I11: without any left is capped and ends where its policy says reboot, and the store has counted that", async () => {
     const agent = await serve(0, { onLoginLost: "reboot" }, { store: 0 });
+    const kept = () => Store.open(openStoreFile(join(agent.directory, "store"), { create: false })).store.content;
+    const credentials = () => kept().entries.map(({ name, state }) => `${name} ${state}`);
+    // What follows a launch that serves is done behind its sockets.
+    await expect.poll(credentials, { timeout: 60_000 }).toEqual(["hsm-pin served"]);
     kill(agent, 0);
     expect(await agent.ended).toBe(12);
     expect(agent.console()).toContain("login lost: token launch-bench");
-    const { store } = Store.open(openStoreFile(join(agent.directory, "store"), { create: false }));
-    expect(store.content.recoveries).toBe(1);
-    expect(store.content.entries.map(({ name, state }) => `${name} ${state}`)).toEqual(["hsm-pin served"]);
+    expect(kept().recoveries).toBe(1);
+    expect(credentials()).toEqual(["hsm-pin served"]);
     await service.expectClosed(agent);
   });
 });

@@ -10,7 +10,7 @@ import { median, type Row, type Suite, timeRow } from "./bench.ts";
 
 const SCOPES = 64;
 const DECISIONS = 20_000;
-const RECORDS = 2_000;
+const RECORDS = 10_000;
 
 /** `decide`: what one decision costs. `audit-append`: what one record costs, written, against the bare write(2) of as many bytes. */
 export const decideSuite: Suite = {

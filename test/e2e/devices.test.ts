@@ -108,7 +108,7 @@ describe("a machine whose HSM is on USB", () => {
 
   it("I7: signs through its scopes, and the reader takes part in each signature", async () => {
     const use = await useScopes(running, machine.machine.token);
-    expect(use.signatures.map(({ verified }) => verified)).toEqual([true, true, true, true]);
+    expect(use.signatures.map(({ verified }) => verified)).toEqual([true, true, true, true, true]);
     expect(use.deniedCaller).toMatchObject({ denied: true, sameBytesSucceedFor: SCOPED_UID });
   });
 
