@@ -88,6 +88,7 @@ export function encodeApprovalText(text: ApprovalText): Uint8Array {
  */
 export function parseApprovalText(bytes: Uint8Array): ApprovalText {
   const whole = bytes.length <= MAX_APPROVAL_TEXT ? String.fromCharCode(...bytes) : "";
+  if (!whole.endsWith("\n")) throw malformed("end");
   const [first, second = "", ...lines] = whole.split("\n");
   const kind = second.slice("for: ".length);
   if (first !== APPROVAL_NAMESPACE || (kind !== "operation" && kind !== "window")) throw malformed("first lines");

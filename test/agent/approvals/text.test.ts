@@ -85,6 +85,10 @@ describe("I10: bytes that are no text of an approval", () => {
     ["a bare backslash", with_(7, "scope: \\n")],
     ["what is no ASCII", with_(7, "scope: \u00e9")],
     ["no space", with_(7, "scope:signing")],
+    [
+      "all the bytes that a text has, and no line feed at the end",
+      utf8(lines.join("\n").padEnd(MAX_APPROVAL_TEXT, "x")),
+    ],
     ["more bytes than a text has", utf8(lines.join("\n") + "x".repeat(MAX_APPROVAL_TEXT))],
   ])("with %s are refused with a typed error", (_, bytes) => {
     expect(() => parseApprovalText(bytes)).toThrow(PolicyError);
