@@ -2,16 +2,10 @@ import { type DeviceChange, type Reason, reason } from "../../attest/index.ts";
 import type { Store } from "../../seal/index.ts";
 import { AgentError } from "../errors.ts";
 import type { Shim } from "../shim-client.ts";
+import type { ArrivingKey } from "./arrivals.ts";
 import type { IncidentLog } from "./incidents.ts";
 import { forgetRecoveries, GOOD_AFTER, recover, withheld } from "./recovery.ts";
-import {
-  type ArrivingKey,
-  type DomainEnd,
-  type DomainShim,
-  type KeyPlace,
-  type ShimState,
-  TrustDomain,
-} from "./trust-domain.ts";
+import { type DomainEnd, type DomainShim, type KeyPlace, type ShimState, TrustDomain } from "./trust-domain.ts";
 
 /** A token after a good launch. */
 export interface OpenedToken {

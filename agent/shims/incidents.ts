@@ -11,7 +11,7 @@ import type { AuditLog } from "../audit/log.ts";
 import type { AuditEntry } from "../audit/record.ts";
 import type { MeasurementLog } from "../launch/measurement-log.ts";
 import type { Attempt } from "../native/index.ts";
-import type { ArrivingKey } from "./trust-domain.ts";
+import type { ArrivingKey } from "./arrivals.ts";
 
 /**
  * How many of each kind are recorded one by one; together as many as a report has room for. Each kind has a room of its own, so that a

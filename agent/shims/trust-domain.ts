@@ -1,6 +1,7 @@
 import { type Reason, reason } from "../../attest/index.ts";
 import { AgentError } from "../errors.ts";
 import type { Shim } from "../shim-client.ts";
+import { type ArrivingKey, letIn } from "./arrivals.ts";
 import { libraryAttempt, type ProbedAttempts } from "./attempts.ts";
 import type { IncidentLog } from "./incidents.ts";
 
@@ -18,26 +19,6 @@ export interface DomainShim {
   readonly places: ReadonlyMap<string, KeyPlace>;
   /** Attempts that are not the library's. */
   readonly probed: ProbedAttempts;
-}
-
-/** A key that comes in by unwrap. */
-export interface ArrivingKey {
-  /** By which it is used from then on. */
-  readonly name: string;
-  /** The key of the policy that unwraps it. */
-  readonly by: string;
-  /** `sha256:<hex>` of what is unwrapped. */
-  readonly blob: string;
-  /** An object of a session ends with its shim, and is unwrapped again in the one that takes over. */
-  readonly where: "session" | "token";
-  /** Whether the policy in force would still let it in. */
-  readonly stillAllowed: () => boolean;
-  /** Unwraps it as a nameless object of the session, which a wrong one may stay. @returns its handle */
-  readonly tryOut: (shim: Shim, place: KeyPlace) => Promise<bigint>;
-  /** Unwraps it as what the policy says. @returns its handle */
-  readonly unwrap: (shim: Shim, place: KeyPlace) => Promise<bigint>;
-  /** Rejects when it is not the key that was expected. */
-  readonly prove: (shim: Shim, place: KeyPlace) => Promise<void>;
 }
 
 export type ShimRole = "active" | "spare" | "ended";
@@ -348,19 +329,6 @@ export class TrustDomain {
 /** Asked anew each time: it ends whenever it likes. */
 function hasEnded({ role }: Member): boolean {
   return role === "ended";
-}
-
-/**
- * First without a name: what is not the expected key keeps no name of it occupied, and does not come to lie on the token. The second one is
- * the same bytes again, and proves it all the same.
- */
-async function letIn(member: Member, { slotId, handle }: KeyPlace, key: ArrivingKey): Promise<void> {
-  const { shim } = member;
-  const by = { slotId, handle };
-  await key.prove(shim, { slotId, handle: await key.tryOut(shim, by) });
-  const made = { slotId, handle: await key.unwrap(shim, by) };
-  await key.prove(shim, made);
-  member.arrived.set(key.name, made);
 }
 
 type Settled<T> = { readonly kind: "done"; readonly value: T } | { readonly kind: "failed"; readonly error: unknown };
