@@ -197,3 +197,22 @@ test("I7: of an object on the token the next shim knows no handle: the key is go
   await expect(one()).rejects.toMatchObject({ code: "ERR_KEY_GONE" });
   expect(await use(user)).toBe(CKR.noKey);
 });
+
+test("I6: a takeover unwraps no key that the policy in force would not let in any more: it is gone, and no record says otherwise", async () => {
+  await start();
+  const plainKey = { objectClass: "private", keyType: 3n, use: "sign", where: "session", label: "" } as const;
+  const asked = { ...plainKey, mechanism: 0x9n, oaep: SHA1_OAEP, allowedMechanisms: [0x1041n], id: new Uint8Array() };
+  const unwrapNow: Parameters<typeof bench.opened.domain.arrive>[0]["unwrap"] = (shim, place) =>
+    shim.unwrap({ ...place, ...asked, wrapped: bench.wrapped });
+  await bench.opened.domain.arrive({
+    ...{ name: "restore/restored", by: "rsa", where: "session", blob: "sha256:00", stillAllowed: () => false },
+    ...{ tryOut: unwrapNow, unwrap: unwrapNow, prove: async () => undefined },
+  });
+  const before = bench.domains.audited().filter(({ operation }) => operation === "unwrap").length;
+  bench.opened.processes[0]?.kill("SIGKILL");
+  await expect.poll(() => bench.opened.domain.shims.map(({ role }) => role)).toEqual(["ended", "active"]);
+  await expect(bench.opened.domain.use("restore/restored", async () => 0)).rejects.toMatchObject({
+    code: "ERR_KEY_GONE",
+  });
+  expect(bench.domains.audited().filter(({ operation }) => operation === "unwrap")).toHaveLength(before);
+});
