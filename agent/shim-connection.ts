@@ -6,6 +6,8 @@ import { MAX_FRAME } from "./shim-replies.ts";
 
 const REPLY_BIT = 0x80;
 const MAX_WAITING = 1024;
+/** Bytes of one read. */
+const READ = 65_536;
 
 interface Waiting {
   readonly op: number;
@@ -59,6 +61,8 @@ export class ShimConnection {
   readonly #waiting = new Map<number, Waiting>();
   readonly #onClosed: (error: AgentError) => void;
   readonly #buffered = new ByteQueue();
+  #outgoing = new ByteWriter();
+  #sending = false;
   #lastId: number;
   /** The oldest request's. */
   #timer: NodeJS.Timeout | null = null;
@@ -72,8 +76,8 @@ export class ShimConnection {
     this.#timeoutMs = timeoutMs;
     this.#lastId = lastId;
     this.#onClosed = onClosed;
-    this.#socket = new Socket({ fd, readable: true, writable: true });
-    this.#socket.on("data", (bytes: Uint8Array) => this.#receive(bytes));
+    const onread = { buffer: new Uint8Array(READ), callback: (length: number, bytes: Uint8Array) => this.#received(length, bytes) };
+    this.#socket = new Socket({ fd, readable: true, writable: true, onread });
     this.#socket.on("error", (cause) =>
       this.close(new AgentError("ERR_SHIM_GONE", "shim connection: failed", { cause })),
     );
@@ -91,17 +95,26 @@ export class ShimConnection {
     }
     this.#lastId = this.#lastId === LAST_ID ? 1 : this.#lastId + 1;
     const id = this.#lastId;
-    const frame = new ByteWriter()
+    this.#outgoing
       .u32(payload.length + 5)
       .u32(id)
       .u8(op)
-      .bytes(payload)
-      .finish();
+      .bytes(payload);
     return new Promise((done, failed) => {
       this.#waiting.set(id, { op, done, failed });
       if (this.#waiting.size === 1) this.#startClock();
-      this.#socket.write(frame);
+      if (this.#sending) return;
+      this.#sending = true;
+      process.nextTick(() => this.#send());
     });
+  }
+
+  /** What was asked for in one turn goes out in one write. */
+  #send(): void {
+    const frames = this.#outgoing.finish();
+    this.#outgoing = new ByteWriter();
+    this.#sending = false;
+    if (this.#error === null) this.#socket.write(frames);
   }
 
   /** Ends the connection, and with it the shim. The first reason stays. */
@@ -134,6 +147,14 @@ export class ShimConnection {
     const [oldest] = this.#waiting.values();
     const expected = `an answer within ${this.#timeoutMs} ms`;
     this.close(new AgentError("ERR_SHIM_TIMEOUT", `shim op ${oldest?.op ?? 0}`, { expected, got: "none" }));
+  }
+
+  /** The buffer keeps no copy: a reply may be a plaintext. */
+  #received(length: number, buffer: Uint8Array): boolean {
+    const bytes = buffer.subarray(0, length);
+    this.#receive(bytes);
+    bytes.fill(0);
+    return true;
   }
 
   #receive(bytes: Uint8Array): void {

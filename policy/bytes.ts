@@ -6,14 +6,12 @@ import { PolicyError } from "./errors.ts";
  */
 export class ByteReader {
   readonly #bytes: Uint8Array;
-  readonly #view: DataView;
   readonly #what: string;
   #offset = 0;
 
   /** @param what names the structure in error messages, e.g. `TPMS_ATTEST` */
   constructor(bytes: Uint8Array, what: string) {
     this.#bytes = bytes;
-    this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     this.#what = what;
   }
 
@@ -26,31 +24,35 @@ export class ByteReader {
   }
 
   u8(field: string): number {
-    return this.#view.getUint8(this.#take(1, field));
+    return byteAt(this.#bytes, this.#take(1, field));
   }
   u16(field: string): number {
-    return this.#view.getUint16(this.#take(2, field));
+    const at = this.#take(2, field);
+    return byteAt(this.#bytes, at) * 0x100 + byteAt(this.#bytes, at + 1);
   }
   u32(field: string): number {
-    return this.#view.getUint32(this.#take(4, field));
+    return u32At(this.#bytes, this.#take(4, field));
   }
   u64(field: string): bigint {
-    return this.#view.getBigUint64(this.#take(8, field));
+    const at = this.#take(8, field);
+    return u64Of(u32At(this.#bytes, at), u32At(this.#bytes, at + 4));
   }
   u16le(field: string): number {
-    return this.#view.getUint16(this.#take(2, field), true);
+    const at = this.#take(2, field);
+    return byteAt(this.#bytes, at) + byteAt(this.#bytes, at + 1) * 0x100;
   }
   u32le(field: string): number {
-    return this.#view.getUint32(this.#take(4, field), true);
+    return u32leAt(this.#bytes, this.#take(4, field));
   }
   u64le(field: string): bigint {
-    return this.#view.getBigUint64(this.#take(8, field), true);
+    const at = this.#take(8, field);
+    return u64Of(u32leAt(this.#bytes, at + 4), u32leAt(this.#bytes, at));
   }
 
   /** `length` bytes, as a copy: what was parsed does not change when the caller's buffer does. */
   bytes(length: number, field: string): Uint8Array {
     const start = this.#take(length, field);
-    return this.#bytes.slice(start, start + length);
+    return copyBytes(this.#bytes, start, start + length);
   }
 
   /** A byte string with a u16 length in front, at most `cap` bytes. */
@@ -96,26 +98,62 @@ export class ByteReader {
   }
 }
 
-/** Builds what `ByteReader` reads. Big-endian. */
+/** Of a place that was checked. No DataView: making one costs more than all that most readers read. */
+function byteAt(bytes: Uint8Array, at: number): number {
+  return bytes[at] as number; // inside the array
+}
+
+/** Big-endian, at a place that was checked. */
+export function u32At(bytes: Uint8Array, at: number): number {
+  const low = (byteAt(bytes, at + 1) << 16) | (byteAt(bytes, at + 2) << 8) | byteAt(bytes, at + 3);
+  return byteAt(bytes, at) * 0x100_0000 + low;
+}
+
+function u32leAt(bytes: Uint8Array, at: number): number {
+  const low = (byteAt(bytes, at + 2) << 16) | (byteAt(bytes, at + 1) << 8) | byteAt(bytes, at);
+  return byteAt(bytes, at + 3) * 0x100_0000 + low;
+}
+
+function u64Of(high: number, low: number): bigint {
+  return high === 0 ? BigInt(low) : (BigInt(high) << 32n) | BigInt(low);
+}
+
+/** From here on a call of the platform's is faster than a loop. */
+const LONG = 64;
+
+/** The bytes from `start` to `end`, as a copy. Both lie in the array. */
+export function copyBytes(bytes: Uint8Array, start: number, end: number): Uint8Array<ArrayBuffer> {
+  const copy = new Uint8Array(end - start);
+  if (copy.length >= LONG) copy.set(bytes.subarray(start, end));
+  else for (let index = 0; index < copy.length; index++) copy[index] = byteAt(bytes, start + index);
+  return copy;
+}
+
+type Part = Uint8Array | number | bigint;
+
+/** Builds what `ByteReader` reads. Big-endian. The bytes it is given are copied once, by `finish`. */
 export class ByteWriter {
-  readonly #parts: Uint8Array[] = [];
+  /** Integers by their value, with their size in the same place of `#sizes`; bytes with -1. */
+  readonly #parts: Part[] = [];
+  readonly #sizes: number[] = [];
+  #length = 0;
 
   u8(value: number): this {
-    return this.bytes(Uint8Array.of(value));
+    return this.#integer(value, 1);
   }
   u16(value: number): this {
-    return this.bytes(Uint8Array.of(value >>> 8, value));
+    return this.#integer(value, 2);
   }
   u32(value: number): this {
-    return this.bytes(Uint8Array.of(value >>> 24, value >>> 16, value >>> 8, value));
+    return this.#integer(value, 4);
   }
   u64(value: bigint): this {
-    const part = new Uint8Array(8);
-    new DataView(part.buffer).setBigUint64(0, value);
-    return this.bytes(part);
+    return this.#integer(value, 8);
   }
   bytes(value: Uint8Array): this {
+    this.#length += value.length;
     this.#parts.push(value);
+    this.#sizes.push(-1);
     return this;
   }
   /** A TPM2B: u16 length, then the bytes. */
@@ -126,9 +164,38 @@ export class ByteWriter {
   sized32(value: Uint8Array): this {
     return this.u32(value.length).bytes(value);
   }
-  finish(): Uint8Array {
-    return joinBytes(this.#parts);
+  finish(): Uint8Array<ArrayBuffer> {
+    const whole = new Uint8Array(this.#length);
+    let at = 0;
+    for (let index = 0; index < this.#parts.length; index++) at = putPart(whole, at, this.#parts[index] as Part, this.#sizes[index] as number);
+    return whole;
   }
+
+  #integer(value: number | bigint, size: number): this {
+    this.#length += size;
+    this.#parts.push(value);
+    this.#sizes.push(size);
+    return this;
+  }
+}
+
+/** Gives the place behind it. */
+function putPart(whole: Uint8Array, at: number, part: Part, size: number): number {
+  if (typeof part === "number") {
+    for (let index = at + size - 1, rest = part; index >= at; index--, rest = Math.floor(rest / 0x100)) whole[index] = rest & 0xff;
+    return at + size;
+  }
+  if (typeof part === "bigint") {
+    putPart(whole, at, Number(BigInt.asUintN(32, part >> 32n)), 4);
+    return putPart(whole, at + 4, Number(BigInt.asUintN(32, part)), 4);
+  }
+  putBytes(whole, at, part);
+  return at + part.length;
+}
+
+function putBytes(whole: Uint8Array, at: number, part: Uint8Array): void {
+  if (part.length >= LONG) whole.set(part, at);
+  else for (let index = 0; index < part.length; index++) whole[at + index] = byteAt(part, index);
 }
 
 export function concatBytes(...parts: readonly Uint8Array[]): Uint8Array {
@@ -142,7 +209,7 @@ export function joinBytes(parts: readonly Uint8Array[]): Uint8Array {
   const whole = new Uint8Array(length);
   let offset = 0;
   for (const part of parts) {
-    whole.set(part, offset);
+    putBytes(whole, offset, part);
     offset += part.length;
   }
   return whole;

@@ -1,14 +1,17 @@
-import { createHash } from "node:crypto";
+import { hash } from "node:crypto";
 import { closeSync, fdatasyncSync } from "node:fs";
 import { type Reason, reason } from "../../attest/index.ts";
+import { joinBytes } from "../../policy/index.ts";
 import { AgentError } from "../errors.ts";
 import type { AuditFiles, Space } from "./files.ts";
 import { type AuditLimits, lowWater, reserve } from "./limits.ts";
 import type { LogPositions } from "./positions.ts";
-import { type AuditEntry, type AuditHead, type AuditRecord, encodeRecord } from "./record.ts";
+import { type AuditEntry, type AuditHead, type AuditRecord, type EncodedRecord, encodeRecord, MAX_LINE } from "./record.ts";
 import { type Segment, segmentAt } from "./segment.ts";
 
 const GROUP_MILLISECONDS = 50;
+/** Records of one write, at most. */
+const GROUP_RECORDS = 64;
 
 /** `written`: in the kernel. `durable`: on the disk, as far as `fdatasync` says. */
 export type Durability = "written" | "durable";
@@ -45,6 +48,14 @@ export interface OpenedLog {
   readonly limits: AuditLimits;
 }
 
+/** A record that somebody waits for. */
+interface Waiting {
+  readonly entry: AuditEntry;
+  readonly durability: Durability;
+  readonly resolve: (head: AuditHead) => void;
+  readonly reject: (error: unknown) => void;
+}
+
 /** `rotate`: the first record of a segment. */
 export function rotation(last: AuditHead): AuditEntry {
   return logEntry("rotate", `goes on after record ${last.seq}`);
@@ -60,7 +71,7 @@ export function logEntry(operation: AuditEntry["operation"], reasonText: string)
 
 /** `sha256:<hex>` of the bytes that go to the token. */
 export function inputDigest(bytes: Uint8Array): string {
-  return `sha256:${createHash("sha256").update(bytes).digest("hex")}`;
+  return `sha256:${hash("sha256", bytes, "hex")}`;
 }
 
 /** A log in a directory, opened for appending: `openAudit` makes it. */
@@ -73,6 +84,7 @@ export class FileAuditLog implements AuditLog {
   #head: AuditHead;
   #durable: AuditHead;
   #space: Space;
+  #waiting: Waiting[] = [];
   #entries = 0;
   #failure: AgentError | null = null;
   #group: NodeJS.Timeout | null = null;
@@ -114,8 +126,13 @@ export class FileAuditLog implements AuditLog {
     return this.#opened.limits;
   }
 
+  /** What is appended in one turn of the event loop goes out in one write: a system call costs more than a record does. */
   append(entry: AuditEntry, durability: Durability): Promise<AuditHead> {
-    return this.appendAll([entry], durability);
+    return new Promise((resolve, reject) => {
+      this.#waiting.push({ entry, durability, resolve, reject });
+      if (this.#waiting.length === 1) setImmediate(() => this.#writeWaiting());
+      if (this.#waiting.length === GROUP_RECORDS) this.#writeWaiting();
+    });
   }
 
   /** Appends records that stand in one segment, one right after the other. @throws as `append` */
@@ -123,13 +140,48 @@ export class FileAuditLog implements AuditLog {
     this.rotateIfFull();
     for (const entry of entries) {
       this.#refuse(entry);
-      this.#stopping(() => this.#write(entry));
-      if (!isStatement(entry)) this.#entries += 1;
+      this.#stopping(() => this.#write([entry]));
     }
     const head = this.#head;
     if (durability === "durable") await this.flush();
     else this.#syncSoon();
     return head;
+  }
+
+  #writeWaiting(): void {
+    let group: Waiting[] = [];
+    let bytes = this.#bytes;
+    for (const waiting of this.#waiting.splice(0)) {
+      if (bytes >= this.limits.segmentBytes) {
+        this.#writeGroup(group);
+        group = [];
+      }
+      try {
+        if (group.length === 0) this.rotateIfFull();
+        this.#refuse(waiting.entry);
+        bytes = (group.length === 0 ? this.#bytes : bytes) + MAX_LINE;
+        group.push(waiting);
+      } catch (error) {
+        waiting.reject(error);
+      }
+    }
+    this.#writeGroup(group);
+  }
+
+  #writeGroup(group: readonly Waiting[]): void {
+    if (group.length === 0) return;
+    try {
+      const heads = this.#stopping(() => this.#write(group.map(({ entry }) => entry)));
+      const durable = group.some(({ durability }) => durability === "durable") ? this.flush() : null;
+      if (durable === null) this.#syncSoon();
+      for (const [index, { durability, resolve, reject }] of group.entries()) {
+        const head = heads[index] as AuditHead; // as many as records
+        if (durability === "durable") void durable?.then(() => resolve(head), reject);
+        else resolve(head);
+      }
+    } catch (error) {
+      for (const { reject } of group) reject(error);
+    }
   }
 
   /** Begins another segment when the last one has its size. @throws as `append` */
@@ -219,6 +271,7 @@ export class FileAuditLog implements AuditLog {
 
   close(): void {
     if (!this.#open) return;
+    this.#writeWaiting();
     this.#open = false;
     if (this.#group !== null) clearTimeout(this.#group);
     try {
@@ -256,20 +309,26 @@ export class FileAuditLog implements AuditLog {
     this.#bytes = 0;
     this.#closeRetired();
     positions.begin(segment);
-    this.#write(rotation(this.#head));
+    this.#write([rotation(this.#head)]);
   }
 
-  #write(entry: AuditEntry): AuditHead {
+  #write(entries: readonly AuditEntry[]): readonly AuditHead[] {
     const { files, positions, now } = this.#opened;
     const time = new Date(now()).toISOString();
-    const { line, head } = encodeRecord(entry, this.#head, time);
-    const written = files.write(this.#fd, line);
-    if (written !== line.length) throw new Error(`${written} of ${line.length} bytes were written`);
-    positions.note(this.#head, this.#bytes, time);
-    this.#bytes += line.length;
-    this.#space = { ...this.#space, free: this.#space.free - line.length };
-    this.#head = head;
-    return head;
+    const records: EncodedRecord[] = [];
+    for (const entry of entries) records.push(encodeRecord(entry, records.at(-1)?.head ?? this.#head, time));
+    const [only] = records;
+    const lines = only !== undefined && records.length === 1 ? only.line : joinBytes(records.map(({ line }) => line));
+    const written = files.write(this.#fd, lines);
+    if (written !== lines.length) throw new Error(`${written} of ${lines.length} bytes were written`);
+    for (const { line, head } of records) {
+      positions.note(this.#head, this.#bytes, time);
+      this.#bytes += line.length;
+      this.#head = head;
+    }
+    this.#space = { ...this.#space, free: this.#space.free - lines.length };
+    this.#entries += entries.filter((entry) => !isStatement(entry) && entry.operation !== "rotate").length;
+    return records.map(({ head }) => head);
   }
 
   /** One `fdatasync` for all records of the next moment; its failure stops signing like that of a write. */

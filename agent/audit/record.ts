@@ -1,4 +1,4 @@
-import { createHash } from "node:crypto";
+import { hash } from "node:crypto";
 import { z } from "zod";
 import { parseJson } from "../../policy/index.ts";
 import { AgentError } from "../errors.ts";
@@ -64,12 +64,16 @@ export interface AuditHead {
 
 export const EMPTY_HEAD: AuditHead = { seq: 0, hash: "0".repeat(64) };
 
-/** The next record's line, with its LF, and the head that it makes. */
-export function encodeRecord(
-  entry: AuditEntry,
-  previous: AuditHead,
-  time: string,
-): { line: Uint8Array; head: AuditHead } {
+/** A record's line, with its LF, and the head that it makes. */
+export interface EncodedRecord {
+  readonly line: Uint8Array;
+  readonly head: AuditHead;
+}
+
+const encoder = new TextEncoder();
+
+/** The next record. */
+export function encodeRecord(entry: AuditEntry, previous: AuditHead, time: string): EncodedRecord {
   const seq = previous.seq + 1;
   const { caller, statement } = entry;
   const body = JSON.stringify({
@@ -89,10 +93,10 @@ export function encodeRecord(
     statement: statement === undefined || statement === null ? null : orderStatement(statement),
     prev: previous.hash,
   });
-  const hash = hashBody(body);
-  const line = new TextEncoder().encode(`${body.slice(0, -1)}${HASH_FIELD}"${hash}"}\n`);
+  const digest = hashBody(body);
+  const line = encoder.encode(`${body.slice(0, -1)}${HASH_FIELD}"${digest}"}\n`);
   if (line.length > MAX_LINE) throw new TypeError(`audit record: ${line.length} bytes do not fit a line`);
-  return { line, head: { seq, hash } };
+  return { line, head: { seq, hash: digest } };
 }
 
 /**
@@ -147,5 +151,5 @@ function expectField(field: string, expected: number | string, got: number | str
 }
 
 function hashBody(body: string): string {
-  return createHash("sha256").update(PREFIX).update(body).digest("hex");
+  return hash("sha256", `${PREFIX}${body}`, "hex");
 }

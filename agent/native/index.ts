@@ -106,8 +106,9 @@ interface Binding {
   accept(fd: number, onConnection: (stream: Handle, connector: Connector) => void): Handle;
   stop(listener: Handle): void;
   streamStart(stream: Handle, onEvent: (events: number) => void): void;
-  streamWatch(stream: Handle, events: number): void;
-  streamReceive(stream: Handle, buffer: Uint8Array): number;
+  streamWatch(stream: Handle, wanted: boolean): void;
+  streamReceive(stream: Handle, buffer: Uint8Array, keep: boolean): number;
+  streamDrop(stream: Handle, length: number): void;
   streamSend(stream: Handle, bytes: Uint8Array, from: number): number;
   streamHeld(stream: Handle): boolean;
   streamEnd(stream: Handle): void;
@@ -155,8 +156,9 @@ export function openNative(directory: string): Native {
 function nativeStream(binding: Binding, handle: Handle): NativeStream {
   return {
     start: (onEvent) => now("start", () => binding.streamStart(handle, onEvent)),
-    watch: (events) => now("watch", () => binding.streamWatch(handle, events)),
-    receive: (buffer) => now("receive", () => binding.streamReceive(handle, buffer)),
+    watchWritable: (wanted) => now("watch", () => binding.streamWatch(handle, wanted)),
+    receive: (buffer, keep) => now("receive", () => binding.streamReceive(handle, buffer, keep)),
+    drop: (length) => now("drop", () => binding.streamDrop(handle, length)),
     send: (bytes, from) => now("send", () => binding.streamSend(handle, bytes, from)),
     isHeld: () => now("isHeld", () => binding.streamHeld(handle)),
     end: () => now("end", () => binding.streamEnd(handle)),

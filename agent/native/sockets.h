@@ -4,7 +4,9 @@
 #include <node_api.h>
 #include <stdbool.h>
 #include <sys/socket.h>
-#include <uv.h>
+
+/* One descriptor of a connection. */
+struct source { struct stream *stream; bool is_death; };
 
 /*
  * One accepted connection of a Unix stream socket. SO_PASSCRED is on from before the first byte, so that the kernel says of each piece
@@ -12,13 +14,22 @@
  */
 struct stream {
   napi_env env;
-  napi_ref on_event; /* holds the JavaScript side while the connection is open */
-  napi_async_cleanup_hook_handle cleanup;
-  uv_poll_t poll, death; /* of the socket, and of the process that connected */
-  int fd, pidfd;         /* -1 when closed, or when there is none */
-  struct ucred peer;     /* SO_PEERCRED */
-  unsigned holders;      /* the JavaScript object and each uv handle */
+  napi_ref on_event; /* holds the JavaScript side while the connection is open; NULL when it is not told of anything */
+  struct source socket, death; /* of the process that connected */
+  int fd, pidfd;               /* -1 when closed, or when there is none */
+  struct ucred peer;           /* SO_PEERCRED */
 };
+
+/* What onEvent is called with. */
+enum { STREAM_READABLE = 1, STREAM_WRITABLE = 2, STREAM_DIED = 4 };
+void stream_tell(struct stream *stream, int events);
+
+/* hub.c: what is watched, for all connections of an event loop together. Each is told once of what came, readable from the start. */
+bool hub_open(napi_env env);
+bool hub_add(struct stream *stream);
+bool hub_watch_writable(struct stream *stream, bool wanted);
+/* It is not told of anything any more, not even of what has come already. */
+void hub_remove(struct stream *stream);
 
 /* The connector of `fd` in `peer`, and a pidfd of it or -1. `by_number`: of the number, by a kernel without SO_PEERPIDFD. */
 int peer_of(int fd, struct ucred *peer, int *pidfd, bool *by_number);

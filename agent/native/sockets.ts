@@ -1,4 +1,4 @@
-/** What a stream's `onEvent` is told, and what `watch` asks for. `died`: the process that connected has ended. */
+/** What a stream's `onEvent` is told. `died`: the process that connected has ended. */
 export const STREAM_EVENTS = { readable: 1, writable: 2, died: 4 } as const;
 
 /** What `receive` and `send` return when the socket has nothing, or no room. */
@@ -20,21 +20,26 @@ export interface Connector {
 }
 
 /**
- * One accepted connection, non-blocking. Nothing is delivered by itself: `onEvent` says that the socket is ready, the caller takes.
+ * One accepted connection, non-blocking. Nothing is delivered by itself: `onEvent` says that the socket is ready, once for what came; the
+ * caller takes until it WOULD_BLOCK.
  * Each method but `close` throws AgentError ERR_NATIVE when the connection is broken or closed.
  */
 export interface NativeStream {
-  /** Once, before anything else. `readable` is watched from then on. */
+  /** Once, before anything else. */
   start(onEvent: (events: number) => void): void;
-  /** Which of `readable` and `writable` are told. Told again and again while they hold. */
-  watch(events: number): void;
+  /** Whether `writable` is told. */
+  watchWritable(wanted: boolean): void;
   /**
    * At most the buffer's length: how many bytes, 0 at the end, WOULD_BLOCK or CONNECTOR_DIED. Every byte that it gives was sent by the connector itself:
    * process id and real user and group of the sender are the recorded ones, and that process was still alive after the bytes had come.
    *
+   * @param keep they stay where they are until they are dropped; meanwhile the same are given again. To take them wakes a sender that
+   *   waits for its reply, for nothing.
    * @throws AgentError ERR_FOREIGN_SENDER when they were sent by another process, or with descriptors (of which none is opened)
    */
-  receive(buffer: Uint8Array): number;
+  receive(buffer: Uint8Array, keep: boolean): number;
+  /** Takes so many bytes that were received and kept. */
+  drop(length: number): void;
   /** How many of the bytes from `from` on the kernel took, or WOULD_BLOCK. */
   send(bytes: Uint8Array, from: number): number;
   /** Whether any process has the other end open. */

@@ -25,13 +25,13 @@ union credentials {
   uint8_t bytes[CMSG_SPACE(sizeof(struct ucred))];
 };
 
-static ssize_t receive_piece(const struct stream *stream, void *bytes, size_t length, struct ucred *sender, bool *more) {
+static ssize_t receive_piece(const struct stream *stream, void *bytes, size_t length, int flags, struct ucred *sender, bool *more) {
   union credentials control = {0};
   struct iovec part = {.iov_base = bytes, .iov_len = length};
   struct msghdr message = {
       .msg_iov = &part, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control.bytes};
   ssize_t got;
-  do got = recvmsg(stream->fd, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+  do got = recvmsg(stream->fd, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT | flags);
   while (got < 0 && errno == EINTR);
   /* Room for the credentials alone: of descriptors that come along the kernel makes none here, and says MSG_CTRUNC. */
   *more = got > 0 && (message.msg_flags & MSG_CTRUNC) != 0;
@@ -42,25 +42,29 @@ static ssize_t receive_piece(const struct stream *stream, void *bytes, size_t le
   return got;
 }
 
+static bool get_bytes(napi_env env, napi_value value, uint8_t **bytes, size_t *length) {
+  napi_typedarray_type type;
+  if (napi_get_typedarray_info(env, value, &type, length, (void **)bytes, NULL, NULL) == napi_ok && type == napi_uint8_array) return true;
+  napi_throw_type_error(env, NULL, "bytes: expected a Uint8Array");
+  return false;
+}
+
 /*
- * streamReceive(stream, buffer): how many bytes, 0 at the end, WOULD_BLOCK, CONNECTOR_DIED. Throws EFOREIGN when they came with
+ * streamReceive(stream, buffer, keep): how many bytes, 0 at the end, WOULD_BLOCK, CONNECTOR_DIED. Throws EFOREIGN when they came with
  * descriptors or from another process. That the connector lives is looked at after the bytes came: its number was its own the whole time.
+ * With `keep` they stay in the socket until streamDrop: taking them wakes a sender that waits for its reply, for nothing.
  */
 napi_value native_stream_receive(napi_env env, napi_callback_info info) {
-  napi_value argv[2], result;
-  size_t argc = 2, length = 0;
-  void *bytes = NULL;
-  bool more;
+  napi_value argv[3], result;
+  size_t argc = 3, length = 0;
+  uint8_t *bytes;
+  bool more, keep = false;
   struct ucred sender;
-  napi_typedarray_type type;
   napi_get_cb_info(env, info, &argc, argv, NULL, NULL);
-  struct stream *stream = argc == 2 ? open_stream(env, argv[0]) : NULL;
-  if (stream == NULL) return NULL;
-  if (napi_get_typedarray_info(env, argv[1], &type, &length, &bytes, NULL, NULL) != napi_ok || type != napi_uint8_array || length == 0) {
-    napi_throw_type_error(env, NULL, "buffer: expected a Uint8Array");
-    return NULL;
-  }
-  ssize_t got = receive_piece(stream, bytes, length, &sender, &more);
+  struct stream *stream = argc == 3 ? open_stream(env, argv[0]) : NULL;
+  if (stream == NULL || !get_bytes(env, argv[1], &bytes, &length)) return NULL;
+  napi_get_value_bool(env, argv[2], &keep);
+  ssize_t got = receive_piece(stream, bytes, length, keep ? MSG_PEEK : 0, &sender, &more);
   int error = errno;
   if (got < 0 && error != EAGAIN && error != EWOULDBLOCK) return throw_errno(env, error, "receive");
   bool foreign = got > 0 && memcmp(&sender, &stream->peer, sizeof sender) != 0;
@@ -72,19 +76,36 @@ napi_value native_stream_receive(napi_env env, napi_callback_info info) {
   return result;
 }
 
+/* streamDrop(stream, length): takes so many bytes that were received and kept */
+napi_value native_stream_drop(napi_env env, napi_callback_info info) {
+  static _Thread_local uint8_t bytes[65536];
+  napi_value argv[2];
+  size_t argc = 2;
+  uint32_t left = 0;
+  napi_get_cb_info(env, info, &argc, argv, NULL, NULL);
+  struct stream *stream = argc == 2 ? open_stream(env, argv[0]) : NULL;
+  if (stream == NULL) return NULL;
+  napi_get_value_uint32(env, argv[1], &left);
+  for (ssize_t got = 0; left > 0; left -= (uint32_t)got) {
+    do got = recv(stream->fd, bytes, left < sizeof bytes ? left : sizeof bytes, MSG_DONTWAIT);
+    while (got < 0 && errno == EINTR);
+    if (got <= 0) return throw_errno(env, got < 0 ? errno : EPIPE, "drop");
+    memset(bytes, 0, (size_t)got);
+  }
+  return NULL;
+}
+
 /* streamSend(stream, bytes, from): how many bytes the kernel took, WOULD_BLOCK */
 napi_value native_stream_send(napi_env env, napi_callback_info info) {
   napi_value argv[3], result;
   size_t argc = 3, length = 0;
   uint32_t from = 0;
   uint8_t *bytes;
-  napi_typedarray_type type;
   napi_get_cb_info(env, info, &argc, argv, NULL, NULL);
   struct stream *stream = argc == 3 ? open_stream(env, argv[0]) : NULL;
-  if (stream == NULL) return NULL;
-  if (napi_get_typedarray_info(env, argv[1], &type, &length, (void **)&bytes, NULL, NULL) != napi_ok || type != napi_uint8_array ||
-      napi_get_value_uint32(env, argv[2], &from) != napi_ok || from > length) {
-    napi_throw_type_error(env, NULL, "bytes: expected a Uint8Array and a place in it");
+  if (stream == NULL || !get_bytes(env, argv[1], &bytes, &length)) return NULL;
+  if (napi_get_value_uint32(env, argv[2], &from) != napi_ok || from > length) {
+    napi_throw_type_error(env, NULL, "from: expected a place in the bytes");
     return NULL;
   }
   ssize_t sent;

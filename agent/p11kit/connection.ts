@@ -65,6 +65,7 @@ async function greet(
   const offered = splitter.version();
   if (offered === null) return null;
   channel.endGreeting(splitter.length);
+  channel.takeLate();
   const application = open(Math.min(offered, MAX_VERSION));
   await channel.write(Uint8Array.of(application.version));
   return { application, caller, stranger, calls: 0 };

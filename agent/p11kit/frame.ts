@@ -1,4 +1,4 @@
-import { ByteReader, ByteWriter, utf8 } from "../../policy/index.ts";
+import { ByteReader, ByteWriter, copyBytes, u32At, utf8 } from "../../policy/index.ts";
 import { AgentError } from "../errors.ts";
 
 export const MAX_OPTIONS = 4096;
@@ -9,6 +9,7 @@ const HEADER = 12;
 const MAX_SIGNATURE = 32;
 /** Room in advance, at most. */
 const SPARE = 65_536;
+const NOTHING = new Uint8Array(0);
 
 /** One request as it came: `code` is the client's counter and is echoed in the reply. */
 export interface Frame {
@@ -49,7 +50,7 @@ export class ReceiveMemory {
 export class FrameSplitter {
   readonly #maxBody: number;
   readonly #memory: ReceiveMemory;
-  #buffer = new Uint8Array(0);
+  #buffer: Uint8Array = NOTHING;
   #start = 0;
   #end = 0;
 
@@ -58,8 +59,12 @@ export class FrameSplitter {
     this.#memory = memory;
   }
 
-  /** @throws AgentError `ERR_RPC_MALFORMED` when the scope's connections hold too much already */
+  /**
+   * Takes the chunk over.
+   * @throws AgentError `ERR_RPC_MALFORMED` when the scope's connections hold too much already
+   */
   push(chunk: Uint8Array): void {
+    if (this.#start === this.#end) return this.#adopt(chunk);
     if (this.#end + chunk.length > this.#buffer.length) this.#grow(chunk.length);
     this.#buffer.set(chunk, this.#end);
     this.#end += chunk.length;
@@ -68,7 +73,7 @@ export class FrameSplitter {
   /** Drops what is held and gives the memory back. */
   close(): void {
     this.#start = this.#end;
-    this.#replace(new Uint8Array(0));
+    this.#replace(NOTHING);
   }
 
   /** Bytes that nobody has taken. */
@@ -88,20 +93,27 @@ export class FrameSplitter {
    * @throws AgentError `ERR_RPC_MALFORMED`
    */
   next(): Frame | null {
-    if (this.#start === this.#end) this.#replace(new Uint8Array(0));
-    const have = this.#buffer.subarray(this.#start, this.#end);
-    if (have.length < HEADER) return null;
-    const header = new ByteReader(have.slice(0, HEADER), "RPC header");
-    const code = header.u32("code");
-    const options = header.u32("options length");
-    const body = header.u32("body length");
+    if (this.#start === this.#end) this.#drop();
+    const have = this.#end - this.#start;
+    if (have < HEADER) return null;
+    const code = u32At(this.#buffer, this.#start);
+    const options = u32At(this.#buffer, this.#start + 4);
+    const body = u32At(this.#buffer, this.#start + 8);
     if (code === 0) throw new AgentError("ERR_RPC_MALFORMED", "RPC header code", { expected: "not 0", got: "0" });
     limit("options length", options, MAX_OPTIONS);
     limit("body length", body, this.#maxBody);
     const whole = HEADER + options + body;
-    if (have.length < whole) return null;
+    if (have < whole) return null;
     this.#start += whole;
-    return { code, body: have.slice(HEADER + options, whole) };
+    return { code, body: copyBytes(this.#buffer, this.#start - body, this.#start) };
+  }
+
+  /** The usual case: a chunk is what a whole request came in. */
+  #adopt(chunk: Uint8Array): void {
+    this.#drop();
+    this.#memory.take(chunk.length);
+    this.#buffer = chunk;
+    this.#end = chunk.length;
   }
 
   /** With spare room, so that a stream of single bytes costs linear work. */
@@ -110,7 +122,12 @@ export class FrameSplitter {
     this.#replace(new Uint8Array(needed + Math.min(needed, SPARE)));
   }
 
-  #replace(buffer: Uint8Array<ArrayBuffer>): void {
+  #drop(): void {
+    if (this.#buffer.length > 0) this.#replace(NOTHING);
+    this.#start = this.#end = 0;
+  }
+
+  #replace(buffer: Uint8Array): void {
     this.#memory.take(buffer.length);
     this.#memory.give(this.#buffer.length);
     buffer.set(this.#buffer.subarray(this.#start, this.#end));
@@ -125,13 +142,29 @@ export function parseCallBody(body: Uint8Array): CallBody {
   const reader = new ByteReader(body, "RPC body");
   const call = reader.u32("call");
   const signature = String.fromCharCode(...reader.sized32("signature", MAX_SIGNATURE));
-  return { call, signature, values: reader.bytes(reader.remaining, "arguments") };
+  return { call, signature, values: body.subarray(reader.offset) };
+}
+
+/** There are as many signatures as kinds of replies. */
+const LETTERS = new Map<string, Uint8Array>();
+
+function lettersOf(signature: string): Uint8Array {
+  let letters = LETTERS.get(signature);
+  if (letters === undefined) LETTERS.set(signature, (letters = utf8(signature)));
+  return letters;
 }
 
 /** A successful reply: the response signature of the call, then the values. */
 export function encodeReply(code: number, call: number, signature: string, values: Uint8Array): Uint8Array {
-  const body = new ByteWriter().u32(call).sized32(utf8(signature)).bytes(values).finish();
-  return new ByteWriter().u32(code).u32(0).u32(body.length).bytes(body).finish();
+  const letters = lettersOf(signature);
+  return new ByteWriter()
+    .u32(code)
+    .u32(0)
+    .u32(8 + letters.length + values.length)
+    .u32(call)
+    .sized32(letters)
+    .bytes(values)
+    .finish();
 }
 
 /**

@@ -17,6 +17,11 @@ export interface Channel {
    */
   endGreeting(more: number): void;
   /**
+   * From now on a piece leaves the socket only when the next one is asked for: a peer that waits for its answer is not woken before it.
+   * For whoever answers a piece before it asks for another one.
+   */
+  takeLate(): void;
+  /**
    * Resolves when the kernel has the bytes (a slow reader is waited for). Rejects when the peer is gone. The bytes may be neither changed
    * nor wiped before. Who reads them is not established: any process that the peer lets have its socket does.
    */
@@ -59,8 +64,11 @@ export class SocketChannel implements Channel {
   readonly chunks: AsyncIterable<Uint8Array> = { [Symbol.asyncIterator]: () => ({ next: () => this.#next() }) };
   readonly #stream: NativeStream;
   readonly #events: ChannelEvents;
-  /** What `#stream` is watched for. */
-  #watched: number = readable;
+  /** There may be something to read. */
+  #readable = false;
+  #takesLate = false;
+  /** Bytes that were given to the reader and are still in the socket. */
+  #kept = 0;
   #held: Uint8Array | null = null;
   #reader: Reader | null = null;
   #failure: AgentError | null = null;
@@ -99,13 +107,16 @@ export class SocketChannel implements Channel {
     this.#fail(error);
   }
 
+  takeLate(): void {
+    this.#takesLate = true;
+  }
+
   endGreeting(more: number): void {
     if (this.#destroyed) throw gone();
     const length = more > 0 ? more : this.#receiveNow();
     if (length === WOULD_BLOCK) return;
     if (length === 0) {
       this.#readEnded = true;
-      this.#watch(this.#watched & ~readable);
       return;
     }
     BUFFER.fill(0, 0, Math.max(0, length));
@@ -123,7 +134,7 @@ export class SocketChannel implements Channel {
       if (from === bytes.length) return TAKEN;
       return new Promise((resolve, reject) => {
         this.#writes.push({ bytes, from, resolve, reject });
-        this.#watch(this.#watched | writable);
+        if (this.#writes.length === 1) this.#stream.watchWritable(true);
       });
     } catch (error) {
       this.destroy();
@@ -163,30 +174,29 @@ export class SocketChannel implements Channel {
       this.#held = null;
       return Promise.resolve({ done: false, value: held });
     }
+    if (this.#kept > 0) this.#dropKept();
     if (this.#failure !== null) return Promise.reject(this.#failure);
     if (this.#destroyed || this.#readEnded) return Promise.resolve(DONE);
     if (this.#reader !== null) return Promise.reject(new TypeError("channel: it has a reader already"));
     return new Promise((resolve, reject) => {
       this.#reader = { resolve, reject };
       // It came while nobody wanted it, and is not told again.
-      if ((this.#watched & readable) === 0) this.#read();
+      if (this.#readable) this.#read();
     });
   }
 
   #ready(events: number): void {
     if ((events & died) !== 0) this.#connectorDied();
-    if ((events & readable) !== 0 && !this.#destroyed) this.#read();
+    if ((events & readable) !== 0 && !this.#destroyed) {
+      this.#readable = true;
+      if (this.#reader !== null) this.#read();
+    }
     if ((events & writable) !== 0 && !this.#destroyed) this.#flush();
   }
 
   #read(): void {
-    // It is told again and again otherwise; the next reader looks for itself.
-    if (this.#reader === null) {
-      this.#watch(this.#watched & ~readable);
-      return;
-    }
     try {
-      this.#give(this.#stream.receive(BUFFER));
+      this.#give(this.#stream.receive(BUFFER, this.#takesLate));
     } catch (error) {
       if (error instanceof AgentError && error.code === "ERR_FOREIGN_SENDER") this.refuse(error);
       else this.#fail(error);
@@ -195,22 +205,31 @@ export class SocketChannel implements Channel {
 
   #receiveNow(): number {
     try {
-      return this.#stream.receive(BUFFER);
+      return this.#stream.receive(BUFFER, false);
     } catch (error) {
       if (error instanceof AgentError && error.code === "ERR_FOREIGN_SENDER") this.refuse(error);
       throw error;
     }
   }
 
+  #dropKept(): void {
+    try {
+      if (!this.#destroyed) this.#stream.drop(this.#kept);
+    } catch (error) {
+      this.#fail(error);
+    }
+    this.#kept = 0;
+  }
+
   #give(length: number): void {
     if (length === CONNECTOR_DIED) this.#connectorDied();
-    else if (length === WOULD_BLOCK) this.#watch(this.#watched | readable);
+    else if (length === WOULD_BLOCK) this.#readable = false;
     else this.#giveBytes(length);
   }
 
   #giveBytes(length: number): void {
     this.#readEnded = length === 0;
-    if (this.#readEnded) this.#watch(this.#watched & ~readable);
+    if (this.#takesLate) this.#kept = length;
     const reader = this.#reader;
     this.#reader = null;
     reader?.resolve(this.#readEnded ? DONE : { done: false, value: taken(length) });
@@ -240,7 +259,7 @@ export class SocketChannel implements Channel {
         this.#writes.shift();
         first.resolve();
       }
-      this.#watch(this.#watched & ~writable);
+      this.#stream.watchWritable(false);
       this.#finish();
     } catch {
       this.destroy();
@@ -250,12 +269,6 @@ export class SocketChannel implements Channel {
   #send(bytes: Uint8Array, from: number): number {
     const sent = this.#stream.send(bytes, from);
     return sent === WOULD_BLOCK ? 0 : sent;
-  }
-
-  #watch(events: number): void {
-    if (events === this.#watched || this.#destroyed) return;
-    this.#watched = events;
-    this.#stream.watch(events);
   }
 }
 

@@ -41,12 +41,15 @@ static CK_RV dispatch(struct shim *shim, struct request *request, struct writer 
 /* Ids are used once: they ascend, and begin again only when there are no more. */
 static bool follows(uint32_t id, uint32_t last) { return last == UINT32_MAX ? id > 0 : id > last; }
 
+/* Nanoseconds that a reply waits for the next one of its batch: one write and one wake-up for all of them. */
+enum { BATCH = 200000 };
+
 void serve(struct shim *shim) {
-  static uint8_t buffer[MAX_FRAME];
   static struct writer reply;
   struct request request;
   uint32_t last = 0;
-  while (next_request(buffer, &request)) {
+  int64_t begun = monotonic();
+  while (next_request(&request)) {
     if (!follows(request.id, last)) fail(EXIT_PROTOCOL, "request id used again");
     last = request.id;
     reply_begin(&reply, request.id, request.op);
@@ -55,5 +58,9 @@ void serve(struct shim *shim) {
     /* A refusal carries no half-written payload; those of LOAD and LOGIN have a text. */
     if (rv != CKR_OK && request.op != OP_LOAD && request.op != OP_LOGIN) reply.length = start;
     reply_end(&reply, rv);
+    if (has_request() && monotonic() - begun < BATCH) continue;
+    flush_replies();
+    if (!has_request()) sign_ahead(shim);
+    begun = monotonic();
   }
 }

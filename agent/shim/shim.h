@@ -77,11 +77,15 @@ void write_sized16(struct writer *writer, const void *bytes, size_t length);
 void patch_u16(struct writer *writer, size_t offset, uint16_t value);
 
 struct request { uint32_t id; uint8_t op; struct reader payload; };
-/* Fills `buffer` with one frame: true, false at the end of the stream, ends the process on a malformed frame. */
-bool next_request(uint8_t *buffer, struct request *request);
+/* Waits for one frame: true, false at the end of the stream, ends the process on a malformed frame. Its payload is valid until the next one. */
+bool next_request(struct request *request);
+/* Whether one is there without waiting. */
+bool has_request(void);
 void reply_begin(struct writer *writer, uint32_t id, uint8_t op);
-/* Sends the reply and wipes it: it may hold a plaintext. */
+/* Puts the reply behind those that wait to be sent. */
 void reply_end(struct writer *writer, CK_RV rv);
+/* Sends those and wipes them: they may hold plaintexts. */
+void flush_replies(void);
 /* READY, with the notifier as SCM_RIGHTS. Ends the process when the message cannot be sent. */
 void send_ready(const struct confinement *confinement, int notifier);
 /* Reads exactly `length` bytes. */
@@ -132,6 +136,16 @@ struct key_use { CK_ULONG key; uint8_t use; };
 /* Bytes that were unwrapped, by a fingerprint, and what they became. */
 struct unwrapped { uint64_t print; uint8_t class, use; CK_ULONG type; };
 
+/* One key with one mechanism, and a session in which the library may be ready to sign with them. */
+struct signer {
+  CK_ULONG session, key, mechanism; /* session 0: none was opened */
+  uint8_t has_pss;
+  struct ck_pss_params pss;
+  bool initialised;
+  int64_t since; /* nanoseconds */
+};
+enum { MAX_SIGNERS = 4 };
+
 struct shim {
   enum phase phase;
   bool armed, uses_fixed;
@@ -143,7 +157,16 @@ struct shim {
   CK_ULONG listed[MAX_KEYS]; /* handles of the last KEYS */
   struct key_use uses[MAX_KEYS + MAX_UNWRAPPED];
   struct unwrapped unwrapped[MAX_UNWRAPPED];
+  size_t last_signer; /* of the last SIGN */
+  struct signer signers[MAX_SIGNERS];
 };
+
+/* --- sign.c --- */
+
+/* Lets the library get ready for another signature like the last one: called when nothing waits. */
+void sign_ahead(struct shim *shim);
+/* CLOCK_MONOTONIC in nanoseconds. */
+int64_t monotonic(void);
 
 /* --- objects.c: what the token holds, through its session --- */
 

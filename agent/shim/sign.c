@@ -1,3 +1,6 @@
+#include <string.h>
+#include <time.h>
+
 #include "shim.h"
 
 enum { MAX_DATA = 65536, MAX_SALT = 512 };
@@ -51,21 +54,80 @@ static CK_RV check_request(const struct shim *shim, const struct sign_request *r
   return CKR_OK;
 }
 
+int64_t monotonic(void) {
+  struct timespec now = {0};
+  (void)clock_gettime(CLOCK_MONOTONIC, &now);
+  return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+/* What the library read when it got ready may be old by then: nanoseconds. */
+static const int64_t STALE = 1000000000;
+
+static CK_RV initialise(const struct shim *shim, CK_ULONG session, struct signer *signer) {
+  struct ck_mechanism mechanism = {.type = signer->mechanism};
+  if (signer->has_pss == 1) {
+    mechanism.parameter = &signer->pss;
+    mechanism.length = sizeof signer->pss;
+  }
+  return shim->library.sign_init(session, &mechanism, signer->key);
+}
+
+static bool is_same(const struct signer *signer, const struct sign_request *request) {
+  return signer->key == request->key && signer->mechanism == request->mechanism &&
+         signer->has_pss == request->has_pss && memcmp(&signer->pss, &request->pss, sizeof signer->pss) == 0;
+}
+
+/* An operation that was begun ends with its session: there is no other way that every library knows. */
+static void reset_signer(const struct shim *shim, struct signer *signer) {
+  if (signer->session != 0) (void)shim->library.close_session(signer->session);
+  *signer = (struct signer){0};
+}
+
+/* Without a session where the token has none left for it. */
+static void open_signer(const struct shim *shim, struct signer *signer, const struct sign_request *request) {
+  reset_signer(shim, signer);
+  *signer = (struct signer){.key = request->key, .mechanism = request->mechanism, .has_pss = request->has_pss, .pss = request->pss};
+  if (!shim->library.close_session) return;
+  CK_RV rv = shim->library.open_session(shim->slot, CKF_SERIAL_SESSION, NULL, NULL, &signer->session);
+  if (rv != CKR_OK) signer->session = 0;
+}
+
+/* The signer for this key and mechanism; in the place of the one after the last, which is no more, when there is none. */
+static struct signer *find_signer(struct shim *shim, const struct sign_request *request) {
+  for (size_t i = 0; i < MAX_SIGNERS; i++) {
+    if (is_same(&shim->signers[i], request)) {
+      shim->last_signer = i;
+      return &shim->signers[i];
+    }
+  }
+  shim->last_signer = (shim->last_signer + 1) % MAX_SIGNERS;
+  open_signer(shim, &shim->signers[shim->last_signer], request);
+  return &shim->signers[shim->last_signer];
+}
+
+void sign_ahead(struct shim *shim) {
+  struct signer *signer = &shim->signers[shim->last_signer];
+  if (signer->session == 0 || signer->initialised) return;
+  signer->initialised = initialise(shim, signer->session, signer) == CKR_OK;
+  signer->since = monotonic();
+}
+
 CK_RV op_sign(struct shim *shim, struct reader *in, struct writer *out) {
   struct sign_request request = parse_request(in);
   if (shim->phase != PHASE_LOGGED_IN) return CKR_FUNCTION_NOT_SUPPORTED;
   CK_RV rv = check_request(shim, &request);
   if (rv != CKR_OK) return rv;
-  struct ck_mechanism mechanism = {.type = request.mechanism};
-  if (request.has_pss == 1) {
-    mechanism.parameter = &request.pss;
-    mechanism.length = sizeof request.pss;
-  }
-  rv = shim->library.sign_init(shim->session, &mechanism, request.key);
+  struct signer *signer = find_signer(shim, &request);
+  if (signer->initialised && monotonic() - signer->since > STALE) open_signer(shim, signer, &request);
+  /* A token that has no session left for it signs in the one it has. */
+  CK_ULONG session = signer->session == 0 ? shim->session : signer->session;
+  if (!signer->initialised) rv = initialise(shim, session, signer);
+  signer->initialised = false;
   if (rv != CKR_OK) return rv;
   CK_BYTE signature[MAX_RESULT];
   CK_ULONG length = sizeof signature;
-  rv = shim->library.sign(shim->session, request.data, request.length, signature, &length);
+  rv = shim->library.sign(session, request.data, request.length, signature, &length);
+  if (rv != CKR_OK) reset_signer(shim, signer); /* whatever the library has left of it */
   if (rv != CKR_OK) return rv;
   if (length == 0 || length > sizeof signature) return CKR_GENERAL_ERROR;
   write_bytes(out, signature, length);

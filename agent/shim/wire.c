@@ -96,18 +96,45 @@ static void write_exactly(int fd, const uint8_t *bytes, size_t length) {
   }
 }
 
-bool next_request(uint8_t *buffer, struct request *request) {
-  uint8_t length[4];
-  ssize_t first;
-  do first = read(REQUEST_FD, length, 1);
-  while (first < 0 && errno == EINTR);
-  if (first == 0) return false;
-  if (first < 0 || !read_exactly(REQUEST_FD, length + 1, 3)) fail(EXIT_PROTOCOL, "request length");
-  struct reader head = {.at = length, .left = sizeof length};
+/* What came and is not yet answered: whole frames, and the beginning of one. */
+static struct { size_t start, end; uint8_t bytes[2 * (4 + MAX_FRAME)]; } inbox;
+/* Replies of one batch. */
+static struct { size_t length; uint8_t bytes[4 + MAX_FRAME]; } outbox;
+
+/* The size of the frame that begins the inbox, 0 while its length field is not there. Its length is judged before its bytes are waited for. */
+static size_t first_frame(void) {
+  struct reader head = {.at = inbox.bytes + inbox.start, .left = inbox.end - inbox.start};
+  if (head.left < 4) return 0;
   size_t size = read_u32(&head);
   if (size < REQUEST_HEADER || size > MAX_FRAME) fail(EXIT_PROTOCOL, "request length");
-  if (!read_exactly(REQUEST_FD, buffer, size)) fail(EXIT_PROTOCOL, "request cut short");
-  request->payload = (struct reader){.at = buffer, .left = size};
+  return 4 + size;
+}
+
+bool has_request(void) {
+  size_t size = first_frame();
+  return size > 0 && inbox.end - inbox.start >= size;
+}
+
+/* False at the end of the stream. */
+static bool receive_more(void) {
+  if (inbox.start > 0) memmove(inbox.bytes, inbox.bytes + inbox.start, inbox.end - inbox.start);
+  inbox.end -= inbox.start;
+  inbox.start = 0;
+  ssize_t n;
+  do n = read(REQUEST_FD, inbox.bytes + inbox.end, sizeof inbox.bytes - inbox.end);
+  while (n < 0 && errno == EINTR);
+  if (n < 0 || (n == 0 && inbox.end > 0)) fail(EXIT_PROTOCOL, "request cut short");
+  inbox.end += (size_t)n;
+  return n > 0;
+}
+
+bool next_request(struct request *request) {
+  while (!has_request()) {
+    if (!receive_more()) return false;
+  }
+  size_t size = first_frame();
+  request->payload = (struct reader){.at = inbox.bytes + inbox.start + 4, .left = size - 4};
+  inbox.start += size;
   request->id = read_u32(&request->payload);
   request->op = read_u8(&request->payload);
   return true;
@@ -134,8 +161,16 @@ static void reply_finish(struct writer *writer, CK_RV rv) {
 
 void reply_end(struct writer *writer, CK_RV rv) {
   reply_finish(writer, rv);
-  write_exactly(REQUEST_FD, writer->bytes, writer->length);
+  if (writer->length > sizeof outbox.bytes - outbox.length) flush_replies();
+  memcpy(outbox.bytes + outbox.length, writer->bytes, writer->length);
+  outbox.length += writer->length;
   explicit_bzero(writer->bytes, writer->length);
+}
+
+void flush_replies(void) {
+  write_exactly(REQUEST_FD, outbox.bytes, outbox.length);
+  explicit_bzero(outbox.bytes, outbox.length);
+  outbox.length = 0;
 }
 
 void send_ready(const struct confinement *confinement, int notifier) {
