@@ -66,6 +66,8 @@ export class ShimConnection {
   #lastId: number;
   /** The oldest request's. */
   #timer: NodeJS.Timeout | null = null;
+  /** When it became the oldest. */
+  #since = 0;
   #error: AgentError | null = null;
 
   /**
@@ -130,8 +132,19 @@ export class ShimConnection {
 
   /** For the request that is the oldest now, if there is one. */
   #startClock(): void {
-    if (this.#timer !== null) clearTimeout(this.#timer);
-    this.#timer = this.#waiting.size === 0 ? null : setTimeout(() => this.#timeIsUp(), this.#timeoutMs);
+    this.#since = performance.now();
+    // One timer at a time, which looks when it is up: to set one anew for each request costs as much as to send it.
+    if (this.#timer === null && this.#waiting.size > 0) this.#setTimer(this.#timeoutMs);
+  }
+
+  #setTimer(milliseconds: number): void {
+    this.#timer = setTimeout(() => {
+      this.#timer = null;
+      const left = this.#since + this.#timeoutMs - performance.now();
+      if (this.#waiting.size === 0) return;
+      if (left > 0) this.#setTimer(Math.ceil(left));
+      else this.#timeIsUp();
+    }, milliseconds);
   }
 
   /** Timers run before sockets are read: an answer may lie there that came in time, while the agent was busy elsewhere. */

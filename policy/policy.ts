@@ -239,8 +239,16 @@ function tokenFindings({ tokens, keys, modules }: LongForm): readonly DocumentFi
 
 /** The scope of that name; null when the policy has none. */
 export function findScope(policy: Policy, scopeName: string): Scope | null {
-  return policy.scopes.find((candidate) => candidate.name === scopeName) ?? null;
+  let scopes = SCOPES.get(policy);
+  if (scopes === undefined) {
+    scopes = new Map(policy.scopes.map((scope) => [scope.name, scope]));
+    SCOPES.set(policy, scopes);
+  }
+  return scopes.get(scopeName) ?? null;
 }
+
+/** By name, of policies that were asked for one: a decision asks for its scope twice, and there may be hundreds. */
+const SCOPES = new WeakMap<Policy, ReadonlyMap<string, Scope>>();
 
 function brokenReferences(policy: Policy): readonly DocumentFinding[] {
   const unsorted = policy.devices.findIndex((device, index) => device < (policy.devices[index - 1] ?? ""));

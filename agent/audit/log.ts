@@ -314,7 +314,8 @@ export class FileAuditLog implements AuditLog {
 
   #write(entries: readonly AuditEntry[]): readonly AuditHead[] {
     const { files, positions, now } = this.#opened;
-    const time = new Date(now()).toISOString();
+    const at = now();
+    const time = new Date(at).toISOString();
     const records: EncodedRecord[] = [];
     for (const entry of entries) records.push(encodeRecord(entry, records.at(-1)?.head ?? this.#head, time));
     const [only] = records;
@@ -322,12 +323,12 @@ export class FileAuditLog implements AuditLog {
     const written = files.write(this.#fd, lines);
     if (written !== lines.length) throw new Error(`${written} of ${lines.length} bytes were written`);
     for (const { line, head } of records) {
-      positions.note(this.#head, this.#bytes, time);
+      positions.note(this.#head, this.#bytes, at);
       this.#bytes += line.length;
       this.#head = head;
     }
-    this.#space = { ...this.#space, free: this.#space.free - lines.length };
-    this.#entries += entries.filter((entry) => !isStatement(entry) && entry.operation !== "rotate").length;
+    this.#space = { free: this.#space.free - lines.length, total: this.#space.total };
+    for (const entry of entries) if (!isStatement(entry) && entry.operation !== "rotate") this.#entries += 1;
     return records.map(({ head }) => head);
   }
 

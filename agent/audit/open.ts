@@ -37,13 +37,14 @@ export function openAudit({ directory, now, anchor, limits = AUDIT_LIMITS, ...op
   const { head, torn } = verifyLog(walk, knownHead(anchor), ({ record, segment, offset, previous }) => {
     if (segment !== begun) positions.begin(segment);
     begun = segment;
-    positions.note(previous, offset, record.time);
+    positions.note(previous, offset, Date.parse(record.time));
   });
   const last = walk.segments.at(-1) ?? firstSegment(directory, files);
-  const time = new Date(now()).toISOString();
+  const at = now();
+  const time = new Date(at).toISOString();
   const repaired = repair({ last, end: walk.endOf(last), head, torn, time, files });
   if (last !== begun) positions.begin(last);
-  for (const { previous, offset } of repaired.records) positions.note(previous, offset, time);
+  for (const { previous, offset } of repaired.records) positions.note(previous, offset, at);
   const fd = openForAppending(last.path);
   try {
     files.syncNow(fd);

@@ -37,11 +37,11 @@ export class LogPositions {
     this.#segments.push({ segment, positions: [], time: 0 });
   }
   /** A record that is verified, or was just written, in the last segment. */
-  note(previous: AuditHead, offset: number, time: string): void {
+  note(previous: AuditHead, offset: number, time: number): void {
     const last = this.#segments.at(-1);
     if (last === undefined) return;
-    last.time = Date.parse(time);
-    this.#latest = Math.max(this.#latest, last.time);
+    last.time = time;
+    this.#latest = Math.max(this.#latest, time);
     if ((previous.seq + 1 - last.segment.first) % EVERY === 0) last.positions.push({ offset, previous });
   }
   /** Segments, from the oldest on, whose records are all older than `time`. Never the last two. */

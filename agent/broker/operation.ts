@@ -55,9 +55,12 @@ export async function startOperation(
 ): Promise<StartedOperation | Refused> {
   const scope = scopeOf(state);
   const key = scope === null || name === null ? null : state.keys.find(scope, name);
-  const request = requestFor(state, peer, {
-    ...{ operation, parameters, mechanism: mechanismName(mechanism), key: key?.name ?? null },
-    ...{ input: { kind: "pending" }, failures: key === null || scope === null ? 0 : failuresLeft(state, scope, key) },
+  const request = requestFor(state, peer, key, {
+    operation,
+    parameters,
+    mechanism: mechanismName(mechanism),
+    input: PENDING,
+    failures: operation === "sign" || key === null || scope === null ? 0 : failuresLeft(state, scope, key),
   });
   const decision = isPublic ? publicObject(operation) : decide(state.live.current, request);
   if (!decision.allow) return refuse(state, peer, request, decision);
@@ -81,13 +84,12 @@ export async function admitOperation(
 ): Promise<Refused | null> {
   const { operation, parameters, key } = started;
   const scope = scopeOf(state);
-  const request = requestFor(state, peer, {
-    ...{ operation, parameters, input, failures },
-    ...{ mechanism: started.mechanism.type, key: key.name },
-  });
+  const mechanism = started.mechanism.type;
+  const visible = scope === null ? null : state.keys.find(scope, key.name);
+  const request = requestFor(state, peer, visible, { operation, parameters, mechanism, input, failures });
   const approval = scope === null ? null : approvalRequest(scope, started, input);
   const { approvedBy, pending } = approvals(state, request, approval, scope);
-  const decision = decide(state.live.current, { ...request, approvedBy });
+  const decision = decide(state.live.current, approvedBy.length === 0 ? request : { ...request, approvedBy });
   if (!decision.allow || scope === null) {
     const denial = await refuse(state, peer, request, decision.allow ? noScope(state.name) : decision);
     return pending === null ? denial : { ...denial, approval: pending };
@@ -217,7 +219,7 @@ async function recordOutside(
 
 /** Why the peer is not the scope's caller; null when it is. */
 export function strangerReason({ live, name }: Pick<ScopeState, "live" | "name">, peer: Peer | null): string | null {
-  return decideCaller(live.current, name, identityOf(peer))?.reason ?? null;
+  return decideCaller(live.current, name, peer)?.reason ?? null;
 }
 
 /** Whether user and unit are those of the scope's caller, whatever it runs. */
@@ -227,22 +229,40 @@ export function mayCall(state: ScopeState, uid: number, unit: string | null): bo
   return known !== undefined && known.uid === uid && (known.unit === null || known.unit === unit);
 }
 
-type AskedRequest = Pick<DecisionRequest, "key" | "operation" | "mechanism" | "parameters" | "input" | "failures">;
+type AskedRequest = Pick<DecisionRequest, "operation" | "mechanism" | "parameters" | "input" | "failures">;
 
-function requestFor(state: ScopeState, peer: Peer | null, asked: AskedRequest): DecisionRequest {
-  const { live, name, usage } = state;
+const PENDING: DecisionRequest["input"] = { kind: "pending" };
+const NOBODY: readonly string[] = [];
+const NOTHING_LEFT = { tokens: 0, keyTokens: 0, operationsLeft: 0 };
+
+/**
+ * Field by field: this is made twice for every signature, and spread objects cost more than the decision does.
+ * @param key the one that the scope shows under the name that was asked for; null for none
+ */
+function requestFor(state: ScopeState, peer: Peer | null, key: BrokerKey | null, asked: AskedRequest): DecisionRequest {
+  const { live, name } = state;
   const scope = scopeOf(state);
-  const key = scope === null || asked.key === null ? null : state.keys.find(scope, asked.key);
   const rate = scope === null || key === null ? undefined : scopeKeyRate(live.current, scope, key.name);
-  const left =
-    scope === null
-      ? { tokens: 0, keyTokens: 0, operationsLeft: 0 }
-      : usage.left(scope, key === null ? null : key.identity, rate);
+  const left = scope === null ? NOTHING_LEFT : state.usage.left(scope, key === null ? null : key.identity, rate);
   return {
-    ...{ ...asked, ...left, scope: name, caller: identityOf(peer) },
-    ...{ now: state.wallClock(), frozen: live.isFrozen(name), approvedBy: [] },
+    scope: name,
+    caller: peer,
+    key: key === null ? null : key.name,
+    operation: asked.operation,
+    mechanism: asked.mechanism,
+    parameters: asked.parameters,
+    input: asked.input,
+    now: state.wallClock(),
+    frozen: live.isFrozen(name),
+    approvedBy: NOBODY,
+    tokens: left.tokens,
+    keyTokens: left.keyTokens,
+    operationsLeft: left.operationsLeft,
+    failures: asked.failures,
   };
 }
+
+const NOT_APPROVED = { approvedBy: NOBODY, pending: null };
 
 /** Asked only when nothing but approvals is missing: else whoever may not do it at all could fill the list of those that wait. */
 function approvals(
@@ -251,9 +271,8 @@ function approvals(
   approval: ApprovalRequest | null,
   scope: Scope | null,
 ): { readonly approvedBy: readonly string[]; readonly pending: string | null } {
-  if (approval === null || scope?.approvals === undefined) return { approvedBy: [], pending: null };
-  if (!decide(live.current, { ...request, approvedBy: scope.approvals.of }).allow)
-    return { approvedBy: [], pending: null };
+  if (approval === null || scope?.approvals === undefined) return NOT_APPROVED;
+  if (!decide(live.current, { ...request, approvedBy: scope.approvals.of }).allow) return NOT_APPROVED;
   const { id, approvers } = gate.approvedBy(approval);
   return { approvedBy: approvers, pending: id };
 }
@@ -334,10 +353,6 @@ function noScope(name: string): Denial {
   return { allow: false, step: "caller", reason: `no scope ${name}` };
 }
 
-function identityOf(peer: Peer | null): DecisionRequest["caller"] {
-  return peer === null ? null : { uid: peer.uid, exe: peer.exe, unit: peer.unit };
-}
-
 export function callerOf(peer: Peer | null): AuditEntry["caller"] {
   return peer === null ? null : { uid: peer.uid, pid: peer.pid, exe: peer.exe };
 }
@@ -349,7 +364,11 @@ function auditEntry(
   approvals: readonly string[],
 ): AuditEntry {
   return {
-    ...{ caller: callerOf(peer), scope, key, mechanism, operation },
+    caller: callerOf(peer),
+    scope,
+    key,
+    mechanism,
+    operation,
     inputDigest: input.kind === "pending" ? null : inputDigest(input.bytes),
     decision: decision.allow ? "allow" : "deny",
     step: decision.allow ? null : decision.step,

@@ -1,5 +1,6 @@
 import { strangerReason } from "../broker/operation.ts";
 import { AgentError } from "../errors.ts";
+import type { Peer } from "../identity.ts";
 import type { Caller } from "../scopes/caller.ts";
 import type { Channel } from "../scopes/channel.ts";
 import type { OpenDoor, Visit } from "../scopes/door.ts";
@@ -99,7 +100,10 @@ async function answerFrame(connection: Connection, { code, body }: Frame): Promi
   const { application, caller, stranger } = connection;
   const request = parseCallBody(body);
   checkSignature(request);
-  if (stranger === null) await verifyCaller(caller, request.call);
+  if (stranger === null) {
+    const looked = request.call === OPEN_SESSION ? caller.look() : caller.fresh();
+    verifyPeer(looked instanceof Promise ? await looked : looked);
+  }
   connection.calls += 1;
   const answer: Answer =
     stranger === null
@@ -117,7 +121,6 @@ async function answerFrame(connection: Connection, { code, body }: Frame): Promi
 }
 
 /** @throws AgentError `ERR_FOREIGN_SENDER` when it is not the process and program any more that connected */
-async function verifyCaller(caller: Caller, call: number): Promise<void> {
-  const peer = await (call === OPEN_SESSION ? caller.look() : caller.fresh());
+function verifyPeer(peer: Peer | null): void {
   if (peer === null) throw new AgentError("ERR_FOREIGN_SENDER", "peer", { expected: "who connected", got: "another" });
 }

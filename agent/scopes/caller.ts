@@ -16,7 +16,7 @@ export interface Caller {
    * To be asked before each operation: the peer, looked at {@link LOOK_COUNTS_MS} ago at most. Null: it runs another program by now, has
    * moved to another unit, has ended, or cannot be identified. Then the connection is over and, but for an end, recorded.
    */
-  fresh(): Promise<Peer | null>;
+  fresh(): Peer | null | Promise<Peer | null>;
   /** The same, looked at now: for what begins a session. */
   look(): Promise<Peer | null>;
 }
@@ -56,7 +56,7 @@ export async function openCaller(sources: CallerSources): Promise<Caller> {
     looking ??= lookAgain();
     return looking;
   };
-  const fresh = async (): Promise<Peer | null> => {
+  const fresh = (): Peer | null | Promise<Peer | null> => {
     if (channel.destroyed) return null;
     return now() - looked <= LOOK_COUNTS_MS ? peer : look();
   };

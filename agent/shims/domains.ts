@@ -71,8 +71,9 @@ export class Domains {
   }
 
   /** See {@link TrustDomain.use}. */
-  async use<T>(key: string, act: (shim: Shim, place: KeyPlace) => Promise<T>): Promise<T> {
-    return this.#domainOf(key).use(key, act);
+  use<T>(key: string, act: (shim: Shim, place: KeyPlace) => Promise<T>): Promise<T> {
+    const domain = this.#find(key);
+    return domain === null ? Promise.reject(gone(key)) : domain.use(key, act);
   }
 
   /** See {@link TrustDomain.arrive}. */
@@ -95,10 +96,7 @@ export class Domains {
   #domainOf(key: string): TrustDomain {
     const domain = this.#find(key);
     if (domain !== null) return domain;
-    throw new AgentError("ERR_KEY_GONE", "key", {
-      expected: "a key that the launch checked, or that arrived",
-      got: key,
-    });
+    throw gone(key);
   }
 
   /** In the order of their ids. */
@@ -213,4 +211,8 @@ export class Domains {
       // the count stays: the machine gives up earlier, not later
     }
   }
+}
+
+function gone(key: string): AgentError {
+  return new AgentError("ERR_KEY_GONE", "key", { expected: "a key that the launch checked, or that arrived", got: key });
 }
