@@ -54,7 +54,7 @@ NAPI_MODULE_INIT() {
   set_function(env, exports, "streamStart", native_stream_start);
   set_function(env, exports, "streamWatch", native_stream_watch);
   set_function(env, exports, "streamReceive", native_stream_receive);
-  set_function(env, exports, "streamDrop", native_stream_drop);
+  set_function(env, exports, "streamTakeLate", native_stream_take_late);
   set_function(env, exports, "streamSend", native_stream_send);
   set_function(env, exports, "streamHeld", native_stream_held);
   set_function(env, exports, "streamEnd", native_stream_end);

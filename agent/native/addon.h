@@ -40,7 +40,7 @@ napi_value native_stream_pidfd(napi_env env, napi_callback_info info);
 napi_value native_stream_close(napi_env env, napi_callback_info info);
 /* stream_io.c: its bytes, and who sent them */
 napi_value native_stream_receive(napi_env env, napi_callback_info info);
-napi_value native_stream_drop(napi_env env, napi_callback_info info);
+napi_value native_stream_take_late(napi_env env, napi_callback_info info);
 napi_value native_stream_send(napi_env env, napi_callback_info info);
 napi_value native_stream_held(napi_env env, napi_callback_info info);
 /* notify.c: the supervisor of a shim's filter */

@@ -15,6 +15,7 @@ enum { BATCH = 64 };
  * for a moment before it sleeps; with several there is always something to do, and the other processors are theirs. Nanoseconds.
  */
 enum { SPIN = 100000, ALONE = 5000000 };
+enum { KEEP = 5 }; /* milliseconds */
 
 /*
  * All connections of one event loop. Each is told once of what comes (EPOLLET), so nothing has to be watched or not watched while a
@@ -26,6 +27,8 @@ static _Thread_local struct {
   napi_async_cleanup_hook_handle cleanup;
   uv_poll_t poll;
   uv_prepare_t prepare;
+  uv_timer_t timer;
+  struct stream *keepers;
   struct epoll_event batch[BATCH]; /* being told */
   int told, count;
   const struct stream *last;
@@ -60,6 +63,30 @@ static void tell_all(uv_poll_t *handle, int status, int events) {
   hub.count = 0;
 }
 
+static void take_kept(uv_timer_t *timer) {
+  (void)timer;
+  while (hub.keepers != NULL) {
+    struct stream *stream = hub.keepers;
+    hub.keepers = stream->next_keeper;
+    stream_take_kept(stream);
+  }
+}
+
+void hub_keeps(struct stream *stream) {
+  for (const struct stream *other = hub.keepers; other != NULL; other = other->next_keeper) {
+    if (other == stream) return;
+  }
+  stream->next_keeper = hub.keepers;
+  hub.keepers = stream;
+  if (!uv_is_active((uv_handle_t *)&hub.timer)) (void)uv_timer_start(&hub.timer, take_kept, KEEP, 0);
+}
+
+static void forget_keeper(struct stream *stream) {
+  struct stream **at = &hub.keepers;
+  while (*at != NULL && *at != stream) at = &(*at)->next_keeper;
+  if (*at != NULL) *at = stream->next_keeper;
+}
+
 static void before_sleep(uv_prepare_t *handle) {
   struct pollfd events = {.fd = uv_backend_fd(handle->loop), .events = POLLIN};
   uint64_t begun = uv_hrtime();
@@ -79,6 +106,7 @@ static void environment_ends(napi_async_cleanup_hook_handle cleanup, void *data)
   (void)cleanup;
   (void)data;
   uv_close((uv_handle_t *)&hub.poll, handle_closed);
+  uv_close((uv_handle_t *)&hub.timer, handle_closed);
   uv_close((uv_handle_t *)&hub.prepare, handle_closed);
   (void)close(hub.epoll);
   hub.epoll = -1;
@@ -92,9 +120,11 @@ bool hub_open(napi_env env) {
   if (hub.epoll < 0) return false;
   (void)uv_poll_init(loop, &hub.poll, hub.epoll);
   (void)uv_poll_start(&hub.poll, UV_READABLE, tell_all);
+  (void)uv_timer_init(loop, &hub.timer);
   (void)uv_prepare_init(loop, &hub.prepare);
   if (sysconf(_SC_NPROCESSORS_ONLN) > 1) (void)uv_prepare_start(&hub.prepare, before_sleep);
   uv_unref((uv_handle_t *)&hub.poll);
+  uv_unref((uv_handle_t *)&hub.timer);
   uv_unref((uv_handle_t *)&hub.prepare);
   (void)napi_add_async_cleanup_hook(env, environment_ends, NULL, &hub.cleanup);
   return true;
@@ -129,6 +159,7 @@ void hub_remove(struct stream *stream) {
     void *source = hub.batch[i].data.ptr;
     if (source == &stream->socket || source == &stream->death) hub.batch[i].data.ptr = NULL;
   }
+  forget_keeper(stream);
   if (hub.last == stream) hub.last = NULL;
   if (--hub.open == 0) uv_unref((uv_handle_t *)&hub.poll);
 }

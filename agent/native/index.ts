@@ -107,8 +107,8 @@ interface Binding {
   stop(listener: Handle): void;
   streamStart(stream: Handle, onEvent: (events: number) => void): void;
   streamWatch(stream: Handle, wanted: boolean): void;
-  streamReceive(stream: Handle, buffer: Uint8Array, keep: boolean): number;
-  streamDrop(stream: Handle, length: number): void;
+  streamReceive(stream: Handle, buffer: Uint8Array): number;
+  streamTakeLate(stream: Handle): void;
   streamSend(stream: Handle, bytes: Uint8Array, from: number): number;
   streamHeld(stream: Handle): boolean;
   streamEnd(stream: Handle): void;
@@ -157,8 +157,8 @@ function nativeStream(binding: Binding, handle: Handle): NativeStream {
   return {
     start: (onEvent) => now("start", () => binding.streamStart(handle, onEvent)),
     watchWritable: (wanted) => now("watch", () => binding.streamWatch(handle, wanted)),
-    receive: (buffer, keep) => now("receive", () => binding.streamReceive(handle, buffer, keep)),
-    drop: (length) => now("drop", () => binding.streamDrop(handle, length)),
+    receive: (buffer) => now("receive", () => binding.streamReceive(handle, buffer)),
+    takeLate: () => now("takeLate", () => binding.streamTakeLate(handle)),
     send: (bytes, from) => now("send", () => binding.streamSend(handle, bytes, from)),
     isHeld: () => now("isHeld", () => binding.streamHeld(handle)),
     end: () => now("end", () => binding.streamEnd(handle)),

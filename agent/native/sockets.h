@@ -18,6 +18,10 @@ struct stream {
   struct source socket, death; /* of the process that connected */
   int fd, pidfd;               /* -1 when closed, or when there is none */
   struct ucred peer;           /* SO_PEERCRED */
+  bool takes_late;             /* what is received stays in the socket for a while */
+  unsigned pieces;             /* that were received and are still there */
+  size_t kept;                 /* bytes of them */
+  struct stream *next_keeper;
 };
 
 /* What onEvent is called with. */
@@ -30,6 +34,11 @@ bool hub_add(struct stream *stream);
 bool hub_watch_writable(struct stream *stream, bool wanted);
 /* It is not told of anything any more, not even of what has come already. */
 void hub_remove(struct stream *stream);
+/* It has begun to keep what it receives: stream_take_kept is called soon. */
+void hub_keeps(struct stream *stream);
+
+/* stream_io.c: takes what was kept out of the socket. */
+void stream_take_kept(struct stream *stream);
 
 /* The connector of `fd` in `peer`, and a pidfd of it or -1. `by_number`: of the number, by a kernel without SO_PEERPIDFD. */
 int peer_of(int fd, struct ucred *peer, int *pidfd, bool *by_number);

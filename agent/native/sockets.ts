@@ -33,13 +33,14 @@ export interface NativeStream {
    * At most the buffer's length: how many bytes, 0 at the end, WOULD_BLOCK or CONNECTOR_DIED. Every byte that it gives was sent by the connector itself:
    * process id and real user and group of the sender are the recorded ones, and that process was still alive after the bytes had come.
    *
-   * @param keep they stay where they are until they are dropped; meanwhile the same are given again. To take them wakes a sender that
-   *   waits for its reply, for nothing.
    * @throws AgentError ERR_FOREIGN_SENDER when they were sent by another process, or with descriptors (of which none is opened)
    */
-  receive(buffer: Uint8Array, keep: boolean): number;
-  /** Takes so many bytes that were received and kept. */
-  drop(length: number): void;
+  receive(buffer: Uint8Array): number;
+  /**
+   * From now on what is received leaves the socket only some milliseconds or requests later: to take it wakes a sender that waits for its
+   * reply, for nothing. For a sender that sends no more than its buffer holds before it has an answer.
+   */
+  takeLate(): void;
   /** How many of the bytes from `from` on the kernel took, or WOULD_BLOCK. */
   send(bytes: Uint8Array, from: number): number;
   /** Whether any process has the other end open. */

@@ -49,22 +49,60 @@ static bool get_bytes(napi_env env, napi_value value, uint8_t **bytes, size_t *l
   return false;
 }
 
+enum { MAX_PIECES = 16, MAX_KEPT = 16384 };
+
+void stream_take_kept(struct stream *stream) {
+  static _Thread_local uint8_t bytes[4096];
+  while (stream->kept > 0) {
+    ssize_t got = recv(stream->fd, bytes, stream->kept < sizeof bytes ? stream->kept : sizeof bytes, MSG_DONTWAIT);
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) break; /* what is wrong with the socket is found by whoever reads on */
+    explicit_bzero(bytes, (size_t)got);
+    stream->kept -= (size_t)got;
+  }
+  stream->kept = stream->pieces = 0;
+}
+
+/* Reads behind what is kept (SO_PEEK_OFF). */
+static ssize_t receive_late(struct stream *stream, void *bytes, size_t length, struct ucred *sender, bool *more) {
+  if (stream->pieces >= MAX_PIECES || stream->kept >= MAX_KEPT) stream_take_kept(stream);
+  ssize_t got = receive_piece(stream, bytes, length, MSG_PEEK, sender, more);
+  if (got <= 0) return got;
+  if (stream->kept == 0) hub_keeps(stream);
+  stream->kept += (size_t)got;
+  stream->pieces++;
+  return got;
+}
+
 /*
- * streamReceive(stream, buffer, keep): how many bytes, 0 at the end, WOULD_BLOCK, CONNECTOR_DIED. Throws EFOREIGN when they came with
+ * streamTakeLate(stream): from now on what is received stays in the socket for some more pieces, or milliseconds. To take it wakes the
+ * sender, which waits for its reply, for nothing (unix_write_space in the kernel).
+ */
+napi_value native_stream_take_late(napi_env env, napi_callback_info info) {
+  napi_value argv[1];
+  size_t argc = 1;
+  int offset = 0;
+  napi_get_cb_info(env, info, &argc, argv, NULL, NULL);
+  struct stream *stream = argc == 1 ? open_stream(env, argv[0]) : NULL;
+  if (stream != NULL) stream->takes_late = setsockopt(stream->fd, SOL_SOCKET, SO_PEEK_OFF, &offset, sizeof offset) == 0;
+  return NULL;
+}
+
+/*
+ * streamReceive(stream, buffer): how many bytes, 0 at the end, WOULD_BLOCK, CONNECTOR_DIED. Throws EFOREIGN when they came with
  * descriptors or from another process. That the connector lives is looked at after the bytes came: its number was its own the whole time.
- * With `keep` they stay in the socket until streamDrop: taking them wakes a sender that waits for its reply, for nothing.
  */
 napi_value native_stream_receive(napi_env env, napi_callback_info info) {
-  napi_value argv[3], result;
-  size_t argc = 3, length = 0;
+  napi_value argv[2], result;
+  size_t argc = 2, length = 0;
   uint8_t *bytes;
-  bool more, keep = false;
+  bool more;
   struct ucred sender;
   napi_get_cb_info(env, info, &argc, argv, NULL, NULL);
-  struct stream *stream = argc == 3 ? open_stream(env, argv[0]) : NULL;
+  struct stream *stream = argc == 2 ? open_stream(env, argv[0]) : NULL;
   if (stream == NULL || !get_bytes(env, argv[1], &bytes, &length)) return NULL;
-  napi_get_value_bool(env, argv[2], &keep);
-  ssize_t got = receive_piece(stream, bytes, length, keep ? MSG_PEEK : 0, &sender, &more);
+  ssize_t got = stream->takes_late ? receive_late(stream, bytes, length, &sender, &more)
+                                   : receive_piece(stream, bytes, length, 0, &sender, &more);
   int error = errno;
   if (got < 0 && error != EAGAIN && error != EWOULDBLOCK) return throw_errno(env, error, "receive");
   bool foreign = got > 0 && memcmp(&sender, &stream->peer, sizeof sender) != 0;
@@ -74,25 +112,6 @@ napi_value native_stream_receive(napi_env env, napi_callback_info info) {
   if (foreign) return throw_foreign(env, &sender);
   napi_create_int32(env, dead ? CONNECTOR_DIED : got < 0 ? WOULD_BLOCK : (int32_t)got, &result);
   return result;
-}
-
-/* streamDrop(stream, length): takes so many bytes that were received and kept */
-napi_value native_stream_drop(napi_env env, napi_callback_info info) {
-  static _Thread_local uint8_t bytes[65536];
-  napi_value argv[2];
-  size_t argc = 2;
-  uint32_t left = 0;
-  napi_get_cb_info(env, info, &argc, argv, NULL, NULL);
-  struct stream *stream = argc == 2 ? open_stream(env, argv[0]) : NULL;
-  if (stream == NULL) return NULL;
-  napi_get_value_uint32(env, argv[1], &left);
-  for (ssize_t got = 0; left > 0; left -= (uint32_t)got) {
-    do got = recv(stream->fd, bytes, left < sizeof bytes ? left : sizeof bytes, MSG_DONTWAIT);
-    while (got < 0 && errno == EINTR);
-    if (got <= 0) return throw_errno(env, got < 0 ? errno : EPIPE, "drop");
-    memset(bytes, 0, (size_t)got);
-  }
-  return NULL;
 }
 
 /* streamSend(stream, bytes, from): how many bytes the kernel took, WOULD_BLOCK */

@@ -16,10 +16,7 @@ export interface Channel {
    * @throws AgentError `ERR_FOREIGN_SENDER` when there are any: the connection is over, and it is recorded
    */
   endGreeting(more: number): void;
-  /**
-   * From now on a piece leaves the socket only when the next one is asked for: a peer that waits for its answer is not woken before it.
-   * For whoever answers a piece before it asks for another one.
-   */
+  /** As {@link NativeStream.takeLate}: for a peer that waits for each answer. */
   takeLate(): void;
   /**
    * Resolves when the kernel has the bytes (a slow reader is waited for). Rejects when the peer is gone. The bytes may be neither changed
@@ -66,9 +63,6 @@ export class SocketChannel implements Channel {
   readonly #events: ChannelEvents;
   /** There may be something to read. */
   #readable = false;
-  #takesLate = false;
-  /** Bytes that were given to the reader and are still in the socket. */
-  #kept = 0;
   #held: Uint8Array | null = null;
   #reader: Reader | null = null;
   #failure: AgentError | null = null;
@@ -108,7 +102,7 @@ export class SocketChannel implements Channel {
   }
 
   takeLate(): void {
-    this.#takesLate = true;
+    this.#stream.takeLate();
   }
 
   endGreeting(more: number): void {
@@ -174,7 +168,6 @@ export class SocketChannel implements Channel {
       this.#held = null;
       return Promise.resolve({ done: false, value: held });
     }
-    if (this.#kept > 0) this.#dropKept();
     if (this.#failure !== null) return Promise.reject(this.#failure);
     if (this.#destroyed || this.#readEnded) return Promise.resolve(DONE);
     if (this.#reader !== null) return Promise.reject(new TypeError("channel: it has a reader already"));
@@ -196,7 +189,7 @@ export class SocketChannel implements Channel {
 
   #read(): void {
     try {
-      this.#give(this.#stream.receive(BUFFER, this.#takesLate));
+      this.#give(this.#stream.receive(BUFFER));
     } catch (error) {
       if (error instanceof AgentError && error.code === "ERR_FOREIGN_SENDER") this.refuse(error);
       else this.#fail(error);
@@ -205,20 +198,11 @@ export class SocketChannel implements Channel {
 
   #receiveNow(): number {
     try {
-      return this.#stream.receive(BUFFER, false);
+      return this.#stream.receive(BUFFER);
     } catch (error) {
       if (error instanceof AgentError && error.code === "ERR_FOREIGN_SENDER") this.refuse(error);
       throw error;
     }
-  }
-
-  #dropKept(): void {
-    try {
-      if (!this.#destroyed) this.#stream.drop(this.#kept);
-    } catch (error) {
-      this.#fail(error);
-    }
-    this.#kept = 0;
   }
 
   #give(length: number): void {
@@ -229,7 +213,6 @@ export class SocketChannel implements Channel {
 
   #giveBytes(length: number): void {
     this.#readEnded = length === 0;
-    if (this.#takesLate) this.#kept = length;
     const reader = this.#reader;
     this.#reader = null;
     reader?.resolve(this.#readEnded ? DONE : { done: false, value: taken(length) });
