@@ -156,6 +156,47 @@ describe("a channel", () => {
     await finished(child);
   });
 
+  it("I10: with late taking, every byte comes once and in order, whatever sizes it is sent in", async () => {
+    const { client, channel } = await open();
+    channel.takeLate();
+    const sent = Uint8Array.from({ length: 300_000 }, (_, index) => (index * 7919) >> 5);
+    const reading = readAll(channel);
+    for (let from = 0, size = 1; from < sent.length; from += size, size = (size * 3) % 40_961 || 1) {
+      client.write(sent.subarray(from, Math.min(sent.length, from + size)));
+      if (size % 5 === 0) await new Promise((resolve) => setImmediate(resolve));
+    }
+    client.end();
+    expect(Buffer.from(await reading).equals(Buffer.from(sent))).toBe(true);
+  });
+
+  it("I10: with late taking, a peer that has the smallest send buffer is not stuck behind what it sent before", async () => {
+    serve = (channel) => {
+      channel.takeLate();
+      void echo(channel);
+    };
+    const child = startAct(workload.path, ["patient", path(), "40"], "root");
+    expect(Buffer.from(await finished(child)).toString()).toBe("all");
+  });
+
+  it("I10: with late taking, bytes of another process behind the peer's own still end the connection", async () => {
+    const accepted = new Promise<SocketChannel>((resolve) => {
+      serve = (channel) => {
+        channel.takeLate();
+        resolve(channel);
+      };
+    });
+    const child = startAct(workload.path, ["both", path()], "root");
+    const channel = await accepted;
+    await once(child.stdout, "data");
+    const pieces: string[] = [];
+    const reading = (async () => {
+      for await (const piece of channel.chunks) pieces.push(Buffer.from(piece).toString());
+    })();
+    await expect(reading).rejects.toMatchObject({ code: "ERR_FOREIGN_SENDER" });
+    expect(pieces).toEqual(["parent"]);
+    await finished(child);
+  });
+
   it("I10: ten thousand connections that are opened and dropped leave no descriptor and no memory behind", async () => {
     serve = (channel) => void echo(channel);
     const flood = async (count: number) => {

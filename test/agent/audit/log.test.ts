@@ -1,4 +1,5 @@
-import { appendFileSync, readFileSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { appendFileSync, readFileSync, renameSync, rmSync, symlinkSync, writeFileSync, writeSync } from "node:fs";
+import { setImmediate as nextTurn } from "node:timers/promises";
 import fc from "fast-check";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { inputDigest } from "../../../agent/audit/log.ts";
@@ -23,7 +24,9 @@ describe("audit log", () => {
     await log.append(ENTRY, "written");
     expect(heads()).toEqual([1, 0]);
     const second = log.append(ENTRY, "durable");
+    await nextTurn();
     const third = log.append(ENTRY, "durable"); // written while the sync for the second is under way
+    await nextTurn();
     expect(heads()).toEqual([3, 0]);
     syncs[0]?.end();
     await second;
@@ -33,6 +36,45 @@ describe("audit log", () => {
     expect(heads()).toEqual([3, 2]);
     log.close();
     expect(bench.open().durableHead().seq).toBe(3);
+  });
+
+  it("I8: what is appended in one turn is written at once, in its order, and nobody hears before", async () => {
+    const writes: number[] = [];
+    const write = (fd: number, bytes: Uint8Array) => {
+      writes.push(bytes.filter((byte) => byte === 0x0a).length);
+      return writeSync(fd, bytes);
+    };
+    const log = bench.open({ files: { write } });
+    const heard: number[] = [];
+    const all = Array.from({ length: 70 }, (_, index) =>
+      log.append({ ...ENTRY, reason: `rule ${index}` }, "written").then(({ seq }) => heard.push(seq)),
+    );
+    // The first 64 go at once; those behind them with the end of the turn.
+    expect([writes, heard]).toEqual([[64], []]);
+    await Promise.all(all);
+    expect(writes).toEqual([64, 6]);
+    expect(heard).toEqual(Array.from({ length: 70 }, (_, index) => index + 1));
+    log.close();
+    expect(readAudit(bench.directory, 1, 70).map(({ reason }) => reason)).toEqual(
+      Array.from({ length: 70 }, (_, index) => `rule ${index}`),
+    );
+  });
+
+  it("I8: records that wait when the log is closed are written, and one that comes later is refused", async () => {
+    const log = bench.open();
+    const before = log.append(ENTRY, "written");
+    log.close();
+    expect((await before).seq).toBe(1);
+    await expect(log.append(ENTRY, "written")).rejects.toMatchObject({ code: "ERR_AUDIT_WRITE" });
+    expect(bench.open().head().seq).toBe(1);
+  });
+
+  it("I8: a write that fails fails every record of its group, and none of them is acknowledged", async () => {
+    const log = bench.open({ files: { write: (_fd, bytes) => bytes.length - 1 } });
+    const outcomes = await Promise.allSettled([1, 2, 3].map(() => log.append(ENTRY, "written")));
+    expect(outcomes.map(({ status }) => status)).toEqual(["rejected", "rejected", "rejected"]);
+    expect(log.head().seq).toBe(0);
+    log.close();
   });
 
   it("I8: a log goes on where it ended", async () => {

@@ -1,0 +1,111 @@
+import { setTimeout as delay } from "node:timers/promises";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { Shim } from "../../agent/shim-client.ts";
+import { utf8 } from "../../policy/bytes.ts";
+import {
+  type Bench,
+  buildHostile,
+  makeToken,
+  native,
+  openBench,
+  rvOf,
+  type Started,
+  startShim,
+  type Token,
+  writeHostProfile,
+} from "../support/shim-fixture.ts";
+
+// What the shim does before it is asked: the library is made ready for another signature like the last one (SHIM.md, SIGN).
+
+const CKR_DATA_LEN_RANGE = 0x21n;
+const KEYS = [1n, 2n, 3n, 4n, 5n, 6n];
+let bench: Bench;
+let token: Token;
+let profile: string;
+let library: string;
+const addon = native();
+const running: Started[] = [];
+
+beforeAll(() => {
+  bench = openBench();
+  token = makeToken(bench);
+  profile = writeHostProfile(bench, token);
+  library = buildHostile(bench, "ready-token", "module");
+});
+
+afterAll(() => {
+  for (const { child } of running) child.kill("SIGKILL");
+  bench.remove();
+});
+
+async function serving(sessions = "100"): Promise<Shim> {
+  const environment = { ...token.environment, READY_SESSIONS: sessions };
+  const started = await startShim(addon, { profile, environment, timeoutMs: 20_000 });
+  running.push(started);
+  const { shim } = started;
+  await shim.load(library);
+  started.give("any");
+  await shim.login(0n);
+  await shim.keys(0n);
+  await shim.uses(KEYS.map((handle) => ({ slotId: 0n, handle, use: "sign" as const })));
+  await shim.arm();
+  return shim;
+}
+
+interface Signed {
+  readonly session: number;
+  readonly key: number;
+  /** Milliseconds from C_SignInit to C_Sign. */
+  readonly age: number;
+}
+
+async function sign(shim: Shim, handle: bigint, data = "data"): Promise<Signed> {
+  const bytes = await shim.sign({ slotId: 0n, handle, mechanism: 0x1041n, pss: null, data: utf8(data) });
+  const [session = 0, key = 0, age = 0] = new TextDecoder().decode(bytes).split(" ").map(Number);
+  return { session, key, age };
+}
+
+describe("a library that is ready", () => {
+  test("I6: it was made ready while nobody asked, and signs with the key that is asked for", async () => {
+    const shim = await serving();
+    const first = await sign(shim, 1n);
+    await delay(60);
+    const second = await sign(shim, 1n);
+    expect([first.key, second.key, second.session]).toEqual([1, 1, first.session]);
+    expect(second.age).toBeGreaterThanOrEqual(50);
+    // Ready for key 1, it is asked for another one, and then for key 1 with other data.
+    expect((await sign(shim, 2n)).key).toBe(2);
+    expect((await sign(shim, 1n)).key).toBe(1);
+  });
+
+  test("I10: more keys in turn than sessions are kept for get each its own signature", async () => {
+    const shim = await serving();
+    for (let round = 0; round < 3; round++) {
+      for (const key of KEYS) expect((await sign(shim, key)).key).toBe(Number(key));
+    }
+    const asked = Array.from({ length: 300 }, (_, index) => KEYS[index % KEYS.length] ?? 1n);
+    const signed = await Promise.all(asked.map((key) => sign(shim, key)));
+    expect(signed.map(({ key }) => key)).toEqual(asked.map(Number));
+  });
+
+  test("I10: a token with one session signs in that, one operation after the other", async () => {
+    const shim = await serving("1");
+    for (const key of [1n, 1n, 2n, 1n]) expect(await sign(shim, key)).toMatchObject({ session: 1, key: Number(key) });
+  });
+
+  test("I10: an operation that the library leaves begun after a failure is in nobody's way", async () => {
+    const shim = await serving();
+    for (const key of [1n, 2n]) {
+      await sign(shim, key);
+      expect(await rvOf(sign(shim, key, "fail"))).toBe(CKR_DATA_LEN_RANGE);
+      expect((await sign(shim, key)).key).toBe(Number(key));
+    }
+  });
+
+  test("I6: what was made ready more than a second ago is not used", async () => {
+    const shim = await serving();
+    await sign(shim, 1n);
+    await delay(1200);
+    expect((await sign(shim, 1n)).age).toBeLessThan(1000);
+  });
+});
