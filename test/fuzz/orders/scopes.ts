@@ -27,7 +27,7 @@ export const PUBLIC_KEYS: ReadonlyMap<string, PublicKeySource> = new Map(
 export const LIMITS = {
   operations: 40,
   rate: { perMinute: 60, burst: 24 },
-  failures: { perHour: 60, burst: 4 },
+  failures: { perHour: 60, burst: 2 },
   lifetimeMs: 60_000,
   inFlight: 4,
 } as const;
