@@ -261,7 +261,7 @@ function inputMisfit(scope: Scope, rule: MechanismRule, { operation, input }: De
 function unwrapMisfit({ unwraps = [] }: Scope, input: OperationInput): string | null {
   if (input.kind !== "wrapped") return "data: expected a wrapped key";
   const rule = unwraps.find(({ key }) => key === input.rule);
-  if (rule === undefined) return `no key ${input.rule} is let in`;
+  if (rule === undefined) return input.rule === "" ? "a blob that no rule lets in" : `no key ${input.rule} is let in`;
   const got = `sha256:${sha256Hex(input.bytes)}`;
   if (rule.blob !== null && rule.blob !== got) return `blob of ${rule.key}: expected ${rule.blob}, got ${got}`;
   return blockMisfit({ ...input, kind: "block" });

@@ -1,4 +1,5 @@
-import type { Policy } from "./policy.ts";
+import { mechanismRow } from "./mechanisms.ts";
+import type { MechanismRule, Policy } from "./policy.ts";
 import { failuresOf } from "./scope-rules.ts";
 
 /** What each word of `accepts` means for whoever signs the policy. */
@@ -22,12 +23,19 @@ export function acceptedBy(policy: Policy, { keys, from, mechanisms }: Policy["s
   return [...new Set([...mechanisms.flatMap(({ accepts = [] }) => accepts), ...ofKey])].sort();
 }
 
+/** The document has the keys' digests and not their types: where a scope has keys of two, which they are cannot be told. */
+function keysOf({ keys, mechanisms }: Policy["scopes"][number], type: MechanismRule["type"]): string {
+  const names = keys.join(", ");
+  const keyTypes = new Set(mechanisms.map((rule) => mechanismRow(rule.type).keyType));
+  return keyTypes.size === 1 ? names : `whichever of ${names} is an ${mechanismRow(type).keyType.toUpperCase()} key`;
+}
+
 function scopeRisks(scope: Policy["scopes"][number]): readonly string[] {
   const { perHour, burst } = failuresOf(scope);
   return scope.mechanisms.flatMap(({ type, accepts = [] }) =>
     accepts.map((risk) => {
       const limit = risk === "padding-oracle" ? `; ${burst} failures at once, then ${perHour} an hour` : "";
-      return `scope ${scope.name}: ${risk}, by ${type} with ${scope.keys.join(", ")}: ${meanings[risk]}${limit}`;
+      return `scope ${scope.name}: ${risk}, by ${type} with ${keysOf(scope, type)}: ${meanings[risk]}${limit}`;
     }),
   );
 }

@@ -243,11 +243,15 @@ export class FileAuditLog implements AuditLog {
     const [oldest, ...others] = this.segments;
     if (oldest === undefined || others.length === 0)
       throw new TypeError("audit log: the last segment is never deleted");
-    this.#stopping(() => {
-      this.#opened.files.remove(oldest.path);
-      this.#opened.files.syncDirectory(this.directory);
-      this.#opened.positions.dropOldest();
-    });
+    const { files, positions } = this.#opened;
+    this.#stopping(() => files.remove(oldest.path));
+    positions.dropOldest();
+    try {
+      files.syncDirectory(this.directory);
+    } catch (cause) {
+      // Until the directory is synced again a crash brings the segment back: more than was said, never less.
+      if (!isShortage(cause)) throw this.#stop(cause);
+    }
   }
 
   get failed(): boolean {

@@ -66,7 +66,7 @@ describe("what a package takes from here", () => {
     expect(await list(text.replace("unix:path", "tcp"))).not.toMatch(/^ironclaw-scope: .*\n\s+library-description/m);
   });
 
-  it("every file is described", () => {
+  it("I6: every file that callers find their socket by is described", () => {
     const readme = readFileSync(join(DEPLOY, "README.md"), "utf8");
     for (const name of readdirSync(DEPLOY).filter((file) => file !== "README.md"))
       expect(readme).toContain(`\`${name}\``);

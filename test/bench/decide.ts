@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { openAudit } from "../../agent/audit/open.ts";
 import { type AuditEntry, EMPTY_HEAD, encodeRecord } from "../../agent/audit/record.ts";
-import { type DecisionRequest, decide, parsePolicy } from "../../policy/index.ts";
+import { type Decision, type DecisionRequest, decide, parsePolicy } from "../../policy/index.ts";
 import { AMPLE } from "../support/decision.ts";
 import { documentBytes, policyDocument, SIGNER_EXE, SIGNER_UID } from "../support/policy-document.ts";
 import { median, type Row, type Suite, timeRow } from "./bench.ts";
@@ -11,6 +11,8 @@ import { median, type Row, type Suite, timeRow } from "./bench.ts";
 const SCOPES = 64;
 const DECISIONS = 20_000;
 const RECORDS = 10_000;
+/** Runs that are not counted. */
+const WARM_UP = 3;
 
 /** `decide`: what one decision costs. `audit-append`: what one record costs, written, against the bare write(2) of as many bytes. */
 export const decideSuite: Suite = {
@@ -43,15 +45,45 @@ function lastScope(): { readonly policy: ReturnType<typeof parsePolicy>; readonl
 async function measureDecision(iterations: number): Promise<Row> {
   const { policy, request } = lastScope();
   const times: number[] = [];
-  for (let run = -3; run < iterations; run++) {
-    const before = process.threadCpuUsage();
-    for (let index = 0; index < DECISIONS; index++)
-      if (!decide(policy, request).allow) throw new Error("the request is refused");
-    const { user, system } = process.threadCpuUsage(before);
-    if (run >= 0) times.push((user + system) / DECISIONS);
+  for (let run = -WARM_UP; run < iterations; run++) {
+    const time = await threadTime(DECISIONS, () => requireAllowed(decide(policy, request)));
+    if (run >= 0) times.push(time);
   }
   const what = `processor time of one decision without approvals, in the last of ${SCOPES} scopes, in us`;
   return { ...timeRow({ id: "decide", what, target: 10 }, { ours: median(times), peer: 1 }), unit: "us" };
+}
+
+function requireAllowed({ allow }: Decision): void {
+  if (!allow) throw new Error("the request is refused");
+}
+
+/** Microseconds of the processor that one signature takes of the policy (a decision without the data, one with it) and of the audit log. */
+export interface OperationCost {
+  readonly policy: number;
+  readonly audit: number;
+}
+
+/** By the same policy and record as the rows: everything in it is looked at. */
+export async function measureOperation(): Promise<OperationCost> {
+  const { policy, request } = lastScope();
+  const pending: DecisionRequest = { ...request, input: { kind: "pending" } };
+  const decideBoth = () => {
+    requireAllowed(decide(policy, pending));
+    requireAllowed(decide(policy, request));
+  };
+  const directory = mkdtempSync(join(tmpdir(), "ironclaw-append-"));
+  const log = openAudit({ directory: join(directory, "log"), now: Date.now, anchor: null });
+  try {
+    const times: { readonly policy: number[]; readonly audit: number[] } = { policy: [], audit: [] };
+    for (let run = 0; run < 2 * WARM_UP; run++) {
+      times.policy.push(await threadTime(DECISIONS, decideBoth));
+      times.audit.push(await threadTime(RECORDS, () => log.append(ENTRY, "written")));
+    }
+    return { policy: median(times.policy.slice(WARM_UP)), audit: median(times.audit.slice(WARM_UP)) };
+  } finally {
+    log.close();
+    rmSync(directory, { recursive: true });
+  }
 }
 
 /** Processor time of the thread: the synchronisation that follows is one for all records of a moment, and another thread's. */
@@ -66,7 +98,7 @@ async function measureAppend(iterations: number): Promise<Row> {
     peer: async () => void writeSync(fd, line),
   };
   try {
-    for (let run = -3; run < iterations; run++) {
+    for (let run = -WARM_UP; run < iterations; run++) {
       for (const way of run % 2 === 0 ? (["ours", "peer"] as const) : (["peer", "ours"] as const)) {
         const time = await threadTime(RECORDS, ways[way]);
         if (run >= 0) times[way].push(time);
@@ -85,7 +117,10 @@ async function measureAppend(iterations: number): Promise<Row> {
 /** Microseconds of the processor for each of so many. */
 async function threadTime(count: number, act: () => unknown): Promise<number> {
   const before = process.threadCpuUsage();
-  for (let index = 0; index < count; index++) await act();
+  for (let index = 0; index < count; index++) {
+    const done = act();
+    if (done instanceof Promise) await done;
+  }
   const { user, system } = process.threadCpuUsage(before);
   return (user + system) / count;
 }

@@ -6,6 +6,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { promisify } from "node:util";
 import { SOFTHSM, TEST_PIN } from "../support/shim-fixture.ts";
 import { type Compared, median, type Row, rateRow, type Suite, timeRow } from "./bench.ts";
+import { measureOperation, type OperationCost } from "./decide.ts";
 import { LABEL } from "./sandbox.ts";
 import { CALLER, callerCommand, compileClient, openServed, SCOPES, type Served } from "./served.ts";
 
@@ -39,7 +40,11 @@ export const signSuite: Suite = {
   run: async (wanted, { iterations }) => {
     await using bench = await openSignBench();
     const rows: Row[] = [];
-    for (const row of ROWS.filter(({ id }) => wanted.has(id))) rows.push(await measure(bench, row, iterations));
+    const cost = await measureOperation();
+    for (const row of ROWS.filter(({ id }) => wanted.has(id))) {
+      const measured = await measure(bench, row, iterations);
+      rows.push({ ...measured, what: `${measured.what}; ${costText(cost)}` });
+    }
     return rows;
   },
 };
@@ -154,6 +159,11 @@ function whatOf({ key, clients, kind }: SignRow): string {
   }
   const what = kind === "p99" ? "time that 99 of 100 signatures keep" : "signatures";
   return `${name} ${what}, ${clients} stock ${clients === 1 ? "client" : "clients"}, policy, audit and sandbox on, vs p11-kit server`;
+}
+
+function costText({ policy, audit }: OperationCost): string {
+  const us = (time: number) => `${time.toFixed(1)} us`;
+  return `of each operation of ours ${us(policy)} of the processor for the policy's decisions and ${us(audit)} for the audit record`;
 }
 
 function told(ours: readonly Load[], peer: readonly Load[]): string {

@@ -30,7 +30,7 @@ process.on("message", async ({ target, seed, budget, corpus, once, running }: As
   const subject = await (target.kind === "native"
     ? openNative(target)
     : openJavaScript(target.path, announcer(running)));
-  const result = fuzz(subject, {
+  const result = await fuzz(subject, {
     seed,
     budget,
     corpus,

@@ -27,6 +27,11 @@ describe("the fuzzer", () => {
     expect(runs).toBeGreaterThan(1);
   });
 
+  test("I10: a run that waits for ever is found", async () => {
+    const { findings } = await planted("idle", 2000, [Uint8Array.of(0x40)], 200);
+    expect(findings).toEqual([{ what: "time limit", detail: "one run does not end", input: Uint8Array.of(0x40) }]);
+  });
+
   test("I10: an input that takes memory by what it says is found", async () => {
     const { findings } = await planted("hoard", 10, [Uint8Array.of(0x7f, 1, 2, 3)]);
     expect(findings.map(({ what, input }) => [what, input[0]])).toEqual([["memory limit", 0x7f]]);

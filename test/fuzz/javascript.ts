@@ -9,8 +9,8 @@ import type { Announce, Outcome, Subject } from "./subject.ts";
 
 /** What a target file exports. */
 export interface TargetModule {
-  /** Parses the bytes: returns, or throws one of the project's errors. Anything else is a finding. */
-  readonly run: (bytes: Uint8Array) => void;
+  /** Parses the bytes: returns or resolves, or throws one of the project's errors. Anything else is a finding. */
+  readonly run: (bytes: Uint8Array) => void | Promise<void>;
   /** For a package of its own: which errors are its typed ones. */
   readonly isTyped?: (error: unknown) => boolean;
   readonly maxLength?: number;
@@ -44,27 +44,27 @@ export { IronclawError } from "./policy/errors.ts";`;
   Error.stackTraceLimit = 0;
   let before = usedMemory();
   // A target may change what it is given: each call has a copy of its own.
-  const thrownBy = (input: Uint8Array): unknown => {
+  const thrownBy = async (input: Uint8Array): Promise<unknown> => {
     try {
-      run(input.slice());
+      await run(input.slice());
     } catch (error) {
       return error ?? new Error("thrown: nothing");
     }
     return null;
   };
-  const outcomeOf = (input: Uint8Array): Outcome => {
-    const error = thrownBy(input);
+  const outcomeOf = async (input: Uint8Array): Promise<Outcome> => {
+    const error = await thrownBy(input);
     if (error === null) return { kind: "accepted" };
     if (error instanceof IronclawError || isTyped(error)) return { kind: "refused" };
     Error.stackTraceLimit = 20;
-    const again = thrownBy(input);
+    const again = await thrownBy(input);
     Error.stackTraceLimit = 0;
     return { kind: "finding", ...described(again ?? error) };
   };
-  const runOne = (input: Uint8Array): Outcome => {
+  const runOne = async (input: Uint8Array): Promise<Outcome> => {
     counters.fill(0);
     announce(input);
-    const outcome = outcomeOf(input);
+    const outcome = await outcomeOf(input);
     const after = usedMemory();
     const grown = after - before;
     before = after;
@@ -78,8 +78,8 @@ export { IronclawError } from "./policy/errors.ts";`;
     dictionary,
     maxLength,
     batch: 1,
-    run(inputs, report) {
-      for (const input of inputs) report({ input, outcome: runOne(input), counters });
+    async run(inputs, report) {
+      for (const input of inputs) report({ input, outcome: await runOne(input), counters });
     },
   };
 }

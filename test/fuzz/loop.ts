@@ -43,7 +43,7 @@ const maxEnded = 20;
 const nothing = new Uint8Array();
 
 /** Runs the corpus, then mutations of it and of whatever reached something new, until the budget is used up. */
-export function fuzz(subject: Subject, options: LoopOptions): LoopResult {
+export async function fuzz(subject: Subject, options: LoopOptions): Promise<LoopResult> {
   const { seed, budget, corpus, once, kept, found } = options;
   const random = seededRandom(seed);
   const coverage = new Coverage();
@@ -61,10 +61,10 @@ export function fuzz(subject: Subject, options: LoopOptions): LoopResult {
     }
     return null;
   };
-  const runAll = (inputs: readonly Uint8Array[]): number => {
+  const runAll = async (inputs: readonly Uint8Array[]): Promise<number> => {
     const findings: Finding[] = [];
     let taken = 0;
-    subject.run(inputs, (run) => {
+    await subject.run(inputs, (run) => {
       const finding = look(run);
       if (finding !== null) findings.push(finding);
       if (run.outcome.kind === "accepted") taken++;
@@ -73,24 +73,24 @@ export function fuzz(subject: Subject, options: LoopOptions): LoopResult {
     for (const finding of findings) {
       if (known.has(finding.what)) continue;
       known.add(finding.what);
-      found({ ...finding, input: minimise(subject, finding) });
+      found({ ...finding, input: await minimise(subject, finding) });
     }
     return taken;
   };
 
   // One by one: what stands behind an input that ends a native driver is run as well.
-  runAll([nothing]);
-  for (const input of corpus) accepted += runAll([input]);
+  await runAll([nothing]);
+  for (const input of corpus) accepted += await runAll([input]);
   const end = performance.now() + budget.milliseconds;
   const last = runs + budget.runs;
   while (runs < last && performance.now() < end && ended < maxEnded) {
     for (let left = Math.max(1, 64 / subject.batch); left > 0 && runs < last; left--) {
       const size = Math.min(subject.batch, last - runs);
-      runAll(Array.from({ length: size }, () => nextInput(pool, random, subject)));
+      await runAll(Array.from({ length: size }, () => nextInput(pool, random, subject)));
     }
   }
   mutable = false;
-  for (const input of once) runAll([input]);
+  for (const input of once) await runAll([input]);
   return { runs, accepted, coverage: coverage.reached };
 }
 

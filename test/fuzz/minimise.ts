@@ -2,13 +2,16 @@ import { replaceRange } from "./mutate.ts";
 import type { Subject } from "./subject.ts";
 
 /** A smaller input that shows the same finding: pieces are taken out, then bytes made zero. */
-export function minimise(subject: Subject, finding: { readonly what: string; readonly input: Uint8Array }): Uint8Array {
+export async function minimise(
+  subject: Subject,
+  finding: { readonly what: string; readonly input: Uint8Array },
+): Promise<Uint8Array> {
   let left = subject.batch === 1 ? 3000 : 150;
   const end = performance.now() + 20_000;
-  const isSame = (input: Uint8Array): boolean => {
+  const isSame = async (input: Uint8Array): Promise<boolean> => {
     left--;
     let same = false;
-    subject.run([input], ({ outcome }) => {
+    await subject.run([input], ({ outcome }) => {
       same = outcome.kind === "finding" && outcome.what === finding.what;
     });
     return same;
@@ -18,7 +21,7 @@ export function minimise(subject: Subject, finding: { readonly what: string; rea
     for (let size = best.length; size >= 1 && left > 0 && performance.now() < end; size = Math.floor(size / 2)) {
       for (let at = 0; at < best.length && left > 0 && performance.now() < end; ) {
         const candidate = candidates(best, at, size);
-        if (candidate !== null && isSame(candidate)) best = candidate;
+        if (candidate !== null && (await isSame(candidate))) best = candidate;
         if (candidate === null || candidate !== best || candidates === withZeros) at += size;
       }
     }

@@ -54,7 +54,7 @@ export async function openNative(target: Target): Promise<Subject> {
     dictionary: readDictionary(target),
     maxLength: 8192,
     batch: 512,
-    run(inputs, report) {
+    async run(inputs, report) {
       const { stdout, stderr, signal } = runDriver(program, inputs);
       let at = 0;
       let done = 0;

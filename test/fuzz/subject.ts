@@ -17,7 +17,7 @@ export interface Subject {
   readonly maxLength: number;
   /** How many inputs it is best given at once. */
   readonly batch: number;
-  run(inputs: readonly Uint8Array[], report: (run: Run) => void): void;
+  run(inputs: readonly Uint8Array[], report: (run: Run) => void): Promise<void>;
 }
 
 /** Told before each run, so that whoever watches knows the input that hangs or eats all memory. */

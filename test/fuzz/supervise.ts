@@ -6,7 +6,7 @@ import type { Target } from "./catalogue.ts";
 import type { Assignment, Message } from "./child.ts";
 import type { Budget, Finding, LoopResult } from "./loop.ts";
 import { replaceRange } from "./mutate.ts";
-import { runningInput } from "./watch.ts";
+import { processorTime, runningInput } from "./watch.ts";
 
 export interface FuzzOptions {
   readonly seed: number;
@@ -14,7 +14,7 @@ export interface FuzzOptions {
   readonly corpus: readonly Uint8Array[];
   /** Run behind the mutations, once each. */
   readonly once?: readonly Uint8Array[];
-  /** Milliseconds that one input may take. */
+  /** Milliseconds of the processor that one input may take. */
   readonly timeLimit: number;
 }
 
@@ -26,6 +26,9 @@ export interface Report extends LoopResult {
 /** Inputs that end a process are slow to find: a target with so many is done. */
 const maxFatal = 3;
 const maxHeap = 512;
+/** How often a run is looked at before it may be over its limit, and how often at most, by a watcher that gets no more time than it does. */
+const looksPerLimit = 8;
+const maxLooks = 12 * looksPerLimit;
 /** Processes started to make such an input smaller. */
 const fatalTries = 16;
 
@@ -88,13 +91,17 @@ async function runChild(
     if (run === null) reject(new Error(`fuzz process of ${target.name}: ${detail}\n${stderr}`));
     else resolve({ kind: "fatal", runs: run.number, finding: { what, detail, input: run.input } });
   };
-  let since = { number: 0, time: performance.now() };
+  let since = { number: 0, used: 0, looks: 0 };
   const look = () => {
     const number = runningInput(running)?.number ?? 0;
-    if (number !== since.number || number === 0) since = { number, time: performance.now() };
-    else if (performance.now() - since.time > timeLimit) fatal("time limit", `one run took more than ${timeLimit} ms`);
+    const used = processorTime(child.pid ?? 0);
+    if (number !== since.number || number === 0) since = { number, used, looks: 0 };
+    since.looks += 1;
+    // A machine that has other things to do is no finding, and a run that waits for nothing uses no processor.
+    if (used - since.used > timeLimit) fatal("time limit", `one run took more than ${timeLimit} ms of the processor`);
+    else if (since.looks > maxLooks) fatal("time limit", "one run does not end");
   };
-  const watch = setInterval(look, timeLimit / 8);
+  const watch = setInterval(look, timeLimit / looksPerLimit);
   child.on("message", (message: Message) => {
     if (message.kind === "done") resolve({ kind: "done", runs: message.result.runs, result: message.result });
     else receive(message);

@@ -40,3 +40,14 @@ export function runningInput(path: string): RunningInput | null {
     input: Uint8Array.from(bytes.subarray(header, header + bytes.readUInt32BE(4))),
   };
 }
+
+/** Milliseconds that a process has used of the processors (utime and stime of proc_pid_stat(5), in ticks of USER_HZ); 0 when it is gone. */
+export function processorTime(pid: number): number {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, "latin1");
+    const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+    return 10 * (Number(fields[11]) + Number(fields[12]));
+  } catch {
+    return 0;
+  }
+}

@@ -5,7 +5,8 @@ import { type DecisionRequest, decide } from "../../policy/decide.ts";
 import { milliseconds, parseDuration } from "../../policy/duration.ts";
 import { PolicyError } from "../../policy/errors.ts";
 import { sha256Hex } from "../../policy/hash.ts";
-import { type Policy, parsePolicy } from "../../policy/policy.ts";
+import { findScope, type Policy, parsePolicy } from "../../policy/policy.ts";
+import { scopeKeyRate } from "../../policy/scope-keys.ts";
 import { AMPLE } from "../support/decision.ts";
 import {
   documentBytes,
@@ -256,6 +257,19 @@ describe("keys that arrive by unwrap", () => {
     expect(stepOf(policy, { ...asked, operation: "unwrap" })).toBe("operation");
   });
 
+  it("I6: a key that arrives has the rate of the same key where the policy names it, whatever it is called", () => {
+    const rate = { perMinute: 6, burst: 1 };
+    const spki = `sha256:${sha256Hex(Uint8Array.from(Buffer.from(publicKey, "base64")))}`;
+    const drafted = document(restore([arrival]), { ...using, mechanisms });
+    drafted.keys["the-same"] = { spki, does: "sign", rate };
+    const policy = parsePolicy(documentBytes(drafted));
+    const scope = findScope(policy, "restored-signing");
+    expect(scope === null ? null : scopeKeyRate(policy, scope, "restored")).toEqual(rate);
+    const asked = { scope: "restored-signing", key: "restored" };
+    expect(stepOf(policy, { ...asked, keyTokens: 0.5 })).toBe("rate");
+    expect(stepOf(policy, { ...asked, keyTokens: 1 })).toBe("allowed");
+  });
+
   it.each<[string, () => PolicyDocument, RegExp]>([
     [
       "a rule for any blob, and nobody's approval",
@@ -314,6 +328,7 @@ describe("keys that arrive by unwrap", () => {
       "parameters",
     );
     expect(stepOf(policy, { ...asked, input: { kind: "wrapped", bytes, modulus, rule: "other" } })).toBe("parameters");
+    expect(stepOf(policy, { ...asked, input: { kind: "wrapped", bytes, modulus, rule: "" } })).toBe("parameters");
     expect(stepOf(policy, { ...asked, input: { kind: "wrapped", bytes, modulus, rule: "b" } })).toBe("allowed");
     expect(stepOf(policy, { ...asked, input: { kind: "data", bytes } })).toBe("parameters");
     expect(stepOf(policy, { ...asked, input: { kind: "pending" } })).toBe("allowed");

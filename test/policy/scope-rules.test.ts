@@ -122,6 +122,25 @@ describe("rules of a scope", () => {
     expect(findings(document)).toMatch(/two uses of the spki/);
   });
 
+  it("I6: one key on two tokens has one rate, under whatever names: a second one, or none, is a finding", () => {
+    const rate = { perMinute: 60, burst: 5 };
+    const withRates = (first: object | undefined, second: object | undefined) => {
+      const document = twoTokenDocument();
+      const spki = `sha256:${"33".repeat(32)}`;
+      Object.assign(document.keys["vault"] ?? {}, { rate: first });
+      document.keys["vault-copy"] = { spki, does: "decrypt", token: "payments", rate: second };
+      return findings(JSON.parse(JSON.stringify(document)));
+    };
+    expect(withRates(rate, { ...rate })).toBe("none");
+    for (const [first, second] of [
+      [rate, { ...rate, perMinute: 61 }],
+      [rate, { ...rate, burst: 6 }],
+      [rate, undefined],
+      [undefined, rate],
+    ])
+      expect(withRates(first, second)).toMatch(/two rates of the spki/);
+  });
+
   it("I7: one key under two names of one token is a finding, also when both do the same", () => {
     const alias = { spki: `sha256:${"33".repeat(32)}`, does: "decrypt" };
     expect(findings(documentWith(({ keys }) => Object.assign(keys, { alias })))).toMatch(/two entries with the spki/);

@@ -1,4 +1,4 @@
-import { copyFileSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { copyFileSync, existsSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { type AuditFiles, auditFiles } from "../../../agent/audit/files.ts";
@@ -62,6 +62,30 @@ describe("segments", () => {
     const log = bench.open({ ...small, anchor: head });
     expect(log.head()).toEqual(head);
     expect((await log.append(ENTRY, "durable")).seq).toBeGreaterThan(head.seq);
+    log.close();
+  });
+
+  it.each([
+    ["EMFILE", false],
+    ["ENFILE", false],
+    ["EIO", true],
+  ] as const)("I8: %s behind the deletion of the oldest segment stops the log: %s", async (code, stops) => {
+    let isShort = false;
+    const syncDirectory = (path: string) => {
+      if (isShort) throw Object.assign(new Error(code), { code });
+      auditFiles.syncDirectory(path);
+    };
+    const log = bench.open({ ...small, files: { syncDirectory } });
+    while (log.segments.length < 3) await log.append(ENTRY, "written");
+    const [oldest, second] = log.segments;
+    isShort = true;
+    if (stops) expect(() => log.deleteOldest()).toThrow(expect.objectContaining({ code: "ERR_AUDIT_WRITE" }));
+    else log.deleteOldest();
+    isShort = false;
+    expect(log.segments[0]).toEqual(second);
+    expect(existsSync(oldest?.path ?? "")).toBe(false);
+    expect(log.failed).toBe(stops);
+    if (!stops) expect((await log.append(ENTRY, "durable")).seq).toBe(log.head().seq);
     log.close();
   });
 

@@ -153,7 +153,7 @@ describe("RPC.md", () => {
     expect(document).toMatch(new RegExp(`^\\| ${number} ${op.toUpperCase()} \\|`, "m"));
   });
 
-  test("the client's mechanisms are those that a policy can name, by their PKCS #11 numbers", () => {
+  test("I7: the client's mechanisms are those that a policy can name, by their PKCS #11 numbers", () => {
     expect(Object.entries(MECHANISMS).sort()).toEqual(
       POLICY_MECHANISMS.map(({ type, value }): [string, number] => [type, Number(value)]).sort(),
     );

@@ -118,6 +118,7 @@ test("I7 I8: another blob, a template that wants more or another use, and a key 
     ...Array(5).fill("deny parameters"),
     "deny mechanism",
   ]);
+  expect(denied[0]?.reason).toBe("a blob that no rule lets in");
   const named = denied.slice(1, 5).map(({ reason }) => /0x[0-9a-f]+/.exec(reason)?.[0]);
   expect(named).toEqual(["0x162", "0x103", "0x105", "0x108"]);
 });

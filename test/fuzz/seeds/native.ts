@@ -30,6 +30,39 @@ export function nativeSeeds(): Record<string, Seeds> {
       decrypt: cut(0x40, decryptRequest(7, "vault", 0x9, filled(256, 5)), request(8, OPS.cancel, u32(7))),
       unwrap: cut(0, request(9, OPS.unwrap, unwrap.finish()), request(10, 99, filled(5, 5))),
     },
+    // Steps, as orders/players.ts reads them: below 3 an operation, 3 another request, 5 turns of the loop, 6 the token, 7 the log.
+    "native-orders": {
+      pipelined: Uint8Array.of(
+        ...[0, 0, 0, 0, 0, 4, 0, 0, 0, 1, 0, 0, 16, 0, 0, 0],
+        ...[15, 0, 31, 0, 5, 3, 3, 0, 0, 0, 0, 13, 0, 15, 0],
+      ),
+      cancelled: Uint8Array.of(
+        ...[6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 15, 0, 5, 3, 3, 5, 0, 15, 0, 5, 1],
+        ...[6, 2, 6, 6, 6, 1],
+      ),
+      decrypt: Uint8Array.of(
+        ...[48, 0, 0, 0, 48, 0, 0, 0, 6, 0, 63, 0, 5, 3, 6, 6, 5, 1, 6, 1],
+        ...[48, 0, 0, 0, 58, 30, 5, 1, 63, 0],
+      ),
+      failing: Uint8Array.of(...[6, 5, 48, 0, 0, 0, 63, 0, 5, 3, 48, 0, 0, 0, 63, 0, 5, 3, 48, 0, 0, 0, 63, 0, 5, 3]),
+      withheld: Uint8Array.of(...[6, 0, 64, 0, 0, 0, 48, 0, 0, 0, 63, 0, 79, 0, 5, 3, 73, 1, 57, 1, 6, 1, 5, 3]),
+      unwrap: Uint8Array.of(
+        ...[64, 0, 0, 0, 79, 0, 5, 3, 80, 0, 0, 0, 95, 0, 5, 3],
+        ...[9, 2, 64, 0, 0, 0, 79, 0, 5, 1, 6, 9],
+      ),
+      meanwhile: Uint8Array.of(
+        ...[6, 0, 0, 0, 0, 0, 32, 0, 0, 0, 15, 0, 47, 0, 5, 3],
+        ...[9, 1, 9, 0, 41, 0, 6, 1, 5, 2],
+      ),
+      strangers: Uint8Array.of(
+        ...[96, 0, 0, 0, 111, 0, 5, 3, 112, 0, 0, 0, 127, 0, 5, 1],
+        ...[0, 0, 0, 0, 12, 0, 15, 0],
+      ),
+      slow: Uint8Array.of(
+        ...[0, 0, 0, 0, 11, 0, 15, 0, 5, 3, 0, 0, 0, 0, 15, 0, 11, 1],
+        ...[7, 0, 16, 0, 0, 0, 31, 0, 29, 1],
+      ),
+    },
     "native-replies": {
       hello: cut(0x80, encodeReply(0, 0, hello.finish()), encodeReply(1, 0, u32(2))),
       refused: cut(0x10, encodeReply(0, REASONS["not-allowed"], new Uint8Array())),
