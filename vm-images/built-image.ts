@@ -5,11 +5,12 @@ import { IronclawError, parseJson, sha256Hex } from "../policy/index.ts";
 import { ImageError } from "./errors.ts";
 import { GuestTree, requireGuestFile } from "./guest-tree.ts";
 import { PROGRAMS } from "./pin-module.ts";
+import { IMAGE_VARIANTS, type ImageVariant } from "./variants.ts";
 
 /** What a release says about an image, read from the directory that `buildImage` filled. Nothing is built or run. */
 export interface BuiltImage {
   readonly id: string;
-  readonly variant: "demo" | "dev";
+  readonly variant: ImageVariant;
   readonly uki: Uint8Array;
   /** The agent's configuration and the shim program in the measured root. */
   readonly config: Uint8Array;
@@ -21,7 +22,7 @@ const digest = z.string().regex(/^[0-9a-f]{64}$/);
 const manifestSchema = z.object({
   manifest: z.object({
     id: digest,
-    variant: z.enum(["demo", "dev"]),
+    variant: z.enum(IMAGE_VARIANTS),
     files: z.object({ "uki.efi": digest }),
   }),
 });

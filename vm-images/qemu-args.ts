@@ -1,14 +1,13 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { ImageError } from "./errors.ts";
+import type { ImageVariant } from "./variants.ts";
 
 /** OVMF: the code, and the template of the variable store of which every machine gets a copy. */
 export interface Firmware {
   readonly code: string;
   readonly vars: string;
 }
-
-export type ImageVariant = "release" | "demo" | "dev";
 
 interface MachineOptions {
   /** Raw disk images. Neither of these two is written to. */

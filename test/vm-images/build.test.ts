@@ -10,9 +10,10 @@ import { type CpioEntry, encodeCpio } from "../../vm-images/cpio.ts";
 import { sha256Hex } from "../../vm-images/digest.ts";
 import { buildEsp } from "../../vm-images/esp.ts";
 import { encodeInitrd, kernelModules } from "../../vm-images/initrd.ts";
-import { fetchPackages, type LockedPackage, readLock, readWholeLock } from "../../vm-images/packages.ts";
+import { type LockedPackage, readWholeLock, recipeLock } from "../../vm-images/lock.ts";
+import { fetchPackages } from "../../vm-images/packages.ts";
 import { clearPeTimes, endOfSections } from "../../vm-images/pe.ts";
-import { RECIPE_NAMES, RECIPES } from "../../vm-images/recipes.ts";
+import { RECIPE_NAMES, readRecipe } from "../../vm-images/recipes.ts";
 import { type RootEntry, writeRoot } from "../../vm-images/rootfs.ts";
 import { encodeTemplate, stateTemplate } from "../../vm-images/state-template.ts";
 import { buildUki, type UkiParts } from "../../vm-images/uki.ts";
@@ -264,11 +265,11 @@ describe("packages", () => {
   it.each(RECIPE_NAMES)(
     "I12: the recipe %s takes one kernel from the lock and all else of it but the other kernels",
     async (name) => {
-      const whole = await readWholeLock();
-      const kernels = new Set<string>(Object.values(RECIPES).map(({ kernel }) => kernel));
-      const lock = await readLock(RECIPES[name].kernel);
-      expect(lock.filter(({ group }) => kernels.has(group)).map(({ group }) => group)).toEqual([RECIPES[name].kernel]);
-      expect(lock.filter(({ group }) => !kernels.has(group))).toEqual(whole.filter(({ group }) => !kernels.has(group)));
+      const recipe = await readRecipe(name);
+      const lock = await recipeLock(recipe);
+      expect(lock.filter(({ group }) => group === "kernel").map(({ through }) => through)).toEqual([recipe.kernel]);
+      const others = (await readWholeLock()).filter(({ group }) => group !== "kernel");
+      expect(lock.filter(({ group }) => group !== "kernel")).toEqual(others);
     },
   );
 
