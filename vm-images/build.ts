@@ -1,11 +1,12 @@
 import { copyFile, link, mkdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { dirname, join, relative, resolve } from "node:path";
-import { bundleProgram } from "./bundle.ts";
+import { bundleWithPackages } from "./bundle.ts";
 import { sha256File } from "./digest.ts";
 import { ImageError } from "./errors.ts";
 import type { ImageFile } from "./files.ts";
 import { imageDigest, rootDigest, toolVersions } from "./inputs.ts";
+import { type Inventory, inventoryOf, rootOrigins } from "./inventory.ts";
 import { buildKernelImage, kernelCommandLine } from "./kernel-image.ts";
 import { readLock, recipeLock } from "./lock.ts";
 import { describeImage, type ImageManifest } from "./manifest.ts";
@@ -13,7 +14,8 @@ import { buildNative, NATIVE_PARTS } from "./native.ts";
 import { fetchPackages, type PackageSet } from "./packages.ts";
 import { compiledProfiles } from "./profiles.ts";
 import { type Recipe, readRecipe } from "./recipes.ts";
-import { rootEntries, softhsmModule, writeRoot } from "./rootfs.ts";
+import { rootEntries, softhsmModule, WORKLOAD, writeRoot } from "./rootfs.ts";
+import { imageSbom, SBOM_NAME } from "./sbom.ts";
 import { stateTemplate } from "./state-template.ts";
 import { runTool } from "./tool.ts";
 import { digestOfPackages, exists, unpackPackages } from "./unpack.ts";
@@ -52,6 +54,7 @@ export interface BuildOptions {
 interface Stored {
   readonly stamp: string;
   readonly rootStamp: string;
+  readonly bundled: readonly string[];
   readonly manifest: ImageManifest;
 }
 
@@ -76,13 +79,15 @@ export async function buildImage(options: BuildOptions): Promise<Image> {
   const set = await fetchPackages(cacheDirectory, await recipeLock(recipe));
   step("root file system");
   const { base } = options;
-  const verity = await (base === undefined ? buildRoot(options, recipe, set) : takeRoot(base, rootStamp, options));
+  const built = await (base === undefined ? buildRoot(options, recipe, set) : takeRoot(base, rootStamp, options));
   step("kernel image");
-  const commandLine = kernelCommandLine(variant, recipe, verity);
+  const commandLine = kernelCommandLine(variant, recipe, built.verity);
   const init = await readFile(join(nativeOf(options), "init"));
-  await buildKernelImage({ variant, recipe, set, commandLine, init, outDirectory, cacheDirectory });
-  const manifest = await describeImage({ variant, recipe, outDirectory, set, commandLine, tools });
-  const stored: Stored = { stamp, rootStamp, manifest };
+  const order = { variant, recipe, set, commandLine, outDirectory };
+  const initrd = await buildKernelImage({ ...order, init, cacheDirectory });
+  const manifest = await describeImage({ ...order, tools, ...built, initrd });
+  const stored: Stored = { stamp, rootStamp, bundled: built.bundled, manifest };
+  await writeFile(join(outDirectory, SBOM_NAME), `${JSON.stringify(imageSbom(manifest, set), null, 2)}\n`);
   await writeFile(join(outDirectory, "manifest.json"), `${JSON.stringify(stored, null, 2)}\n`);
   return imageAt(outDirectory, manifest);
 }
@@ -93,8 +98,15 @@ export async function softhsmFiles(cacheDirectory: string): Promise<readonly Ima
   return softhsmModule(await unpackPackages(set, ["module"], cacheDirectory));
 }
 
-/** Returns the command line's word for it. */
-async function buildRoot(options: BuildOptions, recipe: Recipe, set: PackageSet): Promise<string> {
+interface BuiltRoot {
+  /** The command line's word for it. */
+  readonly verity: string;
+  readonly root: Inventory;
+  /** npm packages in the bundles. */
+  readonly bundled: readonly string[];
+}
+
+async function buildRoot(options: BuildOptions, recipe: Recipe, set: PackageSet): Promise<BuiltRoot> {
   const { variant, outDirectory, cacheDirectory } = options;
   const sysroot = await unpackPackages(set, ["guest", "sysroot"], cacheDirectory);
   const nativeDirectory = nativeOf(options);
@@ -103,22 +115,31 @@ async function buildRoot(options: BuildOptions, recipe: Recipe, set: PackageSet)
   const tree = join(outDirectory, "tree");
   const node = join(outDirectory, "node.stripped");
   await stripNode(node);
+  const guestTree = await unpackPackages(set, ["guest", "dev", "recipe"], cacheDirectory);
+  const agent = await bundleWithPackages(join(project, "agent/main.ts"));
+  const workload = await bundleWithPackages(
+    join(project, "vm-images/workload", isTrial(variant) ? "trial.ts" : "main.ts"),
+  );
   const entries = await rootEntries({
-    ...{ variant, recipe, nativeDirectory, node },
-    guestTree: await unpackPackages(set, ["guest", "dev", "recipe"], cacheDirectory),
-    agentBundle: await bundleProgram(join(project, "agent/main.ts")),
-    workloadBundle: await bundleProgram(join(project, "vm-images/workload", isTrial(variant) ? "trial.ts" : "main.ts")),
+    ...{ variant, recipe, nativeDirectory, node, guestTree },
+    ...{ agentBundle: agent.bytes, workloadBundle: workload.bytes },
     profiles: compiledProfiles(),
     stateTemplate: await stateTemplate(),
   });
   await writeRoot(entries, tree);
   const verity = await buildVerityRoot(tree, join(outDirectory, "root.img"));
   await rm(node, { force: true });
-  return verityArgument(verity);
+  const origins = await rootOrigins(entries, { set, guestTree, node, recipeFolder: recipe.folder });
+  const signs = entries.some(({ path }) => path === WORKLOAD);
+  return {
+    verity: verityArgument(verity),
+    root: await inventoryOf(tree, origins),
+    bundled: [...new Set([...agent.packages, ...(signs ? workload.packages : [])])].sort(),
+  };
 }
 
 /** The root of another image under this one's name. Throws {@link ImageError} when that image's is not of the same inputs. */
-async function takeRoot(base: Image, rootStamp: string, { outDirectory }: BuildOptions): Promise<string> {
+async function takeRoot(base: Image, rootStamp: string, { outDirectory }: BuildOptions): Promise<BuiltRoot> {
   const current = await openStored(base.directory);
   if (current?.rootStamp !== rootStamp)
     throw new ImageError("ERR_IMAGE_SOURCE", `image ${base.directory}`, {
@@ -133,7 +154,7 @@ async function takeRoot(base: Image, rootStamp: string, { outDirectory }: BuildO
   for (const name of ["tree", "native"]) await place(name, (from, to) => symlink(relative(outDirectory, from), to));
   const argument = /(?:^| )(verity=\S+)/.exec(current.manifest.commandLine)?.[1];
   if (argument === undefined) throw new ImageError("ERR_IMAGE_SOURCE", `image ${base.directory}: no root hash`);
-  return argument;
+  return { verity: argument, root: current.manifest.root, bundled: current.bundled };
 }
 
 const nativeOf = ({ outDirectory }: BuildOptions): string => join(outDirectory, "native");

@@ -4,6 +4,7 @@ import { listFiles } from "./digest.ts";
 import { ImageError } from "./errors.ts";
 import { buildEsp } from "./esp.ts";
 import { encodeInitrd, kernelModules } from "./initrd.ts";
+import { type InventoryFile, initrdInventory } from "./inventory.ts";
 import type { PackageSet } from "./packages.ts";
 import type { Recipe } from "./recipes.ts";
 import { buildUki } from "./uki.ts";
@@ -33,21 +34,24 @@ export interface KernelImageOrder {
   readonly cacheDirectory: string;
 }
 
-/** Writes `uki.efi`, and `esp.img` with it. */
-export async function buildKernelImage(order: KernelImageOrder): Promise<void> {
+/** Writes `uki.efi`, and `esp.img` with it. Returns what is in the initrd. */
+export async function buildKernelImage(order: KernelImageOrder): Promise<readonly InventoryFile[]> {
   const { outDirectory, cacheDirectory, variant, recipe, set, commandLine, init } = order;
   const kernelTree = await unpackPackages(set, ["kernel"], cacheDirectory);
   const stubTree = await unpackPackages(set, ["stub"], cacheDirectory);
   const [kernelFile] = await listFiles(join(kernelTree, "boot"), (name) => name.startsWith("vmlinuz-"));
   if (kernelFile === undefined) throw new ImageError("ERR_IMAGE_SOURCE", "kernel package: no boot/vmlinuz-*");
+  const modules = await kernelModules(kernelTree, recipe.modules);
   const uki = await buildUki({
     stub: await readFile(join(stubTree, "usr/lib/systemd/boot/efi/linuxx64.efi.stub")),
     osRelease: `ID=ironclaw\nNAME=IronClaw\nVARIANT_ID=${variant}\n`,
     commandLine,
     release: kernelFile.replace("vmlinuz-", ""),
     kernel: await readFile(join(kernelTree, "boot", kernelFile)),
-    initrd: encodeInitrd(init, await kernelModules(kernelTree, recipe.modules)),
+    initrd: encodeInitrd(init, modules),
   });
   await writeFile(join(outDirectory, "uki.efi"), uki);
   await buildEsp(uki, join(outDirectory, "esp.img"));
+  const kernel = set.packages.find(({ group }) => group === "kernel")?.name ?? "";
+  return initrdInventory(init, modules, kernel);
 }

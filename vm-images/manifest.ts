@@ -1,8 +1,10 @@
-import { readFile } from "node:fs/promises";
+import { readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { type BootPcrValues, predictBootPcrs } from "../attest/index.ts";
 import { sha256File, sha256Hex } from "./digest.ts";
 import type { ToolVersions } from "./inputs.ts";
+import { type Exposure, exposureOf, type Inventory, type InventoryFile } from "./inventory.ts";
+import { type NpmPackage, npmPackages, projectVersion } from "./npm-lock.ts";
 import type { PackageSet } from "./packages.ts";
 import { type Recipe, rootPartOf } from "./recipes.ts";
 import type { ImageVariant } from "./variants.ts";
@@ -22,7 +24,20 @@ export interface ImageManifest {
   readonly files: Readonly<Record<"esp.img" | "root.img" | "uki.efi", string>>;
   /** The programs that it starts when serving begins, each with the port that its machine has to have. */
   readonly workloads: readonly { readonly name: string; readonly uid: number; readonly port: string | null }[];
-  /** Package -> version. */
+  /** Bytes of each of these files. */
+  readonly sizes: Readonly<Record<"esp.img" | "root.img" | "uki.efi", number>>;
+  /** Every file and link of the root, and every file of the initrd, whose modules stand in the order in which they are loaded. */
+  readonly root: Inventory;
+  readonly initrd: readonly InventoryFile[];
+  /** Both empty. */
+  readonly exposure: Exposure;
+  /** Debian packages of which a file is in the root, the initrd or the UKI, sorted. */
+  readonly shipped: readonly string[];
+  /** npm packages of which a file is in the root, or a part of a bundle. */
+  readonly npm: readonly NpmPackage[];
+  /** The project's own version. */
+  readonly project: string;
+  /** Package -> version: all that decided the bytes, headers too. */
   readonly packages: Readonly<Record<string, string>>;
   /** Build tool -> its own version line. */
   readonly tools: ToolVersions;
@@ -35,12 +50,17 @@ export interface ManifestInputs {
   readonly set: PackageSet;
   readonly commandLine: string;
   readonly tools: ToolVersions;
+  readonly root: Inventory;
+  readonly initrd: readonly InventoryFile[];
+  /** npm packages in the bundles. */
+  readonly bundled: readonly string[];
 }
 
 /** What was built, from the files themselves. */
 export async function describeImage(inputs: ManifestInputs): Promise<ImageManifest> {
-  const { variant, recipe, outDirectory, set, commandLine, tools } = inputs;
+  const { variant, recipe, outDirectory, set, commandLine, tools, root, initrd } = inputs;
   const digest = (name: string): Promise<string> => sha256File(join(outDirectory, name));
+  const size = async (name: string): Promise<number> => (await stat(join(outDirectory, name))).size;
   const files = {
     "esp.img": await digest("esp.img"),
     "root.img": await digest("root.img"),
@@ -51,8 +71,29 @@ export async function describeImage(inputs: ManifestInputs): Promise<ImageManife
     ...{ id: sha256Hex(lines.join("")), variant, recipe: recipe.name, unlocked: set.unlocked, commandLine },
     prediction: predictBootPcrs({ uki: await readFile(join(outDirectory, "uki.efi")) }),
     files,
+    sizes: { "esp.img": await size("esp.img"), "root.img": await size("root.img"), "uki.efi": await size("uki.efi") },
+    ...{ root, initrd, shipped: shippedPackages(inputs) },
+    exposure: await exposureOf(join(outDirectory, "tree")),
+    npm: await npmPackages(npmNames(inputs)),
+    project: await projectVersion(),
     workloads: rootPartOf(recipe, variant).workloads.map(({ name, uid, port }) => ({ name, uid, port })),
     packages: Object.fromEntries(set.packages.map(({ name, version }) => [name, version])),
     tools,
   };
+}
+
+const originsOf = ({ root, initrd }: ManifestInputs): ReadonlySet<string> =>
+  new Set([...root.files, ...initrd].map(({ from }) => from));
+
+function shippedPackages(inputs: ManifestInputs): readonly string[] {
+  const origins = originsOf(inputs);
+  const shipped = inputs.set.packages.filter(
+    ({ group, name }) => group === "stub" || group === "kernel" || origins.has(`deb ${name}`),
+  );
+  return shipped.map(({ name }) => name).sort();
+}
+
+function npmNames(inputs: ManifestInputs): readonly string[] {
+  const installed = [...originsOf(inputs)].flatMap((from) => (from.startsWith("npm ") ? [from.slice(4)] : []));
+  return [...new Set([...inputs.bundled, ...installed])].sort();
 }

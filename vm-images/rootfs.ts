@@ -57,7 +57,7 @@ const PACKAGED = [
 
 const NATIVE = ["tpm2_tss.node", "agent_native.node", "unsealer", "shim", "relay"];
 /** The project's workload, for recipes that start it, and the add-on that it loads. */
-const WORKLOAD = `${OWN}/workload.cjs`;
+export const WORKLOAD = `${OWN}/workload.cjs`;
 const WORKLOAD_ADDON = "pkcs11.node";
 
 const LINKS: readonly (readonly [path: string, target: string])[] = [

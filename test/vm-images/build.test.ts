@@ -18,6 +18,7 @@ import { type RootEntry, writeRoot } from "../../vm-images/rootfs.ts";
 import { encodeTemplate, stateTemplate } from "../../vm-images/state-template.ts";
 import { buildUki, type UkiParts } from "../../vm-images/uki.ts";
 import { buildVerityRoot, verityArgument } from "../../vm-images/verity.ts";
+import { readCpio } from "../support/cpio-reader.ts";
 import { peImage } from "../support/pe-image.ts";
 
 const text = (value: string): Uint8Array => new TextEncoder().encode(value);
@@ -27,28 +28,6 @@ beforeAll(async () => {
   directory = await mkdtemp(join(tmpdir(), "ironclaw-build-test-"));
 });
 afterAll(() => rm(directory, { recursive: true, force: true }));
-
-/** A reader of newc archives written for the tests: header fields as the kernel's initramfs code takes them. */
-function readCpio(archive: Uint8Array): { path: string; mode: number; mtime: number; bytes: Uint8Array }[] {
-  const members = [];
-  const ascii = Buffer.from(archive);
-  for (let at = 0; ; ) {
-    expect(ascii.toString("latin1", at, at + 6)).toBe("070701");
-    const field = (index: number): number =>
-      Number.parseInt(ascii.toString("latin1", at + 6 + 8 * index, at + 14 + 8 * index), 16);
-    const [size, nameSize] = [field(6), field(11)];
-    const path = ascii.toString("utf8", at + 110, at + 110 + nameSize - 1);
-    const content = Math.ceil((at + 110 + nameSize) / 4) * 4;
-    if (path === "TRAILER!!!") return members;
-    members.push({
-      path,
-      mode: field(1),
-      mtime: field(5),
-      bytes: new Uint8Array(archive.subarray(content, content + size)),
-    });
-    at = Math.ceil((content + size) / 4) * 4;
-  }
-}
 
 describe("initrd", () => {
   it("I12: equal entries give equal cpio bytes, and reading them back gives the entries", () => {
