@@ -1,5 +1,5 @@
 import { createHash, createPublicKey, randomBytes, verify } from "node:crypto";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
@@ -14,6 +14,7 @@ import {
   verifyEvidence,
 } from "../../attest/index.ts";
 import { parseAnchors, preUnsealKinds, toHex, verifyRelease } from "../../policy/index.ts";
+import { readRecipe } from "../../vm-images/recipes.ts";
 import { SCOPED_UID } from "../../vm-images/story/demo-policy.ts";
 import type { RunningMachine } from "../../vm-images/story/running.ts";
 import { attest, endorse, enrol, type Verdict } from "../../vm-images/story/verifier.ts";
@@ -31,6 +32,7 @@ const IMAGES = [
   ["release", "cloud-6.1"],
   ["demo", "usb"],
   ["demo", "cloud-6.1"],
+  ["release", "own"],
 ] as const;
 
 const directory = mkdtempSync(join(tmpdir(), "images-"));
@@ -71,14 +73,46 @@ async function strictly({ report, nonce }: Verdict, { machine }: Provisioned, en
   return appraise(verified, [release], RELEASES_ONLY, { now, challenged: now });
 }
 
+/** A recipe of one's own: the cloud image with one more workload, whose program comes with the recipe. */
+async function ownRecipe(): Promise<string> {
+  const folder = join(directory, "own");
+  const port = "workload.3000";
+  const program = "/usr/lib/payer/echo.cjs";
+  mkdirSync(join(folder, "root/usr/lib/payer"), { recursive: true });
+  const { workloads } = await readRecipe("cloud");
+  const payer = { name: "payer", uid: 3000, port, argv: ["/usr/bin/node", program, `/dev/virtio-ports/${port}`] };
+  writeFileSync(
+    join(folder, "image.json"),
+    JSON.stringify({ version: 1, like: "cloud", workloads: [...workloads, payer] }),
+  );
+  writeFileSync(
+    join(folder, "root", program),
+    `const { openSync, readSync, writeSync } = require("node:fs");
+    const port = openSync(process.argv[2], "r+");
+    const bytes = Buffer.alloc(4096);
+    setInterval(() => {
+      const length = readSync(port, bytes);
+      if (length === 0) return;
+      const { id } = JSON.parse(bytes.toString("utf8", 0, length));
+      writeSync(port, JSON.stringify({ id, ok: true, uid: process.getuid() }) + "\\n");
+    }, 100);`,
+  );
+  return folder;
+}
+
 describe.each(IMAGES)("the image %s of recipe %s", (variant, recipe) => {
   it("I12: measures in both banks what was predicted before it was booted, the agent PCR too, and signs; I9: a verifier of releases takes it if it is one", async () => {
     const place = join(directory, `${variant}-${recipe}`);
     const tpm = await makeTpm(join(place, "tpm"));
     const lacks = recipe === "cloud-6.1" ? LACKS_OF_6_1 : [];
-    const provisioned = await provision(await imageOf(variant, recipe), tpm, place, {
-      policy: (demo) => ({ ...demo, sandbox: { lacks: [...lacks] } }),
-    });
+    const provisioned = await provision(
+      await imageOf(variant, recipe === "own" ? await ownRecipe() : recipe),
+      tpm,
+      place,
+      {
+        policy: (demo) => ({ ...demo, sandbox: { lacks: [...lacks] } }),
+      },
+    );
     const { machine } = provisioned;
     await bootProvisioned(provisioned, [], async ({ running, launch }) => {
       expect(launch).toMatchObject({ state: "serving", reasons: [] });
@@ -97,6 +131,10 @@ describe.each(IMAGES)("the image %s of recipe %s", (variant, recipe) => {
       expect(strict.tier).toBe(
         variant !== "release" ? "contraindicated" : recipe === "cloud-6.1" ? "warning" : "affirming",
       );
+      if (recipe === "own") {
+        const payer = await running.workload(3000);
+        expect(await payer.request("who").finally(() => payer.close())).toMatchObject({ uid: 3000 });
+      }
       expect(await signedNonce(running, machine.token.keys["release-ec"] ?? new Uint8Array())).toBe(true);
     });
   });
