@@ -13,17 +13,22 @@ import { describeImage, type ImageManifest } from "./manifest.ts";
 import { buildNative, NATIVE_PARTS } from "./native.ts";
 import { fetchPackages, type PackageSet } from "./packages.ts";
 import { compiledProfiles } from "./profiles.ts";
+import { type Firmware, findFirmware } from "./qemu-args.ts";
 import { type Recipe, readRecipe } from "./recipes.ts";
 import { rootEntries, softhsmModule, WORKLOAD, writeRoot } from "./rootfs.ts";
 import { imageSbom, SBOM_NAME } from "./sbom.ts";
+import { type SecureBootKeys, secureBootVariables } from "./secure-boot.ts";
 import { stateTemplate } from "./state-template.ts";
 import { runTool } from "./tool.ts";
 import { digestOfPackages, exists, unpackPackages } from "./unpack.ts";
+import { writeVariables } from "./variable-store.ts";
 import { type ImageVariant, isTrial } from "./variants.ts";
 import { buildVerityRoot, verityArgument } from "./verity.ts";
 
 export type { ImageManifest } from "./manifest.ts";
 
+/** Flash of a machine with Secure Boot. */
+const VARIABLES = "vars.fd";
 const project = resolve(import.meta.dirname, "..");
 
 export interface Image {
@@ -31,6 +36,8 @@ export interface Image {
   readonly esp: string;
   readonly root: string;
   readonly uki: string;
+  /** The firmware that a signed image is for, with the keys in its variables; else whatever firmware there is. */
+  readonly firmware?: Firmware;
   /** Folder with the root file system's names and contents: what to pin without mounting anything. */
   readonly tree: string;
   readonly manifest: ImageManifest;
@@ -42,6 +49,8 @@ export interface BuildOptions {
   readonly recipe?: string;
   /** An image of the same variant from the same sources, whose recipe has the same root: that root file system is not built again. */
   readonly base?: Image;
+  /** Sign the kernel image, for machines whose firmware verifies what it starts; `vars.fd` beside it is such a machine's flash. */
+  readonly secureBoot?: SecureBootKeys;
   /** Where the image goes; created. */
   readonly outDirectory: string;
   /** Downloads and unpacked packages, shared by builds; may be empty or gone at any time. */
@@ -68,7 +77,8 @@ export async function buildImage(options: BuildOptions): Promise<Image> {
   const recipe = await readRecipe(options.recipe);
   const tools = await toolVersions();
   const rootStamp = await rootDigest(variant, recipe, tools);
-  const stamp = imageDigest(rootStamp, recipe);
+  const { secureBoot = null } = options;
+  const stamp = imageDigest(rootStamp, recipe, secureBoot);
   const known = await openStored(outDirectory);
   if (known?.stamp === stamp) return imageAt(outDirectory, known.manifest);
 
@@ -83,13 +93,19 @@ export async function buildImage(options: BuildOptions): Promise<Image> {
   step("kernel image");
   const commandLine = kernelCommandLine(variant, recipe, built.verity);
   const init = await readFile(join(nativeOf(options), "init"));
-  const order = { variant, recipe, set, commandLine, outDirectory };
+  const order = { variant, recipe, set, commandLine, outDirectory, secureBoot };
   const initrd = await buildKernelImage({ ...order, init, cacheDirectory });
   const manifest = await describeImage({ ...order, tools, ...built, initrd });
+  if (secureBoot !== null) await writeFirmwareVariables(secureBoot, join(outDirectory, VARIABLES));
   const stored: Stored = { stamp, rootStamp, bundled: built.bundled, manifest };
   await writeFile(join(outDirectory, SBOM_NAME), `${JSON.stringify(imageSbom(manifest, set), null, 2)}\n`);
   await writeFile(join(outDirectory, "manifest.json"), `${JSON.stringify(stored, null, 2)}\n`);
   return imageAt(outDirectory, manifest);
+}
+
+async function writeFirmwareVariables(keys: SecureBootKeys, path: string): Promise<void> {
+  const template = new Uint8Array(await readFile(findFirmware({ secureBoot: true }).vars));
+  await writeFile(path, writeVariables(template, secureBootVariables(keys)));
 }
 
 /** The stand-in HSM's library and configuration from the locked packages; see {@link softhsmModule}. */
@@ -187,5 +203,8 @@ function imageAt(directory: string, manifest: ImageManifest): Image {
     uki: file("uki.efi"),
     tree: file("tree"),
     manifest,
+    ...(manifest.secureBoot === null
+      ? {}
+      : { firmware: { ...findFirmware({ secureBoot: true }), vars: file(VARIABLES) } }),
   };
 }

@@ -2,6 +2,7 @@ import { join, resolve } from "node:path";
 import { digestFiles, listFiles, sha256Hex } from "./digest.ts";
 import { readOwnLock } from "./lock.ts";
 import { RECIPE_NAMES, type Recipe, rootPartOf } from "./recipes.ts";
+import type { SecureBootKeys } from "./secure-boot.ts";
 import { runTool } from "./tool.ts";
 import type { ImageVariant } from "./variants.ts";
 
@@ -45,6 +46,8 @@ export async function rootDigest(variant: ImageVariant, recipe: Recipe, tools: T
 }
 
 /** The same over all that an image depends on. */
-export function imageDigest(root: string, { name, kernel, modules, commandLine }: Recipe): string {
-  return sha256Hex([root, JSON.stringify({ name, kernel, modules, commandLine })].join("\n"));
+export function imageDigest(root: string, recipe: Recipe, secureBoot: SecureBootKeys | null): string {
+  const { name, kernel, modules, commandLine } = recipe;
+  const signer = secureBoot === null ? null : Object.values(secureBoot.certificates).map(sha256Hex);
+  return sha256Hex([root, JSON.stringify({ name, kernel, modules, commandLine, signer })].join("\n"));
 }

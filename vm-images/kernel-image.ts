@@ -7,6 +7,7 @@ import { encodeInitrd, kernelModules } from "./initrd.ts";
 import { type InventoryFile, initrdInventory } from "./inventory.ts";
 import type { PackageSet } from "./packages.ts";
 import type { Recipe } from "./recipes.ts";
+import { type SecureBootKeys, signUki } from "./secure-boot.ts";
 import { buildUki } from "./uki.ts";
 import { unpackPackages } from "./unpack.ts";
 import type { ImageVariant } from "./variants.ts";
@@ -32,9 +33,10 @@ export interface KernelImageOrder {
   readonly init: Uint8Array;
   readonly outDirectory: string;
   readonly cacheDirectory: string;
+  readonly secureBoot: SecureBootKeys | null;
 }
 
-/** Writes `uki.efi`, and `esp.img` with it. Returns what is in the initrd. */
+/** Writes `uki.efi`, signed where there are keys, and `esp.img` with it. Returns what is in the initrd. */
 export async function buildKernelImage(order: KernelImageOrder): Promise<readonly InventoryFile[]> {
   const { outDirectory, cacheDirectory, variant, recipe, set, commandLine, init } = order;
   const kernelTree = await unpackPackages(set, ["kernel"], cacheDirectory);
@@ -42,7 +44,7 @@ export async function buildKernelImage(order: KernelImageOrder): Promise<readonl
   const [kernelFile] = await listFiles(join(kernelTree, "boot"), (name) => name.startsWith("vmlinuz-"));
   if (kernelFile === undefined) throw new ImageError("ERR_IMAGE_SOURCE", "kernel package: no boot/vmlinuz-*");
   const modules = await kernelModules(kernelTree, recipe.modules);
-  const uki = await buildUki({
+  const unsigned = await buildUki({
     stub: await readFile(join(stubTree, "usr/lib/systemd/boot/efi/linuxx64.efi.stub")),
     osRelease: `ID=ironclaw\nNAME=IronClaw\nVARIANT_ID=${variant}\n`,
     commandLine,
@@ -50,6 +52,7 @@ export async function buildKernelImage(order: KernelImageOrder): Promise<readonl
     kernel: await readFile(join(kernelTree, "boot", kernelFile)),
     initrd: encodeInitrd(init, modules),
   });
+  const uki = order.secureBoot === null ? unsigned : await signUki(unsigned, order.secureBoot);
   await writeFile(join(outDirectory, "uki.efi"), uki);
   await buildEsp(uki, join(outDirectory, "esp.img"));
   const kernel = set.packages.find(({ group }) => group === "kernel")?.name ?? "";

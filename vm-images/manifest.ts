@@ -1,12 +1,13 @@
 import { readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
-import { type BootPcrValues, predictBootPcrs } from "../attest/index.ts";
+import { type BootPcrValues, type PcrBank, predictBootPcrs } from "../attest/index.ts";
 import { sha256File, sha256Hex } from "./digest.ts";
 import type { ToolVersions } from "./inputs.ts";
 import { type Exposure, exposureOf, type Inventory, type InventoryFile } from "./inventory.ts";
 import { type NpmPackage, npmPackages, projectVersion } from "./npm-lock.ts";
 import type { PackageSet } from "./packages.ts";
 import { type Recipe, rootPartOf } from "./recipes.ts";
+import { predictSecureBoot, type SecureBootKeys } from "./secure-boot.ts";
 import type { ImageVariant } from "./variants.ts";
 
 export interface ImageManifest {
@@ -20,6 +21,8 @@ export interface ImageManifest {
   readonly commandLine: string;
   /** PCR 4, 9, 11 and 12 after this image has started, computed from its bytes. */
   readonly prediction: BootPcrValues;
+  /** For an image that is signed: PCR 7 of a machine whose firmware has these keys in its variables, `vars.fd`. */
+  readonly secureBoot: { readonly certificate: string; readonly pcr7: Readonly<Record<PcrBank, string>> } | null;
   /** File name -> SHA-256. */
   readonly files: Readonly<Record<"esp.img" | "root.img" | "uki.efi", string>>;
   /** The programs that it starts when serving begins, each with the port that its machine has to have. */
@@ -54,11 +57,12 @@ export interface ManifestInputs {
   readonly initrd: readonly InventoryFile[];
   /** npm packages in the bundles. */
   readonly bundled: readonly string[];
+  readonly secureBoot: SecureBootKeys | null;
 }
 
 /** What was built, from the files themselves. */
 export async function describeImage(inputs: ManifestInputs): Promise<ImageManifest> {
-  const { variant, recipe, outDirectory, set, commandLine, tools, root, initrd } = inputs;
+  const { variant, recipe, outDirectory, set, commandLine, tools, root, initrd, secureBoot } = inputs;
   const digest = (name: string): Promise<string> => sha256File(join(outDirectory, name));
   const size = async (name: string): Promise<number> => (await stat(join(outDirectory, name))).size;
   const files = {
@@ -69,7 +73,14 @@ export async function describeImage(inputs: ManifestInputs): Promise<ImageManife
   const lines = Object.entries(files).map(([name, hash]) => `${hash}  ${name}\n`);
   return {
     ...{ id: sha256Hex(lines.join("")), variant, recipe: recipe.name, unlocked: set.unlocked, commandLine },
-    prediction: predictBootPcrs({ uki: await readFile(join(outDirectory, "uki.efi")) }),
+    prediction: predictBootPcrs({
+      uki: await readFile(join(outDirectory, "uki.efi")),
+      secureBoot: secureBoot !== null,
+    }),
+    secureBoot:
+      secureBoot === null
+        ? null
+        : { certificate: sha256Hex(secureBoot.certificates.db), pcr7: predictSecureBoot(secureBoot) },
     files,
     sizes: { "esp.img": await size("esp.img"), "root.img": await size("root.img"), "uki.efi": await size("uki.efi") },
     ...{ root, initrd, shipped: shippedPackages(inputs) },

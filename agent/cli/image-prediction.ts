@@ -23,7 +23,7 @@ export function predictImage(image: BuiltImage, documents: MeasuredDocuments): R
     configBytes: image.config,
     policy: parsePolicy(documents.policyBytes),
   };
-  return predictRelease(image.uki, expectedLaunchEvents(launch, sha256(image.shim)));
+  return predictRelease(image, expectedLaunchEvents(launch, sha256(image.shim)));
 }
 
 /** One line for each PCR of each bank. */

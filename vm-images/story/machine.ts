@@ -100,7 +100,8 @@ export async function provisionMachine(order: MachineOrder): Promise<Machine> {
   const configBytes = requireFile(tree, "/etc/ironclaw/agent.json");
   const documents = { config: parseConfig(configBytes), configBytes, anchorsBytes: anchors, policy, policyBytes };
   const events = expectedLaunchEvents(documents, sha256(requireFile(tree, `${PROGRAMS}/shim`)));
-  const prediction = predictRelease(new Uint8Array(await readFile(image.uki)), events);
+  const uki = new Uint8Array(await readFile(image.uki));
+  const prediction = predictRelease({ uki, secureBoot: image.manifest.secureBoot }, events);
 
   const release = await signRelease(
     {

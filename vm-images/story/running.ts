@@ -71,6 +71,7 @@ export async function startMachine(order: RunOrder): Promise<RunningMachine> {
       root: order.root ?? image.root,
       variant: image.manifest.variant,
       extraPorts: furtherPorts(image),
+      ...(image.firmware === undefined ? {} : { firmware: image.firmware }),
       ...(order.extraDevices === undefined ? {} : { extraDevices: order.extraDevices }),
     });
     const control = openControl({

@@ -1,0 +1,109 @@
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { parsePe } from "../../attest/index.ts";
+import { buildImage, type Image } from "../../vm-images/build.ts";
+import { buildEsp } from "../../vm-images/esp.ts";
+import { bootVm } from "../../vm-images/qemu.ts";
+import { openSecureBootKeys, type SecureBootKeys, signUki } from "../../vm-images/secure-boot.ts";
+import { PLACES } from "../../vm-images/story/story.ts";
+import { attest, endorse, enrol } from "../../vm-images/story/verifier.ts";
+import { startSwtpm } from "../../vm-images/swtpm.ts";
+import { eventually } from "../support/bare-machine.ts";
+import { bootProvisioned, imageOf, makeTpm, provision } from "../support/vm-machine.ts";
+
+const directory = mkdtempSync(join(tmpdir(), "sb-"));
+const at = (name: string) => join(directory, name);
+afterAll(() => rmSync(directory, { recursive: true, force: true }));
+
+let keys: SecureBootKeys;
+let unsigned: Image;
+let image: Image;
+const signedImage = (outDirectory: string) =>
+  buildImage({ variant: "release", base: unsigned, secureBoot: keys, outDirectory, cacheDirectory: PLACES.cache });
+beforeAll(async () => {
+  keys = await openSecureBootKeys(at("keys"));
+  unsigned = await imageOf("release", "cloud");
+  image = await signedImage(at("image"));
+});
+
+describe("an image that is signed with one's own keys", () => {
+  it("I12: is the same each time it is signed with them, and but for the signature the unsigned one", async () => {
+    const again = await signedImage(at("again"));
+    expect(again.manifest).toEqual(image.manifest);
+    const [signed, plain] = [image.uki, unsigned.uki].map((path) => new Uint8Array(readFileSync(path)));
+    const { certificateSize, checksumOffset, certificateEntryOffset } = parsePe(signed);
+    expect(certificateSize).toBeGreaterThan(1000);
+    const body = (bytes: Uint8Array) =>
+      Uint8Array.from(bytes.subarray(0, plain.length))
+        .fill(0, checksumOffset, checksumOffset + 4)
+        .fill(0, certificateEntryOffset, certificateEntryOffset + 8);
+    expect(Buffer.compare(body(signed), body(plain))).toBe(0);
+    expect(signed.length).toBe(plain.length + certificateSize);
+  });
+
+  it("I12: measures in both banks what was predicted, PCR 7 too, and serves; I9: the verifier compares PCR 7", async () => {
+    const tpm = await makeTpm(at("tpm"));
+    const provisioned = await provision(image, tpm, at("machine"), {});
+    const { machine } = provisioned;
+    expect(machine.prediction.pcrs.sha256).toMatchObject({ 7: image.manifest.secureBoot?.pcr7.sha256 });
+    await bootProvisioned(provisioned, [], async ({ running, launch }) => {
+      expect(launch).toMatchObject({ state: "serving", reasons: [] });
+      const enrolment = await enrol(machine.name, await endorse(tpm), running.control);
+      for (const bank of ["sha256", "sha384"] as const) {
+        const { result } = await attest(running.control, enrolment, machine, bank);
+        const quoted = Object.fromEntries(result.pcrs.map(({ pcr, got }) => [pcr, got]));
+        const { 13: _agent, ...boot } = machine.prediction.pcrs[bank];
+        expect([bank, quoted]).toEqual([bank, expect.objectContaining(boot)]);
+        expect(result.pcrs.find(({ pcr }) => pcr === 7)?.expected).toBe(machine.prediction.pcrs[bank]["7"]);
+        expect(result.tier).toBe("affirming");
+      }
+    });
+  });
+});
+
+describe("a machine whose firmware has these keys", () => {
+  /** What the firmware says on the console of a machine with this boot disk, once it has said something of a boot option. */
+  async function firmwareSays(esp: string): Promise<string> {
+    const place = mkdtempSync(join(directory, "vm-"));
+    mkdirSync(join(place, "tpm"));
+    writeFileSync(join(place, "cabinet.img"), new Uint8Array(4096));
+    const tpmSocket = join(place, "tpm.sock");
+    await using _tpm = await startSwtpm({ directory: join(place, "tpm"), socket: tpmSocket });
+    await using vm = await bootVm({
+      ...{
+        esp,
+        root: image.root,
+        cabinet: join(place, "cabinet.img"),
+        tpmSocket,
+        directory: place,
+        variant: "release",
+      },
+      ...(image.firmware === undefined ? {} : { firmware: image.firmware }),
+    });
+    const console = () => readFileSync(vm.consoleLog, "latin1");
+    for (
+      let second = 0;
+      second < 240 && !/BdsDxe: (failed to load|starting) Boot|initrd:/.test(console());
+      second += 10
+    )
+      await eventually(
+        async () => console(),
+        (text) => /BdsDxe: (failed to load|starting) Boot/.test(text),
+      );
+    return console();
+  }
+
+  it("I2: does not start the unsigned image", async () => {
+    const said = await firmwareSays(unsigned.esp);
+    expect(said).toMatch(/BdsDxe: failed to load Boot\d+ .*: Access Denied/);
+    expect(said).not.toMatch(/BdsDxe: starting|Linux version/);
+  });
+
+  it("I2: does not start one that somebody else signed", async () => {
+    const stranger = await openSecureBootKeys(at("stranger"));
+    await buildEsp(await signUki(new Uint8Array(readFileSync(unsigned.uki)), stranger), at("stranger.img"));
+    expect(await firmwareSays(at("stranger.img"))).toMatch(/BdsDxe: failed to load Boot\d+ .*: Access Denied/);
+  });
+});
