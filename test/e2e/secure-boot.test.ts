@@ -1,16 +1,14 @@
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { parsePe } from "../../attest/index.ts";
 import { buildImage, type Image } from "../../vm-images/build.ts";
 import { buildEsp } from "../../vm-images/esp.ts";
-import { bootVm } from "../../vm-images/qemu.ts";
 import { openSecureBootKeys, type SecureBootKeys, signUki } from "../../vm-images/secure-boot.ts";
 import { PLACES } from "../../vm-images/story/story.ts";
 import { attest, endorse, enrol } from "../../vm-images/story/verifier.ts";
-import { startSwtpm } from "../../vm-images/swtpm.ts";
-import { eventually } from "../support/bare-machine.ts";
+import { firmwareSays } from "../support/firmware-console.ts";
 import { bootProvisioned, imageOf, makeTpm, provision } from "../support/vm-machine.ts";
 
 const directory = mkdtempSync(join(tmpdir(), "sb-"));
@@ -32,7 +30,7 @@ describe("an image that is signed with one's own keys", () => {
   it("I12: is the same each time it is signed with them, and but for the signature the unsigned one", async () => {
     const again = await signedImage(at("again"));
     expect(again.manifest).toEqual(image.manifest);
-    const [signed, plain] = [image.uki, unsigned.uki].map((path) => new Uint8Array(readFileSync(path)));
+    const [signed, plain] = [new Uint8Array(readFileSync(image.uki)), new Uint8Array(readFileSync(unsigned.uki))];
     const { certificateSize, checksumOffset, certificateEntryOffset } = parsePe(signed);
     expect(certificateSize).toBeGreaterThan(1000);
     const body = (bytes: Uint8Array) =>
@@ -64,39 +62,8 @@ describe("an image that is signed with one's own keys", () => {
 });
 
 describe("a machine whose firmware has these keys", () => {
-  /** What the firmware says on the console of a machine with this boot disk, once it has said something of a boot option. */
-  async function firmwareSays(esp: string): Promise<string> {
-    const place = mkdtempSync(join(directory, "vm-"));
-    mkdirSync(join(place, "tpm"));
-    writeFileSync(join(place, "cabinet.img"), new Uint8Array(4096));
-    const tpmSocket = join(place, "tpm.sock");
-    await using _tpm = await startSwtpm({ directory: join(place, "tpm"), socket: tpmSocket });
-    await using vm = await bootVm({
-      ...{
-        esp,
-        root: image.root,
-        cabinet: join(place, "cabinet.img"),
-        tpmSocket,
-        directory: place,
-        variant: "release",
-      },
-      ...(image.firmware === undefined ? {} : { firmware: image.firmware }),
-    });
-    const console = () => readFileSync(vm.consoleLog, "latin1");
-    for (
-      let second = 0;
-      second < 240 && !/BdsDxe: (failed to load|starting) Boot|initrd:/.test(console());
-      second += 10
-    )
-      await eventually(
-        async () => console(),
-        (text) => /BdsDxe: (failed to load|starting) Boot/.test(text),
-      );
-    return console();
-  }
-
   it("I2: does not start the unsigned image", async () => {
-    const said = await firmwareSays(unsigned.esp);
+    const said = await firmwareSays(image, unsigned.esp, directory);
     expect(said).toMatch(/BdsDxe: failed to load Boot\d+ .*: Access Denied/);
     expect(said).not.toMatch(/BdsDxe: starting|Linux version/);
   });
@@ -104,6 +71,8 @@ describe("a machine whose firmware has these keys", () => {
   it("I2: does not start one that somebody else signed", async () => {
     const stranger = await openSecureBootKeys(at("stranger"));
     await buildEsp(await signUki(new Uint8Array(readFileSync(unsigned.uki)), stranger), at("stranger.img"));
-    expect(await firmwareSays(at("stranger.img"))).toMatch(/BdsDxe: failed to load Boot\d+ .*: Access Denied/);
+    expect(await firmwareSays(image, at("stranger.img"), directory)).toMatch(
+      /BdsDxe: failed to load Boot\d+ .*: Access Denied/,
+    );
   });
 });
