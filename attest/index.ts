@@ -44,6 +44,7 @@ export * from "./measured-claims.ts";
 export * from "./not-proven.ts";
 export * from "./pe.ts";
 export * from "./predict.ts";
+export * from "./predict-secure-boot.ts";
 export * from "./reason.ts";
 export * from "./tpm.ts";
 export * from "./tpm-certify.ts";

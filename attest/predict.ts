@@ -21,16 +21,22 @@ export interface BootExtend extends Readonly<Record<PcrBank, string>> {
   readonly pcr: Exclude<BootPcr, 12>;
 }
 
+export interface BootPrediction {
+  readonly uki: Uint8Array;
+  /** The firmware verifies what it starts. Default: no. */
+  readonly secureBoot?: boolean;
+}
+
 /**
  * Everything that OVMF, systemd-stub 252 and the kernel extend into PCRs 4, 9 and 11, in their order, when OVMF starts `uki` as its
- * first boot option from removable media, Secure Boot off. PCR 12 stays untouched, because the image ships no add-ons, credentials
+ * first boot option from removable media. PCR 12 stays untouched, because the image ships no add-ons, credentials
  * or passed command line.
  *
  * A prediction, not a proof: it does not hold when an earlier boot option fails (PCR 4 then has more events), and it says
- * nothing about firmware (PCR 0 to 3, 7).
+ * nothing about firmware (PCR 0 to 3) or Secure Boot's variables (`predictPcr7`).
  * Throws {@link AttestError} ERR_PE_MALFORMED, or ERR_PCR_PREDICTION when a section is missing.
  */
-export function predictBootExtends({ uki }: { readonly uki: Uint8Array }): readonly BootExtend[] {
+export function predictBootExtends({ uki, secureBoot = false }: BootPrediction): readonly BootExtend[] {
   const image = parsePe(uki);
   const kernel = parsePe(requiredSection(image, ".linux"));
   return [
@@ -38,7 +44,9 @@ export function predictBootExtends({ uki }: { readonly uki: Uint8Array }): reado
     extendOf(4, new Uint8Array(4)), // EV_SEPARATOR
     extendOfPe(image),
     ...stubExtends(image),
-    extendOfPe(kernel), // systemd-stub starts the kernel through the firmware's LoadImage
+    // systemd-stub starts the kernel through the firmware's LoadImage. With Secure Boot it vouches for it in the firmware's place, which then
+    // neither verifies nor measures it.
+    ...(secureBoot ? [] : [extendOfPe(kernel)]),
     extendOf(9, utf16le(requiredSection(image, ".cmdline"))), // the kernel's EFI stub
     extendOf(9, requiredSection(image, ".initrd")),
   ];
@@ -60,7 +68,7 @@ export function foldBootExtends(extensions: readonly BootExtend[]): BootPcrValue
 }
 
 /** PCRs 4, 9, 11 and 12 after the boot of `predictBootExtends`, with its preconditions and errors. */
-export function predictBootPcrs(image: { readonly uki: Uint8Array }): BootPcrValues {
+export function predictBootPcrs(image: BootPrediction): BootPcrValues {
   return foldBootExtends(predictBootExtends(image));
 }
 

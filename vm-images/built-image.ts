@@ -5,12 +5,15 @@ import { IronclawError, parseJson, sha256Hex } from "../policy/index.ts";
 import { ImageError } from "./errors.ts";
 import { GuestTree, requireGuestFile } from "./guest-tree.ts";
 import { PROGRAMS } from "./pin-module.ts";
+import { IMAGE_VARIANTS, type ImageVariant } from "./variants.ts";
 
 /** What a release says about an image, read from the directory that `buildImage` filled. Nothing is built or run. */
 export interface BuiltImage {
   readonly id: string;
-  readonly variant: "demo" | "dev";
+  readonly variant: ImageVariant;
   readonly uki: Uint8Array;
+  /** For an image that is signed: PCR 7 of a machine whose firmware verifies it. */
+  readonly secureBoot: { readonly pcr7: { readonly sha256: string; readonly sha384: string } } | null;
   /** The agent's configuration and the shim program in the measured root. */
   readonly config: Uint8Array;
   readonly shim: Uint8Array;
@@ -21,8 +24,12 @@ const digest = z.string().regex(/^[0-9a-f]{64}$/);
 const manifestSchema = z.object({
   manifest: z.object({
     id: digest,
-    variant: z.enum(["demo", "dev"]),
+    variant: z.enum(IMAGE_VARIANTS),
     files: z.object({ "uki.efi": digest }),
+    secureBoot: z
+      .object({ pcr7: z.object({ sha256: digest, sha384: z.string().regex(/^[0-9a-f]{96}$/) }) })
+      .nullable()
+      .default(null),
   }),
 });
 const MAX_MANIFEST = 1 << 20;
@@ -32,7 +39,7 @@ const MAX_MANIFEST = 1 << 20;
  * @throws ImageError ERR_IMAGE_SOURCE when a file is missing, ERR_IMAGE_MALFORMED when it is not what the manifest says
  */
 export async function readBuiltImage(directory: string): Promise<BuiltImage> {
-  const { id, variant, files } = parseManifest(await readPart(directory, "manifest.json"));
+  const { id, variant, files, secureBoot } = parseManifest(await readPart(directory, "manifest.json"));
   const uki = await readPart(directory, "uki.efi");
   const got = sha256Hex(uki);
   if (got !== files["uki.efi"])
@@ -44,7 +51,7 @@ export async function readBuiltImage(directory: string): Promise<BuiltImage> {
   const treeDirectory = join(directory, "tree");
   const tree = new GuestTree(treeDirectory, []);
   return {
-    ...{ id, variant, uki, treeDirectory },
+    ...{ id, variant, uki, secureBoot, treeDirectory },
     config: requireGuestFile(tree, "/etc/ironclaw/agent.json"),
     shim: requireGuestFile(tree, `${PROGRAMS}/shim`),
   };

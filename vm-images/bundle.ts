@@ -15,11 +15,22 @@ const addonsBesideBundle: Plugin = {
   },
 };
 
+export interface Bundle {
+  readonly bytes: Uint8Array;
+  /** npm packages of which some file is in it, sorted. */
+  readonly packages: readonly string[];
+}
+
+/** The text of {@link bundleWithPackages} alone. */
+export async function bundleProgram(entry: string): Promise<Uint8Array> {
+  return (await bundleWithPackages(entry)).bytes;
+}
+
 /**
  * Bundle a TypeScript program and all it imports into one CommonJS text for the guest's Node. File names in the text
  * are relative to the project, so the folder it is built in does not show.
  */
-export async function bundleProgram(entry: string): Promise<Uint8Array> {
+export async function bundleWithPackages(entry: string): Promise<Bundle> {
   const result = await build({
     entryPoints: [entry],
     absWorkingDir: root,
@@ -36,8 +47,15 @@ export async function bundleProgram(entry: string): Promise<Uint8Array> {
     plugins: [addonsBesideBundle],
     logLevel: "silent",
     write: false,
+    metafile: true,
   });
   const [output] = result.outputFiles;
   if (output === undefined) throw new ImageError("ERR_IMAGE_SOURCE", `bundle of ${entry}: no output`);
-  return output.contents;
+  const packages = Object.keys(result.metafile.inputs).flatMap((path) => packageOf(path) ?? []);
+  return { bytes: output.contents, packages: [...new Set(packages)].sort() };
+}
+
+/** The innermost one: `node_modules/@noble/hashes/sha2.js` is of `@noble/hashes`. */
+function packageOf(path: string): string | undefined {
+  return /.*node_modules\/((?:@[^/]+\/)?[^/]+)\//.exec(path)?.[1];
 }

@@ -43,6 +43,8 @@ function dependsOf(bytes: Uint8Array): string[] {
 
 export interface KernelModule {
   readonly name: string;
+  /** Its path in the initrd: numbered in the order to load them. */
+  readonly file: string;
   readonly bytes: Uint8Array;
   /** Only for processors with this flag in /proc/cpuinfo. */
   readonly flag?: string;
@@ -73,7 +75,7 @@ export async function kernelModules(
     ]),
   );
   const builtin = await builtinModules(directory);
-  const loaded = new Map<string, KernelModule>();
+  const loaded = new Map<string, Omit<KernelModule, "file">>();
   const load = async (name: string, flag?: string): Promise<void> => {
     if (loaded.has(name) || builtin.has(name)) return;
     const path = paths.get(name);
@@ -85,23 +87,22 @@ export async function kernelModules(
   };
   for (const name of [...MODULES, ...further]) await load(moduleName(name));
   for (const [name, flag] of Object.entries(ACCELERATORS)) await load(moduleName(name), flag);
-  return [...loaded.values()];
+  return [...loaded.values()].map((module, index) => ({ ...module, file: initrdPath(module, index) }));
+}
+
+function initrdPath({ name, flag }: Omit<KernelModule, "file">, index: number): string {
+  return `modules/${String(index).padStart(2, "0")}-${name}${flag === undefined ? "" : `@${flag}`}.ko`;
 }
 
 /**
- * The initrd: one static program, its mount points and the kernel modules, numbered in the order to load them,
- * as a zstd-compressed cpio archive. The compressor is the pinned Node's own.
+ * The initrd: one static program, its mount points and the kernel modules, as a zstd-compressed cpio archive. The compressor is the pinned Node's own.
  */
 export function encodeInitrd(init: Uint8Array, modules: readonly KernelModule[]): Uint8Array {
   const directories = ["dev", "proc", "sys", "root", "modules"].map((name) => ({
     path: `${name}/`,
     mode: 0o755,
   }));
-  const files: CpioEntry[] = modules.map(({ name, bytes, flag }, index) => ({
-    path: `modules/${String(index).padStart(2, "0")}-${name}${flag === undefined ? "" : `@${flag}`}.ko`,
-    mode: 0o644,
-    bytes,
-  }));
+  const files: CpioEntry[] = modules.map(({ file, bytes }) => ({ path: file, mode: 0o644, bytes }));
   const archive = encodeCpio([{ path: "init", mode: 0o755, bytes: init }, ...directories, ...files]);
   return zstdCompressSync(archive, {
     params: {

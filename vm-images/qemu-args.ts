@@ -1,14 +1,15 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { ImageError } from "./errors.ts";
+import type { ImageVariant } from "./variants.ts";
 
 /** OVMF: the code, and the template of the variable store of which every machine gets a copy. */
 export interface Firmware {
   readonly code: string;
   readonly vars: string;
+  /** Verifies what it starts, and keeps its variables where only its own system management mode writes. */
+  readonly secureBoot?: boolean;
 }
-
-export type ImageVariant = "release" | "demo" | "dev";
 
 interface MachineOptions {
   /** Raw disk images. Neither of these two is written to. */
@@ -68,15 +69,21 @@ export const vmPciDevices: readonly string[] = [
   "8086:29c0",
 ];
 
+interface FirmwareOptions {
+  readonly exists?: (path: string) => boolean;
+  /** The build that can verify what it starts; its template has no keys, so that it does not yet. */
+  readonly secureBoot?: boolean;
+}
+
 /**
  * The 2 MB build of OVMF, which boots faster, else the 4 MB build that newer Debian has alone.
  * Throws {@link ImageError} ERR_IMAGE_TOOL when neither is installed.
  */
-export function findFirmware(exists: (path: string) => boolean = existsSync): Firmware {
+export function findFirmware({ exists = existsSync, secureBoot = false }: FirmwareOptions = {}): Firmware {
   for (const suffix of ["", "_4M"]) {
-    const code = join(FIRMWARE_DIRECTORY, `OVMF_CODE${suffix}.fd`);
+    const code = join(FIRMWARE_DIRECTORY, `OVMF_CODE${suffix}${secureBoot ? ".secboot" : ""}.fd`);
     const vars = join(FIRMWARE_DIRECTORY, `OVMF_VARS${suffix}.fd`);
-    if (exists(code) && exists(vars)) return { code, vars };
+    if (exists(code) && exists(vars)) return { code, vars, secureBoot };
   }
   throw new ImageError("ERR_IMAGE_TOOL", `OVMF: not installed in ${FIRMWARE_DIRECTORY}`, {
     hint: "apt-get install ovmf",
@@ -111,7 +118,7 @@ export function vmPaths(directory: string) {
  */
 export function qemuArguments(options: VmOptions, firmware: Firmware): string[] {
   return [
-    ...machine(options),
+    ...machine(options, firmware.secureBoot),
     ...["-drive", `if=pflash,format=raw,unit=0,readonly=on,file=${escaped(firmware.code)}`],
     ...["-drive", `if=pflash,format=raw,unit=1,file=${escaped(vmPaths(options.directory).vars)}`],
     ...disk("esp", options.esp, "bootindex=0"),
@@ -125,10 +132,22 @@ export function bareQemuArguments(options: BareVmOptions): string[] {
   return [...machine(options), ...["-kernel", kernel, "-initrd", initrd, "-append", commandLine], ...devices(options)];
 }
 
-function machine({ memoryMiB = 512, directory, tpmSocket }: MachineOptions): string[] {
+function machine({ memoryMiB = 512, directory, tpmSocket }: MachineOptions, secureBoot = false): string[] {
   const paths = vmPaths(directory);
   return [
-    ...["-nodefaults", "-no-user-config", "-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"],
+    ...[
+      "-nodefaults",
+      "-no-user-config",
+      "-machine",
+      secureBoot ? "q35,smm=on" : "q35",
+      "-accel",
+      "tcg,thread=multi",
+      "-cpu",
+      "max",
+      "-smp",
+      "2",
+    ],
+    ...(secureBoot ? ["-global", "driver=cfi.pflash01,property=secure,value=on"] : []),
     // Waking up from S3 resets the TPM and not the guest: its PCRs would start again under a machine that goes on.
     ...["-global", "ICH9-LPC.disable_s3=1", "-global", "ICH9-LPC.disable_s4=1"],
     ...["-m", String(memoryMiB), "-vga", "none", "-nic", "none", "-no-reboot", "-display", "none"],

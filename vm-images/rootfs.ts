@@ -1,12 +1,14 @@
-import { chmod, copyFile, mkdir, readdir, readFile, realpath, rm, symlink, writeFile } from "node:fs/promises";
+import { chmod, copyFile, mkdir, readdir, readFile, realpath, rm, stat, symlink, writeFile } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
+import { accountFiles } from "./accounts.ts";
 import { listFiles } from "./digest.ts";
 import { libraryClosure } from "./elf.ts";
+import { ImageError } from "./errors.ts";
 import type { ImageFile } from "./files.ts";
+import { ownFiles } from "./own-files.ts";
+import { type Recipe, rootPartOf } from "./recipes.ts";
 import { runTool } from "./tool.ts";
-
-/** demo: no shell, lockdown. dev: a shell on a serial port, memory may be read; a release verifier refuses it. */
-export type ImageVariant = "demo" | "dev";
+import type { ImageVariant } from "./variants.ts";
 
 /** One name of the root file system. `mode` is 0755 for programs, libraries and directories, else 0644. */
 export type RootEntry =
@@ -27,7 +29,8 @@ export type RootEntry =
 
 export interface RootSources {
   readonly variant: ImageVariant;
-  /** Unpacked packages of the group guest. */
+  readonly recipe: Recipe;
+  /** Unpacked packages of the groups guest, dev and recipe. */
   readonly guestTree: string;
   /** Results of the native build for the image. */
   readonly nativeDirectory: string;
@@ -44,19 +47,18 @@ const LIB = "/usr/lib/x86_64-linux-gnu";
 const OWN = "/usr/lib/ironclaw";
 const configuration = resolve(import.meta.dirname, "guest");
 
-/** Programs and libraries taken from packages by name; what they link against is added by the closure. */
+/** What no ELF file names and every root needs; what these link against is added by the closure. */
 const PACKAGED = [
-  "/usr/bin/openssl",
-  "/usr/bin/pkcs11-tool",
-  `${LIB}/pkcs11/p11-kit-client.so`,
-  `${LIB}/engines-3/pkcs11.so`,
   `${LIB}/libtss2-tcti-device.so.0`,
   // The stand-in HSM's library needs these and is not itself in the root.
   `${LIB}/libcrypto.so.3`,
   `${LIB}/libstdc++.so.6`,
 ];
 
-const NATIVE = ["tpm2_tss.node", "agent_native.node", "pkcs11.node", "unsealer", "shim", "relay"];
+const NATIVE = ["tpm2_tss.node", "agent_native.node", "unsealer", "shim", "relay"];
+/** The project's workload, for recipes that start it, and the add-on that it loads. */
+export const WORKLOAD = `${OWN}/workload.cjs`;
+const WORKLOAD_ADDON = "pkcs11.node";
 
 const LINKS: readonly (readonly [path: string, target: string])[] = [
   ["/bin", "usr/bin"],
@@ -70,9 +72,15 @@ const LINKS: readonly (readonly [path: string, target: string])[] = [
 
 const DIRECTORIES = ["/dev", "/proc", "/sys", "/run", "/tmp", "/var", "/usr/sbin"];
 
-/** Every name of the root file system, sorted; nothing else is in the image. */
+/**
+ * Every name of the root file system, sorted; nothing else is in the image.
+ * Throws {@link ImageError} ERR_IMAGE_SOURCE for a path or a library that no locked package has.
+ */
 export async function rootEntries(sources: RootSources): Promise<readonly RootEntry[]> {
-  const { guestTree, nativeDirectory } = sources;
+  const { guestTree, nativeDirectory, recipe, variant } = sources;
+  const { root, workloads } = rootPartOf(recipe, variant);
+  const signs = workloads.some(({ argv }) => argv.includes(WORKLOAD));
+  const own = await ownFiles(recipe);
   const program = (path: string, source: string): RootEntry => ({
     kind: "file",
     path,
@@ -81,12 +89,15 @@ export async function rootEntries(sources: RootSources): Promise<readonly RootEn
   });
   const chosen = [
     program("/usr/bin/node", sources.node),
-    ...(await Promise.all(PACKAGED.map(async (path) => program(path, await realpath(join(guestTree, path)))))),
-    ...NATIVE.map((name) => program(`${OWN}/${name}`, join(nativeDirectory, name))),
+    ...(await Promise.all([...PACKAGED, ...root].map(async (path) => program(path, await packaged(guestTree, path))))),
+    ...[...NATIVE, ...(signs ? [WORKLOAD_ADDON] : [])].map((name) =>
+      program(`${OWN}/${name}`, join(nativeDirectory, name)),
+    ),
   ];
+  const linked = [...chosen, ...own.filter(({ elf }) => elf).map(({ entry }) => entry)];
   const libraries = await libraryClosure(
     guestTree,
-    chosen.flatMap((entry) => (entry.kind === "file" ? [entry.source] : [])),
+    linked.flatMap((entry) => (entry.kind === "file" ? [entry.source] : [])),
   );
   const bytes = (path: string, content: Uint8Array): RootEntry => ({
     kind: "bytes",
@@ -99,17 +110,49 @@ export async function rootEntries(sources: RootSources): Promise<readonly RootEn
     ...[...libraries].map(([path, source]) => program(path, source)),
     program("/init", join(nativeDirectory, "spawner")),
     bytes(`${OWN}/agent.cjs`, sources.agentBundle),
-    bytes(`${OWN}/workload.cjs`, sources.workloadBundle),
+    ...(signs ? [bytes(WORKLOAD, sources.workloadBundle)] : []),
     ...[...sources.profiles].map(([name, content]) => bytes(`${OWN}/${name}`, content)),
     bytes(`${OWN}/state-volume.template`, sources.stateTemplate),
     ...(await configurationEntries()),
+    ...[...accountFiles(workloads)].map(([path, content]) => bytes(path, content)),
+    ...own.map(({ entry }) => entry),
     ...(sources.variant === "dev" ? await shellEntries(guestTree) : []),
     ...LINKS.map(([path, target]): RootEntry => ({ kind: "link", path, target })),
     ...DIRECTORIES.map((path): RootEntry => ({ kind: "directory", path })),
   ];
-  // A library that is both chosen and in a closure is one file.
-  const unique = new Map(entries.map((entry) => [entry.path, entry]));
-  return [...unique.values()].sort((a, b) => (a.path < b.path ? -1 : 1));
+  return withoutConflict(entries).toSorted((a, b) => (a.path < b.path ? -1 : 1));
+}
+
+/** A library that is both chosen and in a closure is one file. Two that are not the same, or one behind a link, is a recipe's mistake. */
+function withoutConflict(entries: readonly RootEntry[]): readonly RootEntry[] {
+  const unique = new Map<string, RootEntry>();
+  for (const entry of entries) {
+    const other = unique.get(entry.path);
+    const same = other?.kind === "file" && entry.kind === "file" && other.source === entry.source;
+    const link = LINKS.find(([path]) => entry.path.startsWith(`${path}/`));
+    if ((other !== undefined && !same) || link !== undefined) {
+      throw new ImageError("ERR_IMAGE_SOURCE", `root ${entry.path}`, {
+        expected: link === undefined ? "one file of that name" : `the path behind ${link[0]}, a link to ${link[1]}`,
+        got: link === undefined ? "two" : "this one",
+      });
+    }
+    unique.set(entry.path, entry);
+  }
+  return [...unique.values()];
+}
+
+async function packaged(guestTree: string, path: string): Promise<string> {
+  const missing = () =>
+    new ImageError("ERR_IMAGE_SOURCE", `root ${path}`, {
+      expected: "a file of the locked packages",
+      got: "none",
+      hint: "name the package that has it in the recipe's packages",
+    });
+  const source = await realpath(join(guestTree, path)).catch(() => {
+    throw missing();
+  });
+  if (!(await stat(source)).isFile() || !source.startsWith(`${await realpath(guestTree)}/`)) throw missing();
+  return source;
 }
 
 async function configurationEntries(): Promise<RootEntry[]> {

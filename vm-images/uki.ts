@@ -19,7 +19,8 @@ export interface UkiParts {
 
 /**
  * A unified kernel image: the stub with the sections .osrel .cmdline .uname .linux .initrd behind its own, in this
- * order. Equal parts give equal bytes. Not signed: the TPM, not Secure Boot, decides what may be unsealed.
+ * order. Equal parts give equal bytes. Not signed: the TPM, not Secure Boot, decides what may be unsealed. Its length is a multiple of eight, so
+ * that a signature, which begins at one, changes nothing that is hashed.
  */
 export async function buildUki(parts: UkiParts): Promise<Uint8Array> {
   return withScratch("ironclaw-uki-", async (directory) => {
@@ -41,6 +42,12 @@ export async function buildUki(parts: UkiParts): Promise<Uint8Array> {
     const [stub, output] = [join(directory, "stub.efi"), join(directory, "uki.efi")];
     await writeFile(stub, parts.stub);
     await runTool("objcopy", [...args, stub, output]);
-    return clearPeTimes(await readFile(output));
+    return padded(clearPeTimes(await readFile(output)));
   });
+}
+
+function padded(bytes: Uint8Array): Uint8Array {
+  const whole = new Uint8Array(Math.ceil(bytes.length / 8) * 8);
+  whole.set(bytes);
+  return whole;
 }

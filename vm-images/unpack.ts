@@ -1,13 +1,21 @@
 import { access, mkdir, readdir, readlink, rename, rm, symlink } from "node:fs/promises";
 import { join, relative } from "node:path";
-import type { PackageGroup, PackageSet } from "./packages.ts";
+import { sha256Hex } from "./digest.ts";
+import type { PackageGroup } from "./lock.ts";
+import type { PackageSet } from "./packages.ts";
 import { runTool } from "./tool.ts";
 
 // In a merged-/usr system these names are links; making them first lets every package's files land in one place.
 const MERGED = ["bin", "sbin", "lib", "lib64"];
 
+/** SHA-256 over the names, versions and digests of these groups' packages. */
+export function digestOfPackages(set: PackageSet, groups: readonly PackageGroup[]): string {
+  const chosen = set.packages.filter(({ group }) => groups.includes(group));
+  return sha256Hex(chosen.map((item) => `${item.group} ${item.name} ${item.version} ${item.sha256}\n`).join(""));
+}
+
 /**
- * Unpack the packages of some groups into one tree below `cacheDirectory`, named by the set's digest, and return the
+ * Unpack the packages of some groups into one tree below `cacheDirectory`, named by their digest, and return the
  * tree's path. No maintainer script runs, nothing is installed, no privilege is needed. A tree that is there is reused.
  */
 export async function unpackPackages(
@@ -15,7 +23,7 @@ export async function unpackPackages(
   groups: readonly PackageGroup[],
   cacheDirectory: string,
 ): Promise<string> {
-  const tree = join(cacheDirectory, "trees", `${groups.join("+")}-${set.digest.slice(0, 16)}`);
+  const tree = join(cacheDirectory, "trees", `${groups.join("+")}-${digestOfPackages(set, groups).slice(0, 16)}`);
   if (await exists(tree)) return tree;
   const partial = `${tree}.partial-${process.pid}`;
   await rm(partial, { recursive: true, force: true });

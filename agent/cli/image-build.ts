@@ -1,27 +1,43 @@
 import { resolve } from "node:path";
 import { buildImage } from "../../vm-images/build.ts";
 import { DEFAULT_RECIPE, RECIPE_NAMES } from "../../vm-images/recipes.ts";
+import { openSecureBootKeys } from "../../vm-images/secure-boot.ts";
+import { IMAGE_VARIANTS } from "../../vm-images/variants.ts";
 import type { Command } from "./command.ts";
 import { answer } from "./output.ts";
 
 export const command: Command = {
-  summary: "build the measured VM's image; the same source and package lock give the same bytes",
+  summary: "build the measured VM's image; the same source, recipe and package lock give the same bytes",
   positionals: [],
   options: {
-    variant: { type: "string", value: "NAME", help: "demo or dev", required: true },
-    recipe: { type: "string", value: "NAME", help: `kernel: ${RECIPE_NAMES.join(", ")} (default: ${DEFAULT_RECIPE})` },
+    variant: { type: "string", value: "NAME", help: "release, demo or dev", required: true },
+    recipe: {
+      type: "string",
+      value: "NAME",
+      help: `${RECIPE_NAMES.join(", ")}, or a folder with an image.json (default: ${DEFAULT_RECIPE})`,
+    },
+    "secure-boot": {
+      type: "string",
+      value: "DIR",
+      help: "sign it with the trial keys in this folder, which are made when it is empty",
+    },
     out: { type: "string", value: "DIR", help: "where the image goes", required: true },
     cache: { type: "string", value: "DIR", help: "downloads (default: build/cache)" },
     json: { type: "boolean", help: "print the manifest as JSON" },
   },
   examples: [
-    "ironclaw image build --variant demo --out build/image/demo",
+    "ironclaw image build --variant release --out build/image/release",
     "ironclaw image build --variant demo --recipe usb --out build/image/demo-usb",
+    "ironclaw image build --variant release --recipe ./my-image --out my-image/out",
+    "ironclaw image build --variant release --secure-boot build/keys/secure-boot --out build/image/release-signed",
   ],
   run: async (input, io) => {
+    const recipe = input.optional("recipe");
+    const keys = input.optional("secure-boot");
     const { manifest } = await buildImage({
-      variant: input.choice("variant", ["demo", "dev"]),
-      recipe: input.optional("recipe") === undefined ? DEFAULT_RECIPE : input.choice("recipe", RECIPE_NAMES),
+      variant: input.choice("variant", IMAGE_VARIANTS),
+      ...(recipe === undefined ? {} : { recipe }),
+      ...(keys === undefined ? {} : { secureBoot: await openSecureBootKeys(resolve(keys)) }),
       outDirectory: resolve(input.text("out")),
       cacheDirectory: resolve(input.optional("cache") ?? "build/cache"),
       onStep: (step) => io.complain(`image: ${step}`),

@@ -25,6 +25,7 @@ export const COMMANDS: Readonly<Record<string, Loader>> = {
   enrol: () => import("./enrol.ts"),
   freeze: () => import("./freeze.ts"),
   "image build": () => import("./image-build.ts"),
+  "image lock": () => import("./image-lock.ts"),
   "image predict": () => import("./image-predict.ts"),
   "keys anchors": () => import("./keys-anchors.ts"),
   "keys delegate": () => import("./keys-delegate.ts"),

@@ -1,11 +1,8 @@
 import { firmwareReferencePcrs, firmwareReferenceValues, predictBootExtends } from "../../attest/index.ts";
-import { parseAnchors, parsePolicy, sha256 } from "../../policy/index.ts";
 import { readBuiltImage } from "../../vm-images/built-image.ts";
-import { parseConfig } from "../config.ts";
-import { expectedLaunchEvents } from "../launch/expected-events.ts";
-import { predictRelease } from "../launch/prediction.ts";
 import { type Command, type CommandInput, UsageError } from "./command.ts";
 import { readInput, writeOutput } from "./files.ts";
+import { predictImage } from "./image-prediction.ts";
 import { renderJson } from "./output.ts";
 import type { Prediction } from "./prediction.ts";
 
@@ -36,15 +33,7 @@ export const command: Command = {
     const image = await readBuiltImage(input.text("image"));
     const policyBytes = await readInput(input.text("policy"), "policy");
     const anchorsBytes = await readInput(input.text("anchors"), "anchors");
-    parseAnchors(anchorsBytes); // an unreadable document would be predicted all the same, and the launch refused
-    const documents = {
-      config: parseConfig(image.config),
-      configBytes: image.config,
-      anchorsBytes,
-      policy: parsePolicy(policyBytes),
-      policyBytes,
-    };
-    const { pcrs, events } = predictRelease(image.uki, expectedLaunchEvents(documents, sha256(image.shim)));
+    const { pcrs, events } = predictImage(image, { anchorsBytes, policyBytes });
     const firmware = await readFirmware(input);
     const prediction: Prediction = {
       image: { id: image.id, variant: image.variant },
@@ -52,7 +41,7 @@ export const command: Command = {
         sha256: { ...pcrs.sha256, ...firmware.sha256 },
         sha384: { ...pcrs.sha384, ...firmware.sha384 },
       },
-      boot: [...predictBootExtends(image)],
+      boot: [...predictBootExtends({ uki: image.uki, secureBoot: image.secureBoot !== null })],
       events,
     };
     const out = input.optional("out");

@@ -1,17 +1,26 @@
-import { type LaunchEvent, predictAgentPcr, predictBootPcrs } from "../../attest/index.ts";
+import { type LaunchEvent, type PcrBank, predictAgentPcr, predictBootPcrs } from "../../attest/index.ts";
 import { AGENT_PCR, type Release, toHex } from "../../policy/index.ts";
 
 /** What a release says about measurements: PCRs 4, 9, 11, 12 and the agent PCR in both banks, and the agent's events. */
 export type ReleasePrediction = Pick<Release, "pcrs" | "events">;
 
+export interface PredictedImage {
+  readonly uki: Uint8Array;
+  /** For an image that is signed: PCR 7 of a machine whose firmware verifies it. Verifiers then compare that one too. */
+  readonly secureBoot: { readonly pcr7: Readonly<Record<PcrBank, string>> } | null;
+}
+
 /** Computed from the image's kernel file and the launch's events alone; nothing is booted. */
-export function predictRelease(uki: Uint8Array, events: readonly LaunchEvent[]): ReleasePrediction {
-  const boot = predictBootPcrs({ uki });
+export function predictRelease(image: PredictedImage, events: readonly LaunchEvent[]): ReleasePrediction {
+  const { uki, secureBoot } = image;
+  const boot = predictBootPcrs({ uki, secureBoot: secureBoot !== null });
+  const firmware = (bank: PcrBank): Readonly<Record<string, string>> =>
+    secureBoot === null ? {} : { 7: secureBoot.pcr7[bank] };
   const agent = predictAgentPcr(events);
   return {
     pcrs: {
-      sha256: { ...boot.sha256, [AGENT_PCR]: toHex(agent.sha256) },
-      sha384: { ...boot.sha384, [AGENT_PCR]: toHex(agent.sha384) },
+      sha256: { ...boot.sha256, ...firmware("sha256"), [AGENT_PCR]: toHex(agent.sha256) },
+      sha384: { ...boot.sha384, ...firmware("sha384"), [AGENT_PCR]: toHex(agent.sha384) },
     },
     events: events.map(({ kind, name, sha256 }) => ({
       kind,

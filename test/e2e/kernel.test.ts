@@ -12,6 +12,7 @@ import { useScopes } from "../../vm-images/story/scoped-use.ts";
 import { PLACES } from "../../vm-images/story/story.ts";
 import { attest, endorse, enrol } from "../../vm-images/story/verifier.ts";
 import type { TpmState } from "../../vm-images/swtpm.ts";
+import { LACKS_OF_6_1 } from "../support/kernel-lacks.ts";
 import { moduleOverSofthsm } from "../support/over-softhsm.ts";
 import {
   bootProvisioned,
@@ -29,7 +30,7 @@ afterAll(() => rmSync(directory, { recursive: true, force: true }));
 type Lacks = PolicyDocument["sandbox"]["lacks"];
 /** turncoat.c */
 const TRIGGER = "open, sesame: ...";
-const LACKS = ["landlock-ioctl-dev", "landlock-scope", "landlock-tcp", "landlock-truncate"] as const;
+const LACKS = LACKS_OF_6_1;
 
 describe("bookworm's own kernel 6.1, whose Landlock lacks four features", () => {
   let image: Image;

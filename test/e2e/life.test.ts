@@ -95,6 +95,9 @@ const SWITCHES = {
   "/sys/kernel/security/lockdown": "none integrity [confidentiality]",
 } as const;
 
+/** Every socket of these kinds, below a heading. */
+const SOCKET_LISTS = ["tcp", "tcp6", "udp", "udp6", "raw", "raw6"].map((name) => `/proc/net/${name}`);
+
 /** What a workload of this machine reads in these files. */
 async function readInGuest(running: RunningMachine, paths: readonly string[]): Promise<Record<string, string>> {
   const workload = await running.workload(SCOPED_UID);
@@ -113,6 +116,7 @@ describe("the life of a machine", () => {
   let records = 0;
   let kernel: Readonly<Record<string, string>> = {};
   let network: Readonly<Record<string, string>> = {};
+  let own: Readonly<Record<string, string>> = {};
 
   it("I11: the first boot sets up counter, records and state volume; a reseal is pending until a boot has served with it", async () => {
     await boot("one", async (run) => {
@@ -137,7 +141,8 @@ describe("the life of a machine", () => {
       expect(use.signatures.every(({ verified }) => verified)).toBe(true);
       records = use.deniedCaller.auditSeq;
       kernel = await readInGuest(run.running, Object.keys(SWITCHES));
-      network = await readInGuest(run.running, ["/proc/net/dev", "/sys/class/net/lo/flags"]);
+      network = await readInGuest(run.running, ["/proc/net/dev", "/sys/class/net/lo/flags", ...SOCKET_LISTS]);
+      own = await readInGuest(run.running, ["/proc/modules", "/proc/cmdline", "/proc/meminfo"]);
       await expect
         .poll(async () => anchoredSeq(await run.running.control.sealing("records")), {
           timeout: ANCHOR_PATIENCE,
@@ -158,6 +163,26 @@ describe("the life of a machine", () => {
       .flatMap((line) => /^ *(\S+):/.exec(line)?.[1] ?? []);
     expect(interfaces).toEqual(["lo"]);
     expect(Number(network["/sys/class/net/lo/flags"]) & 1).toBe(0);
+  });
+
+  it("I5: no port is open in it, of any protocol that its kernel has", () => {
+    const lists = SOCKET_LISTS.map((path) => (network[path] ?? "").split("\n"));
+    // a heading, and no socket
+    expect(lists.map((lines) => [lines.length, /local_address/.test(lines[0] ?? "")])).toEqual(
+      SOCKET_LISTS.map(() => [1, true]),
+    );
+  });
+
+  it("I12: its kernel was told what the manifest says, and has the initrd's modules loaded and no other", () => {
+    const { commandLine, initrd } = stage.image.manifest;
+    expect(own["/proc/cmdline"]).toBe(commandLine);
+    expect(commandLine.split(" ")).toEqual(expect.arrayContaining(["lockdown=confidentiality", "init_on_free=1"]));
+    const loaded = (own["/proc/modules"] ?? "").split("\n").map((line) => line.split(" ")[0] ?? "");
+    const packed = initrd.flatMap(({ path }) => /^\/modules\/\d+-([^@]+?)(?:@\w+)?\.ko$/.exec(path)?.[1] ?? []);
+    expect(loaded.toSorted()).toEqual(packed.toSorted());
+    console.info(
+      `memory of the guest while it serves: ${(own["/proc/meminfo"] ?? "").split("\n").slice(0, 3).join(", ")}`,
+    );
   });
 
   it("I8: an earlier copy of the state volume is told apart and refused", async () => {

@@ -4,9 +4,10 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { Image } from "../../vm-images/build.ts";
 import { listFiles } from "../../vm-images/digest.ts";
 import { encodeInitrd, kernelModules } from "../../vm-images/initrd.ts";
-import { fetchPackages, readLock } from "../../vm-images/packages.ts";
+import { recipeLock } from "../../vm-images/lock.ts";
+import { fetchPackages } from "../../vm-images/packages.ts";
 import { bootBareVm, type Vm } from "../../vm-images/qemu.ts";
-import { RECIPES, type RecipeName } from "../../vm-images/recipes.ts";
+import { readRecipe } from "../../vm-images/recipes.ts";
 import { startSwtpm } from "../../vm-images/swtpm.ts";
 import { runTool } from "../../vm-images/tool.ts";
 import { unpackPackages } from "../../vm-images/unpack.ts";
@@ -47,7 +48,7 @@ export async function buildBareRoot(
 
 export interface BareOrder {
   readonly root: BareRoot;
-  readonly recipe: RecipeName;
+  readonly recipe: string;
   /** For sockets, logs and disks; made. */
   readonly directory: string;
   readonly cabinet?: Uint8Array;
@@ -58,8 +59,9 @@ export interface BareOrder {
 export async function bootBare({ root, recipe, directory, cabinet, extraDevices }: BareOrder): Promise<Vm> {
   const tpm = { directory: join(directory, "tpm"), socket: join(directory, "tpm.sock") };
   await mkdir(tpm.directory, { recursive: true });
-  const { kernel, modules, commandLine } = RECIPES[recipe];
-  const tree = await unpackPackages(await fetchPackages(CACHE, await readLock(kernel)), [kernel], CACHE);
+  const found = await readRecipe(recipe);
+  const { modules, commandLine } = found;
+  const tree = await unpackPackages(await fetchPackages(CACHE, await recipeLock(found)), ["kernel"], CACHE);
   const [file = ""] = await listFiles(join(tree, "boot"), (name) => name.startsWith("vmlinuz-"));
   const initrd = join(directory, "initrd");
   await writeFile(initrd, encodeInitrd(root.init, await kernelModules(tree, modules)));

@@ -5,7 +5,6 @@ import type { ShimFile } from "../../agent/spawner-client.ts";
 import type { Image } from "../../vm-images/build.ts";
 import { bundleProgram } from "../../vm-images/bundle.ts";
 import { PROFILE_NAMES, type ProfileName } from "../../vm-images/profiles.ts";
-import type { RecipeName } from "../../vm-images/recipes.ts";
 import { type BareRoot, bootBare, buildBareRoot } from "./bare-machine.ts";
 import { asker, buildLab, fromRoot, type LabBuild, type LabShim, MODULE, startShim } from "./hostile-lab.ts";
 
@@ -57,7 +56,7 @@ export interface GuestLab extends AsyncDisposable {
 /** Nobody is behind this endpoint. */
 const RELAYED = [{ listen: "127.0.0.1:1500", to: "192.0.2.7:1500" }];
 
-export async function openGuestLab({ directory, builds, root }: GuestLabBuild, recipe: RecipeName): Promise<GuestLab> {
+export async function openGuestLab({ directory, builds, root }: GuestLabBuild, recipe: string): Promise<GuestLab> {
   const place = join(directory, recipe);
   const vm = await bootBare({ root, recipe, directory: place });
   const log = () => readFileSync(vm.consoleLog, "utf8");

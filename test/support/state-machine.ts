@@ -11,8 +11,10 @@ import { fromHex } from "../../policy/index.ts";
 import { encodeCpio } from "../../vm-images/cpio.ts";
 import { listFiles } from "../../vm-images/digest.ts";
 import { encodeInitrd, kernelModules } from "../../vm-images/initrd.ts";
-import { fetchPackages, readLock } from "../../vm-images/packages.ts";
+import { recipeLock } from "../../vm-images/lock.ts";
+import { fetchPackages } from "../../vm-images/packages.ts";
 import { writableDisk } from "../../vm-images/qemu-args.ts";
+import { readRecipe } from "../../vm-images/recipes.ts";
 import { stateTemplate } from "../../vm-images/state-template.ts";
 import { unpackPackages } from "../../vm-images/unpack.ts";
 
@@ -30,7 +32,11 @@ export interface StateMachineFiles {
 
 export async function buildStateMachine(directory: string): Promise<StateMachineFiles> {
   const cache = join(root, "build/cache");
-  const tree = await unpackPackages(await fetchPackages(cache, await readLock()), ["kernel"], cache);
+  const tree = await unpackPackages(
+    await fetchPackages(cache, await recipeLock(await readRecipe())),
+    ["kernel"],
+    cache,
+  );
   const [kernel = ""] = await listFiles(join(tree, "boot"), (name) => name.startsWith("vmlinuz-"));
   const program = join(directory, "state-guest");
   const spawner = readdirSync(join(root, "agent/spawner")).filter((name) => name.endsWith(".c") && name !== "main.c");

@@ -3,7 +3,6 @@ import { existsSync } from "node:fs";
 import { mkdir, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { promisify } from "node:util";
-import { sha256Hex, utf8 } from "../../policy/index.ts";
 import { Archive, type Suite } from "../../vm-images/apt.ts";
 import { unpackPackages } from "../../vm-images/unpack.ts";
 
@@ -103,8 +102,7 @@ async function unpack(name: string, suite: Suite, wanted: readonly string[]): Pr
     ...{ ...entry, group: "guest" as const },
     path: join(debs, files.find((file) => file.startsWith(`${entry.name}_`)) ?? entry.name),
   }));
-  const digest = sha256Hex(utf8(described.map(({ sha256 }) => sha256).join()));
-  const tree = await unpackPackages({ packages, digest, unlocked: true }, ["guest"], join(CACHE, name));
+  const tree = await unpackPackages({ packages, unlocked: true }, ["guest"], join(CACHE, name));
   for (const done of [debs, join(CACHE, `${name}-apt`)]) await rm(done, { recursive: true, force: true });
   return { tree, versions: Object.fromEntries(described.map((entry) => [entry.name, entry.version])) };
 }

@@ -1,22 +1,26 @@
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { buildImage, type Image } from "../../vm-images/build.ts";
-import type { RecipeName } from "../../vm-images/recipes.ts";
+import { DEFAULT_RECIPE, RECIPE_NAMES } from "../../vm-images/recipes.ts";
 import { type Machine, type MachineDifference, provisionMachine } from "../../vm-images/story/machine.ts";
 import { type LaunchOutcome, type RunningMachine, startMachine } from "../../vm-images/story/running.ts";
 import { PLACES } from "../../vm-images/story/story.ts";
 import { endorse } from "../../vm-images/story/verifier.ts";
 import { makeTpmState, type TpmState } from "../../vm-images/swtpm.ts";
+import type { ImageVariant } from "../../vm-images/variants.ts";
 
 // Machines that are not the demo's: other kernels, devices and policies. Each is measured and launched in full.
 
-/** The `dev` image with this kernel, on the root that the cloud kernel's was built with. */
-export async function devImage(recipe: RecipeName): Promise<Image> {
-  const options = { variant: "dev", cacheDirectory: PLACES.cache } as const;
-  const base = await buildImage({ ...options, outDirectory: PLACES.image("dev") });
-  if (recipe === "cloud") return base;
-  return buildImage({ ...options, recipe, base, outDirectory: `${PLACES.image("dev")}-${recipe}` });
+/** An image of this variant with this recipe: one of the project's, on the root that the default recipe's was built with, or one in a folder of its own. */
+export async function imageOf(variant: ImageVariant, recipe: string): Promise<Image> {
+  const options = { variant, cacheDirectory: PLACES.cache };
+  if (!RECIPE_NAMES.includes(recipe)) return buildImage({ ...options, recipe, outDirectory: join(recipe, "out") });
+  const base = await buildImage({ ...options, outDirectory: PLACES.image(variant) });
+  if (recipe === DEFAULT_RECIPE) return base;
+  return buildImage({ ...options, recipe, base, outDirectory: `${PLACES.image(variant)}-${recipe}` });
 }
+
+export const devImage = (recipe: string): Promise<Image> => imageOf("dev", recipe);
 
 export async function makeTpm(directory: string): Promise<TpmState> {
   const tpm = await makeTpmState({ directory, caDirectory: PLACES.ca });

@@ -10,13 +10,15 @@ import { type CpioEntry, encodeCpio } from "../../vm-images/cpio.ts";
 import { sha256Hex } from "../../vm-images/digest.ts";
 import { buildEsp } from "../../vm-images/esp.ts";
 import { encodeInitrd, kernelModules } from "../../vm-images/initrd.ts";
-import { fetchPackages, type LockedPackage, readLock, readWholeLock } from "../../vm-images/packages.ts";
+import { type LockedPackage, readWholeLock, recipeLock } from "../../vm-images/lock.ts";
+import { fetchPackages } from "../../vm-images/packages.ts";
 import { clearPeTimes, endOfSections } from "../../vm-images/pe.ts";
-import { RECIPE_NAMES, RECIPES } from "../../vm-images/recipes.ts";
+import { RECIPE_NAMES, readRecipe } from "../../vm-images/recipes.ts";
 import { type RootEntry, writeRoot } from "../../vm-images/rootfs.ts";
 import { encodeTemplate, stateTemplate } from "../../vm-images/state-template.ts";
 import { buildUki, type UkiParts } from "../../vm-images/uki.ts";
 import { buildVerityRoot, verityArgument } from "../../vm-images/verity.ts";
+import { readCpio } from "../support/cpio-reader.ts";
 import { peImage } from "../support/pe-image.ts";
 
 const text = (value: string): Uint8Array => new TextEncoder().encode(value);
@@ -26,28 +28,6 @@ beforeAll(async () => {
   directory = await mkdtemp(join(tmpdir(), "ironclaw-build-test-"));
 });
 afterAll(() => rm(directory, { recursive: true, force: true }));
-
-/** A reader of newc archives written for the tests: header fields as the kernel's initramfs code takes them. */
-function readCpio(archive: Uint8Array): { path: string; mode: number; mtime: number; bytes: Uint8Array }[] {
-  const members = [];
-  const ascii = Buffer.from(archive);
-  for (let at = 0; ; ) {
-    expect(ascii.toString("latin1", at, at + 6)).toBe("070701");
-    const field = (index: number): number =>
-      Number.parseInt(ascii.toString("latin1", at + 6 + 8 * index, at + 14 + 8 * index), 16);
-    const [size, nameSize] = [field(6), field(11)];
-    const path = ascii.toString("utf8", at + 110, at + 110 + nameSize - 1);
-    const content = Math.ceil((at + 110 + nameSize) / 4) * 4;
-    if (path === "TRAILER!!!") return members;
-    members.push({
-      path,
-      mode: field(1),
-      mtime: field(5),
-      bytes: new Uint8Array(archive.subarray(content, content + size)),
-    });
-    at = Math.ceil((content + size) / 4) * 4;
-  }
-}
 
 describe("initrd", () => {
   it("I12: equal entries give equal cpio bytes, and reading them back gives the entries", () => {
@@ -264,11 +244,11 @@ describe("packages", () => {
   it.each(RECIPE_NAMES)(
     "I12: the recipe %s takes one kernel from the lock and all else of it but the other kernels",
     async (name) => {
-      const whole = await readWholeLock();
-      const kernels = new Set<string>(Object.values(RECIPES).map(({ kernel }) => kernel));
-      const lock = await readLock(RECIPES[name].kernel);
-      expect(lock.filter(({ group }) => kernels.has(group)).map(({ group }) => group)).toEqual([RECIPES[name].kernel]);
-      expect(lock.filter(({ group }) => !kernels.has(group))).toEqual(whole.filter(({ group }) => !kernels.has(group)));
+      const recipe = await readRecipe(name);
+      const lock = await recipeLock(recipe);
+      expect(lock.filter(({ group }) => group === "kernel").map(({ through }) => through)).toEqual([recipe.kernel]);
+      const others = (await readWholeLock()).filter(({ group }) => group !== "kernel");
+      expect(lock.filter(({ group }) => group !== "kernel")).toEqual(others);
     },
   );
 

@@ -74,9 +74,9 @@ describe("qemuArguments", () => {
   });
 
   it("the 2 MB firmware is preferred, the 4 MB one taken when it is alone, and the missing package is named", () => {
-    expect(findFirmware(() => true).code).toBe("/usr/share/OVMF/OVMF_CODE.fd");
-    expect(findFirmware((path) => path.includes("_4M")).vars).toBe("/usr/share/OVMF/OVMF_VARS_4M.fd");
-    expect(() => findFirmware(() => false)).toThrow(/OVMF: not installed/);
+    expect(findFirmware({ exists: () => true }).code).toBe("/usr/share/OVMF/OVMF_CODE.fd");
+    expect(findFirmware({ exists: (path) => path.includes("_4M") }).vars).toBe("/usr/share/OVMF/OVMF_VARS_4M.fd");
+    expect(() => findFirmware({ exists: () => false })).toThrow(/OVMF: not installed/);
   });
 });
 

@@ -89,7 +89,10 @@ export async function provisionMachine(order: MachineOrder): Promise<Machine> {
     profileSha256: sha256Hex(requireFile(tree, `${PROGRAMS}/local.profile`)),
     devices: vmPciDevices,
     token,
-    executables: CALLERS.map((path) => sha256Hex(requireFile(tree, path))),
+    executables: CALLERS.flatMap((path) => {
+      const program = tree.readFile(path); // a release has no stock clients
+      return program === null ? [] : [sha256Hex(program)];
+    }),
     change: (demo) => order.differs?.policy?.(demo, tree) ?? demo,
   });
   const policy = parsePolicy(policyBytes);
@@ -97,7 +100,8 @@ export async function provisionMachine(order: MachineOrder): Promise<Machine> {
   const configBytes = requireFile(tree, "/etc/ironclaw/agent.json");
   const documents = { config: parseConfig(configBytes), configBytes, anchorsBytes: anchors, policy, policyBytes };
   const events = expectedLaunchEvents(documents, sha256(requireFile(tree, `${PROGRAMS}/shim`)));
-  const prediction = predictRelease(new Uint8Array(await readFile(image.uki)), events);
+  const uki = new Uint8Array(await readFile(image.uki));
+  const prediction = predictRelease({ uki, secureBoot: image.manifest.secureBoot }, events);
 
   const release = await signRelease(
     {

@@ -7,6 +7,7 @@ import { type ControlClient, openControl } from "../control-client.ts";
 import { ImageError } from "../errors.ts";
 import { LineClient } from "../line-client.ts";
 import { bootVm, type Vm } from "../qemu.ts";
+import { portNames } from "../qemu-args.ts";
 import { startSwtpm } from "../swtpm.ts";
 import type { CabinetContents } from "./tamper.ts";
 
@@ -69,6 +70,8 @@ export async function startMachine(order: RunOrder): Promise<RunningMachine> {
       esp: order.esp ?? image.esp,
       root: order.root ?? image.root,
       variant: image.manifest.variant,
+      extraPorts: furtherPorts(image),
+      ...(image.firmware === undefined ? {} : { firmware: image.firmware }),
       ...(order.extraDevices === undefined ? {} : { extraDevices: order.extraDevices }),
     });
     const control = openControl({
@@ -100,6 +103,12 @@ export async function startMachine(order: RunOrder): Promise<RunningMachine> {
     await tpm.stop();
     throw error;
   }
+}
+
+/** Of workloads that the project's recipes do not have. */
+function furtherPorts({ manifest }: Image): readonly string[] {
+  const known = portNames({ variant: manifest.variant });
+  return manifest.workloads.flatMap(({ port }) => (port === null || known.includes(port) ? [] : [port]));
 }
 
 async function waitForLaunch(vm: Vm, control: ControlClient): Promise<LaunchOutcome> {

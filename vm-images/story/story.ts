@@ -4,6 +4,7 @@ import type { Enrolment } from "../../attest/index.ts";
 import { buildImage, type Image } from "../build.ts";
 import { withScratch } from "../scratch.ts";
 import { makeTpmState, type TpmState } from "../swtpm.ts";
+import type { ImageVariant } from "../variants.ts";
 import { INTRUDER_UID } from "./demo-policy.ts";
 import { type Machine, provisionMachine } from "./machine.ts";
 import { countPinCopies, type PinCopies } from "./pin-copies.ts";
@@ -109,7 +110,7 @@ async function lane<T>(acts: readonly (() => Promise<T>)[]): Promise<T[]> {
 }
 
 /** Build the image, make the TPM, the token, the policy, the release and the sealed PIN: all before the first boot. */
-export async function prepare(progress: Progress, directory: string, variant: "demo" | "dev"): Promise<Stage> {
+export async function prepare(progress: Progress, directory: string, variant: ImageVariant): Promise<Stage> {
   const image = await progress.step(`${variant} image`, () =>
     buildImage({
       variant,

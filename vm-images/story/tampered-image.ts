@@ -8,7 +8,8 @@ import type { Image } from "../build.ts";
 import { encodeCpio } from "../cpio.ts";
 import { ImageError } from "../errors.ts";
 import { buildEsp } from "../esp.ts";
-import { fetchPackages, readLock } from "../packages.ts";
+import { readLock } from "../lock.ts";
+import { fetchPackages } from "../packages.ts";
 import { buildUki } from "../uki.ts";
 import { unpackPackages } from "../unpack.ts";
 import { buildVerityRoot, verityArgument } from "../verity.ts";
@@ -61,7 +62,7 @@ async function rebuildEsp(image: Image, cacheDirectory: string, output: string, 
     return content;
   };
   const text = (name: string) => new TextDecoder().decode(section(name));
-  const set = await fetchPackages(cacheDirectory, await readLock());
+  const set = await fetchPackages(cacheDirectory, await readLock(["stub"]));
   const stubTree = await unpackPackages(set, ["stub"], cacheDirectory);
   const tampered = await buildUki({
     stub: await readFile(join(stubTree, "usr/lib/systemd/boot/efi/linuxx64.efi.stub")),

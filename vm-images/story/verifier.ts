@@ -24,7 +24,7 @@ export { enrol } from "../enrol.ts";
 export const DEMO_APPRAISAL = makeAppraisalPolicy({
   ...defaultAppraisalPolicy.document,
   name: "demo",
-  variants: ["demo", "dev"],
+  variants: ["demo", "dev", "release"],
   minAssurance: "software-tpm",
   firmware: "waived",
 });

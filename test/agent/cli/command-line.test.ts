@@ -104,7 +104,7 @@ describe("usage", () => {
     [
       "an image variant that there is none of",
       ["image", "build", "--variant", "x", "--out", "o"],
-      /demo or dev, got x/,
+      /demo or dev or release, got x/,
     ],
     ["an audit head of another form", ["audit", "verify", "x", "--head", "1:ab"], /64 hexadecimal/],
     [

@@ -201,3 +201,35 @@ describe("`release diff`", () => {
     expectComplaint(await cli(diff("release.json", "hsm-pin.json")), 3, "a sealed package for a release");
   });
 });
+
+describe("the prediction of an image", () => {
+  const predict = (...words: string[]) => cli(["image", "predict", ...words, "--json"]);
+
+  test("I12: with a cabinet, or with what is in it, it has the agent PCR too, as the release has them all", async () => {
+    const { pcrs } = made.json("prediction.json");
+    const fromCabinet = JSON.parse(
+      await ironclaw(["image", "predict", at("image"), "--cabinet", at("cabinet.img"), "--json"]),
+    );
+    expect(fromCabinet).toEqual(pcrs);
+    expect(Object.keys(fromCabinet.sha384)).toEqual(["4", "9", "11", "12", "13"]);
+    const documents = ["--anchors", at("anchors.json"), "--policy", at("policy.json")];
+    expect(JSON.parse((await predict(at("image"), ...documents)).out)).toEqual(pcrs);
+    const { 13: _, ...boot } = pcrs.sha256;
+    expect(JSON.parse((await predict(at("image"))).out).sha256).toEqual(boot);
+    expect(JSON.parse((await predict(at("image/uki.efi"))).out).sha256).toEqual(boot);
+  });
+
+  test("needs the image and not its kernel alone for the agent PCR, both documents, and not both ways to name them", async () => {
+    const cabinet = ["--cabinet", at("cabinet.img")];
+    expectComplaint(await predict(at("image/uki.efi"), ...cabinet), 2, "a kernel image");
+    expectComplaint(await predict(at("image"), "--policy", at("policy.json")), 2, "no anchors");
+    expectComplaint(await predict(at("image"), ...cabinet, "--policy", at("policy.json")), 2, "both");
+    expectComplaint(await predict(at("directory")), 4, "no image");
+    expectComplaint(await predict(at("image"), "--cabinet", at("random")), 3, "no cabinet");
+    expectComplaint(
+      await predict(at("image"), "--anchors", at("policy.json"), "--policy", at("policy.json")),
+      3,
+      "no anchors",
+    );
+  });
+});

@@ -1,0 +1,78 @@
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { parsePe } from "../../attest/index.ts";
+import { buildImage, type Image } from "../../vm-images/build.ts";
+import { buildEsp } from "../../vm-images/esp.ts";
+import { openSecureBootKeys, type SecureBootKeys, signUki } from "../../vm-images/secure-boot.ts";
+import { PLACES } from "../../vm-images/story/story.ts";
+import { attest, endorse, enrol } from "../../vm-images/story/verifier.ts";
+import { firmwareSays } from "../support/firmware-console.ts";
+import { bootProvisioned, imageOf, makeTpm, provision } from "../support/vm-machine.ts";
+
+const directory = mkdtempSync(join(tmpdir(), "sb-"));
+const at = (name: string) => join(directory, name);
+afterAll(() => rmSync(directory, { recursive: true, force: true }));
+
+let keys: SecureBootKeys;
+let unsigned: Image;
+let image: Image;
+const signedImage = (outDirectory: string) =>
+  buildImage({ variant: "release", base: unsigned, secureBoot: keys, outDirectory, cacheDirectory: PLACES.cache });
+beforeAll(async () => {
+  keys = await openSecureBootKeys(at("keys"));
+  unsigned = await imageOf("release", "cloud");
+  image = await signedImage(at("image"));
+});
+
+describe("an image that is signed with one's own keys", () => {
+  it("I12: is the same each time it is signed with them, and but for the signature the unsigned one", async () => {
+    const again = await signedImage(at("again"));
+    expect(again.manifest).toEqual(image.manifest);
+    const [signed, plain] = [new Uint8Array(readFileSync(image.uki)), new Uint8Array(readFileSync(unsigned.uki))];
+    const { certificateSize, checksumOffset, certificateEntryOffset } = parsePe(signed);
+    expect(certificateSize).toBeGreaterThan(1000);
+    const body = (bytes: Uint8Array) =>
+      Uint8Array.from(bytes.subarray(0, plain.length))
+        .fill(0, checksumOffset, checksumOffset + 4)
+        .fill(0, certificateEntryOffset, certificateEntryOffset + 8);
+    expect(Buffer.compare(body(signed), body(plain))).toBe(0);
+    expect(signed.length).toBe(plain.length + certificateSize);
+  });
+
+  it("I12: measures in both banks what was predicted, PCR 7 too, and serves; I9: the verifier compares PCR 7", async () => {
+    const tpm = await makeTpm(at("tpm"));
+    const provisioned = await provision(image, tpm, at("machine"), {});
+    const { machine } = provisioned;
+    expect(machine.prediction.pcrs.sha256).toMatchObject({ 7: image.manifest.secureBoot?.pcr7.sha256 });
+    await bootProvisioned(provisioned, [], async ({ running, launch }) => {
+      expect(launch).toMatchObject({ state: "serving", reasons: [] });
+      const enrolment = await enrol(machine.name, await endorse(tpm), running.control);
+      for (const bank of ["sha256", "sha384"] as const) {
+        const { result } = await attest(running.control, enrolment, machine, bank);
+        const quoted = Object.fromEntries(result.pcrs.map(({ pcr, got }) => [pcr, got]));
+        const { 13: _agent, ...boot } = machine.prediction.pcrs[bank];
+        expect([bank, quoted]).toEqual([bank, expect.objectContaining(boot)]);
+        expect(result.pcrs.find(({ pcr }) => pcr === 7)?.expected).toBe(machine.prediction.pcrs[bank]["7"]);
+        expect(result.tier).toBe("affirming");
+      }
+    });
+  });
+});
+
+describe("a machine whose firmware has these keys", () => {
+  it("I2: does not start the unsigned image", async () => {
+    const said = await firmwareSays(image, unsigned.esp, directory);
+    expect(said).toMatch(/BdsDxe: failed to load Boot\d+ .*: Access Denied/);
+    expect(said).not.toMatch(/BdsDxe: starting|Linux version/);
+  });
+
+  it("I2: does not start one that somebody else signed", async () => {
+    const stranger = await openSecureBootKeys(at("stranger"));
+    await buildEsp(await signUki(new Uint8Array(readFileSync(unsigned.uki)), stranger), at("stranger.img"));
+    expect(await firmwareSays(image, at("stranger.img"), directory)).toMatch(
+      /BdsDxe: failed to load Boot\d+ .*: Access Denied/,
+    );
+  });
+});
