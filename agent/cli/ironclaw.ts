@@ -24,6 +24,7 @@ export const COMMANDS: Readonly<Record<string, Loader>> = {
   "ek show": () => import("./ek-show.ts"),
   enrol: () => import("./enrol.ts"),
   freeze: () => import("./freeze.ts"),
+  "image boot": () => import("./image-boot.ts"),
   "image build": () => import("./image-build.ts"),
   "image predict": () => import("./image-predict.ts"),
   "keys anchors": () => import("./keys-anchors.ts"),
