@@ -21,6 +21,7 @@ import { parseConfig } from "../config.ts";
 import { expectedLaunchEvents } from "../launch/expected-events.ts";
 import { predictRelease } from "../launch/prediction.ts";
 import { credentialsOf } from "../launch/tpm-check.ts";
+import { releaseFileName, sealedFileName } from "./cabinet-documents.ts";
 import { type CabinetFinding, looked, ok, wrong } from "./cabinet-finding.ts";
 import { anchorsOf, checkSlot } from "./cabinet-slots.ts";
 
@@ -106,15 +107,15 @@ async function readDocuments(
   const sealed: SealedPackage[] = [];
   if (anchors === null) return { findings: [], documents: { anchors, policy, releases, sealed } };
   const findings = [
-    ...(await eachFile(contents, "release", async ({ bytes }) => {
+    ...(await eachFile(contents, "release", async ({ path, bytes }) => {
       const release = await verifyReleaseSignatures(bytes, anchors.releaseRoot);
       releases.push(release);
-      return [releaseDates(release, now)];
+      return [releaseDates(release, now), ...fileName("release", path, releaseFileName(bytes))];
     })),
-    ...(await eachFile(contents, "sealed", async ({ bytes }) => {
+    ...(await eachFile(contents, "sealed", async ({ path, bytes }) => {
       const credential = await verifySealedPackage(bytes, anchors);
       sealed.push(credential);
-      return [credentialDate(credential, now)];
+      return [credentialDate(credential, now), ...fileName("sealed", path, sealedFileName(credential))];
     })),
   ];
   return { findings, documents: { anchors, policy, releases, sealed } };
@@ -146,6 +147,18 @@ async function eachFile(
       found.push(...(await looked(slot, `${slot} ${file.path}`, fix, () => check(file))));
     return found;
   });
+}
+
+/** Under other names two packages of one credential could stand side by side, and `cabinet put` would not know which to replace. */
+function fileName(slot: "release" | "sealed", got: string, expected: string): readonly CabinetFinding[] {
+  if (got === expected) return [];
+  return [
+    wrong("fail", slot, `${slot} ${got}`, {
+      expected: `the file name ${expected}`,
+      got,
+      fix: `\`cabinet put CABINET ${slot} FILE\``,
+    }),
+  ];
 }
 
 function releaseDates({ name, epoch, notBefore, notAfter }: Release, now: Date): CabinetFinding {
