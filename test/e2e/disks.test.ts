@@ -31,9 +31,8 @@ let boots = 0;
 beforeAll(async () => {
   const options = { cacheDirectory: PLACES.cache } as const;
   image = await buildImage({ ...options, variant: "demo", outDirectory: PLACES.image("demo") });
-  const uki = new Uint8Array(readFileSync(image.uki));
-  const pe = parsePe(uki);
-  for (const name of [".linux", ".initrd"]) writeFileSync(at(name), readPeSection(uki, pe, name) ?? "");
+  const pe = parsePe(new Uint8Array(readFileSync(image.uki)));
+  for (const name of [".linux", ".initrd"]) writeFileSync(at(name), readPeSection(pe, name) ?? "");
   await makeTpmState({ directory: at("tpm"), caDirectory: PLACES.ca });
   writeFileSync(at("cabinet.img"), new Uint8Array(BLOCK));
 });
