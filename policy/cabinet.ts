@@ -36,6 +36,8 @@ export interface CabinetSlot {
 }
 
 export interface Cabinet {
+  /** Bytes of the partition up to the end of the last slot. */
+  readonly end: number;
   /**
    * Read one slot and check its digest; `null` when it is empty. Every call reads the device again, and a hostile disk may
    * answer differently: judge and use the bytes of one call.
@@ -99,6 +101,7 @@ export function encodeCabinet(
 export function openCabinet(read: (offset: number, length: number) => Uint8Array): Cabinet {
   const entries = parseHeader(readExactly(read, 0, BLOCK));
   return {
+    end: Math.max(...[...entries.values()].map(({ offset, capacity }) => offset + capacity)),
     slot(name) {
       const entry = entries.get(name);
       if (entry === undefined || entry.length === 0) return null;

@@ -1,10 +1,11 @@
-import { readFile } from "node:fs/promises";
-import { join } from "node:path";
+import { access, constants, readFile } from "node:fs/promises";
+import { join, resolve } from "node:path";
 import { z } from "zod";
 import { IronclawError, parseJson, sha256Hex } from "../policy/index.ts";
 import { ImageError } from "./errors.ts";
 import { GuestTree, requireGuestFile } from "./guest-tree.ts";
 import { PROGRAMS } from "./pin-module.ts";
+import { type Firmware, findFirmware, furtherPorts } from "./qemu-args.ts";
 import { IMAGE_VARIANTS, type ImageVariant } from "./variants.ts";
 
 /** What a release says about an image, read from the directory that `buildImage` filled. Nothing is built or run. */
@@ -26,6 +27,7 @@ const manifestSchema = z.object({
     id: digest,
     variant: z.enum(IMAGE_VARIANTS),
     files: z.object({ "uki.efi": digest }),
+    workloads: z.array(z.object({ port: z.string().nullable() })).default([]),
     secureBoot: z
       .object({ pcr7: z.object({ sha256: digest, sha384: z.string().regex(/^[0-9a-f]{96}$/) }) })
       .nullable()
@@ -57,17 +59,51 @@ export async function readBuiltImage(directory: string): Promise<BuiltImage> {
   };
 }
 
+/** What a machine boots, and with which ports: nothing of it is trusted, all of it is measured. */
+export interface BuiltDisks {
+  readonly id: string;
+  readonly variant: ImageVariant;
+  readonly esp: string;
+  readonly root: string;
+  /** The firmware of a signed image, with the keys in its variables. */
+  readonly firmware?: Firmware;
+  readonly extraPorts: readonly string[];
+}
+
+/** @throws ImageError ERR_IMAGE_SOURCE when a file is missing, ERR_IMAGE_MALFORMED for another document than a manifest */
+export async function readBuiltDisks(directory: string): Promise<BuiltDisks> {
+  const { id, variant, workloads, secureBoot } = parseManifest(await readPart(directory, "manifest.json"));
+  const find = (name: string) => findPart(directory, name);
+  const [esp, root] = [await find("esp.img"), await find("root.img")];
+  const extraPorts = furtherPorts(variant, workloads);
+  if (secureBoot === null) return { id, variant, esp, root, extraPorts };
+  const firmware = { ...findFirmware({ secureBoot: true }), vars: await find("vars.fd") };
+  return { id, variant, esp, root, extraPorts, firmware };
+}
+
+async function findPart(directory: string, name: string): Promise<string> {
+  const path = resolve(directory, name);
+  await access(path, constants.R_OK).catch((cause: unknown) => {
+    throw missingPart(path, cause);
+  });
+  return path;
+}
+
 async function readPart(directory: string, name: string): Promise<Uint8Array> {
   try {
     return new Uint8Array(await readFile(join(directory, name)));
   } catch (cause) {
-    throw new ImageError("ERR_IMAGE_SOURCE", `image ${join(directory, name)}`, {
-      expected: "a file",
-      got: "none",
-      hint: "the directory is the one that `ironclaw image build --out` filled",
-      cause,
-    });
+    throw missingPart(join(directory, name), cause);
   }
+}
+
+function missingPart(path: string, cause: unknown): ImageError {
+  return new ImageError("ERR_IMAGE_SOURCE", `image ${path}`, {
+    expected: "a file",
+    got: "none",
+    hint: "the directory is the one that `ironclaw image build --out` filled",
+    cause,
+  });
 }
 
 function parseManifest(bytes: Uint8Array): z.infer<typeof manifestSchema>["manifest"] {

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes this machine able to build, start and test the project. npm start and npm test call it first; when everything is
 # there it takes a fraction of a second. Debian packages by name, then npm's, then the native parts. `machine.sh test` adds what
-# only tests need: a browser, and a font for it; a PKCS#11 proxy, and a card service with a virtual reader; applications that use PKCS#11.
+# only tests need: a browser, and a font for it; a PKCS#11 proxy, and a card service with a virtual reader; applications that use PKCS#11; the token of NSS.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -17,7 +17,7 @@ strace libtpm2-pkcs11-1 libpcsclite1 openssh-client
 if [ "${1:-}" = test ]; then
   packages="$packages chromium-headless-shell fonts-dejavu-core
     caml-crush-server caml-crush-clients pcscd vsmartcard-vpcd
-    gnutls-bin openssh-client default-jdk-headless systemd"
+    gnutls-bin openssh-client default-jdk-headless systemd libnss3"
 fi
 
 if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then

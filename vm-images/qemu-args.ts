@@ -1,5 +1,6 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
+import { type Acceleration, TCG } from "./acceleration.ts";
 import { ImageError } from "./errors.ts";
 import type { ImageVariant } from "./variants.ts";
 
@@ -31,6 +32,8 @@ interface MachineOptions {
   readonly extraPorts?: readonly string[];
   /** Further devices, each as QEMU's `-device` takes it, e.g. `qemu-xhci,id=usb`. They come after all others on the bus. */
   readonly extraDevices?: readonly string[];
+  /** Default: TCG. */
+  readonly acceleration?: Acceleration;
   /** Kills the machine when aborted. */
   readonly signal?: AbortSignal;
 }
@@ -100,6 +103,15 @@ export function portNames(options: Pick<VmOptions, "variant" | "extraPorts">): s
   return names;
 }
 
+/** Ports of an image's workloads that the project's recipes do not have. */
+export function furtherPorts(
+  variant: ImageVariant,
+  workloads: readonly { readonly port: string | null }[],
+): readonly string[] {
+  const known = portNames({ variant });
+  return workloads.flatMap(({ port }) => (port === null || known.includes(port) ? [] : [port]));
+}
+
 /** Where the files of a machine lie in its directory. */
 export function vmPaths(directory: string) {
   return {
@@ -108,12 +120,13 @@ export function vmPaths(directory: string) {
     store: join(directory, "store.img"),
     console: join(directory, "console.log"),
     qmp: join(directory, "qmp.sock"),
+    tpm: join(directory, "tpm.sock"),
     port: (name: string): string => join(directory, `${name}.sock`),
   };
 }
 
 /**
- * Arguments of qemu-system-x86_64. TCG only: nested KVM opens and then dies on some hosts, and the boot PCRs are the same.
+ * Arguments of qemu-system-x86_64.
  * Virtio devices are modern only (`disable-legacy=on`), so that their PCI ids do not depend on the bus they sit on.
  */
 export function qemuArguments(options: VmOptions, firmware: Firmware): string[] {
@@ -132,21 +145,16 @@ export function bareQemuArguments(options: BareVmOptions): string[] {
   return [...machine(options), ...["-kernel", kernel, "-initrd", initrd, "-append", commandLine], ...devices(options)];
 }
 
-function machine({ memoryMiB = 512, directory, tpmSocket }: MachineOptions, secureBoot = false): string[] {
+function machine(
+  { memoryMiB = 512, directory, tpmSocket, acceleration = TCG }: MachineOptions,
+  secureBoot = false,
+): string[] {
   const paths = vmPaths(directory);
+  const accel = acceleration.accel === "tcg" ? "tcg,thread=multi" : acceleration.accel;
   return [
-    ...[
-      "-nodefaults",
-      "-no-user-config",
-      "-machine",
-      secureBoot ? "q35,smm=on" : "q35",
-      "-accel",
-      "tcg,thread=multi",
-      "-cpu",
-      "max",
-      "-smp",
-      "2",
-    ],
+    // Pages that are merged with another machine's tell that machine what is in them.
+    ...["-nodefaults", "-no-user-config", "-machine", `q35,mem-merge=off${secureBoot ? ",smm=on" : ""}`],
+    ...["-accel", accel, "-cpu", acceleration.cpu, "-smp", "2"],
     ...(secureBoot ? ["-global", "driver=cfi.pflash01,property=secure,value=on"] : []),
     // Waking up from S3 resets the TPM and not the guest: its PCRs would start again under a machine that goes on.
     ...["-global", "ICH9-LPC.disable_s3=1", "-global", "ICH9-LPC.disable_s4=1"],

@@ -104,11 +104,11 @@ async function named<T>(document: string, act: () => Promise<T>): Promise<T> {
 }
 
 /** By its content: several releases of one name are no mistake, and a new signature is another document. */
-function releaseFileName(bytes: Uint8Array): string {
+export function releaseFileName(bytes: Uint8Array): string {
   return `/${sha256Hex(bytes).slice(0, 16)}.json`;
 }
 
-function sealedFileName({ name }: Pick<SealedPackage, "name">): string {
+export function sealedFileName({ name }: Pick<SealedPackage, "name">): string {
   return `/${name}.json`;
 }
 

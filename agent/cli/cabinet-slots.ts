@@ -57,7 +57,7 @@ export function machineDocument(name: string): Uint8Array {
 }
 
 /** Reads a document as the launch will. @throws IronclawError of the document's own reader */
-function checkSlot(slot: Exclude<SlotName, DocumentSlot>, bytes: Uint8Array): void {
+export function checkSlot(slot: Exclude<SlotName, DocumentSlot>, bytes: Uint8Array): void {
   switch (slot) {
     case "module":
     case "token":
@@ -152,6 +152,16 @@ export function readCabinet(path: string): Map<SlotName, Uint8Array> {
     }
     return contents;
   });
+}
+
+export interface OpenedCabinet {
+  readonly cabinet: Cabinet;
+  readonly read: (offset: number, length: number) => Uint8Array;
+}
+
+/** @throws AgentError ERR_ENVIRONMENT; PolicyError for a damaged header */
+export function openCabinetFile<T>(path: string, use: (opened: OpenedCabinet) => T): T {
+  return withFile(path, (read) => use({ cabinet: openCabinet(read), read }));
 }
 
 function withFile<T>(path: string, use: (read: (offset: number, length: number) => Uint8Array) => T): T {

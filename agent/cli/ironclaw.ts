@@ -20,10 +20,12 @@ export const COMMANDS: Readonly<Record<string, Loader>> = {
   "cabinet list": () => import("./cabinet-list.ts"),
   "cabinet new": () => import("./cabinet-new.ts"),
   "cabinet put": () => import("./cabinet-put.ts"),
+  "cabinet verify": () => import("./cabinet-verify.ts"),
   "ear verify": () => import("./ear-verify.ts"),
   "ek show": () => import("./ek-show.ts"),
   enrol: () => import("./enrol.ts"),
   freeze: () => import("./freeze.ts"),
+  "image boot": () => import("./image-boot.ts"),
   "image build": () => import("./image-build.ts"),
   "image lock": () => import("./image-lock.ts"),
   "image predict": () => import("./image-predict.ts"),
@@ -42,6 +44,7 @@ export const COMMANDS: Readonly<Record<string, Loader>> = {
   "policy check": () => import("./policy-check.ts"),
   "policy diff": () => import("./policy-diff.ts"),
   "policy explain": () => import("./policy-explain.ts"),
+  "policy new": () => import("./policy-new.ts"),
   "policy schema": () => import("./policy-schema.ts"),
   "policy test": () => import("./policy-test.ts"),
   "policy sign": () => import("./policy-sign.ts"),
@@ -70,6 +73,7 @@ export const COMMANDS: Readonly<Record<string, Loader>> = {
   "verifier serve": () => import("./verifier-serve.ts"),
   "verifier token": () => import("./verifier-token.ts"),
   verify: () => import("./verify.ts"),
+  "workload sign": () => import("./workload-sign.ts"),
 };
 
 /** Runs one command and resolves with its exit code. Never rejects; whatever goes wrong is one line in `io.complain`. */

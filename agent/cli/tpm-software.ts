@@ -1,6 +1,4 @@
-import { copyFile, writeFile } from "node:fs/promises";
-import { join, resolve } from "node:path";
-import { makeTpmState } from "../../vm-images/swtpm.ts";
+import { makeSoftwareTpm } from "../../vm-images/machine-folder.ts";
 import type { Command } from "./command.ts";
 import { answer, JSON_OPTION } from "./output.ts";
 
@@ -10,12 +8,7 @@ export const command: Command = {
   options: { json: JSON_OPTION },
   examples: ["ironclaw tpm software tpm"],
   run: async (input, io) => {
-    const directory = resolve(input.positional(0));
-    const tpm = await makeTpmState({ directory, caDirectory: join(directory, "ca") });
-    const ek = join(directory, "ek.der");
-    await writeFile(ek, tpm.ekCertificates.p384);
-    await copyFile(tpm.caIssuer, join(directory, "ek-issuer.pem"));
-    await copyFile(tpm.caRoot, join(directory, "ek-ca.pem"));
+    const { directory, ekCertificate: ek } = await makeSoftwareTpm(input.positional(0));
     answer(
       input,
       io,

@@ -1,5 +1,5 @@
 import { type Reason, reason } from "../../attest/index.ts";
-import { equalBytes, fromHex, type Release, sortedModules, sortedTokens } from "../../policy/index.ts";
+import { equalBytes, fromHex, type Policy, type Release, sortedModules, sortedTokens } from "../../policy/index.ts";
 import {
   blocks,
   type Credential,
@@ -66,12 +66,17 @@ export interface CredentialUse {
 }
 
 export function neededCredentials(
-  environment: LaunchEnvironment,
+  environment: Pick<LaunchEnvironment, "stateVolume">,
   { policy }: Pick<LaunchInputs, "policy">,
 ): readonly CredentialUse[] {
+  return credentialsOf(policy, environment.stateVolume !== null);
+}
+
+/** What a policy's launch unseals, on a machine with a state volume or without one. */
+export function credentialsOf(policy: Policy, stateVolume: boolean): readonly CredentialUse[] {
   const files = sortedModules(policy).flatMap((module) => Object.values(module.files));
   return [
-    ...(environment.stateVolume === null ? [] : [{ name: STATE_CREDENTIAL, kind: "volume-key" as const }]),
+    ...(stateVolume ? [{ name: STATE_CREDENTIAL, kind: "volume-key" as const }] : []),
     ...[...new Set(files)].map((name) => ({ name, kind: "file" as const })),
     ...sortedTokens(policy).map(({ pin }) => ({ name: pin, kind: "pin" as const })),
   ];

@@ -214,5 +214,8 @@ export class Domains {
 }
 
 function gone(key: string): AgentError {
-  return new AgentError("ERR_KEY_GONE", "key", { expected: "a key that the launch checked, or that arrived", got: key });
+  return new AgentError("ERR_KEY_GONE", "key", {
+    expected: "a key that the launch checked, or that arrived",
+    got: key,
+  });
 }

@@ -123,6 +123,7 @@ function commandLines(at: (name: string) => string): Readonly<Record<string, rea
       ...["--release", at("release.json"), "--sealed", at("hsm-pin.json"), "--sealed", at("state.json")],
     ],
     "cabinet put": [at("cabinet.img"), "sealed", at("hsm-pin.json"), "--add"],
+    "cabinet verify": [at("cabinet.img"), "--image", at("image"), "--ek-certificate", at("ek.der")],
     "ek show": [at("ek.der"), "--issuer", at("ek-issuer.pem"), "--ca-set", at("ek-anchors.json")],
     enrol: ["vm-1", "--machine", at("machine"), ...ek, "--out", at("other-enrolment.json")],
     "image predict": [at("image/uki.efi")],

@@ -23,6 +23,7 @@ const inputs = Object.entries({
   "cabinet list": ["cabinet.img"],
   "cabinet new": ["policy.json", "anchors.json", "release.json", "hsm-pin.json", "state.json"],
   "cabinet put": ["cabinet.img", "hsm-pin.json"],
+  "cabinet verify": ["ek.der"],
   "ek show": ["ek.der", "ek-issuer.pem", "ek-anchors.json"],
   enrol: ["ek.der", "ek-issuer.pem", "ek-ca.pem"],
   "image predict": ["image/uki.efi"],

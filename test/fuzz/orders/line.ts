@@ -56,6 +56,9 @@ export class Line implements Channel {
     }
   }
 
+  /** Whoever has read a piece has taken it here. */
+  takeLate(): void {}
+
   endGreeting(more: number): void {
     if (!this.#destroyed && more === 0 && this.#pieces.length === 0) return;
     this.destroy();

@@ -1,0 +1,207 @@
+import { readFileSync } from "node:fs";
+import { join, resolve } from "node:path";
+import { describeEkCertificate } from "../../attest/index.ts";
+import { parseBundle, parsePolicy, type SlotName, toHex } from "../../policy/index.ts";
+import { verifySealedPackage } from "../../seal/index.ts";
+import { ACCELERATIONS, chooseAcceleration, probeKvm } from "../../vm-images/acceleration.ts";
+import { type BuiltDisks, readBuiltDisks } from "../../vm-images/built-image.ts";
+import { sysfsDevices } from "../../vm-images/host/index.ts";
+import { requireListedDevices } from "../../vm-images/machine-devices.ts";
+import { type MachineFolder, openMachineFolder } from "../../vm-images/machine-folder.ts";
+import { findFirmware, portNames, qemuArguments, vmPaths } from "../../vm-images/qemu-args.ts";
+import { bootMachine, type LaunchOutcome, type MachineParts, type RunningMachine } from "../../vm-images/running.ts";
+import { anchorsOf, readCabinet } from "./cabinet-slots.ts";
+import type { Command, CommandInput, CommandIo } from "./command.ts";
+import { answer, JSON_OPTION } from "./output.ts";
+
+export const command: Command = {
+  summary: "boot an image with a cabinet on this host, with a software TPM, and stay until the guest ends or Ctrl-C",
+  positionals: [],
+  options: {
+    image: { type: "string", value: "DIR", help: "what `image build --out` filled", required: true },
+    cabinet: { type: "string", value: "FILE", help: "what `cabinet new` wrote", required: true },
+    machine: {
+      type: "string",
+      value: "DIR",
+      help: "the machine's folder: TPM, disks that it writes, sockets, console; what is missing is made",
+      required: true,
+    },
+    memory: { type: "string", value: "MIB", help: "memory (default: 512)" },
+    device: {
+      type: "string",
+      value: "DEVICE",
+      multiple: true,
+      help: "a further device, as QEMU's -device takes it; refused unless the cabinet's policy lists it",
+    },
+    accel: { type: "string", value: "HOW", help: "auto (KVM if this image boots under it), tcg or kvm" },
+    json: { ...JSON_OPTION, help: "print one JSON document once the launch has ended" },
+  },
+  examples: [
+    "ironclaw image boot --image build/image/demo --cabinet cabinet.img --machine vm-1",
+    "ironclaw image boot --image build/image/demo-usb --cabinet cabinet.img --machine vm-1 --device qemu-xhci --device usb-host,vendorid=0x08e6,productid=0x4433",
+  ],
+  run: boot,
+};
+
+async function boot(input: CommandInput, io: CommandIo): Promise<0 | 1> {
+  const started = performance.now();
+  const memoryMiB = input.integer("memory", 128, 1 << 20) ?? 512;
+  const want = input.choice("accel", ACCELERATIONS);
+  const image = await readBuiltDisks(input.text("image"));
+  const cabinet = resolve(input.text("cabinet"));
+  const contents = readCabinet(cabinet);
+  const directory = resolve(input.text("machine"));
+  const parts = { ...partsOf(image, cabinet, directory), extraDevices: input.list("device"), memoryMiB };
+  checkDevices(parts, contents, io);
+  const folder = await openMachineFolder(directory);
+  for (const part of folder.made)
+    io.complain(`boot: made ${part === "tpm" ? "a software TPM" : `a blank ${part} disk`} in ${directory}`);
+  for (const warning of await warnAboutTpm(contents, folder)) io.complain(`warning: ${warning}`);
+  using interrupt = new Interrupt();
+  const probe = probeKvm((image.firmware ?? findFirmware()).code, image.esp);
+  const acceleration = await chooseAcceleration({ want, directory, imageId: image.id, probe });
+  io.complain(`boot: ${acceleration.accel}, -cpu ${acceleration.cpu} (${acceleration.why})`);
+  await using running = await bootMachine({ ...parts, acceleration });
+  const watch = { io, since: performance.now(), running };
+  const launch = await Promise.race([watchLaunch(watch), interrupt.asked]);
+  if (launch === null) return ended(io, "stopped before the launch had ended", 1);
+  running.control.close(); // a port takes one connection at a time: leave it to the operator's commands
+  const seconds = (performance.now() - started) / 1000;
+  const facts = {
+    state: launch.state,
+    reasons: launch.reasons,
+    phases: launch.phases,
+    seconds,
+    acceleration,
+    machine: directory,
+    ...places(parts),
+  };
+  answer(input, io, facts, renderUp(launch, seconds, parts));
+  const how = await Promise.race([
+    running.vm.exited.then(() => "the guest ended"),
+    interrupt.asked.then(() => "stopped"),
+  ]);
+  return ended(io, how, launch.state === "serving" ? 0 : 1);
+}
+
+function ended(io: CommandIo, how: string, code: 0 | 1): 0 | 1 {
+  io.complain(`boot: ${how}`);
+  return code;
+}
+
+function partsOf({ id: _, ...image }: BuiltDisks, cabinet: string, directory: string): MachineParts {
+  return { ...image, cabinet, directory, tpmDirectory: join(directory, "tpm") };
+}
+
+/** Refuses a device that was asked for and is not listed; warns of all else that the policy does not list. */
+function checkDevices(parts: MachineParts, contents: ReadonlyMap<SlotName, Uint8Array>, io: CommandIo): void {
+  const policyBytes = contents.get("policy");
+  const policy = policyBytes === undefined ? { devices: [] } : parsePolicy(policyBytes);
+  const args = qemuArguments({ ...parts, tpmSocket: vmPaths(parts.directory).tpm }, parts.firmware ?? findFirmware());
+  const exposed = requireListedDevices(args, parts.extraDevices ?? [], policy, sysfsDevices());
+  for (const { item, expected, got } of exposed) io.complain(`warning: ${item}: expected ${expected}, got ${got}`);
+}
+
+/** A cabinet of another machine unseals nothing here: better said before a minute of booting than after. */
+async function warnAboutTpm(
+  contents: ReadonlyMap<SlotName, Uint8Array>,
+  { ekCertificate }: MachineFolder,
+): Promise<readonly string[]> {
+  const sealed = contents.get("sealed");
+  if (ekCertificate === null || sealed === undefined) return [];
+  const names = describeEkCertificate(ekCertificate).profiles.map(({ ekName }) => ekName);
+  const anchors = anchorsOf(contents);
+  const packages = await Promise.all(parseBundle(sealed).map(({ bytes }) => verifySealedPackage(bytes, anchors)));
+  return packages
+    .filter(({ ekName }) => !names.includes(toHex(ekName)))
+    .map(({ name }) => `credential ${name} is sealed to another TPM than this machine's: it will stay sealed`);
+}
+
+interface Watch {
+  readonly io: CommandIo;
+  readonly since: number;
+  readonly running: RunningMachine;
+}
+
+/** Tells each phase when it has ended, with its seconds: firmware and kernel as the console shows them, the launch as the agent says. */
+async function watchLaunch({ io, since, running }: Watch): Promise<LaunchOutcome> {
+  const tell = (phase: string, ms: number) =>
+    io.complain(`boot: ${phase.padEnd(14)} ${(ms / 1000).toFixed(1).padStart(6)} s`);
+  let before = since;
+  const mark = (phase: string) => {
+    const now = performance.now();
+    tell(phase, now - before);
+    before = now;
+  };
+  const console = new ConsoleWatch(running.vm.consoleLog, () => mark("firmware"));
+  try {
+    let first = true;
+    return await running.launched(({ phase, ms }) => {
+      console.close();
+      if (first) mark("kernel, agent");
+      first = false;
+      tell(phase, ms);
+    });
+  } finally {
+    console.close();
+  }
+}
+
+/** Calls once, when the kernel's own loader has said its first word on the serial console: the firmware has ended. */
+class ConsoleWatch {
+  readonly #timer: NodeJS.Timeout;
+
+  constructor(path: string, onKernel: () => void) {
+    this.#timer = setInterval(() => {
+      if (!/EFI stub|Linux version/.test(read(path))) return;
+      this.close();
+      onKernel();
+    }, 100).unref();
+  }
+
+  close(): void {
+    clearInterval(this.#timer);
+  }
+}
+
+function read(path: string): string {
+  try {
+    return readFileSync(path, "latin1");
+  } catch {
+    return ""; // QEMU has not made it yet
+  }
+}
+
+function places({ directory, variant }: MachineParts) {
+  const { console, port } = vmPaths(directory);
+  return { console, ports: Object.fromEntries(portNames({ variant }).map((name) => [name, port(name)])) };
+}
+
+function renderUp({ state, reasons }: LaunchOutcome, seconds: number, parts: MachineParts): string {
+  const { console, ports } = places(parts);
+  return [
+    `${state} after ${seconds.toFixed(1)} s`,
+    ...reasons.map((reason) => `  reason     ${JSON.stringify(reason)}`),
+    `  machine    ${parts.directory}   (for --machine)`,
+    `  console    ${console}`,
+    ...Object.values(ports).map((path) => `  port       ${path}`),
+    "The guest's end or Ctrl-C ends it.",
+  ].join("\n");
+}
+
+/** Ctrl-C, or an end that was asked for: the machine is stopped, and what the guest flushed is on its disks. */
+class Interrupt {
+  readonly asked: Promise<null>;
+  readonly #listen: () => void;
+
+  constructor() {
+    const { promise, resolve: ask } = Promise.withResolvers<null>();
+    this.asked = promise;
+    this.#listen = () => ask(null);
+    for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, this.#listen);
+  }
+
+  [Symbol.dispose](): void {
+    for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.off(signal, this.#listen);
+  }
+}
