@@ -1,4 +1,5 @@
 import { parseConfig } from "../config.ts";
+import { journal } from "../journal.ts";
 import type { Command } from "./command.ts";
 import { readInput } from "./files.ts";
 
@@ -10,6 +11,7 @@ export const command: Command = {
   run: async (input) => {
     const path = input.text("config");
     parseConfig(await readInput(path, "agent configuration"));
+    journal.begin(process.env);
     const { runAgent } = await import("../service.ts");
     return runAgent(path, process.env);
   },

@@ -40,7 +40,7 @@ static bool is_mount_point(const char *path) {
 static int mount_place(const struct place *place) {
     if (is_mount_point(place->path)) return 0; // the initrd moved it here
     if (mount(place->type, place->path, place->type, place->flags, place->options) == 0) return 0;
-    log_line("mount %s: %s", place->path, strerror(errno));
+    log_line(LEVEL_ERROR "mount %s: %s", place->path, strerror(errno));
     return -1;
 }
 
@@ -62,7 +62,7 @@ int boot_mounts(struct settings *settings) {
     for (size_t i = 1; i < sizeof PLACES / sizeof PLACES[0]; i++) result |= mount_place(&PLACES[i]);
     // Workloads see no process of others; the agent may (it watches its shims).
     if (mount(NULL, "/proc", NULL, MS_REMOUNT | QUIET, "hidepid=invisible,gid=990") != 0) {
-        log_line("/proc hidepid: %s", strerror(errno));
+        log_line(LEVEL_WARNING "/proc hidepid: %s", strerror(errno));
         result = -1;
     }
     if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0) result = -1;
