@@ -8,6 +8,7 @@ export const command: Command = {
   positionals: [],
   options: { config: { type: "string", value: "FILE", help: "the agent's measured configuration", required: true } },
   examples: ["ironclaw agent --config /etc/ironclaw/agent.json"],
+  talks: true,
   run: async (input) => {
     const path = input.text("config");
     parseConfig(await readInput(path, "agent configuration"));

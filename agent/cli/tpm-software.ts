@@ -11,6 +11,7 @@ export const command: Command = {
   examples: ["ironclaw tpm software tpm"],
   run: async (input, io) => {
     const directory = resolve(input.positional(0));
+    io.phase("making the TPM and its certificates");
     const tpm = await makeTpmState({ directory, caDirectory: join(directory, "ca") });
     const ek = join(directory, "ek.der");
     await writeFile(ek, tpm.ekCertificates.p384);

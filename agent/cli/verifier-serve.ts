@@ -15,6 +15,7 @@ export const command: Command = {
     "ironclaw verifier serve --config verifier/verifier.json",
     "ironclaw verifier serve --config verifier/verifier.json --tls-cert tls.pem --tls-key tls.key --tls-client-ca people.pem",
   ],
+  talks: true,
   run: async (input, io) => {
     const { config, folder } = await readVerifierConfig(input);
     const journal = new Journal("verifier", (line) => io.complain(line));
