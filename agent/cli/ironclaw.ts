@@ -25,6 +25,7 @@ export const COMMANDS: Commands = {
   "ear verify": () => import("./ear-verify.ts"),
   "ek show": () => import("./ek-show.ts"),
   enrol: () => import("./enrol.ts"),
+  explain: () => import("./explain.ts"),
   freeze: () => import("./freeze.ts"),
   "image build": () => import("./image-build.ts"),
   "image predict": () => import("./image-predict.ts"),

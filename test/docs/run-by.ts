@@ -6,4 +6,5 @@ export const RUN_BY: readonly { readonly document: string; readonly files: reado
   { document: "agent/cli/README.md", files: ["test/support/walk-through.ts", "test/agent/cli/walk-through.test.ts"] },
   { document: "seal/README.md", files: ["test/seal/walk-through.test.ts"] },
   { document: "attest/service/README.md", files: ["test/attest/service/walk-through.test.ts"] },
+  { document: "agent/docs/verifier-guide.md", files: ["test/docs/verifier-guide.test.ts"] },
 ];
