@@ -47,10 +47,19 @@ describe("documents", () => {
     expect(all.filter((document) => !reached.has(document) && !document.startsWith(".github/"))).toEqual([]);
   });
 
+  test("the index of decisions has every one with its title", () => {
+    const index = readDocument("agent/docs/decisions/README.md");
+    for (const document of documents().filter((path) => /decisions\/\d{4}-/.test(path))) {
+      const [, number = "", title = ""] = /^# 0*(\d+)[.:] (.*)$/m.exec(readDocument(document)) ?? [];
+      const row = `| [${number.padStart(4, "0")}](${document.split("/").at(-1)}) | ${title.slice(0, 1).toUpperCase()}${title.slice(1)} |`;
+      expect(index.split("\n")).toContain(row);
+    }
+  });
+
   test("the map of the documents names every page of agent/docs", () => {
     const named = new Set(linkedFrom("agent/docs/README.md", documents()));
     const pages = documents().filter(
-      (document) => document.startsWith("agent/docs/") && document !== "agent/docs/README.md",
+      (document) => /^agent\/docs\/[^/]+$/.test(document) && document !== "agent/docs/README.md",
     );
     expect(pages.filter((page) => !named.has(page))).toEqual([]);
   });
