@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <stdarg.h>
-#include <stdlib.h>
 #include <unistd.h>
 
 #define PATIENCE 20
@@ -11,8 +10,8 @@
 
 static struct log_settings settings = {.least = '6'};
 
-const char *open_log(void) {
-    settings = log_settings(getenv("IRONCLAW_LOG"), getenv("JOURNAL_STREAM"));
+const char *open_log(const char *asked, const char *stream) {
+    settings = log_settings(asked, stream);
     if (settings.unreadable) log_line(LEVEL_WARNING "IRONCLAW_LOG: expected a level, or journal: or plain: and a level");
     return log_word(&settings);
 }

@@ -11,6 +11,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
@@ -76,6 +77,7 @@ _Noreturn void cap_and_reboot(const struct spawner *spawner, enum exit_code code
 
 static int set_up_image(struct settings *settings) {
     if (boot_mounts(settings) != 0) return -1;
+    settings->log = open_log(boot_log(), NULL);
     settings->variant = boot_variant();
     static const char *const NAMES[] = {"release", "demo", "dev"};
     log_line("variant %s", NAMES[settings->variant]);
@@ -171,7 +173,7 @@ static _Noreturn void serve(struct spawner *spawner, int signal_fd) {
 int main(int argc, char **argv) {
     static struct spawner spawner;
     bool image = getpid() == 1;
-    const char *log = open_log();
+    const char *log = image ? open_log(NULL, NULL) : open_log(getenv("IRONCLAW_LOG"), getenv("JOURNAL_STREAM"));
     spawner.settings = image ? image_settings() : parse_options(argc, argv);
     spawner.settings.log = log;
     if (!image && take_listen_sockets(&spawner.settings.listen) != 0) return EXIT_USAGE; // nothing is under way yet

@@ -106,13 +106,14 @@ struct spawner {
 enum outcome { OUTCOME_DONE, OUTCOME_FAILED, OUTCOME_BREACH };
 
 // log.c, agent/LOGS.md. A terminal that somebody stopped costs a moment and the text, never the spawner.
-const char *open_log(void); // how lines look: see log_word
+const char *open_log(const char *asked, const char *stream); // how lines look: see log_word
 void write_log(const char *bytes, size_t length);
 void log_line(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 // boot.c, hardening.c, devices.c: PID 1 only. Each returns 0, or -1 when the machine cannot go on.
 int boot_mounts(struct settings *settings); // opens the console
 enum variant boot_variant(void);
+const char *boot_log(void); // what the command line says of the log, NULL for nothing
 void harden_kernel(enum variant variant);
 void forbid_user_namespaces(void);
 int prepare_devices(struct settings *settings); // finds the disks

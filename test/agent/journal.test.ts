@@ -1,12 +1,14 @@
-import { execFileSync } from "node:child_process";
-import { closeSync, fstatSync, mkdtempSync, openSync, readFileSync, rmSync } from "node:fs";
+import { execFileSync, spawn } from "node:child_process";
+import { once } from "node:events";
+import { closeSync, fstatSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import fc from "fast-check";
 import { afterAll, describe, expect, test } from "vitest";
 import { serviceLog } from "../../agent/cli/verifier-log.ts";
 import { Journal, LOG_LEVELS, type LogLevel, logLine, logSettings } from "../../agent/journal.ts";
-import { buildLogLines, buildStart, startSpawner } from "./spawner/host.ts";
+import { native } from "../support/shim-fixture.ts";
+import { buildBootWords, buildLogLines, buildStart, single, startSpawner } from "./spawner/host.ts";
 
 const root = resolve(import.meta.dirname, "../..");
 const levels = Object.keys(LOG_LEVELS) as readonly LogLevel[];
@@ -118,6 +120,36 @@ describe("the spawner's and the relay's lines", () => {
     const printed = execFileSync(program, args, { encoding: "utf8", stdio: ["ignore", "pipe", fd] });
     closeSync(fd);
     expect(printed).toBe("journal:info\n<4>spawner: x\n");
+  });
+
+  test("a relay says that it is ready at every level: the spawner waits for these words", async () => {
+    const fd = native().listen(join(directory, "listener.sock"));
+    const relay = spawn(join(root, "build/native/relay"), ["0", "127.0.0.1:9"], {
+      stdio: ["ignore", "ignore", "pipe", fd],
+      env: { IRONCLAW_LOG: "journal:error" },
+    });
+    try {
+      const [line] = await once(relay.stderr, "data");
+      expect(`${line}`).toMatch(/^<6>relay 0: ready, 1 endpoints, at most \d+ connections\n$/);
+    } finally {
+      relay.kill("SIGKILL");
+      closeSync(fd);
+    }
+  });
+
+  test("in the image they are as the measured command line says, by its last word of that name", () => {
+    const words = buildBootWords(directory);
+    const file = join(directory, "cmdline");
+    const bound = [...(single ? ["--user", "--map-root-user"] : []), "--mount", "sh", "-c", 'mount --bind "$1" /proc/cmdline && exec "$0"', words, file];
+    for (const [line, expected] of [
+      ["quiet", "- 0"],
+      ["ironclaw.log=notice quiet ironclaw.variant=demo", "notice 1"],
+      ["ironclaw.log=debug ironclaw.log=plain:error ironclaw.variant=dev", "plain:error 2"],
+      ["xironclaw.log=debug ironclaw.variant=other", "- 0"],
+    ] as const) {
+      writeFileSync(file, `${line}\n`);
+      expect(execFileSync("unshare", bound, { encoding: "utf8" }), line).toBe(`${expected}\n`);
+    }
   });
 
   test("the spawner hands its form and level to the agent, and writes them itself", async () => {

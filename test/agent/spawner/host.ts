@@ -93,6 +93,12 @@ export function buildHashPieces(directory: string): string {
   return build(join(directory, "hash-pieces"), [join(import.meta.dirname, "hash-pieces.c"), ...hash], sanitised);
 }
 
+/** What PID 1 reads of its command line. */
+export function buildBootWords(directory: string): string {
+  const others = sourcesOf("agent/spawner").filter((path) => !path.endsWith("/main.c"));
+  return build(join(directory, "boot-words"), [join(import.meta.dirname, "boot-words.c"), ...others], ["-static"]);
+}
+
 /** The lines of the spawner's and the relay's log, with everything that finds a wrong write. */
 export function buildLogLines(directory: string): string {
   const sources = [join(import.meta.dirname, "log-lines.c"), join(root, "agent/spawner/log_format.c")];
