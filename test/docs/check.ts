@@ -15,6 +15,7 @@ const FOLDERS = /^(?:agent|attest|policy|seal|test|vm-images)\//;
 /** Null for a command that is one; otherwise what is wrong with it. Nothing is run. */
 export async function problemOf({ kind, words }: DocumentedCommand): Promise<string | null> {
   const [program, ...args] = words;
+  if (program === "ironclaw" && args[0] === "help") return ironclawProblem([...args.slice(1), "--help"], true);
   if (program === "ironclaw") return ironclawProblem(args, kind === "span" || isSynopsis(args));
   if (program === "npm") return npmProblem(args, kind === "span" || isSynopsis(args));
   return fileProblem(args);
@@ -41,7 +42,7 @@ async function ironclawProblem(args: readonly string[], loose: boolean): Promise
 
 /** `ironclaw`, `ironclaw COMMAND`, `ironclaw policy`, `ironclaw --help`. */
 function groupProblem(words: readonly string[]): string | null {
-  const [first = "--help", second = "--help"] = words[0] === "help" ? words.slice(1) : words;
+  const [first = "--help", second = "--help"] = words;
   const placeholder = first === "--help" || /^[A-Z]+$/.test(first);
   if (placeholder) return null;
   if (membersOf(first, COMMANDS) !== null && (second === "--help" || /^[A-Z]+$/.test(second))) return null;
