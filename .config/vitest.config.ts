@@ -30,6 +30,7 @@ const parts = [
   "test/seal/tss/published.test.ts",
   "test/bench/bench.test.ts",
   "test/lab/lab.test.ts",
+  "test/docs/verifier-guide.test.ts",
   "test/soak/soak.test.ts",
   "test/fuzz/fuzz.test.ts",
   "test/fuzz/harness.test.ts",

@@ -1,5 +1,6 @@
 // The program in the guest: `agent --config FILE`. Bundled into one file; it contains the agent and nothing else.
 import { AgentError } from "./errors.ts";
+import { failureOf, journal } from "./journal.ts";
 import { runAgent } from "./service.ts";
 
 function configPath(args: readonly string[]): string {
@@ -14,11 +15,12 @@ function configPath(args: readonly string[]): string {
 }
 
 async function main(): Promise<void> {
+  journal.begin(process.env);
   await runAgent(configPath(process.argv.slice(2)), process.env);
 }
 
 main().catch((error: unknown) => {
   // Leaving is enough: the spawner caps the agent PCR and reboots when the agent is gone (I3).
-  process.stderr.write(`agent: ${error instanceof Error ? error.message : "unknown failure"}\n`);
+  journal.error(failureOf(error));
   process.exit(4);
 });

@@ -4,6 +4,7 @@ import { type MachineTpm, readEpoch } from "../seal/index.ts";
 import type { AuditLog } from "./audit/log.ts";
 import type { AgentConfig } from "./config.ts";
 import { AgentError } from "./errors.ts";
+import { journal } from "./journal.ts";
 import type { LaunchRecord, RecordedShim } from "./launch/environment.ts";
 import type { LaunchInputs } from "./launch/inputs.ts";
 import type { MeasurementLog } from "./launch/measurement-log.ts";
@@ -33,7 +34,7 @@ export async function openSources(gathered: Gathered): Promise<Sources> {
     return () => sources;
   } catch (cause) {
     const got = cause instanceof Error ? cause.message : "a failure";
-    console.error(`agent: no reports: ${got}`);
+    journal.error(`no reports: ${got}`);
     return () => {
       throw new AgentError("ERR_ENVIRONMENT", "attestation key", {
         expected: "an endorsement key that can be used",

@@ -10,6 +10,7 @@ import { openAudit } from "./audit/open.ts";
 import { type AgentConfig, parseConfig } from "./config.ts";
 import { controlService, serveControl } from "./control/machine.ts";
 import { createSealingService } from "./control/sealing.ts";
+import { failureOf, journal } from "./journal.ts";
 import { type LaunchEnvironment, type LaunchRecord, newLaunchRecord } from "./launch/environment.ts";
 import { type ReadInputs, readInputs } from "./launch/inputs.ts";
 import { launch } from "./launch/launch.ts";
@@ -91,7 +92,7 @@ export async function runAgent(configPath: string, listen: ListenEnvironment): P
     }),
   );
   const launched = await launch(environment, record);
-  console.error(`agent: ${describe(record)}`);
+  journal.write(record.state.kind === "serving" ? "notice" : "error", describe(record));
   const { policy, policyBytes } = inputs.partial;
   if (policy === undefined || policyBytes === undefined) return ended;
   if (launched === null) await tryLater(environment, record, policy, storeKeeps);
@@ -113,7 +114,7 @@ async function signCheckpoints(audit: MachineAudit, tpm: MachineTpm, sources: So
   try {
     audit.signWith(await tpm.certifiedKey(sources().ak, CHECKPOINT_PURPOSE));
   } catch (error) {
-    console.error(`agent: no checkpoints: ${error instanceof Error ? error.message : "unknown failure"}`);
+    journal.error(`no checkpoints: ${failureOf(error)}`);
   }
 }
 
@@ -139,10 +140,10 @@ function openStore({ store: path }: AgentConfig): OpenStore {
   try {
     const medium = openStoreFile(path, { create: false });
     const { store, opened } = Store.open(medium);
-    if (opened.damaged) console.error("agent: store: no valid copy, begun again");
+    if (opened.damaged) journal.warning("store: no valid copy, begun again");
     return { store, storeKeeps: true, agentLoss: countAgentLoss(store, medium) };
   } catch (error) {
-    console.error(`agent: ${error instanceof Error ? error.message : "store: unknown failure"}, going on without`);
+    journal.error(`${failureOf(error)}, going on without a store`);
     return forgetful;
   }
 }

@@ -4,6 +4,7 @@ import { openApprovals } from "./approvals/index.ts";
 import type { MachineAudit } from "./audit/machine-audit.ts";
 import { LivePolicy, Usage } from "./broker/index.ts";
 import type { AgentConfig } from "./config.ts";
+import { journal } from "./journal.ts";
 import { addReasons, enter, type LaunchEnvironment, type LaunchRecord } from "./launch/environment.ts";
 import type { Launched } from "./launch/launch.ts";
 import { settleServed } from "./launch/served.ts";
@@ -73,7 +74,7 @@ export async function beginServing(parts: ServingParts, opened: (serving: Servin
   });
   await spawner.startWorkloads();
   for (const problem of await settleServed(environment, record)) {
-    console.error(`agent: after the launch: ${problem.code} ${problem.item}: ${problem.got}`);
+    journal.warning(`after the launch: ${problem.code} ${problem.item}: ${problem.got}`);
   }
 }
 
@@ -92,7 +93,7 @@ export async function tryLater(
 function launchLater({ agentLoss, spawner }: LaunchEnvironment, { state }: LaunchRecord, policy: Policy): void {
   const after = afterAgentLoss(agentLoss, policy);
   if (after.kind !== "wait" || state.kind !== "refused" || !isAgentLossAlone(state.reasons)) return;
-  console.error(`agent: agent lost, reboot in ${after.delay / 1000} s`);
+  journal.error(`agent lost, reboot in ${after.delay / 1000} s`);
   setTimeout(() => void spawner.capAndReboot("agent lost: the next launch"), after.delay);
 }
 
@@ -113,7 +114,7 @@ async function recoverAgain(
     capAndReboot,
     why: "login lost: the HSM is still away",
   });
-  for (const { code, got } of without) console.error(`agent: ${code}: ${got}`);
+  for (const { code, got } of without) journal.error(`${code}: ${got}`);
   await log.locked(async () => addReasons(record, without));
 }
 

@@ -43,7 +43,7 @@ export const NATIVE_PARTS: readonly NativePart[] = [
     output: "relay",
     kind: "static",
     directory: join(root, "agent/relay"),
-    sources: ["confine.c", "forward.c", "main.c", "../spawner/endpoint.c"],
+    sources: ["confine.c", "forward.c", "main.c", "../spawner/endpoint.c", "../spawner/log_format.c"],
   },
   { output: "init", kind: "static", directory: join(root, "vm-images/initrd") },
   {

@@ -1,4 +1,5 @@
 import type { CertifiedKey } from "../../seal/index.ts";
+import { failureOf, journal } from "../journal.ts";
 import { certificateEntry, checkpointEntry } from "./checkpoint.ts";
 import { type FileAuditLog, logEntry } from "./log.ts";
 import type { AuditHead } from "./record.ts";
@@ -64,7 +65,7 @@ export class AuditKeeper {
     this.#due = null;
     this.#settling ??= this.#settle()
       .catch((error: unknown) => {
-        console.error(`agent: audit log: ${error instanceof Error ? error.message : "unknown failure"}`);
+        journal.error(`audit log: ${failureOf(error)}`);
       })
       .finally(() => {
         this.#settling = null;

@@ -1,4 +1,5 @@
 import { parseConfig } from "../config.ts";
+import { journal } from "../journal.ts";
 import type { Command } from "./command.ts";
 import { readInput } from "./files.ts";
 
@@ -7,9 +8,11 @@ export const command: Command = {
   positionals: [],
   options: { config: { type: "string", value: "FILE", help: "the agent's measured configuration", required: true } },
   examples: ["ironclaw agent --config /etc/ironclaw/agent.json"],
+  talks: true,
   run: async (input) => {
     const path = input.text("config");
     parseConfig(await readInput(path, "agent configuration"));
+    journal.begin(process.env);
     const { runAgent } = await import("../service.ts");
     return runAgent(path, process.env);
   },

@@ -34,6 +34,7 @@ export const command: Command = {
     "ironclaw approve sign 9f0c1d2e3a4b5c6d --machine /tmp/ironclaw-dev-x1/vm --key ~/.ssh/id_ed25519_sk --input release.tar",
     "ironclaw approve sign 9f0c1d2e3a4b5c6d --machine /tmp/ironclaw-dev-x1/vm --signature request.txt.sig",
   ],
+  talks: true,
   run: async (input, io) => {
     const [key, file] = [input.optional("key"), input.optional("signature")];
     if ((key === undefined) === (file === undefined))

@@ -17,6 +17,7 @@ export const command: Command = {
     const limit = input.integer("limit", 1, 1_000_000_000) ?? Number.POSITIVE_INFINITY;
     const lines: Uint8Array[] = [];
     let [first, last]: (number | null)[] = [null, null];
+    io.phase("reading and checking the records");
     const source = await openAuditSource(input.positional(0));
     try {
       // A log is read to its end whatever is asked for: what is written is a part of one that verifies.

@@ -23,6 +23,7 @@ export const command: Command = {
     "ironclaw audit show /run/ironclaw/state/audit --decision deny --since 2027-03-01T00:00:00Z",
     "ironclaw audit show /tmp/ironclaw-dev-x1/vm --scope release-signing --follow",
   ],
+  talks: true,
   run: async (input, io) => {
     const chosen = recordFilter(input);
     const json = input.flag("json");

@@ -30,6 +30,7 @@ export const command: Command = {
     "ironclaw audit verify audit.jsonl --head 42:9f3c...",
   ],
   run: async (input, io) => {
+    io.phase("reading and checking the records");
     const known = await knownRecords(input);
     const enrolment = input.optional("enrolment");
     const ak = enrolment === undefined ? null : await readAk(enrolment);

@@ -1,5 +1,6 @@
 import { parseArgs } from "node:util";
 import { type ExitCode, fromHex, IronclawError } from "../../policy/index.ts";
+import { nearest } from "./suggest.ts";
 
 /** Standard input, for secrets. */
 export type SecretInput = AsyncIterable<Uint8Array> & { readonly isTTY?: boolean };
@@ -10,6 +11,8 @@ export interface CommandIo {
   print(text: string): void;
   /** Standard error: progress, errors, hints. */
   complain(text: string): void;
+  /** What is being done from here on, for whoever waits longer than two seconds. Never with `--json`. */
+  phase(name: string): void;
 }
 
 export interface CommandOption {
@@ -29,6 +32,8 @@ export interface Command {
   readonly positionals: readonly string[];
   readonly options: Readonly<Record<string, CommandOption>>;
   readonly examples: readonly string[];
+  /** Speaks with a person, or goes on until it is told to end: no progress is shown. */
+  readonly talks?: true;
   run(input: CommandInput, io: CommandIo): Promise<0 | ExitCode>;
 }
 
@@ -112,7 +117,7 @@ export function parseCommandLine(command: Command, args: readonly string[]): Com
   try {
     parsed = parseArgs({ args: [...args], options, allowPositionals: true, strict: true });
   } catch (error) {
-    throw new UsageError(error instanceof Error ? (error.message.split(/\. |\n/)[0] ?? "usage") : "usage");
+    throw unreadable(error, Object.keys(command.options));
   }
   if (parsed.positionals.length !== command.positionals.length) {
     const expected = command.positionals.join(" ") || "no arguments";
@@ -125,6 +130,14 @@ export function parseCommandLine(command: Command, args: readonly string[]): Com
     givenValue(`--${name} ${option.value ?? ""}`.trim(), option, parsed.values[name]),
   ]);
   return new CommandInput(Object.fromEntries(values), parsed.positionals);
+}
+
+/** What `parseArgs` has against the arguments, and the option that was probably meant. */
+function unreadable(error: unknown, options: readonly string[]): UsageError {
+  const what = error instanceof Error ? (error.message.split(/\. |\n/)[0] ?? "usage") : "usage";
+  const [, option] = /^Unknown option '--([a-z-]+)'$/.exec(what) ?? [];
+  const meant = option === undefined ? null : nearest([option], [...options, "help"]);
+  return new UsageError(what, meant === null ? {} : { hint: `did you mean --${meant}?` });
 }
 
 function givenValue(what: string, { required, multiple }: CommandOption, given: unknown): unknown {

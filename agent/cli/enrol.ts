@@ -33,9 +33,11 @@ export const command: Command = {
     const { endorsement } = await readEndorsement(input);
     const control = await openMachine(input.text("machine"));
     try {
+      io.phase("asking the machine's TPM for its keys");
       const enrolment = await enrol(name, endorsement, control);
       const escrow = input.optional("escrow");
       if (escrow !== undefined) {
+        io.phase("giving the TPM an owner");
         const { secret } = await prepareEscrow(escrow, enrolment.ekName);
         await giveOwner(secret, await claimedEndorsement(endorsement, control), enrolment, control);
       }

@@ -40,7 +40,7 @@ export const command: Command = {
       ...(keys === undefined ? {} : { secureBoot: await openSecureBootKeys(resolve(keys)) }),
       outDirectory: resolve(input.text("out")),
       cacheDirectory: resolve(input.optional("cache") ?? "build/cache"),
-      onStep: (step) => io.complain(`image: ${step}`),
+      onStep: (step) => io.phase(step),
     });
     const lines = Object.entries(manifest.files).map(([name, digest]) => `${digest}  ${name}`);
     const note = manifest.unlocked ? " (unlocked: a locked package was gone)" : "";

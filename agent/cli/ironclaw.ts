@@ -1,13 +1,15 @@
 #!/usr/bin/env node
 // The composition root: the one place that may load every folder, each command only when it is asked for.
 import { IronclawError, printableText } from "../../policy/index.ts";
-import { type Command, type CommandIo, parseCommandLine, renderHelp, UsageError } from "./command.ts";
+import { colourWords, wantsColour } from "./colour.ts";
+import { type CommandIo, parseCommandLine, renderHelp, UsageError } from "./command.ts";
+import { type Commands, commandsOf, groupsOf, type Loader, renderGroup, renderList } from "./help.ts";
 import { oneLine } from "./output.ts";
-
-type Loader = () => Promise<{ readonly command: Command }>;
+import { CommandProgress, type ProgressStream } from "./progress.ts";
+import { nearest, suggestCommands } from "./suggest.ts";
 
 /** Commands by their words. */
-export const COMMANDS: Readonly<Record<string, Loader>> = {
+export const COMMANDS: Commands = {
   agent: () => import("./agent.ts"),
   "appraisal check": () => import("./appraisal-check.ts"),
   "appraisal schema": () => import("./appraisal-schema.ts"),
@@ -24,6 +26,7 @@ export const COMMANDS: Readonly<Record<string, Loader>> = {
   "ear verify": () => import("./ear-verify.ts"),
   "ek show": () => import("./ek-show.ts"),
   enrol: () => import("./enrol.ts"),
+  explain: () => import("./explain.ts"),
   freeze: () => import("./freeze.ts"),
   "image boot": () => import("./image-boot.ts"),
   "image build": () => import("./image-build.ts"),
@@ -76,26 +79,68 @@ export const COMMANDS: Readonly<Record<string, Loader>> = {
   "workload sign": () => import("./workload-sign.ts"),
 };
 
-/** Runs one command and resolves with its exit code. Never rejects; whatever goes wrong is one line in `io.complain`. */
-export async function runIronclaw(args: readonly string[], io: CommandIo): Promise<number> {
-  const safe: CommandIo = {
-    input: io.input,
-    print: (text) => io.print(printableText(text)),
-    complain: (text) => io.complain(oneLine(text)),
+/** What a program is given by its shell. */
+export interface ProgramIo extends Omit<CommandIo, "phase"> {
+  /** Absent: no colours, no progress. */
+  readonly terminal?: {
+    readonly colours: { readonly print: boolean; readonly complain: boolean };
+    readonly progress: ProgressStream;
   };
+}
+
+/** Runs one command and resolves with its exit code. Never rejects; whatever goes wrong is one line in `io.complain`. */
+export async function runIronclaw(given: readonly string[], io: ProgramIo): Promise<number> {
+  const { args, plain } = withoutColour(given[0] === "help" ? [...given.slice(1), "--help"] : given);
   const found = findCommand(args);
+  const json = args.includes("--json");
+  const progress = found === null || json ? null : (io.terminal?.progress ?? null);
+  const shown = progress === null || found === null ? null : new CommandProgress(`ironclaw ${found.words}`, progress);
+  const safe = safeIo(io, shown, plain || json);
   try {
     if (found === null) return await listCommands(args, safe);
     const { command } = await found.load();
-    if (found.rest.includes("--help") || found.rest.includes("-h")) {
+    if (asksForHelp(found.rest)) {
       safe.print(renderHelp(`ironclaw ${found.words}`, command));
       return 0;
     }
+    if (command.talks === true) shown?.end();
     return await command.run(parseCommandLine(command, found.rest), safe);
   } catch (error) {
     return complain(error, found?.words, safe);
+  } finally {
+    shown?.end();
   }
 }
+
+/** Nothing that a command writes drives a terminal; the few colours are put on afterwards. */
+function safeIo(
+  { input, print, complain, terminal }: ProgramIo,
+  shown: CommandProgress | null,
+  plain: boolean,
+): CommandIo {
+  const colour = (text: string, wanted: boolean | undefined) => (wanted === true && !plain ? colourWords(text) : text);
+  return {
+    input,
+    print: (text) => {
+      shown?.clear();
+      print(colour(printableText(text), terminal?.colours.print));
+    },
+    complain: (text) => {
+      shown?.clear();
+      complain(colour(oneLine(text), terminal?.colours.complain));
+    },
+    phase: (name) => shown?.phase(name),
+  };
+}
+
+/** `--no-color` goes with every command, and is none of its options. */
+function withoutColour(given: readonly string[]): { readonly args: readonly string[]; readonly plain: boolean } {
+  const end = given.indexOf("--");
+  const args = given.filter((word, index) => word !== "--no-color" || (end >= 0 && index > end));
+  return { args, plain: args.length < given.length };
+}
+
+const asksForHelp = (args: readonly string[]) => args.includes("--help") || args.includes("-h");
 
 function findCommand(args: readonly string[]): { words: string; load: Loader; rest: readonly string[] } | null {
   for (const count of [2, 1]) {
@@ -107,29 +152,40 @@ function findCommand(args: readonly string[]): { words: string; load: Loader; re
 }
 
 async function listCommands(args: readonly string[], io: CommandIo): Promise<number> {
-  const asked = args.length === 0 || args[0] === "--help" || args[0] === "-h";
-  if (!asked)
-    throw new UsageError("command", {
-      expected: "one of those that `ironclaw --help` lists",
-      got: args.slice(0, 2).join(" "),
-    });
-  const rows = await Promise.all(
-    Object.entries(COMMANDS).map(async ([words, load]) => `  ${words.padEnd(18)} ${(await load()).command.summary}`),
-  );
-  io.print(
-    [
-      "ironclaw: guest attestation and sealed HSM credentials",
-      "",
-      "usage: ironclaw COMMAND [options]",
-      "",
-      ...rows,
-      "",
-      "exit codes: 0 ok, 1 refused or contraindicated, 2 usage, 3 malformed or unverifiable input, 4 environment",
-      "`ironclaw COMMAND --help` explains one command.",
-      "",
-    ].join("\n"),
-  );
+  const [first = "--help"] = args;
+  const members = commandsOf(first, COMMANDS);
+  if (members !== null && (args.length === 1 || args[1]?.startsWith("-"))) {
+    if (!asksForHelp(args)) throw incomplete(first, members);
+    io.print(await renderGroup(first, members, COMMANDS));
+    return 0;
+  }
+  if (first !== "--help" && first !== "-h") throw unknownCommand(args);
+  io.print(await renderList(COMMANDS));
   return 0;
+}
+
+function incomplete(group: string, members: readonly string[]): UsageError {
+  return new UsageError("command", {
+    expected: `one of ${members.join(", ")}`,
+    got: group,
+    hint: `\`ironclaw ${group} --help\` lists them with examples`,
+  });
+}
+
+function unknownCommand(args: readonly string[]): UsageError {
+  const [first = ""] = args;
+  const members = commandsOf(first, COMMANDS);
+  const meant = suggestCommands(args, Object.keys(COMMANDS));
+  if (members !== null && meant.length === 0) return incomplete(first, members);
+  const group = nearest([first], groupsOf(COMMANDS));
+  const suggested = meant.length === 0 && group !== null ? [group] : meant;
+  return new UsageError("command", {
+    expected: "one of those that `ironclaw --help` lists",
+    got: args.slice(0, 2).join(" "),
+    ...(suggested.length === 0
+      ? {}
+      : { hint: `did you mean ${suggested.map((words) => `\`ironclaw ${words}\``).join(" or ")}?` }),
+  });
 }
 
 /** One line, a hint where there is one, never a stack trace. What was not foreseen is an environment failure. */
@@ -146,12 +202,23 @@ function complain(error: unknown, words: string | undefined, io: CommandIo): num
   return 4;
 }
 
+/** How the shell's terminal takes colours and progress. */
+function terminalOf({ stdout, stderr, env }: NodeJS.Process): ProgramIo["terminal"] {
+  const rewrites = stderr.isTTY === true && env["TERM"] !== "dumb";
+  return {
+    colours: { print: wantsColour(stdout.isTTY === true, env), complain: wantsColour(stderr.isTTY === true, env) },
+    progress: { write: (text) => void stderr.write(text), rewrites, columns: stderr.columns ?? 80 },
+  };
+}
+
 if (import.meta.main) {
   // Whoever reads only the first lines (`| head`) closes the pipe: that is no failure of ours.
   process.stdout.on("error", (error: NodeJS.ErrnoException) => process.exit(error.code === "EPIPE" ? 0 : 4));
+  const terminal = terminalOf(process);
   process.exitCode = await runIronclaw(process.argv.slice(2), {
     input: process.stdin,
     print: (text) => process.stdout.write(text.endsWith("\n") ? text : `${text}\n`),
     complain: (text) => process.stderr.write(`${text}\n`),
+    ...(terminal === undefined ? {} : { terminal }),
   });
 }

@@ -41,6 +41,7 @@ export const command: Command = {
     "ironclaw measure /usr/lib/x86_64-linux-gnu/opensc-pkcs11.so --also libpcsclite.so.1 --cpu x86-64-v3",
   ],
   run: async (input, io) => {
+    io.phase("hashing the library and what it needs");
     const measured = input.optional("image") === undefined ? await measureHere(input) : await measureForImage(input);
     const { pin, module } = measured;
     const files = Object.entries({ [module.path]: module.sha256, ...module.closure, ...module.config });

@@ -8,6 +8,7 @@ export const command: Command = {
   options: { ...ORDER_OPTIONS, json: JSON_OPTION },
   examples: ["ironclaw order new-volume --machine /tmp/ironclaw-dev-x1/vm --operator operator.pem"],
   run: async (input, io) => {
+    io.phase("asking for the TPM's records, signing the order, handing it in");
     const order = await giveOrder(input, ({ ekName, anchor }) => ({
       version: 1,
       order: "new-volume",

@@ -10,6 +10,7 @@ export const command: Command = {
   options: { operator, machine: { ...machine, required: true }, json: JSON_OPTION },
   examples: ["ironclaw order provision --machine /tmp/ironclaw-dev-x1/vm --operator operator.pem"],
   run: async (input, io) => {
+    io.phase("asking for the TPM's records, signing the order, handing it in");
     const order = await giveOrder(input, ({ ekName, boot }) => ({ version: 1, order: "provision", ekName, boot }));
     answer(input, io, order, "counter and records are defined again; reboot the machine");
     return 0;

@@ -13,6 +13,7 @@ export const command: Command = {
   examples: ["ironclaw order retry-login --machine /tmp/ironclaw-dev-x1/vm --operator operator.pem"],
   run: async (input, io) => {
     const name = input.optional("name") ?? "hsm-pin";
+    io.phase("asking for the TPM's records, signing the order, handing it in");
     const order = await giveOrder(input, ({ ekName, login }) => {
       const record = requireRecord(`login record of ${name}`, login(name));
       return { version: 1, order: "retry-login", ekName, name, record };

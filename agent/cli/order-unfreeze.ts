@@ -30,6 +30,7 @@ export const command: Command = {
     const clear = await readClear(input);
     const escrow = input.optional("escrow");
     const owner = escrow === undefined ? null : await readEscrow(escrow);
+    io.phase("asking for the TPM's records, signing the order, handing it in");
     const order = await giveOrder(
       input,
       ({ ekName, boot, freeze }) => {

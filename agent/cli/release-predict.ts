@@ -30,6 +30,7 @@ export const command: Command = {
     "ironclaw release predict --image build/image/demo --anchors anchors.json --policy policy.json --firmware-log report/firmware-log.bin --firmware-pcrs 0,2,7 --out prediction.json",
   ],
   run: async (input, io) => {
+    io.phase("computing the image's PCRs");
     const image = await readBuiltImage(input.text("image"));
     const policyBytes = await readInput(input.text("policy"), "policy");
     const anchorsBytes = await readInput(input.text("anchors"), "anchors");

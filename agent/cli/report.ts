@@ -44,6 +44,7 @@ export const command: Command = {
   run: async (input, io) => {
     const source = sourceOf(input);
     const { out, directory } = outputsOf(input, source);
+    if (source.kind === "machine") io.phase("waiting for the machine's report");
     const report = source.kind === "file" ? await readInput(source.file, "report") : await ask(source);
     if (out !== undefined) await writeOutput(out, report);
     const exported = directory === undefined ? null : { directory, ...(await exportReport(report, source, directory)) };

@@ -50,6 +50,7 @@ export const command: Command = {
         expected: "one of --sealed, --abort and --served",
         got: acts.join(" and ") || "none",
       });
+    io.phase("handing the package to the TPM");
     const facts = input.optional("machine") === undefined ? await resealHere(input) : await resealMachine(input);
     answer(input, io, facts, SENTENCES[facts.act](facts));
     return 0;

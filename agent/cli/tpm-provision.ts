@@ -32,6 +32,7 @@ export const command: Command = {
     "ironclaw tpm provision --tcti device:/dev/tpmrm0 --anchors anchors.json --release release.json --escrow escrow.json --replace",
   ],
   run: async (input, io) => {
+    io.phase("setting the TPM up");
     const { releaseRoot } = await readAnchors(input);
     const release = await readRelease(input.text("release"), releaseRoot);
     const escrow = input.optional("escrow");

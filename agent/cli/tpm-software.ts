@@ -8,6 +8,7 @@ export const command: Command = {
   options: { json: JSON_OPTION },
   examples: ["ironclaw tpm software tpm"],
   run: async (input, io) => {
+    io.phase("making the TPM and its certificates");
     const { directory, ekCertificate: ek } = await makeSoftwareTpm(input.positional(0));
     answer(
       input,

@@ -64,6 +64,7 @@ export const command: Command = {
         expected: "--check or --sink FD",
         got: sink === undefined ? "neither" : "both",
       });
+    io.phase("asking the TPM");
     if (sink !== undefined) return unsealInto(input, io, parseSink(sink));
     const checks = input.optional("machine") === undefined ? await checkHere(input) : await checkMachine(input);
     answer(input, io, { wouldUnseal: checks.every(isClear), credentials: checks }, renderChecks(checks));

@@ -37,6 +37,7 @@ export const command: Command = {
     const client = await openService(input);
     const control = await openMachine(input.text("machine"));
     try {
+      io.phase("enrolling: service, machine and its TPM in turn");
       const enrolled = await enrolAtService({ name, token, client, control, ekCertificate, issuers });
       answer(input, io, enrolled, `enrolled ${name} (${enrolled.assurance}), EK ${enrolled.ekName}`);
       return 0;

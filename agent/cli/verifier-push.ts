@@ -26,6 +26,7 @@ export const command: Command = {
     "ironclaw verifier push --machine machine --name vm-1 --to https://verifier:8443 --ca verifier-ca.pem",
     "ironclaw verifier push --machine machine --name vm-1 --to unix:/run/verifier.sock --once --json",
   ],
+  talks: true,
   run: async (input, io) => {
     const name = machineName(input.text("name"));
     const intervalSeconds = input.integer("interval", 1, 86_400) ?? DEFAULT_INTERVAL;

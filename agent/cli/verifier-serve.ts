@@ -1,8 +1,10 @@
 import { openVerifierService, type Service } from "../../attest/service/index.ts";
 import { IronclawError } from "../../policy/index.ts";
 import { loadSigningKey } from "../../seal/index.ts";
-import type { Command, CommandIo } from "./command.ts";
+import { Journal } from "../journal.ts";
+import type { Command } from "./command.ts";
 import { answer, JSON_OPTION } from "./output.ts";
+import { serviceLog } from "./verifier-log.ts";
 import { CONFIG_OPTION, readVerifierConfig, TLS_OPTIONS } from "./verifier-options.ts";
 
 export const command: Command = {
@@ -13,11 +15,14 @@ export const command: Command = {
     "ironclaw verifier serve --config verifier/verifier.json",
     "ironclaw verifier serve --config verifier/verifier.json --tls-cert tls.pem --tls-key tls.key --tls-client-ca people.pem",
   ],
+  talks: true,
   run: async (input, io) => {
     const { config, folder } = await readVerifierConfig(input);
-    const log = { write: (line: string) => io.complain(line) };
+    const journal = new Journal("verifier", (line) => io.complain(line));
+    journal.begin(process.env);
+    const log = serviceLog(journal);
     const service = await openVerifierService(config, { folder, loadKey: loadSigningKey, log });
-    const ended = untilTold(service, io);
+    const ended = untilTold(service, journal);
     try {
       const address = await service.listen();
       answer(input, io, { address }, `verifier service at ${address}`);
@@ -30,12 +35,11 @@ export const command: Command = {
 };
 
 /** A second signal to end is not waited for: the process ends as if nobody listened. */
-function untilTold(service: Service, io: CommandIo): Promise<void> {
+function untilTold(service: Service, journal: Journal): Promise<void> {
   process.on("SIGHUP", () => {
     service.reload().then(
-      ({ policy, releases }) =>
-        io.complain(logLine("reloaded", `policy ${policy.document.name}, ${releases.length} releases`)),
-      (error: unknown) => io.complain(logLine("kept what was in force", reasonOf(error))),
+      ({ policy, releases }) => journal.notice(`reloaded: policy ${policy.document.name}, ${releases.length} releases`),
+      (error: unknown) => journal.error(`kept what was in force: ${reasonOf(error)}`),
     );
   });
   return new Promise((resolve) => {
@@ -46,5 +50,3 @@ function untilTold(service: Service, io: CommandIo): Promise<void> {
 function reasonOf(error: unknown): string {
   return error instanceof IronclawError ? `${error.message} (${error.code})` : "an unforeseen failure";
 }
-
-const logLine = (msg: string, what: string) => JSON.stringify({ level: 30, time: Date.now(), what, msg });

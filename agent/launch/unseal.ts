@@ -12,6 +12,7 @@ import {
   type UnsealAnswer,
   unsealRequest,
 } from "../../seal/index.ts";
+import { failureOf, journal } from "../journal.ts";
 import { answersOf, type LaunchEnvironment, type LaunchRecord, Refusal } from "./environment.ts";
 
 export interface UnsealOrder {
@@ -83,9 +84,7 @@ async function importAndKeep(environment: LaunchEnvironment, credential: Credent
     keepImported(environment.store, { name: sealed.name, generation: sealed.generation, package: envelope, imported });
   } catch (error) {
     // It costs an import at the next boot, nothing else.
-    console.error(
-      `agent: ${error instanceof Error ? error.message : "store: unknown failure"}, the import is not kept`,
-    );
+    journal.warning(`${failureOf(error)}, the import is not kept`);
   }
   return imported;
 }

@@ -39,7 +39,7 @@ static uint64_t now_ms(void) {
 }
 
 static void note_problem(struct target *target, int problem) {
-    if (problem != 0 && problem != target->last_problem) say("%s: %s", target->name, strerror(problem));
+    if (problem != 0 && problem != target->last_problem) say(LEVEL_WARNING "%s: %s", target->name, strerror(problem));
     target->last_problem = problem;
 }
 
@@ -60,7 +60,7 @@ static void close_end(int fd, bool broken) {
     const struct linger at_once = {1, 0};
     if (fd < 0) return;
     // A reset stays one: a cut connection must not look like a finished one.
-    if (broken && setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once) != 0) say("linger: %s", strerror(errno));
+    if (broken && setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once) != 0) say(LEVEL_WARNING "linger: %s", strerror(errno));
     close(fd);
 }
 
@@ -222,7 +222,7 @@ _Noreturn void forward(struct target *targets, size_t count) {
     struct pollfd *of_connections = waiting + MAX_ENDPOINTS;
     for (bool said_full = false;;) {
         bool full = free_connection() == NULL;
-        if (full && !said_full) say("all %d connections are in use", MAX_CONNECTIONS);
+        if (full && !said_full) say(LEVEL_WARNING "all %d connections are in use", MAX_CONNECTIONS);
         said_full = said_full || full;
         bool room = room_for_one() != NULL;
         for (size_t i = 0; i < MAX_ENDPOINTS; i++) waiting[i] = waiting_for(FIRST_LISTENER + (int)i, i < count && room, false);

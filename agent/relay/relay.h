@@ -3,6 +3,7 @@
 #pragma once
 
 #include "../spawner/endpoint.h"
+#include "../spawner/log_format.h"
 
 #include <stddef.h>
 #include <stdint.h>

@@ -10,7 +10,7 @@
 
 void fail(int status, const char *what) {
   int error = errno;
-  dprintf(2, "shim: %s (errno %d)\n", what, error);
+  dprintf(2, "ERROR shim: %s (errno %d)\n", what, error);
   _exit(status);
 }
 

@@ -1,6 +1,7 @@
 import { type DeviceChange, type Reason, reason } from "../../attest/index.ts";
 import type { Store } from "../../seal/index.ts";
 import { AgentError } from "../errors.ts";
+import { journal } from "../journal.ts";
 import type { Shim } from "../shim-client.ts";
 import type { ArrivingKey } from "./arrivals.ts";
 import type { IncidentLog } from "./incidents.ts";
@@ -145,7 +146,7 @@ export class Domains {
     if (this.#unreadable !== null) return;
     const { incidents, onViolation } = this.#options;
     this.#unreadable = reason("devices-unreadable", "devices", "lists that can be read", why);
-    console.error(`agent: devices-unreadable: ${why}`);
+    journal.error(`devices-unreadable: ${why}`);
     const written = incidents.devicesUnreadable(why);
     if (onViolation === "kill") this.#stopAll([this.#unreadable], written);
   }
@@ -175,7 +176,7 @@ export class Domains {
     const reasons = [...end.reasons, ...(this.#withheld.get(end.token) ?? [])];
     this.#reasons.push(...reasons);
     const text = reasons.map(({ code, item, got }) => `${code} ${item} (${got})`).join("; ");
-    console.error(`agent: token ${end.token} is no longer served: ${text}`);
+    journal.error(`token ${end.token} is no longer served: ${text}`);
     this.#left -= 1;
     if (this.#left === 0) await this.#options.onStopped([...this.#reasons]);
   }
@@ -198,7 +199,7 @@ export class Domains {
     const reasons = [withheld()];
     this.#withheld.set(token, reasons);
     this.#reasons.push(...reasons);
-    console.error(`agent: recovery-withheld: ${why}`);
+    journal.error(`recovery-withheld: ${why}`);
     if (this.#left === 0) await onReasons(reasons);
   }
 

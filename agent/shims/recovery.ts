@@ -1,5 +1,6 @@
 import { type Reason, reason } from "../../attest/index.ts";
 import type { Store } from "../../seal/index.ts";
+import { journal } from "../journal.ts";
 
 /** Launches after a lost login or a lost agent, one after the other, before the machine waits for an operator. */
 export const MAX_RECOVERIES = 5;
@@ -68,7 +69,7 @@ export function recover({ store, capAndReboot, why, ...loss }: RecoveryOptions):
     const got = error instanceof Error ? error.message : "unknown failure";
     return [noReboot("login", "recovery-uncounted", "a store that counts the reboots", got)];
   }
-  console.error(`agent: ${why}, reboot in ${recovery.delay / 1000} s`);
+  journal.error(`${why}, reboot in ${recovery.delay / 1000} s`);
   setTimeout(() => void capAndReboot(why), recovery.delay);
   return [];
 }

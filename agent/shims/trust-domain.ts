@@ -1,5 +1,6 @@
 import { type Reason, reason } from "../../attest/index.ts";
 import { AgentError } from "../errors.ts";
+import { failureOf, journal } from "../journal.ts";
 import type { Shim } from "../shim-client.ts";
 import { type ArrivingKey, letIn } from "./arrivals.ts";
 import { libraryAttempt, type ProbedAttempts } from "./attempts.ts";
@@ -217,7 +218,7 @@ export class TrustDomain {
     member.shim.close();
     // A shim that does not end is none that serves: its connection is closed. It costs memory until the reboot.
     void this.#options.stopShim(member.id).catch((error: unknown) => {
-      console.error(`agent: shim ${member.id}: ${error instanceof Error ? error.message : "not stopped"}`);
+      journal.warning(`shim ${member.id}: not stopped: ${failureOf(error)}`);
     });
   }
 
@@ -275,7 +276,7 @@ export class TrustDomain {
       await letIn(member, place, key);
       return true;
     } catch (error) {
-      console.error(`agent: key ${key.name}: gone: ${error instanceof Error ? error.message : "unknown failure"}`);
+      journal.warning(`key ${key.name}: gone: ${failureOf(error)}`);
       return false;
     }
   }

@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 // What tells the agent of the sockets behind AGENT_FD. Its process id is known in the child only.
-static void name_sockets(const struct listen_sockets *listen, char *environment[3]) {
+static void name_sockets(const struct listen_sockets *listen, char **environment) {
     static char pid[32], count[32], names[sizeof listen->names + 16];
     if (listen->count == 0) return;
     snprintf(pid, sizeof pid, "LISTEN_PID=%d", (int)getpid());
@@ -28,19 +28,20 @@ static void name_sockets(const struct listen_sockets *listen, char *environment[
 
 static _Noreturn void run_agent(const struct settings *settings, int socket_fd) {
     // An empty OPENSSL_CONF: Node's OpenSSL reads no configuration file.
-    char *environment[] = {"PATH=/usr/bin:/bin", "HOME=/", "OPENSSL_CONF=", NULL, NULL, NULL, NULL};
+    char log[64], *environment[] = {"PATH=/usr/bin:/bin", "HOME=/", "OPENSSL_CONF=", log, NULL, NULL, NULL, NULL};
     const struct listen_sockets *listen = &settings->listen;
     int null_fd = open_null();
     int wanted[AGENT_FD + 1 + MAX_LISTEN] = {null_fd, settings->output, settings->output, socket_fd};
     memcpy(wanted + AGENT_FD + 1, listen->fds, sizeof(int) * (size_t)listen->count);
-    name_sockets(listen, environment + 3);
+    snprintf(log, sizeof log, "IRONCLAW_LOG=%s", settings->log);
+    name_sockets(listen, environment + 4);
     reset_signals();
     umask(022);
     if (null_fd >= 0 && setsid() >= 0 && place_fds(wanted, AGENT_FD + 1 + listen->count) == 0 &&
         limit_resources(LIMITS_AGENT) == 0 && drop_groups(settings) == 0 && drop_privileges(settings->agent_uid) == 0) {
         execve(settings->agent_argv[0], settings->agent_argv, environment);
     }
-    log_line("agent: %s: %s", settings->agent_argv[0], strerror(errno));
+    log_line(LEVEL_ERROR "agent: %s: %s", settings->agent_argv[0], strerror(errno));
     _exit(127);
 }
 

@@ -40,7 +40,7 @@ static bool is_mount_point(const char *path) {
 static int mount_place(const struct place *place) {
     if (is_mount_point(place->path)) return 0; // the initrd moved it here
     if (mount(place->type, place->path, place->type, place->flags, place->options) == 0) return 0;
-    log_line("mount %s: %s", place->path, strerror(errno));
+    log_line(LEVEL_ERROR "mount %s: %s", place->path, strerror(errno));
     return -1;
 }
 
@@ -62,7 +62,7 @@ int boot_mounts(struct settings *settings) {
     for (size_t i = 1; i < sizeof PLACES / sizeof PLACES[0]; i++) result |= mount_place(&PLACES[i]);
     // Workloads see no process of others; the agent may (it watches its shims).
     if (mount(NULL, "/proc", NULL, MS_REMOUNT | QUIET, "hidepid=invisible,gid=990") != 0) {
-        log_line("/proc hidepid: %s", strerror(errno));
+        log_line(LEVEL_WARNING "/proc hidepid: %s", strerror(errno));
         result = -1;
     }
     if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0) result = -1;
@@ -70,16 +70,25 @@ int boot_mounts(struct settings *settings) {
     return result;
 }
 
-enum variant boot_variant(void) {
-    static const char KEY[] = "ironclaw.variant=";
-    char text[4096];
-    enum variant variant = VARIANT_RELEASE;
-    if (!read_line("/proc/cmdline", text, sizeof text)) return variant;
+// The last value of `key` on the measured command line; NULL when it is not there.
+static const char *boot_value(const char *key, char *text, size_t size) {
+    const char *value = NULL;
+    if (!read_line("/proc/cmdline", text, size)) return NULL;
     char *rest = text;
     for (char *word = strsep(&rest, " "); word != NULL; word = strsep(&rest, " ")) {
-        if (strncmp(word, KEY, sizeof KEY - 1) != 0) continue;
-        const char *value = word + sizeof KEY - 1;
-        variant = strcmp(value, "demo") == 0 ? VARIANT_DEMO : strcmp(value, "dev") == 0 ? VARIANT_DEV : VARIANT_RELEASE;
+        if (strncmp(word, key, strlen(key)) == 0) value = word + strlen(key);
     }
-    return variant;
+    return value;
+}
+
+enum variant boot_variant(void) {
+    char text[4096];
+    const char *value = boot_value("ironclaw.variant=", text, sizeof text);
+    if (value == NULL) return VARIANT_RELEASE;
+    return strcmp(value, "demo") == 0 ? VARIANT_DEMO : strcmp(value, "dev") == 0 ? VARIANT_DEV : VARIANT_RELEASE;
+}
+
+const char *boot_log(void) {
+    static char text[4096];
+    return boot_value("ironclaw.log=", text, sizeof text);
 }

@@ -20,13 +20,13 @@
 
 static int give(const char *path, uid_t owner, gid_t group, mode_t mode) {
     if (chown(path, owner, group) == 0 && chmod(path, mode) == 0) return 0;
-    log_line("%s: %s", path, strerror(errno));
+    log_line(LEVEL_ERROR "%s: %s", path, strerror(errno));
     return -1;
 }
 
 static int make_owned_directory(const char *path, uid_t owner) {
     if (mkdir(path, 0755) != 0 && errno != EEXIST) {
-        log_line("%s: %s", path, strerror(errno));
+        log_line(LEVEL_ERROR "%s: %s", path, strerror(errno));
         return -1;
     }
     return give(path, owner, owner, 0755);
@@ -74,7 +74,7 @@ static void link_port(const char *device, const char *name, void *context) {
     uid_t owner = port_owner(name);
     snprintf(node, sizeof node, "/dev/%s", device);
     snprintf(link, sizeof link, PORT_LINKS "/%s", name);
-    if (symlink(node, link) != 0) log_line("%s: %s", link, strerror(errno));
+    if (symlink(node, link) != 0) log_line(LEVEL_WARNING "%s: %s", link, strerror(errno));
     if (give(node, owner, owner, 0600) == 0) log_line("port %s is %s", name, node);
 }
 
@@ -88,8 +88,8 @@ static void link_ports(void) {
         before = count;
         usleep(POLL_US);
     }
-    if (mkdir(PORT_LINKS, 0755) != 0 && errno != EEXIST) log_line(PORT_LINKS ": %s", strerror(errno));
-    if (each_port(link_port, NULL) == 0) log_line("no virtio ports");
+    if (mkdir(PORT_LINKS, 0755) != 0 && errno != EEXIST) log_line(LEVEL_WARNING PORT_LINKS ": %s", strerror(errno));
+    if (each_port(link_port, NULL) == 0) log_line(LEVEL_WARNING "no virtio ports");
 }
 
 static int give_tpm(void) {
@@ -140,7 +140,7 @@ static void copy_event_log(void) {
         if (write(to, buffer, (size_t)n) != n) n = -2;
         if (n < 0) break;
     }
-    if (n != 0) log_line("firmware event log: %s", strerror(errno));
+    if (n != 0) log_line(LEVEL_WARNING "firmware event log: %s", strerror(errno));
     if (from >= 0) close(from);
     if (to >= 0) close(to);
 }

@@ -28,7 +28,7 @@ static const struct sysctl SYSCTLS[] = {
 };
 
 static void set(const char *path, const char *value) {
-    if (write_line(path, value) != 0) log_line("%s: %s", path, strerror(errno));
+    if (write_line(path, value) != 0) log_line(LEVEL_WARNING "%s: %s", path, strerror(errno));
 }
 
 void harden_kernel(enum variant variant) {

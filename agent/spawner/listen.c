@@ -13,7 +13,7 @@
 #define SUFFIX ".sock"
 
 static int refuse(const char *what) {
-    log_line("inherited sockets: %s", what);
+    log_line(LEVEL_ERROR "inherited sockets: %s", what);
     return -1;
 }
 

@@ -1,12 +1,20 @@
+#include "log_format.h"
 #include "spawner.h"
 
 #include <errno.h>
 #include <stdarg.h>
-#include <stdio.h>
 #include <unistd.h>
 
 #define PATIENCE 20
 #define PATIENCE_US 10000
+
+static struct log_settings settings = {.least = '6'};
+
+const char *open_log(const char *asked, const char *stream) {
+    settings = log_settings(asked, stream);
+    if (settings.unreadable) log_line(LEVEL_WARNING "IRONCLAW_LOG: expected a level, or journal: or plain: and a level");
+    return log_word(&settings);
+}
 
 // Whoever has the console open may stop it (TCXONC), the agent too: PID 1 must be able to cap all the same.
 void write_log(const char *bytes, size_t length) {
@@ -24,12 +32,10 @@ void write_log(const char *bytes, size_t length) {
 
 // One line, one write: the console is shared with the agent.
 void log_line(const char *format, ...) {
-    char line[512] = "spawner: ";
+    char line[512];
     va_list arguments;
     va_start(arguments, format);
-    int used = vsnprintf(line + 9, sizeof line - 10, format, arguments);
+    size_t length = format_log_line(line, sizeof line, &settings, "spawner", format, arguments);
     va_end(arguments);
-    size_t length = 9 + (used < 0 ? 0 : (size_t)used > sizeof line - 11 ? sizeof line - 11 : (size_t)used);
-    line[length++] = '\n';
     write_log(line, length);
 }

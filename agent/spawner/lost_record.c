@@ -45,6 +45,6 @@ void leave_lost_record(const char *store, enum exit_code code, const char *reaso
     uint8_t record[RECORD_SIZE];
     if (*store == '\0' || (code != EXIT_AGENT_LOST && code != EXIT_BREACH)) return;
     if (build_record(record, code, reason) != 0 || write_record(store, record) != 0) {
-        log_line("%s: the loss is not noted: %s", store, strerror(errno));
+        log_line(LEVEL_ERROR "%s: the loss is not noted: %s", store, strerror(errno));
     }
 }

@@ -11,6 +11,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
@@ -42,7 +43,7 @@ static void settle_disks(const struct settings *settings, enum exit_code code, c
         _exit(0);
     }
     struct pollfd waiting = {pid < 0 ? -1 : (int)syscall(SYS_pidfd_open, pid, 0), POLLIN, 0};
-    if (waiting.fd < 0 || poll(&waiting, 1, DISK_PATIENCE_S * 1000) != 1) log_line("disks: not done");
+    if (waiting.fd < 0 || poll(&waiting, 1, DISK_PATIENCE_S * 1000) != 1) log_line(LEVEL_ERROR "disks: not done");
 }
 
 // An agent PCR that could not be capped is open for as long as this lasts.
@@ -51,7 +52,7 @@ static void await_reboot(const char *tpm, bool capped) {
         sleep(1); // every signal is blocked
         if (capped) continue;
         capped = cap_agent_pcr(tpm) == 0;
-        if (capped) log_line("agent PCR capped");
+        if (capped) log_line(LEVEL_NOTICE "agent PCR capped");
     }
 }
 
@@ -62,18 +63,21 @@ _Noreturn void cap_and_reboot(const struct spawner *spawner, enum exit_code code
     bool is_capped = cap_agent_pcr(spawner->settings.tpm) == 0;
     const char *capped = is_capped ? "capped" : "NOT capped";
     unsigned wait = spawner->settings.service ? 0 : seconds_to_wait();
-    if (wait == 0) log_line("%s; agent PCR %s, rebooting", reason, capped);
-    else log_line("%s; agent PCR %s, rebooting in %u s", reason, capped, wait);
+    char when[32] = "";
+    if (wait > 0) snprintf(when, sizeof when, " in %u s", wait);
+    if (code == EXIT_ASKED && is_capped) log_line(LEVEL_NOTICE "%s; agent PCR capped, rebooting%s", reason, when);
+    else log_line(LEVEL_ERROR "%s; agent PCR %s, rebooting%s", reason, capped, when);
     settle_disks(&spawner->settings, code, reason);
     if (spawner->settings.service) _exit(code);
     await_reboot(spawner->settings.tpm, is_capped);
     reboot(RB_AUTOBOOT);
-    log_line("reboot: %s", strerror(errno));
+    log_line(LEVEL_ERROR "reboot: %s", strerror(errno));
     for (;;) pause(); // PID 1 may not end
 }
 
 static int set_up_image(struct settings *settings) {
     if (boot_mounts(settings) != 0) return -1;
+    settings->log = open_log(boot_log(), NULL);
     settings->variant = boot_variant();
     static const char *const NAMES[] = {"release", "demo", "dev"};
     log_line("variant %s", NAMES[settings->variant]);
@@ -106,7 +110,7 @@ static void note_end(struct spawner *spawner, pid_t pid, int status) {
         spawner->workloads[i].pid = 0;
         // Its last words stand before its end: as much as a pipe holds, in case something else still writes into it.
         for (int chunks = 0; chunks < 16 && pass_on_output(&spawner->workloads[i].output); chunks++) continue;
-        log_line("workload %s: ended, %s %d", spawner->workloads[i].name, ending.how, ending.code);
+        log_line(LEVEL_WARNING "workload %s: ended, %s %d", spawner->workloads[i].name, ending.how, ending.code);
     }
     if (pid == spawner->shell) start_shell(spawner);
 }
@@ -169,7 +173,9 @@ static _Noreturn void serve(struct spawner *spawner, int signal_fd) {
 int main(int argc, char **argv) {
     static struct spawner spawner;
     bool image = getpid() == 1;
+    const char *log = image ? open_log(NULL, NULL) : open_log(getenv("IRONCLAW_LOG"), getenv("JOURNAL_STREAM"));
     spawner.settings = image ? image_settings() : parse_options(argc, argv);
+    spawner.settings.log = log;
     if (!image && take_listen_sockets(&spawner.settings.listen) != 0) return EXIT_USAGE; // nothing is under way yet
     spawner.phase = PHASE_LAUNCH;
     spawner.ahead_fd = -1;

@@ -24,12 +24,13 @@ static int64_t now_ms(void) {
 }
 
 static _Noreturn void run_relay(const struct spawner *spawner, unsigned id, int output) {
-    static char *const environment[] = {NULL};
+    char log[64], *environment[] = {log, NULL};
     const struct relay *relay = &spawner->shims[id].relay;
     char label[12], *arguments[2 + MAX_ENDPOINTS + 1] = {"relay", label};
     int null_fd = open_null();
     int wanted[FIRST_LISTENER + MAX_ENDPOINTS] = {null_fd, null_fd, output};
     snprintf(label, sizeof label, "%u", id);
+    snprintf(log, sizeof log, "IRONCLAW_LOG=%s", spawner->settings.log);
     for (unsigned i = 0; i < relay->count; i++) {
         arguments[2 + i] = (char *)relay->targets[i];
         wanted[FIRST_LISTENER + i] = relay->listeners[i];
@@ -41,7 +42,7 @@ static _Noreturn void run_relay(const struct spawner *spawner, unsigned id, int 
         drop_privileges(spawner->settings.relay_uid) == 0) {
         execve(spawner->settings.relay, arguments, environment);
     }
-    log_line("relay %u: %s: %s", id, spawner->settings.relay, strerror(errno));
+    log_line(LEVEL_ERROR "relay %u: %s: %s", id, spawner->settings.relay, strerror(errno));
     _exit(127);
 }
 
@@ -105,7 +106,7 @@ static void note_end(struct relay *relay, unsigned id, const struct ending *endi
     relay->output = -1;
     if (relay->count == 0) return; // its shim has ended, and it was to
     plan_start(relay);
-    log_line("relay %u: ended, %s %d; again in %d ms", id, ending->how, ending->code, relay->delay_ms);
+    log_line(LEVEL_WARNING "relay %u: ended, %s %d; again in %d ms", id, ending->how, ending->code, relay->delay_ms);
 }
 
 bool note_relay_end(struct spawner *spawner, const struct ending *ending) {
@@ -133,7 +134,7 @@ void start_due_relays(struct spawner *spawner) {
         if (relay->due_ms == 0 || relay->due_ms > now_ms()) continue;
         relay->due_ms = 0;
         if (fork_relay(spawner, id) == 0) continue;
-        log_line("relay %u: %s", id, strerror(errno));
+        log_line(LEVEL_ERROR "relay %u: %s", id, strerror(errno));
         plan_start(relay);
     }
 }

@@ -21,7 +21,7 @@ bool note_shim_end(struct spawner *spawner, const struct ending *ending) {
         shim->state = SHIM_ENDED;
         shim->wait_status = ending->status;
         release(spawner, id);
-        log_line("shim %u: ended, %s %d", id, ending->how, ending->code);
+        log_line(LEVEL_WARNING "shim %u: ended, %s %d", id, ending->how, ending->code);
         return true;
     }
     return false;

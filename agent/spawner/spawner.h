@@ -3,6 +3,7 @@
 
 #include "endpoint.h"
 #include "listen.h"
+#include "log_format.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -30,6 +31,7 @@ struct settings {
     bool service;
     bool single_uid;
     bool shim_stderr;
+    const char *log; // IRONCLAW_LOG of the agent and of relays
     enum variant variant;
     int output; // the agent's output and the dev shim's: unlike the spawner's own, a write to it may block
     uid_t agent_uid;
@@ -103,13 +105,15 @@ struct spawner {
 // What a request handler found. A failure's message goes to the agent as status 1.
 enum outcome { OUTCOME_DONE, OUTCOME_FAILED, OUTCOME_BREACH };
 
-// log.c. A terminal that somebody stopped costs a moment and the text, never the spawner.
+// log.c, agent/LOGS.md. A terminal that somebody stopped costs a moment and the text, never the spawner.
+const char *open_log(const char *asked, const char *stream); // how lines look: see log_word
 void write_log(const char *bytes, size_t length);
 void log_line(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 // boot.c, hardening.c, devices.c: PID 1 only. Each returns 0, or -1 when the machine cannot go on.
 int boot_mounts(struct settings *settings); // opens the console
 enum variant boot_variant(void);
+const char *boot_log(void); // what the command line says of the log, NULL for nothing
 void harden_kernel(enum variant variant);
 void forbid_user_namespaces(void);
 int prepare_devices(struct settings *settings); // finds the disks

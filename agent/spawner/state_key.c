@@ -83,5 +83,5 @@ enum outcome take_state_key(const struct spawner *spawner, int pipe_fd, int32_t 
 }
 
 void drop_state_key(int32_t key) {
-    if (syscall(SYS_keyctl, KEYCTL_INVALIDATE, key) != 0) log_line("state volume: key: %s", strerror(errno));
+    if (syscall(SYS_keyctl, KEYCTL_INVALIDATE, key) != 0) log_line(LEVEL_WARNING "state volume: key: %s", strerror(errno));
 }

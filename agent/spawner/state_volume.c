@@ -97,7 +97,7 @@ static enum outcome open_stack(const struct opening *opening, enum mode mode, ch
 }
 
 static void close_stack(void) {
-    if (dm_remove(CRYPT) != 0 || dm_remove(INTEGRITY) != 0) log_line("state volume: device mapper: %s", strerror(errno));
+    if (dm_remove(CRYPT) != 0 || dm_remove(INTEGRITY) != 0) log_line(LEVEL_WARNING "state volume: device mapper: %s", strerror(errno));
 }
 
 int write_blocks(int disk, const void *blocks, size_t length) {

@@ -77,14 +77,14 @@ static int extend(int fd) {
         if (attempt > 0) usleep(50000);
         code = transmit(fd, command, length);
     }
-    if (code != 0) log_line("TPM2_PCR_Event: response 0x%08x", code);
+    if (code != 0) log_line(LEVEL_ERROR "TPM2_PCR_Event: response 0x%08x", code);
     return code == 0 ? 0 : -1;
 }
 
 int cap_agent_pcr(const char *tpm) {
     int fd = open_tpm(tpm);
     if (fd < 0) {
-        log_line("%s: %s", tpm, strerror(errno));
+        log_line(LEVEL_ERROR "%s: %s", tpm, strerror(errno));
         return -1;
     }
     int result = extend(fd);

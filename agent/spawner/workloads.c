@@ -87,7 +87,7 @@ static _Noreturn void run_workload(const struct settings *settings, const struct
         yield_memory() == 0 && drop_groups(settings) == 0 && drop_privileges(settings->single_uid ? 0 : line->uid) == 0) {
         execve(line->arguments[0], line->arguments, environment);
     }
-    log_line("workload %s: %s: %s", line->name, line->arguments[0], strerror(errno));
+    log_line(LEVEL_ERROR "workload %s: %s: %s", line->name, line->arguments[0], strerror(errno));
     _exit(127);
 }
 

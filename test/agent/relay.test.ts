@@ -168,7 +168,7 @@ describe("the relay's process", () => {
     expect([field("NoNewPrivs"), field("Seccomp")]).toEqual(["1", "2"]);
     expect(Number(field("Seccomp_filters")) - Number(inherited)).toBe(1);
     expect(readFileSync(`/proc/${pid}/oom_score_adj`, "utf8")).toBe("500\n");
-    expect(readFileSync(`/proc/${pid}/environ`, "utf8")).toBe("");
+    expect(readFileSync(`/proc/${pid}/environ`, "utf8")).toBe("IRONCLAW_LOG=plain:info\0");
     const words = readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0");
     expect(words).toEqual(["relay", "0", `127.0.0.1:${port}`, "/run/nobody", ""]);
     const fds = readdirSync(`/proc/${pid}/fd`).map((fd) => readlinkSync(`/proc/${pid}/fd/${fd}`));

@@ -41,7 +41,7 @@ describe("inherited sockets", () => {
       variables: named("vault.sock:a-1.sock"),
     });
     expect([link(4), link(5)]).toEqual(listening.map((fd) => link(fd, "self")));
-    expect(environment.slice(3)).toEqual([`LISTEN_PID=${pid}`, "LISTEN_FDS=2", "LISTEN_FDNAMES=vault.sock:a-1.sock"]);
+    expect(environment.slice(4)).toEqual([`LISTEN_PID=${pid}`, "LISTEN_FDS=2", "LISTEN_FDNAMES=vault.sock:a-1.sock"]);
     const held = readdirSync(`/proc/${spawner.pid}/fd`).map((fd) => link(fd, spawner.pid));
     expect(held).not.toContain(link(4));
   });
@@ -51,7 +51,7 @@ describe("inherited sockets", () => {
       fds: [listening[0] ?? 0],
       variables: { LISTEN_FDNAMES: "a.sock" },
     });
-    expect(environment).toEqual(["PATH=/usr/bin:/bin", "HOME=/", "OPENSSL_CONF="]);
+    expect(environment).toEqual(["PATH=/usr/bin:/bin", "HOME=/", "OPENSSL_CONF=", "IRONCLAW_LOG=plain:info"]);
     expect(VARIABLES.some((name) => environment.some((entry) => entry.startsWith(name)))).toBe(false);
     expect(fds.map((fd) => link(fd))).not.toContain(link(listening[0] ?? 0, "self"));
   });

@@ -42,6 +42,7 @@ export async function runWalkThrough(): Promise<WalkThrough> {
         everything += `${stdout}${stderr}`;
       }
     };
+    await runBlocks("## EK certificates and trust anchors");
     await runBlocks("### Before the first boot");
     started.push(await openStandIn(directory, tpm, image));
     await runBlocks("### With the machine running");

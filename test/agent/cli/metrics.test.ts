@@ -3,8 +3,6 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { NO_REQUESTS } from "../../../agent/approvals/index.ts";
-import { parseCommandLine } from "../../../agent/cli/command.ts";
-import { COMMANDS } from "../../../agent/cli/ironclaw.ts";
 import { command } from "../../../agent/cli/metrics.ts";
 import { type MachineState, Metrics } from "../../../agent/metrics/metrics.ts";
 import { type ApprovalMachine, startApprovalMachine } from "../../support/approval-machine.ts";
@@ -124,19 +122,5 @@ describe("what is written about it", () => {
       expect(await cli(words.slice(1)), example).toMatchObject({ code: 0, err: "" });
     }
     expect(readFileSync(at("vm-1.prom"), "utf8")).toContain('ironclaw_serving{machine="vm-1"} 1');
-  });
-
-  test("each command of the run-book and of the README is one that there is", async () => {
-    const documents = ["docs/run-book.md", "metrics/README.md"].map((file) => readFileSync(`agent/${file}`, "utf8"));
-    const lines = documents.flatMap((document) => [...document.matchAll(/(?:`|^)ironclaw ([a-z][^`\n]*)/gm)]);
-    expect(lines.length).toBeGreaterThan(8);
-    for (const [, line = ""] of lines) {
-      const words = line.split(" ");
-      const count = COMMANDS[words.slice(0, 2).join(" ")] === undefined ? 1 : 2;
-      const found = await COMMANDS[words.slice(0, count).join(" ")]?.();
-      if (found === undefined) throw new Error(`no such command: ${line}`);
-      // A command that is only named has no options.
-      if (words.length > count) expect(() => parseCommandLine(found.command, words.slice(count)), line).not.toThrow();
-    }
   });
 });

@@ -59,7 +59,16 @@ describe("I4: the PIN", () => {
   test("a terminal would show it: refused, with a hint", async () => {
     const line = [process.execPath, join(project, "agent/cli/ironclaw.ts"), ...made.lineOf("seal")];
     const shell = line.map((word) => `'${word}'`).join(" ");
-    const { stdout } = await run("script", ["-qec", `${shell}; echo exit $?`, "/dev/null"]);
+    const inTerminal = async (env: object) =>
+      (
+        await run("script", ["-qec", `${shell}; echo exit $?`, "/dev/null"], {
+          env: { ...process.env, TERM: "xterm", ...env },
+        })
+      ).stdout;
+    expect(await inTerminal({ NO_COLOR: "" })).toContain("\u001b[2mhint:");
+    expect(await inTerminal({ TERM: "dumb" })).not.toContain("\u001b");
+    const stdout = await inTerminal({ NO_COLOR: "1" });
+    expect(stdout).not.toContain("\u001b");
     expect(stdout).toMatch(/expected a pipe or a file on standard input, got a terminal/);
     expect(stdout).toMatch(/hint: .*systemd-ask-password/);
     expect(stdout).toMatch(/exit 2/);

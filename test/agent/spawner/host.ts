@@ -51,10 +51,11 @@ export function buildPrograms(): Programs {
   const own = (name: string, ...more: readonly string[]): string =>
     build(join(directory, name), [join(import.meta.dirname, `${name}.c`), ...more]);
   const endpoint = join(root, "agent/spawner/endpoint.c");
+  const logFormat = join(root, "agent/spawner/log_format.c");
   return {
     directory,
     spawner: build(join(directory, "spawner"), sourcesOf("agent/spawner"), ["-static"]),
-    relay: build(join(directory, "relay"), [...sourcesOf("agent/relay"), endpoint], ["-static"]),
+    relay: build(join(directory, "relay"), [...sourcesOf("agent/relay"), endpoint, logFormat], ["-static"]),
     agent: own("fake-agent"),
     // Dynamic, so that a private root without loader or libc would not do.
     shim: own("probe-shim"),
@@ -90,6 +91,19 @@ export function buildHashPieces(directory: string): string {
   const hash = sourcesOf("agent/spawner").filter((path) => /\/sha256\w*\.c$/.test(path));
   const sanitised = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-U_FORTIFY_SOURCE"];
   return build(join(directory, "hash-pieces"), [join(import.meta.dirname, "hash-pieces.c"), ...hash], sanitised);
+}
+
+/** What PID 1 reads of its command line. */
+export function buildBootWords(directory: string): string {
+  const others = sourcesOf("agent/spawner").filter((path) => !path.endsWith("/main.c"));
+  return build(join(directory, "boot-words"), [join(import.meta.dirname, "boot-words.c"), ...others], ["-static"]);
+}
+
+/** The lines of the spawner's and the relay's log, with everything that finds a wrong write. */
+export function buildLogLines(directory: string): string {
+  const sources = [join(import.meta.dirname, "log-lines.c"), join(root, "agent/spawner/log_format.c")];
+  const sanitised = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-U_FORTIFY_SOURCE"];
+  return build(join(directory, "log-lines"), sources, sanitised);
 }
 
 /** Files of a private root in which `program` runs at /shim: itself, its loader and its libraries. */

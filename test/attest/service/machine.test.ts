@@ -256,10 +256,13 @@ describe("the service beside a machine on a real TPM", () => {
     service = await serve();
   });
 
-  test("nothing secret is in its log, and every line of it is JSON", () => {
+  test("nothing secret is in its log, and every line of it has the one format of agent/LOGS.md", async () => {
+    const answered = service.said("answered");
+    await get("/v1/machines");
+    expect(await answered).toMatch(/^INFO verifier: answered .*operation=\w+ status=200 role=viewer /);
     const log = service.log.join("\n");
     for (const name of ["viewer", "operator"]) expect(log).not.toContain(made.text(`verifier/${name}.token`).trim());
-    for (const line of service.log) expect(() => JSON.parse(line)).not.toThrow();
+    for (const line of service.log) expect(line).toMatch(/^(?:ERROR|WARNING|NOTICE|INFO) verifier: \S/);
   });
 
   test("what cannot be is one line and an exit code", async () => {
