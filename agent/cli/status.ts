@@ -18,7 +18,7 @@ export const command: Command = {
   positionals: [],
   options: {
     machine: { type: "string", value: "DIR", help: "the running machine's directory of port sockets", required: true },
-    wait: { type: "string", value: "SECONDS", help: "first until its launch has ended, one way or the other" },
+    wait: { type: "string", value: "SECONDS", help: "first until its launch has ended, with all that follows it" },
     json: JSON_OPTION,
   },
   examples: [
@@ -53,12 +53,17 @@ async function waitFor(machine: string, seconds: number, io: CommandIo): Promise
   let told = "";
   while (performance.now() < deadline) {
     const status = await ask(machine, ANSWER_MS).catch(notYet);
-    if (ENDED.includes(`${status["state"]}`)) return status;
+    if (hasEnded(status)) return status;
     if (status["state"] !== told) io.complain(`${status["state"]}`);
     told = `${status["state"]}`;
     await sleep(POLL_MS);
   }
   return ask(machine, ANSWER_MS);
+}
+
+/** A machine that serves raises its epoch and lets earlier generations go after that: a restart before it would keep them. */
+function hasEnded({ state, settled }: Fields): boolean {
+  return ENDED.includes(`${state}`) && !(state === "serving" && settled === null);
 }
 
 /** A machine that is down, or whose agent does not run yet, is one to wait for. */
@@ -72,10 +77,11 @@ function serves({ state, tokens }: Fields): boolean {
 }
 
 /** What the machine says; shown as text only. */
-function renderStatus({ state, reasons, tokens, phases }: Fields): string {
+function renderStatus({ state, reasons, tokens, phases, settled }: Fields): string {
   return [
     `${state}`,
     ...fieldsIn(reasons).flatMap(renderReason),
+    ...fieldsIn(settled).flatMap(renderReason),
     ...fieldsIn(tokens).flatMap(({ name, served, shims, reasons: why }) => {
       const roles = fieldsIn(shims).map(({ id, role }) => `${id} ${role}`);
       const line = `token ${name}: ${served === true ? "served" : "not served"}, shims: ${roles.join(", ") || "none"}`;

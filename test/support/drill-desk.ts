@@ -1,9 +1,12 @@
+import { spawn } from "node:child_process";
+import { createPublicKey, hash, verify } from "node:crypto";
 import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
+import { buffer } from "node:stream/consumers";
 import { expect } from "vitest";
 import { modulePolicy } from "../../attest/index.ts";
-import { sha256Hex } from "../../policy/index.ts";
+import { sha256Hex, utf8 } from "../../policy/index.ts";
 import { layOutVerifier, type VerifierFolder } from "../../vm-images/story/verifier-folder.ts";
 import { cli } from "./cli.ts";
 import { layOutEndorsement } from "./cli-layout.ts";
@@ -132,3 +135,20 @@ async function ironclaw(words: readonly string[], input = ""): Promise<void> {
   expect({ words, code, err }).toEqual({ words, code: 0, err: "" });
 }
 
+
+const CLIENT = "/usr/lib/x86_64-linux-gnu/pkcs11/p11-kit-client.so";
+
+/** A signature through the machine's scope, by its caller, checked with the token's public key. Needs root, which can become another user. */
+export async function signedByCaller({ machine, hsm }: DrillDesk): Promise<boolean> {
+  const message = utf8("what the caller of vm-1 has signed\n");
+  const sign = ["--module", CLIENT, "--sign", "--mechanism", "ECDSA", "--label", "release-ec"];
+  // Not a call that waits: the machine's TPM is served by this process.
+  const child = spawn(CALLER.program, sign, {
+    ...{ uid: CALLER.uid, gid: CALLER.uid, cwd: "/", stdio: ["pipe", "pipe", "ignore"] },
+    env: { P11_KIT_SERVER_ADDRESS: `unix:path=${join(machine.directory, "inside/scopes/release-signing.sock")}` },
+  });
+  child.stdin.on("error", () => undefined).end(hash("sha256", message, "buffer"));
+  const signature = await buffer(child.stdout);
+  const key = createPublicKey({ key: Buffer.from(hsm.token.keys["release-ec"] ?? []), format: "der", type: "spki" });
+  return verify("sha256", message, { key, dsaEncoding: "ieee-p1363" }, signature);
+}
