@@ -39,7 +39,8 @@ const status = async (...words: readonly string[]) => {
   return { code, ...(JSON.parse(out) as { state: string; tokens: readonly { shims: readonly { role: string }[] }[] }) };
 };
 const rolesIn = ({ tokens }: Awaited<ReturnType<typeof status>>) => tokens[0]?.shims.map(({ role }) => role);
-const pushed = () => cli(["verifier", "push", "--machine", at("vm-1"), "--name", "vm-1", "--to", desk.verifier.url, "--once"]);
+const pushed = () =>
+  cli(["verifier", "push", "--machine", at("vm-1"), "--name", "vm-1", "--to", desk.verifier.url, "--once"]);
 const lastReport = async () => ((await verifier.get("/v1/machines/vm-1")) as { lastReport: number | null }).lastReport;
 
 beforeAll(async () => {
@@ -113,7 +114,14 @@ function ordersOf<T>(parts: readonly T[]): readonly (readonly T[])[] {
 
 describe("agent/docs/drills.md, as it stands there", () => {
   // without root there is no second user whom the agent could tell from nobody, and so no application
-  it.skipIf(!isRoot)("I3 I11: agent, shim, HSM and verifier are killed, and the service comes back alone or says why not", async () => {
-    await runDrill("Restart everything", { directory: desk.directory, environment: { VERIFIER: desk.verifier.url }, acts });
-  });
+  it.skipIf(!isRoot)(
+    "I3 I11: agent, shim, HSM and verifier are killed, and the service comes back alone or says why not",
+    async () => {
+      await runDrill("Restart everything", {
+        directory: desk.directory,
+        environment: { VERIFIER: desk.verifier.url },
+        acts,
+      });
+    },
+  );
 });

@@ -135,7 +135,6 @@ async function ironclaw(words: readonly string[], input = ""): Promise<void> {
   expect({ words, code, err }).toEqual({ words, code: 0, err: "" });
 }
 
-
 const CLIENT = "/usr/lib/x86_64-linux-gnu/pkcs11/p11-kit-client.so";
 
 /** A signature through the machine's scope, by its caller, checked with the token's public key. Needs root, which can become another user. */

@@ -69,7 +69,9 @@ function expectSeen(lines: readonly string[], printed: string): void {
   let rest = printed.split("\n");
   for (const line of lines) {
     const pattern = new RegExp(`^${line.trim().split("...").map(RegExp.escape).join(".*")}$`);
-    const at = rest.findIndex((candidate) => pattern.test(candidate.trim().replaceAll(/ {2,}/g, "  ")) || pattern.test(candidate.trim()));
+    const at = rest.findIndex(
+      (candidate) => pattern.test(candidate.trim().replaceAll(/ {2,}/g, "  ")) || pattern.test(candidate.trim()),
+    );
     if (at < 0) throw new Error(`the document shows\n  ${line}\nand what was printed is\n${printed}`);
     rest = rest.slice(at + 1);
   }

@@ -61,4 +61,3 @@ function giveSerial(tokens: string, from: string, to: string): void {
   bytes.write(to, at, "latin1");
   writeFileSync(object, bytes);
 }
-
