@@ -73,7 +73,8 @@ export async function beginServing(parts: ServingParts, opened: (serving: Servin
     ...{ domains, audit, native, spawner, inherited },
   });
   await spawner.startWorkloads();
-  for (const problem of await settleServed(environment, record)) {
+  record.settled = await settleServed(environment, record);
+  for (const problem of record.settled) {
     journal.warning(`after the launch: ${problem.code} ${problem.item}: ${problem.got}`);
   }
 }

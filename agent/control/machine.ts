@@ -31,6 +31,7 @@ export function controlService(
       phases: record.phases.map(({ kind, at }) => ({ phase: kind, at: Math.round(at) })),
       tokens: domains()?.status ?? [],
       violations: Object.fromEntries(violationCounts(record)),
+      settled: record.settled ?? null,
     }),
     endorsement: async () => {
       const { ekCertificates, ekKind, ak } = sources();

@@ -6,7 +6,7 @@ import { withScratch } from "../scratch.ts";
 import { makeTpmState, type TpmState } from "../swtpm.ts";
 import type { ImageVariant } from "../variants.ts";
 import { INTRUDER_UID } from "./demo-policy.ts";
-import { type Machine, provisionMachine } from "./machine.ts";
+import { type Machine, type MachineDifference, provisionMachine } from "./machine.ts";
 import { countPinCopies, type PinCopies } from "./pin-copies.ts";
 import type { Progress, StepTiming } from "./progress.ts";
 import { type LaunchOutcome, type RunningMachine, type RunOrder, requireServing, startMachine } from "./running.ts";
@@ -110,7 +110,12 @@ async function lane<T>(acts: readonly (() => Promise<T>)[]): Promise<T[]> {
 }
 
 /** Build the image, make the TPM, the token, the policy, the release and the sealed PIN: all before the first boot. */
-export async function prepare(progress: Progress, directory: string, variant: ImageVariant): Promise<Stage> {
+export async function prepare(
+  progress: Progress,
+  directory: string,
+  variant: ImageVariant,
+  differs: MachineDifference = {},
+): Promise<Stage> {
   const image = await progress.step(`${variant} image`, () =>
     buildImage({
       variant,
@@ -130,7 +135,7 @@ export async function prepare(progress: Progress, directory: string, variant: Im
       directory: join(directory, "machine"),
       keyDirectory: PLACES.keys,
       cacheDirectory: PLACES.cache,
-      image,
+      ...{ image, differs },
       ekCertificate: tpm.ekCertificates.p384,
     });
   });

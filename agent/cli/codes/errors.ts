@@ -323,6 +323,14 @@ const IMAGES = family<ImageErrorCode>("vm-images", (code) => new ImageError(code
   },
   ERR_IMAGE_SOURCE: { means: "a source of the image is missing or not as it must be", act: "the message names it" },
   ERR_IMAGE_MALFORMED: { means: "an image or its manifest cannot be read", act: "build it again" },
+  ERR_VM_DEVICE: {
+    means: "a device was to be passed to the machine that its policy does not list",
+    act: "list it in the policy, which needs a new release; or leave it out",
+  },
+  ERR_HOST_MALFORMED: {
+    means: "a host's configuration is no libvirt domain and no QEMU command line that is understood here",
+    act: "give the output of `virsh dumpxml`, or the command line as QEMU was started with",
+  },
   ERR_VM_START: { means: "the virtual machine does not start", act: "QEMU's words are in the message" },
   ERR_VM_TIMEOUT: {
     means: "the virtual machine did not answer in time",

@@ -214,7 +214,8 @@ export const SERVING_CODES = {
     act: "look at the console; then reboot",
   },
   "login-lost": {
-    means: "no shim of the token is logged in any more; the reason says what the last one ended with",
+    means:
+      "no shim of the token is logged in any more; the reason says what the last one ended with. A network HSM whose library says nothing of the login is found by the first operation that fails: a look at the token that shows no key",
     act: "look at the HSM; then reboot, if the machine does not by itself",
   },
   "agent-lost": {
