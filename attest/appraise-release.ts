@@ -22,7 +22,9 @@ export function appraiseRelease(
   if (claimed.id !== image.id) findings.push(contraindicated("image-id", "claimed image.id", image.id, claimed.id));
   // Never better than a warning, whatever the policy accepts: nothing of that system's root was measured.
   if (image.variant === "installed")
-    findings.push(warning("installed-system", "release image.variant", "an image that is measured as a whole", "installed"));
+    findings.push(
+      warning("installed-system", "release image.variant", "an image that is measured as a whole", "installed"),
+    );
   const debug = image.variant === "dev" ? "enabled" : "disabled";
   if (claims.debugEnabled !== (image.variant === "dev")) {
     findings.push(contraindicated("debug-status", "dbgstat", debug, claims.debugEnabled ? "enabled" : "disabled"));

@@ -36,7 +36,11 @@ export async function readInstalledSystem({ root, uki, phases }: InstalledPlaces
     throw new ImageError("ERR_IMAGE_SOURCE", `kernel image ${uki}`, { expected: "a file", got: "none", cause });
   });
   const programs = join(root, PROGRAMS);
-  const parts = [sha256Hex(kernel), sha256Hex(config), await digestFiles(programs, await listFiles(programs, () => true))];
+  const parts = [
+    sha256Hex(kernel),
+    sha256Hex(config),
+    await digestFiles(programs, await listFiles(programs, () => true)),
+  ];
   return {
     ...{ id: sha256Hex(parts.join("\n")), variant: "installed", phases },
     ...{ uki: new Uint8Array(kernel), config, shim, treeDirectory: root },

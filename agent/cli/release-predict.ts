@@ -15,7 +15,11 @@ export const command: Command = {
   positionals: [],
   options: {
     image: { type: "string", value: "DIR", help: "what `image build --out` filled" },
-    installed: { type: "string", value: "DIR", help: "instead of an image: root of a system with the package, `/` there" },
+    installed: {
+      type: "string",
+      value: "DIR",
+      help: "instead of an image: root of a system with the package, `/` there",
+    },
     uki: { type: "string", value: "FILE", help: "with --installed: the unified kernel image that its firmware starts" },
     phases: {
       type: "string",
@@ -74,7 +78,8 @@ export const command: Command = {
 async function readSystem(input: CommandInput): Promise<BuiltImage | InstalledSystem> {
   const [image, root, uki] = [input.optional("image"), input.optional("installed"), input.optional("uki")];
   const list = input.optional("phases");
-  if (image !== undefined && root === undefined && uki === undefined && list === undefined) return readBuiltImage(image);
+  if (image !== undefined && root === undefined && uki === undefined && list === undefined)
+    return readBuiltImage(image);
   if (image !== undefined || root === undefined || uki === undefined)
     throw new UsageError("what is booted", { expected: "--image, or --installed with --uki", got: "neither or both" });
   const phases = readPhases(list ?? "sysinit,ready");
