@@ -21,6 +21,7 @@ import { openNative } from "./native/index.ts";
 import { openSources, type Sources } from "./report-sources.ts";
 import { Restrictions } from "./restrictions/index.ts";
 import { type ListenEnvironment, parseListenFds } from "./scopes/listen-fds.ts";
+import { turnAway } from "./scopes/turn-away.ts";
 import { beginServing, type Serving, tryLater } from "./serving.ts";
 import { openShim } from "./shim-client.ts";
 import { type AgentLoss, countAgentLoss } from "./shims/agent-loss.ts";
@@ -93,6 +94,7 @@ export async function runAgent(configPath: string, listen: ListenEnvironment): P
   );
   const launched = await launch(environment, record);
   journal.write(record.state.kind === "serving" ? "notice" : "error", describe(record));
+  if (launched === null) turnAway(native, inherited);
   const { policy, policyBytes } = inputs.partial;
   if (policy === undefined || policyBytes === undefined) return ended;
   if (launched === null) await tryLater(environment, record, policy, storeKeeps);

