@@ -10,10 +10,14 @@ import { openAudit } from "./audit/open.ts";
 import { type AgentConfig, parseConfig } from "./config.ts";
 import { controlService, serveControl } from "./control/machine.ts";
 import { createSealingService } from "./control/sealing.ts";
+import { createSessions } from "./control/sessions.ts";
+import { type RunningMachine, runningDoctor } from "./doctor/running.ts";
+
 import { type LaunchEnvironment, type LaunchRecord, newLaunchRecord } from "./launch/environment.ts";
 import { type ReadInputs, readInputs } from "./launch/inputs.ts";
 import { launch } from "./launch/launch.ts";
 import { MeasurementLog } from "./launch/measurement-log.ts";
+import type { StatusSources } from "./machine-status.ts";
 import { machineState } from "./metrics/machine-state.ts";
 import { Metrics } from "./metrics/metrics.ts";
 import { openNative } from "./native/index.ts";
@@ -83,12 +87,11 @@ export async function runAgent(configPath: string, listen: ListenEnvironment): P
     policy: () => inputs.partial.policy,
     release: () => record.release,
   });
+  const sealing = createSealingService(environment, { record, storeKeeps, identity: sources, turns });
+  const operated = operatedParts({ ...gathered, environment, configPath, sealing }, () => serving);
   const { ended } = await serveControl(
     config,
-    controlService(gathered, sources, {
-      sealing: createSealingService(environment, { record, storeKeeps, identity: sources, turns }),
-      ...{ restrictions, metrics, approvals: () => serving?.approvals ?? NO_REQUESTS },
-    }),
+    controlService(gathered, sources, { ...operated, sealing, restrictions, metrics }),
   );
   const launched = await launch(environment, record);
   console.error(`agent: ${describe(record)}`);
@@ -106,6 +109,21 @@ export async function runAgent(configPath: string, listen: ListenEnvironment): P
       },
     );
   return ended;
+}
+
+/** What an operator looks at, and ends, while it serves. */
+function operatedParts(
+  machine: Omit<RunningMachine, "status"> & Omit<StatusSources, "live"> & { readonly audit: MachineAudit },
+  serving: () => Serving | null,
+) {
+  const { audit } = machine;
+  const live = () => serving()?.live ?? null;
+  return {
+    live,
+    approvals: () => serving()?.approvals ?? NO_REQUESTS,
+    sessions: createSessions({ serving, audit }),
+    doctor: runningDoctor({ ...machine, status: { ...machine, live } }),
+  };
 }
 
 /** Without an attestation key the log goes on without checkpoints, and nothing of it is ever deleted. */
