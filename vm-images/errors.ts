@@ -12,17 +12,25 @@ export type ImageErrorCode =
   | "ERR_VM_TPM"
   | "ERR_VM_PORT"
   | "ERR_VM_CONTROL"
-  | "ERR_VM_REFUSED";
+  | "ERR_VM_REFUSED"
+  | "ERR_VM_DEVICE"
+  | "ERR_HOST_MALFORMED";
+
+const EXIT_CODES: Readonly<Partial<Record<ImageErrorCode, 1 | 3>>> = {
+  ERR_IMAGE_MALFORMED: 3,
+  ERR_HOST_MALFORMED: 3,
+  ERR_VM_DEVICE: 1,
+};
 
 /** The image cannot be built, or the virtual machine cannot be run, on this machine as it is. */
 export class ImageError extends IronclawError {
   readonly code: ImageErrorCode;
-  readonly exitCode: 3 | 4;
+  readonly exitCode: 1 | 3 | 4;
 
   constructor(code: ImageErrorCode, what: string, fields?: ErrorFields) {
     super(what, fields);
     this.code = code;
-    this.exitCode = code === "ERR_IMAGE_MALFORMED" ? 3 : 4;
+    this.exitCode = EXIT_CODES[code] ?? 4;
   }
 }
 

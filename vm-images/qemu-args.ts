@@ -128,7 +128,18 @@ export function bareQemuArguments(options: BareVmOptions): string[] {
 function machine({ memoryMiB = 512, directory, tpmSocket }: MachineOptions): string[] {
   const paths = vmPaths(directory);
   return [
-    ...["-nodefaults", "-no-user-config", "-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"],
+    ...[
+      "-nodefaults",
+      "-no-user-config",
+      "-machine",
+      "q35,mem-merge=off",
+      "-accel",
+      "tcg,thread=multi",
+      "-cpu",
+      "max",
+      "-smp",
+      "2",
+    ],
     // Waking up from S3 resets the TPM and not the guest: its PCRs would start again under a machine that goes on.
     ...["-global", "ICH9-LPC.disable_s3=1", "-global", "ICH9-LPC.disable_s4=1"],
     ...["-m", String(memoryMiB), "-vga", "none", "-nic", "none", "-no-reboot", "-display", "none"],

@@ -6,6 +6,7 @@ import { agentSeeds } from "./seeds/agent.ts";
 import { approvalSeeds } from "./seeds/approvals.ts";
 import { endorsementSeeds } from "./seeds/endorsement.ts";
 import { imageSeeds, tpmSeeds } from "./seeds/evidence.ts";
+import { hostSeeds } from "./seeds/host.ts";
 import { nativeSeeds } from "./seeds/native.ts";
 import { pageSeeds } from "./seeds/page.ts";
 import { policySeeds } from "./seeds/policy.ts";
@@ -33,6 +34,7 @@ for (const [target, seeds] of Object.entries({
   ...tpmSeeds(),
   ...resultSeeds(),
   ...imageSeeds(),
+  ...hostSeeds(),
   ...endorsementSeeds(),
   ...agentSeeds(),
   ...approvalSeeds(),

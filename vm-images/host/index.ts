@@ -1,0 +1,10 @@
+export type { HostItem, HostMachine } from "./configuration.ts";
+export {
+  type HostDevice,
+  type HostDevices,
+  hostExposure,
+  readHostConfiguration,
+  unknownDevices,
+} from "./exposure.ts";
+export type { Exposure, ExposureId } from "./exposure-words.ts";
+export { sysfsDevices } from "./sysfs.ts";
