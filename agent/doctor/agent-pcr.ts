@@ -1,4 +1,4 @@
-import { readdirSync, readlinkSync, statSync } from "node:fs";
+import { readlinkSync, statSync } from "node:fs";
 import type { HashName, Tpm as Tss } from "node-tpm2-tss";
 import { type CelRecord, type FirmwareLog, pcrBanks, replayCel } from "../../attest/index.ts";
 import { AGENT_PCR, equalBytes, toHex } from "../../policy/index.ts";
@@ -78,9 +78,9 @@ const DEVICE = /^\/dev\/tpm(?:rm)?\d+$/;
 
 /** Root sees all of them, others their own: what cannot be seen is not said. */
 function openers(files: Files, ownPid: number | null): readonly string[] {
-  return entries(files, "/proc").flatMap((pid) => {
+  return files.names("/proc").flatMap((pid) => {
     if (!/^\d+$/.test(pid) || Number(pid) === process.pid || Number(pid) === ownPid) return [];
-    const devices = entries(files, `/proc/${pid}/fd`).flatMap((fd) => {
+    const devices = files.names(`/proc/${pid}/fd`).flatMap((fd) => {
       const target = linkOf(files, `/proc/${pid}/fd/${fd}`);
       return target !== null && DEVICE.test(target) ? [target] : [];
     });
@@ -90,20 +90,12 @@ function openers(files: Files, ownPid: number | null): readonly string[] {
 }
 
 function worldWritable(files: Files): readonly string[] {
-  return entries(files, "/dev").flatMap((name) => {
+  return files.names("/dev").flatMap((name) => {
     const path = `/dev/${name}`;
     if (!DEVICE.test(path)) return [];
     const mode = modeOf(files, path);
     return mode !== null && (mode & 0o006) !== 0 ? [`${path} has mode 0${mode.toString(8)}`] : [];
   });
-}
-
-function entries(files: Files, path: string): readonly string[] {
-  try {
-    return readdirSync(files.path(path));
-  } catch {
-    return [];
-  }
 }
 
 function linkOf(files: Files, path: string): string | null {

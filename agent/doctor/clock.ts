@@ -1,3 +1,6 @@
+import { join } from "node:path";
+import { utf8 } from "../../policy/index.ts";
+import { parseLine } from "../audit/record.ts";
 import type { Files } from "./files.ts";
 import { type Finding, fail, ok, warn } from "./finding.ts";
 
@@ -29,4 +32,20 @@ export function clockFinding(files: Files, now: number, latest: number): Finding
     "clock",
     `${said}${latest === 0 ? "" : ", after the audit log's last record"}, and that on the board agrees`,
   );
+}
+
+/** When the last record of a log was written, milliseconds since 1970; 0 where there is none that can be read. */
+export function latestRecord(files: Files, auditLog: string): number {
+  const last = segmentsOf(files, auditLog).at(-1);
+  const line = last === undefined ? undefined : files.text(join(auditLog, last))?.split("\n").at(-1);
+  if (line === undefined) return 0;
+  try {
+    return Date.parse(parseLine(utf8(line), "audit log's last record").time);
+  } catch {
+    return 0; // torn, or another's file: `ironclaw audit verify` says which
+  }
+}
+
+function segmentsOf(files: Files, auditLog: string): readonly string[] {
+  return files.names(auditLog).filter((name) => /^\d{16}\.log$/.test(name));
 }

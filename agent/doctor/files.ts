@@ -1,4 +1,4 @@
-import { closeSync, existsSync, openSync, readSync } from "node:fs";
+import { closeSync, existsSync, openSync, readdirSync, readSync } from "node:fs";
 import { join } from "node:path";
 
 /** What is read of one file, at most: logs of the kernel and of systemd among them. */
@@ -11,6 +11,8 @@ export interface Files {
   /** Without the line's end. */
   readonly text: (path: string) => string | null;
   readonly exists: (path: string) => boolean;
+  /** Of a folder, sorted; none where it cannot be read. */
+  readonly names: (path: string) => readonly string[];
 }
 
 /** @param root `/` but for tests, and for a system that is mounted elsewhere */
@@ -21,7 +23,15 @@ export function openFiles(root = "/"): Files {
     const found = bytes(name);
     return found === null ? null : new TextDecoder().decode(found).trimEnd();
   };
-  return { path, bytes, text, exists: (name) => existsSync(path(name)) };
+  return { path, bytes, text, exists: (name) => existsSync(path(name)), names: (name) => namesIn(path(name)) };
+}
+
+function namesIn(path: string): readonly string[] {
+  try {
+    return readdirSync(path).toSorted();
+  } catch {
+    return [];
+  }
 }
 
 function read(path: string): Uint8Array | null {

@@ -2,10 +2,10 @@
 export { type AgentStatus, agentFindings } from "./agent.ts";
 export { agentPcrFinding, otherExtenders } from "./agent-pcr.ts";
 export { CATALOGUE, type FindingId } from "./catalogue.ts";
-export { clockFinding } from "./clock.ts";
+export { clockFinding, latestRecord } from "./clock.ts";
 export { diskFindings } from "./disk.ts";
 export { documentFindings, policyFindings, releaseFindings } from "./documents.ts";
-export { eventLogFindings, readFirmwareLog } from "./event-log.ts";
+export { eventLogFindings, type ReadLog, readFirmwareLog } from "./event-log.ts";
 export { examine, type Look } from "./examine.ts";
 export { type Files, openFiles } from "./files.ts";
 export { type Finding, type FindingLevel, fail, MAX_FINDINGS, ok, warn } from "./finding.ts";

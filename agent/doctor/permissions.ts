@@ -1,4 +1,4 @@
-import { readdirSync, type Stats, statSync } from "node:fs";
+import { type Stats, statSync } from "node:fs";
 import { join } from "node:path";
 import type { AgentConfig } from "../config.ts";
 import type { Files } from "./files.ts";
@@ -32,11 +32,11 @@ export function permissionFindings(
   const rules: readonly Rule[] = [
     { path: configPath, kind: "file", forbidden: WRITE_OTHERS, owner },
     { path: config.programs, kind: "directory", forbidden: WRITE_OTHERS, owner },
-    ...namesIn(files, config.programs).map((name) => ({
+    ...files.names(config.programs).map((name) => ({
       ...{ path: join(config.programs, name), kind: "file" as const, forbidden: WRITE_OTHERS, owner },
     })),
     { path: config.scopes, kind: "directory", forbidden: WRITE_OTHERS },
-    ...namesIn(files, config.scopes).map((name) => ({
+    ...files.names(config.scopes).map((name) => ({
       ...{ path: join(config.scopes, name), kind: "socket" as const, forbidden: 0, required: EVERYBODY_CONNECTS },
     })),
     { path: config.auditLog, kind: "directory", forbidden: ALL_OTHERS },
@@ -79,12 +79,4 @@ function problem(files: Files, { path, kind, forbidden, required = 0, owner }: R
 
 function statusOf(files: Files, path: string): Stats | null {
   return statSync(files.path(path), { throwIfNoEntry: false }) ?? null;
-}
-
-function namesIn(files: Files, path: string): readonly string[] {
-  try {
-    return readdirSync(files.path(path)).toSorted();
-  } catch {
-    return [];
-  }
 }
