@@ -62,9 +62,10 @@ function lockdownWeakness(lockdown: string | null): Weakness {
 }
 
 function sysctlWeakness(files: Files, name: string, expected: string): Weakness {
-  const got = files.text(`/proc/sys/${name}`) ?? "not there";
+  const got = files.text(`/proc/sys/${name}`);
   const word = name.replaceAll("/", ".");
-  return got === expected ? null : { expected: `${word}=${expected}`, got: `${word}=${got}` };
+  if (got === expected) return null;
+  return { expected: `${word}=${expected}`, got: got === null ? `no ${word} in this kernel` : `${word}=${got}` };
 }
 
 function swapWeakness(files: Files): Weakness {
