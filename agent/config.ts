@@ -6,6 +6,8 @@ const absolutePath = z.string().regex(/^\/[^\0]*$/, "an absolute path");
 
 const schema = z.strictObject({
   version: z.literal(1),
+  /** `installed`: a package on an ordinary system, whose reports say so and never pass for those of an image. */
+  system: z.enum(["image", "installed"]).default("image"),
   /** The PCR that the agent extends. Never a resettable one (16, 23) and none that firmware or kernel use. */
   agentPcr: z.literal(13),
   /** TCTI of the TPM, with its transport named: libtss2's default search is never used. */

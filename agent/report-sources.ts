@@ -51,7 +51,7 @@ async function gatherSources(gathered: Gathered): Promise<ReportSources> {
   const [credential] = inputs.credentials?.values() ?? [];
   const ekKind = endorsementKeyKind(credential?.sealed, certificates);
   return {
-    ...{ tpm, log, record, inputs, audit },
+    ...{ tpm, log, record, inputs, audit, system: config.system },
     ak: await tpm.createAttestationKey(config.attestationKey),
     ekKind,
     ekName: (await tpm.endorsementKey(ekKind)).name,

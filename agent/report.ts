@@ -15,6 +15,7 @@ import {
 import { concatBytes, fromHex, policyExceptions, type Release, syscallName } from "../policy/index.ts";
 import { ekProfileOfName, type SealedPackage } from "../seal/index.ts";
 import type { AuditLog } from "./audit/log.ts";
+import type { AgentConfig } from "./config.ts";
 import type { LaunchRecord } from "./launch/environment.ts";
 import type { LaunchInputs } from "./launch/inputs.ts";
 import { keyClaim } from "./launch/keys.ts";
@@ -50,6 +51,8 @@ export interface ReportSources {
   readonly record: LaunchRecord;
   readonly inputs: Partial<LaunchInputs>;
   readonly audit: AuditLog;
+  /** Whether the machine is one of our images, as its measured configuration says. */
+  readonly system: AgentConfig["system"];
   /** Every shim of the launch, ascending by id. */
   shims(): Promise<readonly ShimClaim[]>;
   /** The TPM's epoch counter now, `null` where it has none. */
@@ -81,7 +84,7 @@ async function currentClaims(
     measured: measuredClaims(record.state.kind, records),
     asserted: {
       machine: inputs.machine ?? "unnamed",
-      image: imageOf(record.release),
+      image: imageOf(sources.system, record.release),
       reasons: reasonsOf(record.state),
       unseal: record.answers,
       tokens: record.tokens,
@@ -103,9 +106,13 @@ function reasonsOf(state: LaunchState): readonly Reason[] {
   return "reasons" in state ? reportedReasons(state.reasons) : [];
 }
 
-/** Without a release nothing says which image this is; the boot PCRs do. */
-function imageOf(release: Release | undefined): Claims["asserted"]["image"] {
-  return release?.image ?? { id: "unknown", variant: "release" };
+/**
+ * Without a release nothing says which image this is; the boot PCRs do. An installed agent claims no image's variant, whatever a release
+ * calls it: a verifier refuses where the two differ.
+ */
+function imageOf(system: AgentConfig["system"], release: Release | undefined): Claims["asserted"]["image"] {
+  const image = release?.image ?? { id: "unknown", variant: "release" };
+  return system === "installed" ? { ...image, variant: "installed" } : image;
 }
 
 /** What the libraries have tried, of all shims together, ended ones too. */

@@ -19,7 +19,8 @@ export const launchStates = [
 ] as const;
 export type LaunchStateName = (typeof launchStates)[number];
 
-export const imageVariants = ["demo", "dev", "release"] as const;
+/** `installed`: no image at all, but a package on an ordinary system (agent/docs/install.md). */
+export const imageVariants = ["demo", "dev", "installed", "release"] as const;
 export type ImageVariant = (typeof imageVariants)[number];
 
 export const keyPurposes = ["sign", "decrypt", "unwrap"] as const;

@@ -6,6 +6,7 @@ export * from "./attestation-key.ts";
 export * from "./attestation-result.ts";
 export { authenticReasons } from "./authentic.ts";
 export * from "./banks.ts";
+export * from "./boot-phases.ts";
 export * from "./cel.ts";
 export * from "./claims.ts";
 export * from "./claims-codec.ts";

@@ -1,5 +1,6 @@
 import { concatBytes, fromHex, toHex, utf8 } from "../policy/index.ts";
 import { extendPcr, hashInBank, type PcrBank, resetValue } from "./banks.ts";
+import { type BootPhase, PHASE_PCR } from "./boot-phases.ts";
 import { AttestError } from "./errors.ts";
 import { measurePe, type PeImage, parsePe, readPeSection } from "./pe.ts";
 
@@ -16,6 +17,14 @@ export type BootPcrValues = Readonly<Record<PcrBank, Readonly<Record<BootPcr, st
  */
 const stubSections = [".linux", ".osrel", ".cmdline", ".initrd", ".splash", ".dtb", ".pcrpkey"] as const;
 
+/** What is started, and how far it has come when a credential is unsealed. */
+export interface BootedKernel {
+  /** The unified kernel image. */
+  readonly uki: Uint8Array;
+  /** None in our own images, which have no systemd. */
+  readonly phases?: readonly BootPhase[];
+}
+
 /** One TPM2_PCR_Extend of a boot, with its digest in each bank: lower-case hexadecimal. */
 export interface BootExtend extends Readonly<Record<PcrBank, string>> {
   readonly pcr: Exclude<BootPcr, 12>;
@@ -26,11 +35,13 @@ export interface BootExtend extends Readonly<Record<PcrBank, string>> {
  * first boot option from removable media, Secure Boot off. PCR 12 stays untouched, because the image ships no add-ons, credentials
  * or passed command line.
  *
+ * A system with systemd in it extends the words of `phases` into PCR 11 as well, before it starts services.
+ *
  * A prediction, not a proof: it does not hold when an earlier boot option fails (PCR 4 then has more events), and it says
  * nothing about firmware (PCR 0 to 3, 7).
  * Throws {@link AttestError} ERR_PE_MALFORMED, or ERR_PCR_PREDICTION when a section is missing.
  */
-export function predictBootExtends({ uki }: { readonly uki: Uint8Array }): readonly BootExtend[] {
+export function predictBootExtends({ uki, phases = [] }: BootedKernel): readonly BootExtend[] {
   const image = parsePe(uki);
   const kernel = parsePe(requiredSection(image, ".linux"));
   return [
@@ -41,6 +52,7 @@ export function predictBootExtends({ uki }: { readonly uki: Uint8Array }): reado
     extendOfPe(kernel), // systemd-stub starts the kernel through the firmware's LoadImage
     extendOf(9, utf16le(requiredSection(image, ".cmdline"))), // the kernel's EFI stub
     extendOf(9, requiredSection(image, ".initrd")),
+    ...phases.map((phase) => extendOf(PHASE_PCR, utf8(phase))),
   ];
 }
 
@@ -60,7 +72,7 @@ export function foldBootExtends(extensions: readonly BootExtend[]): BootPcrValue
 }
 
 /** PCRs 4, 9, 11 and 12 after the boot of `predictBootExtends`, with its preconditions and errors. */
-export function predictBootPcrs(image: { readonly uki: Uint8Array }): BootPcrValues {
+export function predictBootPcrs(image: BootedKernel): BootPcrValues {
   return foldBootExtends(predictBootExtends(image));
 }
 

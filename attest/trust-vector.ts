@@ -44,6 +44,7 @@ const claimsOfCode: Readonly<Record<string, readonly TrustClaim[]>> = {
   "release-dates": boot,
   "image-variant": boot,
   "image-id": boot,
+  "installed-system": boot,
   "debug-status": ["configuration"],
   "pcr-mismatch": boot,
   "pcr-no-reference": boot,

@@ -11,6 +11,7 @@ import {
 import { attestationKeyReasons, verifyAttestationSignature } from "./attestation-key.ts";
 import { challengeReasons, pcrReasons } from "./authentic.ts";
 import { type PcrBank, resetValue } from "./banks.ts";
+import { PHASE_PCR, phasesBetween } from "./boot-phases.ts";
 import { type CelRecord, parseCel, replayCel } from "./cel.ts";
 import type { Claims } from "./claims.ts";
 import { parseClaims } from "./claims-codec.ts";
@@ -208,6 +209,7 @@ function replayReasons({ pcrs, firmwareLog, agentLog }: Parts, challenge: Challe
     const explained =
       pcr === AGENT_PCR ? replayCel(agentLog, challenge.bank) : (replayed.get(pcr) ?? resetValue(challenge.bank, pcr));
     if (equalBytes(explained, quoted)) continue;
+    if (pcr === PHASE_PCR && phasesBetween(challenge.bank, explained, quoted) !== null) continue;
     reasons.push(reason("pcr-replay", `PCR ${pcr} (${challenge.bank})`, toHex(explained), toHex(quoted)));
   }
   return reasons;

@@ -43,7 +43,7 @@ const releaseSchema = z
     name: z.string().min(1).max(128),
     image: z.strictObject({
       id: hex(32),
-      variant: z.enum(["demo", "dev", "release"]),
+      variant: z.enum(["demo", "dev", "installed", "release"]),
     }),
     epoch: z.int().min(0).max(MAX_EPOCH),
     notBefore: utcTime,

@@ -47,8 +47,12 @@ export async function openTpm({ tcti, nativeDirectory = defaultNativeDirectory()
   }
 }
 
-// A bundle has no module directory of its own: whoever bundles passes nativeDirectory.
-function defaultNativeDirectory(): string {
+/** Said by whoever bundles a program for a system without the project. */
+declare const IRONCLAW_PROGRAMS: string | undefined;
+
+/** Where this machine's native parts are. A bundle has no module directory of its own: it names one, or passes nativeDirectory. */
+export function defaultNativeDirectory(): string {
+  if (typeof IRONCLAW_PROGRAMS === "string") return IRONCLAW_PROGRAMS;
   return join(import.meta.dirname ?? ".", "..", "build", "native");
 }
 

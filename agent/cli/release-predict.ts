@@ -1,6 +1,7 @@
-import { firmwareReferencePcrs, firmwareReferenceValues, predictBootExtends } from "../../attest/index.ts";
+import { bootPhases, firmwareReferencePcrs, firmwareReferenceValues, predictBootExtends } from "../../attest/index.ts";
 import { parseAnchors, parsePolicy, sha256 } from "../../policy/index.ts";
-import { readBuiltImage } from "../../vm-images/built-image.ts";
+import { type BuiltImage, readBuiltImage } from "../../vm-images/built-image.ts";
+import { type InstalledSystem, readInstalledSystem, readPhases } from "../../vm-images/installed-system.ts";
 import { parseConfig } from "../config.ts";
 import { expectedLaunchEvents } from "../launch/expected-events.ts";
 import { predictRelease } from "../launch/prediction.ts";
@@ -13,7 +14,18 @@ export const command: Command = {
   summary: "compute every PCR a release binds: the boot PCRs of an image, the agent PCR of a policy on it",
   positionals: [],
   options: {
-    image: { type: "string", value: "DIR", help: "what `image build --out` filled", required: true },
+    image: { type: "string", value: "DIR", help: "what `image build --out` filled" },
+    installed: {
+      type: "string",
+      value: "DIR",
+      help: "instead of an image: root of a system with the package, `/` there",
+    },
+    uki: { type: "string", value: "FILE", help: "with --installed: the unified kernel image that its firmware starts" },
+    phases: {
+      type: "string",
+      value: "LIST",
+      help: `with --installed: boot phases that systemd measures, of ${bootPhases.join(",")} (default sysinit,ready)`,
+    },
     anchors: { type: "string", value: "FILE", help: "trust anchors of the cabinet", required: true },
     policy: { type: "string", value: "FILE", help: "policy of the cabinet", required: true },
     "firmware-log": {
@@ -30,10 +42,11 @@ export const command: Command = {
   },
   examples: [
     "ironclaw release predict --image build/image/demo --anchors anchors.json --policy policy.json --out prediction.json",
+    "ironclaw release predict --installed / --uki /boot/efi/EFI/Linux/debian.efi --anchors anchors.json --policy policy.json --out prediction.json",
     "ironclaw release predict --image build/image/demo --anchors anchors.json --policy policy.json --firmware-log report/firmware-log.bin --firmware-pcrs 0,2,7 --out prediction.json",
   ],
   run: async (input, io) => {
-    const image = await readBuiltImage(input.text("image"));
+    const image = await readSystem(input);
     const policyBytes = await readInput(input.text("policy"), "policy");
     const anchorsBytes = await readInput(input.text("anchors"), "anchors");
     parseAnchors(anchorsBytes); // an unreadable document would be predicted all the same, and the launch refused
@@ -44,7 +57,7 @@ export const command: Command = {
       policy: parsePolicy(policyBytes),
       policyBytes,
     };
-    const { pcrs, events } = predictRelease(image.uki, expectedLaunchEvents(documents, sha256(image.shim)));
+    const { pcrs, events } = predictRelease(image, expectedLaunchEvents(documents, sha256(image.shim)));
     const firmware = await readFirmware(input);
     const prediction: Prediction = {
       image: { id: image.id, variant: image.variant },
@@ -61,6 +74,22 @@ export const command: Command = {
     return 0;
   },
 };
+
+async function readSystem(input: CommandInput): Promise<BuiltImage | InstalledSystem> {
+  const [image, root, uki] = [input.optional("image"), input.optional("installed"), input.optional("uki")];
+  const list = input.optional("phases");
+  if (image !== undefined && root === undefined && uki === undefined && list === undefined)
+    return readBuiltImage(image);
+  if (image !== undefined || root === undefined || uki === undefined)
+    throw new UsageError("what is booted", { expected: "--image, or --installed with --uki", got: "neither or both" });
+  const phases = readPhases(list ?? "sysinit,ready");
+  if (phases === null)
+    throw new UsageError("--phases", { expected: `of ${bootPhases.join(",")}, in this order`, got: list ?? "" });
+  const system = await readInstalledSystem({ root, uki, phases });
+  // A report of an agent that takes itself for an image's could be signed as one.
+  if (parseConfig(system.config).system === "installed") return system;
+  throw new UsageError("--installed", { expected: "a configuration with `system`: installed", got: "an image's" });
+}
 
 async function readFirmware(input: CommandInput): Promise<ReturnType<typeof firmwareReferenceValues>> {
   const file = input.optional("firmware-log");

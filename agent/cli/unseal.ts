@@ -3,6 +3,7 @@ import { AGENT_PCR, equalBytes, type Release, sealPcrValues } from "../../policy
 import {
   type Credential,
   chooseCredentials,
+  defaultNativeDirectory,
   importSealed,
   isStaleImport,
   keepImported,
@@ -151,7 +152,7 @@ function unsealInto(input: CommandInput, io: CommandIo, sink: number): Promise<0
     // A software TPM serves one connection at a time: ours is closed while the unsealer runs.
     const ask = (imported: Uint8Array) =>
       runUnsealer({
-        path: join(import.meta.dirname, "../../build/native/unsealer"),
+        path: join(defaultNativeDirectory(), "unsealer"),
         tcti: input.text("tcti"),
         request: unsealRequest({ sealed, imported, release, anchors }),
         sinks: [sink],

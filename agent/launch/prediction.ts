@@ -1,12 +1,12 @@
-import { type LaunchEvent, predictAgentPcr, predictBootPcrs } from "../../attest/index.ts";
+import { type BootedKernel, type LaunchEvent, predictAgentPcr, predictBootPcrs } from "../../attest/index.ts";
 import { AGENT_PCR, type Release, toHex } from "../../policy/index.ts";
 
 /** What a release says about measurements: PCRs 4, 9, 11, 12 and the agent PCR in both banks, and the agent's events. */
 export type ReleasePrediction = Pick<Release, "pcrs" | "events">;
 
-/** Computed from the image's kernel file and the launch's events alone; nothing is booted. */
-export function predictRelease(uki: Uint8Array, events: readonly LaunchEvent[]): ReleasePrediction {
-  const boot = predictBootPcrs({ uki });
+/** Computed from the kernel file and the launch's events alone; nothing is booted. */
+export function predictRelease(kernel: BootedKernel, events: readonly LaunchEvent[]): ReleasePrediction {
+  const boot = predictBootPcrs(kernel);
   const agent = predictAgentPcr(events);
   return {
     pcrs: {

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -26,6 +27,14 @@ static void name_sockets(const struct listen_sockets *listen, char *environment[
     environment[2] = names;
 }
 
+// Elsewhere than in the image the TPM belongs to a group, which others may be in: Debian's `tss`. The agent has that one group more.
+static int join_tpm_group(const struct settings *settings) {
+    struct stat node;
+    if (!settings->service || settings->single_uid || stat(settings->tpm, &node) != 0) return 0;
+    if (!S_ISCHR(node.st_mode) || node.st_gid == 0 || (node.st_mode & S_IRGRP) == 0) return 0;
+    return setgroups(1, &node.st_gid);
+}
+
 static _Noreturn void run_agent(const struct settings *settings, int socket_fd) {
     // An empty OPENSSL_CONF: Node's OpenSSL reads no configuration file.
     char *environment[] = {"PATH=/usr/bin:/bin", "HOME=/", "OPENSSL_CONF=", NULL, NULL, NULL, NULL};
@@ -37,7 +46,8 @@ static _Noreturn void run_agent(const struct settings *settings, int socket_fd) 
     reset_signals();
     umask(022);
     if (null_fd >= 0 && setsid() >= 0 && place_fds(wanted, AGENT_FD + 1 + listen->count) == 0 &&
-        limit_resources(LIMITS_AGENT) == 0 && drop_groups(settings) == 0 && drop_privileges(settings->agent_uid) == 0) {
+        limit_resources(LIMITS_AGENT) == 0 && drop_groups(settings) == 0 && join_tpm_group(settings) == 0 &&
+        drop_privileges(settings->agent_uid) == 0) {
         execve(settings->agent_argv[0], settings->agent_argv, environment);
     }
     log_line("agent: %s: %s", settings->agent_argv[0], strerror(errno));
@@ -60,6 +70,13 @@ int start_agent(struct spawner *spawner) {
     spawner->agent_socket = ends[0];
     spawner->agent_pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
     return spawner->agent_pidfd < 0 ? -1 : 0;
+}
+
+#define LAST_WORDS_MS 5000
+
+void let_agent_end(const struct spawner *spawner) {
+    struct pollfd waiting = {spawner->agent_pidfd, POLLIN, 0};
+    if (kill(spawner->agent, SIGTERM) != 0 || poll(&waiting, 1, LAST_WORDS_MS) != 1) log_line("the agent did not end by itself");
 }
 
 bool agent_is_gone(const struct spawner *spawner) {

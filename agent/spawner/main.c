@@ -126,7 +126,9 @@ void reap_children(struct spawner *spawner) {
 static void take_signals(struct spawner *spawner, int signal_fd) {
     struct signalfd_siginfo info;
     while (read(signal_fd, &info, sizeof info) == (ssize_t)sizeof info) {
-        if (info.ssi_signo == SIGTERM) cap_and_reboot(spawner, EXIT_ASKED, "asked to end");
+        if (info.ssi_signo != SIGTERM) continue;
+        if (spawner->settings.service) let_agent_end(spawner);
+        cap_and_reboot(spawner, EXIT_STOPPED, "asked to end");
     }
     reap_children(spawner);
 }
@@ -170,6 +172,7 @@ int main(int argc, char **argv) {
     static struct spawner spawner;
     bool image = getpid() == 1;
     spawner.settings = image ? image_settings() : parse_options(argc, argv);
+    if (spawner.settings.cap_only) return cap_agent_pcr(spawner.settings.tpm) == 0 ? 0 : EXIT_SETUP;
     if (!image && take_listen_sockets(&spawner.settings.listen) != 0) return EXIT_USAGE; // nothing is under way yet
     spawner.phase = PHASE_LAUNCH;
     spawner.ahead_fd = -1;

@@ -45,6 +45,7 @@ struct settings parse_options(int argc, char **argv) {
         {"shim-stderr", no_argument, NULL, 'e'},      {"state", required_argument, NULL, 'd'},
         {"relay", required_argument, NULL, 'p'},      {"sysfs", required_argument, NULL, 'y'},
         {"devices", required_argument, NULL, 'n'},    {"store", required_argument, NULL, 'o'},
+        {"cap", no_argument, NULL, 'k'},
         {NULL, 0, NULL, 0},
     };
     struct settings settings = IMAGE_SETTINGS;
@@ -62,12 +63,14 @@ struct settings parse_options(int argc, char **argv) {
         case 'y': settings.sysfs = optarg; break;
         case 'n': settings.devices = optarg; break;
         case 'o': settings.store = optarg; break;
+        case 'k': settings.cap_only = true; break;
         default: exit(EXIT_USAGE);
         }
     }
+    if (settings.cap_only && !settings.service && optind == argc) return settings;
     bool too_long = strlen(settings.run_dir) > MAX_PATH - 16 || strlen(settings.sysfs) > MAX_PATH - 16;
-    if (!settings.service || optind >= argc || too_long) {
-        fputs("usage: spawner --service [OPTION...] -- AGENT ARGUMENT...  (see agent/SPAWNER.md)\n", stderr);
+    if (settings.cap_only || !settings.service || optind >= argc || too_long) {
+        fputs("usage: spawner --service [OPTION...] -- AGENT ARGUMENT..., or spawner --cap [--tpm TPM]  (see agent/SPAWNER.md)\n", stderr);
         exit(EXIT_USAGE);
     }
     if (settings.single_uid) settings.agent_uid = settings.shim_uid = settings.relay_uid = 0;

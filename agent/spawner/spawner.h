@@ -23,11 +23,12 @@
 
 enum variant { VARIANT_RELEASE, VARIANT_DEMO, VARIANT_DEV };
 enum phase { PHASE_LAUNCH = 1, PHASE_SERVING = 2 };
-enum exit_code { EXIT_USAGE = 2, EXIT_AGENT_LOST = 10, EXIT_BREACH = 11, EXIT_ASKED = 12, EXIT_SETUP = 13 };
+enum exit_code { EXIT_USAGE = 2, EXIT_AGENT_LOST = 10, EXIT_BREACH = 11, EXIT_ASKED = 12, EXIT_SETUP = 13, EXIT_STOPPED = 14 };
 
 // Fixed before the agent starts. PID 1 has no choices here: only `variant` is read, from the measured command line.
 struct settings {
     bool service;
+    bool cap_only; // a service's supervisor makes sure: nothing else is done
     bool single_uid;
     bool shim_stderr;
     enum variant variant;
@@ -117,6 +118,8 @@ int prepare_devices(struct settings *settings); // finds the disks
 // agent.c, workloads.c
 int start_agent(struct spawner *spawner);
 bool agent_is_gone(const struct spawner *spawner);
+// Asks the agent to end, and gives it the time to sign and anchor its log.
+void let_agent_end(const struct spawner *spawner);
 // Starts every line of the list. The number started, or -1 with a message when the list cannot be used: then none was.
 int start_workloads(struct spawner *spawner, char *problem, size_t capacity);
 // Copies some of what was written into a pipe to the log. False when there is nothing more for now; closed at its end.

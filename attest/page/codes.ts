@@ -24,6 +24,7 @@ const meanings: Readonly<Record<string, string>> = {
   "firmware-unpinned": "No reference values for the firmware: it explains itself, and nobody vouches for it.",
   "image-id": "Another image than the release's.",
   "image-variant": "An image of a variant that may not run here, or that is not what it claims.",
+  "installed-system": "An ordinary system with our package, not our image: nothing of its file system was measured.",
   "key-attributes": "The library reports a key that is not protected as it must be, or was not always.",
   "launch-state": "The agent does not serve. The reasons that follow are its own.",
   "launch-tpm-answer": "The TPM's own answer to the agent.",

@@ -62,7 +62,7 @@ function acceptance(
   { policy }: TrustDocuments,
   release: {
     readonly name: string;
-    readonly variant: "demo" | "dev" | "release";
+    readonly variant: "demo" | "dev" | "installed" | "release";
     readonly notBefore: string;
     readonly notAfter: string;
   },

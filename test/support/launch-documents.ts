@@ -195,6 +195,7 @@ export async function damagedPackage(
 function encodeConfig({ programs, bus, directory }: Tools, changes: Partial<AgentConfig>): Uint8Array {
   const config: AgentConfig = {
     version: 1,
+    system: "image",
     agentPcr: AGENT_PCR,
     tcti: bus.tcti("unsealer"),
     cabinet: join(directory, "cabinet"),

@@ -32,7 +32,7 @@ export async function openReporter(
   const { name: ekName } = await tpm.endorsementKey("p384");
   const path = join(directory, `audit-${randomBytes(4).toString("hex")}`);
   const sources: ReportSources = {
-    ...{ tpm, ak, ekName, log, record, inputs: inputs.partial, ekKind: "p384" },
+    ...{ tpm, ak, ekName, log, record, inputs: inputs.partial, ekKind: "p384", system: "image" },
     audit: openAudit({ directory: path, now: Date.now, anchor: null }),
     ekCertificates: (await tpm.ekCertificates()).map(({ der }) => der),
     firmwareLog: FIRMWARE_LOG,

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { parseConfig } from "../../agent/config.ts";
 import { expectedLaunchEvents } from "../../agent/launch/expected-events.ts";
 import { predictRelease, type ReleasePrediction } from "../../agent/launch/prediction.ts";
+import type { BootPhase } from "../../attest/index.ts";
 import {
   type Delegation,
   encodeAnchors,
@@ -11,6 +12,7 @@ import {
   firstModule,
   type PolicyDocument,
   parsePolicy,
+  type Release,
   sha256,
   sha256Hex,
   utf8,
@@ -24,7 +26,7 @@ import {
   signRelease,
   VOLUME_KEY_BYTES,
 } from "../../seal/index.ts";
-import { type Image, softhsmFiles } from "../build.ts";
+import { softhsmFiles } from "../build.ts";
 import type { ImageFile } from "../files.ts";
 import { GuestTree, requireGuestFile as requireFile } from "../guest-tree.ts";
 import { PROGRAMS, pinModule } from "../pin-module.ts";
@@ -45,11 +47,21 @@ export interface MachineOrder {
   readonly directory: string;
   readonly keyDirectory: string;
   readonly cacheDirectory: string;
-  readonly image: Image;
+  readonly image: MachineSystem;
   /** DER, of the endorsement key to seal to; its chain is verified by the caller. */
   readonly ekCertificate: Uint8Array;
   /** Where it is not the demo's machine. */
   readonly differs?: MachineDifference;
+}
+
+/** What the machine boots: an image, or a system that the package was installed on. */
+export interface MachineSystem {
+  readonly tree: string;
+  /** Path of the kernel image. */
+  readonly uki: string;
+  readonly manifest: Release["image"];
+  /** Phases of the boot that are measured before the launch; our images have none. */
+  readonly phases?: readonly BootPhase[];
 }
 
 export interface MachineDifference {
@@ -57,6 +69,8 @@ export interface MachineDifference {
   readonly module?: { readonly library: string; readonly files: readonly ImageFile[] };
   /** Where the token's files are in the shim. */
   readonly tokenDirectory?: string;
+  /** The programs that may call, by path. */
+  readonly callers?: readonly string[];
   /** @param tree the image's root with the module's files */
   readonly policy?: (demo: PolicyDocument, tree: GuestTree) => PolicyDocument;
 }
@@ -89,7 +103,7 @@ export async function provisionMachine(order: MachineOrder): Promise<Machine> {
     profileSha256: sha256Hex(requireFile(tree, `${PROGRAMS}/local.profile`)),
     devices: vmPciDevices,
     token,
-    executables: CALLERS.map((path) => sha256Hex(requireFile(tree, path))),
+    executables: (order.differs?.callers ?? CALLERS).map((path) => sha256Hex(requireFile(tree, path))),
     change: (demo) => order.differs?.policy?.(demo, tree) ?? demo,
   });
   const policy = parsePolicy(policyBytes);
@@ -97,7 +111,10 @@ export async function provisionMachine(order: MachineOrder): Promise<Machine> {
   const configBytes = requireFile(tree, "/etc/ironclaw/agent.json");
   const documents = { config: parseConfig(configBytes), configBytes, anchorsBytes: anchors, policy, policyBytes };
   const events = expectedLaunchEvents(documents, sha256(requireFile(tree, `${PROGRAMS}/shim`)));
-  const prediction = predictRelease(new Uint8Array(await readFile(image.uki)), events);
+  const prediction = predictRelease(
+    { uki: new Uint8Array(await readFile(image.uki)), phases: image.phases ?? [] },
+    events,
+  );
 
   const release = await signRelease(
     {
