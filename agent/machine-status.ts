@@ -13,6 +13,8 @@ export interface MachineStatus {
   readonly phases: readonly { readonly phase: string; readonly at: number }[];
   readonly tokens: readonly TokenStatus[];
   readonly violations: Readonly<Record<string, number>>;
+  /** Null until all that follows a launch that serves is done; then what went wrong with it. */
+  readonly settled: readonly Reason[] | null;
   /** What this boot refuses, in the policy's order; null while nothing is served. */
   readonly frozen: { readonly all: boolean; readonly scopes: readonly string[] } | null;
 }
@@ -32,6 +34,7 @@ export function machineStatus({ record, audit, domains, live }: StatusSources): 
     phases: record.phases.map(({ kind, at }) => ({ phase: kind, at: Math.round(at) })),
     tokens: domains()?.status ?? [],
     violations: Object.fromEntries(violationCounts(record)),
+    settled: record.settled ?? null,
     frozen: frozenScopes(live()),
   };
 }

@@ -75,7 +75,8 @@ export async function beginServing(parts: ServingParts, opened: (serving: Servin
     ...{ domains, audit, native, spawner, inherited },
   });
   await spawner.startWorkloads();
-  for (const problem of await settleServed(environment, record)) {
+  record.settled = await settleServed(environment, record);
+  for (const problem of record.settled) {
     console.error(`agent: after the launch: ${problem.code} ${problem.item}: ${problem.got}`);
   }
 }

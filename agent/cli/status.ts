@@ -1,92 +1,119 @@
-import { z } from "zod";
+import { setTimeout as sleep } from "node:timers/promises";
+import { IronclawError } from "../../policy/index.ts";
 import { adviceFor } from "../../seal/index.ts";
-import { AgentError } from "../errors.ts";
-import type { Command } from "./command.ts";
-import { MACHINE_OPTION, withMachine } from "./machine-ports.ts";
+import type { ControlClient } from "../../vm-images/control-client.ts";
+import type { Command, CommandIo } from "./command.ts";
+import { openMachine } from "./machine-ports.ts";
 import { answer, JSON_OPTION } from "./output.ts";
 
+const POLL_MS = 500;
+/** A request that was sent before the guest's agent runs may be lost, and holds up the next. */
+const ANSWER_MS = 3000;
+const ENDED = ["serving", "refused", "stopped"];
+
+type Fields = Readonly<Record<string, unknown>>;
+
 export const command: Command = {
-  summary:
-    "what a running machine says of itself: state and reasons, tokens, what is frozen (exit code 1 unless it serves all of it)",
+  summary: "whether a running machine serves, and why not; exit code 0 only where it serves every token",
   positionals: [],
-  options: { machine: MACHINE_OPTION, json: JSON_OPTION },
+  options: {
+    machine: { type: "string", value: "DIR", help: "the running machine's directory of port sockets", required: true },
+    wait: { type: "string", value: "SECONDS", help: "first until its launch has ended, with all that follows it" },
+    json: JSON_OPTION,
+  },
   examples: [
     "ironclaw status --machine /tmp/ironclaw-dev-x1/vm",
-    "ironclaw status --machine /tmp/ironclaw-dev-x1/vm --json",
+    "ironclaw status --machine /tmp/ironclaw-dev-x1/vm --wait 120 --json",
   ],
-  run: (input, io) =>
-    withMachine(input.text("machine"), async (control) => {
-      const said = await control.status();
-      const status = readStatus(said);
-      const serves = isServing(status);
-      answer(input, io, { serves, ...said }, render(status));
-      return serves ? 0 : 1;
-    }),
+  run: async (input, io) => {
+    const seconds = input.integer("wait", 1, 86_400);
+    const machine = input.text("machine");
+    const status = await (seconds === undefined ? ask(machine) : waitFor(machine, seconds, io));
+    answer(input, io, status, renderStatus(status));
+    return serves(status) ? 0 : 1;
+  },
 };
 
-const text = z.string().max(8_192);
-const reason = z.object({ code: text, item: text, expected: text, got: text });
+async function ask(machine: string, withinMs?: number): Promise<Fields> {
+  const control = await openMachine(machine);
+  try {
+    return withoutId(await control.status(withinMs));
+  } finally {
+    control.close();
+  }
+}
 
-/** Of a machine's answer, what is shown. Older agents say nothing of what is frozen. */
-const status = z.object({
-  state: text,
-  reasons: z.array(reason).max(1_024).default([]),
-  devices: z.array(text).max(1_024).nullable().default(null),
-  phases: z
-    .array(z.object({ phase: text, at: z.number() }))
-    .max(64)
-    .default([]),
-  tokens: z
-    .array(
-      z.object({
-        name: text,
-        served: z.boolean(),
-        waiting: z.number(),
-        shims: z.array(z.object({ id: z.number(), role: text })).max(64),
-        reasons: z.array(reason).max(64),
-      }),
-    )
-    .max(64)
-    .default([]),
-  violations: z.record(text, z.number()).default({}),
-  frozen: z
-    .object({ all: z.boolean(), scopes: z.array(text).max(256) })
-    .nullable()
-    .default(null),
-});
-type Status = z.infer<typeof status>;
+function withoutId({ id: _id, ok: _ok, ...status }: Awaited<ReturnType<ControlClient["status"]>>): Fields {
+  return status;
+}
 
-function readStatus(said: unknown): Status {
-  const read = status.safeParse(said);
-  if (read.success) return read.data;
-  throw new AgentError("ERR_CONTROL_MALFORMED", "status", { expected: "an answer of this format", got: "another" });
+/** Asks until the launch has ended, or for so long; then once more, and whatever comes of that stands. */
+async function waitFor(machine: string, seconds: number, io: CommandIo): Promise<Fields> {
+  const deadline = performance.now() + seconds * 1000;
+  let told = "";
+  while (performance.now() < deadline) {
+    const status = await ask(machine, ANSWER_MS).catch(notYet);
+    if (hasEnded(status)) return status;
+    if (status["state"] !== told) io.complain(`${status["state"]}`);
+    told = `${status["state"]}`;
+    await sleep(POLL_MS);
+  }
+  return ask(machine, ANSWER_MS);
+}
+
+/** A machine that serves raises its epoch and lets earlier generations go after that: a restart before it would keep them. */
+function hasEnded({ state, settled }: Fields): boolean {
+  return ENDED.includes(`${state}`) && !(state === "serving" && settled === null);
+}
+
+/** A machine that is down, or whose agent does not run yet, is one to wait for. */
+function notYet(error: unknown): Fields {
+  if (error instanceof IronclawError && error.exitCode === 4) return { state: "no answer yet" };
+  throw error;
 }
 
 /** Everything that the policy promises: the machine, each token, and nothing frozen as a whole. */
-function isServing({ state, tokens, frozen }: Status): boolean {
-  return state === "serving" && tokens.every(({ served }) => served) && frozen?.all !== true;
+function serves({ state, tokens, frozen }: Fields): boolean {
+  return state === "serving" && fieldsIn(tokens).every(({ served }) => served === true) && !frozenIn(frozen).all;
 }
 
-function render({ state, reasons, devices, phases, tokens, violations, frozen }: Status): string {
-  const attempts = Object.entries(violations).map(([call, count]) => `${call} ${count}`);
+/** Null while nothing is served, and of an older agent. */
+function frozenIn(frozen: unknown): { readonly all: boolean; readonly scopes: readonly string[] } {
+  const { all, scopes } = (typeof frozen === "object" && frozen !== null ? frozen : {}) as Fields; // shown as text only
+  return { all: all === true, scopes: Array.isArray(scopes) ? scopes.map(String) : [] };
+}
+
+/** What the machine says; shown as text only. */
+function renderStatus({ state, reasons, tokens, phases, settled }: Fields): string {
   return [
-    `state       ${state}`,
-    ...reasons.flatMap(({ code, item, expected, got }) => [
-      `  ${code}: ${item}: expected ${expected}, got ${got}`,
-      ...(adviceFor(code) === undefined ? [] : [`    ${adviceFor(code)}`]),
-    ]),
-    ...tokens.map(
-      ({ name, served, waiting, shims, reasons: why }) =>
-        `token       ${name}: ${served ? "served" : "not served"}, ${waiting} waiting, shims ${shims.map(({ id, role }) => `${id} ${role}`).join(", ")}${why.map(({ code }) => `, ${code}`).join("")}`,
-    ),
-    `frozen      ${frozenText(frozen)}`,
-    `attempts    ${attempts.join(", ") || "none"}`,
-    `devices     ${devices === null ? "cannot be listed" : devices.join(" ") || "none"}`,
-    `launch      ${phases.map(({ phase, at }) => `${phase} ${Math.round(at)} ms`).join(", ")}`,
+    `${state}`,
+    ...fieldsIn(reasons).flatMap(renderReason),
+    ...fieldsIn(settled).flatMap(renderReason),
+    ...fieldsIn(tokens).flatMap(({ name, served, shims, reasons: why }) => {
+      const roles = fieldsIn(shims).map(({ id, role }) => `${id} ${role}`);
+      const line = `token ${name}: ${served === true ? "served" : "not served"}, shims: ${roles.join(", ") || "none"}`;
+      return [line, ...fieldsIn(why).flatMap(renderReason)];
+    }),
+    ...(all || scopes.length > 0 ? [`frozen: ${all ? "everything" : scopes.join(", ")}`] : []),
+    ...(attempts.length > 0 ? [`attempts at what the sandbox denies: ${attempts.join(", ")}`] : []),
+    ...renderPhases(fieldsIn(phases)),
   ].join("\n");
 }
 
-function frozenText(frozen: Status["frozen"]): string {
-  if (frozen === null) return "not known while nothing is served: `ironclaw freeze --status` has the TPM's bits";
-  return frozen.all ? "everything" : frozen.scopes.join(", ") || "nothing";
+function renderReason({ code, item, expected, got }: Fields): readonly string[] {
+  const advice = adviceFor(`${code}`);
+  return [`  ${code}: ${item}: expected ${expected}, got ${got}`, ...(advice === undefined ? [] : [`    ${advice}`])];
+}
+
+/** The agent says when it entered each state; the last one still lasts. */
+function renderPhases(phases: readonly Fields[]): readonly string[] {
+  const spans = phases.slice(0, -1).map(({ phase, at }, index) => {
+    const ms = Number(phases[index + 1]?.["at"]) - Number(at);
+    return `${phase} ${(ms / 1000).toFixed(2)} s`;
+  });
+  return spans.length === 0 ? [] : [`launch: ${spans.join(", ")}`];
+}
+
+function fieldsIn(list: unknown): readonly Fields[] {
+  return (Array.isArray(list) ? list : []).filter((entry) => typeof entry === "object" && entry !== null);
 }

@@ -1,8 +1,7 @@
 import { writeTokenFile } from "../../attest/service/index.ts";
 import type { Command } from "./command.ts";
-import { readText } from "./files.ts";
 import { answer, JSON_OPTION } from "./output.ts";
-import { machineName, openService, SERVICE_OPTIONS } from "./verifier-options.ts";
+import { machineName, OPERATOR_OPTION, openService, operatorToken, SERVICE_OPTIONS } from "./verifier-options.ts";
 
 const DEFAULT_HOURS = 24;
 
@@ -11,7 +10,7 @@ export const command: Command = {
   positionals: ["NAME"],
   options: {
     ...SERVICE_OPTIONS,
-    token: { type: "string", value: "FILE", help: "file with an operator's token", required: true },
+    token: OPERATOR_OPTION,
     hours: { type: "string", value: "N", help: `how long it may be used (default ${DEFAULT_HOURS})` },
     out: { type: "string", value: "FILE", help: "new file for the token, mode 0600", required: true },
     json: JSON_OPTION,
@@ -19,7 +18,7 @@ export const command: Command = {
   examples: ["ironclaw verifier invite vm-1 --to unix:/run/verifier.sock --token operator.token --out vm-1.token"],
   run: async (input, io) => {
     const name = machineName(input.positional(0));
-    const operator = (await readText(input.text("token"), "operator's token")).trim();
+    const operator = await operatorToken(input);
     const seconds = 3600 * (input.integer("hours", 1, 8760) ?? DEFAULT_HOURS);
     const { token, expires } = await (await openService(input)).invite(name, seconds, operator);
     const file = input.text("out");

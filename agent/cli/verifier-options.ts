@@ -39,6 +39,22 @@ export const SERVICE_OPTIONS = {
   ca: { type: "string", value: "FILE", help: "CA of an https: service (PEM; default: the system's)" },
 } as const satisfies Record<string, CommandOption>;
 
+export const OPERATOR_OPTION: CommandOption = {
+  type: "string",
+  value: "FILE",
+  help: "file with an operator's token",
+  required: true,
+};
+
+export const VIEWER_OPTION: CommandOption = { ...OPERATOR_OPTION, help: "file with a viewer's or operator's token" };
+
+export const operatorToken = (input: CommandInput) => readToken(input, "operator's token");
+export const viewerToken = (input: CommandInput) => readToken(input, "viewer's token");
+
+async function readToken(input: CommandInput, what: string): Promise<string> {
+  return (await readText(input.text("token"), what)).trim();
+}
+
 export const MACHINE_OPTION: CommandOption = {
   type: "string",
   value: "DIR",

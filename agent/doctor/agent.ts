@@ -10,10 +10,16 @@ export type AgentStatus = Omit<MachineStatus, "phases">;
 /** Reasons of a machine that serves: it goes on, and somebody should look. The log's last two stop signing. */
 const STOPS_SIGNING: ReadonlySet<string> = new Set(["audit-full", "audit-stopped"]);
 
-export function agentFindings({ state, reasons, tokens, violations, frozen }: AgentStatus): readonly Finding[] {
+export function agentFindings({ state, reasons, tokens, violations, settled, frozen }: AgentStatus): readonly Finding[] {
   const attempts = Object.entries(violations).map(([call, count]) => `${call} ${count}`);
   return [
     ...stateFindings(state, reasons),
+    ...(settled ?? []).map(({ code, item, expected, got }) =>
+      warn("agent", {
+        ...{ expected: `after the launch: ${item}: ${expected}`, got: `${code}: ${got}` },
+        fix: "the next boot tries it again; until then earlier releases and generations are not ended",
+      }),
+    ),
     ...(attempts.length === 0
       ? []
       : [

@@ -78,6 +78,8 @@ export interface LaunchRecord {
   release?: Release;
   /** What was unsealed, by name. */
   unsealed: readonly Credential[];
+  /** What a launch that serves does last is done, and this went wrong with it. */
+  settled?: readonly Reason[];
   /** Every state so far with the moment it was entered, in milliseconds of `performance.now()`. */
   phases: readonly { readonly kind: LaunchState["kind"]; readonly at: number }[];
 }

@@ -58,9 +58,20 @@ const HEARTBEAT = 15_000;
 
 /**
  * Codes by which a library says that its login is gone: CKR_DEVICE_REMOVED, CKR_SESSION_CLOSED, CKR_SESSION_HANDLE_INVALID,
- * CKR_TOKEN_NOT_PRESENT, CKR_USER_NOT_LOGGED_IN. CKR_DEVICE_ERROR is none of them: it also ends single operations.
+ * CKR_TOKEN_NOT_PRESENT, CKR_USER_NOT_LOGGED_IN.
  */
 const LOGIN_LOST: ReadonlySet<bigint> = new Set([0x32n, 0xb0n, 0xb3n, 0xe0n, 0x101n]);
+/**
+ * Codes that say something about the operation itself: its arguments, data, ciphertext, key, mechanism, template or wrapped key, and the shim's
+ * own. Any other (CKR_DEVICE_ERROR, CKR_GENERAL_ERROR, one of the library's own making) may also be what a library says when its HSM is
+ * gone: then it is looked whether the token still shows its keys.
+ */
+const OF_THE_OPERATION: ReadonlySet<bigint> = new Set([
+  ...[0x7n, 0x13n, 0x20n, 0x21n, 0x40n, 0x41n, 0x62n, 0x63n, 0x68n, 0x70n, 0x71n, 0xc0n, 0xc1n, 0xd0n, 0xd1n],
+  ...[0xf0n, 0xf1n, 0xf2n, 0x110n, 0x112n, 0x150n, 0x80494302n, 0x80494303n],
+]);
+/** Callers can bring about such an answer as often as they like, a look no oftener than this, in milliseconds. */
+const LOOK_AGAIN = 1000;
 const SHIM_ENDED: ReadonlySet<string> = new Set(["ERR_SHIM_GONE", "ERR_SHIM_TIMEOUT", "ERR_SHIM_PROTOCOL"]);
 
 interface Member extends DomainShim {
@@ -92,6 +103,7 @@ export class TrustDomain {
   readonly #arrivals = new Map<string, ArrivingKey>();
   #waiting = 0;
   #ending: Promise<void> | null = null;
+  #lookedAt = Number.NEGATIVE_INFINITY;
 
   constructor(options: TrustDomainOptions) {
     const { token, shims } = options;
@@ -288,9 +300,28 @@ export class TrustDomain {
       return new AgentError("ERR_SHIM_GONE", `token ${this.token}: its shim ended before it answered`, {
         cause: error,
       });
-    if (error.rv !== undefined && LOGIN_LOST.has(error.rv))
-      this.#retire(member, `login lost: CKR 0x${error.rv.toString(16)}`);
+    const { rv } = error;
+    if (rv !== undefined && LOGIN_LOST.has(rv)) this.#retire(member, `login lost: CKR 0x${rv.toString(16)}`);
+    else if (rv !== undefined && !OF_THE_OPERATION.has(rv)) this.#look();
     return error;
+  }
+
+  /** At every shim: what took the HSM from one of them took it from the spares as well. */
+  #look(): void {
+    const now = performance.now();
+    if (now - this.#lookedAt < LOOK_AGAIN) return;
+    this.#lookedAt = now;
+    for (const member of this.#members) if (member.role !== "ended") void this.#lookAt(member);
+  }
+
+  async #lookAt(member: Member): Promise<void> {
+    const [place] = member.places.values();
+    if (place === undefined) return;
+    const listed = await settled(member.shim.keys(place.slotId));
+    if (listed.kind === "done" && listed.value.length > 0) return;
+    const rv = listed.kind === "failed" && listed.error instanceof AgentError ? listed.error.rv : 0n;
+    // a shim that ended meanwhile says so by itself
+    if (rv !== undefined) this.#retire(member, `login lost: the token shows no keys, CKR 0x${rv.toString(16)}`);
   }
 
   /** Null when there is nothing to wait for. The usual case is one comparison. */

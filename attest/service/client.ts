@@ -6,6 +6,7 @@ import { IronclawError, parseJson, toBase64 } from "../../policy/index.ts";
 import type { Challenge, EkProfileName, Enrolment, Tier } from "../index.ts";
 import { isLoopback } from "./config.ts";
 import { type RefusalCode, ServiceError } from "./errors.ts";
+import type { FlagName } from "./machine-state.ts";
 import { evidenceType } from "./operations.ts";
 import * as schemas from "./schemas.ts";
 
@@ -49,6 +50,12 @@ export interface VerifierClient {
     enrolment: string,
     secret: Uint8Array,
   ): Promise<Pick<Enrolment, "name" | "ekName" | "akName" | "assurance">>;
+  /** With a viewer's or operator's token: the fleet. */
+  machines(token: string): Promise<z.infer<typeof schemas.fleet>>;
+  /** With an operator's token, as all that follow: its name and its EK can be enrolled again. */
+  retire(machine: string, token: string): Promise<void>;
+  /** Takes flags away that somebody has looked at; resolves with those that are left. */
+  clearFlags(machine: string, flags: readonly FlagName[], token: string): Promise<readonly FlagName[]>;
 }
 
 const maxAnswer = 1 << 20;
@@ -56,14 +63,15 @@ const maxAnswer = 1 << 20;
 /** Opens no connection yet. @throws ServiceError `ERR_SERVICE_CONFIG` for an address that is none, or that would send a token in the clear */
 export function openVerifierClient(options: ClientOptions): VerifierClient {
   const connection = { ...connectionOf(options), timeout: 1000 * (options.timeoutSeconds ?? 60) };
-  const post = async <T>(path: string, schema: z.ZodType<T>, body: unknown, more: object = {}): Promise<T> => {
+  const ask = (method: string, path: string, headers: Headers, body: Uint8Array = new Uint8Array()) =>
+    exchange(connection, { method, path, headers, body });
+  const post = async <T>(path: string, schema: z.ZodType<T>, body: unknown, more: Headers = {}): Promise<T> => {
     const bytes = new TextEncoder().encode(JSON.stringify(body));
-    return read(schema, await exchange(connection, path, { "content-type": "application/json", ...more }, bytes));
+    return read(schema, await ask("POST", path, { "content-type": "application/json", ...more }, bytes));
   };
   return {
     invite: (name, ttlSeconds, operatorToken) => {
-      const authorization = { authorization: `Bearer ${operatorToken}` };
-      return post("/v1/enrolment-tokens", schemas.enrolmentToken, { name, ttlSeconds }, authorization);
+      return post("/v1/enrolment-tokens", schemas.enrolmentToken, { name, ttlSeconds }, bearer(operatorToken));
     },
     challenge: async (machine) => {
       const { nonce, bank, pcrs } = await post("/v1/challenges", schemas.challengeAnswer, { machine });
@@ -71,7 +79,7 @@ export function openVerifierClient(options: ClientOptions): VerifierClient {
     },
     judge: async (nonce, report) => {
       const headers = { "content-type": evidenceType, "ironclaw-nonce": toBase64(nonce) };
-      const { tier, ear } = read(schemas.judged, await exchange(connection, "/v1/evidence", headers, report));
+      const { tier, ear } = read(schemas.judged, await ask("POST", "/v1/evidence", headers, report));
       return { tier, ear };
     },
     beginEnrolment: async ({ token, name, ekCertificates, ekProfile, akPublic }) => {
@@ -84,7 +92,20 @@ export function openVerifierClient(options: ClientOptions): VerifierClient {
     },
     finishEnrolment: (enrolment, secret) =>
       post(`/v1/enrolments/${enrolment}`, schemas.enrolled, { secret: toBase64(secret) }),
+    machines: async (token) => read(schemas.fleet, await ask("GET", "/v1/machines", bearer(token))),
+    retire: async (machine, token) => {
+      const reply = await ask("DELETE", `/v1/machines/${machine}`, bearer(token));
+      if (reply.status !== 204) throw refused(reply);
+    },
+    clearFlags: async (machine, flags, token) =>
+      (await post(`/v1/machines/${machine}/flags`, schemas.machineDetail, { clear: flags }, bearer(token))).flags,
   };
+}
+
+type Headers = Readonly<Record<string, string>>;
+
+function bearer(token: string): Headers {
+  return { authorization: `Bearer ${token}` };
 }
 
 interface Connection {
@@ -114,6 +135,13 @@ function connectionOf({ to, ca }: ClientOptions): Connection {
   });
 }
 
+interface Question {
+  readonly method: string;
+  readonly path: string;
+  readonly headers: Headers;
+  readonly body: Uint8Array;
+}
+
 interface Reply {
   readonly status: number;
   readonly body: Uint8Array;
@@ -121,22 +149,13 @@ interface Reply {
 
 function exchange(
   { start, target, timeout }: Connection & { readonly timeout: number },
-  path: string,
-  headers: Readonly<Record<string, string>>,
-  body: Uint8Array,
+  { method, path, headers, body }: Question,
 ): Promise<Reply> {
   return new Promise((resolve, reject) => {
     const fail = (got: string, cause?: unknown) =>
       reject(new ServiceError("ERR_SERVICE_UNREACHABLE", "verifier service", { expected: "an answer", got, cause }));
-    const length = { "content-length": `${body.length}` };
-    const request = start({
-      ...target,
-      path,
-      method: "POST",
-      headers: { ...headers, ...length },
-      timeout,
-      agent: false,
-    });
+    const length = body.length === 0 ? {} : { "content-length": `${body.length}` };
+    const request = start({ ...target, path, method, headers: { ...headers, ...length }, timeout, agent: false });
     request.on("timeout", () => request.destroy(new Error("none in time")));
     request.on("error", (cause: NodeJS.ErrnoException) => fail(cause.code ?? cause.message, cause));
     request.on("response", (response) => {
@@ -157,17 +176,19 @@ function exchange(
 }
 
 /** Either what the schema says, or the service's own code. */
-function read<T>(schema: z.ZodType<T>, { status, body }: Reply): T {
-  const answer = parseAnswer(body, status);
-  if (status >= 200 && status < 300) {
-    const parsed = schema.safeParse(answer);
-    if (parsed.success) return parsed.data;
-    throw strange(status);
-  }
-  const refused = schemas.errorSchema.safeParse(answer);
-  if (!refused.success) throw strange(status);
-  const { code, message } = refused.data.error;
-  throw new ServiceError("ERR_SERVICE_REFUSED", `verifier service: ${message}`, { expected: "yes", got: code });
+function read<T>(schema: z.ZodType<T>, reply: Reply): T {
+  const { status, body } = reply;
+  if (status < 200 || status >= 300) throw refused(reply);
+  const parsed = schema.safeParse(parseAnswer(body, status));
+  if (parsed.success) return parsed.data;
+  throw strange(status);
+}
+
+function refused({ status, body }: Reply): ServiceError {
+  const answer = schemas.errorSchema.safeParse(parseAnswer(body, status));
+  if (!answer.success) return strange(status);
+  const { code, message } = answer.data.error;
+  return new ServiceError("ERR_SERVICE_REFUSED", `verifier service: ${message}`, { expected: "yes", got: code });
 }
 
 function parseAnswer(body: Uint8Array, status: number): unknown {

@@ -1,13 +1,17 @@
 import { parseArgs } from "node:util";
 import { type Result, type Row, runSuites, type Suite } from "./bench.ts";
 import { decideSuite } from "./decide.ts";
+import { launchSuite } from "./launch.ts";
 import { sandboxSuite } from "./sandbox.ts";
 import { serviceSuite } from "./service.ts";
 import { signSuite } from "./sign.ts";
 import { unsealSuite } from "./unseal.ts";
 import { verifySuite } from "./verify.ts";
 
-const SUITES: readonly Suite[] = [unsealSuite, verifySuite, serviceSuite, sandboxSuite, decideSuite, signSuite];
+const SUITES: readonly Suite[] = [
+  ...[unsealSuite, launchSuite, verifySuite, serviceSuite],
+  ...[sandboxSuite, decideSuite, signSuite],
+];
 const IDS = SUITES.flatMap(({ ids }) => ids);
 const USAGE = `usage: npm run bench -- [--only ID,...] [--iterations N] [--json]\n  rows: ${IDS.join(" ")}`;
 

@@ -120,7 +120,8 @@ function softhsmFiles({ directory, profilePath }: LabBuild, tokens: string): Shi
   ];
 }
 
-const compile = (directory: string, name: string, flags: readonly string[]): string => {
+/** A peer of `native/`. */
+export const compile = (directory: string, name: string, flags: readonly string[]): string => {
   const output = join(directory, name);
   execFileSync("gcc", [
     ...["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-D_GNU_SOURCE", `-I${root}/agent/shim`, ...flags],

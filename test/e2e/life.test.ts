@@ -2,24 +2,34 @@ import { copyFileSync, mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync }
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { openMachine } from "../../agent/cli/machine-ports.ts";
+import { parseCel, parseEvidence } from "../../attest/index.ts";
+import type { PolicyDocument } from "../../policy/index.ts";
 import { loadSigningKey, openStoreFile, Store, sealOffline } from "../../seal/index.ts";
 import { SCOPED_UID } from "../../vm-images/story/demo-policy.ts";
 import { Progress } from "../../vm-images/story/progress.ts";
 import { type LaunchOutcome, type RunningMachine, startMachine } from "../../vm-images/story/running.ts";
 import { useScopes } from "../../vm-images/story/scoped-use.ts";
 import { PLACES, prepare } from "../../vm-images/story/story.ts";
+import { attest, endorse, enrol } from "../../vm-images/story/verifier.ts";
 import { cli } from "../support/cli.ts";
 
 const directory = mkdtempSync(join(tmpdir(), "life-"));
 const at = (name: string) => join(directory, name);
 const operator = join(PLACES.keys, "operator.pem");
+/** The scope that is frozen, and the one beside it. */
+const [FROZEN, OTHER] = ["release-signing", "document-signing"];
 /** The audit log's head is in the TPM at the latest after ten seconds; a slow machine gets more. */
 const ANCHOR_PATIENCE = 60_000;
 
 let stage: Awaited<ReturnType<typeof prepare>>;
 
 beforeAll(async () => {
-  stage = await prepare(new Progress({ write: () => true }), directory, "demo");
+  const freezable = (policy: PolicyDocument) => ({
+    ...policy,
+    scopes: policy.scopes.map((scope) => (scope.name === FROZEN ? { ...scope, freezeBit: 1 } : scope)),
+  });
+  stage = await prepare(new Progress({ write: () => true }), directory, "demo", { policy: freezable });
 });
 afterAll(() => rmSync(directory, { recursive: true, force: true }));
 
@@ -31,11 +41,16 @@ interface Run {
 }
 
 /** One boot of the same machine: its TPM goes on, and its disks do unless others are given. */
-async function boot<T>(name: string, use: (run: Run) => Promise<T>, state = stage.disks.state): Promise<T> {
+async function boot<T>(
+  name: string,
+  use: (run: Run) => Promise<T>,
+  state = stage.disks.state,
+  store = stage.disks.store,
+): Promise<T> {
   const ports = at(name);
   const running = await startMachine({
     ...{ image: stage.image, contents: stage.machine.contents, tpmDirectory: stage.tpm.directory, directory: ports },
-    disks: { state, store: stage.disks.store },
+    disks: { state, store },
   });
   try {
     return await use({ running, launch: await running.launched(), ports });
@@ -78,6 +93,34 @@ function storeEntries() {
   }
 }
 
+/** What a workload of the scopes' caller is answered when it asks for a signature. */
+async function signs(running: RunningMachine, scope: string): Promise<string> {
+  const workload = await running.workload(SCOPED_UID);
+  const mechanism = scope === FROZEN ? "CKM_ECDSA" : "CKM_RSA_PKCS";
+  try {
+    await workload.request("native-sign", { scope, mechanism, digest: "5a".repeat(32) });
+    return "signed";
+  } catch (error) {
+    return error instanceof Error ? error.message : "";
+  } finally {
+    workload.close();
+  }
+}
+
+/** The events of a fresh report's agent log, and what a verifier that knows the release makes of it. */
+async function reported({ running, ports }: Run): Promise<{ readonly events: readonly string[]; readonly tier: string }> {
+  running.control.close();
+  const control = await openMachine(ports);
+  try {
+    const enrolment = await enrol(stage.machine.name, await endorse(stage.tpm), control);
+    const { report, result } = await attest(control, enrolment, stage.machine);
+    const events = parseCel(parseEvidence(report).agentLog).map(({ event: { kind, name } }) => `${kind} ${name}`);
+    return { events, tier: result.tier };
+  } finally {
+    control.close();
+  }
+}
+
 /** What the spawner turns before it starts the agent, with the value that the kernel then shows to anybody. */
 const SWITCHES = {
   "/proc/sys/kernel/yama/ptrace_scope": "3",
@@ -110,7 +153,9 @@ async function readInGuest(running: RunningMachine, paths: readonly string[]): P
 
 describe("the life of a machine", () => {
   const earlier = () => at("earlier/state.img");
+  const earlierStore = () => at("earlier/store.img");
   let records = 0;
+  let frozen: { answers: string[]; events: readonly string[]; tier: string };
   let kernel: Readonly<Record<string, string>> = {};
   let network: Readonly<Record<string, string>> = {};
 
@@ -127,6 +172,7 @@ describe("the life of a machine", () => {
     });
     mkdirSync(dirname(earlier()), { recursive: true });
     copyFileSync(stage.disks.state, earlier());
+    copyFileSync(stage.disks.store, earlierStore());
   });
 
   it("I11: the next boot serves with the new generation, and the old one is gone; I8: the audit log goes on and is anchored", async () => {
@@ -144,6 +190,8 @@ describe("the life of a machine", () => {
           interval: 1000,
         })
         .toBeGreaterThanOrEqual(records);
+      const { code, facts } = await ironclaw(run, "freeze", "--scope", FROZEN);
+      expect([code, facts["scopes"]]).toEqual([0, [FROZEN]]);
     });
     expect(records).toBeGreaterThan(0);
   });
@@ -160,14 +208,17 @@ describe("the life of a machine", () => {
     expect(Number(network["/sys/class/net/lo/flags"]) & 1).toBe(0);
   });
 
-  it("I8: an earlier copy of the state volume is told apart and refused", async () => {
+  it("I8: an earlier copy of the state volume is told apart and refused, and a scope that was frozen meanwhile stays so", async () => {
     await boot(
       "three",
-      async ({ launch }) => {
-        expect(launch.state).toBe("refused");
-        expect(codesOf(launch)).toEqual(["audit-rolled-back"]);
+      async (run) => {
+        expect(run.launch.state).toBe("refused");
+        expect(codesOf(run.launch)).toEqual(["audit-rolled-back"]);
+        const { facts } = await ironclaw(run, "freeze", "--status");
+        expect(facts).toMatchObject({ all: false, bits: "0000000000000002" });
       },
       earlier(),
+      earlierStore(),
     );
   });
 
@@ -185,13 +236,40 @@ describe("the life of a machine", () => {
     );
     await boot(
       "five",
-      async ({ launch, running }) => {
-        expect(launch).toMatchObject({ state: "serving", reasons: [] });
-        expect(anchoredSeq(await running.control.sealing("records"))).toBeLessThan(records);
+      async (run) => {
+        expect(run.launch).toMatchObject({ state: "serving", reasons: [] });
+        expect(anchoredSeq(await run.running.control.sealing("records"))).toBeLessThan(records);
+        frozen = {
+          ...(await reported(run)),
+          answers: [await signs(run.running, FROZEN), await signs(run.running, OTHER)],
+        };
+        const order = ["order", "unfreeze", "--bit", "1", "--operator", operator];
+        expect((await ironclaw(run, ...order)).code).toBe(0);
+        frozen.answers.push(await signs(run.running, FROZEN));
       },
       blank,
+      earlierStore(),
     );
     expect(statSync(blank).size).toBeGreaterThan(0);
+  });
+
+  it("I8: in that boot, with a new state volume and an earlier store, the scope was still frozen: refused, and in the report; the one beside it was not", () => {
+    expect(frozen.answers).toEqual([expect.stringMatching(/frozen/i), "signed", expect.stringMatching(/frozen/i)]);
+    expect(frozen.events).toContain(`narrowed freeze ${FROZEN}`);
+    expect(frozen.tier).toBe("affirming");
+  });
+
+  it("I8: only the operator's order ends it, with the next boot", async () => {
+    await boot(
+      "six",
+      async (run) => {
+        expect(run.launch).toMatchObject({ state: "serving", reasons: [] });
+        expect(await signs(run.running, FROZEN)).toBe("signed");
+        expect((await reported(run)).events).not.toContain(`narrowed freeze ${FROZEN}`);
+      },
+      at("blank.img"),
+      earlierStore(),
+    );
   });
 });
 

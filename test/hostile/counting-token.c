@@ -10,6 +10,8 @@
  *   always-authenticate       there: the key wants a log-in for each use
  *   no-history                there: nothing is told of the key's past
  *   logged-out                there: the HSM has ended every log-in
+ *   fails                     there: no signature is made, and what is on the token is listed all the same
+ *   gone                      there: the HSM answers nothing any more
  *   attacks                   load, login, keys or sign: where the library tries to open a socket
  */
 #include <fcntl.h>
@@ -246,6 +248,7 @@ static CK_RV find_objects_init(CK_ULONG session, struct ck_attribute *wanted, CK
   CK_ULONG class = 0;
   const struct slot *slot = slot_of(session);
   if (slot == NULL) return CKR_ARGUMENTS_BAD;
+  if (has(session - 1, "gone")) return CKR_DEVICE_ERROR;
   attack(session - 1, "keys");
   for (CK_ULONG i = 0; i < count; i++) {
     if (wanted[i].type == CKA_CLASS) memcpy(&class, wanted[i].value, sizeof class);
@@ -271,6 +274,7 @@ static CK_RV sign_init(CK_ULONG session, struct ck_mechanism *mechanism, CK_ULON
   const struct slot *slot = slot_of(session);
   if (slot == NULL || !slot->logged_in || has(session - 1, "logged-out")) return CKR_USER_NOT_LOGGED_IN;
   if (object != PRIVATE_KEY) return CKR_KEY_HANDLE_INVALID;
+  if (has(session - 1, "fails") || has(session - 1, "gone")) return CKR_DEVICE_ERROR;
   return mechanism->type == CKM_ECDSA ? CKR_OK : CKR_MECHANISM_INVALID;
 }
 

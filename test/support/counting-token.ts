@@ -29,7 +29,7 @@ export interface CountingToken {
 }
 
 /** `flags` has a content: further CKF_... of the token, as a number in text; `attacks` the place. The others are there or not. */
-export type TokenTrait = "flags" | "always-authenticate" | "no-history" | "logged-out" | "attacks";
+export type TokenTrait = "flags" | "always-authenticate" | "no-history" | "logged-out" | "fails" | "gone" | "attacks";
 
 export interface CountingTokenOptions {
   readonly pin: string;

@@ -227,7 +227,8 @@ export function pinOf({ programs }: Pick<LaunchBench, "programs">, library: stri
   return { ...pin, closure };
 }
 
-function policyDraft({ programs, token }: Tools): PolicyDraft {
+/** The policy of a machine with this token, whose caller nobody is. */
+export function policyDraft({ programs, token }: Pick<Tools, "programs" | "token">): PolicyDraft {
   const config = Object.fromEntries(token.config.map((path) => [path, sha256Hex(read(path))]));
   const keys = Object.entries(token.keys).map(([name, spki]): [string, PolicyDocument["keys"][string]] => [
     name,

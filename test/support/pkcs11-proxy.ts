@@ -1,9 +1,9 @@
 import { execFileSync } from "node:child_process";
 import { once } from "node:events";
-import { readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
 import { join } from "node:path";
-import { freePort, makeDirectory, type PairBench, startDaemon } from "./relay-pair.ts";
+import { freePort, type PairBench, startDaemon } from "./relay-pair.ts";
 import { makeToken, SOFTHSM, TEST_PIN } from "./shim-fixture.ts";
 
 /** The library that speaks to the proxy over TCP, from Debian's caml-crush-clients. */
@@ -37,13 +37,15 @@ export async function startTokenProxy(bench: PairBench): Promise<TokenProxy> {
   return { ...proxy, publicKey: (id) => readPublicKey(join(bench.directory, `${id}.spki`), id, environment) };
 }
 
-/** Debian's pkcs11proxyd on loopback, in front of the SoftHSM that these variables configure. */
+/** Debian's pkcs11proxyd on loopback, in front of the SoftHSM that these variables configure; `at`: where it was before. */
 export async function startProxy(
   bench: Pick<PairBench, "directory">,
   environment: Readonly<Record<string, string>>,
+  at?: number,
 ): Promise<Pkcs11Proxy> {
-  const directory = makeDirectory(bench, "proxy");
-  const port = await freePort();
+  const directory = join(bench.directory, "proxy");
+  mkdirSync(directory, { recursive: true });
+  const port = at ?? (await freePort());
   const config = join(directory, "proxy.conf");
   writeFileSync(join(directory, "filter.conf"), `debug = 0\nmodules = [("${PROXIED}", "${SOFTHSM}")]\n`);
   writeFileSync(config, configuration(directory, port));

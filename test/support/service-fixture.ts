@@ -39,6 +39,7 @@ import {
   type Provisioning,
   withinReach,
 } from "./launch-fixture.ts";
+import { childrenOf, commandOf, descendantsOf } from "./process-tree.ts";
 import { readEkCertificate } from "./seal-fixture.ts";
 import { NATIVE_DIRECTORY, SOFTHSM } from "./shim-fixture.ts";
 import type { BusCommand, BusFault } from "./tpm-bus.ts";
@@ -326,19 +327,6 @@ function speak(child: ChildProcess, provisioned: Provisioned, directory: string,
       return stopping;
     },
   };
-}
-
-function childrenOf(pid: number): readonly number[] {
-  const text = readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8").trim();
-  return text === "" ? [] : text.split(" ").map(Number);
-}
-
-function descendantsOf(pid: number): readonly number[] {
-  return childrenOf(pid).flatMap((child) => [child, ...descendantsOf(child)]);
-}
-
-function commandOf(pid: number): string {
-  return readFileSync(`/proc/${pid}/comm`, "utf8").trim();
 }
 
 async function enrolled(bench: LaunchBench, agent: Agent): Promise<Enrolment> {

@@ -160,7 +160,7 @@ function launchEvents({ cabinet, config, shim }: StandInOrder): readonly LaunchE
 }
 
 /** The firmware's log of a boot of this kernel image: OVMF, systemd's stub and the kernel's EFI stub. */
-function bootLog(uki: Uint8Array): Uint8Array {
+export function bootLog(uki: Uint8Array): Uint8Array {
   const image = parsePe(uki);
   const section = (name: string) => {
     const content = readPeSection(image, name);

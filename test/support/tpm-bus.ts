@@ -26,6 +26,8 @@ export interface TpmBus extends AsyncDisposable {
   path(client: BusClient): string;
   /** Since the last `arm`. */
   readonly commands: readonly BusCommand[];
+  /** How long the TPM took over each of them, in milliseconds, by its index. */
+  readonly times: readonly number[];
   /** Forget the commands so far, and from now on do this to the next ones. */
   arm(fault?: (command: BusCommand) => BusFault | Promise<BusFault>): void;
   /** What /dev/tpmrm0 does when a client has gone: none of its objects and sessions stays in the TPM. */
@@ -46,7 +48,7 @@ const FAILURE = Buffer.from("80010000000a00000101", "hex");
 export async function openTpmBus(tpm: SoftwareTpm): Promise<TpmBus> {
   const target = join(tpm.directory, "tpm.sock");
   const path = (client: BusClient) => join(tpm.directory, `bus-${client}.sock`);
-  const state = { commands: [] as BusCommand[], fault: (_: BusCommand): BusFault | Promise<BusFault> => null };
+  const state = { commands: [] as BusCommand[], times: [] as number[], fault: (_: BusCommand): BusFault | Promise<BusFault> => null };
   const handles = new Map<BusClient, Set<number>>(BUS_CLIENTS.map((client) => [client, new Set()]));
   const transmit = oneAtATime(target);
   const answer = async (client: BusClient, command: Buffer): Promise<Buffer> => {
@@ -54,7 +56,8 @@ export async function openTpmBus(tpm: SoftwareTpm): Promise<TpmBus> {
     state.commands.push(seen);
     const fault = await state.fault(seen);
     if (fault === "refuse") return FAILURE;
-    const response = await transmit(command);
+    const [response, ms] = await transmit(command);
+    state.times[seen.index] = ms;
     keepHandles(handles.get(client) ?? new Set(), seen.code, command, response);
     return fault === "lose" ? FAILURE : response;
   };
@@ -71,8 +74,11 @@ export async function openTpmBus(tpm: SoftwareTpm): Promise<TpmBus> {
     get commands() {
       return state.commands;
     },
+    get times() {
+      return state.times;
+    },
     arm: (fault: (command: BusCommand) => BusFault | Promise<BusFault> = () => null) => {
-      Object.assign(state, { commands: [], fault });
+      Object.assign(state, { commands: [], times: [], fault });
     },
     flushClient: async (client) => {
       for (const handle of handles.get(client) ?? []) await transmit(flushContext(handle));
@@ -91,18 +97,20 @@ function listen(path: string, serve: (socket: Socket) => void): Server {
   }).listen(path);
 }
 
-/** swtpm serves one connection at a time: each command has its own, after the one before it was answered. */
-function oneAtATime(target: string): (command: Buffer) => Promise<Buffer> {
+/** swtpm serves one connection at a time: each command has its own, after the one before it was answered. With the answer its milliseconds. */
+function oneAtATime(target: string): (command: Buffer) => Promise<readonly [answer: Buffer, ms: number]> {
   let last: Promise<unknown> = Promise.resolve();
-  const ask = async (command: Buffer): Promise<Buffer> => {
+  const ask = async (command: Buffer): Promise<readonly [Buffer, number]> => {
+    const began = performance.now();
     const socket = connect(target);
     try {
-      return await new Promise((resolve, reject) => {
+      const answer = await new Promise<Buffer>((resolve, reject) => {
         socket.on("error", reject);
         socket.on("close", () => reject(new Error("the software TPM hung up")));
         whole(socket, async (response) => resolve(response));
         socket.write(command);
       });
+      return [answer, performance.now() - began];
     } finally {
       socket.destroy();
     }

@@ -26,11 +26,19 @@ export interface VerifierProcess extends AsyncDisposable {
   /** Hands a report in as a viewer, who learns the reasons. */
   hand(report: Uint8Array, nonce: Uint8Array): Promise<Handed>;
   stop(): Promise<number | null>;
+  /** SIGKILL. */
+  kill(): Promise<void>;
+  /** SIGHUP, and until it has read its documents again. */
+  reload(): Promise<void>;
 }
 
 export async function startVerifier({ folder, url }: VerifierFolder): Promise<VerifierProcess> {
   const arguments_ = [program, "verifier", "serve", "--config", join(folder, "verifier.json")];
-  const child = spawn(process.execPath, arguments_, { stdio: ["ignore", "pipe", "ignore"] });
+  const child = spawn(process.execPath, arguments_, { stdio: ["ignore", "pipe", "pipe"] });
+  let log = "";
+  child.stderr.setEncoding("utf8").on("data", (text: string) => {
+    log += text;
+  });
   await once(child.stdout, "data"); // it says where it listens
   const authorization = `Bearer ${readFileSync(join(folder, "viewer.token"), "utf8").trim()}`;
   const ask = (path: string, init: RequestInit = {}) =>
@@ -39,6 +47,16 @@ export async function startVerifier({ folder, url }: VerifierFolder): Promise<Ve
   return {
     url,
     stop,
+    kill: async () => {
+      const ended = once(child, "exit");
+      child.kill("SIGKILL");
+      await ended;
+    },
+    reload: async () => {
+      log = "";
+      child.kill("SIGHUP");
+      while (!/"msg":"(reloaded|kept)/.test(log)) await once(child.stderr, "data");
+    },
     [Symbol.asyncDispose]: async () => void (await stop()),
     get: async (path) => (await ask(path)).json(),
     report: async (name, id) => new Uint8Array(await (await ask(`/v1/machines/${name}/reports/${id}`)).arrayBuffer()),

@@ -51,6 +51,8 @@ export interface RunOrder {
   readonly root?: string;
   /** Where the machine keeps its state from one boot to the next; default: disks of its own in `directory`. */
   readonly disks?: { readonly state: string; readonly store: string };
+  /** Default 512. */
+  readonly memoryMiB?: number;
   /** Further devices, as QEMU's `-device` takes them. */
   readonly extraDevices?: readonly string[];
 }
@@ -70,6 +72,7 @@ export async function startMachine(order: RunOrder): Promise<RunningMachine> {
       root: order.root ?? image.root,
       variant: image.manifest.variant,
       ...(order.extraDevices === undefined ? {} : { extraDevices: order.extraDevices }),
+      ...(order.memoryMiB === undefined ? {} : { memoryMiB: order.memoryMiB }),
     });
     const control = openControl({
       control: await vm.port("ironclaw.control"),

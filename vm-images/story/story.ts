@@ -5,7 +5,7 @@ import { buildImage, type Image } from "../build.ts";
 import { withScratch } from "../scratch.ts";
 import { makeTpmState, type TpmState } from "../swtpm.ts";
 import { INTRUDER_UID } from "./demo-policy.ts";
-import { type Machine, provisionMachine } from "./machine.ts";
+import { type Machine, type MachineDifference, provisionMachine } from "./machine.ts";
 import { countPinCopies, type PinCopies } from "./pin-copies.ts";
 import type { Progress, StepTiming } from "./progress.ts";
 import { type LaunchOutcome, type RunningMachine, type RunOrder, requireServing, startMachine } from "./running.ts";
@@ -109,7 +109,12 @@ async function lane<T>(acts: readonly (() => Promise<T>)[]): Promise<T[]> {
 }
 
 /** Build the image, make the TPM, the token, the policy, the release and the sealed PIN: all before the first boot. */
-export async function prepare(progress: Progress, directory: string, variant: "demo" | "dev"): Promise<Stage> {
+export async function prepare(
+  progress: Progress,
+  directory: string,
+  variant: "demo" | "dev",
+  differs: MachineDifference = {},
+): Promise<Stage> {
   const image = await progress.step(`${variant} image`, () =>
     buildImage({
       variant,
@@ -129,7 +134,7 @@ export async function prepare(progress: Progress, directory: string, variant: "d
       directory: join(directory, "machine"),
       keyDirectory: PLACES.keys,
       cacheDirectory: PLACES.cache,
-      image,
+      ...{ image, differs },
       ekCertificate: tpm.ekCertificates.p384,
     });
   });

@@ -19,7 +19,7 @@ export interface VerifierFolder {
 /** A configured verifier service for this machine: its release and the CA of its software TPM, which the policy accepts by name. */
 export async function layOutVerifier(
   folder: string,
-  tpm: TpmState,
+  tpm: Pick<TpmState, "caRoot" | "caIssuer">,
   machine: Pick<Machine, "anchors" | "release">,
   policy: AppraisalPolicyDocument = DEMO_APPRAISAL.document,
 ): Promise<VerifierFolder> {

@@ -179,6 +179,27 @@ describe("a token with a spare shim", () => {
     expect(opened.stopped).toEqual([0, 1]);
   });
 
+  test("I5: an HSM that is gone without a word about its login ends the token after one failed operation: no shim sees its keys", async () => {
+    const opened = await bench.open(counted, { spares: 1 });
+    counting.set("gone");
+    await expect(sign(opened)).rejects.toMatchObject({ code: "ERR_SHIM_REFUSED", rv: 0x30n });
+    await expect.poll(() => opened.ends).toHaveLength(1);
+    expect(opened.ends).toMatchObject([
+      { kind: "lost", reasons: [{ code: "login-lost", got: "login lost: the token shows no keys, CKR 0x30" }] },
+    ]);
+    await expect(sign(opened)).rejects.toMatchObject({ code: "ERR_TOKEN_STOPPED" });
+  });
+
+  test("I10: operations that fail while the token shows its keys end nothing, however many there are", async () => {
+    const opened = await bench.open(counted, { spares: 1 });
+    counting.set("fails");
+    for (let at = 0; at < 20; at++) await expect(sign(opened)).rejects.toMatchObject({ rv: 0x30n });
+    await Promise.all(opened.shims.map((shim) => shim.status())); // behind whatever was asked of them
+    counting.unset("fails");
+    expect(isGood(await sign(opened))).toBe(true);
+    expect(opened.domain.shims.map(({ role }) => role)).toEqual(["active", "spare"]);
+  });
+
   test("I5: SoftHSM's signatures go on with the spare as well, with the handles of its own session", async () => {
     const opened = await bench.open(openSoftHsm(), { spares: 1 });
     for (const key of ["ec", "ec"]) {
