@@ -1,9 +1,11 @@
 import { execFile } from "node:child_process";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { z } from "zod";
 import { parseJson, utf8 } from "../../policy/index.ts";
 import { type Finding, fail, ok, warn } from "../doctor/index.ts";
+import { AgentError } from "../errors.ts";
 
 const run = promisify(execFile);
 /** A network HSM that does not answer keeps its library busy for a while. */
@@ -76,6 +78,8 @@ function tokenFinding({ label, serial, model, firmware, flags }: TokenInfo): Fin
 
 async function askLibrary(library: string): Promise<z.infer<typeof answer> | null> {
   const script = join(import.meta.dirname, "doctor-hsm-child.ts");
+  if (!existsSync(script))
+    throw new AgentError("ERR_ENVIRONMENT", "--module", { expected: "a checkout of the project", got: "the packaged command" });
   try {
     const { stdout } = await run(process.execPath, [script, library], {
       timeout: TIMEOUT,

@@ -3,6 +3,7 @@ import { uptime } from "node:os";
 import { join } from "node:path";
 import { openCabinet, parsePolicy } from "../../policy/index.ts";
 import {
+  defaultNativeDirectory,
   type MachineTpm,
   memoryMedium,
   openStoreFile,
@@ -46,7 +47,7 @@ import { readInput, readText } from "./files.ts";
 
 const DEFAULT_TCTI = "device:/dev/tpmrm0";
 const FIRMWARE_LOG = "/sys/kernel/security/tpm0/binary_bios_measurements";
-const PROBE = join(import.meta.dirname, "../../build/native/kernel-probe");
+const PROBE = join(defaultNativeDirectory(), "kernel-probe");
 
 /** This system, before anything of ours is on it. */
 export function systemLooks(): readonly Look[] {
@@ -68,16 +69,17 @@ export async function configLooks(path: string): Promise<readonly Look[]> {
   const firmware = readFirmwareLog(files, config.firmwareLog);
   const documents = documentsOf(config.cabinet, config.store ?? undefined);
   const lacks = async () => (await documents().catch(() => null))?.inputs.partial.policy?.sandbox.lacks ?? null;
+  const agent = agentProcess(files, path);
   const own = join(config.programs, "kernel-probe");
   const probe = () => probeKernel(files.exists(own) ? own : PROBE);
   return [
     { id: "configuration", run: () => [ok("configuration", `${path}: every field`)] },
     withTpm(config.tcti, (tpm) => [
-      ...tpmLooks(tpm),
+      ...tpmLooks(tpm, agent),
       eventLogLook(tpm, files, firmware),
       ...documentLooks(documents, tpm),
     ]),
-    { id: "agent-pcr-others", run: () => [otherExtenders(files, firmware.log, null)] },
+    { id: "agent-pcr-others", run: () => [otherExtenders(files, firmware.log, agent)] },
     { id: "landlock", run: async () => kernelFindings(files, await probe(), await lacks()) },
     { id: "root-not-verified", run: () => weakerFindings(files) },
     { id: "clock", run: () => [clockFinding(files, Date.now(), latestRecord(files, config.auditLog))] },
@@ -120,11 +122,28 @@ function withTpm(tcti: string, looks: (tpm: MachineTpm) => readonly Look[]): Loo
   };
 }
 
-function tpmLooks(tpm: MachineTpm): readonly Look[] {
+/** @param agent process of the agent, which alone has a log to compare with; null when it does not run */
+function tpmLooks(tpm: MachineTpm, agent: number | null = null): readonly Look[] {
+  const own = {
+    ...{ expected: "the agent's own log to compare with", got: `an agent that runs, process ${agent}` },
+    fix: "ask it: `ironclaw doctor --machine DIR`, on the host of its control port",
+  };
+  const proof = async () => (agent === null ? agentPcrFinding(tpm.tss, null, uptime()) : warn("agent-pcr", own));
   return [
     { id: "tpm", run: () => tpmFindings(tpm, new Date()) },
-    { id: "agent-pcr", run: async () => [await agentPcrFinding(tpm.tss, null, uptime())] },
+    { id: "agent-pcr", run: async () => [await proof()] },
   ];
+}
+
+/** The process that was started with this configuration, by its arguments: a hint, and nothing is decided by it. */
+function agentProcess(files: Files, config: string): number | null {
+  const pid = files.names("/proc").find((name) => {
+    if (!/^\d+$/.test(name)) return false;
+    const words = files.text(`/proc/${name}/cmdline`)?.split("\0") ?? [];
+    const at = words.indexOf("agent");
+    return at > 0 && words[at + 1] === "--config" && words[at + 2] === config;
+  });
+  return pid === undefined ? null : Number(pid);
 }
 
 function eventLogLook(tpm: MachineTpm, files: Files, firmware: ReadLog): Look {
