@@ -79,7 +79,10 @@ function tokenFinding({ label, serial, model, firmware, flags }: TokenInfo): Fin
 async function askLibrary(library: string): Promise<z.infer<typeof answer> | null> {
   const script = join(import.meta.dirname, "doctor-hsm-child.ts");
   if (!existsSync(script))
-    throw new AgentError("ERR_ENVIRONMENT", "--module", { expected: "a checkout of the project", got: "the packaged command" });
+    throw new AgentError("ERR_ENVIRONMENT", "--module", {
+      expected: "a checkout of the project",
+      got: "the packaged command",
+    });
   try {
     const { stdout } = await run(process.execPath, [script, library], {
       timeout: TIMEOUT,

@@ -10,7 +10,14 @@ export type AgentStatus = Omit<MachineStatus, "phases">;
 /** Reasons of a machine that serves: it goes on, and somebody should look. The log's last two stop signing. */
 const STOPS_SIGNING: ReadonlySet<string> = new Set(["audit-full", "audit-stopped"]);
 
-export function agentFindings({ state, reasons, tokens, violations, settled, frozen }: AgentStatus): readonly Finding[] {
+export function agentFindings({
+  state,
+  reasons,
+  tokens,
+  violations,
+  settled,
+  frozen,
+}: AgentStatus): readonly Finding[] {
   const attempts = Object.entries(violations).map(([call, count]) => `${call} ${count}`);
   return [
     ...stateFindings(state, reasons),

@@ -2,8 +2,8 @@ import {
   bankSize,
   extendPcr,
   type FirmwareLog,
-  PHASE_PCR,
   type PcrBank,
+  PHASE_PCR,
   parseFirmwareLog,
   pcrBanks,
   phasesBetween,
@@ -51,30 +51,44 @@ export async function eventLogFindings(
   ];
 }
 
+/** How one PCR stands to what the firmware's log explains. */
+type Standing =
+  | { readonly kind: "explained" }
+  /** Systemd's words of the boot lead on from there: a verifier takes them. */
+  | { readonly kind: "phases"; readonly words: string }
+  | { readonly kind: "differs"; readonly item: string; readonly bySystemd: boolean };
+
 async function replay(tpm: MachineTpm, files: Files, log: FirmwareLog, banks: readonly PcrBank[]): Promise<Finding> {
-  const differing: string[] = [];
-  let explained = false;
-  let phases = "";
+  const standings: Standing[] = [];
   for (const bank of banks) {
     const replayed = replayFirmwareLog(log, bank);
     const now = await tpm.pcrRead(bank, REPLAYED);
-    for (const pcr of REPLAYED) {
-      const [wanted, got] = [replayed.get(pcr) ?? new Uint8Array(bankSize(bank)), now.get(pcr) ?? new Uint8Array()];
-      if (equalBytes(wanted, got)) continue;
-      const between = pcr === PHASE_PCR ? phasesBetween(bank, wanted, got) : null;
-      if (between !== null) {
-        phases = `; PCR ${PHASE_PCR} goes on by systemd's ${between.join(", ")}`;
-        continue;
-      }
-      differing.push(`PCR ${pcr} (${bank})`);
-      explained ||= equalBytes(withSystemd(files, bank, pcr, wanted), got);
-    }
+    for (const pcr of REPLAYED)
+      standings.push(standingOf(files, bank, pcr, replayed.get(pcr) ?? new Uint8Array(bankSize(bank)), now.get(pcr)));
   }
-  if (differing.length === 0)
+  const differing = standings.filter((standing) => standing.kind === "differs");
+  if (differing.length === 0) {
+    const words = standings.flatMap((standing) => (standing.kind === "phases" ? [standing.words] : []))[0];
+    const phases = words === undefined ? "" : `; PCR ${PHASE_PCR} goes on by systemd's ${words}`;
     return ok("event-log", `${log.events.length} events, which replay in ${banks.join(", ")}${phases}`);
-  const what = differing.join(", ");
-  const got = `another value in ${what}${explained ? ": systemd has extended it, and says so" : ""}`;
-  return fail("event-log", { expected: "a log that replays to the PCRs", got });
+  }
+  const what = differing.map(({ item }) => item).join(", ");
+  const whose = differing.some(({ bySystemd }) => bySystemd) ? ": systemd has extended it, and says so" : "";
+  return fail("event-log", { expected: "a log that replays to the PCRs", got: `another value in ${what}${whose}` });
+}
+
+function standingOf(
+  files: Files,
+  bank: PcrBank,
+  pcr: number,
+  wanted: Uint8Array,
+  got: Uint8Array = new Uint8Array(),
+): Standing {
+  if (equalBytes(wanted, got)) return { kind: "explained" };
+  const phases = pcr === PHASE_PCR ? phasesBetween(bank, wanted, got) : null;
+  if (phases !== null) return { kind: "phases", words: phases.join(", ") };
+  const bySystemd = equalBytes(withSystemd(files, bank, pcr, wanted), got);
+  return { kind: "differs", item: `PCR ${pcr} (${bank})`, bySystemd };
 }
 
 function withSystemd(files: Files, bank: PcrBank, pcr: number, from: Uint8Array): Uint8Array {

@@ -15,12 +15,18 @@ export async function examine(looks: readonly Look[]): Promise<readonly Finding[
     try {
       findings.push(...(await run()));
     } catch (error) {
-      findings.push(fail(id, { expected: "an answer", got: failureOf(error) }));
+      findings.push(fail(id, { expected: "an answer", got: failureOf(error), fix: adviceOn(id, error) }));
     }
   }
   if (findings.length <= MAX_FINDINGS) return findings;
   const rest = findings.length - MAX_FINDINGS + 1;
   return [...findings.slice(0, MAX_FINDINGS - 1), warn("too-many", { got: `${rest} more` })];
+}
+
+/** A TPM that does not answer is what the fix of `tpm` is for; of the others what could not be looked at is unknown. */
+function adviceOn(id: FindingId, error: unknown): string | undefined {
+  if (error instanceof IronclawError && error.hint !== undefined) return error.hint;
+  return id === "tpm" ? undefined : "this could not be looked at: settle that first, then look again";
 }
 
 /** A code and what it is about; of what was not foreseen, no more than that it happened. */

@@ -33,7 +33,9 @@ describe("a machine that serves", () => {
     const found = await look(agent);
     expect(wrong(found)).toEqual([]);
     expect(of(found, "agent")).toMatchObject([{ level: "ok", got: "serving" }]);
-    expect(of(found, "agent-pcr")).toMatchObject([{ level: "ok", got: expect.stringMatching(/^the agent alone: its \d+ events/) }]);
+    expect(of(found, "agent-pcr")).toMatchObject([
+      { level: "ok", got: expect.stringMatching(/^the agent alone: its \d+ events/) },
+    ]);
     expect(of(found, "sealed")).toMatchObject([{ level: "ok", got: expect.stringContaining("hsm-pin would unseal") }]);
     expect(of(found, "landlock")).toMatchObject([{ got: expect.stringMatching(/^ABI \d/) }]);
     // No image of ours, and it says so.
@@ -76,8 +78,13 @@ describe("a machine that serves", () => {
     const session = sessions[0]?.session;
     expect(await agent.ask({ op: "end-session", session })).toMatchObject({ ok: true, session });
     await expect(client.call("C_OpenSession", ulongs(1n, 4n))).rejects.toThrow("closed");
-    expect(await agent.ask({ op: "end-session", session })).toMatchObject({ ok: false, error: { code: "ERR_ENVIRONMENT" } });
-    expect(await agent.audited()).toContainEqual(expect.objectContaining({ operation: "end", scope: "release-signing" }));
+    expect(await agent.ask({ op: "end-session", session })).toMatchObject({
+      ok: false,
+      error: { code: "ERR_ENVIRONMENT" },
+    });
+    expect(await agent.audited()).toContainEqual(
+      expect.objectContaining({ operation: "end", scope: "release-signing" }),
+    );
   });
 });
 
@@ -86,8 +93,14 @@ describe("a machine that does not serve", () => {
     const agent = await service.start({ slots: (slots) => slots.delete("release") });
     expect(await agent.launched()).toMatchObject({ state: "refused", frozen: null });
     const found = await look(agent);
-    expect(of(found, "agent")[0]).toMatchObject({ level: "fail", got: expect.stringContaining("refused: release-missing") });
-    expect(of(found, "release")[0]).toMatchObject({ level: "fail", fix: expect.stringContaining("put a signed release") });
+    expect(of(found, "agent")[0]).toMatchObject({
+      level: "fail",
+      got: expect.stringContaining("refused: release-missing"),
+    });
+    expect(of(found, "release")[0]).toMatchObject({
+      level: "fail",
+      fix: expect.stringContaining("put a signed release"),
+    });
     expect(of(found, "agent-pcr")).toMatchObject([{ level: "ok" }]);
     expect(await agent.ask({ op: "sessions" })).toMatchObject({ ok: true, sessions: [], more: 0 });
   });

@@ -30,13 +30,16 @@ async function look(...words: string[]): Promise<{ code: number; ok: boolean; fi
   expect(err).toBe("");
   return { code, ...JSON.parse(out) };
 }
-const levels = (findings: readonly Finding[], id: string) => findings.filter((found) => found.id === id).map(({ level }) => level);
+const levels = (findings: readonly Finding[], id: string) =>
+  findings.filter((found) => found.id === id).map(({ level }) => level);
 
 describe("doctor on a host that prepares a machine", () => {
   test("I2: has its documents read as a launch would read them; nothing of the host is looked at", async () => {
     const { code, ok, findings } = await look("--cabinet", made.at("cabinet.img"));
     expect({ code, ok }).toEqual({ code: 0, ok: true });
-    expect(new Set(findings.map(({ id }) => id))).toEqual(new Set(["cabinet", "policy", "policy-review", "release", "trust-root"]));
+    expect(new Set(findings.map(({ id }) => id))).toEqual(
+      new Set(["cabinet", "policy", "policy-review", "release", "trust-root"]),
+    );
   });
 
   test("I2: says that what is sealed for one TPM does not open at another, and exits with 4", async () => {
@@ -45,7 +48,11 @@ describe("doctor on a host that prepares a machine", () => {
     expect(levels(findings, "tpm")).toEqual(["ok"]);
     expect(levels(findings, "agent-pcr")).toEqual(["ok"]);
     expect(findings.filter(({ id }) => id === "sealed")).toContainEqual(
-      expect.objectContaining({ level: "fail", got: expect.stringMatching(/^tpm-replaced: /), fix: expect.stringContaining("seal the credential again") }),
+      expect.objectContaining({
+        level: "fail",
+        got: expect.stringMatching(/^tpm-replaced: /),
+        fix: expect.stringContaining("seal the credential again"),
+      }),
     );
   });
 
@@ -53,18 +60,30 @@ describe("doctor on a host that prepares a machine", () => {
     const { findings } = await look("--cabinet", made.at("random"), "--tcti", "swtpm:path=/nonexistent");
     expect(findings).toMatchObject([{ id: "tpm", level: "fail", got: expect.stringContaining("ERR_TPM_UNAVAILABLE") }]);
     const alone = await look("--cabinet", made.at("random"));
-    expect(alone.findings).toMatchObject([{ id: "cabinet", level: "fail", got: expect.stringContaining("ERR_CABINET") }]);
+    expect(alone.findings).toMatchObject([
+      { id: "cabinet", level: "fail", got: expect.stringContaining("ERR_CABINET") },
+    ]);
   });
 });
 
 describe("doctor on a system with the agent", () => {
   const configuration = () => {
-    const guest = JSON.parse(readFileSync(resolve(import.meta.dirname, "../../../vm-images/guest/etc/ironclaw/agent.json"), "utf8"));
+    const guest = JSON.parse(
+      readFileSync(resolve(import.meta.dirname, "../../../vm-images/guest/etc/ironclaw/agent.json"), "utf8"),
+    );
     mkdirSync(at("audit"), { recursive: true, mode: 0o700 });
     writeFileSync(at("store"), "", { mode: 0o600 });
     writeFileSync(
       at("agent.json"),
-      JSON.stringify({ ...guest, tcti: tpm.tcti, cabinet: made.at("cabinet.img"), store: null, auditLog: at("audit"), scopes: at("scopes"), firmwareLog: at("none") }),
+      JSON.stringify({
+        ...guest,
+        tcti: tpm.tcti,
+        cabinet: made.at("cabinet.img"),
+        store: null,
+        auditLog: at("audit"),
+        scopes: at("scopes"),
+        firmwareLog: at("none"),
+      }),
     );
     return at("agent.json");
   };
@@ -73,11 +92,24 @@ describe("doctor on a system with the agent", () => {
     const config = configuration();
     const before = await look("--config", config);
     expect(before.code).toBe(4);
-    for (const id of ["configuration", "tpm", "agent-pcr", "event-log", "landlock", "root-not-verified", "clock", "disk", "cabinet", "sealed"])
+    for (const id of [
+      "configuration",
+      "tpm",
+      "agent-pcr",
+      "event-log",
+      "landlock",
+      "root-not-verified",
+      "clock",
+      "disk",
+      "cabinet",
+      "sealed",
+    ])
       expect([id, levels(before.findings, id).length > 0]).toEqual([id, true]);
     expect(levels(before.findings, "agent-pcr")).toEqual(["ok"]);
     expect(levels(before.findings, "event-log")).toEqual(["fail"]);
-    const shell = spawn("sh", ["-c", "read nothing", "agent", "--config", config], { stdio: ["pipe", "ignore", "ignore"] });
+    const shell = spawn("sh", ["-c", "read nothing", "agent", "--config", config], {
+      stdio: ["pipe", "ignore", "ignore"],
+    });
     try {
       const running = await look("--config", config);
       const [own] = running.findings.filter(({ id }) => id === "agent-pcr");
@@ -106,7 +138,14 @@ describe("doctor and a running machine", () => {
   });
 
   test("I2: lets the agent's own word stand where it has looked itself", async () => {
-    const { findings } = await look("--machine", made.at("machine"), "--cabinet", made.at("cabinet.img"), "--tcti", tpm.tcti);
+    const { findings } = await look(
+      "--machine",
+      made.at("machine"),
+      "--cabinet",
+      made.at("cabinet.img"),
+      "--tcti",
+      tpm.tcti,
+    );
     expect(levels(findings, "tpm")).toEqual(["ok"]);
     expect(levels(findings, "sealed")).toContain("fail");
   });
@@ -132,13 +171,25 @@ describe("doctor and an HSM's library", () => {
 
   test("I11: finds its token without a log-in, and says which one is not there", async () => {
     const good = await look("--module", SOFTHSM_LIBRARY, "--token", "signing");
-    expect(good).toMatchObject({ code: 0, findings: [{ id: "hsm", level: "ok", got: expect.stringContaining(token.serial) }] });
+    expect(good).toMatchObject({
+      code: 0,
+      findings: [{ id: "hsm", level: "ok", got: expect.stringContaining(token.serial) }],
+    });
     const other = await look("--module", SOFTHSM_LIBRARY, "--token", "other");
     expect(other).toMatchObject({ code: 4, findings: [{ level: "fail", got: "signing" }] });
   });
 
   test("I11: sees that somebody tried a wrong PIN, and tries none itself", async () => {
-    const wrong = ["--module", SOFTHSM_LIBRARY, "--login", "--pin", "0000", "--token-label", "signing", "--list-objects"];
+    const wrong = [
+      "--module",
+      SOFTHSM_LIBRARY,
+      "--login",
+      "--pin",
+      "0000",
+      "--token-label",
+      "signing",
+      "--list-objects",
+    ];
     expect(() => execFileSync("pkcs11-tool", wrong, { stdio: "ignore" })).toThrow();
     for (let times = 0; times < 2; times += 1) {
       const { findings } = await look("--module", SOFTHSM_LIBRARY, "--token", "signing");
@@ -160,16 +211,26 @@ describe("doctor and a host's configuration", () => {
   test("I5: names what it gives beyond the policy, each with its fix", async () => {
     writeFileSync(at("good.xml"), GOOD);
     writeFileSync(at("ours"), lineOf(OURS));
-    writeFileSync(at("open.xml"), GOOD.replace("<rng", "<interface type='network'><source network='default'/></interface><rng"));
+    writeFileSync(
+      at("open.xml"),
+      GOOD.replace("<rng", "<interface type='network'><source network='default'/></interface><rng"),
+    );
     const open = await look("--host", at("open.xml"));
     expect(open.code).toBe(4);
     expect(open.findings).toContainEqual(
-      expect.objectContaining({ id: "host", level: "fail", got: expect.stringMatching(/^network: /), fix: expect.any(String) }),
+      expect.objectContaining({
+        id: "host",
+        level: "fail",
+        got: expect.stringMatching(/^network: /),
+        fix: expect.any(String),
+      }),
     );
     const policy = await look("--host", at("ours"), "--policy", made.at("policy.json"));
     expect(policy.findings.every(({ id }) => id === "host")).toBe(true);
     writeFileSync(at("none"), "<domain>");
-    expect((await look("--host", at("none"))).findings).toMatchObject([{ id: "host", level: "fail", got: expect.stringContaining("ERR_HOST_MALFORMED") }]);
+    expect((await look("--host", at("none"))).findings).toMatchObject([
+      { id: "host", level: "fail", got: expect.stringContaining("ERR_HOST_MALFORMED") },
+    ]);
   });
 });
 
@@ -188,7 +249,10 @@ describe("sessions and status of a machine", () => {
   test("I6: are lists of what it says; a session that is not there is refused", async () => {
     const empty = await cli(["sessions", "--machine", made.at("machine")]);
     expect(empty).toMatchObject({ code: 0, out: expect.stringMatching(/^session +scope +door +uid\/pid unit/) });
-    expect(JSON.parse((await cli(["sessions", "--machine", made.at("machine"), "--json"])).out)).toEqual({ sessions: [], more: 0 });
+    expect(JSON.parse((await cli(["sessions", "--machine", made.at("machine"), "--json"])).out)).toEqual({
+      sessions: [],
+      more: 0,
+    });
     expectComplaint(await cli(["sessions", "end", "7", "--machine", made.at("machine")]), 1, "end-session");
     expectComplaint(await cli(["sessions", "end", "07", "--machine", made.at("machine")]), 2, "SESSION");
   });
