@@ -75,7 +75,7 @@ export async function configLooks(path: string): Promise<readonly Look[]> {
   return [
     { id: "configuration", run: () => [ok("configuration", `${path}: every field`)] },
     withTpm(config.tcti, (tpm) => [
-      ...tpmLooks(tpm, agent),
+      ...tpmLooks(tpm, { agent }),
       eventLogLook(tpm, files, firmware),
       ...documentLooks(documents, tpm),
     ]),
@@ -93,7 +93,12 @@ export function preparedLooks(input: CommandInput): readonly Look[] {
   const [tcti, cabinet] = [input.optional("tcti"), input.optional("cabinet")];
   const documents = cabinet === undefined ? null : documentsOf(cabinet, input.optional("store"));
   if (tcti === undefined) return documents === null ? [] : documentLooks(documents, null);
-  return [withTpm(tcti, (tpm) => [...tpmLooks(tpm), ...(documents === null ? [] : documentLooks(documents, tpm))])];
+  return [
+    withTpm(tcti, (tpm) => [
+      ...tpmLooks(tpm, { up: null }),
+      ...(documents === null ? [] : documentLooks(documents, tpm)),
+    ]),
+  ];
 }
 
 /** @param policyPath without one no device counts as listed */
@@ -122,13 +127,19 @@ function withTpm(tcti: string, looks: (tpm: MachineTpm) => readonly Look[]): Loo
   };
 }
 
-/** @param agent process of the agent, which alone has a log to compare with; null when it does not run */
-function tpmLooks(tpm: MachineTpm, agent: number | null = null): readonly Look[] {
+interface TpmPlace {
+  /** Process of the agent, which alone has a log to compare with; null when it does not run. */
+  readonly agent?: number | null;
+  /** Seconds since the machine of this TPM started; null for another machine's. */
+  readonly up?: number | null;
+}
+
+function tpmLooks(tpm: MachineTpm, { agent = null, up = uptime() }: TpmPlace = {}): readonly Look[] {
   const own = {
     ...{ expected: "the agent's own log to compare with", got: `an agent that runs, process ${agent}` },
     fix: "ask it: `ironclaw doctor --machine DIR`, on the host of its control port",
   };
-  const proof = async () => (agent === null ? agentPcrFinding(tpm.tss, null, uptime()) : warn("agent-pcr", own));
+  const proof = async () => (agent === null ? agentPcrFinding(tpm.tss, null, up) : warn("agent-pcr", own));
   return [
     { id: "tpm", run: () => tpmFindings(tpm, new Date()) },
     { id: "agent-pcr", run: async () => [await proof()] },
@@ -198,7 +209,14 @@ function documentLooks(documents: () => Promise<Documents>, tpm: MachineTpm | nu
   if (tpm === null) return [{ id: "cabinet", run: read }];
   return [
     { id: "cabinet", run: read },
-    { id: "sealed", run: async () => sealedOf(tpm, await documents(), now) },
+    {
+      id: "sealed",
+      run: () =>
+        documents().then(
+          (found) => sealedOf(tpm, found, now),
+          () => [],
+        ),
+    },
   ];
 }
 

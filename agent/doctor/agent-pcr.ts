@@ -11,19 +11,21 @@ import { systemdEvents } from "./systemd-log.ts";
  * everything that has extended it in this boot: zeros, of nobody; what the agent's own log replays to, of nobody but the agent.
  *
  * @param records the agent's log, taken while nothing is extended; null when somebody else asks
+ * @param uptime seconds since the machine of this TPM started; null when that is another one
  */
 export async function agentPcrFinding(
   tss: Tss,
   records: readonly CelRecord[] | null,
-  uptime: number,
+  uptime: number | null,
 ): Promise<Finding> {
   const active = (await tss.pcrBanks()).flatMap(({ bank, pcrs }) => (pcrs.includes(AGENT_PCR) ? [bank] : []));
   const values = await tss.pcrRead(active.map((bank) => ({ bank, pcrs: [AGENT_PCR] })));
   const read = (bank: HashName) => values.get(bank)?.get(AGENT_PCR) ?? new Uint8Array();
   const extended = active.filter((bank) => read(bank).some((byte) => byte !== 0));
+  const since = uptime === null ? "" : ` after ${Math.floor(uptime)} s`;
   if (records === null || records.length === 0) {
     if (extended.length === 0)
-      return ok("agent-pcr", `nobody: PCR ${AGENT_PCR} is zero in ${active.join(", ")} after ${Math.floor(uptime)} s`);
+      return ok("agent-pcr", `nobody: PCR ${AGENT_PCR} is zero in ${active.join(", ")}${since}`);
     const got = `somebody has: ${extended.map((bank) => `${bank} ${toHex(read(bank)).slice(0, 16)}...`).join(", ")}`;
     return fail("agent-pcr", { expected: "zeros, as long as no agent runs", got });
   }
