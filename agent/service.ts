@@ -10,14 +10,17 @@ import { openAudit } from "./audit/open.ts";
 import { type AgentConfig, parseConfig } from "./config.ts";
 import { controlService, serveControl } from "./control/machine.ts";
 import { createSealingService } from "./control/sealing.ts";
+import { createSessions } from "./control/sessions.ts";
+import { type RunningMachine, runningDoctor } from "./doctor/running.ts";
 import { failureOf, journal } from "./journal.ts";
 import { type LaunchEnvironment, type LaunchRecord, newLaunchRecord } from "./launch/environment.ts";
 import { type ReadInputs, readInputs } from "./launch/inputs.ts";
 import { launch } from "./launch/launch.ts";
 import { MeasurementLog } from "./launch/measurement-log.ts";
+import type { StatusSources } from "./machine-status.ts";
 import { machineState } from "./metrics/machine-state.ts";
 import { Metrics } from "./metrics/metrics.ts";
-import { openNative } from "./native/index.ts";
+import { type Native, openNative } from "./native/index.ts";
 import { openSources, type Sources } from "./report-sources.ts";
 import { Restrictions } from "./restrictions/index.ts";
 import { type ListenEnvironment, parseListenFds } from "./scopes/listen-fds.ts";
@@ -52,28 +55,11 @@ export async function runAgent(configPath: string, listen: ListenEnvironment): P
   const log = new MeasurementLog(tpm, config.agentPcr);
   const audit = new MachineAudit();
   if (!config.stateVolume) audit.open(openAudit({ directory: config.auditLog, now: Date.now, anchor: null }));
-  const volume = { tss: tpm.tss, spawner, native, auditLog: config.auditLog, audit, now: Date.now };
   let serving: Serving | null = null;
-
-  const environment: LaunchEnvironment = {
-    ...{ config, configBytes, tpm, tss: tpm.tss, store, agentLoss, log, spawner, inputs },
-    now: Date.now,
-    stateVolume: config.stateVolume ? createStateVolume(volume) : null,
-    devices: await visibleDevices(config),
-    closeFd: (fd) => native.closeFd(fd),
-    realPath: (path) => realpathSync(path),
-    openShim: (fd, onAttempt) => openShim(fd, native, { onAttempt }),
-  };
-  const gathered = {
-    config,
-    tpm,
-    log,
-    record,
-    inputs: inputs.partial,
-    audit,
-    spawner,
-    domains: () => serving?.domains ?? null,
-  };
+  const parts = { config, configBytes, tpm, store, agentLoss, log, spawner, inputs };
+  const environment = await environmentOf(parts, native, audit);
+  const domains = () => serving?.domains ?? null;
+  const gathered = { config, tpm, log, record, inputs: inputs.partial, audit, spawner, domains };
   const sources = await openSources(gathered);
   await signCheckpoints(audit, tpm, sources);
   // The same signal a second time ends the process: by then the log is signed and anchored.
@@ -85,12 +71,11 @@ export async function runAgent(configPath: string, listen: ListenEnvironment): P
     policy: () => inputs.partial.policy,
     release: () => record.release,
   });
+  const sealing = createSealingService(environment, { record, storeKeeps, identity: sources, turns });
+  const operated = operatedParts({ ...gathered, environment, configPath, sealing }, () => serving);
   const { ended } = await serveControl(
     config,
-    controlService(gathered, sources, {
-      sealing: createSealingService(environment, { record, storeKeeps, identity: sources, turns }),
-      ...{ restrictions, metrics, approvals: () => serving?.approvals ?? NO_REQUESTS },
-    }),
+    controlService(gathered, sources, { ...operated, sealing, restrictions, metrics }),
   );
   const launched = await launch(environment, record);
   journal.write(record.state.kind === "serving" ? "notice" : "error", describe(record));
@@ -109,6 +94,41 @@ export async function runAgent(configPath: string, listen: ListenEnvironment): P
       },
     );
   return ended;
+}
+
+type OpenedParts = Pick<
+  LaunchEnvironment,
+  "config" | "configBytes" | "store" | "agentLoss" | "log" | "spawner" | "inputs"
+> & { readonly tpm: MachineTpm };
+
+async function environmentOf(parts: OpenedParts, native: Native, audit: MachineAudit): Promise<LaunchEnvironment> {
+  const { config, tpm, spawner } = parts;
+  const volume = { tss: tpm.tss, spawner, native, auditLog: config.auditLog, audit, now: Date.now };
+  return {
+    ...parts,
+    tss: tpm.tss,
+    now: Date.now,
+    stateVolume: config.stateVolume ? createStateVolume(volume) : null,
+    devices: await visibleDevices(config),
+    closeFd: (fd) => native.closeFd(fd),
+    realPath: (path) => realpathSync(path),
+    openShim: (fd, onAttempt) => openShim(fd, native, { onAttempt }),
+  };
+}
+
+/** What an operator looks at, and ends, while it serves. */
+function operatedParts(
+  machine: Omit<RunningMachine, "status"> & Omit<StatusSources, "live"> & { readonly audit: MachineAudit },
+  serving: () => Serving | null,
+) {
+  const { audit } = machine;
+  const live = () => serving()?.live ?? null;
+  return {
+    live,
+    approvals: () => serving()?.approvals ?? NO_REQUESTS,
+    sessions: createSessions({ serving, audit }),
+    doctor: runningDoctor({ ...machine, status: { ...machine, live } }),
+  };
 }
 
 /** Without an attestation key the log goes on without checkpoints, and nothing of it is ever deleted. */

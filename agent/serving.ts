@@ -12,6 +12,7 @@ import type { Metrics } from "./metrics/metrics.ts";
 import type { Native } from "./native/index.ts";
 import type { Sources } from "./report-sources.ts";
 import type { Restrictions } from "./restrictions/index.ts";
+import { Connections } from "./scopes/index.ts";
 import { serveScopes } from "./scopes/serve.ts";
 import { afterAgentLoss, isAgentLossAlone } from "./shims/agent-loss.ts";
 import { watchDevices } from "./shims/device-watch.ts";
@@ -27,6 +28,7 @@ export interface Serving {
   readonly approvals: Approvals;
   readonly live: LivePolicy;
   readonly usage: Usage;
+  readonly connections: Connections;
 }
 
 export interface ServingParts {
@@ -57,6 +59,7 @@ export async function beginServing(parts: ServingParts, opened: (serving: Servin
   const live = new LivePolicy(policy);
   const now = () => native.bootTime();
   const usage = new Usage(now);
+  const connections = new Connections();
   const domains = openDomains(parts);
   const approvals = openApprovals({
     policy: () => live.current,
@@ -65,11 +68,11 @@ export async function beginServing(parts: ServingParts, opened: (serving: Servin
     audit,
     now,
   });
-  opened({ domains, approvals, live, usage });
+  opened({ domains, approvals, live, usage, connections });
   await restrictions.begin(live);
   metrics.begin(policy.scopes.map(({ name }) => name));
   await serveScopes({
-    ...{ config, live, usage, approvals: approvals.gate, meter: metrics, keys: launched.keys },
+    ...{ config, live, usage, connections, approvals: approvals.gate, meter: metrics, keys: launched.keys },
     ...{ domains, audit, native, spawner, inherited },
   });
   await spawner.startWorkloads();

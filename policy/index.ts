@@ -52,3 +52,4 @@ export * from "./ssh-signature.ts";
 export * from "./tpm-policy.ts";
 export { arrivalRule, type UnwrapRule } from "./unwrap-rules.ts";
 export * from "./verify-signature.ts";
+export * from "./weaker.ts";

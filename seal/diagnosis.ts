@@ -15,7 +15,7 @@ import {
 } from "../policy/index.ts";
 import { UNSEAL_FINDINGS, type UnsealFindingCode } from "./advice.ts";
 import { EVERYTHING, freezeHex, measureFreezeName } from "./freeze-bits.ts";
-import { PERMANENT } from "./ownership.ts";
+import { PERMANENT, STARTUP_CLEAR } from "./ownership.ts";
 import { packageDigest, type SealedPackage } from "./package.ts";
 import type { LoginRecord } from "./tpm-records.ts";
 import type { TpmState } from "./tpm-state.ts";
@@ -62,15 +62,11 @@ function finding(code: UnsealFindingCode, item: string, expected: string, got: s
   return { ...reason(code, item, expected, got), code };
 }
 
-/** TPMA_STARTUP_CLEAR. */
-const STORAGE_ENABLED = 1 << 1;
-const ENDORSEMENT_ENABLED = 1 << 2;
-
 function parentFindings({ state, sealed }: UnsealQuestion): UnsealFinding[] {
   const findings: UnsealFinding[] = [];
   for (const [bit, item] of [
-    [STORAGE_ENABLED, "owner hierarchy"],
-    [ENDORSEMENT_ENABLED, "endorsement hierarchy"],
+    [STARTUP_CLEAR.storage, "owner hierarchy"],
+    [STARTUP_CLEAR.endorsement, "endorsement hierarchy"],
   ] as const) {
     if ((state.startupClear & bit) === 0) findings.push(finding("hierarchy-disabled", item, "enabled", "disabled"));
   }
@@ -91,7 +87,7 @@ function parentFindings({ state, sealed }: UnsealQuestion): UnsealFinding[] {
 
 function counterFindings({ state, rootKeyPem, sealed, knownEkName }: UnsealQuestion): UnsealFinding[] {
   const { epoch, login, hasAnchor, startupClear } = state;
-  if ((startupClear & STORAGE_ENABLED) === 0) return []; // their hierarchy is off, so nothing is known about them
+  if ((startupClear & STARTUP_CLEAR.storage) === 0) return []; // their hierarchy is off, so nothing is known about them
   if (epoch.kind === "missing" || login.kind === "missing" || !hasAnchor) {
     const missing =
       epoch.kind === "missing" ? "epoch counter" : login.kind === "missing" ? "login records" : "audit anchor";
@@ -114,7 +110,7 @@ function counterFindings({ state, rootKeyPem, sealed, knownEkName }: UnsealQuest
  */
 function freezeFindings({ state }: UnsealQuestion): UnsealFinding[] {
   const { freeze, epoch, login, hasAnchor, startupClear } = state;
-  if ((startupClear & STORAGE_ENABLED) === 0) return [];
+  if ((startupClear & STARTUP_CLEAR.storage) === 0) return [];
   switch (freeze.kind) {
     case "bits":
       if ((freeze.bits & EVERYTHING) === 0n) return [];

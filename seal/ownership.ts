@@ -108,6 +108,9 @@ export const PERMANENT = {
   inLockout: 1 << 9,
 } as const;
 
+/** TPMA_STARTUP_CLEAR. */
+export const STARTUP_CLEAR = { storage: 1 << 1, endorsement: 1 << 2 } as const;
+
 export async function readPermanent(tss: Tss): Promise<number> {
   return (await tss.properties(PROPERTY.permanent, 1)).get(PROPERTY.permanent) ?? 0;
 }

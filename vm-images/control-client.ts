@@ -24,6 +24,8 @@ export type SealingOp =
   | "freeze-status"
   | "narrow";
 
+export type OperatingOp = "sessions" | "end-session" | "doctor";
+
 export interface ControlClient {
   /** `timeoutMs` for this request alone: one sent before the guest's agent runs may be lost, and holds up the next. */
   status(timeoutMs?: number): Promise<ControlAnswer>;
@@ -35,6 +37,8 @@ export interface ControlClient {
   challenge(request: ChallengeRequest): Promise<Uint8Array>;
   /** What an operator asks about sealed credentials (`check`, `records`, `reseal`, `abort-reseal`, `order`, `own`), or stops (`freeze`, `narrow`). */
   sealing(op: SealingOp, fields?: Readonly<Record<string, unknown>>): Promise<ControlAnswer>;
+  /** What an operator looks at, and ends: `sessions`, `end-session`, `doctor`. */
+  operating(op: OperatingOp, fields?: Readonly<Record<string, unknown>>): Promise<ControlAnswer>;
   /** What approvers ask: `pending`, `approve`. */
   approving(op: "pending" | "approve", fields?: Readonly<Record<string, unknown>>): Promise<ControlAnswer>;
   /** What the agent counts: `text`, in the Prometheus format. */
@@ -108,6 +112,7 @@ export function openControl({ control, report, timeoutMs = 60_000 }: ControlSock
         });
       }),
     sealing: (op, fields) => inTurn(() => ask(op, fields)),
+    operating: (op, fields) => inTurn(() => ask(op, fields)),
     approving: (op, fields) => inTurn(() => ask(op, fields)),
     metrics: () => inTurn(() => ask("metrics")),
     audit: (from, limit) => inTurn(() => ask("audit", { from, limit })),

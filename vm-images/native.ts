@@ -45,6 +45,7 @@ export const NATIVE_PARTS: readonly NativePart[] = [
     directory: join(root, "agent/relay"),
     sources: ["confine.c", "forward.c", "main.c", "../spawner/endpoint.c", "../spawner/log_format.c"],
   },
+  { output: "kernel-probe", kind: "static", directory: join(root, "agent/doctor/probe") },
   { output: "init", kind: "static", directory: join(root, "vm-images/initrd") },
   {
     output: "pkcs11.node",

@@ -15,7 +15,7 @@ const MAX_APPROVALS = 16;
 /** What a workload asks for. */
 const DECIDED = ["connect", "session", "sign", "decrypt", "unwrap"] as const;
 /** What an operator did, or happened to a token. */
-const EVENTS = ["approve", "freeze", "narrow", "shim"] as const;
+const EVENTS = ["approve", "freeze", "narrow", "end", "shim"] as const;
 const OF_THE_LOG = ["rotate", ...STATEMENT_KINDS] as const;
 /** Steps of a decision, in their order (POLICY.md); then what is no decision. */
 const STEPS = [

@@ -2,6 +2,24 @@ import { connect, type Socket } from "node:net";
 import { join } from "node:path";
 import { type ControlClient, openControl } from "../../vm-images/control-client.ts";
 import { AgentError } from "../errors.ts";
+import type { CommandOption } from "./command.ts";
+
+export const MACHINE_OPTION: CommandOption = {
+  type: "string",
+  value: "DIR",
+  help: "the running machine's directory of port sockets",
+  required: true,
+};
+
+/** Asks the machine of `--machine`, and lets go of it. @throws as `openMachine`, and what the machine answers */
+export async function withMachine<T>(directory: string, ask: (control: ControlClient) => Promise<T>): Promise<T> {
+  const control = await openMachine(directory);
+  try {
+    return await ask(control);
+  } finally {
+    control.close();
+  }
+}
 
 /** @throws AgentError ERR_ENVIRONMENT when the machine is not running */
 export async function openMachine(directory: string): Promise<ControlClient> {

@@ -72,12 +72,21 @@ function notYet(error: unknown): Fields {
   throw error;
 }
 
-function serves({ state, tokens }: Fields): boolean {
-  return state === "serving" && fieldsIn(tokens).every(({ served }) => served === true);
+/** Everything that the policy promises: the machine, each token, and nothing frozen as a whole. */
+function serves({ state, tokens, frozen }: Fields): boolean {
+  return state === "serving" && fieldsIn(tokens).every(({ served }) => served === true) && !frozenIn(frozen).all;
+}
+
+/** Null while nothing is served, and of an older agent. */
+function frozenIn(frozen: unknown): { readonly all: boolean; readonly scopes: readonly string[] } {
+  const { all, scopes } = (typeof frozen === "object" && frozen !== null ? frozen : {}) as Fields; // shown as text only
+  return { all: all === true, scopes: Array.isArray(scopes) ? scopes.map(String) : [] };
 }
 
 /** What the machine says; shown as text only. */
-function renderStatus({ state, reasons, tokens, phases, settled }: Fields): string {
+function renderStatus({ state, reasons, tokens, phases, settled, frozen, violations }: Fields): string {
+  const { all, scopes } = frozenIn(frozen);
+  const attempts = Object.entries((violations ?? {}) as Fields).map(([call, count]) => `${call} ${count}`);
   return [
     `${state}`,
     ...fieldsIn(reasons).flatMap(renderReason),
@@ -87,6 +96,8 @@ function renderStatus({ state, reasons, tokens, phases, settled }: Fields): stri
       const line = `token ${name}: ${served === true ? "served" : "not served"}, shims: ${roles.join(", ") || "none"}`;
       return [line, ...fieldsIn(why).flatMap(renderReason)];
     }),
+    ...(all || scopes.length > 0 ? [`frozen: ${all ? "everything" : scopes.join(", ")}`] : []),
+    ...(attempts.length > 0 ? [`attempts at what the sandbox denies: ${attempts.join(", ")}`] : []),
     ...renderPhases(fieldsIn(phases)),
   ].join("\n");
 }

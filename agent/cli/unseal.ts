@@ -1,23 +1,19 @@
 import { join } from "node:path";
 import { AGENT_PCR, equalBytes, type Release, sealPcrValues } from "../../policy/index.ts";
 import {
-  adviceFor,
-  blocks,
   type Credential,
   chooseCredentials,
   defaultNativeDirectory,
-  diagnoseBlob,
-  diagnoseUnseal,
   importSealed,
   isStaleImport,
   keepImported,
-  readTpmState,
   runUnsealer,
   type Store,
   type UnsealAnswer,
   type UnsealFinding,
   unsealRequest,
 } from "../../seal/index.ts";
+import { type CredentialCheck, checkCredential, explained } from "../doctor/index.ts";
 import { AgentError } from "../errors.ts";
 import { type Command, type CommandInput, type CommandIo, UsageError } from "./command.ts";
 import { readInput } from "./files.ts";
@@ -73,28 +69,9 @@ export const command: Command = {
   },
 };
 
-interface CheckedFinding {
-  readonly code: string;
-  readonly item: string;
-  readonly expected: string;
-  readonly got: string;
-  readonly blocks: boolean;
-  readonly advice: string;
-}
+const isClear = ({ findings }: CredentialCheck): boolean => findings.every((found) => !found.blocks);
 
-interface Check {
-  readonly name: string;
-  readonly generation: number;
-  readonly findings: readonly CheckedFinding[];
-}
-
-const isClear = ({ findings }: Check): boolean => findings.every((found) => !found.blocks);
-
-function explained(findings: readonly UnsealFinding[]): readonly CheckedFinding[] {
-  return findings.map((found) => ({ ...found, blocks: blocks(found), advice: adviceFor(found.code) ?? "" }));
-}
-
-function renderChecks(checks: readonly Check[]): string {
+function renderChecks(checks: readonly CredentialCheck[]): string {
   return checks
     .flatMap((check) => [
       `${check.name}, generation ${check.generation}: ${isClear(check) ? "would unseal now" : "stays sealed"}`,
@@ -122,25 +99,17 @@ async function readInputs(input: CommandInput, store: Store): Promise<Inputs> {
   return { anchors, releases: await readReleases(input, anchors.releaseRoot), credentials: byName, findings };
 }
 
-function checkHere(input: CommandInput): Promise<readonly Check[]> {
+function checkHere(input: CommandInput): Promise<readonly CredentialCheck[]> {
   return withStore(input, (store) =>
     withTpm(input, async ({ tss }) => {
       const { anchors, releases, credentials, findings } = await readInputs(input, store);
-      const checks: Check[] = findings.map((found) => ({
+      const checks: CredentialCheck[] = findings.map((found) => ({
         name: found.item,
         generation: 0,
         findings: explained([found]),
       }));
-      for (const { sealed, imported } of credentials.values()) {
-        const state = await readTpmState(tss, sealed);
-        const question = { state, rootKeyPem: anchors.releaseRoot, sealed, releases, now: new Date() };
-        const found = [...diagnoseUnseal({ ...question, knownEkName: store.content.ekName })];
-        if (!found.some(blocks)) {
-          const blob = await diagnoseBlob(tss, sealed, imported);
-          if (blob.kind === "damaged") found.push(blob.finding);
-        }
-        checks.push({ name: sealed.name, generation: sealed.generation, findings: explained(found) });
-      }
+      const question = { anchors, releases, knownEkName: store.content.ekName, now: new Date() };
+      for (const credential of credentials.values()) checks.push(await checkCredential(tss, credential, question));
       if (checks.length === 0)
         throw new UsageError("--sealed", { expected: "a package, or a store that holds one", got: "none" });
       return checks;
@@ -148,11 +117,11 @@ function checkHere(input: CommandInput): Promise<readonly Check[]> {
   );
 }
 
-async function checkMachine(input: CommandInput): Promise<readonly Check[]> {
+async function checkMachine(input: CommandInput): Promise<readonly CredentialCheck[]> {
   const control = await openMachine(input.text("machine"));
   try {
     const { credentials } = await control.sealing("check");
-    return credentials as readonly Check[]; // shown as text only
+    return credentials as readonly CredentialCheck[]; // shown as text only
   } finally {
     control.close();
   }

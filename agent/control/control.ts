@@ -2,10 +2,12 @@ import { z } from "zod";
 import type { EkProfileName } from "../../attest/index.ts";
 import { IronclawError, parseJson, toBase64, toHex, utf8 } from "../../policy/index.ts";
 import type { AuditPage } from "../audit/machine-audit.ts";
+import type { Finding } from "../doctor/index.ts";
 import { AgentError } from "../errors.ts";
 import type { Restrictions } from "../restrictions/index.ts";
 import { type ApprovingService, approvingRequests, serveApproving } from "./approving.ts";
 import type { SealingService } from "./sealing.ts";
+import { type SessionService, serveSessions, sessionRequests } from "./sessions.ts";
 
 /** Longest request line, in bytes: a sealed package with a file of 32 KiB in it. */
 export const MAX_REQUEST = 131_072;
@@ -50,6 +52,8 @@ const request = z.discriminatedUnion("op", [
   z.strictObject({ id, op: z.literal("reseal"), package: envelope }),
   z.strictObject({ id, op: z.literal("abort-reseal"), name: z.string().max(64) }),
   ...approvingRequests,
+  ...sessionRequests,
+  z.strictObject({ id, op: z.literal("doctor") }),
   z.strictObject({ id, op: z.literal("order"), order: envelope, owner: ownerCredential.optional() }),
   z
     .strictObject({ id, op: z.literal("freeze"), all: z.literal(true).optional(), scopes: scopeNames.optional() })
@@ -77,6 +81,7 @@ export interface MachineEndorsement {
 export interface ControlService {
   readonly sealing: SealingService;
   readonly approvals: () => ApprovingService;
+  readonly sessions: SessionService;
   readonly restrictions: Pick<Restrictions, "freeze" | "status" | "narrow">;
   status(): Promise<Record<string, unknown>>;
   /** In the Prometheus text format. */
@@ -86,6 +91,8 @@ export interface ControlService {
   /** Makes a report and sends it over the report port; resolves with its length in bytes. */
   challenge(challenge: { nonce: Uint8Array; bank: "sha256" | "sha384"; pcrs: readonly number[] }): Promise<number>;
   audit(from: number, limit: number): Promise<AuditPage>;
+  /** What a look at the machine finds. Never a secret, and no try at TPM or token is spent. */
+  doctor(): Promise<readonly Finding[]>;
 }
 
 /** @throws AgentError ERR_CONTROL_MALFORMED */
@@ -140,6 +147,11 @@ async function serveRequest(service: ControlService, parsed: ControlRequest): Pr
           pcrs: parsed.pcrs,
         }),
       };
+    case "doctor":
+      return { findings: await service.doctor() };
+    case "sessions":
+    case "end-session":
+      return serveSessions(service.sessions, parsed);
     case "audit":
       return { ...(await service.audit(parsed.from, parsed.limit)) };
     case "pending":

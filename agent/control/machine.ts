@@ -1,16 +1,20 @@
 import { collectEvidence, ekProfiles, encodeEvidence } from "../../attest/index.ts";
 import { isOwnershipSecret } from "../../seal/index.ts";
 import type { MachineAudit } from "../audit/machine-audit.ts";
+import type { LivePolicy } from "../broker/index.ts";
 import type { AgentConfig } from "../config.ts";
 import { AgentError } from "../errors.ts";
+import { machineStatus } from "../machine-status.ts";
 import type { Metrics } from "../metrics/metrics.ts";
-import { evidenceSources, frameReport, violationCounts } from "../report.ts";
+import { evidenceSources, frameReport } from "../report.ts";
 import type { Gathered, Sources } from "../report-sources.ts";
 import { visibleDevices } from "../visible-devices.ts";
 import { answerControlLine, type ControlService, MAX_REQUEST } from "./control.ts";
 import { VirtioPort } from "./port.ts";
 
-type ControlParts = Pick<ControlService, "sealing" | "restrictions" | "approvals"> & {
+type ControlParts = Pick<ControlService, "sealing" | "restrictions" | "approvals" | "sessions" | "doctor"> & {
+  /** Null until the launch serves. */
+  readonly live: () => LivePolicy | null;
   readonly metrics: Pick<Metrics, "text" | "reported">;
 };
 
@@ -18,20 +22,15 @@ type ControlParts = Pick<ControlService, "sealing" | "restrictions" | "approvals
 export function controlService(
   { config, record, domains, audit }: Gathered & { readonly audit: MachineAudit },
   sources: Sources,
-  { metrics, ...parts }: ControlParts,
+  { metrics, live, ...parts }: ControlParts,
 ): (report: VirtioPort) => ControlService {
   return (report) => ({
     ...parts,
     metrics: () => metrics.text(),
     status: async () => ({
-      state: record.state.kind,
-      reasons: "reasons" in record.state ? record.state.reasons : [...(domains()?.warnings ?? []), ...audit.warnings],
+      ...machineStatus({ record, audit, domains, live }),
       // A list that cannot be read is a fact to show, not an end of `status`.
       devices: await visibleDevices(config).catch(() => null),
-      phases: record.phases.map(({ kind, at }) => ({ phase: kind, at: Math.round(at) })),
-      tokens: domains()?.status ?? [],
-      violations: Object.fromEntries(violationCounts(record)),
-      settled: record.settled ?? null,
     }),
     endorsement: async () => {
       const { ekCertificates, ekKind, ak } = sources();

@@ -3,8 +3,6 @@ import type { TpmObject } from "node-tpm2-tss";
 import { AGENT_PCR, toHex } from "../../policy/index.ts";
 import {
   abortReseal,
-  adviceFor,
-  blocks,
   type Credential,
   carryOutOrder,
   chooseCredentials,
@@ -31,18 +29,12 @@ import {
   type UnsealFinding,
   verifyOrder,
 } from "../../seal/index.ts";
+import { type CredentialCheck, explained } from "../doctor/index.ts";
 import { AgentError } from "../errors.ts";
 import type { LaunchEnvironment, LaunchRecord } from "../launch/environment.ts";
 import { tpmStep } from "../launch/unseal.ts";
 import type { ReportSources } from "../report.ts";
 import { createTurns, type Turns } from "../turns.ts";
-
-/** What stands between one credential and the next boot's unseal. */
-export interface CredentialCheck {
-  readonly name: string;
-  readonly generation: number;
-  readonly findings: readonly (UnsealFinding & { readonly blocks: boolean; readonly advice: string })[];
-}
 
 /** What an operator can ask a running machine about its sealed credentials, and have it do. */
 export interface SealingService {
@@ -215,9 +207,7 @@ async function checkCredential(environment: SealingEnvironment, sealed: SealedPa
   return {
     name: sealed.name,
     generation: sealed.generation,
-    findings: findings
-      .map(asCapped)
-      .map((found) => ({ ...found, blocks: blocks(found), advice: adviceFor(found.code) ?? "" })),
+    findings: explained(findings.map(asCapped)),
   };
 }
 

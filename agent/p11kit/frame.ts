@@ -64,7 +64,10 @@ export class FrameSplitter {
    * @throws AgentError `ERR_RPC_MALFORMED` when the scope's connections hold too much already
    */
   push(chunk: Uint8Array): void {
-    if (this.#start === this.#end) return this.#adopt(chunk);
+    if (this.#start === this.#end) {
+      this.#adopt(chunk);
+      return;
+    }
     if (this.#end + chunk.length > this.#buffer.length) this.#grow(chunk.length);
     this.#buffer.set(chunk, this.#end);
     this.#end += chunk.length;
@@ -149,8 +152,10 @@ export function parseCallBody(body: Uint8Array): CallBody {
 const LETTERS = new Map<string, Uint8Array>();
 
 function lettersOf(signature: string): Uint8Array {
-  let letters = LETTERS.get(signature);
-  if (letters === undefined) LETTERS.set(signature, (letters = utf8(signature)));
+  const known = LETTERS.get(signature);
+  if (known !== undefined) return known;
+  const letters = utf8(signature);
+  LETTERS.set(signature, letters);
   return letters;
 }
 

@@ -21,6 +21,8 @@ export type Door = (visit: Visit) => Promise<void>;
 /** A door for one scope. */
 export type OpenDoor = (state: ScopeState) => Door;
 
+export type DoorName = "p11kit" | "rpc";
+
 /** The protocols that are spoken on a scope's socket. */
 export interface Doors<T> {
   readonly p11kit: T;
@@ -32,8 +34,8 @@ const LAST_P11KIT_VERSION = 0x1f;
 /** `I` of "IRPC". */
 const RPC_MAGIC = 0x49;
 
-/** The door for a connection by its first byte; null when there is none. */
-export function doorFor<T>(doors: Doors<T>, first: number): T | null {
-  if (first <= LAST_P11KIT_VERSION) return doors.p11kit;
-  return first === RPC_MAGIC ? (doors.rpc ?? null) : null;
+/** The name of the door for a connection, by its first byte; null when there is none. */
+export function doorFor(doors: Doors<unknown>, first: number): DoorName | null {
+  if (first <= LAST_P11KIT_VERSION) return "p11kit";
+  return first === RPC_MAGIC && doors.rpc !== undefined ? "rpc" : null;
 }

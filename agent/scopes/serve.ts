@@ -19,6 +19,7 @@ import { openProcesses } from "../processes.ts";
 import { arrivingKey } from "../shims/arriving-key.ts";
 import type { Domains } from "../shims/domains.ts";
 import type { Spawner } from "../spawner-client.ts";
+import type { Connections } from "./connections.ts";
 import { verifyClaimed } from "./listen-fds.ts";
 import { type ScopeServer, serveScope } from "./server.ts";
 
@@ -27,6 +28,7 @@ export interface ServeOptions {
   readonly usage: Usage;
   readonly approvals: ApprovalGate;
   readonly meter: Meter;
+  readonly connections: Connections;
   /** The policy, and what of it is frozen: shared with what changes it while the machine serves. */
   readonly live: LivePolicy;
   readonly keys: readonly ServedKey[];
@@ -40,7 +42,8 @@ export interface ServeOptions {
 
 /** Open one socket for every scope of the policy. Rejects, and serves none, when one of them cannot be opened. */
 export async function serveScopes(options: ServeOptions): Promise<readonly ScopeServer[]> {
-  const { config, live, usage, approvals, meter, keys, domains, audit, native, spawner, inherited } = options;
+  const { config, live, usage, approvals, meter, connections, keys, domains, audit, native, spawner, inherited } =
+    options;
   const names = live.current.scopes.map(({ name }) => name);
   verifyClaimed(inherited, names);
   const publicKeys = new Map(keys.map(({ name, spki, id, label }) => [name, { spki, id, label }]));
@@ -57,7 +60,7 @@ export async function serveScopes(options: ServeOptions): Promise<readonly Scope
   };
   const opening = names.map((name) =>
     serveScope({
-      ...{ broker, native, identify, scope: name },
+      ...{ broker, native, identify, connections, scope: name },
       ...{ socketPath: join(config.scopes, `${name}.sock`), inherited: inherited.get(name) },
     }),
   );

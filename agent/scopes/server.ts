@@ -9,7 +9,8 @@ import { openProcesses } from "../processes.ts";
 import { openRpcDoor } from "../rpc/index.ts";
 import { openCaller } from "./caller.ts";
 import { SocketChannel } from "./channel.ts";
-import { type Door, type Doors, doorFor, type OpenDoor } from "./door.ts";
+import { Connections, type OpenConnection } from "./connections.ts";
+import { type DoorName, type Doors, doorFor, type OpenDoor, type Visit } from "./door.ts";
 import { openListener } from "./listener.ts";
 import { LOOP_TURNS } from "./loop-turns.ts";
 import { OPEN_CONNECTIONS, type OpenConnections } from "./open-connections.ts";
@@ -35,6 +36,8 @@ export interface ServeScopeOptions {
   readonly doors?: Doors<OpenDoor>;
   /** Default: those of the process. */
   readonly open?: OpenConnections;
+  /** Where an operator sees its connections; default: nowhere. */
+  readonly connections?: Connections;
   /** How long a refused peer may stay, in milliseconds. */
   readonly strangerMs?: number;
 }
@@ -65,7 +68,8 @@ export async function serveScope(options: ServeScopeOptions): Promise<ScopeServe
 class Visitors {
   readonly #options: ServeScopeOptions;
   readonly #state: ScopeState;
-  readonly #doors: Doors<Door>;
+  readonly #doors: Doors<OpenDoor>;
+  readonly #connections: Connections;
   readonly #memory = new ReceiveMemory(MAX_RECEIVING);
   readonly #processes = openProcesses();
   readonly #places = new Places();
@@ -73,10 +77,10 @@ class Visitors {
   readonly #leaving = new Map<SocketChannel, NodeJS.Timeout>();
 
   constructor(options: ServeScopeOptions, state: ScopeState) {
-    const { p11kit, rpc } = options.doors ?? BOTH_DOORS;
     this.#options = options;
     this.#state = state;
-    this.#doors = rpc === undefined ? { p11kit: p11kit(state) } : { p11kit: p11kit(state), rpc: rpc(state) };
+    this.#doors = options.doors ?? BOTH_DOORS;
+    this.#connections = options.connections ?? new Connections();
   }
 
   accept(stream: NativeStream, connector: Connector): void {
@@ -94,16 +98,18 @@ class Visitors {
       foreign: (error) => void this.#record(peer, error.message),
       closed: () => {
         this.#places.leave(channel);
+        this.#connections.closed(connection);
         clearTimeout(this.#leaving.get(channel));
         this.#leaving.delete(channel);
         place[Symbol.dispose]();
       },
     });
+    const connection = this.#connections.accept(this.#state.name, connector, channel);
     this.#places.arrive(channel, uid);
     const identified = (found: Peer | null): void => {
       peer = found;
     };
-    void this.#admit(channel, { ...connector, accepted }, identified).catch(() => channel.destroy());
+    void this.#admit(channel, connection, { ...connector, accepted }, identified).catch(() => channel.destroy());
   }
 
   destroy(): void {
@@ -116,6 +122,7 @@ class Visitors {
 
   async #admit(
     channel: SocketChannel,
+    connection: OpenConnection,
     connected: Connector & { readonly accepted: number },
     identified: (peer: Peer | null) => void,
   ): Promise<void> {
@@ -127,6 +134,7 @@ class Visitors {
     });
     identified(caller.peer);
     const reason = strangerReason(this.#state, caller.peer);
+    connection.identified(caller.peer, reason !== null);
     const excess = this.#place(channel, reason);
     if (excess !== null) {
       channel.destroy();
@@ -135,9 +143,16 @@ class Visitors {
     const first = await channel.peek();
     if (first === null) return channel.end();
     const door = doorFor(this.#doors, first);
-    if (door !== null) return door({ channel, caller, memory: this.#memory, turn: LOOP_TURNS.of(this.#state.name) });
+    if (door !== null) return this.#serve(connection, door, { channel, caller, memory: this.#memory });
     channel.destroy();
     if (reason !== null) await this.#record(caller.peer, reason);
+  }
+
+  #serve(connection: OpenConnection, name: DoorName, visit: Omit<Visit, "turn">): Promise<void> {
+    const open = this.#doors[name] ?? this.#doors.p11kit;
+    connection.greeted(name);
+    const door = open({ ...this.#state, meter: connection.meter(this.#state.meter) });
+    return door({ ...visit, turn: connection.turns(LOOP_TURNS.of(this.#state.name)) });
   }
 
   /** @param reason why the peer is refused; null for the scope's caller */

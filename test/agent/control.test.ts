@@ -12,6 +12,7 @@ import {
   parseControlRequest,
 } from "../../agent/control/control.ts";
 import { VirtioPort } from "../../agent/control/port.ts";
+import type { SessionFacts } from "../../agent/control/sessions.ts";
 import { AgentError } from "../../agent/errors.ts";
 import { concatBytes, IronclawError, toBase64, utf8 } from "../../policy/index.ts";
 import { machine as approvalsMachine } from "../support/approvals-fixture.ts";
@@ -21,7 +22,21 @@ const calls: unknown[] = [];
 const machine = approvalsMachine();
 const waiting = machine.open();
 const FROZEN = { all: false, scopes: ["vault"], bits: "0".repeat(16), freezeBits: { vault: 3 } };
+const SESSION: SessionFacts = {
+  ...{ session: 7, scope: "vault", door: "rpc", standing: "caller", caller: { uid: 2001, pid: 77, unit: null } },
+  ...{ since: "2026-11-26T12:00:00.000Z", idleSeconds: 3, operations: 4, refused: 1 },
+  ...{ rate: { left: 59, perMinute: 600, burst: 60 }, waitsFor: null },
+};
+const FINDING = { id: "swap", level: "ok", what: "swap", got: "none" } as const;
 const service: ControlService = {
+  sessions: {
+    list: (scope) => ({ sessions: scope === undefined || scope === "vault" ? [SESSION] : [], more: 0 }),
+    end: async (session) => {
+      calls.push(session);
+      return SESSION;
+    },
+  },
+  doctor: async () => [FINDING],
   approvals: () => machine.approvals,
   metrics: async () => "ironclaw_serving 1\n",
   sealing: {
@@ -115,6 +130,10 @@ describe("a control request", () => {
     ['{"id":14,"op":"freeze","scopes":["vault"]}', { id: 14, ok: true, ...FROZEN }],
     ['{"id":15,"op":"freeze-status"}', { id: 15, ok: true, ...FROZEN }],
     ['{"id":16,"op":"narrow","policy":"AQI="}', { id: 16, ok: true, serial: 8, sha256: "ab", changes: [] }],
+    ['{"id":17,"op":"sessions"}', { id: 17, ok: true, sessions: [SESSION], more: 0 }],
+    ['{"id":18,"op":"sessions","scope":"other"}', { id: 18, ok: true, sessions: [], more: 0 }],
+    ['{"id":19,"op":"end-session","session":7}', { id: 19, ok: true, ...SESSION }],
+    ['{"id":20,"op":"doctor"}', { id: 20, ok: true, findings: [FINDING] }],
     [
       '{"id":10,"op":"records"}',
       { id: 10, ok: true, ekName: "000c", boot: "00", logins: { "hsm-pin": null }, anchor: null, freeze: null },
@@ -135,6 +154,8 @@ describe("a control request", () => {
 
   test.each([
     ["an unknown op", '{"id":1,"op":"unseal"}'],
+    ["the end of no session", '{"id":1,"op":"end-session","session":0}'],
+    ["a doctor who is told what to do", '{"id":1,"op":"doctor","fix":true}'],
     ["a freeze of nothing", '{"id":1,"op":"freeze"}'],
     ["a freeze of no scopes", '{"id":1,"op":"freeze","scopes":[]}'],
     ["a freeze of all and of some", '{"id":1,"op":"freeze","all":true,"scopes":["vault"]}'],

@@ -26,7 +26,9 @@ export async function startApprovalMachine(approvals: ApprovingService): Promise
       activate: absent,
       challenge: absent,
       audit: absent,
+      doctor: absent,
     },
+    sessions: { list: () => ({ sessions: [], more: 0 }), end: absent },
     sealing: { check: absent, records: absent, reseal: absent, abortReseal: absent, order: absent, own: absent },
     restrictions: { freeze: absent, status: absent, narrow: absent },
   };

@@ -23,7 +23,7 @@ import { AgentError } from "../../agent/errors.ts";
 import type { Peer, PeerIdentity } from "../../agent/identity.ts";
 import { openP11kitDoor } from "../../agent/p11kit/connection.ts";
 import { openRpcDoor } from "../../agent/rpc/index.ts";
-import { type Doors, type OpenDoor, type ScopeServer, serveScope } from "../../agent/scopes/index.ts";
+import { Connections, type Doors, type OpenDoor, type ScopeServer, serveScope } from "../../agent/scopes/index.ts";
 import type { OpenConnections } from "../../agent/scopes/open-connections.ts";
 import { OAEP_DIGESTS, type Policy, parsePolicy, sha256Hex } from "../../policy/index.ts";
 import { documentBytes, type PolicyDocument, policyDocument, SIGNER_EXE, SIGNER_UID } from "./policy-document.ts";
@@ -56,6 +56,9 @@ export interface BrokerFixture {
   readonly requests: SignRequest[];
   readonly decryptions: DecryptRequest[];
   records(): readonly AuditRecord[];
+  /** What its scopes share, and who is connected to them. */
+  readonly broker: Broker;
+  readonly connections: Connections;
   close(): Promise<void>;
 }
 
@@ -171,7 +174,9 @@ export async function startBroker(options: BrokerFixtureOptions = {}): Promise<B
   const auditPath = join(directory, "audit.log");
   const audit = options.audit ?? openAudit({ directory: auditPath, now: Date.now, anchor: null });
   const servers: ScopeServer[] = [];
-  const fixture: BrokerFixture = {
+  const connections = new Connections(() => fixture.time);
+  const fixture: Omit<BrokerFixture, "broker"> = {
+    connections,
     socket: (scope) => join(directory, `${scope}.sock`),
     peer: SIGNER_PEER,
     time: 1_000_000,
@@ -214,8 +219,11 @@ export async function startBroker(options: BrokerFixtureOptions = {}): Promise<B
     const { open, strangerMs } = options;
     const limits = { ...(open && { open }), ...(strangerMs !== undefined && { strangerMs }) };
     servers.push(
-      await serveScope({ broker, scope: name, socketPath, native: native(), identify: who, doors, ...limits }),
+      await serveScope({
+        ...{ broker, connections, scope: name, socketPath, native: native(), identify: who, doors },
+        ...limits,
+      }),
     );
   }
-  return fixture;
+  return Object.assign(fixture, { broker });
 }

@@ -3,7 +3,7 @@ import { mkdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { parseConfig } from "../../agent/config.ts";
 import { expectedLaunchEvents } from "../../agent/launch/expected-events.ts";
-import { predictRelease, type ReleasePrediction } from "../../agent/launch/prediction.ts";
+import { type PredictedImage, predictRelease, type ReleasePrediction } from "../../agent/launch/prediction.ts";
 import type { BootPhase } from "../../attest/index.ts";
 import {
   type Delegation,
