@@ -1,5 +1,5 @@
 import { resolve } from "node:path";
-import { buildImage } from "../../vm-images/build.ts";
+import { buildImage, type ImageManifest } from "../../vm-images/build.ts";
 import { DEFAULT_RECIPE, RECIPE_NAMES } from "../../vm-images/recipes.ts";
 import { openSecureBootKeys } from "../../vm-images/secure-boot.ts";
 import { IMAGE_VARIANTS } from "../../vm-images/variants.ts";
@@ -44,7 +44,17 @@ export const command: Command = {
     });
     const lines = Object.entries(manifest.files).map(([name, digest]) => `${digest}  ${name}`);
     const note = manifest.unlocked ? " (unlocked: a locked package was gone)" : "";
-    answer(input, io, manifest, [...lines, `image ${manifest.id}${note}`].join("\n"));
+    answer(input, io, manifest, [...lines, ...describe(manifest), `image ${manifest.id}${note}`].join("\n"));
     return 0;
   },
 };
+
+function describe({ sizes, root, shipped, initrd, exposure }: ImageManifest): readonly string[] {
+  const megabytes = (bytes: number): string => `${(bytes / 1e6).toFixed(1)} MB`;
+  const exposed = [...exposure.setuid, ...exposure.worldWritable];
+  return [
+    ...Object.entries(sizes).map(([name, bytes]) => `${name}: ${megabytes(bytes)}`),
+    `root: ${root.files.length} files; Debian packages: ${shipped.length}; kernel modules: ${initrd.length - 1}`,
+    `set-uid files, files that everybody may write: ${exposed.join(" ") || "none"}`,
+  ];
+}
