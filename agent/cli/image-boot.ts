@@ -64,7 +64,7 @@ async function boot(input: CommandInput, io: CommandIo): Promise<0 | 1> {
   await using running = await bootMachine({ ...parts, acceleration });
   const watch = { io, since: performance.now(), running };
   const launch = await Promise.race([watchLaunch(watch), interrupt.asked]);
-  if (launch === null) return ended(io, "stopped before the launch had ended", 1);
+  if (launch === null) return stopped(running, io, 1);
   running.control.close(); // a port takes one connection at a time: leave it to the operator's commands
   const seconds = (performance.now() - started) / 1000;
   const facts = {
@@ -77,15 +77,16 @@ async function boot(input: CommandInput, io: CommandIo): Promise<0 | 1> {
     ...places(parts),
   };
   answer(input, io, facts, renderUp(launch, seconds, parts));
-  const how = await Promise.race([
-    running.vm.exited.then(() => "the guest ended"),
-    interrupt.asked.then(() => "stopped"),
-  ]);
-  return ended(io, how, launch.state === "serving" ? 0 : 1);
+  const code = launch.state === "serving" ? 0 : 1;
+  if ((await Promise.race([running.vm.exited, interrupt.asked])) === null) return stopped(running, io, code);
+  io.complain("boot: the guest ended");
+  return code;
 }
 
-function ended(io: CommandIo, how: string, code: 0 | 1): 0 | 1 {
-  io.complain(`boot: ${how}`);
+/** QEMU ends by itself, with its disks written; the machine's own `stop` comes behind it. */
+async function stopped(running: RunningMachine, io: CommandIo, code: 0 | 1): Promise<0 | 1> {
+  await running.vm.qmp("quit").catch(() => {}); // it may have had the signal too
+  io.complain("boot: stopped");
   return code;
 }
 
