@@ -1,4 +1,3 @@
-import { readFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { describeEkCertificate } from "../../attest/index.ts";
 import { parseBundle, parsePolicy, type SlotName, toHex } from "../../policy/index.ts";
@@ -10,6 +9,7 @@ import { requireListedDevices } from "../../vm-images/machine-devices.ts";
 import { type MachineFolder, openMachineFolder } from "../../vm-images/machine-folder.ts";
 import { findFirmware, portNames, qemuArguments, vmPaths } from "../../vm-images/qemu-args.ts";
 import { bootMachine, type LaunchOutcome, type MachineParts, type RunningMachine } from "../../vm-images/running.ts";
+import { Interrupt, watchLaunch } from "./boot-watch.ts";
 import { anchorsOf, readCabinet } from "./cabinet-slots.ts";
 import type { Command, CommandInput, CommandIo } from "./command.ts";
 import { answer, JSON_OPTION } from "./output.ts";
@@ -118,61 +118,6 @@ async function warnAboutTpm(
     .map(({ name }) => `credential ${name} is sealed to another TPM than this machine's: it will stay sealed`);
 }
 
-interface Watch {
-  readonly io: CommandIo;
-  readonly since: number;
-  readonly running: RunningMachine;
-}
-
-/** Tells each phase when it has ended, with its seconds: firmware and kernel as the console shows them, the launch as the agent says. */
-async function watchLaunch({ io, since, running }: Watch): Promise<LaunchOutcome> {
-  const tell = (phase: string, ms: number) =>
-    io.complain(`boot: ${phase.padEnd(14)} ${(ms / 1000).toFixed(1).padStart(6)} s`);
-  let before = since;
-  const mark = (phase: string) => {
-    const now = performance.now();
-    tell(phase, now - before);
-    before = now;
-  };
-  const console = new ConsoleWatch(running.vm.consoleLog, () => mark("firmware"));
-  try {
-    let first = true;
-    return await running.launched(({ phase, ms }) => {
-      console.close();
-      if (first) mark("kernel, agent");
-      first = false;
-      tell(phase, ms);
-    });
-  } finally {
-    console.close();
-  }
-}
-
-/** Calls once, when the kernel's own loader has said its first word on the serial console: the firmware has ended. */
-class ConsoleWatch {
-  readonly #timer: NodeJS.Timeout;
-
-  constructor(path: string, onKernel: () => void) {
-    this.#timer = setInterval(() => {
-      if (!/EFI stub|Linux version/.test(read(path))) return;
-      this.close();
-      onKernel();
-    }, 100).unref();
-  }
-
-  close(): void {
-    clearInterval(this.#timer);
-  }
-}
-
-function read(path: string): string {
-  try {
-    return readFileSync(path, "latin1");
-  } catch {
-    return ""; // QEMU has not made it yet
-  }
-}
-
 function places({ directory, variant }: MachineParts) {
   const { console, port } = vmPaths(directory);
   return { console, ports: Object.fromEntries(portNames({ variant }).map((name) => [name, port(name)])) };
@@ -188,21 +133,4 @@ function renderUp({ state, reasons }: LaunchOutcome, seconds: number, parts: Mac
     ...Object.values(ports).map((path) => `  port       ${path}`),
     "The guest's end or Ctrl-C ends it.",
   ].join("\n");
-}
-
-/** Ctrl-C, or an end that was asked for: the machine is stopped, and what the guest flushed is on its disks. */
-class Interrupt {
-  readonly asked: Promise<null>;
-  readonly #listen: () => void;
-
-  constructor() {
-    const { promise, resolve: ask } = Promise.withResolvers<null>();
-    this.asked = promise;
-    this.#listen = () => ask(null);
-    for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, this.#listen);
-  }
-
-  [Symbol.dispose](): void {
-    for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.off(signal, this.#listen);
-  }
 }
