@@ -1,8 +1,10 @@
+import { dirname, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Acceleration, TCG } from "./acceleration.ts";
 import { type ControlClient, openControl } from "./control-client.ts";
 import { ImageError } from "./errors.ts";
 import { LineClient } from "./line-client.ts";
+import { isListening } from "./listening.ts";
 import { bootVm, type Vm } from "./qemu.ts";
 import { type Firmware, vmPaths } from "./qemu-args.ts";
 import { startSwtpm } from "./swtpm.ts";
@@ -66,7 +68,8 @@ export interface MachineParts {
 /** Start a software TPM and a machine on it. The TPM's state is in `tpmDirectory`, which serves one machine at a time. */
 export async function bootMachine(parts: MachineParts): Promise<RunningMachine> {
   const { tpmDirectory, disks, acceleration = TCG, ...rest } = parts;
-  const paths = vmPaths(parts.directory);
+  const paths = vmPaths(resolve(parts.directory));
+  await requireNoneRunning(paths.qmp);
   const tpm = await startSwtpm({ directory: tpmDirectory, socket: paths.tpm });
   try {
     const vm = await bootVm({ ...rest, ...disks, acceleration, tpmSocket: paths.tpm });
@@ -94,6 +97,16 @@ export async function bootMachine(parts: MachineParts): Promise<RunningMachine> 
     await tpm.stop();
     throw error;
   }
+}
+
+/** A second machine on the same files would take the first one's sockets and TPM from it. */
+async function requireNoneRunning(qmp: string): Promise<void> {
+  if (!(await isListening(qmp))) return;
+  throw new ImageError("ERR_VM_START", `machine ${dirname(qmp)}`, {
+    expected: "none running",
+    got: "one that listens",
+    hint: "end it first: a machine's folder is for one at a time",
+  });
 }
 
 async function waitForLaunch(

@@ -1,4 +1,3 @@
-import { readFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { describeEkCertificate } from "../../attest/index.ts";
 import { parseBundle, parsePolicy, type SlotName, toHex } from "../../policy/index.ts";
@@ -10,6 +9,7 @@ import { requireListedDevices } from "../../vm-images/machine-devices.ts";
 import { type MachineFolder, openMachineFolder } from "../../vm-images/machine-folder.ts";
 import { findFirmware, portNames, qemuArguments, vmPaths } from "../../vm-images/qemu-args.ts";
 import { bootMachine, type LaunchOutcome, type MachineParts, type RunningMachine } from "../../vm-images/running.ts";
+import { Interrupt, watchLaunch } from "./boot-watch.ts";
 import { anchorsOf, readCabinet } from "./cabinet-slots.ts";
 import type { Command, CommandInput, CommandIo } from "./command.ts";
 import { answer, JSON_OPTION } from "./output.ts";
@@ -64,7 +64,7 @@ async function boot(input: CommandInput, io: CommandIo): Promise<0 | 1> {
   await using running = await bootMachine({ ...parts, acceleration });
   const watch = { io, since: performance.now(), running };
   const launch = await Promise.race([watchLaunch(watch), interrupt.asked]);
-  if (launch === null) return ended(io, "stopped before the launch had ended", 1);
+  if (launch === null) return stopped(running, io, 1);
   running.control.close(); // a port takes one connection at a time: leave it to the operator's commands
   const seconds = (performance.now() - started) / 1000;
   const facts = {
@@ -77,15 +77,16 @@ async function boot(input: CommandInput, io: CommandIo): Promise<0 | 1> {
     ...places(parts),
   };
   answer(input, io, facts, renderUp(launch, seconds, parts));
-  const how = await Promise.race([
-    running.vm.exited.then(() => "the guest ended"),
-    interrupt.asked.then(() => "stopped"),
-  ]);
-  return ended(io, how, launch.state === "serving" ? 0 : 1);
+  const code = launch.state === "serving" ? 0 : 1;
+  if ((await Promise.race([running.vm.exited, interrupt.asked])) === null) return stopped(running, io, code);
+  io.complain("boot: the guest ended");
+  return code;
 }
 
-function ended(io: CommandIo, how: string, code: 0 | 1): 0 | 1 {
-  io.complain(`boot: ${how}`);
+/** QEMU ends by itself, with its disks written; the machine's own `stop` comes behind it. */
+async function stopped(running: RunningMachine, io: CommandIo, code: 0 | 1): Promise<0 | 1> {
+  await running.vm.qmp("quit").catch(() => {}); // it may have had the signal too
+  io.complain("boot: stopped");
   return code;
 }
 
@@ -117,61 +118,6 @@ async function warnAboutTpm(
     .map(({ name }) => `credential ${name} is sealed to another TPM than this machine's: it will stay sealed`);
 }
 
-interface Watch {
-  readonly io: CommandIo;
-  readonly since: number;
-  readonly running: RunningMachine;
-}
-
-/** Tells each phase when it has ended, with its seconds: firmware and kernel as the console shows them, the launch as the agent says. */
-async function watchLaunch({ io, since, running }: Watch): Promise<LaunchOutcome> {
-  const tell = (phase: string, ms: number) =>
-    io.complain(`boot: ${phase.padEnd(14)} ${(ms / 1000).toFixed(1).padStart(6)} s`);
-  let before = since;
-  const mark = (phase: string) => {
-    const now = performance.now();
-    tell(phase, now - before);
-    before = now;
-  };
-  const console = new ConsoleWatch(running.vm.consoleLog, () => mark("firmware"));
-  try {
-    let first = true;
-    return await running.launched(({ phase, ms }) => {
-      console.close();
-      if (first) mark("kernel, agent");
-      first = false;
-      tell(phase, ms);
-    });
-  } finally {
-    console.close();
-  }
-}
-
-/** Calls once, when the kernel's own loader has said its first word on the serial console: the firmware has ended. */
-class ConsoleWatch {
-  readonly #timer: NodeJS.Timeout;
-
-  constructor(path: string, onKernel: () => void) {
-    this.#timer = setInterval(() => {
-      if (!/EFI stub|Linux version/.test(read(path))) return;
-      this.close();
-      onKernel();
-    }, 100).unref();
-  }
-
-  close(): void {
-    clearInterval(this.#timer);
-  }
-}
-
-function read(path: string): string {
-  try {
-    return readFileSync(path, "latin1");
-  } catch {
-    return ""; // QEMU has not made it yet
-  }
-}
-
 function places({ directory, variant }: MachineParts) {
   const { console, port } = vmPaths(directory);
   return { console, ports: Object.fromEntries(portNames({ variant }).map((name) => [name, port(name)])) };
@@ -187,21 +133,4 @@ function renderUp({ state, reasons }: LaunchOutcome, seconds: number, parts: Mac
     ...Object.values(ports).map((path) => `  port       ${path}`),
     "The guest's end or Ctrl-C ends it.",
   ].join("\n");
-}
-
-/** Ctrl-C, or an end that was asked for: the machine is stopped, and what the guest flushed is on its disks. */
-class Interrupt {
-  readonly asked: Promise<null>;
-  readonly #listen: () => void;
-
-  constructor() {
-    const { promise, resolve: ask } = Promise.withResolvers<null>();
-    this.asked = promise;
-    this.#listen = () => ask(null);
-    for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, this.#listen);
-  }
-
-  [Symbol.dispose](): void {
-    for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.off(signal, this.#listen);
-  }
 }

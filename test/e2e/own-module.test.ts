@@ -78,6 +78,11 @@ describe("a new user with a module of their own, by the page's commands alone", 
     expect(machine.first).toContain(`${at("machine")}/ironclaw.control.sock`);
   });
 
+  it("I11: is not started a second time on the same folder, and goes on", async () => {
+    const [command = ""] = await blocksUnder(PAGE, "## Boot");
+    await expect(runBlock(directory, command)).rejects.toThrow(/expected none running, got one that listens/);
+  });
+
   it("I9: verifies from outside, as a warning that names what the policy opened", async () => {
     const output = await follow("## Verify");
     expect(output).toContain("profile-exception");
