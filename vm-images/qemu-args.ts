@@ -143,9 +143,7 @@ function machine({ memoryMiB = 512, directory, tpmSocket }: MachineOptions): str
 function devices(options: MachineOptions): string[] {
   const paths = vmPaths(options.directory);
   return [
-    ...(options.rootWritable === true
-      ? writableDisk("root", options.root)
-      : disk("root", options.root, "serial=root")),
+    ...(options.rootWritable === true ? writableDisk("root", options.root) : disk("root", options.root, "serial=root")),
     ...disk("cabinet", options.cabinet, "serial=cabinet"),
     ...writableDisk("state", options.state ?? paths.state),
     ...writableDisk("store", options.store ?? paths.store),

@@ -4,8 +4,14 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { appraise, defaultAppraisalPolicy, defaultQuotePcrs, makeAppraisalPolicy } from "../../attest/index.ts";
-import { parseEvidence, verifyEvidence } from "../../attest/index.ts";
+import {
+  appraise,
+  defaultAppraisalPolicy,
+  defaultQuotePcrs,
+  makeAppraisalPolicy,
+  parseEvidence,
+  verifyEvidence,
+} from "../../attest/index.ts";
 import { parseAnchors, sha256, verifyRelease } from "../../policy/index.ts";
 import { enrol } from "../../vm-images/enrol.ts";
 import { DEMO_APPRAISAL, endorse } from "../../vm-images/story/verifier.ts";
@@ -35,7 +41,8 @@ afterAll(() => rmSync(directory, { recursive: true, force: true }));
 const pcr = async ({ shell }: RunningDebian, bank: "sha256" | "sha384", index: number) =>
   (await shell.output(`cat /sys/class/tpm/tpm0/pcr-${bank}/${index}`)).trim().toLowerCase();
 
-const isActive = async ({ shell }: RunningDebian, unit: string) => (await shell.run(`systemctl is-active ${unit}`)).output.trim();
+const isActive = async ({ shell }: RunningDebian, unit: string) =>
+  (await shell.run(`systemctl is-active ${unit}`)).output.trim();
 
 /** What a stock client does, as a unit of this name and this user, with nothing in its environment. */
 async function sign({ shell }: RunningDebian, who: { readonly uid: number; readonly unit: string }) {
@@ -79,12 +86,16 @@ describe("the package on an ordinary Debian with systemd", () => {
     expect(await shell.output("id -u ironclaw ironclaw-shim 2>/dev/null; id -u ironclaw-relay")).toContain("992");
     for (const bank of ["sha256", "sha384"] as const) {
       expect(await pcr(running, bank, 13), "nobody else on Debian extends the agent PCR").toBe(RESET[bank]);
-      expect(await pcr(running, bank, 11), "systemd's phases are the predicted ones").toBe(debian.machine.prediction.pcrs[bank]["11"]);
+      expect(await pcr(running, bank, 11), "systemd's phases are the predicted ones").toBe(
+        debian.machine.prediction.pcrs[bank]["11"],
+      );
     }
 
     // What agent/docs/install.md has an administrator do.
     await shell.output(`install -m 0640 -g ironclaw ${CABINET} /var/lib/ironclaw/cabinet`);
-    await shell.output("sed -i 's#^IRONCLAW_STATE=.*#IRONCLAW_STATE=/dev/disk/by-id/virtio-state#' /etc/ironclaw/spawner.conf");
+    await shell.output(
+      "sed -i 's#^IRONCLAW_STATE=.*#IRONCLAW_STATE=/dev/disk/by-id/virtio-state#' /etc/ironclaw/spawner.conf",
+    );
     await shell.output("mkdir -p /etc/pkcs11/modules");
     const module = "/etc/pkcs11/modules/ironclaw-release-signing.module";
     await shell.output(`sed s/SCOPE/release-signing/ /usr/share/doc/ironclaw-agent/ironclaw.module >${module}`);
@@ -109,26 +120,26 @@ describe("the package on an ordinary Debian with systemd", () => {
     expect(verified.claims.asserted.image.variant).toBe("installed");
     const release = await verifyRelease(debian.machine.release, parseAnchors(debian.machine.anchors).releaseRoot);
     const judge = (variants: readonly ("demo" | "dev" | "installed" | "release")[], as = release) =>
-      appraise(
-        verified,
-        [as],
-        makeAppraisalPolicy({ ...DEMO_APPRAISAL.document, variants: [...variants] }),
-        { now: new Date(), challenged },
-      );
+      appraise(verified, [as], makeAppraisalPolicy({ ...DEMO_APPRAISAL.document, variants: [...variants] }), {
+        now: new Date(),
+        challenged,
+      });
     const codes = ({ findings }: ReturnType<typeof judge>) => findings.map(({ code }) => code);
     expect(defaultAppraisalPolicy.document.variants).toEqual(["release"]);
-    expect(judge(["release", "demo", "dev"]).kind).toBe("contraindicated");
-    expect(judge(["installed"]).kind).toBe("warning");
+    expect(judge(["release", "demo", "dev"]).tier).toBe("contraindicated");
+    expect(judge(["installed"]).tier).toBe("warning");
     expect(codes(judge(["installed"]))).toContain("installed-system");
     // The signer of releases errs, or lies: the agent's own measured configuration still says what it is.
     const asImage = { ...release, image: { ...release.image, variant: "release" } } as typeof release;
-    expect(judge(["release", "installed"], asImage).kind).toBe("contraindicated");
+    expect(judge(["release", "installed"], asImage).tier).toBe("contraindicated");
     expect(codes(judge(["release", "installed"], asImage))).toContain("image-variant");
 
     // A lost agent: the PCR is capped, and here the administrator wants the machine to begin again.
     const capped = await pcr(running, "sha256", 13);
     await shell.output("mkdir -p /etc/systemd/system/ironclaw-agent.service.d");
-    await shell.output("cp /usr/share/doc/ironclaw-agent/reboot-when-lost.conf /etc/systemd/system/ironclaw-agent.service.d/");
+    await shell.output(
+      "cp /usr/share/doc/ironclaw-agent/reboot-when-lost.conf /etc/systemd/system/ironclaw-agent.service.d/",
+    );
     await shell.output("systemctl daemon-reload; sync");
     expect(capped).not.toBe(RESET.sha256);
     shell.send("pkill -KILL -f 'agent.cjs agent --config'");
@@ -162,12 +173,17 @@ describe("the package on an ordinary Debian with systemd", () => {
     // Upgrade, removal, purge.
     await shell.output("echo '# ours' >>/etc/ironclaw/spawner.conf");
     await shell.output(`dpkg -i ${PACKAGE}`);
-    expect(await shell.output("tail -1 /etc/ironclaw/spawner.conf; systemctl is-enabled ironclaw-agent")).toBe("# ours\nenabled");
+    expect(await shell.output("tail -1 /etc/ironclaw/spawner.conf; systemctl is-enabled ironclaw-agent")).toBe(
+      "# ours\nenabled",
+    );
     await shell.output("dpkg --remove ironclaw-agent");
     const left = "find / -xdev -path /root -prune -o -name '*ironclaw*' -print | sort";
-    expect((await shell.output(left)).split("\n")).toEqual(
-      ["/etc/ironclaw", "/var/lib/dpkg/info/ironclaw-agent.list", "/var/lib/dpkg/info/ironclaw-agent.postrm", "/var/lib/ironclaw"],
-    );
+    expect((await shell.output(left)).split("\n")).toEqual([
+      "/etc/ironclaw",
+      "/var/lib/dpkg/info/ironclaw-agent.list",
+      "/var/lib/dpkg/info/ironclaw-agent.postrm",
+      "/var/lib/ironclaw",
+    ]);
     expect(await shell.output("ls /var/lib/ironclaw")).toBe("cabinet\nstore");
     await shell.output("dpkg --purge ironclaw-agent");
     expect(await shell.output(left)).toBe("");

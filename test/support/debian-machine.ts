@@ -1,14 +1,14 @@
 import { copyFile, mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { encodeCabinet } from "../../policy/index.ts";
+import { type ControlClient, openControl } from "../../vm-images/control-client.ts";
 import { buildDebianPackage } from "../../vm-images/debian-package.ts";
 import { buildEsp } from "../../vm-images/esp.ts";
 import { readInstalledSystem } from "../../vm-images/installed-system.ts";
-import { type ControlClient, openControl } from "../../vm-images/control-client.ts";
 import { bootVm, type Vm } from "../../vm-images/qemu.ts";
-import { startSwtpm, type TpmState } from "../../vm-images/swtpm.ts";
 import { type Machine, provisionMachine } from "../../vm-images/story/machine.ts";
 import { PLACES } from "../../vm-images/story/story.ts";
+import { startSwtpm, type TpmState } from "../../vm-images/swtpm.ts";
 import { runTool } from "../../vm-images/tool.ts";
 import { debianKernel, debianRoot } from "./debian-root.ts";
 import { DevShell } from "./dev-shell.ts";
@@ -31,7 +31,10 @@ export interface DebianMachine {
 
 /** @param directory an empty one with a short path */
 export async function debianMachine(directory: string): Promise<DebianMachine> {
-  const built = await buildDebianPackage({ outDirectory: join(PLACES.cache, "../package"), cacheDirectory: PLACES.cache });
+  const built = await buildDebianPackage({
+    outDirectory: join(PLACES.cache, "../package"),
+    cacheDirectory: PLACES.cache,
+  });
   const kernel = await debianKernel();
   const uki = join(directory, "uki.efi");
   await writeFile(uki, kernel.uki);
@@ -43,7 +46,12 @@ export async function debianMachine(directory: string): Promise<DebianMachine> {
   const system = await readInstalledSystem({ root: merged, uki, phases: PHASES });
   const tpm = await makeTpm(join(directory, "tpm"));
   const machine = await provisionMachine({
-    ...{ name: "debian-vm", directory: join(directory, "machine"), keyDirectory: PLACES.keys, cacheDirectory: PLACES.cache },
+    ...{
+      name: "debian-vm",
+      directory: join(directory, "machine"),
+      keyDirectory: PLACES.keys,
+      cacheDirectory: PLACES.cache,
+    },
     image: { tree: merged, uki, manifest: { id: system.id, variant: system.variant }, phases: PHASES },
     ekCertificate: tpm.ekCertificates.p384,
     differs: {

@@ -16,7 +16,11 @@ const CACHE = resolve(import.meta.dirname, "../../build/cache");
 const LOCK = join(import.meta.dirname, "debian.lock.json");
 /** Enough for the packages, ours, and what a machine writes. */
 const DISK_BYTES = 700 * 1024 * 1024;
-const USERS = ["tss:x:101:101::/:/usr/sbin/nologin", "signer:x:2001:2001::/:/bin/sh", "stranger:x:2002:2002::/:/bin/sh"];
+const USERS = [
+  "tss:x:101:101::/:/usr/sbin/nologin",
+  "signer:x:2001:2001::/:/bin/sh",
+  "stranger:x:2002:2002::/:/bin/sh",
+];
 
 /** What initramfs-tools makes, in short: no systemd in it, so no phase of the boot is measured before the root's own. */
 const INIT = `#!/bin/sh
@@ -101,7 +105,12 @@ export async function debianRoot(directory: string, { modules, release }: Debian
     await mkdir(dirname(join(tree, path)), { recursive: true });
     await writeFile(join(tree, path), text);
   };
-  await runTool("sh", ["-c", 'cd "$1" && rm -rf usr/share/doc usr/share/man usr/share/info usr/share/locale', "sh", tree]);
+  await runTool("sh", [
+    "-c",
+    'cd "$1" && rm -rf usr/share/doc usr/share/man usr/share/info usr/share/locale',
+    "sh",
+    tree,
+  ]);
   for (const place of ["proc", "sys", "dev", "run", "tmp", "root", "boot", "var/tmp"])
     await mkdir(join(tree, place), { recursive: true });
   const master = (name: string) => readFile(join(tree, `usr/share/base-passwd/${name}.master`), "utf8");
