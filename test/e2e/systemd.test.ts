@@ -142,7 +142,9 @@ describe("the package on an ordinary Debian with systemd", () => {
     );
     await shell.output("systemctl daemon-reload; sync");
     expect(capped).not.toBe(RESET.sha256);
-    shell.send("pkill -KILL -f 'agent.cjs agent --config'");
+    const agents =
+      'for p in /proc/[0-9]*; do [ "$(readlink $p/exe)" = /usr/lib/ironclaw/node ] && kill -KILL ${p#/proc/}; done';
+    shell.send(agents);
     const exit = await Promise.race([running.vm.exited, sleep(120_000)]);
     expect(exit, "the machine started again (this one ends instead)").toMatchObject({ code: 0 });
   });
