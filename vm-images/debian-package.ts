@@ -1,7 +1,7 @@
 // node vm-images/debian-package.ts [DIRECTORY]: the agent as a Debian package, for systems that are not our image (agent/docs/install.md).
 
 import { createHash } from "node:crypto";
-import { mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { chmod, mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { bundleCommand, bundleProgram } from "./bundle.ts";
 import { listFiles } from "./digest.ts";
@@ -118,14 +118,17 @@ async function packageEntries(nativeDirectory: string, outDirectory: string): Pr
 
 async function writeControl(tree: string, entries: readonly RootEntry[]): Promise<void> {
   const control = join(tree, "DEBIAN");
-  await mkdir(control, { mode: 0o755 });
+  await mkdir(control);
+  await chmod(control, 0o755);
   const files = entries.map(({ path }) => path).sort();
   const contents = await Promise.all(files.map((path) => readFile(join(tree, path))));
   const kilobytes = Math.ceil(contents.reduce((sum, { length }) => sum + length, 0) / 1024);
   const { version } = JSON.parse(await readFile(join(project, "package.json"), "utf8")) as { version: string };
   const template = await readFile(join(TEMPLATES, "control"), "utf8");
-  const put = (name: string, content: string | Uint8Array, mode = 0o644) =>
-    writeFile(join(control, name), content, { mode });
+  const put = async (name: string, content: string | Uint8Array, mode = 0o644) => {
+    await writeFile(join(control, name), content);
+    await chmod(join(control, name), mode); // whatever the umask
+  };
   await put("control", template.replace("@VERSION@", version).replace("@SIZE@", `${kilobytes}`));
   // For `dpkg --verify`, which knows no other digest: against damage, not against people.
   const sums = contents.map(

@@ -16,6 +16,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 
 const run = promisify(execFile);
 const DEPLOY = resolve(import.meta.dirname, "../../agent/p11kit/deploy");
+const PROFILES = resolve(import.meta.dirname, "../../policy/runtime");
 const PACKAGE = resolve(import.meta.dirname, "../../vm-images/debian");
 
 let directory: string;
@@ -47,6 +48,31 @@ describe("what a package takes from here", () => {
     expect(socket).toMatch(/^ListenStream=\/run\/ironclaw\/scopes\/%i\.sock$/m);
     expect(socket).toMatch(/^FileDescriptorName=%i\.sock$/m);
     await expect(run("systemd-analyze", [...verify, "ironclaw-none.socket"]), "what is not there").rejects.toThrow();
+  });
+
+  it("I5: the unit's filter has no call that a shim's filter watches: it would answer first, and the attempt would not be seen", async () => {
+    const unit = readFileSync(join(DEPLOY, "ironclaw-agent.service"), "utf8");
+    const sets = /^SystemCallFilter=~(.*)$/m.exec(unit)?.[1]?.split(" ") ?? [];
+    expect(sets.length).toBeGreaterThan(0);
+    const { stdout } = await run("systemd-analyze", ["syscall-filter", "--no-pager", ...sets]);
+    const denied = stdout.split("\n").map((line) => line.trim());
+    expect(denied).toContain("clock_settime");
+    expect(
+      denied.filter((line) => line.startsWith("@") && !sets.includes(line)),
+      "no set in a set",
+    ).toEqual([]);
+    for (const profile of ["local", "usb", "relay"]) {
+      const text = readFileSync(resolve(PROFILES, `${profile}.profile`), "utf8");
+      const watched = [...text.matchAll(/^watch (.*)$/gm)].flatMap(([, calls = ""]) => calls.split(" "));
+      expect(
+        denied.filter((call) => watched.includes(call)),
+        profile,
+      ).toEqual([]);
+    }
+    // Each of these is a filter of that kind: sockets, clone and unshare, module loading, openat2, sethostname.
+    expect(unit).not.toMatch(
+      /^(?:RestrictAddressFamilies|RestrictNamespaces|ProtectKernelModules|RestrictSUIDSGID|ProtectHostname)=/m,
+    );
   });
 
   it("I6: p11-kit reads the .module file, strictly, and takes its address for a remote module", async () => {

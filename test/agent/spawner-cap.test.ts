@@ -1,4 +1,4 @@
-import { spawn } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { once } from "node:events";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, symlinkSync } from "node:fs";
@@ -175,6 +175,33 @@ describe("the cap", () => {
       medium.close();
     },
   );
+
+  test("I3, I11: asked to stop, the spawner lets its agent end first, caps, and takes it for no loss", async () => {
+    await using tpm = await startSwtpm({ endorsement: "none" });
+    const socketPath = tpm.tcti.replace("swtpm:path=", "");
+    const store = newStore();
+    const spawner = await bench.started({ tpm: `unix:${socketPath}`, store });
+    await spawner.logged(/agent started/);
+    const asked = performance.now();
+    process.kill(spawner.pid, "SIGTERM");
+    expect(await spawner.ended()).toBe(14);
+    expect(performance.now() - asked, "nobody waited for an agent that ends").toBeLessThan(5000);
+    expect(spawner.log()).toMatch(/asked to end; agent PCR capped/);
+    for (const [name, algorithm] of BANKS) expect(await readPcr13(socketPath, algorithm), name).toBe(capped(name));
+    const medium = openStoreFile(store, { create: false });
+    expect(readLostRecord(medium)).toBeNull();
+    medium.close();
+  });
+
+  test("I3: whoever looks after a spawner can make sure of the cap, and hears when the TPM did not take it", async () => {
+    await using tpm = await startSwtpm({ endorsement: "none" });
+    const socketPath = tpm.tcti.replace("swtpm:path=", "");
+    const cap = (...args: string[]) => spawnSync(bench.programs.spawner, ["--cap", ...args], { encoding: "utf8" });
+    expect(cap("--tpm", `unix:${socketPath}`)).toMatchObject({ status: 0 });
+    for (const [name, algorithm] of BANKS) expect(await readPcr13(socketPath, algorithm), name).toBe(capped(name));
+    expect(cap("--tpm", `unix:${socketPath}-none`)).toMatchObject({ status: 13 });
+    for (const args of [["--service"], ["--", "/bin/true"]]) expect(cap(...args)).toMatchObject({ status: 2 });
+  });
 
   /** One that has something in both of its slots. */
   function newStore(): string {

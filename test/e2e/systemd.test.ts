@@ -126,12 +126,12 @@ describe("the package on an ordinary Debian with systemd", () => {
       });
     const codes = ({ findings }: ReturnType<typeof judge>) => findings.map(({ code }) => code);
     expect(defaultAppraisalPolicy.document.variants).toEqual(["release"]);
-    expect(judge(["release", "demo", "dev"]).kind).toBe("contraindicated");
-    expect(judge(["installed"]).kind).toBe("warning");
+    expect(judge(["release", "demo", "dev"]).tier).toBe("contraindicated");
+    expect(judge(["installed"]).tier).toBe("warning");
     expect(codes(judge(["installed"]))).toContain("installed-system");
     // The signer of releases errs, or lies: the agent's own measured configuration still says what it is.
     const asImage = { ...release, image: { ...release.image, variant: "release" } } as typeof release;
-    expect(judge(["release", "installed"], asImage).kind).toBe("contraindicated");
+    expect(judge(["release", "installed"], asImage).tier).toBe("contraindicated");
     expect(codes(judge(["release", "installed"], asImage))).toContain("image-variant");
 
     // A lost agent: the PCR is capped, and here the administrator wants the machine to begin again.
@@ -142,7 +142,9 @@ describe("the package on an ordinary Debian with systemd", () => {
     );
     await shell.output("systemctl daemon-reload; sync");
     expect(capped).not.toBe(RESET.sha256);
-    shell.send("pkill -KILL -f 'agent.cjs agent --config'");
+    const agents =
+      'for p in /proc/[0-9]*; do [ "$(readlink $p/exe)" = /usr/lib/ironclaw/node ] && kill -KILL ${p#/proc/}; done';
+    shell.send(agents);
     const exit = await Promise.race([running.vm.exited, sleep(120_000)]);
     expect(exit, "the machine started again (this one ends instead)").toMatchObject({ code: 0 });
   });

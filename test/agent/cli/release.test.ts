@@ -1,3 +1,4 @@
+import { createHash } from "node:crypto";
 import { cpSync, readFileSync, writeFileSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { parseFirmwareLog, replayFirmwareLog, resetValue } from "../../../attest/index.ts";
@@ -55,6 +56,38 @@ describe("a prediction", () => {
       ]);
       expect(got).toEqual(["4", "9", "11", "12"].map((pcr) => [pcr, pcrs[bank][pcr]]));
     }
+  });
+
+  test("I9, I12: of a system with our package is `installed`, after systemd's phases; of an agent that takes itself for an image's there is none", async () => {
+    const uki = at("image/uki.efi");
+    const predict = (...more: readonly string[]) =>
+      cli(["release", "predict", ...made.lineOf("release predict").slice(4), "--installed", at("installed"), ...more]);
+    cpSync(at("image/tree"), at("installed"), { recursive: true });
+    expectComplaint(await predict("--uki", uki), 2, "an image's");
+    const path = at("installed/etc/ironclaw/agent.json");
+    const config = JSON.parse(readFileSync(path, "utf8"));
+    writeFileSync(path, JSON.stringify({ ...config, system: "installed" }));
+    const ready = await predict("--uki", uki);
+    const prediction = JSON.parse(ready.out);
+    expect(prediction.image.variant).toBe("installed");
+    const image = made.json("prediction.json");
+    expect(prediction.boot).toEqual([
+      ...image.boot,
+      ...["sysinit", "ready"].map((word) => ({
+        pcr: 11,
+        sha256: createHash("sha256").update(word).digest("hex"),
+        sha384: createHash("sha384").update(word).digest("hex"),
+      })),
+    ]);
+    const early = JSON.parse((await predict("--uki", uki, "--phases", "")).out);
+    expect([early.boot, early.image.id]).toEqual([image.boot, prediction.image.id]);
+    expectComplaint(await predict("--uki", uki, "--phases", "ready,sysinit"), 2, "--phases");
+    expectComplaint(await predict("--uki", uki, "--image", at("image")), 2, "what is booted");
+    expectComplaint(await predict(), 2, "what is booted");
+    expectComplaint(await predict("--uki", at("none")), 4, "kernel image");
+    // The id names what the package brought, too.
+    writeFileSync(at("installed/usr/lib/ironclaw/agent.cjs"), "another agent");
+    expect(JSON.parse((await predict("--uki", uki)).out).image.id).not.toBe(prediction.image.id);
   });
 
   test("I9: with a machine's firmware log it holds its firmware PCRs in both banks, and a release keeps them", async () => {
