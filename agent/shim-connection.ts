@@ -78,7 +78,10 @@ export class ShimConnection {
     this.#timeoutMs = timeoutMs;
     this.#lastId = lastId;
     this.#onClosed = onClosed;
-    const onread = { buffer: new Uint8Array(READ), callback: (length: number, bytes: Uint8Array) => this.#received(length, bytes) };
+    const onread = {
+      buffer: new Uint8Array(READ),
+      callback: (length: number, bytes: Uint8Array) => this.#received(length, bytes),
+    };
     this.#socket = new Socket({ fd, readable: true, writable: true, onread });
     this.#socket.on("error", (cause) =>
       this.close(new AgentError("ERR_SHIM_GONE", "shim connection: failed", { cause })),

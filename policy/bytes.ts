@@ -167,7 +167,8 @@ export class ByteWriter {
   finish(): Uint8Array<ArrayBuffer> {
     const whole = new Uint8Array(this.#length);
     let at = 0;
-    for (let index = 0; index < this.#parts.length; index++) at = putPart(whole, at, this.#parts[index] as Part, this.#sizes[index] as number);
+    for (let index = 0; index < this.#parts.length; index++)
+      at = putPart(whole, at, this.#parts[index] as Part, this.#sizes[index] as number);
     return whole;
   }
 
@@ -182,7 +183,8 @@ export class ByteWriter {
 /** Gives the place behind it. */
 function putPart(whole: Uint8Array, at: number, part: Part, size: number): number {
   if (typeof part === "number") {
-    for (let index = at + size - 1, rest = part; index >= at; index--, rest = Math.floor(rest / 0x100)) whole[index] = rest & 0xff;
+    for (let index = at + size - 1, rest = part; index >= at; index--, rest = Math.floor(rest / 0x100))
+      whole[index] = rest & 0xff;
     return at + size;
   }
   if (typeof part === "bigint") {

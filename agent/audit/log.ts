@@ -6,7 +6,14 @@ import { AgentError } from "../errors.ts";
 import type { AuditFiles, Space } from "./files.ts";
 import { type AuditLimits, lowWater, reserve } from "./limits.ts";
 import type { LogPositions } from "./positions.ts";
-import { type AuditEntry, type AuditHead, type AuditRecord, type EncodedRecord, encodeRecord, MAX_LINE } from "./record.ts";
+import {
+  type AuditEntry,
+  type AuditHead,
+  type AuditRecord,
+  type EncodedRecord,
+  encodeRecord,
+  MAX_LINE,
+} from "./record.ts";
 import { type Segment, segmentAt } from "./segment.ts";
 
 const GROUP_MILLISECONDS = 50;

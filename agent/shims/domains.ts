@@ -3,9 +3,10 @@ import type { Store } from "../../seal/index.ts";
 import { AgentError } from "../errors.ts";
 import type { Shim } from "../shim-client.ts";
 import type { ArrivingKey } from "./arrivals.ts";
+import type { DomainEnd } from "./domain-end.ts";
 import type { IncidentLog } from "./incidents.ts";
 import { forgetRecoveries, GOOD_AFTER, recover, withheld } from "./recovery.ts";
-import { type DomainEnd, type DomainShim, type KeyPlace, type ShimState, TrustDomain } from "./trust-domain.ts";
+import { type DomainShim, type KeyPlace, type ShimState, TrustDomain } from "./trust-domain.ts";
 
 /** A token after a good launch. */
 export interface OpenedToken {
@@ -214,5 +215,8 @@ export class Domains {
 }
 
 function gone(key: string): AgentError {
-  return new AgentError("ERR_KEY_GONE", "key", { expected: "a key that the launch checked, or that arrived", got: key });
+  return new AgentError("ERR_KEY_GONE", "key", {
+    expected: "a key that the launch checked, or that arrived",
+    got: key,
+  });
 }
