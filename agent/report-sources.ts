@@ -74,15 +74,15 @@ async function shimClaims({ spawner, record, domains }: Gathered): Promise<reado
   for (const shim of record.shims) {
     const process = await shimProcess(spawner, shim.id);
     const { id, token, landlock } = shim;
-    claims.push({ id, token, landlock, process, role: process === null ? "ended" : roleOf(shim, record, domains()) });
+    claims.push({ id, token, landlock, process, role: process === null ? "ended" : roleOf(shim, domains()) });
   }
   return claims;
 }
 
-/** While a launch is under way, the first shim of a token is the one that will serve. */
-function roleOf({ id, token }: RecordedShim, { shims }: LaunchRecord, domains: Domains | null): ShimClaim["role"] {
+/** While a launch is under way it is what it will be. */
+function roleOf({ id, serves }: RecordedShim, domains: Domains | null): ShimClaim["role"] {
   const known = domains?.shims.find((shim) => shim.id === id)?.role;
-  return known ?? (shims.find((shim) => shim.token === token)?.id === id ? "active" : "spare");
+  return known ?? (serves ? "active" : "spare");
 }
 
 async function shimProcess(spawner: Pick<Spawner, "shimStatus">, id: number): Promise<ShimClaim["process"]> {

@@ -7,11 +7,11 @@ import { SANDBOX_FEATURES, type SandboxFeature } from "./runtime/features.ts";
  * (`explainProfile`). Does not establish that a machine holds the library to it: its report does.
  */
 export function explainModule(policy: Policy, module: NamedModule): readonly string[] {
-  const { name, path, closure, config, environment, writable, files, spares, profile } = module;
+  const { name, path, closure, config, environment, writable, files, shims, spares, profile } = module;
   const tokens = sortedTokens(policy).filter((token) => token.module === name);
   return [
     `module ${name}: ${path}, sandbox profile ${profile.name}`,
-    `  tokens: ${tokens.map((token) => token.name).join(", ")}; each in processes of its own, one that serves and ${plural(spares, "spare")}`,
+    `  tokens: ${tokens.map((token) => token.name).join(", ")}; each in processes of its own, ${serving(shims)} and ${plural(spares, "spare")}`,
     `  reads: itself, ${plural(Object.keys(closure).length, "object")} that its loader opens, ${list(Object.keys(config), "no configuration")}`,
     `  writes: ${list(writable, "nothing")}${writable.length === 0 ? "" : ", private to each process and empty when it starts"}`,
     `  devices: ${list(module.nodes, "none")}`,
@@ -41,6 +41,10 @@ export function explainRules({ onViolation, onLoginLost, sandbox }: Policy): rea
 function describeFeature(feature: SandboxFeature): string {
   const found = SANDBOX_FEATURES.find(({ name }) => name === feature);
   return found === undefined ? feature : `${feature} (${found.loss}; what remains: ${found.remains})`;
+}
+
+function serving(shims: number): string {
+  return shims === 1 ? "one that serves" : `${shims} that serve`;
 }
 
 function plural(count: number, noun: string): string {

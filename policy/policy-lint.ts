@@ -5,6 +5,8 @@ import { scopeWarnings } from "./policy-lint-scopes.ts";
 const DAY = 86_400_000;
 /** A review that is further away than this is none. */
 const MAX_REVIEW_DAYS = 366;
+/** HSMs sell sessions by the dozen or less, and each log-in of a launch waits for the one before it. */
+const USUAL_LOGINS = 4;
 
 export type LintCode =
   | "no-owner"
@@ -19,7 +21,8 @@ export type LintCode =
   | "excluded-approver"
   | "shadowed-scope"
   | "bypassed-scope"
-  | "two-schemes";
+  | "two-schemes"
+  | "many-logins";
 
 /** A document that holds and may yet be wrong. */
 export interface Warning extends DocumentFinding {
@@ -37,6 +40,7 @@ export function lintPolicy(policy: Policy, now: number): readonly Warning[] {
     ...documentWarnings(policy, now),
     ...unusedNames(policy),
     ...sharedIdentities(policy),
+    ...manyLogins(policy),
     ...scopeWarnings(policy, now),
   ];
 }
@@ -80,6 +84,14 @@ function sharedIdentities({ callers }: Policy): readonly Warning[] {
       return [warning("shared-identity", ["callers", name, "exe", at], message)];
     }),
   );
+}
+
+function manyLogins({ modules }: Policy): readonly Warning[] {
+  return Object.entries(modules).flatMap(([name, { shims, spares }]) => {
+    if (shims + spares <= USUAL_LOGINS) return [];
+    const message = `modules.${name}: ${shims + spares} shims log in to each of its tokens, one after the other; see that the HSM allows as many`;
+    return [warning("many-logins", ["modules", name, "shims"], message)];
+  });
 }
 
 function warning(code: LintCode, path: DocumentFinding["path"], message: string): Warning {

@@ -6,6 +6,8 @@ import { credential, type DeepReadonly, digests, hex64, name, path, printable } 
 const MAX_MODULES = 4;
 const MAX_NODES = 8;
 const MAX_ENDPOINTS = 8;
+/** All that a machine has room for, whichever tokens they are of (SPAWNER.md). */
+export const MACHINE_SHIMS = 16;
 
 /** Sandbox profiles, the narrowest first. */
 export const PROFILE_NAMES = ["local", "usb", "relay"] as const;
@@ -44,7 +46,7 @@ export const reachFields = {
   nodes: z.array(node).max(MAX_NODES),
   writable: z.array(path).max(16),
   connect: z.array(z.strictObject({ listen: endpoint, to: endpoint })).max(MAX_ENDPOINTS),
-  /** Four tokens with four shims each are all that a machine has room for (SPAWNER.md). */
+  shims: z.int().min(1).max(8).default(1),
   spares: z.int().min(0).max(3),
 };
 /** Path below a writable directory -> the sealed credential that is written there. */

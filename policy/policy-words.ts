@@ -119,6 +119,7 @@ function reachWords(at: string): Record<string, string> {
     [`${at}connect`]: "What its shims reach, through the relay and nowhere else.",
     [`${at}connect.*.listen`]: "Where a shim sees it: a loopback address with a port, or the path of a socket.",
     [`${at}connect.*.to`]: "Where it leads: an address with a port, never a name, or the path of a socket.",
+    [`${at}shims`]: "Shims of each token that serve, logged in all of them; more than one for slow operations (RSA).",
     [`${at}spares`]: "Shims of each token that stand by, logged in too.",
   };
 }

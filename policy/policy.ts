@@ -9,6 +9,7 @@ import { credential, type DeepReadonly, name, printable, sha256Tag } from "./pol
 import {
   credentialFiles,
   deviceId,
+  MACHINE_SHIMS,
   moduleFindings,
   modulesSchema,
   type PolicyModule,
@@ -21,7 +22,7 @@ import { scopeFindings } from "./scope-rules.ts";
 
 export const POLICY_MAX_BYTES = 1 << 20;
 export const POLICY_LIMITS = { maxBytes: POLICY_MAX_BYTES, maxDepth: 16 };
-/** Each has up to four shims of its own, of which a machine has 16, and a log-in record in the TPM. */
+/** Each has shims of its own, of which a machine has 16, and a log-in record in the TPM. */
 const MAX_TOKENS = 4;
 
 /** Those that a report has room for (EVIDENCE.md). */
@@ -133,6 +134,7 @@ export function parsePolicy(bytes: Uint8Array): Policy {
   const findings = [
     ...moduleFindings(policy.modules, policy.devices),
     ...tokenFindings(result.data),
+    ...shimFindings(result.data),
     ...brokenReferences(policy),
   ];
   if (findings.length > 0) throw new FindingsError("policy", findings);
@@ -187,8 +189,8 @@ function schemaFor(json: unknown): typeof documentSchema | typeof oneModule | ty
 }
 
 function toLongForm(short: ShortForm): LongForm {
-  const { module, profile, nodes, writable, connect, spares, credentials, tokens, ...rest } = short;
-  const reach = { profile, nodes: nodes ?? [], writable, connect, spares };
+  const { module, profile, nodes, writable, connect, shims, spares, credentials, tokens, ...rest } = short;
+  const reach = { profile, nodes: nodes ?? [], writable, connect, shims, spares };
   const named = Object.entries(tokens).map(([name, token]) => [name, { module: "module", ...token }]);
   return {
     ...rest,
@@ -205,6 +207,15 @@ function withKeyTokens(document: LongForm): Policy {
     { ...key, token: token ?? only, accepts },
   ]);
   return { ...document, keys: Object.fromEntries(keys) };
+}
+
+/** Every token has shims of its own, as many as its module says. */
+function shimFindings({ tokens, modules }: LongForm): readonly DocumentFinding[] {
+  const each = Object.values(tokens).map(({ module }) => own(modules, module));
+  const all = each.reduce((sum, module) => sum + (module?.shims ?? 0) + (module?.spares ?? 0), 0);
+  if (all <= MACHINE_SHIMS) return [];
+  const message = `tokens: ${all} shims and spares in all, and a machine has room for ${MACHINE_SHIMS}`;
+  return [{ path: ["tokens"], message }];
 }
 
 function tokenFindings({ tokens, keys, modules }: LongForm): readonly DocumentFinding[] {

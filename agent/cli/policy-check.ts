@@ -59,7 +59,10 @@ function describePolicy(facts: ReturnType<typeof factsOf>): readonly string[] {
     `policy ${serial} of ${owner}, review by ${reviewBy}`,
     ...exceptions.map((line) => `  exception  ${line}`),
     ...risks.map((line) => `  accepts  ${line}`),
-    ...modules.map(({ name, path, profile }) => `  module ${name}: ${path}, sandbox profile ${profile}`),
+    ...modules.map(
+      ({ name, path, profile, shims, spares }) =>
+        `  module ${name}: ${path}, sandbox profile ${profile}; of each token ${shims} serving and ${spares} spare`,
+    ),
     ...tokens.map(
       ({ name, module, label, serial, pin, keys }) =>
         `  token ${name} (${label}, serial ${serial}) through ${module} by the PIN ${pin}: ${keys.join(", ") || "no key"}`,
@@ -70,8 +73,8 @@ function describePolicy(facts: ReturnType<typeof factsOf>): readonly string[] {
 }
 
 function modulesOf(policy: Policy) {
-  return sortedModules(policy).map(({ name, path, sha256, profile, spares }) => ({
-    ...{ name, path, sha256, profile: profile.name, spares },
+  return sortedModules(policy).map(({ name, path, sha256, profile, shims, spares }) => ({
+    ...{ name, path, sha256, profile: profile.name, shims, spares },
   }));
 }
 

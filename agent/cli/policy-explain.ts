@@ -34,7 +34,8 @@ async function explainReach(input: CommandInput, io: CommandIo): Promise<0> {
   const policy = parsePolicy(await readInput(input.positional(0), "policy"));
   const exceptions = policyExceptions(policy);
   const modules = sortedModules(policy).map((module) => ({
-    ...{ name: module.name, path: module.path, profile: module.profile, spares: module.spares },
+    ...{ name: module.name, path: module.path, profile: module.profile },
+    ...{ shims: module.shims, spares: module.spares },
     tokens: Object.keys(policy.tokens).filter((token) => policy.tokens[token]?.module === module.name),
     ...{ nodes: module.nodes, connect: module.connect, writable: module.writable, files: module.files },
   }));

@@ -1,3 +1,4 @@
+import { createPublicKey } from "node:crypto";
 import { type Reason, reason } from "../../attest/index.ts";
 import { acceptedRisks, type Policy } from "../../policy/index.ts";
 import type { KeyUse } from "../shim-client.ts";
@@ -34,11 +35,11 @@ export async function checkKeys(
   const keys = findKeys(policy, await keysOf(groups.map(([first]) => first)));
   const tokens = [];
   const proven = new Map<string, readonly DomainShim[]>();
-  for (const [first, ...spares] of groups) {
+  for (const [first, ...others] of groups) {
     const own = keys.filter(({ token }) => token === first.token.name);
     const members = [await openMember(first, own)];
-    for (const spare of spares)
-      members.push(await openMember(spare, sameKeys(policy, own, spare, await keysOf([spare]))));
+    for (const other of others)
+      members.push(await openMember(other, sameKeys(policy, own, other, await keysOf([other]))));
     proven.set(first.token.name, members);
   }
   for (const key of keys) {
@@ -66,7 +67,7 @@ function findKeys(policy: Policy, held: ReadonlyMap<string, TokenKeys>): readonl
   return keys;
 }
 
-/** A spare sees what the first shim saw, under handles of its own. */
+/** Every other shim sees what the first one saw, under handles of its own. */
 function sameKeys(
   policy: Policy,
   first: readonly ServedKey[],
@@ -89,14 +90,18 @@ function describeFlags({ flags }: ServedKey): string {
 }
 
 /** Every key does, in this shim, what it is for. */
-async function openMember({ id, shim, probed }: TokenShim, keys: readonly ServedKey[]): Promise<DomainShim> {
+async function openMember({ id, shim, serves, probed }: TokenShim, keys: readonly ServedKey[]): Promise<DomainShim> {
   const places = new Map<string, KeyPlace>();
   for (const key of keys) {
     const { name, slotId, handle } = key;
     await proveKeyPair(shim, key, { slotId, handle });
-    places.set(name, { slotId, handle });
+    places.set(name, { slotId, handle, quick: isEc(key) });
   }
-  return { id, shim, places, probed };
+  return { id, shim, serves, places, probed };
+}
+
+function isEc({ spki }: ServedKey): boolean {
+  return createPublicKey({ key: Buffer.from(spki), format: "der", type: "spki" }).asymmetricKeyType === "ec";
 }
 
 async function armShim(

@@ -72,9 +72,9 @@ function checkMapped({ path: library, closure }: NamedModule, objects: readonly 
     throw new Refusal(foreign.map((path) => reason("unpinned-object", path, "a pinned path", "mapped")));
 }
 
-/** The shims of each token, the one that serves first before its spares; tokens in the order of their names. */
+/** The shims of each token, those that serve before its spares; tokens in the order of their names. */
 export function byToken(shims: readonly TokenShim[]): readonly (readonly [TokenShim, ...TokenShim[]])[] {
-  return [...Map.groupBy(shims, ({ token }) => token.name).values()].flatMap(([first, ...spares]) =>
-    first === undefined ? [] : [[first, ...spares] as const],
+  return [...Map.groupBy(shims, ({ token }) => token.name).values()].flatMap(([first, ...others]) =>
+    first === undefined ? [] : [[first, ...others] as const],
   );
 }

@@ -52,6 +52,8 @@ export interface RecordedShim {
   readonly id: number;
   /** The policy's name of its token. */
   readonly token: string;
+  /** Whether it is to serve from the start. */
+  readonly serves: boolean;
   /** Version of Landlock that its sandbox was made with. */
   readonly landlock: number;
   /** What the library has tried so far. */

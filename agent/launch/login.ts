@@ -20,7 +20,7 @@ import { tpmStep } from "./unseal.ts";
 const PIN_REFUSED: ReadonlySet<bigint> = new Set([0xa0n, 0xa1n, 0xa2n, 0xa3n, 0xa4n]);
 
 /**
- * Log in to each token, once, by its first shim; its spares follow when it was accepted. A token that refuses ends the launch; those after
+ * Log in to each token, once, by its first shim; its others follow when it was accepted. A token that refuses ends the launch; those after
  * it are not tried.
  */
 export async function logIn(
@@ -30,14 +30,14 @@ export async function logIn(
   record: LaunchRecord,
 ): Promise<void> {
   enter(record, { kind: "logging-in" });
-  for (const [first, ...spares] of byToken(shims)) {
+  for (const [first, ...others] of byToken(shims)) {
     const { sealed } = neededCredential(inputs, first.token.pin);
     const trial = await beginLogin(environment, sealed);
     await logInBy(first, trial);
     await trial.note("accepted");
-    // The token has just taken this PIN. One that now refuses it to a spare has been changed meanwhile: that is written down, and the
-    // others are not tried.
-    for (const spare of spares) await logInBy(spare, trial);
+    // The token has just taken this PIN. One that now refuses it to another shim has been changed meanwhile: that is written down, and the
+    // rest are not tried.
+    for (const other of others) await logInBy(other, trial);
     const { name } = first.token;
     const { label, serial, model, manufacturer, firmware } = first.slot;
     const token: TokenIdentity = { name, label, serial, model, manufacturer, firmware };

@@ -9,15 +9,18 @@ export interface PlannedShim {
   readonly id: number;
   readonly token: NamedToken;
   readonly module: NamedModule;
-  /** 0 serves first; the others are spares. */
+  /** 0 is the first to log in, and the first to serve. */
   readonly place: number;
+  /** Whether it will serve from the start; the others are spares. */
+  readonly serves: boolean;
 }
 
-/** Every shim of a policy: one to serve each token and its module's spares, in the order of the tokens' names. */
+/** Every shim of a policy: those that serve each token and its spares, as many as its module says, in the order of the tokens' names. */
 export function planShims(policy: Policy): readonly PlannedShim[] {
   const places = sortedTokens(policy).flatMap((token) => {
     const module = moduleOf(policy, token.name);
-    return Array.from({ length: 1 + module.spares }, (_, place) => ({ token, module, place }));
+    const { shims, spares } = module;
+    return Array.from({ length: shims + spares }, (_, place) => ({ token, module, place, serves: place < shims }));
   });
   return places.map((place, id) => ({ id, ...place }));
 }

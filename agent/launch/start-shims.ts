@@ -70,9 +70,9 @@ export async function startShims(
   const { started } = set;
   for (const planned of planShims(policy)) {
     const { shim, channel } = await set.start(startRequest(planned));
-    const { id, token } = planned;
+    const { id, token, serves } = planned;
     const before = record.shims;
-    const recorded = { id, token: token.name, landlock: shim.ready.landlockAbi };
+    const recorded = { id, token: token.name, serves, landlock: shim.ready.landlockAbi };
     record.shims = [...before, { ...recorded, attempts: () => ({}) }];
     record.lacks = acceptedLacks(policy, shim);
     const probed = await probeSandbox(shim, started.length === 0 ? record : null);

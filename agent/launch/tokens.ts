@@ -34,7 +34,7 @@ export function findTokens(
       slot === undefined || tokenSerial !== token.serial
         ? [absent(token, slots, tokenSerial)]
         : slotReasons(token.name, slot);
-    // Spares see the same as the first shim; a reason is worth telling once.
+    // All of a token see the same; a reason is worth telling once.
     for (const found of wrong) reasons.set(JSON.stringify(found), found);
     return slot === undefined || wrong.length > 0 ? [] : [{ ...shim, slot }];
   });

@@ -77,14 +77,18 @@ export class IncidentLog {
     await this.#write({ scope: "devices", decision: "deny", reason: `violation: devices unreadable: ${cut(why)}` });
   }
 
-  /** @param settle what becomes true with the event, under the log's lock */
-  replaced({ token, from, to, why }: Omit<ShimReplacement, "what">, settle: () => void): Promise<void> {
+  /**
+   * @param replaced with how many others of the token serve on, in the record only
+   * @param settle what becomes true with the event, under the log's lock
+   */
+  replaced(replaced: Omit<ShimReplacement, "what"> & { readonly others?: number }, settle: () => void): Promise<void> {
+    const { token, from, to, why, others = 0 } = replaced;
     if (!this.#takePlace("replacement")) throw new TypeError(`shim replaced: more than ${ROOM.replacement} times`);
     const short = cut(why);
     const taken = to >= 0;
     const reason = taken
       ? `shim ${to} takes over from ${from}: ${short}`
-      : `shim ${from} ended, none is left: ${short}`;
+      : `shim ${from} ended, ${others === 0 ? "none is left" : `no spare is left, ${others} serve on`}: ${short}`;
     const said = { scope: token, decision: taken ? "allow" : "deny", reason } as const;
     return this.#record({ what: "replacement", token, from, to, why: short }, said, settle);
   }

@@ -1,21 +1,26 @@
-import { type Reason, reason } from "../../attest/index.ts";
+import type { Reason } from "../../attest/index.ts";
 import { AgentError } from "../errors.ts";
 import { failureOf, journal } from "../journal.ts";
 import type { Shim } from "../shim-client.ts";
 import { type ArrivingKey, letIn } from "./arrivals.ts";
 import { libraryAttempt, type ProbedAttempts } from "./attempts.ts";
+import { blinded, type DomainEnd, failed, lost, stopped, violated } from "./domain-end.ts";
 import type { IncidentLog } from "./incidents.ts";
 
 /** Where a key of the policy is in one shim: handles are of that shim's own session. */
 export interface KeyPlace {
   readonly slotId: bigint;
   readonly handle: bigint;
+  /** It signs in microseconds, not milliseconds: an EC key. Default: not. */
+  readonly quick?: boolean;
 }
 
 /** A shim that is logged in to its token and whose keys were checked. */
 export interface DomainShim {
   readonly id: number;
   readonly shim: Shim;
+  /** From the start; the others are spares. */
+  readonly serves: boolean;
   /** By the policy's name of the key. */
   readonly places: ReadonlyMap<string, KeyPlace>;
   /** Attempts that are not the library's. */
@@ -34,7 +39,7 @@ export interface ShimState {
 export interface TrustDomainOptions {
   /** The policy's name of the token. */
   readonly token: string;
-  /** The first one serves, the others wait. At least one. */
+  /** Those that serve before the spares, and at least one of them. */
   readonly shims: readonly DomainShim[];
   readonly onViolation: "kill" | "report";
   readonly incidents: IncidentLog;
@@ -44,15 +49,14 @@ export interface TrustDomainOptions {
   readonly onEnd: (end: DomainEnd) => Promise<void>;
 }
 
-/** Why a token is no longer served. `lost`: no shim is left that is logged in to it. */
-export interface DomainEnd {
-  readonly token: string;
-  readonly kind: "violation" | "lost" | "failed";
-  readonly reasons: readonly Reason[];
-}
-
 /** Requests that wait for one token: as many as one scope has connections, so that a scope by itself never meets it. */
 export const MAX_WAITING = 256;
+
+/**
+ * Requests that the first serving shim works on or has waiting before another one is asked: two shims are nearly twice as fast at operations that
+ * take milliseconds, and on few processors only get in each other's way at quick ones.
+ */
+const FIRST_TAKES = { quick: 6, slow: 1 } as const;
 
 /** Idle shims are asked for a sign of life this often, in milliseconds: one that hangs is found before it is needed. */
 const HEARTBEAT = 15_000;
@@ -86,10 +90,12 @@ interface Member extends DomainShim {
   handed: number;
   /** Until the attempts seen so far are in the log. */
   writing: Promise<void> | null;
+  /** Requests that it was given and has not answered. */
+  inWork: number;
 }
 
 /**
- * One token and the shims that are logged in to it: one serves, the others wait to take its place. No request is ever given to two of
+ * One token and the shims that are logged in to it: some serve, the others wait to take the place of one. No request is ever given to two of
  * them: what was under way when a shim ended has ended with it.
  */
 export class TrustDomain {
@@ -97,8 +103,13 @@ export class TrustDomain {
   readonly #options: TrustDomainOptions;
   readonly #members: readonly Member[];
   readonly #heartbeat: NodeJS.Timeout;
-  #active: Member;
-  /** Requests wait for it: a spare serves only once it is in the log that it does. */
+  /** Those that serve, in their places. One that has ended keeps its place until its end is in the log. */
+  readonly #serving: Member[];
+  /** Keys that arrived are in this one only: the first of those that serve. */
+  #host: Member;
+  /** Has its place, and is asked for nothing yet. */
+  #entering: Member | null = null;
+  /** A spare serves only once it is in the log that it does: requests that no other shim can take wait for it. */
   #takeover: Promise<void> | null = null;
   #end: DomainEnd | null = null;
   readonly #arrivals = new Map<string, ArrivingKey>();
@@ -110,14 +121,16 @@ export class TrustDomain {
     const { token, shims } = options;
     this.token = token;
     this.#options = options;
-    this.#members = shims.map((shim, index) => ({
+    this.#members = shims.map((shim) => ({
       ...shim,
       arrived: new Map<string, KeyPlace>(),
-      ...{ role: index === 0 ? "active" : "spare", why: "", seen: shim.probed.total, handed: 0, writing: null },
+      ...{ role: shim.serves ? "active" : "spare", why: "", seen: shim.probed.total, handed: 0, writing: null },
+      inWork: 0,
     }));
-    const [first] = this.#members;
-    if (first === undefined) throw new TypeError(`trust domain ${token}: no shim`);
-    this.#active = first;
+    this.#serving = this.#members.filter(({ serves }) => serves);
+    const [first] = this.#serving;
+    if (first === undefined) throw new TypeError(`trust domain ${token}: no shim that serves`);
+    this.#host = first;
     for (const member of this.#members) {
       void member.shim.closed.then(({ code, message }) => this.#retire(member, `${code} ${message}`));
     }
@@ -154,7 +167,7 @@ export class TrustDomain {
   }
 
   /**
-   * Gives one request to the active shim, once. Its result comes only after every attempt that the shim made before it is in the log, and
+   * Gives one request to a shim that serves, once. Its result comes only after every attempt that the shim made before it is in the log, and
    * not at all when the token is stopped for one.
    * @throws AgentError ERR_TOKEN_STOPPED; ERR_SHIM_GONE when the shim ended meanwhile, whatever it had done by then; ERR_SHIM_REFUSED;
    *   ERR_KEY_GONE for a key that this token has no longer
@@ -165,26 +178,48 @@ export class TrustDomain {
 
   /** Lets a key in, and uses it once. @throws as `use` does, and what its proof throws */
   async arrive(key: ArrivingKey): Promise<void> {
-    await this.#ask(key.by, (member, place) => letIn(member, place, key));
+    await this.#ask(key.by, (member, place) => letIn(member, place, key), "host");
     this.#arrivals.set(key.name, key);
   }
 
-  async #ask<T>(key: string, act: (member: Member, place: KeyPlace) => Promise<T>): Promise<T> {
-    while (this.#takeover !== null) await this.#takeover;
+  async #ask<T>(key: string, act: (member: Member, place: KeyPlace) => Promise<T>, by?: "host"): Promise<T> {
+    let member = this.#choose(key, by);
+    while (member === null) {
+      if (this.#end !== null) throw stopped(this.#end);
+      await this.#takeover;
+      member = this.#choose(key, by);
+    }
     if (this.#end !== null) throw stopped(this.#end);
-    const member = this.#active;
     const place = member.places.get(key) ?? member.arrived.get(key);
     if (place === undefined)
       throw new AgentError("ERR_KEY_GONE", "key", {
         expected: `a key of ${this.token} that the launch checked, or that arrived`,
         got: key,
       });
-    const outcome = await settled(act(member, place));
+    member.inWork += 1;
+    const outcome = await settled(act, member, place);
+    member.inWork -= 1;
     if (outcome.kind === "failed") throw this.#failure(member, outcome.error);
     const writing = this.#noteAttempts(member);
     if (writing !== null) await writing;
     if (this.#end !== null) throw stopped(this.#end);
     return outcome.value;
+  }
+
+  /**
+   * The shim that is to have a request by this key: the first that serves while it has few, else the one with the fewest. Null while each that
+   * could take it is being replaced.
+   */
+  #choose(key: string, by?: "host"): Member | null {
+    const known = this.#host.places.get(key);
+    if (known === undefined || by === "host") return hasEnded(this.#host) ? null : this.#host;
+    let chosen: Member | null = null;
+    for (const member of this.#serving) {
+      if (hasEnded(member) || member === this.#entering) continue;
+      if (chosen === null && member.inWork < FIRST_TAKES[known.quick === true ? "quick" : "slow"]) return member;
+      if (chosen === null || member.inWork < chosen.inWork) chosen = member;
+    }
+    return chosen;
   }
 
   /** Looks at every shim's attempts. Called whenever the kernel shows one. */
@@ -238,34 +273,50 @@ export class TrustDomain {
   #retire(member: Member, why: string): void {
     if (member.role === "ended") return;
     this.#endShim(member, why);
-    this.#replaceActive();
+    this.#replaceEnded();
   }
 
-  #replaceActive(): void {
-    if (this.#active.role !== "ended" || this.#takeover !== null || this.#end !== null) return;
+  #replaceEnded(): void {
+    if (!this.#serving.some(hasEnded) || this.#takeover !== null || this.#end !== null) return;
     this.#takeover = this.#takeOver().finally(() => {
       this.#takeover = null;
-      this.#replaceActive(); // the one that took over may have ended since its takeover was looked at last
+      this.#replaceEnded(); // the one that took over may have ended since its takeover was looked at last
     });
   }
 
   async #takeOver(): Promise<void> {
-    while (this.#active.role === "ended" && this.#end === null) {
-      const { id: from, why } = this.#active;
-      const next = this.#members.find(({ role }) => role === "spare");
-      const replaced = { token: this.token, from, to: next?.id ?? -1, why };
-      try {
-        await this.#options.incidents.replaced(replaced, () => {
-          if (next === undefined) return;
-          this.#active = next;
-          if (next.role === "spare") next.role = "active";
-        });
-      } catch (error) {
-        return this.#stop(failed(this.token, error));
-      }
-      if (next === undefined) return this.#stop(lost(this.token, why));
-      await this.#restore(next);
+    for (;;) {
+      const ended = this.#serving.find(hasEnded);
+      if (ended === undefined || this.#end !== null) return;
+      await this.#replace(ended);
     }
+  }
+
+  /** By a spare; without one the others go on. */
+  async #replace({ id: from, why }: Member): Promise<void> {
+    const next = this.#members.find(({ role }) => role === "spare");
+    const others = this.#serving.filter((member) => !hasEnded(member)).length;
+    const replaced = { token: this.token, from, to: next?.id ?? -1, why, others };
+    try {
+      await this.#options.incidents.replaced(replaced, () => this.#fill(from, next));
+    } catch (error) {
+      return this.#stop(failed(this.token, error));
+    }
+    const [first] = this.#serving;
+    if (first === undefined) return this.#stop(lost(this.token, why));
+    if (first !== this.#host) {
+      await this.#restore(first);
+      this.#host = first;
+    }
+    this.#entering = null;
+  }
+
+  /** Gives the place of one that ended to the next, or to nobody. */
+  #fill(from: number, next: Member | undefined): void {
+    const at = this.#serving.findIndex(({ id }) => id === from);
+    this.#serving.splice(at, 1, ...(next === undefined ? [] : [next]));
+    this.#entering = next ?? null;
+    if (next?.role === "spare") next.role = "active";
   }
 
   /**
@@ -365,40 +416,14 @@ function hasEnded({ role }: Member): boolean {
 
 type Settled<T> = { readonly kind: "done"; readonly value: T } | { readonly kind: "failed"; readonly error: unknown };
 
-async function settled<T>(work: Promise<T>): Promise<Settled<T>> {
+async function settled<T>(
+  act: (member: Member, place: KeyPlace) => Promise<T>,
+  member: Member,
+  place: KeyPlace,
+): Promise<Settled<T>> {
   try {
-    return { kind: "done", value: await work };
+    return { kind: "done", value: await act(member, place) };
   } catch (error) {
     return { kind: "failed", error };
   }
-}
-
-function stopped({ token, reasons }: DomainEnd): AgentError {
-  const [first] = reasons;
-  return new AgentError("ERR_TOKEN_STOPPED", `token ${token}`, {
-    expected: "a token that is served",
-    got: first === undefined ? "stopped" : `${first.code} ${first.got}`,
-  });
-}
-
-function violated(token: string, shim: number, total: number): DomainEnd {
-  return {
-    ...{ token, kind: "violation" },
-    reasons: [reason("sandbox-violation", token, "no attempts at what is denied", `shim ${shim}: ${total}`)],
-  };
-}
-
-/** Whatever policy says of violations: nobody could see one any more. */
-function blinded(token: string, shim: number): DomainEnd {
-  const reasons = [reason("notifier-blind", token, "a notifier that receives attempts", `none for shim ${shim}`)];
-  return { token, kind: "failed", reasons };
-}
-
-function lost(token: string, why: string): DomainEnd {
-  return { token, kind: "lost", reasons: [reason("login-lost", token, "a shim that is logged in", why)] };
-}
-
-function failed(token: string, error: unknown): DomainEnd {
-  const got = error instanceof Error ? error.message : "unknown failure";
-  return { token, kind: "failed", reasons: [reason("incident-not-measured", token, "an event in the agent PCR", got)] };
 }

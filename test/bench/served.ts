@@ -3,15 +3,17 @@ import { chmodSync, cpSync, mkdirSync, mkdtempSync, readFileSync, realpathSync, 
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import type { ShimKey } from "../../agent/shim-replies.ts";
+import type { KeyPlace } from "../../agent/shims/trust-domain.ts";
 import { sha256Hex, utf8 } from "../../policy/index.ts";
 import { OTHER_USER } from "../support/hostile-lab.ts";
-import type { LabKey } from "../support/lab-broker.ts";
+import type { LabKey, LabMember } from "../support/lab-broker.ts";
 import { documentBytes, type PolicyDocument, policyDocument } from "../support/policy-document.ts";
 import { publicKeyOf, SOFTHSM, TEST_PIN, type Token } from "../support/shim-fixture.ts";
 import { LABEL, openSandboxBench, type SandboxBench } from "./sandbox.ts";
 
 const root = resolve(import.meta.dirname, "../..");
 export const SCOPES = 64;
+const CKK_EC = 3n;
 
 /** Who the clients are. The policy has no place for root. */
 export const CALLER = OTHER_USER;
@@ -27,7 +29,7 @@ export function callerCommand(program: string, args: readonly string[]): readonl
   return ["setsid", ["--wait", ...command, path, ...args]];
 }
 
-/** A lab's agent that serves scopes over the keys of a token in a sandboxed shim. */
+/** A lab's agent that serves scopes over the keys of a token in sandboxed shims. */
 export interface Served extends Pick<SandboxBench, "lab" | "environment"> {
   readonly directory: string;
   readonly keys: readonly LabKey[];
@@ -41,12 +43,14 @@ export interface ServedOptions {
   readonly addKeys?: (token: Token) => void;
   /** Programs that are the scopes' caller, run by `CALLER`. */
   readonly callers: readonly string[];
+  /** How many shims serve, each with a copy of the token; default one. */
+  readonly shims?: number;
   /** Gives the document its keys' scopes; `keys`, `callers` and the rest are there. */
   readonly scopes: (keys: readonly LabKey[]) => readonly Record<string, unknown>[];
 }
 
 /** The sandbox's files are in memory, sockets and audit log on a disk. */
-export async function openServed({ addKeys, callers, scopes }: ServedOptions): Promise<Served> {
+export async function openServed({ addKeys, callers, shims = 1, scopes }: ServedOptions): Promise<Served> {
   if (CALLER === null) throw new Error("this has to be run as root: the scopes' callers are of another user");
   const sandbox = openSandboxBench(addKeys);
   const directory = mkdtempSync(join(tmpdir(), "ironclaw-served-"));
@@ -61,15 +65,11 @@ export async function openServed({ addKeys, callers, scopes }: ServedOptions): P
     const copies = join(directory, "tokens");
     cpSync(join(sandbox.directory, "copy"), copies, { recursive: true });
     const { lab } = sandbox;
-    const shim = await lab.reserve();
-    const { slotId } = await lab.ask("launch", sandbox.request(shim), SOFTHSM, LABEL, utf8(TEST_PIN));
-    // what the agent's client gives for `keys`, which this channel has no type for
-    const found = (await lab.ask("shim", shim, "keys", [slotId])) as readonly ShimKey[];
-    const keys = found.map((key) => labKey(key, slotId));
-    await lab.ask("shim", shim, "uses", [keys.map(({ handle }) => ({ slotId, handle, use: "sign" }))]);
-    await lab.ask("shim", shim, "arm", []);
+    const members = [];
+    for (let at = 0; at < shims; at++) members.push(await openMember(sandbox));
+    const keys = members[0]?.keys ?? [];
     const policy = documentBytes(servedDocument(keys, callers, scopes(keys)));
-    await lab.ask("serveScopes", { shim, policy, keys, directory: serving });
+    await lab.ask("serveScopes", { shims: members, policy, keys, directory: serving });
     return {
       ...{ lab, environment: sandbox.environment, directory, keys, close },
       socket: (scope) => join(serving, "scopes", `${scope}.sock`),
@@ -81,10 +81,25 @@ export async function openServed({ addKeys, callers, scopes }: ServedOptions): P
   }
 }
 
-function labKey(key: ShimKey, slotId: bigint): LabKey {
-  const { handle, id, label } = key;
+/** A shim that is logged in, knows its keys' uses and is armed. */
+async function openMember({ lab, request }: SandboxBench): Promise<LabMember & { readonly keys: readonly LabKey[] }> {
+  const id = await lab.reserve();
+  const { slotId } = await lab.ask("launch", request(id), SOFTHSM, LABEL, utf8(TEST_PIN));
+  // what the agent's client gives for `keys`, which this channel has no type for
+  const found = (await lab.ask("shim", id, "keys", [slotId])) as readonly ShimKey[];
+  await lab.ask("shim", id, "uses", [found.map(({ handle }) => ({ slotId, handle, use: "sign" }))]);
+  await lab.ask("shim", id, "arm", []);
+  const places = found.map((key): [string, KeyPlace] => [
+    key.label,
+    { slotId, handle: key.handle, quick: key.keyType === CKK_EC },
+  ]);
+  return { id, places: new Map(places), keys: found.map(labKey) };
+}
+
+function labKey(key: ShimKey): LabKey {
+  const { id, label } = key;
   const spki = Uint8Array.from(publicKeyOf(key).export({ format: "der", type: "spki" }));
-  return { ...{ name: label, label, id, handle, slotId }, spki };
+  return { name: label, label, id, spki };
 }
 
 export function servedDocument(

@@ -142,6 +142,7 @@ describe("the package on an ordinary Debian with systemd", () => {
     );
     await shell.output("systemctl daemon-reload; sync");
     expect(capped).not.toBe(RESET.sha256);
+    // biome-ignore lint/suspicious/noTemplateCurlyInString: the shell's
     const agents =
       'for p in /proc/[0-9]*; do [ "$(readlink $p/exe)" = /usr/lib/ironclaw/node ] && kill -KILL ${p#/proc/}; done';
     shell.send(agents);

@@ -173,6 +173,11 @@ const OTHERS: readonly (readonly [string, string, (document: PolicyDocument) => 
     (document) => void Object.assign(entryIn(document, "tokens", "payments"), { pin: "other" }),
   ],
   [
+    "how many shims serve a module's tokens",
+    "modules",
+    (document) => void Object.assign(entryIn(document, "modules", "softhsm"), { shims: 2 }),
+  ],
+  [
     "a module's spares",
     "modules",
     (document) => void Object.assign(entryIn(document, "modules", "softhsm"), { spares: 1 }),

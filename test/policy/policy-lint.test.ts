@@ -79,6 +79,14 @@ describe("warnings about a policy", () => {
       (d) => Object.assign(d, { reviewBy: "2028-01-17" }),
       ["review-far reviewBy reviewBy: 2028-01-17 is more than a year away"],
     ],
+    ["four log-ins to each token", (d) => Object.assign(d, { shims: 2, spares: 2 }), []],
+    [
+      "five log-ins to each token",
+      (d) => Object.assign(d, { shims: 4, spares: 1 }),
+      [
+        "many-logins modules.module.shims modules.module: 5 shims log in to each of its tokens, one after the other; see that the HSM allows as many",
+      ],
+    ],
     [
       "a key that is not shown",
       (d) => Object.assign(d.keys, { spare: { spki: `sha256:${"77".repeat(32)}`, does: "sign" } }),

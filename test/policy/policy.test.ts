@@ -1,10 +1,12 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
+import { MAX_SHIMS } from "../../agent/spawner-messages.ts";
 import { parseEndpoint } from "../../policy/endpoint.ts";
 import { PolicyError } from "../../policy/errors.ts";
 import { parseJson } from "../../policy/json.ts";
 import { moduleOf, parsePolicy, sortedModules, sortedTokens } from "../../policy/policy.ts";
 import { policyExceptions } from "../../policy/policy-exceptions.ts";
+import { MACHINE_SHIMS } from "../../policy/policy-modules.ts";
 import {
   documentBytes,
   type PolicyDocument,
@@ -59,9 +61,10 @@ const text = (value: string) => new TextEncoder().encode(value);
 describe("policy document", () => {
   it("I6: a complete document is read as written", () => {
     const document = twoTokenDocument();
-    const { scopes } = document;
+    const { scopes, modules } = document;
     expect(parsePolicy(documentBytes(document))).toEqual({
       ...document,
+      modules: { softhsm: { ...modules["softhsm"], shims: 1 } },
       approvers: {},
       certificates: {},
       scopes: longScopes(scopes),
@@ -90,7 +93,7 @@ describe("policy document", () => {
         certificates: {},
         scopes: longScopes(rest.scopes),
         keys: onToken,
-        modules: { module: { ...pinned, files: expected.files } },
+        modules: { module: { ...pinned, shims: 1, files: expected.files } },
         tokens: { token: { module: "module", ...onto(token, undefined, expected.pin) } },
       });
     }
@@ -108,7 +111,7 @@ describe("policy document", () => {
       approvers: {},
       certificates: {},
       scopes: longScopes(long.scopes),
-      modules: { module: modules["softhsm"] },
+      modules: { module: { ...modules["softhsm"], shims: 1 } },
       tokens: Object.fromEntries(inLong),
     });
   });
@@ -180,6 +183,8 @@ describe("policy document", () => {
     ["a field too many in a module", (module) => Object.assign(module, { wildcard: "*" }), /wildcard/],
     ["a module without nodes", (module) => delete module["nodes"], /modules\.nethsm\.nodes/],
     ["four spares", (module) => Object.assign(module, { spares: 4 }), /spares/],
+    ["no shim that serves", (module) => Object.assign(module, { shims: 0 }), /shims/],
+    ["nine shims that serve", (module) => Object.assign(module, { shims: 9 }), /shims/],
     [
       "a relay to nowhere",
       (module) => Object.assign(module, { connect: [] }),
@@ -265,6 +270,19 @@ describe("policy document", () => {
     const error = refusal(() => parsePolicy(documentBytes(document)));
     expect(error.code).toBe("ERR_POLICY_INVALID");
     expect(error.message).toMatch(finding);
+  });
+
+  it("I5 I6: one shim serves each token unless its module says how many, and all tokens' shims and spares are what a machine has room for", () => {
+    const document = twoTokenDocument();
+    const module = document.modules["softhsm"] ?? {};
+    const shimsOf = () => parsePolicy(documentBytes(document)).modules["softhsm"]?.shims;
+    expect([MACHINE_SHIMS, shimsOf()]).toEqual([MAX_SHIMS, 1]);
+    Object.assign(module, { shims: 8, spares: 0 });
+    expect(shimsOf()).toBe(8);
+    Object.assign(module, { spares: 1 });
+    expect(refusal(shimsOf).message).toMatch(/tokens: 18 shims and spares in all, and a machine has room for 16/);
+    const short = policyDocument();
+    expect(parsePolicy(documentBytes({ ...short, shims: 2 })).modules["module"]?.shims).toBe(2);
   });
 
   it("I10: an endpoint is one text, of which nothing else is read", () => {

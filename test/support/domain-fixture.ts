@@ -9,8 +9,9 @@ import { readAudit } from "../../agent/audit/verify.ts";
 import { MeasurementLog } from "../../agent/launch/measurement-log.ts";
 import { type KeyUse, openShim, type Shim } from "../../agent/shim-client.ts";
 import { type AttemptCounts, libraryAttempts, sumAttempts } from "../../agent/shims/attempts.ts";
+import type { DomainEnd } from "../../agent/shims/domain-end.ts";
 import { IncidentLog } from "../../agent/shims/incidents.ts";
-import { type DomainEnd, type DomainShim, type KeyPlace, TrustDomain } from "../../agent/shims/trust-domain.ts";
+import { type DomainShim, type KeyPlace, TrustDomain } from "../../agent/shims/trust-domain.ts";
 import { type CelRecord, type Incident, replayCel, type Tpm } from "../../attest/index.ts";
 import { AGENT_PCR, ByteWriter, equalBytes, utf8 } from "../../policy/index.ts";
 import { openTpm } from "../../seal/index.ts";
@@ -33,6 +34,8 @@ export interface DomainToken {
 
 export interface DomainOptions {
   readonly name?: string;
+  /** How many serve; default one. */
+  readonly shims?: number;
   readonly spares?: number;
   readonly onViolation?: "kill" | "report";
   readonly timeoutMs?: number;
@@ -91,9 +94,10 @@ export async function openDomainBench({ beforeExtend }: DomainOptions = {}): Pro
   const record: { incidents: readonly Incident[] } = { incidents: [] };
   const incidents = new IncidentLog({ log, audit, record });
   const started: OpenedMember[] = [];
-  const members: DomainBench["members"] = async (token, { spares = 0, timeoutMs, firstId = 0 } = {}) => {
+  const members: DomainBench["members"] = async (token, { shims = 1, spares = 0, timeoutMs, firstId = 0 } = {}) => {
     const opened = [];
-    for (let at = 0; at <= spares; at++) opened.push(await openMember(firstId + at, token, timeoutMs));
+    for (let at = 0; at < shims + spares; at++)
+      opened.push(await openMember({ id: firstId + at, serves: at < shims }, token, timeoutMs));
     started.push(...opened);
     return opened;
   };
@@ -131,7 +135,13 @@ export interface OpenedMember extends DomainShim {
   onAttempt: () => void;
 }
 
-async function openMember(id: number, token: DomainToken, timeoutMs = 20_000): Promise<OpenedMember> {
+const CKK_EC = 3n;
+
+async function openMember(
+  { id, serves }: Pick<DomainShim, "id" | "serves">,
+  token: DomainToken,
+  timeoutMs = 20_000,
+): Promise<OpenedMember> {
   const { fd, child } = startRaw(native(), { profile: token.profile, environment: token.environment });
   const bell: { onAttempt: () => void } = { onAttempt: () => undefined };
   const shim = await openShim(fd, native(), { timeoutMs, onAttempt: () => bell.onAttempt() });
@@ -151,10 +161,13 @@ async function openMember(id: number, token: DomainToken, timeoutMs = 20_000): P
   await shim.arm();
   shim.watch.renew();
   const places = new Map(
-    keys.map(({ label, handle }): [string, KeyPlace] => [label || `${handle}`, { slotId, handle }]),
+    keys.map(({ label, handle, keyType }): [string, KeyPlace] => [
+      label || `${handle}`,
+      { slotId, handle, quick: keyType === CKK_EC },
+    ]),
   );
   const probed = { total: shim.watch.total(), counts: shim.attempts() };
-  return Object.assign(bell, { id, shim, places, probed, child });
+  return Object.assign(bell, { id, serves, shim, places, probed, child });
 }
 
 function openDomain(members: readonly OpenedMember[], incidents: IncidentLog, options: DomainOptions): TestDomain {

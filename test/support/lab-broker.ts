@@ -22,24 +22,29 @@ import { serveScope } from "../../agent/scopes/server.ts";
 import type { Shim } from "../../agent/shim-client.ts";
 import { Domains } from "../../agent/shims/domains.ts";
 import { IncidentLog } from "../../agent/shims/incidents.ts";
+import type { KeyPlace } from "../../agent/shims/trust-domain.ts";
 import type { Spawner } from "../../agent/spawner-client.ts";
 import type { Tpm } from "../../attest/index.ts";
 import { AGENT_PCR, parsePolicy } from "../../policy/index.ts";
 
-/** What a lab's agent is to serve, with a shim that is logged in, knows its keys' uses and is armed. */
+/** What a lab's agent is to serve, with shims that are logged in, know their keys' uses and are armed. */
 export interface LabServing {
-  readonly shim: number;
+  readonly shims: readonly LabMember[];
   readonly policy: Uint8Array;
   readonly keys: readonly LabKey[];
   /** Is there, and the agent may write to it: `<scope>.sock` for every scope, and the audit log, are made in it. */
   readonly directory: string;
 }
 
+export interface LabMember {
+  readonly id: number;
+  /** By the policy's name of the key. */
+  readonly places: ReadonlyMap<string, KeyPlace>;
+}
+
 export interface LabKey extends PublicKeySource {
   /** The policy's. */
   readonly name: string;
-  readonly slotId: bigint;
-  readonly handle: bigint;
 }
 
 /** What an agent holds, after a collection of garbage. */
@@ -65,11 +70,12 @@ interface LabMachine {
 export async function serveLab({ native, spawner, shimOf }: LabMachine, serving: LabServing): Promise<void> {
   const policy = parsePolicy(serving.policy);
   const audit = openAudit({ directory: join(serving.directory, "audit"), now: Date.now, anchor: null });
-  const places = new Map(serving.keys.map(({ name, slotId, handle }) => [name, { slotId, handle }]));
-  const shim = shimOf(serving.shim);
-  const probed = { total: shim.watch.total(), counts: shim.attempts() };
+  const shims = serving.shims.map(({ id, places }) => {
+    const shim = shimOf(id);
+    return { id, shim, places, serves: true, probed: { total: shim.watch.total(), counts: shim.attempts() } };
+  });
   const domains = new Domains({
-    tokens: [{ name: "bench", shims: [{ id: serving.shim, shim, places, probed }] }],
+    tokens: [{ name: "bench", shims }],
     keys: new Map(serving.keys.map(({ name }) => [name, "bench"])),
     ...{ onViolation: "kill", onLoginLost: "stop", store: null },
     incidents: new IncidentLog({ log: new MeasurementLog(NO_TPM, AGENT_PCR), audit, record: { incidents: [] } }),

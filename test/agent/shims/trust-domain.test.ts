@@ -359,7 +359,8 @@ function openFakes(count: number, endsWith: (from: number) => number | null) {
   const watch = { total: () => 0, blind: () => false, recorded: () => [] };
   const fakes = ends.map(({ promise }) => ({ watch, closed: promise, close: () => undefined }) as unknown as Shim);
   const shims = fakes.map((shim, id) => ({
-    ...{ id, shim, places: new Map([["key", { slotId: 0n, handle: 1n }]]), probed: { total: 0, counts: {} } },
+    ...{ id, shim, serves: id === 0, probed: { total: 0, counts: {} } },
+    places: new Map([["key", { slotId: 0n, handle: 1n }]]),
   }));
   const replaced: IncidentLog["replaced"] = ({ from }, settle) => {
     settle();
