@@ -213,13 +213,11 @@ export class TrustDomain {
   #choose(key: string, by?: "host"): Member | null {
     const known = this.#host.places.get(key);
     if (known === undefined || by === "host") return hasEnded(this.#host) ? null : this.#host;
-    let chosen: Member | null = null;
-    for (const member of this.#serving) {
-      if (hasEnded(member) || member === this.#entering) continue;
-      if (chosen === null && member.inWork < FIRST_TAKES[known.quick === true ? "quick" : "slow"]) return member;
-      if (chosen === null || member.inWork < chosen.inWork) chosen = member;
-    }
-    return chosen;
+    const able = this.#serving.filter((member) => !hasEnded(member) && member !== this.#entering);
+    const [first] = able;
+    if (first === undefined || first.inWork < FIRST_TAKES[known.quick === true ? "quick" : "slow"])
+      return first ?? null;
+    return able.reduce((least, member) => (member.inWork < least.inWork ? member : least));
   }
 
   /** Looks at every shim's attempts. Called whenever the kernel shows one. */
@@ -369,7 +367,7 @@ export class TrustDomain {
   async #lookAt(member: Member): Promise<void> {
     const [place] = member.places.values();
     if (place === undefined) return;
-    const listed = await settled(member.shim.keys(place.slotId));
+    const listed = await settled(({ shim }, { slotId }) => shim.keys(slotId), member, place);
     if (listed.kind === "done" && listed.value.length > 0) return;
     const rv = listed.kind === "failed" && listed.error instanceof AgentError ? listed.error.rv : 0n;
     // a shim that ended meanwhile says so by itself

@@ -142,8 +142,8 @@ describe("the package on an ordinary Debian with systemd", () => {
     );
     await shell.output("systemctl daemon-reload; sync");
     expect(capped).not.toBe(RESET.sha256);
-    // biome-ignore lint/suspicious/noTemplateCurlyInString: the shell's
     const agents =
+      // biome-ignore lint/suspicious/noTemplateCurlyInString: the shell's
       'for p in /proc/[0-9]*; do [ "$(readlink $p/exe)" = /usr/lib/ironclaw/node ] && kill -KILL ${p#/proc/}; done';
     shell.send(agents);
     const exit = await Promise.race([running.vm.exited, sleep(120_000)]);

@@ -131,6 +131,10 @@ export const LINT_CODES: Complete<LintCode | NoteCode> = {
   "no-owner": { means: "`owner` is blank: nobody answers for the document", act: "name somebody" },
   "review-passed": { means: "`reviewBy` has passed", act: "review the policy, and set the next date" },
   "review-far": { means: "`reviewBy` is more than 366 days away", act: "set an earlier date" },
+  "many-logins": {
+    means: "many shims log in to each token of the module, one after the other",
+    act: "see that the HSM allows as many sessions; or lower `shims` or `spares`",
+  },
   "unused-key": { means: "no scope shows the key", act: "take it out, or use it" },
   "unused-caller": { means: "no scope is for the caller", act: "take it out, or use it" },
   "unused-approver": { means: "no scope asks for the approver", act: "take it out, or use it" },
