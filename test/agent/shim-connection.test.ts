@@ -217,7 +217,7 @@ describe("the connection to a shim", () => {
 
 describe("the time that a shim has", () => {
   // Only the connection's clock is the test's; sockets go on.
-  beforeEach(() => void vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] }));
+  beforeEach(() => void vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout", "performance"] }));
   afterEach(() => void vi.useRealTimers());
   const pass = (ms: number) => vi.advanceTimersByTimeAsync(ms);
 

@@ -38,7 +38,7 @@ struct object { CK_ULONG count; struct attribute attributes[MAX_ATTRIBUTES]; CK_
 static struct object *objects[MAX_OBJECTS]; /* by handle - 1 */
 static CK_ULONG object_count;
 static int record = -1;
-static CK_ULONG busy_key;
+static CK_ULONG busy_key, busy_mechanism;
 
 static void note(const char *format, ...) {
   char line[8192];
@@ -210,13 +210,14 @@ static CK_RV get_attribute_value(CK_ULONG session, CK_ULONG handle, struct ck_at
 /* --- using keys --- */
 
 static CK_RV sign_init(CK_ULONG session, struct ck_mechanism *mechanism, CK_ULONG key) {
-  note("sign %lu 0x%lx\n", key, mechanism->type);
   busy_key = key;
+  busy_mechanism = mechanism->type;
   return session == 1 ? CKR_OK : CKR_ARGUMENTS_BAD;
 }
 
 static CK_RV sign(CK_ULONG session, const CK_BYTE *data, CK_ULONG length, CK_BYTE *signature, CK_ULONG *signature_length) {
   if (session != 1 || data == NULL || length > 65536) return CKR_ARGUMENTS_BAD;
+  note("sign %lu 0x%lx\n", busy_key, busy_mechanism);
   signature[0] = (CK_BYTE)busy_key;
   *signature_length = 1;
   return CKR_OK;
