@@ -13,11 +13,12 @@ const NPM_COMMANDS: ReadonlySet<string> = new Set(["ci", "install", "pack", "pub
 const FOLDERS = /^(?:agent|attest|policy|seal|test|vm-images)\//;
 
 /** Null for a command that is one; otherwise what is wrong with it. Nothing is run. */
-export async function problemOf({ kind, words }: DocumentedCommand): Promise<string | null> {
+export async function problemOf({ kind, words, open }: DocumentedCommand): Promise<string | null> {
   const [program, ...args] = words;
+  const loose = kind === "span" || open || isSynopsis(args);
   if (program === "ironclaw" && args[0] === "help") return ironclawProblem([...args.slice(1), "--help"], true);
-  if (program === "ironclaw") return ironclawProblem(args, kind === "span" || isSynopsis(args));
-  if (program === "npm") return npmProblem(args, kind === "span" || isSynopsis(args));
+  if (program === "ironclaw") return ironclawProblem(args, loose);
+  if (program === "npm") return npmProblem(args, loose);
   return fileProblem(args);
 }
 
@@ -64,7 +65,8 @@ function looseProblem(command: Command, given: readonly string[]): string | null
   for (let index = 0; index < given.length; index++) {
     const [, name, value] = /^--([^=]+)(=.*)?$/.exec(given[index] ?? "") ?? [];
     if (name === undefined) {
-      left.push(given[index] ?? "");
+      // An unset variable may be several options, or nothing.
+      if (!/^\$\w+$/.test(given[index] ?? "")) left.push(given[index] ?? "");
       continue;
     }
     const option = Object.hasOwn(command.options, name) ? command.options[name] : undefined;

@@ -75,6 +75,7 @@ describe("what is found", () => {
     ["an npm script that there is none of", "npm run frobnicate"],
     ["an option that a script does not know", "npm run fuzz -- --frobnicate"],
     ["our command through npm", "npm run -s ironclaw -- frobnicate"],
+    ["an option beside a variable that nothing sets", "ironclaw ek show ek.der $EK --frobnicate"],
     ["a program that is not there", "node test/frobnicate.ts"],
   ])("%s, in a fenced and in an indented block", async (_, command) => {
     expect(await problemsIn(block(command))).toHaveLength(1);
@@ -97,6 +98,7 @@ describe("what is found", () => {
       'ek="--ek-certificate ek.der --ca ca.pem"\nironclaw seal $ek --root r --operator o --out x < pin',
       "cat > a.json <<'END'\nironclaw frobnicate\nEND",
       "echo 'ironclaw frobnicate'; ls",
+      "ironclaw ek show ek.der $EK",
       "npm start -- --json",
       "if ironclaw policy check x; then echo yes; fi",
     ];
@@ -111,11 +113,11 @@ describe("what is found", () => {
 
   test("a script's commands are found with their lines", () => {
     expect(commandsIn('a b\n\n(cd x && c "$(d e)" f)\ng')).toEqual([
-      { words: ["a", "b"], line: 0 },
-      { words: ["cd", "x"], line: 2 },
-      { words: ["d", "e"], line: 2 },
-      { words: ["c", "$()", "f"], line: 2 },
-      { words: ["g"], line: 3 },
+      { words: ["a", "b"], line: 0, open: false },
+      { words: ["cd", "x"], line: 2, open: false },
+      { words: ["d", "e"], line: 2, open: false },
+      { words: ["c", "$()", "f"], line: 2, open: false },
+      { words: ["g"], line: 3, open: false },
     ]);
   });
 });

@@ -1,6 +1,6 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { join, relative, resolve } from "node:path";
-import { commandsIn } from "./shell.ts";
+import { commandsIn, type SimpleCommand } from "./shell.ts";
 
 export const root = resolve(import.meta.dirname, "../..");
 /** What is built or fetched, or belongs to somebody else. */
@@ -16,6 +16,8 @@ export interface DocumentedCommand {
   /** `block`: somebody will paste it. `span`: named in a sentence. */
   readonly kind: "block" | "span";
   readonly words: readonly string[];
+  /** Of a block: some of its words are in a variable that the document does not set. */
+  readonly open: boolean;
 }
 
 export function documents(folder = root): readonly string[] {
@@ -40,17 +42,17 @@ interface Block {
 export function commandsOf(document: string, text: string, programs: readonly string[]): readonly DocumentedCommand[] {
   const { blocks, sentences } = takeApart(text);
   const variables = new Map<string, string>();
-  const command = (kind: "block" | "span", { line, heading }: Block, words: readonly string[], offset = 0) =>
+  const command = (kind: "block" | "span", { line, heading }: Block, { words, open, line: offset }: SimpleCommand) =>
     programs.includes(words[0] ?? "")
-      ? [{ place: `${document}:${line + offset}`, document, heading, kind, words }]
+      ? [{ place: `${document}:${line + offset}`, document, heading, kind, words, open }]
       : [];
   return [
     ...blocks.flatMap((block) =>
-      commandsIn(block.text, variables).flatMap(({ words, line }) => command("block", block, words, line)),
+      commandsIn(block.text, variables).flatMap((simple) => command("block", block, simple)),
     ),
     ...sentences.flatMap((sentence) =>
       [...sentence.text.matchAll(/(`+)(.+?)\1/g)].flatMap(([, , span = ""]) =>
-        commandsIn(span).flatMap(({ words }) => command("span", sentence, words)),
+        commandsIn(span).flatMap((simple) => command("span", sentence, simple)),
       ),
     ),
   ];

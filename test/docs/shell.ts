@@ -4,6 +4,8 @@
 export interface SimpleCommand {
   readonly words: readonly string[];
   readonly line: number;
+  /** One of the words is a variable that nothing here sets, without quotes: it may stand for several, or none. */
+  readonly open: boolean;
 }
 
 interface Word {
@@ -146,7 +148,7 @@ class ShellText {
     }
     const line = this.#script.slice(0, start).split("\n").length - 1;
     for (const inner of commandsIn(this.#script.slice(start, this.#at), this.#variables))
-      this.#found.push({ words: inner.words, line: line + inner.line });
+      this.#found.push({ ...inner, line: line + inner.line });
     this.#at += 1;
     return "$()";
   }
@@ -155,7 +157,10 @@ class ShellText {
     const words = this.#words.splice(0);
     while (words[0] !== undefined && (KEYWORDS.has(words[0].text) || this.#assigned(words[0]))) words.shift();
     const expanded = words.flatMap((word) => this.#expand(word));
-    if (expanded.length > 0) this.#found.push({ words: expanded, line: this.#line });
+    const open = words.some(
+      ({ text, quoted }) => !quoted && /^\$\w+$/.test(text) && !this.#variables.has(text.slice(1)),
+    );
+    if (expanded.length > 0) this.#found.push({ words: expanded, line: this.#line, open });
   }
 
   #assigned({ text }: Word): boolean {

@@ -134,15 +134,18 @@ describe("progress", () => {
   });
 
   test("never wraps, and a name from a document drives no terminal", () => {
-    const narrow = stream(true, 20);
-    const progress = new CommandProgress("ironclaw measure", narrow);
-    progress.phase("evil\n\u001b[2J".repeat(10));
-    vi.advanceTimersByTime(3000);
-    progress.end();
-    for (const text of narrow.written) {
-      const line = text.replace("\r\u001b[2K", "");
-      expect(line.length).toBeLessThan(20);
-      expect(line).not.toMatch(/\p{C}/u);
+    for (const columns of [20, 200]) {
+      const terminal = stream(true, columns);
+      const progress = new CommandProgress("ironclaw measure", terminal);
+      progress.phase("evil\n\u001b[2J".repeat(30));
+      vi.advanceTimersByTime(3000);
+      progress.end();
+      expect(terminal.written.length).toBeGreaterThan(2);
+      for (const text of terminal.written) {
+        const line = text.replace("\r\u001b[2K", "");
+        expect(line.length).toBeLessThan(columns);
+        expect(line).not.toMatch(/\p{C}/u);
+      }
     }
   });
 
