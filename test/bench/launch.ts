@@ -41,7 +41,10 @@ function rowOf(runs: readonly Run[]): Row {
   const phases = COUNTED.map((phase) => `${phase} ${of((run) => run.phases[phase]).toFixed(0)}`).join(", ");
   const bare = `TPM ${of(({ tpm }) => tpm).toFixed(0)}, HSM ${of(({ hsm }) => hsm).toFixed(0)}`;
   const what = `measure, unseal, log in, check keys, cap (ms: ${phases}), vs its TPM commands alone and a bare log-in (${bare})`;
-  return timeRow({ id: "launch-agent", what, target: 2 }, { ours: of(({ ours }) => ours), peer: of(({ tpm, hsm }) => tpm + hsm) });
+  return timeRow(
+    { id: "launch-agent", what, target: 2 },
+    { ours: of(({ ours }) => ours), peer: of(({ tpm, hsm }) => tpm + hsm) },
+  );
 }
 
 async function measureLaunch(service: ServiceBench, bareLogin: string): Promise<Run> {

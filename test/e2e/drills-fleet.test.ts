@@ -57,7 +57,11 @@ async function drill(heading: string): Promise<void> {
 /** In this process: what the document takes for granted. */
 async function done(...words: readonly string[]): Promise<void> {
   const { code, err } = await cli(words);
-  expect({ words, code, err: err.replaceAll(/^(no answer yet|booted|measuring|unsealing|logging-in|checking-keys|capping|serving)\n/gm, "") }).toEqual({ words, code: 0, err: "" });
+  expect({
+    words,
+    code,
+    err: err.replaceAll(/^(no answer yet|booted|measuring|unsealing|logging-in|checking-keys|capping|serving)\n/gm, ""),
+  }).toEqual({ words, code: 0, err: "" });
 }
 
 beforeAll(async () => {

@@ -108,7 +108,10 @@ async function signs(running: RunningMachine, scope: string): Promise<string> {
 }
 
 /** The events of a fresh report's agent log, and what a verifier that knows the release makes of it. */
-async function reported({ running, ports }: Run): Promise<{ readonly events: readonly string[]; readonly tier: string }> {
+async function reported({
+  running,
+  ports,
+}: Run): Promise<{ readonly events: readonly string[]; readonly tier: string }> {
   running.control.close();
   const control = await openMachine(ports);
   try {

@@ -155,11 +155,7 @@ async function makeDocuments(at: (name: string) => string, image: Image): Promis
   for (const vm of VMS) {
     const sealing = { "ek-certificate": `${vm}-ek.der`, issuer: "ek-issuer.pem", ca: "ek-ca.pem", root: "root.pub" };
     const [sealedPin, sealedKey] = [`${vm}-hsm-pin.json`, `${vm}-state.json`];
-    await run(
-      `seal --token-serial ${token.serial}`,
-      { ...sealing, operator: "operator.pem", out: sealedPin },
-      pin,
-    );
+    await run(`seal --token-serial ${token.serial}`, { ...sealing, operator: "operator.pem", out: sealedPin }, pin);
     await run("seal --kind volume-key", { ...sealing, operator: "operator.pem", out: sealedKey });
     const given = { module: "module", token: "token", ...documents, release: "one.json", sealed: sealedPin };
     await run(`cabinet new ${at(`${vm}/cabinet.img`)} --name ${vm} --sealed ${at(sealedKey)}`, given);

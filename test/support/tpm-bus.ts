@@ -48,7 +48,11 @@ const FAILURE = Buffer.from("80010000000a00000101", "hex");
 export async function openTpmBus(tpm: SoftwareTpm): Promise<TpmBus> {
   const target = join(tpm.directory, "tpm.sock");
   const path = (client: BusClient) => join(tpm.directory, `bus-${client}.sock`);
-  const state = { commands: [] as BusCommand[], times: [] as number[], fault: (_: BusCommand): BusFault | Promise<BusFault> => null };
+  const state = {
+    commands: [] as BusCommand[],
+    times: [] as number[],
+    fault: (_: BusCommand): BusFault | Promise<BusFault> => null,
+  };
   const handles = new Map<BusClient, Set<number>>(BUS_CLIENTS.map((client) => [client, new Set()]));
   const transmit = oneAtATime(target);
   const answer = async (client: BusClient, command: Buffer): Promise<Buffer> => {
