@@ -1,3 +1,4 @@
+import { randomInt } from "node:crypto";
 import type { Socket } from "node:net";
 import { createInterface } from "node:readline";
 import { ImageError } from "./errors.ts";
@@ -67,7 +68,8 @@ export function openControl({ control, report, timeoutMs = 60_000 }: ControlSock
   const answers = new AnswerLines(control);
   const reports = new ReportFrames(report);
   let last: Promise<unknown> = Promise.resolve();
-  let next = 1;
+  // Not from the same number in every connection: a guest may answer what was asked in the one before.
+  let next = randomInt(1, 2 ** 31);
   const inTurn = <T>(act: () => Promise<T>): Promise<T> => {
     const turn = last.then(act, act);
     last = turn.catch(() => {});

@@ -47,29 +47,52 @@ function withoutId({ id: _id, ok: _ok, ...status }: Awaited<ReturnType<ControlCl
   return status;
 }
 
-/** Asks until the launch has ended, or for so long; then once more, and whatever comes of that stands. */
+/** Asks until the launch has ended, or for so long. A machine that is down, or whose agent does not run yet, is one to wait for. */
 async function waitFor(machine: string, seconds: number, io: CommandIo): Promise<Fields> {
   const deadline = performance.now() + seconds * 1000;
-  let told = "";
-  while (performance.now() < deadline) {
-    const status = await ask(machine, ANSWER_MS).catch(notYet);
+  using asking = new Asking(machine);
+  for (let told = ""; performance.now() < deadline; await sleep(POLL_MS)) {
+    const status = await asking.next();
     if (hasEnded(status)) return status;
     if (status["state"] !== told) io.complain(`${status["state"]}`);
     told = `${status["state"]}`;
-    await sleep(POLL_MS);
   }
   return ask(machine, ANSWER_MS);
+}
+
+/** One connection for as long as there is one: of another, the guest might still answer what was asked before it. */
+class Asking implements Disposable {
+  readonly #machine: string;
+  #control: ControlClient | null = null;
+
+  constructor(machine: string) {
+    this.#machine = machine;
+  }
+
+  async next(): Promise<Fields> {
+    try {
+      this.#control ??= await openMachine(this.#machine);
+      return withoutId(await this.#control.status(ANSWER_MS));
+    } catch (error) {
+      if (!(error instanceof IronclawError) || error.exitCode !== 4) throw error;
+      if (!("code" in error && error.code === "ERR_VM_TIMEOUT")) this.#hangUp();
+      return { state: "no answer yet" };
+    }
+  }
+
+  #hangUp(): void {
+    this.#control?.close();
+    this.#control = null;
+  }
+
+  [Symbol.dispose](): void {
+    this.#hangUp();
+  }
 }
 
 /** A machine that serves raises its epoch and lets earlier generations go after that: a restart before it would keep them. */
 function hasEnded({ state, settled }: Fields): boolean {
   return ENDED.includes(`${state}`) && !(state === "serving" && settled === null);
-}
-
-/** A machine that is down, or whose agent does not run yet, is one to wait for. */
-function notYet(error: unknown): Fields {
-  if (error instanceof IronclawError && error.exitCode === 4) return { state: "no answer yet" };
-  throw error;
 }
 
 /** Everything that the policy promises: the machine, each token, and nothing frozen as a whole. */
