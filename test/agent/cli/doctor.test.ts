@@ -253,7 +253,7 @@ describe("sessions and status of a machine", () => {
       sessions: [],
       more: 0,
     });
-    expectComplaint(await cli(["sessions", "end", "7", "--machine", made.at("machine")]), 1, "end-session");
+    expectComplaint(await cli(["sessions", "end", "7", "--machine", made.at("machine")]), 4, "end-session");
     expectComplaint(await cli(["sessions", "end", "07", "--machine", made.at("machine")]), 2, "SESSION");
   });
 });
