@@ -84,7 +84,9 @@ function frozenIn(frozen: unknown): { readonly all: boolean; readonly scopes: re
 }
 
 /** What the machine says; shown as text only. */
-function renderStatus({ state, reasons, tokens, phases, settled }: Fields): string {
+function renderStatus({ state, reasons, tokens, frozen, violations, phases, settled }: Fields): string {
+  const { all, scopes } = frozenIn(frozen);
+  const attempts = Object.entries((violations ?? {}) as Fields).map(([call, count]) => `${call} ${count}`); // shown as text only
   return [
     `${state}`,
     ...fieldsIn(reasons).flatMap(renderReason),

@@ -110,7 +110,14 @@ function layOutDevices(pci: string): void {
 function configuration(bus: TpmBus, directory: string): AgentConfig {
   const at = (name: string) => join(directory, "inside", name);
   return {
-    ...{ version: 1, agentPcr: AGENT_PCR, tcti: bus.tcti("agent"), programs: NATIVE_DIRECTORY, attestationKey: "p256" },
+    ...{
+      version: 1,
+      system: "image",
+      agentPcr: AGENT_PCR,
+      tcti: bus.tcti("agent"),
+      programs: NATIVE_DIRECTORY,
+      attestationKey: "p256",
+    },
     ...{ cabinet: join(directory, "cabinet.img"), scopes: at("scopes"), auditLog: at("audit"), stateVolume: false },
     ...{ store: at("store"), firmwareLog: at("firmware-event-log"), pciDevices: at("pci"), usbDevices: at("usb") },
     ...{ controlPort: at("control"), reportPort: at("report") },
