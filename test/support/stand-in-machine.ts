@@ -7,6 +7,7 @@ import { LivePolicy } from "../../agent/broker/index.ts";
 import { parseConfig } from "../../agent/config.ts";
 import { answerControlLine, type ControlService } from "../../agent/control/control.ts";
 import { createSealingService } from "../../agent/control/sealing.ts";
+import { createSessions } from "../../agent/control/sessions.ts";
 import { examine, tpmFindings } from "../../agent/doctor/index.ts";
 import { expectedLaunchEvents } from "../../agent/launch/expected-events.ts";
 import { type LaunchInputs, readInputs } from "../../agent/launch/inputs.ts";
@@ -107,7 +108,10 @@ export async function startStandIn(order: StandInOrder): Promise<AsyncDisposable
       return evidence.length;
     },
     audit: async () => ({ records: [], first: 1, head: { seq: 0, hash: "0".repeat(64) } }),
-    sessions: { list: () => ({ sessions: [], more: 0 }), end: () => Promise.reject(new Error("no sessions")) },
+    sessions: createSessions({
+      serving: () => null,
+      audit: { append: () => Promise.reject(new Error("no audit log")) },
+    }),
     doctor: () => examine([{ id: "tpm", run: () => tpmFindings(tpm, new Date()) }]),
   };
   await mkdir(order.directory, { recursive: true });

@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { Finding } from "../../../agent/doctor/index.ts";
+import { startApprovalMachine } from "../../support/approval-machine.ts";
 import { cli } from "../../support/cli.ts";
 import { type CliFixture, expectComplaint, makeCliFixture } from "../../support/cli-fixture.ts";
 import { GOOD, lineOf, OURS } from "../../support/host-configurations.ts";
@@ -253,7 +254,42 @@ describe("sessions and status of a machine", () => {
       sessions: [],
       more: 0,
     });
-    expectComplaint(await cli(["sessions", "end", "7", "--machine", made.at("machine")]), 1, "end-session");
+    expectComplaint(await cli(["sessions", "end", "7", "--machine", made.at("machine")]), 4, "end-session");
     expectComplaint(await cli(["sessions", "end", "07", "--machine", made.at("machine")]), 2, "SESSION");
   });
+
+  test("I8: what is frozen stands in the status, and a machine that is frozen as a whole does not serve", async () => {
+    const whole = await startStatusMachine({ state: "serving", tokens: [], frozen: { all: true, scopes: [] } });
+    expect(await cli(["status", "--machine", whole.directory])).toMatchObject({
+      code: 1,
+      out: expect.stringMatching(/^frozen: everything$/m),
+    });
+    whole.say({
+      state: "serving",
+      tokens: [],
+      frozen: { all: false, scopes: ["vault", "raw"] },
+      violations: { socket: 2 },
+    });
+    expect(await cli(["status", "--machine", whole.directory])).toMatchObject({
+      ...{
+        code: 0,
+        out: expect.stringMatching(/^frozen: vault, raw\nattempts at what the sandbox denies: socket 2$/m),
+      },
+    });
+    whole.say({ state: "serving", tokens: [], frozen: null });
+    expect((await cli(["status", "--machine", whole.directory])).out).not.toContain("frozen");
+    await whole[Symbol.asyncDispose]();
+  });
 });
+
+/** A machine that answers `status` with what it is told to. */
+async function startStatusMachine(status: object) {
+  let said = status;
+  const machine = await startApprovalMachine({ pending: () => [], approve: () => Promise.reject(new Error("none")) });
+  machine.answer = async (line) => JSON.stringify({ id: JSON.parse(line).id, ok: true, ...said });
+  return Object.assign(machine, {
+    say: (next: object) => {
+      said = next;
+    },
+  });
+}

@@ -92,6 +92,7 @@ describe("a TPM", () => {
 
   test("I2: whose hierarchies are off, or want a password, unseals nothing", async () => {
     await using other = await startSwtpm();
+    await tpmTool(other, "tpm2_evictcontrol", "-C", "o", "-c", "0x81010016");
     await tpmTool(other, "tpm2_changeauth", "-c", "endorsement", "x");
     const closed = await look(other);
     expect(of(closed, "tpm-hierarchies")).toMatchObject([{ level: "fail", got: "endorsement authorisation set" }]);
