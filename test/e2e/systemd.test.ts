@@ -142,9 +142,9 @@ describe("the package on an ordinary Debian with systemd", () => {
     );
     await shell.output("systemctl daemon-reload; sync");
     expect(capped).not.toBe(RESET.sha256);
-    const agents =
-      'for p in /proc/[0-9]*; do [ "$(readlink $p/exe)" = /usr/lib/ironclaw/node ] && kill -KILL ${p#/proc/}; done';
-    shell.send(agents);
+    shell.send(
+      `for p in /proc/[0-9]*; do [ "$(readlink $p/exe)" = /usr/lib/ironclaw/node ] && kill -KILL $(basename $p); done`,
+    );
     const exit = await Promise.race([running.vm.exited, sleep(120_000)]);
     expect(exit, "the machine started again (this one ends instead)").toMatchObject({ code: 0 });
   });
