@@ -200,11 +200,17 @@ export class TrustDomain {
   #choose(key: string, by?: "host"): Member | null {
     const known = this.#host.places.get(key);
     if (known === undefined || by === "host") return hasEnded(this.#host) ? null : this.#host;
+    return this.#leastBusy(FIRST_TAKES[known.quick === true ? "quick" : "slow"]);
+  }
+
+  #leastBusy(firstTakes: number): Member | null {
     let chosen: Member | null = null;
     for (const member of this.#serving) {
       if (hasEnded(member) || member === this.#entering) continue;
-      if (chosen === null && member.inWork < FIRST_TAKES[known.quick === true ? "quick" : "slow"]) return member;
-      if (chosen === null || member.inWork < chosen.inWork) chosen = member;
+      if (chosen === null) {
+        chosen = member;
+        if (member.inWork < firstTakes) break;
+      } else if (member.inWork < chosen.inWork) chosen = member;
     }
     return chosen;
   }

@@ -1,7 +1,8 @@
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { concatBytes, sha256Hex, utf8 } from "../../../policy/index.ts";
 import type { BrokerFixture } from "../../support/broker-fixture.ts";
 import { oaep, openSession, PRIVATE, plain, sign } from "../../support/broker-session.ts";
+import type { DomainOptions } from "../../support/domain-fixture.ts";
 import { byteArray, type RawClient, type Reply, u32, ulongs } from "../../support/rpc-client.ts";
 import { DIGEST, openUnwrapLab, type UnwrapBench, type UnwrapLab } from "../../support/unwrap-bench.ts";
 import { SHA1_OAEP } from "../../support/wrapping.ts";
@@ -158,6 +159,51 @@ test("I8: a session's key outlives its shim: it is unwrapped again in the one th
       reason: "restored again, in shim 1 that took over",
     },
   ]);
+});
+
+describe("a key that arrived where two shims serve", () => {
+  const again = () =>
+    bench.domains
+      .audited()
+      .filter(({ operation }) => operation === "unwrap")
+      .map(({ reason }) => reason);
+  const end = async (id: number) => {
+    bench.opened.processes[id]?.kill("SIGKILL");
+    await bench.opened.shims[id]?.closed;
+    await bench.opened.domain.settled();
+  };
+  const arrive = async (options: DomainOptions) => {
+    await lab.end();
+    bench = await lab.open(options);
+    await start();
+    const [restorer, user] = [await openSession(broker, "restore"), await openSession(broker, "restored")];
+    expect((await unwrap(restorer)).rv).toBe(0n);
+    const before = again();
+    return { user, since: () => again().slice(before.length) };
+  };
+
+  test("I7: is used in the shim that unwrapped it, however much that has to do, and the other one's end does not touch it", async () => {
+    const { user, since } = await arrive({ shims: 2 });
+    const gate = Promise.withResolvers<void>();
+    const held = Array.from({ length: 4 }, () => bench.opened.domain.use("rsa", () => gate.promise));
+    expect(await use(user)).toBe(0n);
+    gate.resolve();
+    await Promise.all(held);
+    await end(1);
+    expect(await use(user)).toBe(0n);
+    expect(since()).toEqual([]);
+  });
+
+  test.each([
+    ["a spare takes the first one's place", { shims: 2, spares: 1 }, 2],
+    ["no spare is left, and the second is the first from then on", { shims: 2 }, 1],
+  ] as const)("I8: outlives that shim, unwrapped again with a record, when %s", async (_, options, host) => {
+    const { user, since } = await arrive(options);
+    await end(0);
+    expect(await use(user)).toBe(0n);
+    expect(since()).toEqual([`restored again, in shim ${host} that took over`]);
+    expect(bench.opened.domain.end).toBeNull();
+  });
 });
 
 test("I5: a token in files takes no object once its shim is armed: nothing is opened for writing any more", async () => {
