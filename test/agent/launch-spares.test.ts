@@ -100,6 +100,34 @@ describe("a launch with spares", () => {
     await checks.expectClosed(machine);
   });
 
+  test("I5 I11: has as many that serve as its policy says, logged in like spares when the first was accepted, and each tried with every key", async () => {
+    const machine = await bench.provision({ policy: (draft) => changeModule(draft, { shims: 2, spares: 1 }) });
+    const before = triesSoFar();
+    await using booted = await checks.boot({}, machine);
+    expect(booted.record.state.kind).toBe("serving");
+    expect(booted.launched?.tokens.map(({ shims }) => shims.map(({ id, serves }) => `${id} ${serves}`))).toEqual([
+      ["0 true", "1 true", "2 false"],
+    ]);
+    expect(booted.record.shims.map(({ serves }) => serves)).toEqual([true, true, false]);
+    expect(booted.calls.filter((call) => /^(login|sign|arm)/.test(call))).toEqual([
+      ...["login", "login 1", "login 2", "sign", "sign 1", "sign 2", "arm", "arm 1", "arm 2"],
+    ]);
+    expect(booted.calls.indexOf("keys")).toBeGreaterThan(booted.calls.indexOf("login 2"));
+    expect(loginsSince(before)).toEqual(["right", "right", "right"]);
+    expect(asked(booted, TPM_CC.unseal)).toBe(1);
+    for (const member of booted.launched?.tokens[0]?.shims ?? [])
+      expect([...member.places].map(([name, { quick }]) => `${name} ${quick}`)).toEqual(["release-ec true"]);
+  });
+
+  test("I11: a wrong PIN is tried by the first of several that are to serve, alone and once", async () => {
+    const policy: NonNullable<Provisioning["policy"]> = (draft) => changeModule(draft, { shims: 3 });
+    const machine = await bench.provision({ policy, pin: `${LAUNCH_PIN}-not` });
+    const before = triesSoFar();
+    const booted = await expectRefusedAs(["pin-refused counting"], machine);
+    expect(booted.calls.filter((call) => call.startsWith("login"))).toEqual(["login"]);
+    expect(loginsSince(before)).toEqual(["wrong"]);
+  });
+
   test("I4: leaves the PIN in no channel", async () => {
     const machine = await provision(2);
     await using booted = await checks.boot({}, machine);

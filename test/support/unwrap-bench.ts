@@ -2,7 +2,7 @@ import { createPublicKey, generateKeyPairSync, type KeyObject, verify } from "no
 import { domainToken } from "../../agent/scopes/serve.ts";
 import { sha256, sha256Hex, toBase64, utf8 } from "../../policy/index.ts";
 import { type BrokerFixture, startBroker } from "./broker-fixture.ts";
-import { type DomainBench, openDomainBench, type TestDomain } from "./domain-fixture.ts";
+import { type DomainBench, type DomainOptions, openDomainBench, type TestDomain } from "./domain-fixture.ts";
 import { keyNamed, makeToken, publicKeyOf, SOFTHSM, TEST_PIN, writeHostProfile } from "./shim-fixture.ts";
 import { encryptOaep } from "./wrapping.ts";
 
@@ -28,7 +28,8 @@ export interface UnwrapBench {
 }
 
 export interface UnwrapLab {
-  open(): Promise<UnwrapBench>;
+  /** @param options default: one that serves, and one spare */
+  open(options?: DomainOptions): Promise<UnwrapBench>;
   /** Ends what the last `open` and its `start` began. */
   end(): Promise<void>;
   close(): Promise<void>;
@@ -43,9 +44,9 @@ export async function openUnwrapLab(): Promise<UnwrapLab> {
   const token = makeToken(domains.bench);
   const profile = writeHostProfile(domains.bench, token);
   let last: { opened: TestDomain; broker: BrokerFixture | null } | null = null;
-  const open = async (): Promise<UnwrapBench> => {
+  const open = async (options: DomainOptions = { spares: 1 }): Promise<UnwrapBench> => {
     const own = { library: SOFTHSM, environment: token.environment, profile, pin: TEST_PIN, label: "bench" };
-    const opened = await domains.open({ ...own, uses: { rsa: "unwrap" } }, { spares: 1 });
+    const opened = await domains.open({ ...own, uses: { rsa: "unwrap" } }, options);
     const kept: NonNullable<typeof last> = { opened, broker: null };
     last = kept;
     const kek = publicKeyOf(keyNamed(await opened.domain.use("rsa", (shim, { slotId }) => shim.keys(slotId)), "rsa"));

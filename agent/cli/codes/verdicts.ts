@@ -16,6 +16,10 @@ export const APPRAISAL_CODES = {
     act: "a `dev` or `demo` machine where none belongs: stop it; or name the variant in the appraisal policy",
   },
   "image-id": { means: "the claimed image is not the release's", act: "find out who built the image that runs" },
+  "installed-system": {
+    means: "no image of ours, but the package on an ordinary system: nothing of its root file system was measured",
+    act: "nothing, where that was meant (agent/docs/install.md says what is weaker); else run an image",
+  },
   "debug-status": {
     means: "the claimed debug status is not that of the variant",
     act: "keep the report: claims and variant contradict each other",

@@ -1,7 +1,9 @@
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
+import { setImmediate as turn } from "node:timers/promises";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { concatBytes, sha256Hex, utf8 } from "../../../policy/index.ts";
 import type { BrokerFixture } from "../../support/broker-fixture.ts";
 import { oaep, openSession, PRIVATE, plain, sign } from "../../support/broker-session.ts";
+import type { DomainOptions } from "../../support/domain-fixture.ts";
 import { byteArray, type RawClient, type Reply, u32, ulongs } from "../../support/rpc-client.ts";
 import { DIGEST, openUnwrapLab, type UnwrapBench, type UnwrapLab } from "../../support/unwrap-bench.ts";
 import { SHA1_OAEP } from "../../support/wrapping.ts";
@@ -159,6 +161,88 @@ test("I8: a session's key outlives its shim: it is unwrapped again in the one th
       reason: "restored again, in shim 1 that took over",
     },
   ]);
+});
+
+describe("a key that arrived where two shims serve", () => {
+  const again = () =>
+    bench.domains
+      .audited()
+      .filter(({ operation }) => operation === "unwrap")
+      .map(({ reason }) => reason);
+  const end = async (id: number) => {
+    bench.opened.processes[id]?.kill("SIGKILL");
+    await bench.opened.shims[id]?.closed;
+    await bench.opened.domain.settled();
+  };
+  const arrive = async (options: DomainOptions) => {
+    await lab.end();
+    bench = await lab.open(options);
+    await start();
+    const [restorer, user] = [await openSession(broker, "restore"), await openSession(broker, "restored")];
+    // The first has enough to do, by which any other request would go to the second.
+    const gate = Promise.withResolvers<void>();
+    const held = bench.opened.domain.use("rsa", () => gate.promise);
+    expect((await unwrap(restorer)).rv).toBe(0n);
+    gate.resolve();
+    await held;
+    const before = again();
+    return { user, since: () => again().slice(before.length) };
+  };
+
+  test("I7: is used in the shim that unwrapped it, however much that has to do, and the other one's end does not touch it", async () => {
+    const { user, since } = await arrive({ shims: 2 });
+    const gate = Promise.withResolvers<void>();
+    const held = Array.from({ length: 4 }, () => bench.opened.domain.use("rsa", () => gate.promise));
+    expect(await use(user)).toBe(0n);
+    gate.resolve();
+    await Promise.all(held);
+    await end(1);
+    expect(await use(user)).toBe(0n);
+    expect(since()).toEqual([]);
+  });
+
+  test.each([
+    ["a spare takes the first one's place", { shims: 2, spares: 1 }, 2],
+    ["no spare is left, and the second is the first from then on", { shims: 2 }, 1],
+  ] as const)("I8: outlives that shim, unwrapped again with a record, when %s", async (_, options, host) => {
+    const { user, since } = await arrive(options);
+    await end(0);
+    expect(await use(user)).toBe(0n);
+    expect(since()).toEqual([`restored again, in shim ${host} that took over`]);
+    expect(bench.opened.domain.end).toBeNull();
+  });
+});
+
+test.each([
+  ["the one spare is asked for nothing", { spares: 1 }, []],
+  ["the spare is asked for nothing, and the other one serves", { shims: 2, spares: 1 }, [1]],
+  ["the other one, which takes it in, serves on", { shims: 2 }, [1]],
+] as const)("I7 I8: while a key is unwrapped again %s, and uses of that key wait", async (_, options, meanwhile) => {
+  await lab.end();
+  bench = await lab.open(options);
+  const { domain, shims, processes } = bench.opened;
+  const gate = Promise.withResolvers<void>();
+  let tries = 0;
+  await domain.arrive({
+    ...{ name: "restore/restored", by: "rsa", where: "session", stillAllowed: () => true },
+    ...{ blob: `sha256:${"00".repeat(32)}`, unwrap: async () => 77n, prove: async () => undefined },
+    tryOut: async () => {
+      if (++tries > 1) await gate.promise;
+      return 76n;
+    },
+  });
+  processes[0]?.kill("SIGKILL");
+  await expect.poll(() => tries).toBe(2);
+  const asked: number[] = [];
+  const other = domain.use("rsa", async (shim) => asked.push(shims.indexOf(shim)));
+  const arrived = domain.use("restore/restored", async (shim, { handle }) => [shims.indexOf(shim), handle]);
+  await turn();
+  expect(asked).toEqual(meanwhile);
+  gate.resolve();
+  const host = "spares" in options ? shims.length - 1 : 1;
+  expect(await arrived).toEqual([host, 77n]);
+  await other;
+  expect(asked).toHaveLength(1);
 });
 
 test("I5: a token in files takes no object once its shim is armed: nothing is opened for writing any more", async () => {
