@@ -53,14 +53,9 @@ describe("a root disk that is not the released one", () => {
 
   it.each([
     [
-      "cut in the middle",
-      (path: string) => truncate(path, Math.floor(dataBlocks / 2) * BLOCK),
-      /initrd: dm-verity: [^\n]*powering off/,
-    ],
-    [
       "cut before its hash tree",
       (path: string) => truncate(path, dataBlocks * BLOCK),
-      /initrd: dm-verity: [^\n]*powering off|corrupted|panic/,
+      /initrd: dm-verity: [^\n]*powering off/,
     ],
     ["empty", (path: string) => truncate(path, BLOCK), /initrd: dm-verity: [^\n]*powering off/],
     [
