@@ -162,7 +162,7 @@ export function checkRelease(contents: CabinetContents, { releases }: CabinetDoc
 /** What this image would measure with these documents, against each release. */
 export async function checkImage(
   contents: CabinetContents,
-  { policy, releases }: Documents,
+  { policy, releases }: CabinetDocuments,
   image: BuiltImage,
 ): Promise<readonly CabinetFinding[]> {
   const [policyBytes, anchorsBytes] = [contents.get("policy"), contents.get("anchors")];
