@@ -45,7 +45,7 @@ export async function checkCabinet(
     ...slots,
     ...findings,
     ...(documents.policy === null ? [] : checkModule(contents, documents.policy, references.image)),
-    ...checkCredentials(documents),
+    ...(documents.anchors === null ? [] : checkCredentials(documents)),
     ...checkRelease(contents, documents),
     ...(references.image === null ? [] : await checkImage(contents, documents, references.image)),
     ...(references.ekCertificate === null ? [] : checkTpm(documents, references.ekCertificate)),
