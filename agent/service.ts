@@ -79,7 +79,7 @@ export async function runAgent(configPath: string, listen: ListenEnvironment): P
   const turns = createTurns();
   const metrics = new Metrics(() => machineState(record, audit, serving));
   const restrictions = new Restrictions({
-    ...{ tss: tpm.tss, log, audit, turns },
+    ...{ tss: tpm.tss, log, audit, turns, unrecorded: say },
     policy: () => inputs.partial.policy,
     release: () => record.release,
   });
@@ -106,6 +106,10 @@ export async function runAgent(configPath: string, listen: ListenEnvironment): P
       },
     );
   return ended;
+}
+
+function say(what: string): void {
+  console.error(`agent: ${what}`);
 }
 
 /** Without an attestation key the log goes on without checkpoints, and nothing of it is ever deleted. */
