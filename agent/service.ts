@@ -67,7 +67,7 @@ export async function runAgent(configPath: string, listen: ListenEnvironment): P
   const turns = createTurns();
   const metrics = new Metrics(() => machineState(record, audit, serving));
   const restrictions = new Restrictions({
-    ...{ tss: tpm.tss, log, audit, turns },
+    ...{ tss: tpm.tss, log, audit, turns, unrecorded: (what: string) => journal.error(what) },
     policy: () => inputs.partial.policy,
     release: () => record.release,
   });

@@ -48,6 +48,8 @@ interface RestrictionParts {
   /** The release in force: its key signs narrowings. */
   readonly release: () => Release | undefined;
   readonly turns: Turns;
+  /** Told what holds without a record: the log has failed, and with it everything that is signed. */
+  readonly unrecorded: (what: string) => void;
 }
 
 /** Narrowings of one boot: the agent log, which reports carry whole, holds an event for each. */
@@ -155,11 +157,14 @@ export class Restrictions {
     }
   }
 
-  /** A log that cannot be written stops every operation by itself; what was stopped stays so all the same. */
+  /** A log that cannot be written stops every operation by itself; what was stopped stays so all the same, and that is said. */
   async #record(operation: "freeze" | "narrow", scope: string, reason: string): Promise<void> {
     const nothing = { caller: null, key: null, mechanism: null, inputDigest: null, step: null, approvals: [] } as const;
     const entry = { ...nothing, operation, scope, decision: "deny", reason } as const;
-    await this.#parts.audit.append(entry, "written").catch(() => undefined);
+    await this.#parts.audit.append(entry, "written").catch((error: unknown) => {
+      const cause = error instanceof Error ? error.message : "unknown failure";
+      this.#parts.unrecorded(`${operation} ${scope} holds, and has no audit record: ${cause}`);
+    });
   }
 
   async #report(): Promise<FreezeReport> {

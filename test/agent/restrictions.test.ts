@@ -47,14 +47,18 @@ interface Boot {
   readonly live: LivePolicy;
   readonly events: LaunchEvent[];
   readonly records: Parameters<AuditLog["append"]>[0][];
+  /** What was said to hold without a record. */
+  readonly unrecorded: string[];
 }
 
 /** A machine that serves this policy, as far as restrictions go; `serve: false`: its launch is not over. */
 async function boot(tss: Tss, { policy = POLICY, serve = true, audit = true } = {}): Promise<Boot> {
   const events: LaunchEvent[] = [];
   const records: Boot["records"] = [];
+  const unrecorded: string[] = [];
   const restrictions = new Restrictions({
     ...{ tss, policy: () => policy, release: () => release, turns: createTurns() },
+    unrecorded: (what) => void unrecorded.push(what),
     log: { measure: async (event) => void events.push(event) },
     audit: {
       append: async (entry) => {
@@ -66,7 +70,7 @@ async function boot(tss: Tss, { policy = POLICY, serve = true, audit = true } = 
   });
   const live = new LivePolicy(policy);
   if (serve) await restrictions.begin(live);
-  return { restrictions, live, events, records };
+  return { restrictions, live, events, records, unrecorded };
 }
 
 async function withBoot(use: (machine: Boot, tss: Tss) => Promise<void>, options?: Parameters<typeof boot>[1]) {
@@ -146,15 +150,16 @@ describe("freezing", () => {
     );
   });
 
-  test("I8: without the TPM's consent, and without a log that can be written, it holds all the same", async () => {
+  test("I8: without the TPM's consent, and without a log that can be written, it holds all the same, is measured, and is said", async () => {
     await withBoot(
-      async ({ restrictions, live, events }, tss) => {
+      async ({ restrictions, live, events, unrecorded }, tss) => {
         await using index = await tss.trFromTpmPublic(0x0180_0023);
         await tss.nvUndefineSpace(index);
         await expect(restrictions.freeze({ kind: "scopes", scopes: ["vault"] })).rejects.toMatchObject({
           code: "ERR_SEAL_RECORD",
         });
         expect([live.isFrozen("vault"), events.length]).toEqual([true, 1]);
+        expect(unrecorded).toEqual(["freeze vault holds, and has no audit record: disk full"]);
       },
       { audit: false },
     );
@@ -221,6 +226,17 @@ describe("narrowing at run time", () => {
         await expect(restrictions.narrow(signed)).rejects.toMatchObject({ code: "ERR_LAUNCH" });
       },
       { serve: false },
+    );
+  });
+
+  test("I8: a narrowing whose record cannot be written is in force and measured, and that it has none is said", async () => {
+    await withBoot(
+      async ({ restrictions, live, events, unrecorded }) => {
+        await restrictions.narrow(await signPolicy(narrower(), keys.releaseKey));
+        expect([live.current.serial, events.length]).toEqual([8, 1]);
+        expect(unrecorded).toEqual(["narrow policy holds, and has no audit record: disk full"]);
+      },
+      { audit: false },
     );
   });
 

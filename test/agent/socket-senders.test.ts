@@ -43,7 +43,7 @@ const act = (name: string, ...more: string[]) => finished(startAct(workload.path
 /** Records of refusals come after the connection has ended. */
 async function refusals(count = 1): Promise<string[]> {
   const found = () => broker.records().map(({ step, decision, reason }) => `${decision} ${step} ${reason}`);
-  while (found().length < count) await new Promise((done) => setTimeout(done, 5));
+  await expect.poll(() => found().length, { interval: 5, timeout: 5000 }).toBeGreaterThanOrEqual(count);
   return found();
 }
 

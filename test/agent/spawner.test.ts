@@ -1,6 +1,19 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { chmodSync, existsSync, readFileSync, readlinkSync, realpathSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  copyFileSync,
+  existsSync,
+  mkdtempSync,
+  readFileSync,
+  readlinkSync,
+  realpathSync,
+  rmSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { beforeAll, describe, expect, test } from "vitest";
@@ -421,6 +434,26 @@ describe("peer-exe", () => {
       const pid = await spawner.logged(new RegExp(`copy ${index + 1} is (\\d+)\n`));
       expect(await digestOf(pid)).toBe(sha256(concatBytes(readFileSync(sleep), utf8(last))));
       process.kill(chameleon, "SIGUSR1");
+    }
+  });
+
+  test("I10: a program of more than 256 MiB is nobody's caller: no more of it is hashed", async () => {
+    const spawner = await bench.started();
+    const directory = mkdtempSync(join(tmpdir(), "ironclaw-large-"));
+    const answerOf = async (size: number) => {
+      const path = join(directory, `${size}`);
+      copyFileSync(realpathSync("/usr/bin/sleep"), path);
+      truncateSync(path, size);
+      const sleeper = spawn(path, ["60"]);
+      await once(sleeper, "spawn");
+      const asked = spawner.client.peerExe(await spawner.pidfd(sleeper.pid ?? -1));
+      return asked.then((peer) => peer.path === path, String).finally(() => sleeper.kill("SIGKILL"));
+    };
+    try {
+      expect(await answerOf(256 << 20)).toBe(true);
+      expect(await answerOf((256 << 20) + 1)).toMatch(/peer executable: File too large/);
+    } finally {
+      rmSync(directory, { recursive: true });
     }
   });
 

@@ -1,5 +1,6 @@
 // npm run soak -- [--minutes N] [--json]: exit code 1 when something did not hold, 2 for arguments that mean nothing
 import { parseArgs } from "node:util";
+import { memoryText } from "./memory.ts";
 import { soak } from "./soak.ts";
 
 const USAGE = "usage: npm run soak -- [--minutes N] [--json]";
@@ -37,6 +38,7 @@ async function main(): Promise<void> {
   if (order.json) console.log(JSON.stringify(result));
   else {
     console.log(`${result.operations} operations, ${result.faults} faults, ${result.violations.length} violations`);
+    console.log(memoryText(result.memory));
     for (const violation of result.violations) console.log(`  ${violation}`);
   }
   if (result.violations.length > 0) process.exitCode = 1;

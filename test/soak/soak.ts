@@ -10,6 +10,7 @@ import type { LabHeld } from "../support/lab-broker.ts";
 import { runTokenTool } from "../support/shim-fixture.ts";
 import type { ClientsOrder } from "./clients.ts";
 import type { Told } from "./findings.ts";
+import { LOOKS, type MemoryTold, memoryFindings, toldOf } from "./memory.ts";
 import { KEY_NAMES, planWorkloads, scopesOf } from "./plan.ts";
 
 export interface SoakOptions {
@@ -25,15 +26,9 @@ export interface SoakResult {
   readonly faults: number;
   /** What must not be; empty when all held. */
   readonly violations: readonly string[];
-  /** Of the agent: after a tenth of the time, and at the end. */
-  readonly held: readonly LabHeld[];
+  /** Of the agent. */
+  readonly memory: MemoryTold;
 }
-
-const MIB = 1 << 20;
-/** What the heap may grow by over the run: caches that are full later than at the first look. */
-const HEAP_GROWTH = 8 * MIB;
-/** The allocator's own slack is more. */
-const RESIDENT_GROWTH = 48 * MIB;
 
 /**
  * 64 workloads, each with a scope of its own, at both doors of an agent over a real shim; among them clients that are stuck, slow, or gone.
@@ -59,18 +54,13 @@ export async function soak({ milliseconds, drops }: SoakOptions): Promise<SoakRe
       publicKeys: Object.fromEntries(served.keys.map(({ name, spki }) => [name, Buffer.from(spki).toString("base64")])),
     };
     const told = runClients(order);
-    const held = [await heldAfter(served, milliseconds / 10)];
+    const looks = await lookOften(served, milliseconds);
     const { operations, faults, signed, violations } = await told;
     await delay(500); // the agent hears of the last ends
-    held.push(await served.lab.ask("held"));
+    const memory = toldOf(looks, { before, after: descriptorsOf(served) });
     return {
-      ...{ operations, faults, held },
-      violations: [
-        ...violations,
-        ...growth(held),
-        ...leftOver(before, descriptorsOf(served)),
-        ...auditFindings(served, signed),
-      ],
+      ...{ operations, faults, memory },
+      violations: [...violations, ...memoryFindings(memory), ...auditFindings(served, signed)],
     };
   } finally {
     await served.close();
@@ -87,20 +77,14 @@ async function runClients(order: ClientsOrder): Promise<Told> {
   return told;
 }
 
-async function heldAfter({ lab }: Served, milliseconds: number): Promise<LabHeld> {
-  await delay(milliseconds);
-  return lab.ask("held");
-}
-
-function growth([first, last]: readonly LabHeld[]): readonly string[] {
-  if (first === undefined || last === undefined) return ["memory was not looked at"];
-  const heap = last.heapBytes + last.externalBytes - first.heapBytes - first.externalBytes;
-  const resident = last.residentBytes - first.residentBytes;
-  const mib = (bytes: number) => `${(bytes / MIB).toFixed(1)} MiB`;
-  return [
-    ...(heap > HEAP_GROWTH ? [`the agent's heap grew by ${mib(heap)}`] : []),
-    ...(resident > RESIDENT_GROWTH ? [`the agent's resident memory grew by ${mib(resident)}`] : []),
-  ];
+/** While the clients work, at equal distances. */
+async function lookOften({ lab }: Served, milliseconds: number): Promise<readonly LabHeld[]> {
+  const looks: LabHeld[] = [];
+  while (looks.length < LOOKS) {
+    await delay(milliseconds / (LOOKS + 1));
+    looks.push(await lab.ask("held"));
+  }
+  return looks;
 }
 
 /** Open descriptors of the agent, which is the spawner's child that is called node. */
@@ -110,10 +94,6 @@ function descriptorsOf({ lab }: Served): number {
   const agent = children.find((pid) => readFileSync(`/proc/${pid}/cmdline`, "latin1").includes("hostile-agent"));
   if (agent === undefined) throw new Error("no agent");
   return readdirSync(`/proc/${agent}/fd`).length;
-}
-
-function leftOver(before: number, after: number): readonly string[] {
-  return after > before ? [`${after - before} descriptors of dropped connections are left`] : [];
 }
 
 /** The log verifies, and has as many allowed signatures of each scope as its workload got, all with its own key. */

@@ -49,11 +49,23 @@ export function startActInNamespace(program: string, args: readonly string[]): C
   return spawn("unshare", [...NAMESPACES, program, ...args], user);
 }
 
-/** All that an act printed, once it and its children have closed their output. */
+/** Milliseconds after which an act hangs: somebody is served who should not be, or the other way round. */
+const LONGEST = 10_000;
+
+/** All that an act printed, once it and its children have closed their output. Rejects when they do not. */
 export function finished(child: ChildProcessWithoutNullStreams): Promise<Uint8Array> {
   const pieces: Buffer[] = [];
   child.stdout.on("data", (piece: Buffer) => pieces.push(piece));
-  return new Promise((done) => child.on("close", () => done(Uint8Array.from(Buffer.concat(pieces)))));
+  return new Promise((done, failed) => {
+    const hanging = setTimeout(() => {
+      child.kill("SIGKILL");
+      failed(new Error(`the act hangs, after ${Buffer.concat(pieces).length} bytes`));
+    }, LONGEST);
+    child.on("close", () => {
+      clearTimeout(hanging);
+      done(Uint8Array.from(Buffer.concat(pieces)));
+    });
+  });
 }
 
 /** The agent's identity, with the kernel's own answers; only the digest is computed here and not by the spawner. */

@@ -90,6 +90,7 @@ export async function startStandIn(order: StandInOrder): Promise<AsyncDisposable
     ...{
       log: { measure: async () => undefined },
       audit: { append: () => Promise.reject(new Error("no audit log")) },
+      unrecorded: () => undefined,
     },
   });
   if (inputs.partial.policy !== undefined) await restrictions.begin(new LivePolicy(inputs.partial.policy));

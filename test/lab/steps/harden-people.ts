@@ -90,6 +90,7 @@ async function freeze(lab: Lab): Promise<StepResult> {
   const restrictionsOf = (broker: Pick<Broker, "audit">, policy: () => Policy | undefined) =>
     new Restrictions({
       ...{ tss, policy, release: () => undefined, audit: broker.audit, turns: createTurns() },
+      unrecorded: (what) => console.error(`lab: ${what}`),
       log: { measure: async () => undefined }, // there is no agent PCR here; test/agent/restrictions.test.ts has one
     });
   const tries: Try[] = [];
