@@ -21,7 +21,6 @@ export const command: Command = {
   examples: [
     "ironclaw sessions --machine /tmp/ironclaw-dev-x1/vm",
     "ironclaw sessions --machine /tmp/ironclaw-dev-x1/vm --scope release-signing --json",
-    "ironclaw sessions end 7 --machine /tmp/ironclaw-dev-x1/vm",
   ],
   run: (input, io) =>
     withMachine(input.text("machine"), async (control): Promise<0> => {
