@@ -143,7 +143,8 @@ export async function signedByCaller({ machine, hsm }: DrillDesk): Promise<boole
   const sign = ["--module", CLIENT, "--sign", "--mechanism", "ECDSA", "--label", "release-ec"];
   // Not a call that waits: the machine's TPM is served by this process.
   const child = spawn(CALLER.program, sign, {
-    ...{ uid: CALLER.uid, gid: CALLER.uid, cwd: "/", stdio: ["pipe", "pipe", "ignore"] },
+    ...{ uid: CALLER.uid, gid: CALLER.uid, cwd: "/" },
+    stdio: ["pipe", "pipe", "ignore"],
     env: { P11_KIT_SERVER_ADDRESS: `unix:path=${join(machine.directory, "inside/scopes/release-signing.sock")}` },
   });
   child.stdin.on("error", () => undefined).end(hash("sha256", message, "buffer"));
