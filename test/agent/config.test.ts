@@ -16,7 +16,7 @@ const parseDocument = (changed: unknown) => parseConfig(utf8(JSON.stringify(chan
 
 describe("the agent's configuration", () => {
   test("that of the image is read as it stands", () => {
-    expect(parseConfig(bytes)).toEqual({ ...document, attestationKey: "p256" });
+    expect(parseConfig(bytes)).toEqual({ ...document, attestationKey: "p256", system: "image" });
     expect(FIELDS).toHaveLength(14);
   });
 
@@ -27,6 +27,13 @@ describe("the agent's configuration", () => {
     for (const attestationKey of ["p384", "", null, 2048, ["p256"]]) {
       expect(() => parseDocument({ ...document, attestationKey })).toThrow("attestationKey:");
     }
+  });
+
+  test("I9: of the package it says that the system is no image, and there is no third word", () => {
+    const installed = readFileSync(resolve(import.meta.dirname, "../../vm-images/debian/agent.json"));
+    expect(parseConfig(new Uint8Array(installed)).system).toBe("installed");
+    for (const system of ["release", "", null, true])
+      expect(() => parseDocument({ ...document, system })).toThrow("system:");
   });
 
   test.each(FIELDS)("I10: without %s it is refused by that name", (field) => {
@@ -75,7 +82,7 @@ describe("the agent's configuration", () => {
     fc.assert(
       fc.property(fc.oneof(fc.uint8Array({ maxLength: 400 }), mutated, fc.json().map(utf8)), (input) => {
         try {
-          expect(Object.keys(parseConfig(input)).sort()).toEqual([...FIELDS, "attestationKey"].sort());
+          expect(Object.keys(parseConfig(input)).sort()).toEqual([...FIELDS, "attestationKey", "system"].sort());
         } catch (error) {
           if (!(error instanceof IronclawError)) throw error;
           expect(["ERR_CONFIG_INVALID", "ERR_POLICY_MALFORMED"]).toContain(error.code);

@@ -54,7 +54,11 @@ describe("the appraisal policy", () => {
       { releases: "all" },
     ],
     ["a release twice", "releases: expected each name once, got a list of 2", { releases: ["a", "a"] }],
-    ["an unknown variant", 'variants.0: expected "demo" or "dev" or "release", got "test"', { variants: ["test"] }],
+    [
+      "an unknown variant",
+      'variants.0: expected "demo" or "dev" or "installed" or "release", got "test"',
+      { variants: ["test"] },
+    ],
     ["an unknown class", 'minAssurance: expected "software-tpm".*, got "any"', { minAssurance: "any" }],
     ["no age at all", "freshness.maxAgeSeconds: expected at least 1, got 0", { freshness: { maxAgeSeconds: 0 } }],
     [

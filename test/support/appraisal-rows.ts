@@ -228,7 +228,14 @@ export const contraindicatedRows: readonly Row[] = [
 
 const twoSeparators = concatBytes(typicalLog(), logEvent(1, separatorType, new Uint8Array(4)));
 
+const installed = { id: "11".repeat(32), variant: "installed" } as const;
+
 export const warningRows: readonly Row[] = [
+  [
+    "a system that the package is installed on",
+    "installed-system",
+    { scene: { asserted: { image: installed } }, reference: { image: installed }, policy: { variants: ["installed"] } },
+  ],
   ["a firmware PCR without a reference value", "firmware-unpinned", { reference: { pcrs: withoutPcrs("1") } }],
   [
     "a secure boot state without a reference value where the policy only warns",
