@@ -33,9 +33,9 @@ async function start(rule: Record<string, unknown> = {}, scope: Record<string, u
 }
 
 const SESSION_KEY = {
-  ...{ objectClass: "private", keyType: 3n, use: "sign", where: "session", label: "", id: new Uint8Array() },
-  ...{ mechanism: 0x9n, oaep: SHA1_OAEP, allowedMechanisms: [0x1041n] },
-} as const;
+  ...({ objectClass: "private", keyType: 3n, use: "sign", where: "session", label: "" } as const),
+  ...{ id: new Uint8Array(), mechanism: 0x9n, oaep: SHA1_OAEP, allowedMechanisms: [0x1041n] },
+};
 type UnwrapNow = Parameters<UnwrapBench["opened"]["domain"]["arrive"]>[0]["unwrap"];
 
 const byteString = (bytes: Uint8Array) => concatBytes(u32(bytes.length), bytes);
