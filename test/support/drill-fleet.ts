@@ -70,6 +70,7 @@ export async function openDrillFleet(): Promise<DrillFleet> {
     anchors: new Uint8Array(readFileSync(at("anchors.json"))),
     release: new Uint8Array(readFileSync(at("one.json"))),
   });
+  cpSync(at("verifier-endorsement.json"), at("ek-anchors.json"));
   const kept = ["tpm", "disks", "cabinet.img"];
   return {
     ...{ directory, verifier, serial, pin, at, stop },
