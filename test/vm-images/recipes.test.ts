@@ -4,8 +4,10 @@ import { dirname, join } from "node:path";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { accountFiles } from "../../vm-images/accounts.ts";
+import { Archive } from "../../vm-images/apt.ts";
 import { kernelCommandLine } from "../../vm-images/kernel-image.ts";
 import { encodeLock, lockPathOf, recipeLock } from "../../vm-images/lock.ts";
+import { lockRecipe } from "../../vm-images/newest.ts";
 import { ownFiles } from "../../vm-images/own-files.ts";
 import { RECIPE_NAMES, readRecipe, rootPartOf, type Workload } from "../../vm-images/recipes.ts";
 
@@ -160,6 +162,14 @@ describe("a recipe's locked packages", () => {
     const found = (await recipeLock(recipe)).filter(({ name }) => name === "libc6");
     expect(found.map(({ sha256 }) => sha256)).not.toContain(libc.sha256);
     expect(found).toHaveLength(1);
+  });
+
+  it("are locked without asking anybody where all are, keep their version, and go when the recipe names them no more", async () => {
+    const archive = new Archive(join(directory, "no-archive"));
+    const named = await readRecipe(await folderWith(whole));
+    expect(await lockRecipe(archive, named, [locked, { ...locked, name: "libjq1" }])).toEqual([locked]);
+    const like = await readRecipe(await folderWith({ version: 1, like: "usb" }));
+    expect(await lockRecipe(archive, like, [locked])).toEqual([]);
   });
 
   it.each([
