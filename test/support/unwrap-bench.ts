@@ -23,8 +23,8 @@ export interface UnwrapBench {
   foreign(): Uint8Array;
   /** Over MESSAGE, as PKCS #11 has it. */
   isSigners(signature: Uint8Array): boolean;
-  /** Fields of the arrival's rule, and of the scope that lets it in, that are others than usual. */
-  start(rule?: Record<string, unknown>, scope?: Record<string, unknown>): Promise<void>;
+  /** @param rule fields of the arrival's rule that are others than usual */
+  start(rule?: Record<string, unknown>): Promise<void>;
 }
 
 export interface UnwrapLab {
@@ -61,8 +61,8 @@ export async function openUnwrapLab(): Promise<UnwrapLab> {
         if (kept.broker === null) throw new TypeError("unwrap bench: not started");
         return kept.broker;
       },
-      start: async (rule: Record<string, unknown> = {}, scope: Record<string, unknown> = {}) => {
-        kept.broker = await startUnwrapping(bench, rule, scope);
+      start: async (rule: Record<string, unknown> = {}) => {
+        kept.broker = await startUnwrapping(bench, rule);
       },
     };
     return bench;
@@ -81,7 +81,6 @@ type Parts = Pick<UnwrapBench, "opened" | "kek" | "signer" | "wrapped">;
 function startUnwrapping(
   { opened, kek, signer, wrapped }: Parts,
   rule: Record<string, unknown>,
-  more: Record<string, unknown>,
 ): Promise<BrokerFixture> {
   const blob = sha256Hex(wrapped);
   const arrival = {
@@ -98,7 +97,7 @@ function startUnwrapping(
     change: (document) => {
       document.keys = { rsa: { spki: `sha256:${sha256Hex(spkiOf(kek))}`, does: "unwrap" } };
       document.scopes = [
-        { ...scope, name: "restore", key: "rsa", mechanisms: oaep, unwraps: [arrival], audit: "durable", ...more },
+        { ...scope, name: "restore", key: "rsa", mechanisms: oaep, unwraps: [arrival], audit: "durable" },
         { ...scope, name: "restored", from: "restore", key: "restored", mechanisms: ecdsa },
       ];
     },
