@@ -140,7 +140,15 @@ describe("the spawner's and the relay's lines", () => {
   test("in the image they are as the measured command line says, by its last word of that name", () => {
     const words = buildBootWords(directory);
     const file = join(directory, "cmdline");
-    const bound = [...(single ? ["--user", "--map-root-user"] : []), "--mount", "sh", "-c", 'mount --bind "$1" /proc/cmdline && exec "$0"', words, file];
+    const bound = [
+      ...(single ? ["--user", "--map-root-user"] : []),
+      "--mount",
+      "sh",
+      "-c",
+      'mount --bind "$1" /proc/cmdline && exec "$0"',
+      words,
+      file,
+    ];
     for (const [line, expected] of [
       ["quiet", "- 0"],
       ["ironclaw.log=notice quiet ironclaw.variant=demo", "notice 1"],
