@@ -129,7 +129,7 @@ describe("the spawner's and the relay's lines", () => {
       env: { IRONCLAW_LOG: "journal:error" },
     });
     try {
-      const [line] = await once(relay.stderr, "data");
+      const [line] = await once(relay.stderr ?? relay, "data");
       expect(`${line}`).toMatch(/^<6>relay 0: ready, 1 endpoints, at most \d+ connections\n$/);
     } finally {
       relay.kill("SIGKILL");
