@@ -62,6 +62,7 @@ const codes: ReadonlySet<string> = new Set([
     "release-not-accepted",
   ],
   ...[
+    "installed-system",
     "profile-exception",
     "sandbox-weaker",
     "shim-process",

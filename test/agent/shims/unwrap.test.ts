@@ -1,6 +1,5 @@
 import { setImmediate as turn } from "node:timers/promises";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import { AgentError } from "../../../agent/errors.ts";
 import { concatBytes, sha256Hex, utf8 } from "../../../policy/index.ts";
 import type { BrokerFixture } from "../../support/broker-fixture.ts";
 import { oaep, openSession, PRIVATE, plain, sign } from "../../support/broker-session.ts";
@@ -31,12 +30,6 @@ async function start(rule: Record<string, unknown> = {}): Promise<void> {
   await bench.start(rule);
   ({ broker } = bench);
 }
-
-const SESSION_KEY = {
-  ...({ objectClass: "private", keyType: 3n, use: "sign", where: "session", label: "" } as const),
-  ...{ id: new Uint8Array(), mechanism: 0x9n, oaep: SHA1_OAEP, allowedMechanisms: [0x1041n] },
-};
-type UnwrapNow = Parameters<UnwrapBench["opened"]["domain"]["arrive"]>[0]["unwrap"];
 
 const byteString = (bytes: Uint8Array) => concatBytes(u32(bytes.length), bytes);
 
