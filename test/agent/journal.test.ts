@@ -155,7 +155,7 @@ describe("the spawner's and the relay's lines", () => {
       ["ironclaw.log=debug ironclaw.log=plain:error ironclaw.variant=dev", "plain:error 2"],
       ["xironclaw.log=debug ironclaw.variant=other", "- 0"],
     ] as const) {
-      writeFileSync(file, `$line\n`);
+      writeFileSync(file, `${line}\n`);
       expect(execFileSync("unshare", bound, { encoding: "utf8" }), line).toBe(`${expected}\n`);
     }
   });

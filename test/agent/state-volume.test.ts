@@ -26,6 +26,7 @@ import {
   writeMirror,
 } from "../../agent/counter-mirror.ts";
 import { AgentError, STATE_PROBLEMS, type StateProblem } from "../../agent/errors.ts";
+import { journal } from "../../agent/journal.ts";
 import { Refusal } from "../../agent/launch/environment.ts";
 import type { Spawner } from "../../agent/spawner-client.ts";
 import { createStateVolume } from "../../agent/state-volume.ts";
@@ -353,7 +354,7 @@ describe("the anchor of a log that grows", () => {
 
   test("I8: a TPM that refuses once is asked again", async () => {
     vi.useFakeTimers({ toFake: ["setInterval", "clearInterval", "performance"] });
-    const complaint = vi.spyOn(console, "error").mockImplementation(() => undefined);
+    const complaint = vi.spyOn(journal, "error").mockImplementation(() => undefined);
     const { audit } = await open();
     await append(audit, 1);
     const write = vi.spyOn(tpm.tss, "nvWrite").mockRejectedValueOnce(new Error("busy"));
