@@ -56,7 +56,7 @@ export const command: Command = {
         sha256: { ...pcrs.sha256, ...firmware.sha256 },
         sha384: { ...pcrs.sha384, ...firmware.sha384 },
       },
-      boot: [...predictBootExtends({ uki: image.uki, secureBoot: image.secureBoot !== null })],
+      boot: [...predictBootExtends({ ...image, secureBoot: image.secureBoot !== null })],
       events,
     };
     const out = input.optional("out");
