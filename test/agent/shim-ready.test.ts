@@ -86,6 +86,8 @@ describe("a library that is ready", () => {
     const asked = Array.from({ length: 300 }, (_, index) => KEYS[index % KEYS.length] ?? 1n);
     const signed = await Promise.all(asked.map((key) => sign(shim, key)));
     expect(signed.map(({ key }) => key)).toEqual(asked.map(Number));
+    // The log-in's and four: each one that is given up is closed.
+    expect(Math.max(...signed.map(({ session }) => session))).toBe(5);
   });
 
   test("I10: a token with one session signs in that, one operation after the other", async () => {
