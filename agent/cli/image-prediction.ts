@@ -3,7 +3,10 @@ import { parseAnchors, parsePolicy, sha256 } from "../../policy/index.ts";
 import type { BuiltImage } from "../../vm-images/built-image.ts";
 import { parseConfig } from "../config.ts";
 import { expectedLaunchEvents } from "../launch/expected-events.ts";
-import { predictRelease, type ReleasePrediction } from "../launch/prediction.ts";
+import { type PredictedImage, predictRelease, type ReleasePrediction } from "../launch/prediction.ts";
+
+/** An image, or a system that the package was installed on. */
+type PredictedSystem = PredictedImage & Pick<BuiltImage, "config" | "shim">;
 
 /** What a cabinet brings that is measured before anything in it is acted on. */
 export interface MeasuredDocuments {
@@ -15,7 +18,7 @@ export interface MeasuredDocuments {
  * The boot PCRs of an image and the agent PCR of these documents on it.
  * @throws PolicyError for documents that no launch would accept: they would be predicted all the same, and the launch refused
  */
-export function predictImage(image: BuiltImage, documents: MeasuredDocuments): ReleasePrediction {
+export function predictImage(image: PredictedSystem, documents: MeasuredDocuments): ReleasePrediction {
   parseAnchors(documents.anchorsBytes);
   const launch = {
     ...documents,
