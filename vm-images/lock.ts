@@ -65,7 +65,13 @@ export function withoutLock(recipe: Recipe, known: readonly LockedPackage[]): Re
 /** A recipe's own lock, empty where it has none. */
 export async function readOwnLock(recipe: Recipe): Promise<readonly LockedPackage[]> {
   const path = lockPathOf(recipe);
-  return (await exists(path)) ? readWholeLock(path) : [];
+  const own = (await exists(path)) ? await readWholeLock(path) : [];
+  const other = own.find(({ group }) => group !== "kernel" && group !== "recipe");
+  if (other === undefined) return own;
+  throw new ImageError("ERR_IMAGE_PACKAGE", `${path}: ${other.name}: group`, {
+    expected: "kernel or recipe: the others are the project's",
+    got: other.group,
+  });
 }
 
 /**

@@ -8,6 +8,8 @@ import type { RootEntry } from "./rootfs.ts";
 const PROJECT = ["/init", "/usr/lib/ironclaw", "/etc/ironclaw", "/etc/passwd", "/etc/group"];
 /** What the loader reads before anything else. */
 const LOADER = ["/etc/ld.so.preload", "/etc/ld.so.cache"];
+/** Folders whose libraries the loader, or libc, takes before those of the same name elsewhere. */
+const BEFORE = /\/(?:glibc-hwcaps|gconv|tls)\//;
 const PATH = /^(?:\/[A-Za-z0-9+_@:-][A-Za-z0-9+._@:-]*)+$/;
 
 export interface OwnFile {
@@ -21,7 +23,10 @@ export interface OwnFile {
  */
 export async function ownFiles({ folder }: Pick<Recipe, "folder">): Promise<readonly OwnFile[]> {
   const root = join(folder, "root");
-  const found = await readdir(root, { recursive: true, withFileTypes: true }).catch(() => []);
+  const found = await readdir(root, { recursive: true, withFileTypes: true }).catch((error: NodeJS.ErrnoException) => {
+    if (error.code === "ENOENT") return [];
+    throw error;
+  });
   const files = found
     .filter((entry) => !entry.isDirectory())
     .map((entry) => ({ source: join(entry.parentPath, entry.name), plain: entry.isFile() }));
@@ -33,6 +38,7 @@ async function ownFile(source: string, path: string): Promise<OwnFile> {
   const taken = [...PROJECT, ...LOADER].find((name) => path === name || path.startsWith(`${name}/`));
   if (taken !== undefined) throw refused(source, `no file of ${taken}, which is the project's`, "one");
   if (!PATH.test(path)) throw refused(source, "a path of plain characters", "another");
+  if (BEFORE.test(path)) throw refused(source, "no folder that the loader looks into first", "one");
   const executable = ((await stat(source)).mode & 0o100) !== 0;
   return { entry: { kind: "file", path, source, mode: executable ? 0o755 : 0o644 }, elf: await isElf(source) };
 }

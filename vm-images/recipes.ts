@@ -19,7 +19,7 @@ const debianName = z.string().regex(/^[a-z0-9][a-z0-9+.-]{1,127}$/, "expected th
 const guestPath = z.string().regex(/^(?:\/[A-Za-z0-9+_@:-][A-Za-z0-9+._@:-]*)+$/, "expected an absolute, normal path");
 const moduleName = z.string().regex(/^[A-Za-z0-9_-]{1,63}$/, "expected the name of a kernel module");
 const RESERVED =
-  /^(?:verity|lockdown|init_on_free|ironclaw\..*|init|rdinit|root|rootfstype|initrd|console|panic|loglevel)(?:=|$)/;
+  /^(?:verity|lockdown|init_on_free|ironclaw\..*|init|rdinit|root|rootfstype|initrd|console|panic|loglevel|lsm|security)(?:=|$)|^sysctl\.|^__$/;
 const word = z
   .string()
   .regex(/^[A-Za-z0-9._,:@/+=-]{1,256}$/, "expected one word of the kernel's command line")

@@ -165,7 +165,7 @@ export class FileAuditLog implements AuditLog {
       }
       try {
         if (group.length === 0) this.rotateIfFull();
-        this.#refuse(waiting.entry);
+        this.#refuse(waiting.entry, group.length * MAX_LINE);
         bytes = (group.length === 0 ? this.#bytes : bytes) + MAX_LINE;
         group.push(waiting);
       } catch (error) {
@@ -297,10 +297,11 @@ export class FileAuditLog implements AuditLog {
     return this.#space.free < reserve(this.#space);
   }
 
-  #refuse(entry: AuditEntry): void {
+  /** @param waiting bytes of records before it that are not yet written */
+  #refuse(entry: AuditEntry, waiting = 0): void {
     if (!this.#open) throw new AgentError("ERR_AUDIT_WRITE", "audit log: closed");
     if (this.#failure !== null) throw this.#failure;
-    if (!this.#full || isStatement(entry)) return;
+    if (this.#space.free - waiting >= reserve(this.#space) || isStatement(entry)) return;
     throw new AgentError("ERR_AUDIT_WRITE", "audit log: no room", {
       expected: `${reserve(this.#space)} bytes`,
       got: `${Math.max(0, this.#space.free)}`,

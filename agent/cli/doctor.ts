@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { printableText } from "../../policy/index.ts";
+import { printableLine } from "../../policy/index.ts";
 import { examine, type Finding, type Look } from "../doctor/index.ts";
 import { AgentError } from "../errors.ts";
 import { type Command, type CommandInput, UsageError } from "./command.ts";
@@ -117,7 +117,7 @@ function render(findings: readonly Finding[]): string {
     ...findings.flatMap(({ id, level, what, got, expected, fix }) => {
       const compared = expected === undefined ? got : `expected ${expected}, got ${got}`;
       const line = `${level.padEnd(LEVEL_WIDTH)} ${id.padEnd(width)} ${what}: ${compared}`;
-      return [line, ...(level === "ok" || fix === undefined ? [] : [`${indent}fix: ${fix}`])].map(printableText);
+      return [line, ...(level === "ok" || fix === undefined ? [] : [`${indent}fix: ${fix}`])].map(printableLine);
     }),
     `${count("ok")} ok, ${count("warn")} to look at, ${count("fail")} wrong`,
   ].join("\n");

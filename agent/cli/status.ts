@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import { IronclawError } from "../../policy/index.ts";
+import { IronclawError, printableLine } from "../../policy/index.ts";
 import { adviceFor } from "../../seal/index.ts";
 import type { ControlClient } from "../../vm-images/control-client.ts";
 import type { Command, CommandIo } from "./command.ts";
@@ -110,7 +110,7 @@ function frozenIn(frozen: unknown): { readonly all: boolean; readonly scopes: re
 function renderStatus({ state, reasons, tokens, phases, settled, frozen, violations }: Fields): string {
   const { all, scopes } = frozenIn(frozen);
   const attempts = Object.entries((violations ?? {}) as Fields).map(([call, count]) => `${call} ${count}`);
-  return [
+  const lines = [
     `${state}`,
     ...fieldsIn(reasons).flatMap(renderReason),
     ...fieldsIn(settled).flatMap(renderReason),
@@ -122,7 +122,9 @@ function renderStatus({ state, reasons, tokens, phases, settled, frozen, violati
     ...(all || scopes.length > 0 ? [`frozen: ${all ? "everything" : scopes.join(", ")}`] : []),
     ...(attempts.length > 0 ? [`attempts at what the sandbox denies: ${attempts.join(", ")}`] : []),
     ...renderPhases(fieldsIn(phases)),
-  ].join("\n");
+  ];
+  // What a machine says is one line each, whatever is in it.
+  return lines.map(printableLine).join("\n");
 }
 
 function renderReason({ code, item, expected, got }: Fields): readonly string[] {

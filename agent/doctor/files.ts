@@ -1,4 +1,4 @@
-import { closeSync, existsSync, openSync, readdirSync, readSync } from "node:fs";
+import { closeSync, constants, existsSync, fstatSync, openSync, readdirSync, readSync } from "node:fs";
 import { join } from "node:path";
 
 /** What is read of one file, at most: logs of the kernel and of systemd among them. */
@@ -37,7 +37,9 @@ function namesIn(path: string): readonly string[] {
 function read(path: string): Uint8Array | null {
   let fd: number | undefined;
   try {
-    fd = openSync(path, "r");
+    // Nothing that waits for a writer: others than root may write in some of these folders.
+    fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
+    if (!fstatSync(fd).isFile()) return null;
     const chunks: Uint8Array[] = [];
     for (let total = 0; total < MAX_FILE; ) {
       const chunk = new Uint8Array(65_536);

@@ -80,7 +80,8 @@ export function findServedKeys(
 const HISTORY = ["alwaysSensitive", "neverExtractable", "local"] as const satisfies readonly KeyFlag[];
 
 function attributeReasons(name: string, { does, accepts }: PolicyKey, { flags }: ShimKey): Reason[] {
-  // It would ask for the PIN again at each use, and nobody has it any more.
+  // It would ask for the PIN again at each use, and nobody has it any more. A token that does not know the attribute has the standard's
+  // default, which is false (PKCS #11 2.40, section 4.8), and the launch uses each key once.
   if (flags.get("alwaysAuthenticate") === true)
     return [reason("key-always-authenticate", name, "a key that one log-in opens", "CKA_ALWAYS_AUTHENTICATE")];
   const history = accepts.includes("unknown-history") ? [] : HISTORY.map((flag) => [flag, true] as const);
@@ -88,7 +89,6 @@ function attributeReasons(name: string, { does, accepts }: PolicyKey, { flags }:
     ["sensitive", true],
     ["extractable", false],
     ...history,
-    ["alwaysAuthenticate", false],
     [does, true],
   ];
   return required.flatMap(([flag, expected]) => {

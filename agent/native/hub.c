@@ -98,10 +98,10 @@ static void before_sleep(uv_prepare_t *handle) {
 }
 
 static void handle_closed(uv_handle_t *handle) {
-  if (handle == (uv_handle_t *)&hub.prepare) (void)napi_remove_async_cleanup_hook(hub.cleanup);
+  if (handle == (uv_handle_t *)&hub.poll) (void)napi_remove_async_cleanup_hook(hub.cleanup);
 }
 
-/* Handles are closed in their order. */
+/* The one that was closed first is told of last. */
 static void environment_ends(napi_async_cleanup_hook_handle cleanup, void *data) {
   (void)cleanup;
   (void)data;

@@ -14,6 +14,8 @@ static void close_stream(struct stream *stream) {
     (void)napi_delete_reference(stream->env, stream->on_event);
     stream->on_event = NULL;
   }
+  /* What was answered is taken: a peer whose bytes are left behind is told that the connection was broken. */
+  if (stream->fd >= 0) stream_take_kept(stream);
   if (stream->fd >= 0) (void)close(stream->fd);
   if (stream->pidfd >= 0) (void)close(stream->pidfd);
   stream->fd = stream->pidfd = -1;

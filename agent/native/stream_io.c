@@ -81,10 +81,13 @@ static ssize_t receive_late(struct stream *stream, void *bytes, size_t length, s
 napi_value native_stream_take_late(napi_env env, napi_callback_info info) {
   napi_value argv[1];
   size_t argc = 1;
-  int offset = 0;
+  int offset = 0, on = 1;
   napi_get_cb_info(env, info, &argc, argv, NULL, NULL);
   struct stream *stream = argc == 1 ? open_stream(env, argv[0]) : NULL;
-  if (stream != NULL) stream->takes_late = setsockopt(stream->fd, SOL_SOCKET, SO_PEEK_OFF, &offset, sizeof offset) == 0;
+  if (stream == NULL || stream->takes_late) return NULL;
+  /* Urgent bytes in their order: otherwise they are looked at and taken in different ones. */
+  stream->takes_late = setsockopt(stream->fd, SOL_SOCKET, SO_OOBINLINE, &on, sizeof on) == 0 &&
+                       setsockopt(stream->fd, SOL_SOCKET, SO_PEEK_OFF, &offset, sizeof offset) == 0;
   return NULL;
 }
 

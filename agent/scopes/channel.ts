@@ -41,6 +41,7 @@ export interface ChannelEvents {
 /** Bytes of one read. One buffer for all connections: what was read is copied out before anything else is. */
 const BUFFER = new Uint8Array(65_536);
 const { readable, writable, died } = STREAM_EVENTS;
+const MAX_PIECES = 16;
 const DONE: IteratorResult<Uint8Array> = { done: true, value: undefined };
 const TAKEN = Promise.resolve();
 
@@ -63,6 +64,8 @@ export class SocketChannel implements Channel {
   readonly #events: ChannelEvents;
   /** There may be something to read. */
   #readable = false;
+  /** Pieces that were read without a turn of the event loop between them. */
+  #pieces = 0;
   #held: Uint8Array | null = null;
   #reader: Reader | null = null;
   #failure: AgentError | null = null;
@@ -174,7 +177,7 @@ export class SocketChannel implements Channel {
     return new Promise((resolve, reject) => {
       this.#reader = { resolve, reject };
       // It came while nobody wanted it, and is not told again.
-      if (this.#readable) this.#read();
+      if (this.#readable) this.#readSoon();
     });
   }
 
@@ -184,7 +187,21 @@ export class SocketChannel implements Channel {
       this.#readable = true;
       if (this.#reader !== null) this.#read();
     }
-    if ((events & writable) !== 0 && !this.#destroyed) this.#flush();
+    // Only for what waits: an error of the socket is told as writable too, and asking anew would have it told again, without end.
+    if ((events & writable) !== 0 && this.#writes.length > 0 && !this.#destroyed) this.#flush();
+  }
+
+  /** At once, but for a peer that goes on sending: others have their turn between so many pieces. */
+  #readSoon(): void {
+    this.#pieces += 1;
+    if (this.#pieces <= MAX_PIECES) {
+      this.#read();
+      return;
+    }
+    setImmediate(() => {
+      this.#pieces = 0;
+      if (this.#reader !== null && !this.#destroyed) this.#read();
+    });
   }
 
   #read(): void {
@@ -207,8 +224,13 @@ export class SocketChannel implements Channel {
 
   #give(length: number): void {
     if (length === CONNECTOR_DIED) this.#connectorDied();
-    else if (length === WOULD_BLOCK) this.#readable = false;
+    else if (length === WOULD_BLOCK) this.#waitForMore();
     else this.#giveBytes(length);
+  }
+
+  #waitForMore(): void {
+    this.#readable = false;
+    this.#pieces = 0;
   }
 
   #giveBytes(length: number): void {

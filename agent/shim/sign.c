@@ -110,6 +110,7 @@ void sign_ahead(struct shim *shim) {
   if (signer->session == 0 || signer->initialised) return;
   signer->initialised = initialise(shim, signer->session, signer) == CKR_OK;
   signer->since = monotonic();
+  if (!signer->initialised) reset_signer(shim, signer); /* whatever the library has left of it */
 }
 
 CK_RV op_sign(struct shim *shim, struct reader *in, struct writer *out) {
@@ -122,7 +123,14 @@ CK_RV op_sign(struct shim *shim, struct reader *in, struct writer *out) {
   /* A token that has no session left for it signs in the one it has. */
   CK_ULONG session = signer->session == 0 ? shim->session : signer->session;
   if (!signer->initialised) rv = initialise(shim, session, signer);
+  if (signer->session != 0 && (rv == CKR_SESSION_HANDLE_INVALID || rv == CKR_SESSION_CLOSED)) {
+    /* This session alone may have ended, of idleness; if the log-in has ended, the next one says so. No signature was made. */
+    open_signer(shim, signer, &request);
+    session = signer->session == 0 ? shim->session : signer->session;
+    rv = initialise(shim, session, signer);
+  }
   signer->initialised = false;
+  if (rv != CKR_OK) reset_signer(shim, signer);
   if (rv != CKR_OK) return rv;
   CK_BYTE signature[MAX_RESULT];
   CK_ULONG length = sizeof signature;

@@ -371,7 +371,8 @@ export class TrustDomain {
     if (listed.kind === "done" && listed.value.length > 0) return;
     const rv = listed.kind === "failed" && listed.error instanceof AgentError ? listed.error.rv : 0n;
     // a shim that ended meanwhile says so by itself
-    if (rv !== undefined) this.#retire(member, `login lost: the token shows no keys, CKR 0x${rv.toString(16)}`);
+    if (rv !== undefined && !OF_THE_OPERATION.has(rv))
+      this.#retire(member, `login lost: the token shows no keys, CKR 0x${rv.toString(16)}`);
   }
 
   /** Null when there is nothing to wait for. The usual case is one comparison. */

@@ -131,6 +131,8 @@ static void take_signals(struct spawner *spawner, int signal_fd) {
     struct signalfd_siginfo info;
     while (read(signal_fd, &info, sizeof info) == (ssize_t)sizeof info) {
         if (info.ssi_signo != SIGTERM) continue;
+        /* First of all: the agent's last words need no PCR. */
+        if (cap_agent_pcr(spawner->settings.tpm) != 0) log_line(LEVEL_ERROR "agent PCR NOT capped before the agent's end");
         if (spawner->settings.service) let_agent_end(spawner);
         cap_and_reboot(spawner, EXIT_STOPPED, "asked to end");
     }

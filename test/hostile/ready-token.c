@@ -16,7 +16,6 @@ enum { MAX_SESSIONS = 128, KEYS = 6 };
 #define CKR_OPERATION_ACTIVE 0x90UL
 #define CKR_OPERATION_NOT_INITIALIZED 0x91UL
 #define CKR_SESSION_COUNT 0xB1UL
-#define CKR_SESSION_HANDLE_INVALID 0xB3UL
 
 static struct session { bool open; CK_ULONG key; struct timespec since; } sessions[MAX_SESSIONS]; /* by handle - 1 */
 static CK_ULONG found;

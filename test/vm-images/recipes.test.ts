@@ -158,10 +158,12 @@ describe("a recipe's locked packages", () => {
   it("I12: its own lock cannot put another file in the place of one that the project locks", async () => {
     const recipe = await readRecipe(await folderWith(whole));
     const libc = { ...locked, group: "guest", name: "libc6" } as const;
-    await writeFile(lockPathOf(recipe), encodeLock([locked, libc]));
+    await writeFile(lockPathOf(recipe), encodeLock([locked, { ...libc, group: "recipe" }]));
     const found = (await recipeLock(recipe)).filter(({ name }) => name === "libc6");
     expect(found.map(({ sha256 }) => sha256)).not.toContain(libc.sha256);
     expect(found).toHaveLength(1);
+    await writeFile(lockPathOf(recipe), encodeLock([locked, libc]));
+    await expect(recipeLock(recipe)).rejects.toMatchObject({ code: "ERR_IMAGE_PACKAGE" });
   });
 
   it("are locked without asking anybody where all are, keep their version, and go when the recipe names them no more", async () => {

@@ -50,12 +50,11 @@ function deviceItems(
   backends: Backends,
 ): readonly HostItem[] {
   switch (bare) {
-    case "vfio": {
-      const address = pciAddress(keys.get("host") ?? keys.get("sysfsdev")?.split("/").at(-1) ?? "");
-      return [address === null ? { kind: "unknown", what } : { kind: "pci", what, address }];
-    }
+    case "vfio":
+      return [vfioOf(keys, what)];
     case "usb-host":
-      return [{ kind: "usb", what, ...usbOf(keys) }];
+      // QEMU opens these whatever else is named.
+      return [keys.has("hostdevice") || keys.has("hostport") ? { kind: "unknown", what } : usbItem(keys, what)];
     case "virtio-blk":
       return [diskMade(what), ...diskOf(keys, what, backends)];
     case "scsi-hd":
@@ -75,6 +74,18 @@ function deviceItems(
     default:
       return [deviceMade(driver, what)];
   }
+}
+
+/** QEMU takes the one before the other, and a path may be a link: both, or one elsewhere, is nothing that can be told. */
+function vfioOf(keys: ReadonlyMap<string, string>, what: string): HostItem {
+  const [host, sysfs] = [keys.get("host"), keys.get("sysfsdev")];
+  const named = host ?? /^\/sys\/bus\/pci\/devices\/([^/]+)$/.exec(sysfs ?? "")?.[1];
+  const address = host !== undefined && sysfs !== undefined ? null : pciAddress(named ?? "");
+  return address === null ? { kind: "unknown", what } : { kind: "pci", what, address };
+}
+
+function usbItem(keys: ReadonlyMap<string, string>, what: string): HostItem {
+  return { kind: "usb", what, ...usbOf(keys) };
 }
 
 function diskOf(keys: ReadonlyMap<string, string>, what: string, backends: Backends): readonly HostItem[] {
