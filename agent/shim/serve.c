@@ -49,6 +49,7 @@ void serve(struct shim *shim) {
   struct request request;
   uint32_t last = 0;
   int64_t begun = monotonic();
+  begin_stream();
   while (next_request(&request)) {
     if (!follows(request.id, last)) fail(EXIT_PROTOCOL, "request id used again");
     last = request.id;

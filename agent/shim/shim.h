@@ -76,6 +76,8 @@ void write_sized16(struct writer *writer, const void *bytes, size_t length);
 /* Overwrites a count written earlier. */
 void patch_u16(struct writer *writer, size_t offset, uint16_t value);
 
+/* Before the first request. */
+void begin_stream(void);
 struct request { uint32_t id; uint8_t op; struct reader payload; };
 /* Waits for one frame: true, false at the end of the stream, ends the process on a malformed frame. Its payload is valid until the next one. */
 bool next_request(struct request *request);

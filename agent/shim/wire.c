@@ -101,6 +101,8 @@ static struct { size_t start, end; uint8_t bytes[2 * (4 + MAX_FRAME)]; } inbox;
 /* Replies of one batch. */
 static struct { size_t length; uint8_t bytes[4 + MAX_FRAME]; } outbox;
 
+void begin_stream(void) { inbox.start = inbox.end = outbox.length = 0; }
+
 /* The size of the frame that begins the inbox, 0 while its length field is not there. Its length is judged before its bytes are waited for. */
 static size_t first_frame(void) {
   struct reader head = {.at = inbox.bytes + inbox.start, .left = inbox.end - inbox.start};

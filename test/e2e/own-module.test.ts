@@ -85,8 +85,8 @@ describe("a new user with a module of their own, by the page's commands alone", 
 
   it("I9: verifies from outside, as a warning that names what the policy opened", async () => {
     const output = await follow("## Verify");
-    expect(output).toContain("profile-exception");
-    expect(output).toMatch(/verdict +warning/);
+    expect(output).toContain("exception  profile usb");
+    expect(output).toMatch(/^vm-1: warning /m);
   });
 
   it("I7: signs with the module's own key through its scope", async () => {

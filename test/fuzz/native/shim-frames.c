@@ -83,7 +83,7 @@ CK_RV op_credential(struct shim *shim, struct reader *in, struct writer *out) {
     return CKR_GENERAL_ERROR;
 }
 
-enum { FIRST_KEY = 17, SECRET_KEY = 19, FIRST_MADE = 100, SLOT = 3, SESSION = 1, WRITE_SESSION = 2 };
+enum { FIRST_KEY = 17, SECRET_KEY = 19, FIRST_MADE = 100, SLOT = 3, SESSION = 1, WRITE_SESSION = 2, SIGN_SESSION = 3 };
 
 static struct shim shim;
 static CK_ULONG next_object, last_object, made;
@@ -91,13 +91,13 @@ static struct template template;
 static bool lies;
 
 static CK_RV open_session(CK_ULONG slot, CK_ULONG flags, void *application, void *notify, CK_ULONG *session) {
-    if (slot != SLOT || flags != (CKF_RW_SESSION | CKF_SERIAL_SESSION) || application != NULL || notify != NULL) abort();
-    *session = WRITE_SESSION;
+    if (slot != SLOT || (flags & ~CKF_RW_SESSION) != CKF_SERIAL_SESSION || application != NULL || notify != NULL) abort();
+    *session = (flags & CKF_RW_SESSION) != 0 ? WRITE_SESSION : SIGN_SESSION;
     return CKR_OK;
 }
 
 static CK_RV close_session(CK_ULONG session) {
-    if (session != WRITE_SESSION) abort();
+    if (session != WRITE_SESSION && session != SIGN_SESSION) abort();
     return CKR_OK;
 }
 
@@ -150,7 +150,8 @@ static CK_RV get_attribute_value(CK_ULONG session, CK_ULONG object, struct ck_at
 
 // What each key may be used for, told again from the shim's tables: a use that is not fixed is free only before USES and ARM.
 static void expect_use(CK_ULONG session, CK_ULONG key, uint8_t use) {
-    if (session != SESSION && (use != USE_UNWRAP || session != WRITE_SESSION)) abort();
+    CK_ULONG own = use == USE_UNWRAP ? WRITE_SESSION : SIGN_SESSION;
+    if (session != SESSION && (use == USE_DECRYPT || session != own)) abort();
     for (size_t i = 0; i < shim.use_count; i++) {
         if (shim.uses[i].key != key) continue;
         if ((shim.uses[i].use & USE_MASK) != use) abort();
