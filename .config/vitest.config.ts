@@ -48,11 +48,17 @@ const parts = [
   "test/seal/unsealer-request.test.ts",
 ];
 
+/** Machines that no other file waits for; see test/run.ts. */
+const moreMachines = ["disks", "drills", "image-disks", "images", "own-module", "package", "secure-boot", "systemd"];
+/** Minutes each, and outside `npm test`: `npm run campaign`. */
+const campaign = ["drills-fleet", "drills-restart"];
+const e2e = (names: readonly string[]) => names.map((name) => `test/e2e/${name}.test.ts`);
+
 /** Vitest's own default is a core fewer: one file at a time on two cores, although most files wait for other programs most of the time. */
 const maxWorkers = Math.max(2, availableParallelism());
 
-// `fast` is what `npm run check` runs; `npm test` runs all three, `vm` beside the others. `vm` builds the image and boots it, one file after
-// the other. Timeouts end what hangs, and nothing else: a machine that does other work as well takes several times as long as an idle one.
+// `fast` is what `npm run check` runs; `npm test` runs all but `campaign`, `vm` beside the others. `vm` and `vm-more` build images and boot them, one file
+// after the other. Timeouts end what hangs, and nothing else: a machine that does other work as well takes several times as long as an idle one.
 export default defineConfig({
   root,
   test: {
@@ -69,16 +75,14 @@ export default defineConfig({
         },
       },
       { root, test: { name: "parts", include: parts, maxWorkers, testTimeout: 300_000, hookTimeout: 300_000 } },
-      {
-        root,
-        test: {
-          name: "vm",
-          include: ["test/e2e/**/*.test.ts"],
-          testTimeout: 900_000,
-          hookTimeout: 1_500_000,
-          fileParallelism: false,
-        },
-      },
+      machines("vm", ["test/e2e/**/*.test.ts"], e2e([...moreMachines, ...campaign])),
+      machines("vm-more", e2e(moreMachines)),
+      machines("campaign", e2e(campaign)),
     ],
   },
 });
+
+function machines(name: string, include: string[], exclude: string[] = []) {
+  const limits = { testTimeout: 900_000, hookTimeout: 1_500_000, fileParallelism: false };
+  return { root, test: { name, include, exclude, ...limits } };
+}

@@ -1,5 +1,6 @@
 // Runs every test and closes with one line of counts. Types and lint are tests like any other (test/tree.test.ts). The machines of `vm` are
-// booted one after the other, beside the other projects, which a vitest of their own runs: a boot waits as often as it works.
+// booted one after the other, beside the other projects, which a vitest of their own runs: a boot waits as often as it works. What those
+// leave of the time is for the machines of `vm-more`.
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtemp, readFile, rm } from "node:fs/promises";
@@ -31,7 +32,8 @@ const NO_REPORT: Report = {
 };
 
 const root = resolve(import.meta.dirname, "..");
-const RUNS = [["fast", "parts"], ["vm"]] as const;
+/** Side by side, each of them one run after the other. */
+const LANES = [[["fast", "parts"], ["vm-more"]], [["vm"]]] as const;
 /** So many files are named with the time that each took. */
 const SLOWEST = 15;
 
@@ -71,10 +73,21 @@ function slowest(files: readonly TestFile[]): readonly string[] {
   return sorted.map(({ name, seconds }) => `${seconds.toFixed(1).padStart(8)} s  ${relative(root, name)}`);
 }
 
+async function runLane(
+  runs: readonly (readonly string[])[],
+  directory: string,
+  filters: readonly string[],
+): Promise<readonly Outcome[]> {
+  const outcomes: Outcome[] = [];
+  for (const projects of runs) outcomes.push(await runVitest(projects, directory, filters));
+  return outcomes;
+}
+
 async function main(filters: readonly string[]): Promise<number> {
   const directory = await mkdtemp(join(tmpdir(), "ironclaw-test-"));
   try {
-    const outcomes = await Promise.all(RUNS.map((projects) => runVitest(projects, directory, filters)));
+    const lanes = await Promise.all(LANES.map((runs) => runLane(runs, directory, filters)));
+    const outcomes = lanes.flat();
     const reports = outcomes.map(({ report }) => report);
     const sum = (of: (report: Report) => number) => reports.reduce((total, report) => total + of(report), 0);
     const [passed, failed] = [sum(({ numPassedTests }) => numPassedTests), sum(failuresIn)];
