@@ -30,6 +30,8 @@ export const LOG_ACTS: Readonly<Record<string, string>> = {
   "spawner ...: the loss is not noted: ...": "look at the store's disk; the loss is not counted",
   "spawner ...; agent PCR ..., rebooting...":
     "the machine ends: the first part says why. `NOT capped`: reboot the machine at once",
+  "spawner agent PCR NOT capped before the agent's end":
+    "it is tried again once the agent has ended; reboot the machine if that fails too",
   "spawner TPM2_PCR_Event: response 0x...": "the TPM did not take the cap; tried again until the reboot",
   "spawner agent: ...: ...": "the agent's program cannot be started: the installation is damaged",
   "spawner disks: not done": "a disk does not answer; the loss may not be noted",
