@@ -60,7 +60,7 @@ _Noreturn void cap_and_reboot(const struct spawner *spawner, enum exit_code code
     // Who holds the log-in first, which takes no time, then the cap: everything else only costs time in which the PCR is open.
     if (spawner->settings.service) kill_shims(spawner);
     else kill(-1, SIGKILL);
-    bool is_capped = cap_agent_pcr(spawner->settings.tpm) == 0;
+    bool is_capped = spawner->capped || cap_agent_pcr(spawner->settings.tpm) == 0;
     const char *capped = is_capped ? "capped" : "NOT capped";
     unsigned wait = spawner->settings.service ? 0 : seconds_to_wait();
     char when[32] = "";
@@ -131,8 +131,9 @@ static void take_signals(struct spawner *spawner, int signal_fd) {
     struct signalfd_siginfo info;
     while (read(signal_fd, &info, sizeof info) == (ssize_t)sizeof info) {
         if (info.ssi_signo != SIGTERM) continue;
-        /* First of all: the agent's last words need no PCR. */
-        if (cap_agent_pcr(spawner->settings.tpm) != 0) log_line(LEVEL_ERROR "agent PCR NOT capped before the agent's end");
+        // First of all: the agent's last words need no PCR.
+        spawner->capped = cap_agent_pcr(spawner->settings.tpm) == 0;
+        if (!spawner->capped) log_line(LEVEL_ERROR "agent PCR NOT capped before the agent's end");
         if (spawner->settings.service) let_agent_end(spawner);
         cap_and_reboot(spawner, EXIT_STOPPED, "asked to end");
     }

@@ -98,6 +98,7 @@ struct spawner {
     pid_t shell;
     int ahead_fd; // executables.c; -1 when nobody measures ahead
     bool state_asked;
+    bool capped; // before the end, because somebody asked for it
     struct shim shims[MAX_SHIMS];
     size_t workload_count;
     struct workload workloads[MAX_WORKLOADS];

@@ -176,7 +176,7 @@ describe("the cap", () => {
     },
   );
 
-  test("I3, I11: asked to stop, the spawner lets its agent end first, caps, and takes it for no loss", async () => {
+  test("I3, I11: asked to stop, the spawner caps at once, lets its agent end, and takes it for no loss", async () => {
     await using tpm = await startSwtpm({ endorsement: "none" });
     const socketPath = tpm.tcti.replace("swtpm:path=", "");
     const store = newStore();
