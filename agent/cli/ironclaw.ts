@@ -107,7 +107,8 @@ export async function runIronclaw(given: readonly string[], io: ProgramIo): Prom
     if (found === null) return await listCommands(args, safe);
     const { command } = await found.load();
     if (asksForHelp(found.rest)) {
-      safe.print(renderHelp(`ironclaw ${found.words}`, command));
+      const others = (commandsOf(found.words, COMMANDS) ?? []).map((words) => `  ironclaw ${words} --help`);
+      safe.print([renderHelp(`ironclaw ${found.words}`, command), ...others].join("\n"));
       return 0;
     }
     if (command.talks === true) shown?.end();

@@ -8,7 +8,8 @@ import { cli } from "../../support/cli.ts";
 const names = Object.keys(COMMANDS);
 
 describe("the help of a group", () => {
-  test.each(groupsOf(COMMANDS))("`%s --help` lists its commands, each with an example that parses", async (group) => {
+  // A word that is a command too has that command's help, which names the others.
+  test.each(groupsOf(COMMANDS).filter((group) => !names.includes(group)))("`%s --help` lists its commands, each with an example that parses", async (group) => {
     const members = commandsOf(group, COMMANDS) ?? [];
     const { code, out, err } = await cli([group, "--help"]);
     expect({ code, err }).toEqual({ code: 0, err: "" });
@@ -23,6 +24,13 @@ describe("the help of a group", () => {
         .filter((word) => word !== "");
       expect(command === undefined ? null : parseCommandLine(command, args), words).not.toBeNull();
     }
+  });
+
+  test("that is a command too is the command's, and leads to the others", async () => {
+    const { code, out } = await cli(["sessions", "--help"]);
+    expect(code).toBe(0);
+    expect(out).toContain("usage: ironclaw sessions [options]");
+    expect(out).toContain("  ironclaw sessions end --help");
   });
 
   test("`help` in front is `--help` behind", async () => {
@@ -44,7 +52,7 @@ describe("a command that there is none of", () => {
     [["policy", "chekc", "x.json"], "`ironclaw policy check`"],
     [["check", "policy"], "`ironclaw policy check`"],
     [["verfy", "report.cbor"], "`ironclaw verify`"],
-    [["sign"], "`ironclaw approve sign` or `ironclaw policy sign` or `ironclaw release sign`"],
+    [["sign"], "`ironclaw approve sign` or `ironclaw policy sign` or `ironclaw release sign` or `ironclaw workload sign`"],
     [["polcy"], "`ironclaw policy`"],
   ] as const)("%j: the one that was meant is named", async (args, meant) => {
     const { code, err } = await cli(args);
