@@ -167,7 +167,7 @@ napi_value native_accept(napi_env env, napi_callback_info info) {
     free(listener);
     return throw_errno(env, ENOMEM, "listener");
   }
-  if (napi_type_tag_object(env, object, &LISTENER) != napi_ok || napi_get_uv_event_loop(env, &loop) != napi_ok ||
+  if (napi_type_tag_object(env, object, &LISTENER) != napi_ok || !hub_open(env) || napi_get_uv_event_loop(env, &loop) != napi_ok ||
       uv_poll_init(loop, &listener->poll, fd) != 0)
     return throw_errno(env, EIO, "listener");
   listener->poll.data = listener;

@@ -29,6 +29,7 @@ enum { STREAM_READABLE = 1, STREAM_WRITABLE = 2, STREAM_DIED = 4 };
 void stream_tell(struct stream *stream, int events);
 
 /* hub.c: what is watched, for all connections of an event loop together. Each is told once of what came, readable from the start. */
+/* Before a connection is accepted. */
 bool hub_open(napi_env env);
 bool hub_add(struct stream *stream);
 bool hub_watch_writable(struct stream *stream, bool wanted);

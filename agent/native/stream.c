@@ -76,7 +76,7 @@ napi_value native_stream_start(napi_env env, napi_callback_info info) {
   napi_get_cb_info(env, info, &argc, argv, NULL, NULL);
   struct stream *stream = argc == 2 ? open_stream(env, argv[0]) : NULL;
   if (stream == NULL || stream->on_event != NULL) return NULL;
-  if (!hub_open(env) || !hub_add(stream)) {
+  if (!hub_add(stream)) {
     int error = errno;
     close_stream(stream);
     return throw_errno(env, error, "watch");

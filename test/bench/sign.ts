@@ -53,7 +53,7 @@ export const signSuite: Suite = {
       const measured = asked.length === 0 ? [] : await measureRows(asked, shims, iterations);
       rows.push(...measured.map((row) => ({ ...row, what: `${row.what}; ${cost}` })));
     }
-    return rows;
+    return ROWS.flatMap(({ id }) => rows.filter((row) => row.id === id));
   },
 };
 

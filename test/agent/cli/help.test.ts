@@ -9,22 +9,25 @@ const names = Object.keys(COMMANDS);
 
 describe("the help of a group", () => {
   // A word that is a command too has that command's help, which names the others.
-  test.each(groupsOf(COMMANDS).filter((group) => !names.includes(group)))("`%s --help` lists its commands, each with an example that parses", async (group) => {
-    const members = commandsOf(group, COMMANDS) ?? [];
-    const { code, out, err } = await cli([group, "--help"]);
-    expect({ code, err }).toEqual({ code: 0, err: "" });
-    for (const words of members) expect(out).toContain(`  ${words} `);
-    const examples = [...out.matchAll(/^ {2}(?:\.\.\. \| )?ironclaw ([a-z-]+ [a-z-]+)(.*?)(?: [<>|].*)?$/gm)];
-    expect(examples).toHaveLength(members.length);
-    for (const [, words = "", rest = ""] of examples) {
-      const command = (await COMMANDS[words]?.())?.command;
-      const args = rest
-        .replace("$(openssl rand -hex 32)", "00")
-        .split(" ")
-        .filter((word) => word !== "");
-      expect(command === undefined ? null : parseCommandLine(command, args), words).not.toBeNull();
-    }
-  });
+  test.each(groupsOf(COMMANDS).filter((group) => !names.includes(group)))(
+    "`%s --help` lists its commands, each with an example that parses",
+    async (group) => {
+      const members = commandsOf(group, COMMANDS) ?? [];
+      const { code, out, err } = await cli([group, "--help"]);
+      expect({ code, err }).toEqual({ code: 0, err: "" });
+      for (const words of members) expect(out).toContain(`  ${words} `);
+      const examples = [...out.matchAll(/^ {2}(?:\.\.\. \| )?ironclaw ([a-z-]+ [a-z-]+)(.*?)(?: [<>|].*)?$/gm)];
+      expect(examples).toHaveLength(members.length);
+      for (const [, words = "", rest = ""] of examples) {
+        const command = (await COMMANDS[words]?.())?.command;
+        const args = rest
+          .replace("$(openssl rand -hex 32)", "00")
+          .split(" ")
+          .filter((word) => word !== "");
+        expect(command === undefined ? null : parseCommandLine(command, args), words).not.toBeNull();
+      }
+    },
+  );
 
   test("that is a command too is the command's, and leads to the others", async () => {
     const { code, out } = await cli(["sessions", "--help"]);
@@ -52,7 +55,10 @@ describe("a command that there is none of", () => {
     [["policy", "chekc", "x.json"], "`ironclaw policy check`"],
     [["check", "policy"], "`ironclaw policy check`"],
     [["verfy", "report.cbor"], "`ironclaw verify`"],
-    [["sign"], "`ironclaw approve sign` or `ironclaw policy sign` or `ironclaw release sign` or `ironclaw workload sign`"],
+    [
+      ["sign"],
+      "`ironclaw approve sign` or `ironclaw policy sign` or `ironclaw release sign` or `ironclaw workload sign`",
+    ],
     [["polcy"], "`ironclaw policy`"],
   ] as const)("%j: the one that was meant is named", async (args, meant) => {
     const { code, err } = await cli(args);
