@@ -23,7 +23,7 @@ describe("the benchmark", () => {
     });
     const targets = {
       ...{ unseal: 1.5, "unseal-p384": 1.5, "unseal-rsa": 1.5 },
-      ...{ "unseal-import": 1.5, "unseal-import-p384": 1.5, "unseal-import-rsa": 1.5 },
+      ...{ "unseal-import": 1.5, "unseal-import-p384": 1.5, "unseal-import-rsa": 1.5, "launch-agent": 2 },
       ...{ "verify-report": 3, "verify-report-known-release": 3, "verify-report-linear": 1.3, "cbor-hostile": 50 },
       ...{ "verifier-16": 0.33, "verifier-p99-16": 250, sandbox: 0.95, "launch-shim": 4 },
       ...{ decide: 10, "audit-append": 8 },
