@@ -507,13 +507,33 @@ describe("workloads", () => {
     expect(pipes).not.toContain(readlinkSync(`/proc/${spawner.pid}/fd/2`));
   });
 
-  // One workload alone: the spawner passes on what it reads, so another's line may stand in the middle of a long one.
-  test("I10: a workload's output reaches the log in full, before the word that it ended", async () => {
-    const spawner = await bench.started({ workloads: "count 2002 - /usr/bin/seq 1 40000\n" });
+  test("I10: the output of workloads reaches the log in full, each line in one piece, before the word that they ended", async () => {
+    const spawner = await bench.started({
+      workloads: "low 2002 - /usr/bin/seq 1 40000\nhigh 2003 - /usr/bin/seq 50001 90000\n",
+    });
     await spawner.client.startWorkloads();
-    await expect.poll(() => spawner.log(), { timeout: 20_000 }).toContain("exit code 0");
-    const numbers = spawner.log().match(/^\d+$/gm) ?? [];
-    expect(numbers).toEqual(Array.from({ length: 40_000 }, (_, index) => `${index + 1}`));
+    await expect.poll(() => spawner.log().split("exit code 0").length, { timeout: 20_000 }).toBe(3);
+    const lines = spawner.log().split("\n");
+    const numbers = lines.slice(0, lines.findLastIndex((line) => line.includes("exit code 0"))).map(Number);
+    for (const first of [1, 50_001])
+      expect(numbers.filter((number) => number >= first && number < first + 40_000)).toEqual(
+        Array.from({ length: 40_000 }, (_, index) => first + index),
+      );
+  });
+
+  test("I10: a last line without a line feed is ended, and an endless one is cut, so that no log line is glued to it", async () => {
+    const spawner = await bench.started({
+      workloads: "last 2002 - /usr/bin/printf last-words\nlong 2002 - /usr/bin/printf %03000d 7\n",
+    });
+    await spawner.client.startWorkloads();
+    await expect.poll(() => spawner.log().split("exit code 0").length, { timeout: 20_000 }).toBe(3);
+    const lines = spawner.log().split("\n");
+    expect(lines).toContain("last-words");
+    expect(lines.filter((line) => /^0+7?$/.test(line)).map(({ length }) => length)).toEqual([1023, 1023, 954]);
+    expect(lines.filter((line) => line.includes("ended, exit code 0"))).toEqual([
+      expect.stringMatching(/^WARNING spawner: workload (last|long): ended/),
+      expect.stringMatching(/^WARNING spawner: workload (last|long): ended/),
+    ]);
   });
 
   test.each([

@@ -3,8 +3,9 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { openMachine } from "../../agent/cli/machine-ports.ts";
+import type { Finding } from "../../agent/doctor/index.ts";
 import { parseCel, parseEvidence } from "../../attest/index.ts";
-import type { PolicyDocument } from "../../policy/index.ts";
+import { type PolicyDocument, WEAKER_GUARANTEES } from "../../policy/index.ts";
 import { loadSigningKey, openStoreFile, Store, sealOffline } from "../../seal/index.ts";
 import { SCOPED_UID } from "../../vm-images/story/demo-policy.ts";
 import { Progress } from "../../vm-images/story/progress.ts";
@@ -165,6 +166,7 @@ describe("the life of a machine", () => {
   let kernel: Readonly<Record<string, string>> = {};
   let network: Readonly<Record<string, string>> = {};
   let own: Readonly<Record<string, string>> = {};
+  let weaker: readonly Finding[] = [];
 
   it("I11: the first boot sets up counter, records and state volume; a reseal is pending until a boot has served with it", async () => {
     await boot("one", async (run) => {
@@ -198,6 +200,8 @@ describe("the life of a machine", () => {
           interval: 1000,
         })
         .toBeGreaterThanOrEqual(records);
+      const { findings } = (await ironclaw(run, "doctor")).facts as { findings: readonly Finding[] };
+      weaker = findings.filter(({ id }) => WEAKER_GUARANTEES.some(({ name }) => name === id));
       const { code, facts } = await ironclaw(run, "freeze", "--scope", FROZEN);
       expect([code, facts["scopes"]]).toEqual([0, [FROZEN]]);
     });
@@ -206,6 +210,12 @@ describe("the life of a machine", () => {
 
   it("I4 I5: in that boot no process can be traced, root's neither, no core is written, and no code comes into the kernel", () => {
     expect(kernel).toEqual(SWITCHES);
+  });
+
+  it("I5: of what another system may lack it lacks nothing, by its own doctor: root, memory, traces, modules, swap, dumps, measured boot", () => {
+    expect(weaker.map(({ id, level }) => `${id} ${level}`).sort()).toEqual(
+      WEAKER_GUARANTEES.map(({ name }) => `${name} ok`).sort(),
+    );
   });
 
   it("I5: that machine has no network: no interface but loopback, and that one down", () => {
