@@ -1,25 +1,9 @@
-import { spawn } from "node:child_process";
-import { once } from "node:events";
-import {
-  chmodSync,
-  copyFileSync,
-  existsSync,
-  mkdtempSync,
-  readFileSync,
-  readlinkSync,
-  realpathSync,
-  rmSync,
-  symlinkSync,
-  truncateSync,
-  writeFileSync,
-} from "node:fs";
-import { tmpdir } from "node:os";
+import { chmodSync, existsSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { beforeAll, describe, expect, test } from "vitest";
 import type { ShimFile, StartedShim } from "../../agent/spawner-client.ts";
-import { encodePrepareShim } from "../../agent/spawner-messages.ts";
-import { concatBytes, toHex, utf8 } from "../../policy/index.ts";
+import { toHex, utf8 } from "../../policy/index.ts";
 import {
   CABINET,
   NO_DEVICES,
@@ -32,6 +16,7 @@ import {
   TOKEN,
 } from "./spawner/bench.ts";
 import { closureOf, type HostSpawner, shimUid, single } from "./spawner/host.ts";
+
 
 const bench = openSpawnerBench();
 let shimFiles: readonly ShimFile[];
@@ -386,169 +371,4 @@ test("I5: the filters that a shim has from its spawner are told apart from its o
     expect(status.inheritedFilters).toBe(inherited);
     expect(status.fields.get("Seccomp_filters")).toBe(`${inherited}`);
   }
-});
-
-describe("peer-exe", () => {
-  test("a process is known by the digest of its executable, asked once or twice", async () => {
-    const spawner = await bench.started();
-    const agent = await spawner.logged(/agent started, pid (\d+)/);
-    const pidfd = await spawner.pidfd(agent);
-    for (let time = 0; time < 2; time++) {
-      const peer = await spawner.client.peerExe(pidfd);
-      expect({ ...peer, sha256: toHex(peer.sha256) }).toEqual({
-        pid: agent,
-        sha256: sha256(readFileSync(bench.programs.agent)),
-        path: realpathSync(bench.programs.agent),
-      });
-    }
-  });
-
-  test("a workload is known by the digest of its program, whether that was measured ahead or not", async () => {
-    const sleep = realpathSync("/usr/bin/sleep");
-    const spawner = await bench.started({ workloads: `nap 2001 - ${sleep} 60\n` });
-    await spawner.client.startWorkloads();
-    const pidfd = await spawner.pidfd(await spawner.logged(/nap: started as uid \d+, pid (\d+)/));
-    for (let time = 0; time < 20; time++) {
-      // Before its execve the child is still the spawner itself.
-      const peer = await spawner.client.peerExe(pidfd).catch(() => null);
-      if (peer?.path === sleep) expect(toHex(peer.sha256)).toBe(sha256(readFileSync(sleep)));
-      await delay(5);
-    }
-    expect((await spawner.client.peerExe(pidfd)).path).toBe(sleep);
-  });
-
-  test("I6: a program that was changed without a trace in its times has another digest", async () => {
-    const sleep = realpathSync("/usr/bin/sleep");
-    const spawner = await bench.started({ workloads: `chameleon 2001 - ${bench.programs.chameleon} ${sleep}\n` });
-    await spawner.client.startWorkloads();
-    const chameleon = await spawner.logged(/chameleon: started as uid \d+, pid (\d+)/);
-    const digestOf = async (pid: number): Promise<string> => {
-      const pidfd = await spawner.pidfd(pid);
-      for (;;) {
-        const peer = await spawner.client.peerExe(pidfd).catch(() => null);
-        // Before its execve the child is still the chameleon itself.
-        if (peer?.path.startsWith("/memfd:") === true) return toHex(peer.sha256);
-      }
-    };
-    for (const [index, last] of ["a", "b", "c"].entries()) {
-      const pid = await spawner.logged(new RegExp(`copy ${index + 1} is (\\d+)\n`));
-      expect(await digestOf(pid)).toBe(sha256(concatBytes(readFileSync(sleep), utf8(last))));
-      process.kill(chameleon, "SIGUSR1");
-    }
-  });
-
-  test("I10: a program of more than 256 MiB is nobody's caller: no more of it is hashed", async () => {
-    const spawner = await bench.started();
-    const directory = mkdtempSync(join(tmpdir(), "ironclaw-large-"));
-    const answerOf = async (size: number) => {
-      const path = join(directory, `${size}`);
-      copyFileSync(realpathSync("/usr/bin/sleep"), path);
-      truncateSync(path, size);
-      const sleeper = spawn(path, ["60"]);
-      await once(sleeper, "spawn");
-      const asked = spawner.client.peerExe(await spawner.pidfd(sleeper.pid ?? -1));
-      return asked.then((peer) => peer.path === path, String).finally(() => sleeper.kill("SIGKILL"));
-    };
-    try {
-      expect(await answerOf(256 << 20)).toBe(true);
-      expect(await answerOf((256 << 20) + 1)).toMatch(/peer executable: File too large/);
-    } finally {
-      rmSync(directory, { recursive: true });
-    }
-  });
-
-  test("a process that has ended is nobody's caller", async () => {
-    const spawner = await bench.started();
-    const sleeper = spawn("sleep", ["60"]);
-    await once(sleeper, "spawn");
-    const pidfd = await spawner.pidfd(sleeper.pid ?? -1);
-    sleeper.kill("SIGKILL");
-    await once(sleeper, "exit");
-    await expect(spawner.client.peerExe(pidfd)).rejects.toThrow(/ended/);
-  });
-});
-
-describe("workloads", () => {
-  const uid = single ? 0 : 2001;
-
-  test("each runs as its own user with an environment of its own, and nothing of the launch may follow", async () => {
-    const workloads = "# comment\n\nshow 2001 workload.2001 /usr/bin/id -u\nlist 2001 - /usr/bin/env\n";
-    const spawner = await bench.started({ workloads });
-    expect(await spawner.client.startWorkloads()).toBe(2);
-    for (let tries = 0; spawner.log().split("exit code 0").length < 3 && tries < 500; tries++) await delay(10);
-    expect(spawner.log()).toMatch(new RegExp(`^${uid}$`, "m"));
-    expect(spawner.log()).toMatch(/^PATH=\/usr\/bin:\/bin\nHOME=\/\n(?!\w+=)/m);
-    expect((await spawner.client.shimStatus(0)).state).toBe("never-started");
-    await expect(spawner.packet(encodePrepareShim(0, [range("/a", 0, 1)]))).rejects.toThrow();
-    expect(await spawner.ended()).toBe(11);
-  });
-
-  test("I10: a workload is limited in its processes and ends before the agent when memory runs out", async () => {
-    const workloads =
-      "score 2001 - /usr/bin/cat /proc/self/oom_score_adj\nlimit 2001 - /usr/bin/grep processes /proc/self/limits\n";
-    const spawner = await bench.started({ workloads });
-    await spawner.client.startWorkloads();
-    await expect.poll(() => spawner.log().split("exit code 0").length, { timeout: 20_000 }).toBe(3);
-    expect(spawner.log()).toMatch(/^500$/m);
-    expect(spawner.log()).toMatch(/^Max processes +256 +256 /m);
-    const agent = await spawner.logged(/agent started, pid (\d+)/);
-    expect(Number(readFileSync(`/proc/${agent}/oom_score_adj`, "utf8"))).toBeLessThan(500);
-  });
-
-  test("I10: a workload writes to a pipe of its own, never to the spawner's terminal", async () => {
-    const spawner = await bench.started({
-      workloads: "out 2001 - /usr/bin/readlink /proc/self/fd/1 /proc/self/fd/2\n",
-    });
-    await spawner.client.startWorkloads();
-    await expect.poll(() => spawner.log(), { timeout: 20_000 }).toContain("exit code 0");
-    const pipes = spawner.log().match(/^pipe:\[\d+\]$/gm) ?? [];
-    expect(pipes).toHaveLength(2);
-    expect(pipes[0]).toBe(pipes[1]);
-    expect(pipes).not.toContain(readlinkSync(`/proc/${spawner.pid}/fd/2`));
-  });
-
-  test("I10: the output of workloads reaches the log in full, each line in one piece, before the word that they ended", async () => {
-    const spawner = await bench.started({
-      workloads: "low 2002 - /usr/bin/seq 1 40000\nhigh 2003 - /usr/bin/seq 50001 90000\n",
-    });
-    await spawner.client.startWorkloads();
-    await expect.poll(() => spawner.log().split("exit code 0").length, { timeout: 20_000 }).toBe(3);
-    const lines = spawner.log().split("\n");
-    const numbers = lines.slice(0, lines.findLastIndex((line) => line.includes("exit code 0"))).map(Number);
-    for (const first of [1, 50_001])
-      expect(numbers.filter((number) => number >= first && number < first + 40_000)).toEqual(
-        Array.from({ length: 40_000 }, (_, index) => first + index),
-      );
-  });
-
-  test("I10: a last line without a line feed is ended, and an endless one is cut, so that no log line is glued to it", async () => {
-    const spawner = await bench.started({
-      workloads: "last 2002 - /usr/bin/printf last-words\nlong 2002 - /usr/bin/printf %03000d 7\n",
-    });
-    await spawner.client.startWorkloads();
-    await expect.poll(() => spawner.log().split("exit code 0").length, { timeout: 20_000 }).toBe(3);
-    const lines = spawner.log().split("\n");
-    expect(lines).toContain("last-words");
-    expect(lines.filter((line) => /^0+7?$/.test(line)).map(({ length }) => length)).toEqual([1023, 1023, 954]);
-    expect(lines.filter((line) => line.includes("ended, exit code 0"))).toEqual([
-      expect.stringMatching(/^WARNING spawner: workload (last|long): ended/),
-      expect.stringMatching(/^WARNING spawner: workload (last|long): ended/),
-    ]);
-  });
-
-  test.each([
-    "x 0 - /bin/true",
-    "x 991 - /bin/true",
-    "x 2001 -",
-    "x 2001 - true",
-    "x 2001 a/b /bin/true",
-    "x  2001 - /bin/true",
-    "x -1 - /bin/true",
-  ])("a list with the line %j starts nothing", async (line) => {
-    const spawner = await bench.started({
-      workloads: `good 2001 - /usr/bin/env\n${line}\n`,
-    });
-    await expect(spawner.client.startWorkloads()).rejects.toThrow(/line 2/);
-    expect(spawner.log()).not.toMatch(/workload good/);
-  });
 });

@@ -22,7 +22,7 @@ import { serveScope } from "../../agent/scopes/server.ts";
 import type { Shim } from "../../agent/shim-client.ts";
 import { Domains } from "../../agent/shims/domains.ts";
 import { IncidentLog } from "../../agent/shims/incidents.ts";
-import type { KeyPlace } from "../../agent/shims/trust-domain.ts";
+import type { KeyPlace } from "../../agent/shims/domain-shim.ts";
 import type { Spawner } from "../../agent/spawner-client.ts";
 import type { Tpm } from "../../attest/index.ts";
 import { AGENT_PCR, parsePolicy } from "../../policy/index.ts";
