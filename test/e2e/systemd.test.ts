@@ -117,6 +117,14 @@ describe("the package on an ordinary Debian with systemd", () => {
     expect((await sign(running, { uid: 2002, unit: SIGNER_UNIT })).isGood, "another user").toBe(false);
     expect((await sign(running, { uid: 2001, unit: "other.service" })).isGood, "another unit").toBe(false);
 
+    // Only the agent's own log explains PCR 13 now, and its doctor knows the agent by its user.
+    const doctor = JSON.parse((await shell.run("ironclaw doctor --config /etc/ironclaw/agent.json --json")).output);
+    const agent = (await shell.output("pgrep -u ironclaw -f agent.cjs")).trim();
+    expect(doctor.findings).toContainEqual(
+      expect.objectContaining({ id: "agent-pcr", level: "warn", got: `an agent that runs, process ${agent}` }),
+    );
+    expect(doctor.findings).toContainEqual(expect.objectContaining({ id: "root-not-verified", level: "warn" }));
+
     // A verifier.
     const enrolment = await enrol("debian-vm", await endorse(debian.tpm), control);
     const challenge = { nonce: new Uint8Array(randomBytes(32)), bank: "sha256", pcrs: defaultQuotePcrs } as const;
