@@ -17,7 +17,9 @@ export function ekKindOfName(ekName: Uint8Array): EndorsementKeyKind {
  * @param wanted Name to look for: another key at the handle, where an owner may put one, is then passed over
  */
 export async function openEndorsementKey(tss: Tss, kind: EndorsementKeyKind, wanted?: Uint8Array): Promise<TpmObject> {
-  return (await openPersistent(tss, kind, wanted)) ?? (await tss.createPrimary("endorsement", ekTemplate(ekProfiles[kind])));
+  return (
+    (await openPersistent(tss, kind, wanted)) ?? (await tss.createPrimary("endorsement", ekTemplate(ekProfiles[kind])))
+  );
 }
 
 async function openPersistent(tss: Tss, kind: EndorsementKeyKind, wanted?: Uint8Array): Promise<TpmObject | null> {

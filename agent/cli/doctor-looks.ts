@@ -24,6 +24,7 @@ import {
   documentFindings,
   eventLogFindings,
   examine,
+  type Files,
   type Finding,
   fail,
   kernelFindings,

@@ -1,7 +1,7 @@
 import { constants, createPublicKey, publicEncrypt } from "node:crypto";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { CALLS } from "../../agent/p11kit/calls.ts";
-import { concatBytes, sha256, sha256Hex, utf8 } from "../../policy/index.ts";
+import { concatBytes, sha256Hex, utf8 } from "../../policy/index.ts";
 import { type BrokerFixture, softwareKeys, startBroker } from "../support/broker-fixture.ts";
 import {
   DIGEST_INFO,
@@ -16,7 +16,6 @@ import {
   signInit,
 } from "../support/broker-session.ts";
 import { byteArray, type RawClient, u32, ulongs } from "../support/rpc-client.ts";
-
 
 // Attacks that are known against PKCS #11 interfaces (Clulow 2003; Delaune, Kremer and Steel 2008; Bortolozzo et al. 2010; Bardou et al. 2012),
 // as a caller of the scope would make them. The token behind the broker really decrypts, and tells more than it should.

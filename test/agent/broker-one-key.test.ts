@@ -22,7 +22,6 @@ import {
 import { documentBytes, twoTokenDocument } from "../support/policy-document.ts";
 import { native } from "../support/shim-fixture.ts";
 
-
 // The attacks of broker-attacks.test.ts that need one key twice: for two uses, or under two names.
 const keys = softwareKeys();
 const { publicKeys } = keys;

@@ -4,6 +4,7 @@ import type { Peer } from "../../agent/identity.ts";
 import { type BrokerFixture, INTRUDER_PEER, SIGNER_PEER, startBroker } from "../support/broker-fixture.ts";
 import { openClient, openSession, sign, signInit } from "../support/broker-session.ts";
 import { NativeClient, signRequest } from "../support/native-client.ts";
+import { openRawClient } from "../support/rpc-client.ts";
 
 let broker: BrokerFixture;
 let sessions: SessionService;
@@ -35,6 +36,8 @@ const ask = async (client: Awaited<ReturnType<typeof openSession>>) => {
   return begun.rv === 0n ? (await sign(client)).rv : begun.rv;
 };
 const listed = () => sessions.list().sessions;
+/** Says nothing: a door answers only who is identified. */
+const connectTo = (to: BrokerFixture) => openRawClient(to.socket("release-signing"), null);
 async function until(met: () => boolean): Promise<void> {
   for (let tries = 0; !met(); tries += 1) {
     if (tries > 500) throw new Error("it does not come");
@@ -142,12 +145,12 @@ describe("the end of a session", () => {
       const { connections } = waiting;
       const { live, usage, audit } = waiting.broker;
       const early = createSessions({ serving: () => ({ connections, live, usage }), audit });
-      await openClient(waiting);
+      await connectTo(waiting);
       await until(() => early.list().sessions.length === 1);
       const caller = { uid: process.getuid?.() ?? -1, pid: process.pid };
       expect(await early.end(1)).toMatchObject({ standing: "identifying", caller });
       identified.reject(new Error("nobody"));
-      await openClient(waiting);
+      await connectTo(waiting);
       await until(() => early.list().sessions[0]?.standing === "refused");
       await early.end(2);
       const ended = waiting.records().filter(({ operation }) => operation === "end");

@@ -6,7 +6,6 @@ import { ByteWriter } from "../../policy/bytes.ts";
 import { openShimBench } from "../support/shim-bench.ts";
 import { benchSlot, buildHostile, rvOf, SOFTHSM, type Started, TEST_PIN } from "../support/shim-fixture.ts";
 
-
 const CKR_FUNCTION_FAILED = 0x6n;
 const CKR_ARGUMENTS_BAD = 0x7n;
 const CKR_DATA_LEN_RANGE = 0x21n;

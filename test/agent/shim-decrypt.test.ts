@@ -23,7 +23,6 @@ import {
 } from "../support/template-recorder.ts";
 import { encryptOaep, SHA1_OAEP } from "../support/wrapping.ts";
 
-
 const CKR_SLOT_ID_INVALID = 0x3n;
 const CKR_FUNCTION_NOT_SUPPORTED = 0x54n;
 const CKR_KEY_HANDLE_INVALID = 0x60n;

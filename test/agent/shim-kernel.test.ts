@@ -7,7 +7,6 @@ import { syscallNumber } from "../../policy/runtime/syscalls.ts";
 import { openShimBench } from "../support/shim-bench.ts";
 import { benchSlot, buildHostile, hostProfileText, rvOf, SOFTHSM, TEST_PIN } from "../support/shim-fixture.ts";
 
-
 const EPERM = 1;
 
 const shims = openShimBench();

@@ -5,7 +5,6 @@ import { utf8 } from "../../policy/bytes.ts";
 import { openShimBench } from "../support/shim-bench.ts";
 import { buildHostile, rvOf } from "../support/shim-fixture.ts";
 
-
 // What the shim does before it is asked: the library is made ready for another signature like the last one (SHIM.md, SIGN).
 
 const CKR_DATA_LEN_RANGE = 0x21n;

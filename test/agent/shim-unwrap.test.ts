@@ -7,7 +7,6 @@ import { openShimBench } from "../support/shim-bench.ts";
 import { benchSlot, keyNamed, publicKeyOf, runTokenTool, rvOf, SOFTHSM, TEST_PIN } from "../support/shim-fixture.ts";
 import { encryptOaep, importWrappingKey, MECHANISM, SHA1_OAEP, type WrappingKey } from "../support/wrapping.ts";
 
-
 const CKR_ATTRIBUTE_VALUE_INVALID = 0x13n;
 const CKR_KEY_FUNCTION_NOT_PERMITTED = 0x68n;
 const CKR_MECHANISM_INVALID = 0x70n;

@@ -22,7 +22,6 @@ import {
   TEST_PIN,
 } from "../support/shim-fixture.ts";
 
-
 const EPERM = 1;
 const ENOSYS = 38;
 const CKR_FUNCTION_NOT_SUPPORTED = 0x54n;
@@ -91,7 +90,10 @@ describe("confinement", () => {
   });
 
   test("I5: with the agent gone, and nobody left to notify, the kernel denies each watched call with ENOSYS and lets none through", async () => {
-    const { fd, child, ended } = startRaw(shims.addon, { profile: shims.profile, environment: shims.token.environment });
+    const { fd, child, ended } = startRaw(shims.addon, {
+      profile: shims.profile,
+      environment: shims.token.environment,
+    });
     const { fds } = await shims.addon.receiveWithFds(fd, 100, 5_000);
     for (const listener of fds) shims.addon.closeFd(listener);
     writeSync(fd, frame(1, 2, new Uint8Array(0)));

@@ -8,7 +8,6 @@ import { describe, expect, test } from "vitest";
 import { concatBytes, toHex, utf8 } from "../../policy/index.ts";
 import { openSpawnerBench, sha256 } from "./spawner/bench.ts";
 
-
 const bench = openSpawnerBench();
 
 describe("peer-exe", () => {

@@ -2,10 +2,8 @@ import { readFileSync, readlinkSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
 import { describe, expect, test } from "vitest";
 import { encodePrepareShim } from "../../agent/spawner-messages.ts";
-import { utf8 } from "../../policy/index.ts";
 import { openSpawnerBench, range } from "./spawner/bench.ts";
 import { single } from "./spawner/host.ts";
-
 
 const bench = openSpawnerBench();
 
@@ -55,7 +53,12 @@ describe("workloads", () => {
     await spawner.client.startWorkloads();
     await expect.poll(() => spawner.log().split("exit code 0").length, { timeout: 20_000 }).toBe(3);
     const lines = spawner.log().split("\n");
-    const numbers = lines.slice(0, lines.findLastIndex((line) => line.includes("exit code 0"))).map(Number);
+    const numbers = lines
+      .slice(
+        0,
+        lines.findLastIndex((line) => line.includes("exit code 0")),
+      )
+      .map(Number);
     for (const first of [1, 50_001])
       expect(numbers.filter((number) => number >= first && number < first + 40_000)).toEqual(
         Array.from({ length: 40_000 }, (_, index) => first + index),

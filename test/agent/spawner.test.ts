@@ -17,7 +17,6 @@ import {
 } from "./spawner/bench.ts";
 import { closureOf, type HostSpawner, shimUid, single } from "./spawner/host.ts";
 
-
 const bench = openSpawnerBench();
 let shimFiles: readonly ShimFile[];
 beforeAll(() => {

@@ -16,7 +16,6 @@ import { IronclawError } from "../../policy/index.ts";
 import { writeAnchor } from "../../seal/index.ts";
 import { append, OTHER_VOLUME, openVolumeBench, reasonsOf, type VolumeBench } from "../support/state-volume-bench.ts";
 
-
 const bench = openVolumeBench();
 const open = (...opening: Parameters<VolumeBench["open"]>) => bench().open(...opening);
 const anchor = () => bench().anchor();

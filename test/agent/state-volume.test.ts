@@ -20,7 +20,6 @@ import {
   type VolumeBench,
 } from "../support/state-volume-bench.ts";
 
-
 const bench = openVolumeBench();
 const open = (...opening: Parameters<VolumeBench["open"]>) => bench().open(...opening);
 const anchor = () => bench().anchor();
@@ -204,4 +203,3 @@ describe("the volume's key", () => {
     expect(await anchor()).toBe("none");
   });
 });
-

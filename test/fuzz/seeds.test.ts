@@ -14,7 +14,10 @@ describe("the corpora", () => {
   // Written anew by `node test/fuzz/seeds.ts`: a corpus that lags behind its format reaches less of the parser than it seems to.
   test.each(Object.keys(seeds))("I10: that of %s is what seeds.ts writes, byte for byte", (target) => {
     const hex = (bytes: Uint8Array) => Buffer.from(bytes).toString("hex");
-    const written = readdirSync(join(corpus, target)).map((name) => [name, hex(readFileSync(join(corpus, target, name)))]);
+    const written = readdirSync(join(corpus, target)).map((name) => [
+      name,
+      hex(readFileSync(join(corpus, target, name))),
+    ]);
     const made = Object.entries(seeds[target] ?? {}).map(([name, bytes]) => [name, hex(bytes)]);
     expect(Object.fromEntries(written)).toEqual(Object.fromEntries(made));
   });

@@ -14,7 +14,6 @@ import {
 } from "../support/policy-document.ts";
 import { refusal } from "../support/policy-refusal.ts";
 
-
 interface ModulesDocument extends PolicyDocument {
   modules: Record<string, Record<string, unknown>>;
   tokens: Record<string, unknown>;

@@ -6,7 +6,6 @@ import { parsePolicy } from "../../policy/policy.ts";
 import { documentBytes, type PolicyDocument, policyDocument, twoTokenDocument } from "../support/policy-document.ts";
 import { refusal } from "../support/policy-refusal.ts";
 
-
 function brokenBy(change: (document: PolicyDocument) => void): PolicyError {
   const document = policyDocument();
   change(document);

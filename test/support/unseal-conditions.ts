@@ -7,9 +7,8 @@ import { openTpm } from "../../seal/tpm.ts";
 import { type LoginOutcome, provisionRecords, writeLogin } from "../../seal/tpm-records.ts";
 import { boot, LAUNCH, makeRelease, readEkCertificate, sealedEnvelope, sealFor, withTss } from "./sealing-bench.ts";
 import { type SoftwareTpm, startSwtpm } from "./swtpm.ts";
-import { type Condition, known, type Machine, onTpm } from "./unseal-machine.ts";
+import { type Condition, type Machine, onTpm } from "./unseal-machine.ts";
 import { TPM_CONDITIONS } from "./unseal-tpm-conditions.ts";
-
 
 // Everything that stands between a sealed credential and its secret, made for real on a software TPM.
 

@@ -11,7 +11,6 @@ import { createBenchKeys, lockOut, makeRelease, sealFor, withTss } from "./seali
 import { startSwtpm } from "./swtpm.ts";
 import { type Condition, known, type Machine, onTpm } from "./unseal-machine.ts";
 
-
 // Of those in unseal-conditions.ts: what a TPM, its keys and its records may be like.
 
 const run = promisify(execFile);

@@ -6,7 +6,6 @@ import { afterAll, describe, expect, test } from "vitest";
 import { utf8 } from "../../policy/index.ts";
 import { GuestTree, requireGuestFile } from "../../vm-images/guest-tree.ts";
 
-
 const directory = mkdtempSync(join(tmpdir(), "guest-tree-"));
 afterAll(() => rmSync(directory, { recursive: true, force: true }));
 

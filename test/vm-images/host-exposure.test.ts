@@ -15,7 +15,6 @@ import { vmPciDevices } from "../../vm-images/qemu-args.ts";
 import { GOOD, lineOf, OURS } from "../support/host-configurations.ts";
 import { READER, READER_DEVICES } from "../support/usb-token.ts";
 
-
 /** The host's own devices, for configurations that name them by place. */
 const HSM = "10ee:7021";
 const host: HostDevices = {

@@ -5,7 +5,6 @@ import { readHostConfiguration } from "../../vm-images/host/index.ts";
 import { parseXml, type XmlElement } from "../../vm-images/host/xml.ts";
 import { GOOD } from "../support/host-configurations.ts";
 
-
 const thrown = (act: () => unknown): unknown => {
   try {
     act();

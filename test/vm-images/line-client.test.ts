@@ -4,9 +4,7 @@ import { connect, createServer, type Server, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
-import { utf8 } from "../../policy/index.ts";
 import { LineClient } from "../../vm-images/line-client.ts";
-
 
 const directory = mkdtempSync(join(tmpdir(), "line-client-"));
 const servers: Server[] = [];

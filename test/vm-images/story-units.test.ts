@@ -26,7 +26,6 @@ import { AMPLE } from "../support/decision.ts";
 import { documentBytes, pinnedModule, policyDocument, SIGNER_EXE } from "../support/policy-document.ts";
 import { SOFTHSM_LIBRARY } from "../support/softhsm.ts";
 
-
 const run = promisify(execFile);
 const directory = mkdtempSync(join(tmpdir(), "units-"));
 afterAll(() => rmSync(directory, { recursive: true, force: true }));

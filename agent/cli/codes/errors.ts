@@ -318,7 +318,8 @@ const IMAGES = family<ImageErrorCode>("vm-images", (code) => new ImageError(code
     act: "`sh vm-images/machine.sh` installs them",
   },
   ERR_IMAGE_PACKAGE: {
-    means: "a Debian package is not the locked one, is not to be had, or has another file of a name that another one has",
+    means:
+      "a Debian package is not the locked one, is not to be had, or has another file of a name that another one has",
     act: "is the mirror reachable? A locked version that is gone marks the image `unlocked`. Of two packages with one file a recipe takes one",
   },
   ERR_IMAGE_SOURCE: { means: "a source of the image is missing or not as it must be", act: "the message names it" },
