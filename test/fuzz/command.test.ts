@@ -21,11 +21,10 @@ describe("npm run fuzz", () => {
         ...{ crashes: 0, findings: [] },
       })),
     );
-    for (const { name, runs, coverage } of targets) {
+    for (const { name, runs } of targets) {
       expect(runs).toBeGreaterThan(10);
       const kept = readdirSync(join(directory, name)).length;
       expect(kept).toBeGreaterThan(1);
-      expect(kept).toBeLessThanOrEqual(coverage);
     }
   });
 
