@@ -36,12 +36,12 @@ describe("the time of a run", () => {
     ]);
   });
 
-  test("ends when it should though each target takes longer than its share, to be built or to stop", () => {
+  test("is nearly kept though each target takes longer than its share, and no target goes without", () => {
     const many = Array.from({ length: 80 }, (_, index) => `${index}`);
     const { shares, end } = play(many, { milliseconds: 60_000, jobs: 2, each: false }, 500);
     expect(shares).toHaveLength(80);
-    expect(end).toBeLessThan(61_500);
-    expect(shares.every(([, milliseconds]) => milliseconds > 0)).toBe(true);
+    expect(end).toBeLessThan(66_000);
+    expect(Math.min(...shares.map(([, milliseconds]) => milliseconds))).toBe(375);
   });
 
   test("is every target's own where that is asked for", () => {

@@ -13,20 +13,22 @@ export interface Plan {
 }
 
 /**
- * Hands targets out, each with its time. Where they share it, a target has an equal part of what is left at that moment: one that takes
- * long to build, or ends early, changes what the others have and not when the last one is done.
+ * Hands targets out, each with its time. Where they share it, a target has an equal part of what is left at that moment, so that one which takes
+ * long to build, or ends early, changes what the others have and not when the last one is done; but it has a quarter of its fair part at least.
  */
 export class Schedule<T> {
   readonly #waiting: T[];
   readonly #plan: Plan;
   readonly #now: () => number;
   readonly #start: number;
+  readonly #least: number;
 
   constructor(targets: readonly T[], plan: Plan, now = () => performance.now()) {
     this.#waiting = [...targets];
     this.#plan = plan;
     this.#now = now;
     this.#start = now();
+    this.#least = plan.milliseconds / Math.ceil(targets.length / plan.jobs) / 4;
   }
 
   /** Null when all have been handed out. */
@@ -36,6 +38,6 @@ export class Schedule<T> {
     const target = this.#waiting.shift();
     if (target === undefined) return null;
     const left = Math.max(0, this.#start + milliseconds - this.#now());
-    return { target, milliseconds: each ? milliseconds : left / rounds };
+    return { target, milliseconds: each ? milliseconds : Math.max(this.#least, left / rounds) };
   }
 }
