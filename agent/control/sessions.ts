@@ -1,10 +1,10 @@
 import { z } from "zod";
 import type { Scope } from "../../policy/index.ts";
+import type { Serving } from "../after-launch.ts";
 import type { AuditLog } from "../audit/log.ts";
 import { callerOf } from "../broker/operation.ts";
 import { AgentError } from "../errors.ts";
 import type { ConnectionFacts } from "../scopes/index.ts";
-import type { Serving } from "../serving.ts";
 
 const id = z.number().int().nonnegative();
 /** A policy's connections at their most would make an answer of megabytes. */
