@@ -12,10 +12,12 @@
 static void pass_on_lines(struct output *output) {
     char *last = memrchr(output->line, '\n', output->held);
     size_t length = last == NULL ? 0 : (size_t)(last - output->line) + 1;
-    if (length == 0 && output->held == ROOM) {
+    if (length == 0 && output->held == MAX_OUTPUT_LINE) {
+        char next = output->line[ROOM];
         output->line[ROOM] = '\n';
         write_log(output->line, MAX_OUTPUT_LINE);
-        output->held = 0;
+        output->line[0] = next;
+        output->held = 1;
         return;
     }
     write_log(output->line, length);
@@ -25,7 +27,7 @@ static void pass_on_lines(struct output *output) {
 
 static size_t take_output(struct output *output) {
     if (output->fd < 0) return 0;
-    ssize_t n = read(output->fd, output->line + output->held, ROOM - output->held);
+    ssize_t n = read(output->fd, output->line + output->held, MAX_OUTPUT_LINE - output->held);
     if (n > 0) {
         output->held += (size_t)n;
         pass_on_lines(output);

@@ -67,17 +67,21 @@ describe("workloads", () => {
 
   test("I10: a last line without a line feed is ended, and an endless one is cut, so that no log line is glued to it", async () => {
     const spawner = await bench.started({
-      workloads: "last 2002 - /usr/bin/printf last-words\nlong 2002 - /usr/bin/printf %03000d 7\n",
+      workloads: `last 2002 - /usr/bin/printf last-words
+long 2002 - /usr/bin/printf %03000d 7
+full 2002 - /usr/bin/printf %01023d\\nx%01023d\\n 8 9
+`,
     });
     await spawner.client.startWorkloads();
-    await expect.poll(() => spawner.log().split("exit code 0").length, { timeout: 20_000 }).toBe(3);
+    await expect.poll(() => spawner.log().split("exit code 0").length, { timeout: 20_000 }).toBe(4);
     const lines = spawner.log().split("\n");
     expect(lines).toContain("last-words");
     expect(lines.filter((line) => /^0+7?$/.test(line)).map(({ length }) => length)).toEqual([1023, 1023, 954]);
-    expect(lines.filter((line) => line.includes("ended, exit code 0"))).toEqual([
-      expect.stringMatching(/^WARNING spawner: workload (last|long): ended/),
-      expect.stringMatching(/^WARNING spawner: workload (last|long): ended/),
-    ]);
+    expect(
+      lines.flatMap((line, at) => (/^0+8$/.test(line) ? [line.length, lines[at + 1]?.length, lines[at + 2]] : [])),
+    ).toEqual([1023, 1023, "9"]);
+    const ended = lines.filter((line) => line.includes("ended, exit code 0"));
+    expect(ended).toEqual(Array(3).fill(expect.stringMatching(/^WARNING spawner: workload (last|long|full): ended/)));
   });
 
   test.each([
