@@ -175,6 +175,8 @@ describe("the life of a machine", () => {
       const { facts } = await ironclaw(run, "reseal", "--sealed", await sealNextPin());
       expect(facts).toMatchObject({ act: "pending", name: "hsm-pin", generation: 2 });
       expect(storeEntries()).toEqual(["hsm-pin 1 served", "hsm-pin 2 pending", "state 1 served"]);
+      const { findings } = (await ironclaw(run, "doctor")).facts as { findings: readonly Finding[] };
+      weaker = findings.filter(({ id }) => WEAKER_GUARANTEES.some(({ name }) => name === id));
       const check = await ironclaw(run, "unseal", "--check");
       expect(check).toMatchObject({ code: 1, facts: { wouldUnseal: false } });
       expect(JSON.stringify(check.facts)).toContain("agent-pcr-capped");
@@ -200,8 +202,6 @@ describe("the life of a machine", () => {
           interval: 1000,
         })
         .toBeGreaterThanOrEqual(records);
-      const { findings } = (await ironclaw(run, "doctor")).facts as { findings: readonly Finding[] };
-      weaker = findings.filter(({ id }) => WEAKER_GUARANTEES.some(({ name }) => name === id));
       const { code, facts } = await ironclaw(run, "freeze", "--scope", FROZEN);
       expect([code, facts["scopes"]]).toEqual([0, [FROZEN]]);
     });
