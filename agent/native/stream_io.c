@@ -125,7 +125,7 @@ napi_value native_stream_receive(napi_env env, napi_callback_info info) {
   bool foreign = got > 0 && !stream->is_own && memcmp(&sender, &stream->peer, sizeof sender) != 0;
   bool more = stream->ended || (size_t)got == length;
   bool dead = got > 0 && !lives(stream, &more);
-  if (with_descriptors || foreign || dead) memset(bytes, 0, (size_t)got);
+  if (got > 0 && (with_descriptors || foreign || dead)) memset(bytes, 0, (size_t)got);
   if (with_descriptors) return throw_sender(env, "descriptors");
   if (foreign) return throw_foreign(env, &sender);
   int32_t said = got < 0 ? WOULD_BLOCK : (int32_t)got;
