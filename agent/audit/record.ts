@@ -70,10 +70,27 @@ export interface EncodedRecord {
   readonly head: AuditHead;
 }
 
+/** The same line as text. */
+export interface WrittenRecord {
+  readonly text: string;
+  /** Bytes of it. */
+  readonly length: number;
+  readonly head: AuditHead;
+}
+
 const encoder = new TextEncoder();
 
-/** The next record. By hand, field by field: there is one for every signature, and `JSON.stringify` of an object takes twice as long. */
+/** The next record. */
 export function encodeRecord(entry: AuditEntry, previous: AuditHead, time: string): EncodedRecord {
+  const { text, head } = writeRecord(entry, previous, time);
+  return { line: encoder.encode(text), head };
+}
+
+/**
+ * The next record as text, of which several go out as one. By hand, field by field: there is one for every signature, and `JSON.stringify` of
+ * an object takes twice as long.
+ */
+export function writeRecord(entry: AuditEntry, previous: AuditHead, time: string): WrittenRecord {
   const seq = previous.seq + 1;
   const { caller, statement } = entry;
   const fields =
@@ -87,9 +104,10 @@ export function encodeRecord(entry: AuditEntry, previous: AuditHead, time: strin
     `"statement":${statement === undefined || statement === null ? "null" : JSON.stringify(orderStatement(statement))},` +
     `"prev":${quoted(previous.hash)}`;
   const digest = hashBody(`${fields}}`);
-  const line = encoder.encode(`${fields}${HASH_FIELD}"${digest}"}\n`);
-  if (line.length > MAX_LINE) throw new TypeError(`audit record: ${line.length} bytes do not fit a line`);
-  return { line, head: { seq, hash: digest } };
+  const text = `${fields}${HASH_FIELD}"${digest}"}\n`;
+  const length = Buffer.byteLength(text);
+  if (length > MAX_LINE) throw new TypeError(`audit record: ${length} bytes do not fit a line`);
+  return { text, length, head: { seq, hash: digest } };
 }
 
 /** What stands in JSON as it is. */

@@ -24,8 +24,8 @@ export function initCall<K extends "sign" | "decrypt">(
     const { state, peer } = application;
     const object = keyObjectOf(state, request.key);
     const { mechanism, parameters } = request;
-    const named = { key: object?.key.name ?? null, isPublic: object?.kind === "public" };
-    const start = startOperation(state, peer, { operation, mechanism, parameters, ...named });
+    const [key, isPublic] = [object?.key.name ?? null, object?.kind === "public"];
+    const start = startOperation(state, peer, { operation, mechanism, parameters, key, isPublic });
     if (start instanceof Promise) return start.then(({ rv }): Answer => ({ kind: "error", rv }));
     session[operation] = keep(start);
     return OK;
