@@ -145,7 +145,11 @@ export function openNative(directory: string): Native {
     setNonDumpable: () => now("setNonDumpable", () => binding.setNonDumpable()),
     watchNotifications: (fd, onEvent) => now("watchNotifications", () => binding.watchNotifications(fd, onEvent)),
     listen: (path) => now("listen", () => binding.listen(path)),
-    openStream: (fd) => nativeStream(binding, now("openStream", () => binding.streamOpen(fd))),
+    openStream: (fd) =>
+      nativeStream(
+        binding,
+        now("openStream", () => binding.streamOpen(fd)),
+      ),
     accept: (fd, onConnection) => {
       const listener = now("accept", () =>
         binding.accept(fd, (handle, connector) => onConnection(nativeStream(binding, handle), connector)),
