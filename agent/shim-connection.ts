@@ -192,7 +192,7 @@ export class ShimConnection {
       while (this.#error === null) {
         const length = this.#stream.receive(BUFFER);
         if (length === WOULD_BLOCK) return;
-        if (length === 0) return this.close(new AgentError("ERR_SHIM_GONE", "shim connection: closed"));
+        if (length === 0) this.close(new AgentError("ERR_SHIM_GONE", "shim connection: closed"));
         const bytes = BUFFER.subarray(0, length);
         this.#receive(bytes);
         bytes.fill(0);
