@@ -79,7 +79,9 @@ export function domainToken(domains: Pick<Domains, "use" | "reserve" | "arrive">
   return {
     reserve: (key) => domains.reserve(key),
     sign: ({ key, mechanism, data }) =>
-      domains.use(key, (shim, place) => shim.sign({ ...place, mechanism: mechanism.value, pss: mechanism.pss, data })),
+      domains.use(key, (shim, { slotId, handle }) =>
+        shim.sign({ slotId, handle, mechanism: mechanism.value, pss: mechanism.pss, data }),
+      ),
     decrypt: ({ key, mechanism, data }) =>
       domains.use(key, (shim, place) =>
         shim.decrypt({ ...place, mechanism: mechanism.value, oaep: mechanism.oaep, ciphertext: data }),

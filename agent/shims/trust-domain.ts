@@ -155,14 +155,19 @@ export class TrustDomain {
         expected: `a key of ${this.token} that the launch checked, or that arrived`,
         got: key,
       });
+    let value: T;
     member.inWork += 1;
-    const outcome = await settled(act, member, place);
-    member.inWork -= 1;
-    if (outcome.kind === "failed") throw this.#failure(member, outcome.error);
+    try {
+      value = await act(member, place);
+    } catch (error) {
+      throw this.#failure(member, error);
+    } finally {
+      member.inWork -= 1;
+    }
     const writing = this.#noteAttempts(member);
     if (writing !== null) await writing;
     if (this.#end !== null) throw stopped(this.#end);
-    return outcome.value;
+    return value;
   }
 
   /**
