@@ -1,3 +1,4 @@
+import { findScope } from "./find-scope.ts";
 import { countingApprovers } from "./approvers.ts";
 import { fromHex, toHex } from "./bytes.ts";
 import { sha256Hex } from "./hash.ts";
@@ -11,7 +12,7 @@ import {
   type Operation,
   riskOf,
 } from "./mechanisms.ts";
-import { findScope, type MechanismRule, type Policy, type Scope } from "./policy.ts";
+import type { MechanismRule, Policy, Scope } from "./policy.ts";
 import { scopeKeyRate, scopeUse } from "./scope-keys.ts";
 
 /** CK_RSA_PKCS_OAEP_SOURCE_TYPE: the label is given. */

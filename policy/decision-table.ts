@@ -1,3 +1,4 @@
+import { findScope } from "./find-scope.ts";
 import { z } from "zod";
 import { fromHex } from "./bytes.ts";
 import {
@@ -13,7 +14,7 @@ import { FindingsError, findingsIn, schemaFindings } from "./findings.ts";
 import { fittingInput, fittingParameters, ruleFor } from "./fitting.ts";
 import { parseCommentedJson } from "./json-comments.ts";
 import { DIGESTS, OAEP_DIGESTS } from "./mechanisms.ts";
-import { findScope, type Policy } from "./policy.ts";
+import type { Policy } from "./policy.ts";
 import { doubles, printable, sha256Tag } from "./policy-fields.ts";
 
 // The format is described in POLICY-TEST.md.

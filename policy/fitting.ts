@@ -1,3 +1,4 @@
+import { findScope } from "./find-scope.ts";
 import {
   type DecisionRequest,
   type MechanismParameters,
@@ -6,7 +7,7 @@ import {
   ruleParameters,
 } from "./decide.ts";
 import { DIGESTS, mechanismRow, type Operation } from "./mechanisms.ts";
-import { findScope, type MechanismRule, type Policy, type Scope } from "./policy.ts";
+import type { MechanismRule, Policy, Scope } from "./policy.ts";
 
 /** Bytes of the stand-in modulus: that of RSA-2048. */
 const MODULUS = 256;

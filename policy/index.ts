@@ -19,6 +19,7 @@ export * from "./envelope.ts";
 export * from "./epoch.ts";
 export * from "./errors.ts";
 export { type DocumentFinding, FindingsError } from "./findings.ts";
+export { findScope } from "./find-scope.ts";
 export * from "./fitting.ts";
 export * from "./hash.ts";
 export { type Json, type JsonLimits, parseJson } from "./json.ts";
