@@ -1,6 +1,6 @@
-import { findScope } from "./find-scope.ts";
 import { countingApprovers } from "./approvers.ts";
 import { fromHex, toHex } from "./bytes.ts";
+import { findScope } from "./find-scope.ts";
 import { sha256Hex } from "./hash.ts";
 import {
   DIGESTS,

@@ -1,6 +1,6 @@
-import { findScope } from "./find-scope.ts";
 import { countingApprovers } from "./approvers.ts";
 import type { DecisionRequest, Denial } from "./decide.ts";
+import { findScope } from "./find-scope.ts";
 import type { Policy, Scope } from "./policy.ts";
 import { scopeUse } from "./scope-keys.ts";
 

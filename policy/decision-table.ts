@@ -1,4 +1,3 @@
-import { findScope } from "./find-scope.ts";
 import { z } from "zod";
 import { fromHex } from "./bytes.ts";
 import {
@@ -10,6 +9,7 @@ import {
   type MechanismParameters,
   type OperationInput,
 } from "./decide.ts";
+import { findScope } from "./find-scope.ts";
 import { FindingsError, findingsIn, schemaFindings } from "./findings.ts";
 import { fittingInput, fittingParameters, ruleFor } from "./fitting.ts";
 import { parseCommentedJson } from "./json-comments.ts";

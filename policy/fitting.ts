@@ -1,4 +1,3 @@
-import { findScope } from "./find-scope.ts";
 import {
   type DecisionRequest,
   type MechanismParameters,
@@ -6,6 +5,7 @@ import {
   ruleDigest,
   ruleParameters,
 } from "./decide.ts";
+import { findScope } from "./find-scope.ts";
 import { DIGESTS, mechanismRow, type Operation } from "./mechanisms.ts";
 import type { MechanismRule, Policy, Scope } from "./policy.ts";
 

@@ -56,7 +56,12 @@ async function measureKey(key: Key, iterations: number): Promise<readonly Series
   const what = `${name} by ${by}; a stock client has one request at a time, a native one ${DEPTH} waiting (of 64 clients ${depthOf(64)}), which its p99 waits behind`;
   const common = { what, x: X, on: bench.on() };
   return [
-    { ...common, id: `curve-${key}-rate`, y: RATE, lines: lines((load) => (1000 * load.operations) / load.milliseconds) },
+    {
+      ...common,
+      id: `curve-${key}-rate`,
+      y: RATE,
+      lines: lines((load) => (1000 * load.operations) / load.milliseconds),
+    },
     { ...common, id: `curve-${key}-p99`, y: P99, lines: lines(({ p99 }) => p99 / 1000) },
   ];
 }

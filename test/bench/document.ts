@@ -75,7 +75,9 @@ export function documentOf(parts: readonly Part[], order: readonly string[]): st
 function rowTable(rows: readonly Row[]): string {
   const cells = ({ id, ours, peer, unit, ratio, target, ok }: Row) =>
     `| \`${id}\` | ${ours} ${unit} | ${peer} ${unit} | ${ratio} | ${target} | ${ok ? "ok" : "**missed**"} |`;
-  return ["| row | ours | peer | ratio | target | |", "| --- | --- | --- | --- | --- | --- |", ...rows.map(cells)].join("\n");
+  return ["| row | ours | peer | ratio | target | |", "| --- | --- | --- | --- | --- | --- |", ...rows.map(cells)].join(
+    "\n",
+  );
 }
 
 function rowNotes(rows: readonly Row[]): string {
@@ -120,5 +122,7 @@ function partTable(parts: readonly Part[]): string {
     const ids = [...rows, ...series].map(({ id }) => id).join(", ");
     return `| ${ids} | ${at} | ${cpu}, ${cores} cores | Linux ${kernel}, Node ${node} | ${loadBefore}, ${loadAfter} |`;
   };
-  return ["| what | when | processor | system | load |", "| --- | --- | --- | --- | --- |", ...parts.map(cells)].join("\n");
+  return ["| what | when | processor | system | load |", "| --- | --- | --- | --- | --- |", ...parts.map(cells)].join(
+    "\n",
+  );
 }

@@ -5,14 +5,14 @@ import type { FileAuditLog } from "../../agent/audit/log.ts";
 import { openAudit } from "../../agent/audit/open.ts";
 import { verifyAudit } from "../../agent/audit/verify.ts";
 import { ENTRY } from "../support/audit-fixture.ts";
-import { median, type Suite } from "./bench.ts";
-import { threadTime } from "./decide.ts";
-import { timesOf } from "./repeat.ts";
+import type { Suite } from "./bench.ts";
+import { ownTime, ownTimeOfEach } from "./repeat.ts";
 import { Measured, type Series, sizesFor } from "./series.ts";
 
 const SIZES = [1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000] as const;
-/** Records that are timed at each size, and records of one reading. */
-const BATCH = 300;
+/** Records that are appended one by one at each size, in runs of so many, and records of one reading. */
+const BATCH = 600;
+const RUN = 30;
 const PAGE = 100;
 /** As many as one write takes. */
 const GROUP = 64;
@@ -40,17 +40,17 @@ async function measure(directory: string, iterations: number): Promise<readonly 
   try {
     for (const size of sizesFor(SIZES, iterations)) {
       await fill(log, size - BATCH);
-      measured.add("append one", size, median(await appendTimes(log, size)));
-      measured.add("read 100", size, 1000 * median(await timesOf(20, async () => log.read(size / 2, PAGE))));
-      const runs = size > 100_000 ? 1 : 3;
+      measured.add("append one", size, await appendTime(log, size));
+      measured.add("read 100", size, 1000 * (await ownTime(iterations, () => log.read(size / 2, PAGE))));
+      const runs = size > 100_000 ? 1 : 5;
       log.close();
-      measured.add("verify all", size, median(await timesOf(runs, async () => verifyAudit(directory, new Map()))));
+      measured.add("verify all", size, await ownTime(runs, () => verifyAudit(directory, new Map())));
       log = open();
-      const restart = async () => {
+      const restart = () => {
         log.close();
         log = open();
       };
-      measured.add("start with it", size, median(await timesOf(runs, restart)));
+      measured.add("start with it", size, await ownTime(runs, restart));
     }
   } finally {
     log.close();
@@ -59,7 +59,7 @@ async function measure(directory: string, iterations: number): Promise<readonly 
     "A log on a disk, in segments of 4 MiB; on a machine the state volume ends it at some 90 000 records, of which the older ones then go";
   return [
     {
-      ...{ id: "growth-audit", what: `${what}. Appending in processor time, the reading begins in the middle` },
+      ...{ id: "growth-audit", what: `${what}. The reading begins in the middle` },
       ...{ x: X, y: { name: "time", unit: "us" } },
       lines: measured.lines({ "append one": "constant", "read 100": "constant" }),
     },
@@ -77,9 +77,8 @@ async function fill(log: FileAuditLog, records: number): Promise<void> {
   }
 }
 
-/** Microseconds of the processor for each, up to the size. */
-async function appendTimes(log: FileAuditLog, size: number): Promise<readonly number[]> {
-  const times: number[] = [];
-  while (log.head().seq < size) times.push(await threadTime(BATCH / 10, () => log.append(ENTRY, "written")));
-  return times;
+/** Microseconds of each, one after the other, up to the size. */
+function appendTime(log: FileAuditLog, size: number): Promise<number> {
+  const runs = Math.floor((size - log.head().seq) / RUN);
+  return ownTimeOfEach(RUN, runs, () => log.append(ENTRY, "written"));
 }

@@ -14,9 +14,9 @@ import {
   type Token,
   writeHostProfile,
 } from "../support/shim-fixture.ts";
-import { median, type Suite } from "./bench.ts";
-import { decisionTime, LIMITS, MECHANISMS, medianTime } from "./decision-time.ts";
-import { timesOf } from "./repeat.ts";
+import type { Suite } from "./bench.ts";
+import { decisionTime, LIMITS, lookUpTime, MECHANISMS } from "./decision-time.ts";
+import { ownTime } from "./repeat.ts";
 import { Measured, sizesFor } from "./series.ts";
 
 const SIZES = [1, 3, 10, 30, 100, 300, 1000] as const;
@@ -35,7 +35,7 @@ export const keyGrowthSuite: Suite = {
     const x = { name: "keys", unit: "" };
     return [
       {
-        ...{ id: "growth-keys", what: `${what}. Processor time for the last key`, x },
+        ...{ id: "growth-keys", what: `${what}. Of the last key`, x },
         y: { name: "time", unit: "us" },
         lines: measured.lines({ decide: "constant", find: "constant" }),
       },
@@ -59,8 +59,8 @@ async function measure(measured: Measured, sources: readonly NamedKey[], iterati
     if (scope === undefined || ring.find(scope, name) === null) throw new Error("no key");
   };
   measured.add("decide", size, await decisionTime(policy, `of-${name}`, name, iterations));
-  measured.add("find", size, await medianTime(iterations, find));
-  measured.add("make the ring", size, median(await timesOf(5, async () => new KeyRing(policy, byName))));
+  measured.add("find", size, await lookUpTime(iterations, find));
+  measured.add("make the ring", size, await ownTime(5, () => new KeyRing(policy, byName)));
 }
 
 async function measureLaunch(measured: Measured, sources: readonly NamedKey[], iterations: number): Promise<void> {
@@ -70,10 +70,10 @@ async function measureLaunch(measured: Measured, sources: readonly NamedKey[], i
     let made = 2;
     for (const size of sizesFor(DOCUMENT_SIZES, iterations)) {
       const bytes = documentBytes(withKeys(policyDocument(), sources.slice(0, size)));
-      measured.add("parse the document", size, median(await timesOf(iterations, async () => parsePolicy(bytes))));
+      measured.add("parse the document", size, await ownTime(10 * iterations, () => parsePolicy(bytes)));
       for (; made < size; made++) addKey(token, made);
-      const times = await listTimes(token, writeHostProfile(bench, token), Math.ceil(iterations / 8));
-      measured.add("list a token's keys, in a shim", size, median(times));
+      const listed = await listTime(token, writeHostProfile(bench, token), Math.ceil(iterations / 4));
+      measured.add("list a token's keys, in a shim", size, listed);
     }
   } finally {
     bench.remove();
@@ -86,15 +86,15 @@ function addKey(token: Token, index: number): void {
 }
 
 /** Milliseconds, by a shim that is logged in. */
-async function listTimes(token: Token, profile: string, runs: number): Promise<readonly number[]> {
+async function listTime(token: Token, profile: string, runs: number): Promise<number> {
   const { shim, give, ended } = await startShim(native(), { profile, environment: token.environment });
   const slot = benchSlot(await shim.load(SOFTHSM));
   give(TEST_PIN);
   await shim.login(slot);
-  const times = await timesOf(runs, () => shim.keys(slot));
+  const best = await ownTime(runs, () => shim.keys(slot));
   shim.close();
   await ended;
-  return times;
+  return best;
 }
 
 interface NamedKey extends PublicKeySource {

@@ -8,15 +8,15 @@ import { comparePolicies, type Policy, parsePolicy, sha256Hex } from "../../poli
 import { openBroker, softwareKeys } from "../support/broker-fixture.ts";
 import { documentBytes, type PolicyDocument, policyDocument } from "../support/policy-document.ts";
 import { native } from "../support/shim-fixture.ts";
-import { median, type Suite } from "./bench.ts";
+import type { Suite } from "./bench.ts";
 import { decisionTime, LIMITS, MECHANISMS } from "./decision-time.ts";
-import { timesOf } from "./repeat.ts";
+import { ownTime } from "./repeat.ts";
 import { Measured, sizesFor } from "./series.ts";
 
 const SIZES = [10, 30, 100, 300, 1000, 3000, 10_000] as const;
 /** A document's (POLICY.md). */
 const DOCUMENT_SIZES = [4, 8, 16, 32, 64] as const;
-/** Descriptors that are left to the process besides those of its sockets. */
+/** Descriptors that are left to the process beside its sockets'. */
 const OTHER_DESCRIPTORS = 512;
 
 /** `growth-scopes`: what a decision costs. `growth-scopes-open`: what a launch and a narrower policy cost. */
@@ -26,7 +26,7 @@ export const scopeGrowthSuite: Suite = {
     const measured = new Measured();
     for (const size of sizesFor(DOCUMENT_SIZES, iterations)) {
       const bytes = documentBytes(withScopes(policyDocument(), size));
-      measured.add("parse the document", size, median(await timesOf(iterations, async () => parsePolicy(bytes))));
+      measured.add("parse the document", size, await ownTime(10 * iterations, () => parsePolicy(bytes)));
     }
     const software = softwareKeys();
     for (const size of sizesFor(SIZES, iterations)) await measure(measured, software, size, iterations);
@@ -34,7 +34,7 @@ export const scopeGrowthSuite: Suite = {
     const x = { name: "scopes", unit: "" };
     return [
       {
-        ...{ id: "growth-scopes", what: `${what}. Processor time of one decision in the last scope`, x },
+        ...{ id: "growth-scopes", what: `${what}. One decision in the last scope`, x },
         y: { name: "time", unit: "us" },
         lines: measured.lines({ decide: "constant", "decide about a key that arrived": "constant" }),
       },
@@ -57,14 +57,20 @@ async function measure(measured: Measured, software: Software, size: number, ite
   const arrived = await decisionTime(policy, "arrived", "arrives", iterations);
   measured.add("decide about a key that arrived", size, arrived);
   const narrower = policyWith(size, software);
-  const compare = async () => comparePolicies(policy, narrower);
-  measured.add("compare with a narrower policy", size, median(await timesOf(3, compare)));
-  if (size <= mostSockets()) measured.add("open all sockets", size, median(await socketTimes(policy, software)));
+  const runs = runsFor(size);
+  const compared = await ownTime(runs, () => comparePolicies(policy, narrower));
+  measured.add("compare with a narrower policy", size, compared);
+  const sockets = Math.min(size, mostSockets());
+  measured.add("open all sockets", sockets, await socketTime(policyWith(sockets, software), software, runs));
 }
 
+/** Small sizes are over sooner, and need more runs until one was left alone. */
+const runsFor = (size: number) => Math.max(3, Math.ceil(1000 / size));
+
+/** A socket has two descriptors: one is kept, to refuse with when there is none left. */
 function mostSockets(): number {
   const limit = parseDescriptorLimit(readFileSync("/proc/self/limits", "latin1"));
-  return (limit ?? Number.POSITIVE_INFINITY) - OTHER_DESCRIPTORS;
+  return Math.floor(((limit ?? Number.POSITIVE_INFINITY) - OTHER_DESCRIPTORS) / 2);
 }
 
 function withScopes(document: PolicyDocument, count: number): PolicyDocument {
@@ -97,7 +103,7 @@ function policyWith(count: number, { publicKeys }: Software): Policy {
 }
 
 /** Milliseconds until every scope listens, as `serveScopes` opens them. Nobody connects. */
-async function socketTimes(policy: Policy, software: Software): Promise<readonly number[]> {
+async function socketTime(policy: Policy, software: Software, runs: number): Promise<number> {
   const directory = mkdtempSync(join(tmpdir(), "ironclaw-scopes-"));
   const audit = openAudit({ directory: join(directory, "audit"), now: Date.now, anchor: null });
   const keys = new Map([...software.publicKeys].filter(([name]) => name === "release-ec"));
@@ -109,7 +115,7 @@ async function socketTimes(policy: Policy, software: Software): Promise<readonly
       known.map(({ name }) => serveScope({ ...common, scope: name, socketPath: join(directory, `${name}.sock`) })),
     );
   try {
-    return await timesOf(3, open, (servers) => Promise.all(servers.map((server) => server.close())));
+    return await ownTime(runs, open, (servers) => Promise.all(servers.map((server) => server.close())));
   } finally {
     audit.close();
     rmSync(directory, { recursive: true });

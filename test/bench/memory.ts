@@ -1,17 +1,20 @@
 import { execFile } from "node:child_process";
-import { readFileSync } from "node:fs";
-import { resolve } from "node:path";
+import { copyFileSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join, resolve } from "node:path";
 import { promisify } from "node:util";
+import { bundleProgram } from "../../vm-images/bundle.ts";
 import type { LeakFigures } from "../endurance/tpm-leak.ts";
 import { memoryFindings, toldOf } from "../soak/memory.ts";
 import type { LabHeld } from "../support/lab-broker.ts";
 import { childrenOf } from "../support/process-tree.ts";
 import { openServiceBench } from "../support/service-fixture.ts";
+import { NATIVE_DIRECTORY } from "../support/shim-fixture.ts";
 import { type BenchOptions, median, type Row, type Suite, timeRow } from "./bench.ts";
 import { openSignBench, type SignBench } from "./sign.ts";
 import { shimPidOf } from "./what-is-on.ts";
 
 const run = promisify(execFile);
+const AGENT = resolve(import.meta.dirname, "../../agent/main.ts");
 const LEAKS = resolve(import.meta.dirname, "../endurance/tpm-leak.ts");
 /** Of a whole run, and what is used of it by default for each iteration. */
 const FULL = { operations: 1_000_000, quotes: 100_000 };
@@ -45,9 +48,10 @@ interface Resident {
 /** Of the agent and its one shim, in MiB: medians of so many launches. */
 async function residentAfterLaunch(launches: number): Promise<Resident> {
   await using service = await openServiceBench();
+  const program = await bundleInto(service.bench.directory);
   const found: Resident[] = [];
   for (let launch = 0; launch < launches; launch++) {
-    const agent = await service.start();
+    const agent = await service.start({ program });
     const { state, reasons } = await agent.launched();
     if (state !== "serving") throw new Error(`launch: ${JSON.stringify(reasons)}`);
     const [pid = 0] = childrenOf(agent.pid);
@@ -56,6 +60,16 @@ async function residentAfterLaunch(launches: number): Promise<Resident> {
     await agent.stop();
   }
   return { agent: median(found.map(({ agent }) => agent)), shim: median(found.map(({ shim }) => shim)) };
+}
+
+/** The agent as an image has it: one file, beside the add-ons. Node run from the sources holds its compiler for them as well. */
+async function bundleInto(directory: string): Promise<string> {
+  const place = join(directory, "bundle");
+  const addons = readdirSync(NATIVE_DIRECTORY).filter((name) => name.endsWith(".node"));
+  mkdirSync(place);
+  for (const name of addons) copyFileSync(join(NATIVE_DIRECTORY, name), join(place, name));
+  writeFileSync(join(place, "agent.cjs"), await bundleProgram(AGENT));
+  return join(place, "agent.cjs");
 }
 
 interface Lasting {

@@ -98,7 +98,9 @@ describe("the results' document", () => {
     expect(mergeParts([first], second)).toEqual([{ ...first, rows: [rowOf("a", 1)] }, second]);
     expect(mergeParts([second], second)).toEqual([second]);
     const text = documentOf(mergeParts([first], second), order);
-    expect(text).toMatch(/\| `a` \| 1 ms \| 1 ms \| 1 \| 2 \| ok \|\n\| `b` \| 3 ms \| 1 ms \| 3 \| 2 \| \*\*missed\*\* \|/);
+    expect(text).toMatch(
+      /\| `a` \| 1 ms \| 1 ms \| 1 \| 2 \| ok \|\n\| `b` \| 3 ms \| 1 ms \| 3 \| 2 \| \*\*missed\*\* \|/,
+    );
     expect(text).toContain("| b | 2026-01-02T00:00:00.000Z | one, 2 cores | Linux 6, Node v26 | 0.1, 1.5 |");
   });
 
@@ -111,7 +113,9 @@ describe("the results' document", () => {
     const text = readFileSync(join(folder, "README.md"), "utf8");
     expect(text).toContain("* `a`: what a is. On: policy, audit");
     expect(text).toContain("| sizes | all | some |\n| --- | --- | --- |\n| 10 | 0.1 | 0.1 |");
-    expect(text).toContain("| 10000 | 100000 |  |\n| slope | 2, **missed** (at most 1.1) | 2, **missed** (at most 0.15) |");
+    expect(text).toContain(
+      "| 10000 | 100000 |  |\n| slope | 2, **missed** (at most 1.1) | 2, **missed** (at most 0.15) |",
+    );
     expect(text).toContain("![growth-x](growth-x.svg)");
   });
 });

@@ -25,10 +25,14 @@ export interface Line {
   readonly ok: boolean | null;
 }
 
-/** An axis, as it stands on the plot and over a table's column. */
 export interface Axis {
   readonly name: string;
   readonly unit: string;
+}
+
+/** As it stands on a plot and over a table's column. */
+export function axisText({ name, unit }: Axis): string {
+  return unit === "" ? name : `${name} (${unit})`;
 }
 
 /** Costs over sizes: one table and one plot. */

@@ -124,13 +124,7 @@ export async function openSignBench(shims = 1): Promise<SignBench> {
 }
 
 function armsOf(program: string, served: Served, stock: string): SignBench["arms"] {
-  const load = async (
-    row: ArmRow,
-    milliseconds: number,
-    way: string,
-    rest: readonly string[],
-    env: object,
-  ) => {
+  const load = async (row: ArmRow, milliseconds: number, way: string, rest: readonly string[], env: object) => {
     const args = [way, row.key, `${row.clients}`, `${Math.round(milliseconds)}`, ...rest];
     const { stdout } = await run(...callerCommand(program, args), { env: { ...process.env, ...env }, cwd: "/" });
     return JSON.parse(stdout) as Load;

@@ -1,4 +1,4 @@
-import type { Axis, Line, Point, Series } from "./series.ts";
+import { axisText, type Line, type Point, type Series } from "./series.ts";
 
 const WIDTH = 720;
 const HEIGHT = 400;
@@ -29,16 +29,16 @@ export function plotSvg({ id, x, y, lines }: Series): string {
   );
   const label = `${id}: ${axisText(y)} over ${axisText(x)}`;
   return [
-    `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${HEIGHT}" role="img" aria-label="${escape(label)}">`,
+    `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${HEIGHT}" role="img" aria-label="${escaped(label)}">`,
     `<style>${STYLE}</style>`,
-    `<text class="title" x="${AREA.left}" y="24">${escape(id)}</text>`,
+    `<text class="title" x="${AREA.left}" y="24">${escaped(id)}</text>`,
     ...across.ticks.map(
       (tick) => vertical(across.at(tick)) + text(across.at(tick), AREA.bottom + 18, "middle", short(tick)),
     ),
     ...up.ticks.map((tick) => horizontal(up.at(tick)) + text(AREA.left - 8, up.at(tick) + 4, "end", short(tick))),
     `<path class="axis" d="M${AREA.left} ${AREA.top}V${AREA.bottom}H${AREA.right}"/>`,
     text((AREA.left + AREA.right) / 2, HEIGHT - 18, "middle", `${axisText(x)}, logarithmic`),
-    `<text transform="translate(16 ${(AREA.top + AREA.bottom) / 2}) rotate(-90)" text-anchor="middle">${escape(axisText(y))}, logarithmic</text>`,
+    `<text transform="translate(16 ${(AREA.top + AREA.bottom) / 2}) rotate(-90)" text-anchor="middle">${escaped(axisText(y))}, logarithmic</text>`,
     ...lines.map((line, index) => lineSvg(line, index, { across, up })),
     "</svg>\n",
   ].join("\n");
@@ -115,11 +115,7 @@ function horizontal(y: number): string {
 }
 
 function text(x: number, y: number, anchor: "start" | "middle" | "end", content: string): string {
-  return `<text x="${x}" y="${y}" text-anchor="${anchor}">${escape(content)}</text>`;
-}
-
-export function axisText({ name, unit }: Axis): string {
-  return unit === "" ? name : `${name} (${unit})`;
+  return `<text x="${x}" y="${y}" text-anchor="${anchor}">${escaped(content)}</text>`;
 }
 
 /** 20 k, 1 M: a tick has little room. */
@@ -128,6 +124,6 @@ function short(value: number): string {
   return value >= 1e4 ? `${value / 1e3} k` : `${value}`;
 }
 
-function escape(content: string): string {
+function escaped(content: string): string {
   return content.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;").replaceAll('"', "&quot;");
 }

@@ -31,7 +31,9 @@ function lastSignature(directory: string): readonly [rule: string, seq: number] 
     .filter((name) => name.endsWith(".log"))
     .sort()
     .at(-1);
-  const lines = readFileSync(join(directory, last ?? ""), "utf8").split("\n").slice(0, -1);
+  const lines = readFileSync(join(directory, last ?? ""), "utf8")
+    .split("\n")
+    .slice(0, -1);
   for (const line of lines.reverse()) {
     const { seq, operation, decision, reason } = JSON.parse(line);
     if (operation === "sign" && decision === "allow") return [reason, seq];

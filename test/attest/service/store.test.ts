@@ -236,7 +236,10 @@ describe("the store", () => {
     const database = new DatabaseSync(path);
     const enrolled = "SELECT * FROM machines WHERE retired_at IS NULL AND";
     const plan = (condition: string) =>
-      database.prepare(`EXPLAIN QUERY PLAN ${enrolled} ${condition}`).all().map(({ detail }) => detail);
+      database
+        .prepare(`EXPLAIN QUERY PLAN ${enrolled} ${condition}`)
+        .all()
+        .map(({ detail }) => detail);
     const conditions = {
       machine_by_name: "name = 'm'",
       machine_by_ek: "ek_name = 'ek'",
@@ -244,7 +247,7 @@ describe("the store", () => {
       machine_by_certificate: "name <> 'm' AND json_extract(enrolment, '$.ekCertificateSha256') = 'x' LIMIT 1",
     };
     database.exec("DROP INDEX machine_by_certificate");
-    expect(plan(conditions.machine_by_certificate)).toEqual(["SCAN machines"]);
+    expect(plan(conditions.machine_by_certificate)).toEqual([expect.stringMatching(/^SCAN machines/)]);
     await openSqliteStore(path, keep).close();
     for (const [index, condition] of Object.entries(conditions))
       expect(plan(condition)).toEqual([expect.stringMatching(new RegExp(`^SEARCH machines USING INDEX ${index} `))]);
