@@ -58,14 +58,14 @@ async function measure(measured: Measured, software: Software, size: number, ite
   measured.add("decide about a key that arrived", size, arrived);
   const narrower = policyWith(size, software);
   const runs = runsFor(size);
-  const compared = await ownTime(runs, () => comparePolicies(policy, narrower));
+  const compared = await ownTime(3 * runs, () => comparePolicies(policy, narrower));
   measured.add("compare with a narrower policy", size, compared);
   const sockets = Math.min(size, mostSockets());
   measured.add("open all sockets", sockets, await socketTime(policyWith(sockets, software), software, runs));
 }
 
 /** Small sizes are over sooner, and need more runs until one was left alone. */
-const runsFor = (size: number) => Math.max(3, Math.ceil(1000 / size));
+const runsFor = (size: number) => Math.max(5, Math.ceil(1000 / size));
 
 /** A socket has two descriptors: one is kept, to refuse with when there is none left. */
 function mostSockets(): number {
