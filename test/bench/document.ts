@@ -19,7 +19,7 @@ const DOCUMENT = "README.md";
 const HOW_TO_READ = `## How to read it
 
 A **row** sets our way against a peer that does the least that can be done, in one run on one machine; \`ratio\` is ours / peer. Of times it may be the target at most, of rates it has to be that at least. Figures of
-another machine are other figures; the ratio holds longer. What each row and its peer is: [the benchmark's README](../README.md).
+another machine are other figures; the ratio holds longer. What each row and its peer is: test/bench/README.md.
 
 A **series** has costs over sizes. A line that is judged has a slope: the exponent with which the cost grows over the upper half of its sizes (least squares, both axes logarithmic): 0 is constant, 1 linear, 2 quadratic. A lookup may
 have 0.15, what has to touch everything once 1.1; the rest is caches and noise. A curve over numbers of clients is not judged by itself: its rows are.
@@ -101,7 +101,7 @@ function seriesText(series: Series): readonly string[] {
   ];
   return [
     `### ${id}`,
-    `${what}. In ${axisText(y)}${onText(on)}.`,
+    `${what}. Here: ${axisText(y)}${onText(on)}.`,
     table.map((cells) => `| ${cells.join(" | ")} |`).join("\n"),
     `![${id}](${id}.svg)`,
   ];

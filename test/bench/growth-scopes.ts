@@ -1,5 +1,4 @@
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { openAudit } from "../../agent/audit/open.ts";
 import { parseDescriptorLimit } from "../../agent/scopes/open-connections.ts";
@@ -102,9 +101,9 @@ function policyWith(count: number, { publicKeys }: Software): Policy {
   return { ...policy, scopes: [...many, ...others] };
 }
 
-/** Milliseconds until every scope listens, as `serveScopes` opens them. Nobody connects. */
+/** Milliseconds until every scope listens, as `serveScopes` opens them, in memory as on a machine. Nobody connects. */
 async function socketTime(policy: Policy, software: Software, runs: number): Promise<number> {
-  const directory = mkdtempSync(join(tmpdir(), "ironclaw-scopes-"));
+  const directory = mkdtempSync("/dev/shm/ironclaw-scopes-");
   const audit = openAudit({ directory: join(directory, "audit"), now: Date.now, anchor: null });
   const keys = new Map([...software.publicKeys].filter(([name]) => name === "release-ec"));
   const known = policy.scopes.filter(({ keys: [name] }) => name === "release-ec");

@@ -105,6 +105,8 @@ async function main(): Promise<void> {
   }
   const { wanted, folder, json, ...options } = order;
   const result = await runSuites(SUITES, wanted, options, (part) => {
+    const done = [...part.rows, ...part.series].map(({ id }) => id).join(", ");
+    console.error(`${Math.round(performance.now() / 1000)} s: ${done}`);
     if (folder !== null) writeResults(folder, { at: new Date().toISOString(), ...part }, IDS);
   });
   console.log(json ? JSON.stringify(result) : formatTable(result));
