@@ -1,8 +1,8 @@
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { openAudit } from "../../agent/audit/open.ts";
+import { serveScope } from "../../agent/scopes/index.ts";
 import { parseDescriptorLimit } from "../../agent/scopes/open-connections.ts";
-import { serveScope } from "../../agent/scopes/server.ts";
 import { comparePolicies, type Policy, parsePolicy, sha256Hex } from "../../policy/index.ts";
 import { openBroker, softwareKeys } from "../support/broker-fixture.ts";
 import { documentBytes, type PolicyDocument, policyDocument } from "../support/policy-document.ts";
