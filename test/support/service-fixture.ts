@@ -97,6 +97,8 @@ export interface AgentOptions {
    * caller is nobody.
    */
   readonly realCallers?: boolean;
+  /** The agent's program; default: the sources. */
+  readonly program?: string;
 }
 
 export interface ServiceBench extends AsyncDisposable {
@@ -149,6 +151,7 @@ async function start(
     lost = null,
     credentials = [],
     realCallers = false,
+    program = join(root, "agent/main.ts"),
   }: AgentOptions,
 ): Promise<Agent> {
   await bench.powerOn();
@@ -183,7 +186,7 @@ async function start(
     ...[join(NATIVE_DIRECTORY, "spawner"), "--service", "--single-uid", "--relay", join(NATIVE_DIRECTORY, "relay")],
     ...["--run-dir", at("shims"), "--cabinet", at("cabinet"), "--workloads", at("workloads")],
     ...["--tpm", `unix:${bench.bus.path("other")}`, ...(store === null ? [] : ["--store", at("store")])],
-    ...["--", process.execPath, join(root, "agent/main.ts"), "agent", "--config", at("agent.json")],
+    ...["--", process.execPath, program, "agent", "--config", at("agent.json")],
   ];
   const child = spawn(file, args, { stdio: ["ignore", "ignore", "pipe"] });
   return speak(child, provisioned, directory, ports as [Port, Port]);
