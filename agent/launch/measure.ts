@@ -7,7 +7,7 @@ import { documentEvents, launchEvents, type ModuleFiles, pinnedDigest } from "./
 import { type PlannedFile, planShimFiles, SHIM_PATH } from "./files.ts";
 import type { LaunchInputs } from "./inputs.ts";
 import { measuringOrder, type PlannedShim, planShims } from "./shim-plan.ts";
-import { credentialReasons, prepareTpm, readTpmStates, type TpmStates } from "./tpm-check.ts";
+import { credentialReasons, prepareTpm, readStates, type TpmStates } from "./tpm-check.ts";
 import { askTpm } from "./unseal.ts";
 
 /** agent.json, anchors, policy: measured before anything in them is acted on. */
@@ -229,7 +229,7 @@ async function statesOrReason(
   reasons: Reason[],
 ): Promise<TpmStates | null> {
   try {
-    return await readTpmStates(environment, inputs);
+    return await readStates(environment, inputs);
   } catch (error) {
     reasons.push(reasonFrom(error, "TPM state"));
     return null;
