@@ -54,14 +54,13 @@ export interface MeasuredInputs extends LaunchInputs {
 export async function measureEverything(environment: LaunchEnvironment, record: LaunchRecord): Promise<MeasuredInputs> {
   const { inputs } = environment;
   await requireBanks(environment);
-  const reasons: Reason[] = [...(await agentPcrReasons(environment)), ...inputs.reasons];
-  await prepareTpm(environment, inputs.partial).catch((error: unknown) =>
-    reasons.push(reasonFrom(error, "TPM records")),
-  );
-  reasons.push(...deviceReasons(environment));
+  const reasons: Reason[] = [...(await agentPcrReasons(environment)), ...inputs.reasons, ...deviceReasons(environment)];
   const documents = await measureDocuments(environment);
-  const events = [...documents, ...(await measureFiles(environment, reasons))];
-  const chosen = await chooseRelease(environment, events, reasons);
+  // The spawner copies while the TPM tells its state: neither waits for the other.
+  const [copied, tpm] = await Promise.all([copyFiles(environment), askTpmState(environment)]);
+  reasons.push(...copied.reasons, ...tpm.reasons);
+  const events = [...documents, ...(await measureFiles(environment, copied.files, reasons))];
+  const chosen = await chooseRelease(environment, events, tpm.states);
   if (chosen !== null) {
     record.release = chosen.release;
     reasons.push(...chosen.reasons);
@@ -75,14 +74,60 @@ export async function measureEverything(environment: LaunchEnvironment, record: 
   return { ...inputs.partial, release: chosen.release };
 }
 
-/** A file that cannot be copied is one more reason; what was measured before it stays measured. */
-async function measureFiles(environment: LaunchEnvironment, reasons: Reason[]): Promise<readonly LaunchEvent[]> {
+interface CopiedFiles {
+  /** Of each shim, in the order in which they are measured; null when they were not all copied. */
+  readonly files: readonly ModuleFiles[] | null;
+  readonly reasons: readonly Reason[];
+}
+
+/** A file that cannot be copied is one more reason. */
+async function copyFiles(environment: LaunchEnvironment): Promise<CopiedFiles> {
   const { partial } = environment.inputs;
-  if (!isComplete(partial)) return [];
+  if (!isComplete(partial)) return { files: null, reasons: [] };
+  const reasons: Reason[] = [];
   try {
-    return await measureShims(environment, partial, reasons);
+    return { files: await prepareShims(environment, partial, reasons), reasons };
   } catch (error) {
-    reasons.push(reasonFrom(error, "files of the shim"));
+    return { files: null, reasons: [...reasons, notCopied(error)] };
+  }
+}
+
+function notCopied(error: unknown): Reason {
+  return reasonFrom(error, "files of the shim");
+}
+
+interface AskedTpm {
+  /** Null when there is nothing to ask for, or the TPM does not tell. */
+  readonly states: TpmStates | null;
+  readonly reasons: readonly Reason[];
+}
+
+async function askTpmState(environment: LaunchEnvironment): Promise<AskedTpm> {
+  const { partial } = environment.inputs;
+  const reasons: Reason[] = [];
+  const told = (item: string) => (error: unknown) => {
+    reasons.push(reasonFrom(error, item));
+    return null;
+  };
+  await prepareTpm(environment, partial).catch(told("TPM records"));
+  const states = isComplete(partial) ? await readStates(environment, partial).catch(told("TPM state")) : null;
+  return { states, reasons };
+}
+
+/** Extends what was really copied, whether it matches the pin or not (I1). What was measured stays measured if this fails. */
+async function measureFiles(
+  environment: LaunchEnvironment,
+  copies: readonly ModuleFiles[] | null,
+  reasons: Reason[],
+): Promise<readonly LaunchEvent[]> {
+  const { configBytes, devices, inputs } = environment;
+  if (copies === null) return [];
+  const events = launchEvents({ ...inputs.partial, configBytes }, copies, devices).slice(DOCUMENT_EVENTS);
+  try {
+    for (const event of events) await environment.log.measure(event);
+    return events;
+  } catch (error) {
+    reasons.push(notCopied(error));
     return [];
   }
 }
@@ -137,21 +182,18 @@ async function measureDocuments(environment: LaunchEnvironment): Promise<readonl
 }
 
 /**
- * Fill every shim's private root and extend what was really copied, whether it matches the pin or not (I1). What two shims share is one
- * event; a copy that came out otherwise is an event that no release has.
+ * Fill every shim's private root. What two shims share is one event; a copy that came out otherwise is an event that no release has.
+ * @param reasons also of those that were copied when it rejects
  */
-async function measureShims(
+async function prepareShims(
   environment: LaunchEnvironment,
   inputs: LaunchInputs,
   reasons: Reason[],
-): Promise<readonly LaunchEvent[]> {
-  const { configBytes, devices } = environment;
+): Promise<readonly ModuleFiles[]> {
   const copies: ModuleFiles[] = [];
   for (const shim of measuringOrder(planShims(inputs.policy)))
     copies.push(await prepareShim(environment, inputs, reasons, shim));
-  const events = launchEvents({ ...inputs, configBytes }, copies, devices).slice(DOCUMENT_EVENTS);
-  for (const event of events) await environment.log.measure(event);
-  return events;
+  return copies;
 }
 
 async function prepareShim(
@@ -201,11 +243,10 @@ interface ChosenRelease {
 async function chooseRelease(
   environment: LaunchEnvironment,
   events: readonly LaunchEvent[],
-  reasons: Reason[],
+  states: TpmStates | null,
 ): Promise<ChosenRelease | null> {
   const { partial } = environment.inputs;
   const boot = await environment.tpm.pcrRead("sha256", SEAL_PCRS);
-  const states = isComplete(partial) ? await statesOrReason(environment, partial, reasons) : null;
   const candidates = (partial.releases ?? []).map((release) => {
     const differences = [...eventReasons(release, events), ...pcrReasons(release, boot)];
     const others = isComplete(partial) && states ? credentialReasons(environment, partial, states, release) : [];
@@ -221,19 +262,6 @@ async function chooseRelease(
       Number(b.release.raise !== null) - Number(a.release.raise !== null),
   );
   return nearest ?? null;
-}
-
-async function statesOrReason(
-  environment: LaunchEnvironment,
-  inputs: LaunchInputs,
-  reasons: Reason[],
-): Promise<TpmStates | null> {
-  try {
-    return await readStates(environment, inputs);
-  } catch (error) {
-    reasons.push(reasonFrom(error, "TPM state"));
-    return null;
-  }
 }
 
 /** Each agent event that differs, by itself. The TPM decides, this explains. */
