@@ -1,14 +1,16 @@
 import { reason } from "../../attest/index.ts";
 import type { NamedModule } from "../../policy/index.ts";
+import type { WaitingUnsealer } from "../../seal/index.ts";
 import { type LaunchEnvironment, type LaunchRecord, Refusal } from "./environment.ts";
+import type { LaunchInputs } from "./inputs.ts";
 import type { MeasuredInputs } from "./measure.ts";
 import { requireNoAttempts, type StartedShim } from "./start-shims.ts";
 import { findTokens, neededCredential, type TokenShim } from "./tokens.ts";
-import { STATE_CREDENTIAL } from "./tpm-check.ts";
-import { unsealCredential } from "./unseal.ts";
+import { neededCredentials, STATE_CREDENTIAL } from "./tpm-check.ts";
+import { importAndKeep, unsealAhead, unsealCredential } from "./unseal.ts";
 
 /** Has the TPM send one credential to several shims at once: it unseals each one a single time. */
-type Deliver = (name: string, sinks: readonly number[]) => Promise<void>;
+type Deliver = (name: string, sinks: readonly number[], ahead?: WaitingUnsealer | null) => Promise<void>;
 
 /**
  * Deliver the libraries' files, load them, find every token that a PIN is for, open the state volume, and have the TPM send the PINs into
@@ -23,20 +25,38 @@ export async function deliverCredentials(
   record: LaunchRecord,
 ): Promise<readonly TokenShim[]> {
   const { release, anchors } = inputs;
-  const deliver: Deliver = (name, sinks) =>
-    unsealCredential(environment, record, { credential: neededCredential(inputs, name), release, anchors }, sinks);
+  const order = (name: string) => ({ credential: neededCredential(inputs, name), release, anchors });
+  const deliver: Deliver = (name, sinks, ahead) => unsealCredential(environment, record, order(name), sinks, ahead);
   await deliverFiles(shims, deliver);
-  const loaded = await Promise.all(shims.map(loadLibrary));
-  const found = findTokens(inputs, loaded);
-  // A library that attacks while it is loaded never sees a PIN.
-  requireNoAttempts(shims);
-  await environment.stateVolume?.open((sink) => deliver(STATE_CREDENTIAL, [sink]));
-  for (const own of byToken(found))
-    await deliver(
-      own[0].token.pin,
-      own.map(({ channel }) => channel),
-    );
-  return found;
+  const [first] = byToken(shims);
+  const ahead = first === undefined ? null : unsealAhead(environment, order(first[0].token.pin), channelsOf(first));
+  try {
+    const loaded = await Promise.all(shims.map(loadLibrary));
+    const found = findTokens(inputs, loaded);
+    // A library that attacks while it is loaded never sees a PIN.
+    requireNoAttempts(shims);
+    await environment.stateVolume?.open((sink) => deliver(STATE_CREDENTIAL, [sink]));
+    for (const [index, own] of byToken(found).entries())
+      await deliver(own[0].token.pin, channelsOf(own), index === 0 ? ahead : null);
+    return found;
+  } finally {
+    await ahead?.abandon();
+  }
+}
+
+function channelsOf(shims: readonly StartedShim[]): readonly number[] {
+  return shims.map(({ channel }) => channel);
+}
+
+/** Has the TPM import whatever a launch needs that it has not imported yet. Nothing of it is secret, and no shim is needed for it. */
+export async function importCredentials<T extends LaunchInputs>(environment: LaunchEnvironment, inputs: T): Promise<T> {
+  const credentials = new Map(inputs.credentials);
+  for (const name of new Set(neededCredentials(environment, inputs).map((needed) => needed.name))) {
+    const credential = credentials.get(name);
+    if (credential === undefined || credential.imported !== null) continue;
+    credentials.set(name, { ...credential, imported: await importAndKeep(environment, credential) });
+  }
+  return { ...inputs, credentials };
 }
 
 /** Each module's files, once for all of its shims, in the order of their paths. */
@@ -44,10 +64,7 @@ async function deliverFiles(shims: readonly StartedShim[], deliver: Deliver): Pr
   for (const own of Map.groupBy(shims, ({ module }) => module.name).values()) {
     const files = Object.entries(own[0]?.module.files ?? {}).sort(([a], [b]) => (a < b ? -1 : 1));
     for (const [path, name] of files) {
-      await deliver(
-        name,
-        own.map(({ channel }) => channel),
-      );
+      await deliver(name, channelsOf(own));
       await Promise.all(own.map(({ shim }) => shim.credential(path)));
     }
   }
@@ -73,7 +90,7 @@ function checkMapped({ path: library, closure }: NamedModule, objects: readonly 
 }
 
 /** The shims of each token, those that serve before its spares; tokens in the order of their names. */
-export function byToken(shims: readonly TokenShim[]): readonly (readonly [TokenShim, ...TokenShim[]])[] {
+export function byToken<T extends StartedShim>(shims: readonly T[]): readonly (readonly [T, ...T[]])[] {
   return [...Map.groupBy(shims, ({ token }) => token.name).values()].flatMap(([first, ...others]) =>
     first === undefined ? [] : [[first, ...others] as const],
   );
