@@ -127,7 +127,7 @@ export function runUnsealer(unsealer: Unsealer): Promise<UnsealAnswer> {
   return running.answer;
 }
 
-/** An unsealer that has loaded the sealed object, or is about to, and asks for nothing that is in it until it is told. */
+/** An unsealer that does everything but TPM2_Unseal, and that when it is told to. */
 export interface WaitingUnsealer {
   /** What `runUnsealer` answers, which also throws as that does. */
   ask(): Promise<UnsealAnswer>;

@@ -1,50 +1,79 @@
+import { setImmediate as nextTurn } from "node:timers/promises";
 import { reason } from "../../attest/index.ts";
 import type { NamedModule } from "../../policy/index.ts";
 import type { WaitingUnsealer } from "../../seal/index.ts";
 import { type LaunchEnvironment, type LaunchRecord, Refusal } from "./environment.ts";
 import type { LaunchInputs } from "./inputs.ts";
 import type { MeasuredInputs } from "./measure.ts";
-import { requireNoAttempts, type StartedShim } from "./start-shims.ts";
+import { probeShims, type ReadyShim, requireNoAttempts, type ShimSet, type StartedShim } from "./start-shims.ts";
 import { findTokens, neededCredential, type TokenShim } from "./tokens.ts";
 import { neededCredentials, STATE_CREDENTIAL } from "./tpm-check.ts";
-import { importAndKeep, unsealAhead, unsealCredential } from "./unseal.ts";
+import { importAndKeep, type UnsealOrder, unsealAhead, unsealCredential } from "./unseal.ts";
 
 /** Has the TPM send one credential to several shims at once: it unseals each one a single time. */
-type Deliver = (name: string, sinks: readonly number[], ahead?: WaitingUnsealer | null) => Promise<void>;
+type Deliver = (name: string, sinks: readonly number[]) => Promise<void>;
+type Order = (name: string) => UnsealOrder;
+
+/** Whose shims a PIN is for, and its unsealer. */
+interface UnsealAhead {
+  readonly token: string;
+  readonly unsealer: WaitingUnsealer;
+}
 
 /**
- * Deliver the libraries' files, load them, find every token that a PIN is for, open the state volume, and have the TPM send the PINs into
- * the shims' channels. All of them, before the first log-in: a `token` event moves the agent PCR, and from then on the TPM
- * releases nothing.
+ * Probe the shims, deliver the libraries' files, load them, find every token that a PIN is for, open the state volume, and have the TPM
+ * send the PINs into the shims' channels. All of them, before the first log-in: a `token` event moves the agent PCR, and from then on the
+ * TPM releases nothing.
+ * @param ready their credentials were imported
  * @throws Refusal, or AgentError for a shim that fails
  */
 export async function deliverCredentials(
   environment: LaunchEnvironment,
   inputs: MeasuredInputs,
-  shims: readonly StartedShim[],
+  { ready, set }: { readonly ready: readonly ReadyShim[]; readonly set: ShimSet },
   record: LaunchRecord,
 ): Promise<readonly TokenShim[]> {
   const { release, anchors } = inputs;
-  const order = (name: string) => ({ credential: neededCredential(inputs, name), release, anchors });
-  const deliver: Deliver = (name, sinks, ahead) => unsealCredential(environment, record, order(name), sinks, ahead);
-  await deliverFiles(shims, deliver);
-  const [first] = byToken(shims);
-  const ahead = first === undefined ? null : unsealAhead(environment, order(first[0].token.pin), channelsOf(first));
+  const order: Order = (name) => ({ credential: neededCredential(inputs, name), release, anchors });
+  const ahead = startAhead(environment, order, ready);
+  ahead.catch(() => undefined); // whoever awaits it is told
   try {
+    const shims = await probeShims(ready, set, record);
+    const deliver: Deliver = (name, sinks) => unsealCredential(environment, record, order(name), sinks);
+    await deliverFiles(shims, deliver);
     const loaded = await Promise.all(shims.map(loadLibrary));
     const found = findTokens(inputs, loaded);
     // A library that attacks while it is loaded never sees a PIN.
     requireNoAttempts(shims);
     await environment.stateVolume?.open((sink) => deliver(STATE_CREDENTIAL, [sink]));
-    for (const [index, own] of byToken(found).entries())
-      await deliver(own[0].token.pin, channelsOf(own), index === 0 ? ahead : null);
+    for (const own of byToken(found)) {
+      const { name, pin } = own[0].token;
+      const first = await ahead;
+      const unsealer = first?.token === name ? first.unsealer : null;
+      await unsealCredential(environment, record, order(pin), channelsOf(own), unsealer);
+    }
     return found;
   } finally {
-    await ahead?.abandon();
+    const first = await ahead.catch(() => null);
+    await first?.unsealer.abandon();
   }
 }
 
-function channelsOf(shims: readonly StartedShim[]): readonly number[] {
+/** For the first token. What the shims are asked goes out first: to start a process takes milliseconds. */
+async function startAhead(
+  environment: LaunchEnvironment,
+  order: Order,
+  shims: readonly ReadyShim[],
+): Promise<UnsealAhead | null> {
+  const [own] = byToken(shims);
+  await nextTurn();
+  if (own === undefined) return null;
+  const { name, pin } = own[0].token;
+  const unsealer = unsealAhead(environment, order(pin), channelsOf(own));
+  return unsealer === null ? null : { token: name, unsealer };
+}
+
+function channelsOf(shims: readonly ReadyShim[]): readonly number[] {
   return shims.map(({ channel }) => channel);
 }
 
@@ -90,7 +119,7 @@ function checkMapped({ path: library, closure }: NamedModule, objects: readonly 
 }
 
 /** The shims of each token, those that serve before its spares; tokens in the order of their names. */
-export function byToken<T extends StartedShim>(shims: readonly T[]): readonly (readonly [T, ...T[]])[] {
+export function byToken<T extends ReadyShim>(shims: readonly T[]): readonly (readonly [T, ...T[]])[] {
   return [...Map.groupBy(shims, ({ token }) => token.name).values()].flatMap(([first, ...others]) =>
     first === undefined ? [] : [[first, ...others] as const],
   );

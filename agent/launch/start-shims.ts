@@ -3,15 +3,19 @@ import { fromHex, missingFeatures, type Policy, type SandboxFeature, syscallName
 import type { Shim } from "../shim-client.ts";
 import { libraryAttempts, type ProbedAttempts } from "../shims/attempts.ts";
 import type { StartShim } from "../spawner-client.ts";
-import { type LaunchEnvironment, type LaunchRecord, Refusal } from "./environment.ts";
+import { type LaunchEnvironment, type LaunchRecord, type RecordedShim, Refusal } from "./environment.ts";
 import type { MeasuredInputs } from "./measure.ts";
 import { type PlannedShim, planShims } from "./shim-plan.ts";
 
-/** A shim whose sandbox was probed. Nothing of a library has run in it yet. */
-export interface StartedShim extends PlannedShim {
+/** A shim that has said what its sandbox is made with. */
+export interface ReadyShim extends PlannedShim {
   readonly shim: Shim;
   /** Write end of its credential channel. */
   readonly channel: number;
+}
+
+/** A shim whose sandbox was probed. Nothing of a library has run in it yet. */
+export interface StartedShim extends ReadyShim {
   /** Its own attempts: whatever comes on top of them is the library's. */
   readonly probed: ProbedAttempts;
 }
@@ -61,25 +65,38 @@ export class ShimSet {
   }
 }
 
-/** Starts and probes every shim of the policy, one after the other. @throws Refusal, or AgentError for a shim that fails */
+/** Starts every shim of the policy, one after the other. @throws Refusal, or AgentError for a shim that fails */
 export async function startShims(
   { policy }: Pick<MeasuredInputs, "policy">,
   set: ShimSet,
   record: LaunchRecord,
-): Promise<readonly StartedShim[]> {
-  const { started } = set;
+): Promise<readonly ReadyShim[]> {
+  const ready: ReadyShim[] = [];
   for (const planned of planShims(policy)) {
-    const { shim, channel } = await set.start(startRequest(planned));
-    const { id, token, serves } = planned;
-    const before = record.shims;
-    const recorded = { id, token: token.name, serves, landlock: shim.ready.landlockAbi };
-    record.shims = [...before, { ...recorded, attempts: () => ({}) }];
-    record.lacks = acceptedLacks(policy, shim);
-    const probed = await probeSandbox(shim, started.length === 0 ? record : null);
-    record.shims = [...before, { ...recorded, attempts: () => libraryAttempts(shim, probed) }];
-    started.push({ ...planned, shim, channel, probed });
+    const shim = { ...planned, ...(await set.start(startRequest(planned))) };
+    record.shims = [...record.shims, recorded(shim, () => ({}))];
+    record.lacks = acceptedLacks(policy, shim.shim);
+    ready.push(shim);
   }
+  return ready;
+}
+
+/** Probes all of them at once. @throws Refusal, or AgentError for a shim that fails */
+export async function probeShims(
+  ready: readonly ReadyShim[],
+  set: ShimSet,
+  record: LaunchRecord,
+): Promise<readonly StartedShim[]> {
+  const started = await Promise.all(
+    ready.map(async (shim, place) => ({ ...shim, probed: await probeSandbox(shim.shim, place === 0 ? record : null) })),
+  );
+  record.shims = started.map((shim) => recorded(shim, () => libraryAttempts(shim.shim, shim.probed)));
+  set.started.push(...started);
   return started;
+}
+
+function recorded({ id, token, serves, shim }: ReadyShim, attempts: RecordedShim["attempts"]): RecordedShim {
+  return { id, token: token.name, serves, landlock: shim.ready.landlockAbi, attempts };
 }
 
 /** The spawner compares this digest with the profile that it copied itself. */

@@ -85,22 +85,6 @@ static void deliver(TPM2B_SENSITIVE_DATA *data, struct secret *secret, const str
         answer_failed(answer, "write", 0, "a sink is closed, or nobody reads it");
 }
 
-/*
- * The word of whoever started this, one byte behind the sinks. The end of that input is none: it may be that of a launch that was refused, or of
- * a process that died.
- */
-static bool may_ask(enum how how, unsigned sinks, struct answer *answer)
-{
-    uint8_t word;
-    ssize_t got = 1;
-
-    while (how == HOW_WAIT && (got = read((int)(FIRST_SINK + sinks), &word, 1)) < 0 && errno == EINTR)
-        continue;
-    if (got != 1)
-        answer_failed(answer, "wait", 0, "the secret is not wanted any more");
-    return got == 1;
-}
-
 static void release_object(ESYS_CONTEXT *esys, const struct request *request, const struct tickets *tickets, const struct ek *ek,
                            struct secret *secret, enum how how, struct answer *answer)
 {
@@ -109,7 +93,8 @@ static void release_object(ESYS_CONTEXT *esys, const struct request *request, co
 
     if (load_sealed(esys, request, ek, &object, answer) != 0)
         return;
-    bool released = may_ask(how, request->sinks, answer) && unseal(esys, request, tickets, ek->handle, object, &data, answer) == 0;
+    struct word word = { .fd = how == HOW_WAIT ? (int)(FIRST_SINK + request->sinks) : -1, .given = how != HOW_WAIT };
+    bool released = unseal(esys, request, tickets, &word, ek->handle, object, &data, answer) == 0;
     (void)Esys_FlushContext(esys, object);
     if (released && how == HOW_DISCARD)
         answer->outcome = OUTCOME_DISCARDED;
