@@ -1,14 +1,13 @@
-import { setImmediate as nextTurn } from "node:timers/promises";
 import { reason } from "../../attest/index.ts";
 import type { NamedModule } from "../../policy/index.ts";
 import type { WaitingUnsealer } from "../../seal/index.ts";
 import { type LaunchEnvironment, type LaunchRecord, Refusal } from "./environment.ts";
-import type { LaunchInputs } from "./inputs.ts";
 import type { MeasuredInputs } from "./measure.ts";
-import { probeShims, type ReadyShim, requireNoAttempts, type ShimSet, type StartedShim } from "./start-shims.ts";
+import type { PlannedShim } from "./shim-plan.ts";
+import { probeShims, requireNoAttempts, type ShimSet, type StartedShim, type StartingShim } from "./start-shims.ts";
 import { findTokens, neededCredential, type TokenShim } from "./tokens.ts";
-import { neededCredentials, STATE_CREDENTIAL } from "./tpm-check.ts";
-import { importAndKeep, type UnsealOrder, unsealAhead, unsealCredential } from "./unseal.ts";
+import { STATE_CREDENTIAL } from "./tpm-check.ts";
+import { type UnsealOrder, unsealAhead, unsealCredential } from "./unseal.ts";
 
 /** Has the TPM send one credential to several shims at once: it unseals each one a single time. */
 type Deliver = (name: string, sinks: readonly number[]) => Promise<void>;
@@ -24,21 +23,19 @@ interface UnsealAhead {
  * Probe the shims, deliver the libraries' files, load them, find every token that a PIN is for, open the state volume, and have the TPM
  * send the PINs into the shims' channels. All of them, before the first log-in: a `token` event moves the agent PCR, and from then on the
  * TPM releases nothing.
- * @param ready their credentials were imported
  * @throws Refusal, or AgentError for a shim that fails
  */
 export async function deliverCredentials(
   environment: LaunchEnvironment,
   inputs: MeasuredInputs,
-  { ready, set }: { readonly ready: readonly ReadyShim[]; readonly set: ShimSet },
+  { starting, set }: { readonly starting: readonly StartingShim[]; readonly set: ShimSet },
   record: LaunchRecord,
 ): Promise<readonly TokenShim[]> {
   const { release, anchors } = inputs;
   const order: Order = (name) => ({ credential: neededCredential(inputs, name), release, anchors });
-  const ahead = startAhead(environment, order, ready);
-  ahead.catch(() => undefined); // whoever awaits it is told
+  const ahead = startAhead(environment, order, starting);
   try {
-    const shims = await probeShims(ready, set, record);
+    const shims = await probeShims(inputs, starting, set, record);
     const deliver: Deliver = (name, sinks) => unsealCredential(environment, record, order(name), sinks);
     await deliverFiles(shims, deliver);
     const loaded = await Promise.all(shims.map(loadLibrary));
@@ -48,44 +45,26 @@ export async function deliverCredentials(
     await environment.stateVolume?.open((sink) => deliver(STATE_CREDENTIAL, [sink]));
     for (const own of byToken(found)) {
       const { name, pin } = own[0].token;
-      const first = await ahead;
-      const unsealer = first?.token === name ? first.unsealer : null;
+      const unsealer = ahead?.token === name ? ahead.unsealer : null;
       await unsealCredential(environment, record, order(pin), channelsOf(own), unsealer);
     }
     return found;
   } finally {
-    const first = await ahead.catch(() => null);
-    await first?.unsealer.abandon();
+    await ahead?.unsealer.abandon();
   }
 }
 
-/** For the first token. What the shims are asked goes out first: to start a process takes milliseconds. */
-async function startAhead(
-  environment: LaunchEnvironment,
-  order: Order,
-  shims: readonly ReadyShim[],
-): Promise<UnsealAhead | null> {
+/** For the first token, whose unsealer then starts beside the shims. */
+function startAhead(environment: LaunchEnvironment, order: Order, shims: readonly StartingShim[]): UnsealAhead | null {
   const [own] = byToken(shims);
-  await nextTurn();
   if (own === undefined) return null;
   const { name, pin } = own[0].token;
   const unsealer = unsealAhead(environment, order(pin), channelsOf(own));
   return unsealer === null ? null : { token: name, unsealer };
 }
 
-function channelsOf(shims: readonly ReadyShim[]): readonly number[] {
+function channelsOf(shims: readonly Pick<StartingShim, "channel">[]): readonly number[] {
   return shims.map(({ channel }) => channel);
-}
-
-/** Has the TPM import whatever a launch needs that it has not imported yet. Nothing of it is secret, and no shim is needed for it. */
-export async function importCredentials<T extends LaunchInputs>(environment: LaunchEnvironment, inputs: T): Promise<T> {
-  const credentials = new Map(inputs.credentials);
-  for (const name of new Set(neededCredentials(environment, inputs).map((needed) => needed.name))) {
-    const credential = credentials.get(name);
-    if (credential === undefined || credential.imported !== null) continue;
-    credentials.set(name, { ...credential, imported: await importAndKeep(environment, credential) });
-  }
-  return { ...inputs, credentials };
 }
 
 /** Each module's files, once for all of its shims, in the order of their paths. */
@@ -119,7 +98,7 @@ function checkMapped({ path: library, closure }: NamedModule, objects: readonly 
 }
 
 /** The shims of each token, those that serve before its spares; tokens in the order of their names. */
-export function byToken<T extends ReadyShim>(shims: readonly T[]): readonly (readonly [T, ...T[]])[] {
+export function byToken<T extends PlannedShim>(shims: readonly T[]): readonly (readonly [T, ...T[]])[] {
   return [...Map.groupBy(shims, ({ token }) => token.name).values()].flatMap(([first, ...others]) =>
     first === undefined ? [] : [[first, ...others] as const],
   );

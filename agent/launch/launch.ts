@@ -2,7 +2,7 @@ import { type LaunchEvent, type Reason, reasonFrom } from "../../attest/index.ts
 import { sha256 } from "../../policy/index.ts";
 import { afterAgentLoss } from "../shims/agent-loss.ts";
 import { type CheckedTokens, checkKeys } from "./check-keys.ts";
-import { deliverCredentials, importCredentials } from "./deliver.ts";
+import { deliverCredentials } from "./deliver.ts";
 import { enter, type LaunchEnvironment, type LaunchRecord, Refusal } from "./environment.ts";
 import type { LaunchInputs } from "./inputs.ts";
 import { logIn } from "./login.ts";
@@ -27,8 +27,8 @@ export async function launch(environment: LaunchEnvironment, record: LaunchRecor
     const inputs = await measureEverything(environment, record);
     requireDue(environment, inputs);
     enter(record, { kind: "unsealing" });
-    const [ready, imported] = await bothOf(startShims(inputs, set, record), importCredentials(environment, inputs));
-    const shims = await deliverCredentials(environment, imported, { ready, set }, record);
+    const starting = await startShims(inputs, set);
+    const shims = await deliverCredentials(environment, inputs, { starting, set }, record);
     set.closeChannels();
     await logIn(environment, inputs, shims, record);
     const checked = await checkKeys(environment, inputs, shims, record);
@@ -42,12 +42,6 @@ export async function launch(environment: LaunchEnvironment, record: LaunchRecor
     await set.end(); // the libraries lose their connections, and with them everything they could be asked for
     return null;
   }
-}
-
-/** Neither is left behind when the other fails. @throws what the first threw, else the second */
-async function bothOf<A, B>(first: Promise<A>, second: Promise<B>): Promise<[A, B]> {
-  await Promise.allSettled([first, second]);
-  return [await first, await second];
 }
 
 /** After a lost agent no launch is made yet, or none at all: measured, and with nothing unsealed. */

@@ -2,12 +2,13 @@ import { compareDevices, type LaunchEvent, pcrBanks, type Reason, reason, reason
 import { fromHex, type NamedModule, type Release, SEAL_PCRS, sortedTokens, toHex } from "../../policy/index.ts";
 import { AgentError } from "../errors.ts";
 import type { ShimDigest } from "../spawner-client.ts";
+import { askTpmState } from "./ask-tpm.ts";
 import { answersOf, type LaunchEnvironment, type LaunchRecord, Refusal } from "./environment.ts";
 import { documentEvents, launchEvents, type ModuleFiles, pinnedDigest } from "./expected-events.ts";
 import { type PlannedFile, planShimFiles, SHIM_PATH } from "./files.ts";
 import type { LaunchInputs } from "./inputs.ts";
 import { measuringOrder, type PlannedShim, planShims } from "./shim-plan.ts";
-import { credentialReasons, prepareTpm, readStates, type TpmStates } from "./tpm-check.ts";
+import { credentialReasons, type TpmStates } from "./tpm-check.ts";
 import { askTpm } from "./unseal.ts";
 
 /** agent.json, anchors, policy: measured before anything in them is acted on. */
@@ -57,7 +58,7 @@ export async function measureEverything(environment: LaunchEnvironment, record: 
   const reasons: Reason[] = [...(await agentPcrReasons(environment)), ...inputs.reasons, ...deviceReasons(environment)];
   const documents = await measureDocuments(environment);
   // The spawner copies while the TPM tells its state: neither waits for the other.
-  const [copied, tpm] = await Promise.all([copyFiles(environment), askTpmState(environment)]);
+  const [copied, tpm] = await Promise.all([copyFiles(environment), askTpmState(environment, completeOf(inputs.partial))]);
   reasons.push(...copied.reasons, ...tpm.reasons);
   const events = [...documents, ...(await measureFiles(environment, copied.files, reasons))];
   const chosen = await chooseRelease(environment, events, tpm.states);
@@ -68,10 +69,10 @@ export async function measureEverything(environment: LaunchEnvironment, record: 
   if (reasons.length > 0 || chosen === null || !isComplete(inputs.partial)) {
     const matters = (codes: ReadonlySet<string>) => reasons.some(({ code }) => codes.has(code));
     if (chosen !== null && matters(REFUSED_BY_TPM) && !matters(UNASKABLE))
-      await askTpmAnyway(environment, record, chosen.release, reasons);
+      await askTpmAnyway(environment, record, { ...inputs.partial, ...tpm.imported, release: chosen.release }, reasons);
     throw new Refusal(reasons);
   }
-  return { ...inputs.partial, release: chosen.release };
+  return { ...inputs.partial, ...tpm.imported, release: chosen.release };
 }
 
 interface CopiedFiles {
@@ -96,24 +97,6 @@ function notCopied(error: unknown): Reason {
   return reasonFrom(error, "files of the shim");
 }
 
-interface AskedTpm {
-  /** Null when there is nothing to ask for, or the TPM does not tell. */
-  readonly states: TpmStates | null;
-  readonly reasons: readonly Reason[];
-}
-
-async function askTpmState(environment: LaunchEnvironment): Promise<AskedTpm> {
-  const { partial } = environment.inputs;
-  const reasons: Reason[] = [];
-  const told = (item: string) => (error: unknown) => {
-    reasons.push(reasonFrom(error, item));
-    return null;
-  };
-  await prepareTpm(environment, partial).catch(told("TPM records"));
-  const states = isComplete(partial) ? await readStates(environment, partial).catch(told("TPM state")) : null;
-  return { states, reasons };
-}
-
 /** Extends what was really copied, whether it matches the pin or not (I1). What was measured stays measured if this fails. */
 async function measureFiles(
   environment: LaunchEnvironment,
@@ -130,6 +113,10 @@ async function measureFiles(
     reasons.push(notCopied(error));
     return [];
   }
+}
+
+function completeOf(partial: Partial<LaunchInputs>): LaunchInputs | null {
+  return isComplete(partial) ? partial : null;
 }
 
 function isComplete(partial: Partial<LaunchInputs>): partial is LaunchInputs {
@@ -294,10 +281,9 @@ function pcrReasons(release: Release, boot: ReadonlyMap<number, Uint8Array>): Re
 async function askTpmAnyway(
   environment: LaunchEnvironment,
   record: LaunchRecord,
-  release: Release,
+  { anchors, policy, credentials, release }: Partial<LaunchInputs> & Pick<MeasuredInputs, "release">,
   reasons: Reason[],
 ): Promise<void> {
-  const { anchors, policy, credentials } = environment.inputs.partial;
   const [token] = policy === undefined ? [] : sortedTokens(policy);
   const credential = token === undefined ? credentials?.values().next().value : credentials?.get(token.pin);
   if (anchors === undefined || credential === undefined) return;

@@ -7,15 +7,18 @@ import { type LaunchEnvironment, type LaunchRecord, type RecordedShim, Refusal }
 import type { MeasuredInputs } from "./measure.ts";
 import { type PlannedShim, planShims } from "./shim-plan.ts";
 
-/** A shim that has said what its sandbox is made with. */
-export interface ReadyShim extends PlannedShim {
-  readonly shim: Shim;
+/** A shim whose process was started. */
+export interface StartingShim extends PlannedShim {
   /** Write end of its credential channel. */
   readonly channel: number;
+  /** Resolves when it has said what its sandbox is made with. */
+  readonly opening: Promise<Shim>;
 }
 
 /** A shim whose sandbox was probed. Nothing of a library has run in it yet. */
-export interface StartedShim extends ReadyShim {
+export interface StartedShim extends PlannedShim {
+  readonly shim: Shim;
+  readonly channel: number;
   /** Its own attempts: whatever comes on top of them is the library's. */
   readonly probed: ProbedAttempts;
 }
@@ -29,6 +32,7 @@ export interface AttemptBell {
 export class ShimSet {
   readonly #environment: LaunchEnvironment;
   readonly #ids: number[] = [];
+  readonly #openings: Promise<void>[] = [];
   readonly #shims: Shim[] = [];
   readonly #channels = new Set<number>();
   /** Those that were probed. */
@@ -39,15 +43,15 @@ export class ShimSet {
     this.#environment = environment;
   }
 
-  /** Starts one, and gives its write end of the credential channel with it. */
-  async start(request: StartShim): Promise<{ readonly shim: Shim; readonly channel: number }> {
+  /** Starts one. */
+  async start(request: StartShim): Promise<Pick<StartingShim, "channel" | "opening">> {
     const { spawner, openShim } = this.#environment;
     const { fds } = await spawner.startShim(request);
     this.#ids.push(request.id);
     this.#channels.add(fds.pin);
-    const shim = await openShim(fds.request, () => this.bell.ring());
-    this.#shims.push(shim);
-    return { shim, channel: fds.pin };
+    const opening = openShim(fds.request, () => this.bell.ring());
+    this.#openings.push(opening.then((shim) => void this.#shims.push(shim)).catch(() => undefined)); // whoever awaits `opening` is told
+    return { channel: fds.pin, opening };
   }
 
   /** A shim that finds its channel empty sees its end at once. */
@@ -62,40 +66,47 @@ export class ShimSet {
     for (const shim of this.#shims) shim.close();
     // One that hangs would keep the PIN that it has not read.
     for (const id of this.#ids) await this.#environment.spawner.stopShim(id).catch(() => undefined);
+    await Promise.all(this.#openings);
+    for (const shim of this.#shims) shim.close();
   }
 }
 
-/** Starts every shim of the policy, one after the other. @throws Refusal, or AgentError for a shim that fails */
+/** Starts the process of every shim of the policy, one after the other. @throws AgentError for one that cannot be started */
 export async function startShims(
   { policy }: Pick<MeasuredInputs, "policy">,
   set: ShimSet,
-  record: LaunchRecord,
-): Promise<readonly ReadyShim[]> {
-  const ready: ReadyShim[] = [];
-  for (const planned of planShims(policy)) {
-    const shim = { ...planned, ...(await set.start(startRequest(planned))) };
-    record.shims = [...record.shims, recorded(shim, () => ({}))];
-    record.lacks = acceptedLacks(policy, shim.shim);
-    ready.push(shim);
-  }
-  return ready;
+): Promise<readonly StartingShim[]> {
+  const starting: StartingShim[] = [];
+  for (const planned of planShims(policy)) starting.push({ ...planned, ...(await set.start(startRequest(planned))) });
+  return starting;
 }
 
-/** Probes all of them at once. @throws Refusal, or AgentError for a shim that fails */
+/** Probes every one of them, all at once. @throws Refusal, or AgentError for a shim that fails */
 export async function probeShims(
-  ready: readonly ReadyShim[],
+  { policy }: Pick<MeasuredInputs, "policy">,
+  starting: readonly StartingShim[],
   set: ShimSet,
   record: LaunchRecord,
 ): Promise<readonly StartedShim[]> {
+  const opened = [];
+  for (const planned of starting) {
+    const shim = await planned.opening;
+    opened.push({ ...planned, shim });
+    record.shims = [...record.shims, recorded(planned, shim, () => ({}))];
+    record.lacks = acceptedLacks(policy, shim);
+  }
   const started = await Promise.all(
-    ready.map(async (shim, place) => ({ ...shim, probed: await probeSandbox(shim.shim, place === 0 ? record : null) })),
+    opened.map(async ({ shim, ...planned }, place) => {
+      const probed = await probeSandbox(shim, place === 0 ? record : null);
+      return { ...planned, shim, probed };
+    }),
   );
-  record.shims = started.map((shim) => recorded(shim, () => libraryAttempts(shim.shim, shim.probed)));
+  record.shims = started.map((own) => recorded(own, own.shim, () => libraryAttempts(own.shim, own.probed)));
   set.started.push(...started);
   return started;
 }
 
-function recorded({ id, token, serves, shim }: ReadyShim, attempts: RecordedShim["attempts"]): RecordedShim {
+function recorded({ id, token, serves }: PlannedShim, shim: Shim, attempts: RecordedShim["attempts"]): RecordedShim {
   return { id, token: token.name, serves, landlock: shim.ready.landlockAbi, attempts };
 }
 
