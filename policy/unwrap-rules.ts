@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import { type DocumentFinding, findingsIn, listed, repeatFindings } from "./findings.ts";
 import { MECHANISMS, type MechanismType, mechanismRow, riskOf } from "./mechanisms.ts";
 import type { Policy, Scope } from "./policy.ts";
