@@ -45,10 +45,7 @@ export async function readTpmState(tss: Tss, wanted: WantedState): Promise<TpmSt
 }
 
 /** `readTpmState` of each, by the credential's name. What is not about a single one is asked for once. */
-export async function readTpmStates(
-  tss: Tss,
-  wanted: readonly WantedState[],
-): Promise<ReadonlyMap<string, TpmState>> {
+export async function readTpmStates(tss: Tss, wanted: readonly WantedState[]): Promise<ReadonlyMap<string, TpmState>> {
   const machine = await readMachineState(tss);
   const eks = new Map<string, EkState>();
   const states = new Map<string, TpmState>();

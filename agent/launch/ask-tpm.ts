@@ -43,7 +43,9 @@ async function importCredentials(
   states: TpmStates,
 ): Promise<ReadonlyMap<string, Credential>> {
   const credentials = new Map(inputs.credentials);
-  const usable = inputs.releases.some((release) => credentialReasons(environment, inputs, states, release).length === 0);
+  const usable = inputs.releases.some(
+    (release) => credentialReasons(environment, inputs, states, release).length === 0,
+  );
   for (const { name } of usable ? neededCredentials(environment, inputs) : []) {
     const credential = credentials.get(name);
     if (credential === undefined || credential.imported !== null) continue;

@@ -58,7 +58,10 @@ export async function measureEverything(environment: LaunchEnvironment, record: 
   const reasons: Reason[] = [...(await agentPcrReasons(environment)), ...inputs.reasons, ...deviceReasons(environment)];
   const documents = await measureDocuments(environment);
   // The spawner copies while the TPM tells its state: neither waits for the other.
-  const [copied, tpm] = await Promise.all([copyFiles(environment), askTpmState(environment, completeOf(inputs.partial))]);
+  const [copied, tpm] = await Promise.all([
+    copyFiles(environment),
+    askTpmState(environment, completeOf(inputs.partial)),
+  ]);
   reasons.push(...copied.reasons, ...tpm.reasons);
   const events = [...documents, ...(await measureFiles(environment, copied.files, reasons))];
   const chosen = await chooseRelease(environment, events, tpm.states);

@@ -45,8 +45,7 @@ export const launchSuite: Suite = {
 
 function rowOf(runs: readonly Run[]): Row {
   const of = (figure: (run: Run) => number) => median(runs.map(figure));
-  const sum = (phases: readonly Phase[]) => (run: Run) =>
-    phases.reduce((total, phase) => total + run.phases[phase], 0);
+  const sum = (phases: readonly Phase[]) => (run: Run) => phases.reduce((total, phase) => total + run.phases[phase], 0);
   const phases = PHASES.map((phase) => `${phase} ${of((run) => run.phases[phase]).toFixed(0)}`).join(", ");
   const bare = `TPM ${of(({ tpm }) => tpm).toFixed(0)} for ${of(({ commands }) => commands)} commands, HSM ${of(({ hsm }) => hsm).toFixed(0)}`;
   const what = `measure, unseal, log in, check keys, cap, vs its TPM commands alone and a bare log-in (${bare}); from start to serving ${of(sum(PHASES)).toFixed(0)} ms: ${phases}`;

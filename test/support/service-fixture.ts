@@ -199,15 +199,23 @@ async function start(
 function provisionAt(
   bench: LaunchBench,
   directory: string,
-  { policy, store, credentials, withoutBus }: Required<
-    Pick<AgentOptions, "policy" | "store" | "credentials" | "withoutBus">
-  >,
+  {
+    policy,
+    store,
+    credentials,
+    withoutBus,
+  }: Required<Pick<AgentOptions, "policy" | "store" | "credentials" | "withoutBus">>,
 ): Promise<Provisioned> {
   const at = (name: string) => join(directory, name);
   const provisioned = bench.provision({
     credentials,
     config: {
-      ...{ tcti: withoutBus ? bench.machine.tcti : bench.bus.tcti("agent"), programs: NATIVE_DIRECTORY, cabinet: at("cabinet"), scopes: at("scopes") },
+      ...{
+        tcti: withoutBus ? bench.machine.tcti : bench.bus.tcti("agent"),
+        programs: NATIVE_DIRECTORY,
+        cabinet: at("cabinet"),
+        scopes: at("scopes"),
+      },
       ...{ auditLog: at("audit.log"), firmwareLog: at("firmware-event-log") },
       ...{ pciDevices: at("pci"), usbDevices: at("usb") },
       ...{ controlPort: at("control"), reportPort: at("report"), store: store === null ? null : at("store") },
