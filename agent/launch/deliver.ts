@@ -33,11 +33,14 @@ export async function deliverCredentials(
 ): Promise<readonly TokenShim[]> {
   const { release, anchors } = inputs;
   const order: Order = (name) => ({ credential: neededCredential(inputs, name), release, anchors });
-  const ahead = startAhead(environment, order, starting);
+  // Beside the shims' start; but files have unsealers of their own, and a TPM without a resource manager has three places for objects.
+  const hasFiles = starting.some(({ module }) => Object.keys(module.files).length > 0);
+  let ahead = hasFiles ? null : startAhead(environment, order, starting);
   try {
     const shims = await probeShims(inputs, starting, set, record);
     const deliver: Deliver = (name, sinks) => unsealCredential(environment, record, order(name), sinks);
     await deliverFiles(shims, deliver);
+    ahead ??= startAhead(environment, order, starting);
     const loaded = await Promise.all(shims.map(loadLibrary));
     const found = findTokens(inputs, loaded);
     // A library that attacks while it is loaded never sees a PIN.

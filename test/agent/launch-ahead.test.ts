@@ -41,28 +41,32 @@ describe("what a launch does at the same time", () => {
     expect(extended, "configuration, anchors, policy").toBe(3);
   });
 
-  test("I2: a sealed credential is imported while the shims start", async () => {
+  test("I2: a sealed credential is imported while files are copied, where the TPM would unseal it", async () => {
     const machine = afresh(checks.provisioned);
-    await expectServing(
-      {
-        spawner: (real) => ({
-          startShim: async (request) => {
-            await comes("agent", TPM_CC.import);
-            return real.startShim(request);
-          },
-        }),
+    const untilImported: BootOptions["spawner"] = (real) => ({
+      prepareShim: async (id, files) => {
+        await comes("agent", TPM_CC.import);
+        return real.prepareShim(id, files);
       },
-      machine,
-    );
+    });
+    await expectServing({ spawner: untilImported }, machine);
   });
 
-  test("I2 I4: the unsealer loads what is sealed while the library is loaded, and asks for none of it before that has ended", async () => {
+  test("I2: nothing is imported where the TPM would unseal under none of the releases", async () => {
+    const late = Date.parse("2100-01-01T00:00:00Z");
+    const machine = afresh(checks.provisioned);
+    await using booted = await checks.boot({ now: late }, machine);
+    expect(booted.commands.map(({ code }) => code)).not.toContain(TPM_CC.import);
+    await checks.expectRefused(booted, machine);
+  });
+
+  test("I2 I4: the unsealer does what it can while the library is loaded, and asks for the PIN when that has ended", async () => {
     let unsealed = -1;
     await expectServing({
       onShimStep: async (step) => {
         if (step === "login") expect(count("unsealer", TPM_CC.unseal)).toBe(1);
         if (step !== "load") return;
-        await comes("unsealer", TPM_CC.load);
+        await comes("unsealer", TPM_CC.policyAuthorize);
         unsealed = count("unsealer", TPM_CC.unseal);
       },
     });
