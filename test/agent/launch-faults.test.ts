@@ -17,7 +17,7 @@ const CHANGES: ReadonlySet<number> = new Set([
   ...[TPM_CC.nvDefineSpace, TPM_CC.nvIncrement, TPM_CC.nvWrite],
   ...[TPM_CC.loadExternal, TPM_CC.startAuthSession, TPM_CC.import],
 ]);
-const SWEEP = { timeout: 1_200_000 };
+const SWEEP = { timeout: 240_000 };
 
 let checks: LaunchChecks;
 let bench: LaunchBench;
