@@ -49,6 +49,7 @@ const parts = [
   "test/seal/unsealer-epoch.test.ts",
   "test/seal/unsealer-keys.test.ts",
   "test/seal/unsealer-request.test.ts",
+  "test/seal/unsealer-wait.test.ts",
 ];
 
 /** Machines that no other file waits for; see test/run.ts. */

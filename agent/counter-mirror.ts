@@ -1,6 +1,6 @@
 import { closeSync, fsyncSync, openSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { z } from "zod";
+import * as z from "zod";
 import { type Reason, reason } from "../attest/index.ts";
 import { encodeCanonicalJson, parseCanonicalJson } from "../policy/index.ts";
 import { type MachineTpm, readEpoch } from "../seal/index.ts";

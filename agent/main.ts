@@ -1,4 +1,5 @@
 // The program in the guest: `agent --config FILE`. Bundled into one file; it contains the agent and nothing else.
+import "./no-eval.ts";
 import { AgentError } from "./errors.ts";
 import { failureOf, journal } from "./journal.ts";
 import { runAgent } from "./run-agent.ts";

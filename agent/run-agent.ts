@@ -43,6 +43,7 @@ const SPAWNER_FD = 3;
  * @param listen names the listening sockets that lie behind the spawner's, where a service manager opened them
  */
 export async function runAgent(configPath: string, listen: ListenEnvironment): Promise<never> {
+  const record = newLaunchRecord();
   const inherited = parseListenFds(listen, { pid: process.pid, first: SPAWNER_FD + 1 });
   const configBytes = new Uint8Array(await readFile(configPath));
   const config = parseConfig(configBytes);
@@ -53,7 +54,6 @@ export async function runAgent(configPath: string, listen: ListenEnvironment): P
   const spawner = openSpawner(native, SPAWNER_FD);
   const tpm = await openTpm({ tcti: config.tcti, nativeDirectory: config.programs });
   const inputs = await readCabinet(config, store.content);
-  const record = newLaunchRecord();
   const log = new MeasurementLog(tpm, config.agentPcr);
   const audit = new MachineAudit();
   if (!config.stateVolume) audit.open(openAudit({ directory: config.auditLog, now: Date.now, anchor: null }));

@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import { IronclawError, parseCommentedJson, sha256Hex, utf8 } from "../policy/index.ts";
 import { imageVariants } from "./claims.ts";
 import { assuranceClasses } from "./enrolment.ts";

@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import { IronclawError, parseJson, utf8 } from "../policy/index.ts";
 import { launchStates } from "./claims.ts";
 import { assuranceClasses } from "./enrolment.ts";

@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import { encodeCanonicalJson, parseCanonicalJson, toHex } from "../policy/index.ts";
 import type { Claims } from "./claims.ts";
 import type { AssuranceClass } from "./enrolment.ts";

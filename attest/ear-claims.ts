@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import { toBase64Url, utf8 } from "../policy/index.ts";
 import { type AttestationResult, type Tier, tiers } from "./attestation-result.ts";
 import { launchStates } from "./claims.ts";

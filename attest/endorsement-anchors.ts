@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import { IronclawError, parseJson, utf8 } from "../policy/index.ts";
 import { parsePemCertificate, type TrustAnchor } from "./endorsement-chain.ts";
 import { assuranceClasses } from "./enrolment.ts";

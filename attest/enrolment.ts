@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import { equalBytes, fromBase64, fromHex, IronclawError, parseJson, toHex, utf8 } from "../policy/index.ts";
 import { attestationKeyReasons } from "./attestation-key.ts";
 import { AttestError } from "./errors.ts";

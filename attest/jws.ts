@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import { fromBase64Url, IronclawError, type Json, parseJson, utf8 } from "../policy/index.ts";
 import { AttestError } from "./errors.ts";
 import { schemaError } from "./schema-issue.ts";

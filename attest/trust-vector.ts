@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import type { AssuranceClass } from "./enrolment.ts";
 import type { Finding } from "./finding.ts";
 

@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import { encodeCanonicalJson, parseCanonicalJson } from "./canonical-json.ts";
 import { parseVerificationKey } from "./keys.ts";
 

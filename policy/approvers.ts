@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import { toHex } from "./bytes.ts";
 import { duration } from "./duration.ts";
 import { type DocumentFinding, findingsIn, listed, repeatFindings } from "./findings.ts";

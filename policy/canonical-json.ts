@@ -1,4 +1,4 @@
-import type { z } from "zod";
+import type * as z from "zod";
 import { utf8 } from "./bytes.ts";
 import { PolicyError, type PolicyErrorCode } from "./errors.ts";
 

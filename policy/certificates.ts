@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import { certificateFault, MAX_CERTIFICATE } from "./certificate.ts";
 import type { DocumentFinding } from "./findings.ts";
 import type { Policy } from "./policy.ts";

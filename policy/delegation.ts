@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import { fromBase64 } from "./bytes.ts";
 import { encodeCanonicalJson, parseCanonicalJson } from "./canonical-json.ts";
 import { EPOCH_ROOT_REF, MAX_EPOCH } from "./epoch.ts";

@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import { concatBytes, fromBase64, toBase64, utf8 } from "./bytes.ts";
 import { encodeCanonicalJson, parseCanonicalJson } from "./canonical-json.ts";
 import { PolicyError } from "./errors.ts";

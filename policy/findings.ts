@@ -1,4 +1,4 @@
-import type { z } from "zod";
+import type * as z from "zod";
 import { PolicyError } from "./errors.ts";
 import type { JsonPath } from "./json-positions.ts";
 

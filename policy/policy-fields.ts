@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import { CREDENTIAL_NAME } from "./sealing-policy.ts";
 
 export const hex64: z.ZodString = z.string().regex(/^[0-9a-f]{64}$/, "expected 64 lower-case hexadecimal digits");

@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import { type Endpoint, parseEndpoint } from "./endpoint.ts";
 import { type DocumentFinding, findingsAt, findingsIn, listed, repeatFindings } from "./findings.ts";
 import { credential, type DeepReadonly, digests, hex64, name, path, printable } from "./policy-fields.ts";

@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import { policyForms } from "./policy.ts";
 import { POLICY_WORDS } from "./policy-words.ts";
 

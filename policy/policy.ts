@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import { approverFindings, approvers } from "./approvers.ts";
 import { fromBase64 } from "./bytes.ts";
 import { certificateFindings, certificates } from "./certificates.ts";

@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import { fromHex } from "./bytes.ts";
 import { encodeCanonicalJson, parseCanonicalJson } from "./canonical-json.ts";
 import { delegationSchema, passAll, verifyApproval, verifyDelegation } from "./delegation.ts";

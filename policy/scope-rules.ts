@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import { type DocumentFinding, findingsAt, findingsIn, listed, repeatFindings } from "./findings.ts";
 import {
   type AcceptedRisk,

@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import { approvalRule } from "./approvers.ts";
 import { duration } from "./duration.ts";
 import { name } from "./policy-fields.ts";

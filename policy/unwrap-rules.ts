@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import { findScope } from "./find-scope.ts";
 import { type DocumentFinding, findingsIn, listed, repeatFindings } from "./findings.ts";
 import { MECHANISMS, type MechanismType, mechanismRow, riskOf } from "./mechanisms.ts";

@@ -46,7 +46,7 @@ export function readEpoch(tss: Tss): Promise<EpochState> {
 /** Null for a counter with an authValue: it is no part of the Name, so ours may have been replaced by such a one. */
 async function readCounter(tss: Tss, index: TpmObject): Promise<bigint | null> {
   try {
-    const bytes = await tss.nvRead(index);
+    const bytes = await tss.nvRead(index, { size: SIZE });
     return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength).getBigUint64(0);
   } catch (error) {
     if (error instanceof TpmError && error.rc === BAD_AUTH) return null;

@@ -52,7 +52,7 @@ async function stateOf(tss: Tss, index: TpmObject): Promise<FreezeState> {
   if (equalBytes(name, measureFreezeName({ written: false }))) return { kind: "unwritten" };
   if (!equalBytes(name, measureFreezeName())) return { kind: "foreign", got: toHex(name) };
   try {
-    const bytes = await tss.nvRead(index);
+    const bytes = await tss.nvRead(index, { size: SIZE });
     return { kind: "bits", bits: new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength).getBigUint64(0) };
   } catch (error) {
     // An authValue is no part of the Name: ours may have been replaced by an index with one.

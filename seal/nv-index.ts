@@ -1,6 +1,6 @@
-import { HANDLE_RANGE, TpmError, type TpmObject, type Tpm as Tss } from "node-tpm2-tss";
+import { TpmError, type TpmObject, type Tpm as Tss } from "node-tpm2-tss";
 
-/** TPM_RC_HANDLE of the first handle: an index that is listed, while the owner hierarchy it belongs to is off. */
+/** TPM_RC_HANDLE of the first handle: no such index, or one whose hierarchy is off. */
 const NOT_THERE = 0x18b;
 
 /** Runs `use` with an NV index opened, or with null when the TPM has none there, or none that can be used. */
@@ -9,8 +9,6 @@ export async function withNvIndex<T>(
   handle: number,
   use: (index: TpmObject | null) => Promise<T>,
 ): Promise<T> {
-  const present = (await tss.handles(HANDLE_RANGE.nvIndex)).includes(handle);
-  if (!present) return await use(null);
   await using index = await openIndex(tss, handle);
   return await use(index);
 }

@@ -1,6 +1,6 @@
 import { createHmac, randomBytes } from "node:crypto";
 import { PROPERTY, type Session, type Tpm as Tss } from "node-tpm2-tss";
-import { z } from "zod";
+import * as z from "zod";
 import {
   concatBytes,
   encodeCanonicalJson,

@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import type { EkProfile } from "../attest/index.ts";
 import {
   type Anchors,

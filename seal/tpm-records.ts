@@ -79,7 +79,7 @@ export type LoginState =
 export function readLogin(tss: Tss, name: string): Promise<LoginState> {
   return withNvIndex(tss, LOGIN_INDEX, async (index): Promise<LoginState> => {
     if (index === null || (await stateOf(tss, index, LOGIN_BYTES)) !== "written") return { kind: "missing" };
-    const found = findSlot(await tss.nvRead(index), name);
+    const found = findSlot(await tss.nvRead(index, { size: LOGIN_BYTES }), name);
     return found.bytes === null ? { kind: "none" } : { kind: "record", record: parseLoginRecord(found.bytes, name) };
   });
 }
@@ -88,7 +88,7 @@ export function readLogin(tss: Tss, name: string): Promise<LoginState> {
 export function writeLogin(tss: Tss, record: LoginRecord): Promise<void> {
   const bytes = encodeLoginRecord(record);
   return withRecords(tss, { handle: LOGIN_INDEX, size: LOGIN_BYTES }, async (index) => {
-    const { offset } = findSlot(await tss.nvRead(index), record.name);
+    const { offset } = findSlot(await tss.nvRead(index, { size: LOGIN_BYTES }), record.name);
     if (offset === null) throw malformed("table", `room for ${record.name}`, `${RECORDS} other names`);
     await tss.nvWrite(index, bytes, { offset });
   });
@@ -150,7 +150,7 @@ export type AnchorState =
 export function readAnchor(tss: Tss): Promise<AnchorState> {
   return withNvIndex(tss, ANCHOR_INDEX, async (index): Promise<AnchorState> => {
     if (index === null || (await stateOf(tss, index, RECORD_BYTES)) !== "written") return { kind: "missing" };
-    const anchor = parseAnchor(await tss.nvRead(index));
+    const anchor = parseAnchor(await tss.nvRead(index, { size: RECORD_BYTES }));
     return anchor === null ? { kind: "none" } : { kind: "anchor", anchor };
   });
 }

@@ -1,6 +1,6 @@
 import { PROPERTY, TpmError, type Tpm as Tss } from "node-tpm2-tss";
 import { type EndorsementKeyKind, ekProfiles, ekTemplate } from "../attest/index.ts";
-import { equalBytes, SEAL_PCRS } from "../policy/index.ts";
+import { equalBytes, SEAL_PCRS, toHex } from "../policy/index.ts";
 import { openEkCertificate } from "./ek-public.ts";
 import { ekKindOfName, endorsementKeyPublic } from "./endorsement.ts";
 import { type EpochState, readEpoch } from "./epoch.ts";
@@ -12,7 +12,7 @@ import { readEkCertificates } from "./tpm-templates.ts";
 export interface TpmState {
   /** The endorsement key of the wanted kind: its Name, or the TPM's answer to making it. */
   readonly ek: { readonly kind: "name"; readonly name: Uint8Array } | { readonly kind: "failed"; readonly rc: number };
-  /** Names of the endorsement keys that the TPM's own certificates are for. */
+  /** Names of the endorsement keys that the TPM's own certificates are for. Looked at only when the EK differs. */
   readonly certifiedEkNames: readonly Uint8Array[];
   /** Whether the wanted Name is that of the same template in the owner hierarchy. Looked at only when the EK differs. */
   readonly inOwnerHierarchy: boolean;
@@ -29,25 +29,52 @@ export interface TpmState {
   readonly lockout: { readonly counter: number; readonly maxTries: number; readonly intervalSeconds: number };
 }
 
+/** The EK under which a credential is sealed, and the credential's name. */
+export interface WantedState {
+  readonly ekName: Uint8Array;
+  readonly name: string;
+}
+
 /**
  * @throws TpmError when the TPM does not even answer such questions, e.g. for want of a free slot; SealError ERR_SEAL_RECORD for a
  * login record or anchor that no agent wrote
  */
-export async function readTpmState(
-  tss: Tss,
-  wanted: { readonly ekName: Uint8Array; readonly name: string },
-): Promise<TpmState> {
-  const kind = ekKindOfName(wanted.ekName);
-  const ek = await readEk(tss, kind, wanted.ekName);
-  const found = ek.kind === "name" && equalBytes(ek.name, wanted.ekName);
-  const properties = await tss.properties(PROPERTY.permanent, 32);
-  const property = (tag: number) => properties.get(tag) ?? 0;
+export async function readTpmState(tss: Tss, wanted: WantedState): Promise<TpmState> {
+  const ek = await readEkState(tss, wanted.ekName);
+  return { ...ek, ...(await readMachineState(tss)), login: await readLogin(tss, wanted.name) };
+}
+
+/** `readTpmState` of each, by the credential's name. What is not about a single one is asked for once. */
+export async function readTpmStates(tss: Tss, wanted: readonly WantedState[]): Promise<ReadonlyMap<string, TpmState>> {
+  const machine = await readMachineState(tss);
+  const eks = new Map<string, EkState>();
+  const states = new Map<string, TpmState>();
+  for (const { ekName, name } of wanted) {
+    const ek = eks.get(toHex(ekName)) ?? (await readEkState(tss, ekName));
+    eks.set(toHex(ekName), ek);
+    states.set(name, { ...ek, ...machine, login: await readLogin(tss, name) });
+  }
+  return states;
+}
+
+type EkState = Pick<TpmState, "ek" | "certifiedEkNames" | "inOwnerHierarchy">;
+
+async function readEkState(tss: Tss, ekName: Uint8Array): Promise<EkState> {
+  const kind = ekKindOfName(ekName);
+  const ek = await readEk(tss, kind, ekName);
+  if (ek.kind === "name" && equalBytes(ek.name, ekName)) return { ek, certifiedEkNames: [], inOwnerHierarchy: false };
   return {
     ek,
     certifiedEkNames: await readCertifiedNames(tss),
-    inOwnerHierarchy: !found && (await isOwnerKey(tss, kind, wanted.ekName)),
+    inOwnerHierarchy: await isOwnerKey(tss, kind, ekName),
+  };
+}
+
+async function readMachineState(tss: Tss): Promise<Omit<TpmState, keyof EkState | "login">> {
+  const properties = await tss.properties(PROPERTY.permanent, 32);
+  const property = (tag: number) => properties.get(tag) ?? 0;
+  return {
     epoch: await readEpoch(tss),
-    login: await readLogin(tss, wanted.name),
     hasAnchor: (await readAnchor(tss)).kind !== "missing",
     freeze: await readFreeze(tss),
     pcrs: await readSealPcrs(tss),

@@ -44,10 +44,10 @@ const NOT_FOR_US: readonly number[] = [0x149, 0x12f, 0x9a2];
 /** Null for an index that whoever is the owner may have put there: one wrong password there must neither count nor end the search. */
 async function readCertificate(tss: Tss, nvIndex: number): Promise<Uint8Array | null> {
   await using index = await tss.trFromTpmPublic(nvIndex);
-  const { attributes } = await tss.nvReadPublic(index);
+  const { attributes, dataSize } = await tss.nvReadPublic(index);
   if ((attributes & NV.written) === 0 || (attributes & (NV.noDa | NV.platformCreate)) === 0) return null;
   try {
-    return firstCertificate(await tss.nvRead(index));
+    return firstCertificate(await tss.nvRead(index, { size: dataSize }));
   } catch (error) {
     if (error instanceof TpmError && NOT_FOR_US.includes(error.rc)) return null;
     throw error;

@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import { SealError } from "./errors.ts";
 
 const responseCode = z.string().regex(/^0x[0-9a-f]{8}$/);

@@ -1,4 +1,5 @@
-import { spawn } from "node:child_process";
+import { type ChildProcess, spawn } from "node:child_process";
+import type { Writable } from "node:stream";
 import {
   type Anchors,
   ByteWriter,
@@ -110,7 +111,7 @@ export interface Unsealer {
   readonly sinks: readonly number[];
   /** Asks the TPM, but writes nothing to the sinks even if it would release: for a launch that has already been refused. */
   readonly discard?: boolean;
-  /** Milliseconds until the unsealer is killed. */
+  /** Milliseconds until the unsealer is killed; of one that waits, from `ask` on. */
   readonly timeout?: number;
 }
 
@@ -120,8 +121,87 @@ export interface Unsealer {
  *
  * @throws SealError ERR_UNSEALER when it cannot be started, runs out of time, or answers what it must not
  */
-export async function runUnsealer(unsealer: Unsealer): Promise<UnsealAnswer> {
-  const { stdout, exitCode } = await execute(unsealer);
+export function runUnsealer(unsealer: Unsealer): Promise<UnsealAnswer> {
+  const running = start(unsealer, unsealer.discard === true ? ["--discard"] : []);
+  running.limit();
+  return running.answer;
+}
+
+/** An unsealer that does everything but TPM2_Unseal, and that when it is told to. */
+export interface WaitingUnsealer {
+  /** What `runUnsealer` answers, which also throws as that does. */
+  ask(): Promise<UnsealAnswer>;
+  /** It ends, and asks for nothing. Resolves when it has. Without effect on one that was told to ask. */
+  abandon(): Promise<void>;
+}
+
+/**
+ * Starts an unsealer that comes as far as it can without asking for the secret. It asks for it only when it is told to: not when
+ * this process ends.
+ */
+export function startUnsealer(unsealer: Omit<Unsealer, "discard">): WaitingUnsealer {
+  const { child, answer, limit } = start(unsealer, ["--wait"]);
+  const word = child.stdio[FIRST_SINK + unsealer.sinks.length] as Writable | null | undefined; // a pipe by its place in `stdio`
+  word?.on("error", () => undefined); // one that has ended already has answered
+  let told = false;
+  const tell = (bytes: Uint8Array) => {
+    limit();
+    if (!told) word?.end(bytes);
+    told = true;
+  };
+  const ended = answer.then(
+    () => undefined,
+    () => undefined,
+  );
+  return {
+    ask: () => {
+      tell(ASK);
+      return answer;
+    },
+    abandon: () => {
+      tell(new Uint8Array());
+      return ended;
+    },
+  };
+}
+
+const FIRST_SINK = 3;
+/** Any one byte. */
+const ASK = Uint8Array.of(1);
+
+interface Running {
+  readonly child: ChildProcess;
+  readonly answer: Promise<UnsealAnswer>;
+  /** From now on it has its time, and no more. */
+  limit(): void;
+}
+
+function start(unsealer: Unsealer, options: readonly string[]): Running {
+  const { path, tcti, request, sinks, timeout = 60_000 } = unsealer;
+  const child = spawn(path, [tcti, ...options], {
+    stdio: ["pipe", "pipe", "ignore", ...sinks, ...(options.includes("--wait") ? ["pipe" as const] : [])],
+    env: {},
+  });
+  const answer = heard(child, path).then(answerOf);
+  let timer: NodeJS.Timeout | undefined;
+  answer.catch(() => undefined).finally(() => clearTimeout(timer));
+  // It may refuse its arguments before it reads: the answer tells, not the broken pipe.
+  child.stdin?.on("error", () => undefined);
+  child.stdin?.end(request);
+  return {
+    ...{ child, answer },
+    limit: () => {
+      timer ??= setTimeout(() => child.kill("SIGKILL"), timeout);
+    },
+  };
+}
+
+interface Heard {
+  readonly stdout: Uint8Array;
+  readonly exitCode: number | null;
+}
+
+function answerOf({ stdout, exitCode }: Heard): UnsealAnswer {
   const answer = parseUnsealAnswer(stdout);
   const expected = {
     released: [0],
@@ -136,24 +216,12 @@ export async function runUnsealer(unsealer: Unsealer): Promise<UnsealAnswer> {
   });
 }
 
-async function execute(unsealer: Unsealer): Promise<{ stdout: Uint8Array; exitCode: number | null }> {
-  const { path, tcti, request, sinks, discard = false, timeout = 60_000 } = unsealer;
-  const child = spawn(path, discard ? [tcti, "--discard"] : [tcti], {
-    stdio: ["pipe", "pipe", "ignore", ...sinks],
-    env: {},
-    timeout,
-    killSignal: "SIGKILL",
-  });
-  const { stdin, stdout } = child;
-  if (stdin === null || stdout === null)
-    throw new SealError("ERR_UNSEALER", "unsealer", {
-      expected: "pipes",
-      got: "none",
-    });
+/** All that it says until it ends. */
+function heard(child: ChildProcess, path: string): Promise<Heard> {
   return new Promise((resolve, reject) => {
     const chunks: Uint8Array[] = [];
     let size = 0;
-    stdout.on("data", (chunk: Uint8Array) => {
+    child.stdout?.on("data", (chunk: Uint8Array) => {
       size += chunk.length;
       if (size <= MAX_ANSWER_BYTES) chunks.push(chunk);
       else child.kill("SIGKILL");
@@ -168,8 +236,5 @@ async function execute(unsealer: Unsealer): Promise<{ stdout: Uint8Array; exitCo
       ),
     );
     child.once("close", (exitCode) => resolve({ stdout: Buffer.concat(chunks), exitCode }));
-    // It may refuse its arguments before it reads: the answer tells, not the broken pipe.
-    stdin.on("error", () => undefined);
-    stdin.end(request);
   });
 }

@@ -5,7 +5,7 @@ import { arch, cpus, release } from "node:os";
 import { join } from "node:path";
 import type { Readable } from "node:stream";
 import { setTimeout as delay } from "node:timers/promises";
-import { z } from "zod";
+import * as z from "zod";
 import { ImageError } from "./errors.ts";
 import { withScratch } from "./scratch.ts";
 import { runTool } from "./tool.ts";

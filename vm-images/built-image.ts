@@ -1,6 +1,6 @@
 import { access, constants, readFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
-import { z } from "zod";
+import * as z from "zod";
 import { IronclawError, parseJson, sha256Hex } from "../policy/index.ts";
 import { ImageError } from "./errors.ts";
 import { GuestTree, requireGuestFile } from "./guest-tree.ts";

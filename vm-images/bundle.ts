@@ -15,6 +15,33 @@ const addonsBesideBundle: Plugin = {
   },
 };
 
+/** Modules that are loaded for what they do. */
+const DOES = /\/no-eval\.ts$/;
+
+/** Any other module of the project is left out where nothing is taken from it, and with it what it would do when it is loaded. */
+const usedModules: Plugin = {
+  name: "used-modules",
+  setup(context) {
+    context.onResolve({ filter: /^\.{1,2}\/.*\.ts$/ }, ({ path, resolveDir, kind }) =>
+      kind === "entry-point" ? undefined : { path: resolve(resolveDir, path), sideEffects: DOES.test(path) },
+    );
+  },
+};
+
+/** Of the metrics' package what keeps and prints them; its other parts watch this process and push to servers, and take as long to load. */
+const metricsAlone: Plugin = {
+  name: "metrics-alone",
+  setup(context) {
+    context.onResolve({ filter: /^prom-client$/ }, () => ({ path: "prom-client", namespace: "metrics" }));
+    context.onLoad({ filter: /.*/, namespace: "metrics" }, () => ({
+      resolveDir: root,
+      contents: ["Counter", "Gauge", "Histogram", "Registry"]
+        .map((name) => `exports.${name} = require("prom-client/lib/${name.toLowerCase()}");`)
+        .join("\n"),
+    }));
+  },
+};
+
 export interface Bundle {
   readonly bytes: Uint8Array;
   /** npm packages of which some file is in it, sorted. */
@@ -85,7 +112,7 @@ export async function bundleWithPackages(entry: string): Promise<Bundle> {
       "import.meta.url": "__filename",
       "import.meta.dirname": "__dirname",
     },
-    plugins: [addonsBesideBundle],
+    plugins: [usedModules, metricsAlone, addonsBesideBundle],
     logLevel: "silent",
     write: false,
     metafile: true,

@@ -1,6 +1,6 @@
 import { readFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
-import { z } from "zod";
+import * as z from "zod";
 import { ImageError } from "./errors.ts";
 import { type Recipe, rootPartOf } from "./recipes.ts";
 import { exists } from "./unpack.ts";

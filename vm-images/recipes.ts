@@ -1,7 +1,7 @@
 import { readdirSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
-import { z } from "zod";
+import * as z from "zod";
 import { IronclawError, parseCommentedJson } from "../policy/index.ts";
 import { ImageError } from "./errors.ts";
 import { exists } from "./unpack.ts";

@@ -1,5 +1,5 @@
 import { hash } from "node:crypto";
-import { z } from "zod";
+import * as z from "zod";
 import { parseJson } from "../../policy/index.ts";
 import { AgentError } from "../errors.ts";
 import { type AuditStatement, orderStatement, STATEMENT_KINDS, statementSchema } from "./statement.ts";

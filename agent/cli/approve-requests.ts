@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import { parseEnrolment } from "../../attest/index.ts";
 import { concatBytes, DIGESTS, sha256, sha256Hex, sha384, sha512, utf8 } from "../../policy/index.ts";
 import { type ApprovalText, MAX_APPROVAL_TEXT, parseApprovalText } from "../approvals/index.ts";

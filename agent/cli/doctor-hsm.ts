@@ -2,7 +2,7 @@ import { execFile } from "node:child_process";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { promisify } from "node:util";
-import { z } from "zod";
+import * as z from "zod";
 import { parseJson, utf8 } from "../../policy/index.ts";
 import { type Finding, fail, ok, warn } from "../doctor/index.ts";
 import { AgentError } from "../errors.ts";

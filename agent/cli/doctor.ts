@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import { printableLine } from "../../policy/index.ts";
 import { examine, type Finding, type Look } from "../doctor/index.ts";
 import { AgentError } from "../errors.ts";

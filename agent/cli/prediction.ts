@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import { foldBootExtends, type PcrBank, pcrBanks } from "../../attest/index.ts";
 import { parseJson } from "../../policy/index.ts";
 import { AgentError } from "../errors.ts";

@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import { MAX_SSH_SIGNATURE } from "../../policy/index.ts";
 import type { Approvals } from "../approvals/index.ts";
 

@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import type { EkProfileName } from "../../attest/index.ts";
 import { IronclawError, parseJson, toBase64, toHex, utf8 } from "../../policy/index.ts";
 import type { AuditPage } from "../audit/machine-audit.ts";

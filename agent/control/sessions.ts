@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import type { Scope } from "../../policy/index.ts";
 import type { Serving } from "../after-launch.ts";
 import type { AuditLog } from "../audit/log.ts";

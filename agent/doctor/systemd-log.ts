@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import { type PcrBank, pcrBanks } from "../../attest/index.ts";
 import { fromHex, parseJson, utf8 } from "../../policy/index.ts";
 import type { Files } from "./files.ts";

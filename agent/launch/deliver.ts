@@ -1,42 +1,73 @@
 import { reason } from "../../attest/index.ts";
 import type { NamedModule } from "../../policy/index.ts";
+import type { WaitingUnsealer } from "../../seal/index.ts";
 import { type LaunchEnvironment, type LaunchRecord, Refusal } from "./environment.ts";
 import type { MeasuredInputs } from "./measure.ts";
-import { requireNoAttempts, type StartedShim } from "./start-shims.ts";
+import type { PlannedShim } from "./shim-plan.ts";
+import { probeShims, requireNoAttempts, type ShimSet, type StartedShim, type StartingShim } from "./start-shims.ts";
 import { findTokens, neededCredential, type TokenShim } from "./tokens.ts";
 import { STATE_CREDENTIAL } from "./tpm-check.ts";
-import { unsealCredential } from "./unseal.ts";
+import { type UnsealOrder, unsealAhead, unsealCredential } from "./unseal.ts";
 
 /** Has the TPM send one credential to several shims at once: it unseals each one a single time. */
 type Deliver = (name: string, sinks: readonly number[]) => Promise<void>;
+type Order = (name: string) => UnsealOrder;
+
+/** Whose shims a PIN is for, and its unsealer. */
+interface UnsealAhead {
+  readonly token: string;
+  readonly unsealer: WaitingUnsealer;
+}
 
 /**
- * Deliver the libraries' files, load them, find every token that a PIN is for, open the state volume, and have the TPM send the PINs into
- * the shims' channels. All of them, before the first log-in: a `token` event moves the agent PCR, and from then on the TPM
- * releases nothing.
+ * Probe the shims, deliver the libraries' files, load them, find every token that a PIN is for, open the state volume, and have the TPM
+ * send the PINs into the shims' channels. All of them, before the first log-in: a `token` event moves the agent PCR, and from then on the
+ * TPM releases nothing.
  * @throws Refusal, or AgentError for a shim that fails
  */
 export async function deliverCredentials(
   environment: LaunchEnvironment,
   inputs: MeasuredInputs,
-  shims: readonly StartedShim[],
+  { starting, set }: { readonly starting: readonly StartingShim[]; readonly set: ShimSet },
   record: LaunchRecord,
 ): Promise<readonly TokenShim[]> {
   const { release, anchors } = inputs;
-  const deliver: Deliver = (name, sinks) =>
-    unsealCredential(environment, record, { credential: neededCredential(inputs, name), release, anchors }, sinks);
-  await deliverFiles(shims, deliver);
-  const loaded = await Promise.all(shims.map(loadLibrary));
-  const found = findTokens(inputs, loaded);
-  // A library that attacks while it is loaded never sees a PIN.
-  requireNoAttempts(shims);
-  await environment.stateVolume?.open((sink) => deliver(STATE_CREDENTIAL, [sink]));
-  for (const own of byToken(found))
-    await deliver(
-      own[0].token.pin,
-      own.map(({ channel }) => channel),
-    );
-  return found;
+  const order: Order = (name) => ({ credential: neededCredential(inputs, name), release, anchors });
+  // Beside the shims' start; but files have unsealers of their own, and a TPM without a resource manager has three places for objects.
+  const hasFiles = starting.some(({ module }) => Object.keys(module.files).length > 0);
+  let ahead = hasFiles ? null : startAhead(environment, order, starting);
+  try {
+    const shims = await probeShims(inputs, starting, set, record);
+    const deliver: Deliver = (name, sinks) => unsealCredential(environment, record, order(name), sinks);
+    await deliverFiles(shims, deliver);
+    ahead ??= startAhead(environment, order, starting);
+    const loaded = await Promise.all(shims.map(loadLibrary));
+    const found = findTokens(inputs, loaded);
+    // A library that attacks while it is loaded never sees a PIN.
+    requireNoAttempts(shims);
+    await environment.stateVolume?.open((sink) => deliver(STATE_CREDENTIAL, [sink]));
+    for (const own of byToken(found)) {
+      const { name, pin } = own[0].token;
+      const unsealer = ahead?.token === name ? ahead.unsealer : null;
+      await unsealCredential(environment, record, order(pin), channelsOf(own), unsealer);
+    }
+    return found;
+  } finally {
+    await ahead?.unsealer.abandon();
+  }
+}
+
+/** For the first token, whose unsealer then starts beside the shims. */
+function startAhead(environment: LaunchEnvironment, order: Order, shims: readonly StartingShim[]): UnsealAhead | null {
+  const [own] = byToken(shims);
+  if (own === undefined) return null;
+  const { name, pin } = own[0].token;
+  const unsealer = unsealAhead(environment, order(pin), channelsOf(own));
+  return unsealer === null ? null : { token: name, unsealer };
+}
+
+function channelsOf(shims: readonly Pick<StartingShim, "channel">[]): readonly number[] {
+  return shims.map(({ channel }) => channel);
 }
 
 /** Each module's files, once for all of its shims, in the order of their paths. */
@@ -44,10 +75,7 @@ async function deliverFiles(shims: readonly StartedShim[], deliver: Deliver): Pr
   for (const own of Map.groupBy(shims, ({ module }) => module.name).values()) {
     const files = Object.entries(own[0]?.module.files ?? {}).sort(([a], [b]) => (a < b ? -1 : 1));
     for (const [path, name] of files) {
-      await deliver(
-        name,
-        own.map(({ channel }) => channel),
-      );
+      await deliver(name, channelsOf(own));
       await Promise.all(own.map(({ shim }) => shim.credential(path)));
     }
   }
@@ -73,7 +101,7 @@ function checkMapped({ path: library, closure }: NamedModule, objects: readonly 
 }
 
 /** The shims of each token, those that serve before its spares; tokens in the order of their names. */
-export function byToken(shims: readonly TokenShim[]): readonly (readonly [TokenShim, ...TokenShim[]])[] {
+export function byToken<T extends PlannedShim>(shims: readonly T[]): readonly (readonly [T, ...T[]])[] {
   return [...Map.groupBy(shims, ({ token }) => token.name).values()].flatMap(([first, ...others]) =>
     first === undefined ? [] : [[first, ...others] as const],
   );

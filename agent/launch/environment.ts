@@ -82,11 +82,11 @@ export interface LaunchRecord {
   unsealed: readonly Credential[];
   /** What a launch that serves does last is done, and this went wrong with it. */
   settled?: readonly Reason[];
-  /** Every state so far with the moment it was entered, in milliseconds of `performance.now()`. */
-  phases: readonly { readonly kind: LaunchState["kind"]; readonly at: number }[];
+  /** Every state so far with the moment it was entered, in milliseconds since the process began; first its own start. */
+  phases: readonly { readonly kind: LaunchState["kind"] | "loading"; readonly at: number }[];
 }
 
-/** A record of a launch that has not begun. */
+/** A record of a launch that has not begun: what was before is the start of Node and of the program. */
 export function newLaunchRecord(): LaunchRecord {
   return {
     state: { kind: "booted" },
@@ -99,7 +99,10 @@ export function newLaunchRecord(): LaunchRecord {
     incidents: [],
     lacks: [],
     unsealed: [],
-    phases: [{ kind: "booted", at: performance.now() }],
+    phases: [
+      { kind: "loading", at: 0 },
+      { kind: "booted", at: performance.now() },
+    ],
   };
 }
 

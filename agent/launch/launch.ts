@@ -27,12 +27,12 @@ export async function launch(environment: LaunchEnvironment, record: LaunchRecor
     const inputs = await measureEverything(environment, record);
     requireDue(environment, inputs);
     enter(record, { kind: "unsealing" });
-    const started = await startShims(inputs, set, record);
-    const shims = await deliverCredentials(environment, inputs, started, record);
+    const starting = await startShims(inputs, set);
+    const shims = await deliverCredentials(environment, inputs, { starting, set }, record);
     set.closeChannels();
     await logIn(environment, inputs, shims, record);
     const checked = await checkKeys(environment, inputs, shims, record);
-    requireNoAttempts(started);
+    requireNoAttempts(shims);
     enter(record, { kind: "capping" });
     const serving: LaunchState = { kind: "serving", scopes: inputs.policy.scopes.map((scope) => scope.name) };
     await environment.log.measure(cap("serving"), () => enter(record, serving));

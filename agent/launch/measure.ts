@@ -2,12 +2,13 @@ import { compareDevices, type LaunchEvent, pcrBanks, type Reason, reason, reason
 import { fromHex, type NamedModule, type Release, SEAL_PCRS, sortedTokens, toHex } from "../../policy/index.ts";
 import { AgentError } from "../errors.ts";
 import type { ShimDigest } from "../spawner-client.ts";
+import { askTpmState } from "./ask-tpm.ts";
 import { answersOf, type LaunchEnvironment, type LaunchRecord, Refusal } from "./environment.ts";
 import { documentEvents, launchEvents, type ModuleFiles, pinnedDigest } from "./expected-events.ts";
 import { type PlannedFile, planShimFiles, SHIM_PATH } from "./files.ts";
 import type { LaunchInputs } from "./inputs.ts";
 import { measuringOrder, type PlannedShim, planShims } from "./shim-plan.ts";
-import { credentialReasons, prepareTpm, readTpmStates, type TpmStates } from "./tpm-check.ts";
+import { credentialReasons, type TpmStates } from "./tpm-check.ts";
 import { askTpm } from "./unseal.ts";
 
 /** agent.json, anchors, policy: measured before anything in them is acted on. */
@@ -54,14 +55,16 @@ export interface MeasuredInputs extends LaunchInputs {
 export async function measureEverything(environment: LaunchEnvironment, record: LaunchRecord): Promise<MeasuredInputs> {
   const { inputs } = environment;
   await requireBanks(environment);
-  const reasons: Reason[] = [...(await agentPcrReasons(environment)), ...inputs.reasons];
-  await prepareTpm(environment, inputs.partial).catch((error: unknown) =>
-    reasons.push(reasonFrom(error, "TPM records")),
-  );
-  reasons.push(...deviceReasons(environment));
+  const reasons: Reason[] = [...(await agentPcrReasons(environment)), ...inputs.reasons, ...deviceReasons(environment)];
   const documents = await measureDocuments(environment);
-  const events = [...documents, ...(await measureFiles(environment, reasons))];
-  const chosen = await chooseRelease(environment, events, reasons);
+  // The spawner copies while the TPM tells its state: neither waits for the other.
+  const [copied, tpm] = await Promise.all([
+    copyFiles(environment),
+    askTpmState(environment, completeOf(inputs.partial)),
+  ]);
+  reasons.push(...copied.reasons, ...tpm.reasons);
+  const events = [...documents, ...(await measureFiles(environment, copied.files, reasons))];
+  const chosen = await chooseRelease(environment, events, tpm.states);
   if (chosen !== null) {
     record.release = chosen.release;
     reasons.push(...chosen.reasons);
@@ -69,22 +72,54 @@ export async function measureEverything(environment: LaunchEnvironment, record: 
   if (reasons.length > 0 || chosen === null || !isComplete(inputs.partial)) {
     const matters = (codes: ReadonlySet<string>) => reasons.some(({ code }) => codes.has(code));
     if (chosen !== null && matters(REFUSED_BY_TPM) && !matters(UNASKABLE))
-      await askTpmAnyway(environment, record, chosen.release, reasons);
+      await askTpmAnyway(environment, record, { ...inputs.partial, ...tpm.imported, release: chosen.release }, reasons);
     throw new Refusal(reasons);
   }
-  return { ...inputs.partial, release: chosen.release };
+  return { ...inputs.partial, ...tpm.imported, release: chosen.release };
 }
 
-/** A file that cannot be copied is one more reason; what was measured before it stays measured. */
-async function measureFiles(environment: LaunchEnvironment, reasons: Reason[]): Promise<readonly LaunchEvent[]> {
+interface CopiedFiles {
+  /** Of each shim, in the order in which they are measured; null when they were not all copied. */
+  readonly files: readonly ModuleFiles[] | null;
+  readonly reasons: readonly Reason[];
+}
+
+/** A file that cannot be copied is one more reason. */
+async function copyFiles(environment: LaunchEnvironment): Promise<CopiedFiles> {
   const { partial } = environment.inputs;
-  if (!isComplete(partial)) return [];
+  if (!isComplete(partial)) return { files: null, reasons: [] };
+  const reasons: Reason[] = [];
   try {
-    return await measureShims(environment, partial, reasons);
+    return { files: await prepareShims(environment, partial, reasons), reasons };
   } catch (error) {
-    reasons.push(reasonFrom(error, "files of the shim"));
+    return { files: null, reasons: [...reasons, notCopied(error)] };
+  }
+}
+
+function notCopied(error: unknown): Reason {
+  return reasonFrom(error, "files of the shim");
+}
+
+/** Extends what was really copied, whether it matches the pin or not (I1). What was measured stays measured if this fails. */
+async function measureFiles(
+  environment: LaunchEnvironment,
+  copies: readonly ModuleFiles[] | null,
+  reasons: Reason[],
+): Promise<readonly LaunchEvent[]> {
+  const { configBytes, devices, inputs } = environment;
+  if (copies === null) return [];
+  const events = launchEvents({ ...inputs.partial, configBytes }, copies, devices).slice(DOCUMENT_EVENTS);
+  try {
+    for (const event of events) await environment.log.measure(event);
+    return events;
+  } catch (error) {
+    reasons.push(notCopied(error));
     return [];
   }
+}
+
+function completeOf(partial: Partial<LaunchInputs>): LaunchInputs | null {
+  return isComplete(partial) ? partial : null;
 }
 
 function isComplete(partial: Partial<LaunchInputs>): partial is LaunchInputs {
@@ -137,21 +172,18 @@ async function measureDocuments(environment: LaunchEnvironment): Promise<readonl
 }
 
 /**
- * Fill every shim's private root and extend what was really copied, whether it matches the pin or not (I1). What two shims share is one
- * event; a copy that came out otherwise is an event that no release has.
+ * Fill every shim's private root. What two shims share is one event; a copy that came out otherwise is an event that no release has.
+ * @param reasons also of those that were copied when it rejects
  */
-async function measureShims(
+async function prepareShims(
   environment: LaunchEnvironment,
   inputs: LaunchInputs,
   reasons: Reason[],
-): Promise<readonly LaunchEvent[]> {
-  const { configBytes, devices } = environment;
+): Promise<readonly ModuleFiles[]> {
   const copies: ModuleFiles[] = [];
   for (const shim of measuringOrder(planShims(inputs.policy)))
     copies.push(await prepareShim(environment, inputs, reasons, shim));
-  const events = launchEvents({ ...inputs, configBytes }, copies, devices).slice(DOCUMENT_EVENTS);
-  for (const event of events) await environment.log.measure(event);
-  return events;
+  return copies;
 }
 
 async function prepareShim(
@@ -201,11 +233,10 @@ interface ChosenRelease {
 async function chooseRelease(
   environment: LaunchEnvironment,
   events: readonly LaunchEvent[],
-  reasons: Reason[],
+  states: TpmStates | null,
 ): Promise<ChosenRelease | null> {
   const { partial } = environment.inputs;
   const boot = await environment.tpm.pcrRead("sha256", SEAL_PCRS);
-  const states = isComplete(partial) ? await statesOrReason(environment, partial, reasons) : null;
   const candidates = (partial.releases ?? []).map((release) => {
     const differences = [...eventReasons(release, events), ...pcrReasons(release, boot)];
     const others = isComplete(partial) && states ? credentialReasons(environment, partial, states, release) : [];
@@ -221,19 +252,6 @@ async function chooseRelease(
       Number(b.release.raise !== null) - Number(a.release.raise !== null),
   );
   return nearest ?? null;
-}
-
-async function statesOrReason(
-  environment: LaunchEnvironment,
-  inputs: LaunchInputs,
-  reasons: Reason[],
-): Promise<TpmStates | null> {
-  try {
-    return await readTpmStates(environment, inputs);
-  } catch (error) {
-    reasons.push(reasonFrom(error, "TPM state"));
-    return null;
-  }
 }
 
 /** Each agent event that differs, by itself. The TPM decides, this explains. */
@@ -266,10 +284,9 @@ function pcrReasons(release: Release, boot: ReadonlyMap<number, Uint8Array>): Re
 async function askTpmAnyway(
   environment: LaunchEnvironment,
   record: LaunchRecord,
-  release: Release,
+  { anchors, policy, credentials, release }: Partial<LaunchInputs> & Pick<MeasuredInputs, "release">,
   reasons: Reason[],
 ): Promise<void> {
-  const { anchors, policy, credentials } = environment.inputs.partial;
   const [token] = policy === undefined ? [] : sortedTokens(policy);
   const credential = token === undefined ? credentials?.values().next().value : credentials?.get(token.pin);
   if (anchors === undefined || credential === undefined) return;

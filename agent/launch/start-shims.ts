@@ -3,14 +3,21 @@ import { fromHex, missingFeatures, type Policy, type SandboxFeature, syscallName
 import type { Shim } from "../shim-client.ts";
 import { libraryAttempts, type ProbedAttempts } from "../shims/attempts.ts";
 import type { StartShim } from "../spawner-client.ts";
-import { type LaunchEnvironment, type LaunchRecord, Refusal } from "./environment.ts";
+import { type LaunchEnvironment, type LaunchRecord, type RecordedShim, Refusal } from "./environment.ts";
 import type { MeasuredInputs } from "./measure.ts";
 import { type PlannedShim, planShims } from "./shim-plan.ts";
+
+/** A shim whose process was started. */
+export interface StartingShim extends PlannedShim {
+  /** Write end of its credential channel. */
+  readonly channel: number;
+  /** Resolves when it has said what its sandbox is made with. */
+  readonly opening: Promise<Shim>;
+}
 
 /** A shim whose sandbox was probed. Nothing of a library has run in it yet. */
 export interface StartedShim extends PlannedShim {
   readonly shim: Shim;
-  /** Write end of its credential channel. */
   readonly channel: number;
   /** Its own attempts: whatever comes on top of them is the library's. */
   readonly probed: ProbedAttempts;
@@ -25,6 +32,7 @@ export interface AttemptBell {
 export class ShimSet {
   readonly #environment: LaunchEnvironment;
   readonly #ids: number[] = [];
+  readonly #openings: Promise<void>[] = [];
   readonly #shims: Shim[] = [];
   readonly #channels = new Set<number>();
   /** Those that were probed. */
@@ -35,15 +43,15 @@ export class ShimSet {
     this.#environment = environment;
   }
 
-  /** Starts one, and gives its write end of the credential channel with it. */
-  async start(request: StartShim): Promise<{ readonly shim: Shim; readonly channel: number }> {
+  /** Starts one. */
+  async start(request: StartShim): Promise<Pick<StartingShim, "channel" | "opening">> {
     const { spawner, openShim } = this.#environment;
     const { fds } = await spawner.startShim(request);
     this.#ids.push(request.id);
     this.#channels.add(fds.pin);
-    const shim = await openShim(fds.request, () => this.bell.ring());
-    this.#shims.push(shim);
-    return { shim, channel: fds.pin };
+    const opening = openShim(fds.request, () => this.bell.ring());
+    this.#openings.push(opening.then((shim) => void this.#shims.push(shim)).catch(() => undefined)); // whoever awaits `opening` is told
+    return { channel: fds.pin, opening };
   }
 
   /** A shim that finds its channel empty sees its end at once. */
@@ -58,28 +66,48 @@ export class ShimSet {
     for (const shim of this.#shims) shim.close();
     // One that hangs would keep the PIN that it has not read.
     for (const id of this.#ids) await this.#environment.spawner.stopShim(id).catch(() => undefined);
+    await Promise.all(this.#openings);
+    for (const shim of this.#shims) shim.close();
   }
 }
 
-/** Starts and probes every shim of the policy, one after the other. @throws Refusal, or AgentError for a shim that fails */
+/** Starts the process of every shim of the policy, one after the other. @throws AgentError for one that cannot be started */
 export async function startShims(
   { policy }: Pick<MeasuredInputs, "policy">,
   set: ShimSet,
+): Promise<readonly StartingShim[]> {
+  const starting: StartingShim[] = [];
+  for (const planned of planShims(policy)) starting.push({ ...planned, ...(await set.start(startRequest(planned))) });
+  return starting;
+}
+
+/** Probes every one of them, all at once. @throws Refusal, or AgentError for a shim that fails */
+export async function probeShims(
+  { policy }: Pick<MeasuredInputs, "policy">,
+  starting: readonly StartingShim[],
+  set: ShimSet,
   record: LaunchRecord,
 ): Promise<readonly StartedShim[]> {
-  const { started } = set;
-  for (const planned of planShims(policy)) {
-    const { shim, channel } = await set.start(startRequest(planned));
-    const { id, token, serves } = planned;
-    const before = record.shims;
-    const recorded = { id, token: token.name, serves, landlock: shim.ready.landlockAbi };
-    record.shims = [...before, { ...recorded, attempts: () => ({}) }];
+  const opened = [];
+  for (const planned of starting) {
+    const shim = await planned.opening;
+    opened.push({ ...planned, shim });
+    record.shims = [...record.shims, recorded(planned, shim, () => ({}))];
     record.lacks = acceptedLacks(policy, shim);
-    const probed = await probeSandbox(shim, started.length === 0 ? record : null);
-    record.shims = [...before, { ...recorded, attempts: () => libraryAttempts(shim, probed) }];
-    started.push({ ...planned, shim, channel, probed });
   }
+  const started = await Promise.all(
+    opened.map(async ({ shim, ...planned }, place) => {
+      const probed = await probeSandbox(shim, place === 0 ? record : null);
+      return { ...planned, shim, probed };
+    }),
+  );
+  record.shims = started.map((own) => recorded(own, own.shim, () => libraryAttempts(own.shim, own.probed)));
+  set.started.push(...started);
   return started;
+}
+
+function recorded({ id, token, serves }: PlannedShim, shim: Shim, attempts: RecordedShim["attempts"]): RecordedShim {
+  return { id, token: token.name, serves, landlock: shim.ready.landlockAbi, attempts };
 }
 
 /** The spawner compares this digest with the profile that it copied itself. */

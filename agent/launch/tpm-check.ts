@@ -2,7 +2,6 @@ import { type Reason, reason } from "../../attest/index.ts";
 import { equalBytes, fromHex, type Policy, type Release, sortedModules, sortedTokens } from "../../policy/index.ts";
 import {
   blocks,
-  type Credential,
   type CredentialKind,
   diagnoseUnseal,
   ekKindOfName,
@@ -15,7 +14,7 @@ import {
   readFreeze,
   readLogin,
   readPermanent,
-  readTpmState,
+  readTpmStates,
   type StoreContent,
   type TpmState,
   type UnsealFinding,
@@ -89,19 +88,13 @@ const EXPLAINED_BY_EVENTS: ReadonlySet<string> = new Set([
   "agent-pcr-capped",
 ]);
 
-/** A TPM's state for each needed credential, read once. */
-export type TpmStates = ReadonlyMap<string, { readonly credential: Credential; readonly state: TpmState }>;
+/** The TPM's state for each needed credential that there is, read once. */
+export type TpmStates = ReadonlyMap<string, TpmState>;
 
-export async function readTpmStates(environment: LaunchEnvironment, inputs: LaunchInputs): Promise<TpmStates> {
-  const states = new Map<string, { credential: Credential; state: TpmState }>();
-  for (const { name } of neededCredentials(environment, inputs)) {
-    const credential = inputs.credentials.get(name);
-    if (credential === undefined || states.has(name)) continue;
-    const { ekName } = credential.sealed;
-    const state = await tpmStep("TPM state", () => readTpmState(environment.tss, { ekName, name }));
-    states.set(name, { credential, state });
-  }
-  return states;
+export function readStates(environment: LaunchEnvironment, inputs: LaunchInputs): Promise<TpmStates> {
+  const needed = neededCredentials(environment, inputs).flatMap(({ name }) => inputs.credentials.get(name) ?? []);
+  const wanted = needed.map(({ sealed }) => sealed);
+  return tpmStep("TPM state", () => readTpmStates(environment.tss, wanted));
 }
 
 /** Everything but the PCRs that keeps a needed credential sealed under this release; the TPM has not been asked yet. */
@@ -121,10 +114,10 @@ export function credentialReasons(
   };
   const found = neededCredentials(environment, inputs).flatMap(
     ({ name, kind }): readonly (Reason | UnsealFinding)[] => {
-      const entry = states.get(name);
-      if (entry === undefined) return [reason("credential-missing", name, "a sealed package in the cabinet", "none")];
-      const { sealed } = entry.credential;
-      const findings = diagnoseUnseal({ ...common, state: entry.state, sealed }).filter(
+      const [sealed, state] = [inputs.credentials.get(name)?.sealed, states.get(name)];
+      if (sealed === undefined || state === undefined)
+        return [reason("credential-missing", name, "a sealed package in the cabinet", "none")];
+      const findings = diagnoseUnseal({ ...common, state, sealed }).filter(
         (finding) => blocks(finding) && !EXPLAINED_BY_EVENTS.has(finding.code),
       );
       return sealed.kind === kind ? findings : [...findings, reason("credential-kind", name, kind, sealed.kind)];

@@ -9,8 +9,11 @@ import {
   runUnsealer,
   SealError,
   type SealedPackage,
+  startUnsealer,
   type UnsealAnswer,
+  type Unsealer,
   unsealRequest,
+  type WaitingUnsealer,
 } from "../../seal/index.ts";
 import { failureOf, journal } from "../journal.ts";
 import { answersOf, type LaunchEnvironment, type LaunchRecord, Refusal } from "./environment.ts";
@@ -24,6 +27,7 @@ export interface UnsealOrder {
 /**
  * Has the TPM send one credential into every sink, or refuses with the TPM's own words.
  * @param sinks write ends of pipes or sockets, 1 to 16; stay the caller's
+ * @param ahead what `unsealAhead` made of the same order and sinks
  * @throws Refusal; SealError when the attempt did not get as far as an answer
  */
 export async function unsealCredential(
@@ -31,8 +35,9 @@ export async function unsealCredential(
   record: LaunchRecord,
   order: UnsealOrder,
   sinks: readonly number[],
+  ahead: WaitingUnsealer | null = null,
 ): Promise<void> {
-  const answer = await askTpm(environment, order, sinks);
+  const answer = await askTpm(environment, order, sinks, ahead);
   record.answers = [...record.answers, ...answersOf(answer)];
   if (answer.kind === "released") {
     record.unsealed = [...record.unsealed, order.credential];
@@ -53,6 +58,29 @@ function damaged(name: string, got: string): Refusal {
 }
 
 /**
+ * An unsealer that comes as far as it can while other things are done, and waits to be told to ask. Null for a credential that has to be
+ * imported first.
+ */
+export function unsealAhead(
+  environment: LaunchEnvironment,
+  order: UnsealOrder,
+  sinks: readonly number[],
+): WaitingUnsealer | null {
+  const { imported } = order.credential;
+  return imported === null ? null : startUnsealer(unsealerOf(environment, order, imported, sinks));
+}
+
+function unsealerOf(
+  { config }: LaunchEnvironment,
+  { credential: { sealed }, release, anchors }: UnsealOrder,
+  imported: Uint8Array,
+  sinks: readonly number[],
+): Unsealer {
+  const request = unsealRequest({ sealed, imported, release, anchors, sinks: Math.max(1, sinks.length) });
+  return { path: `${config.programs}/unsealer`, tcti: config.tcti, request, sinks, discard: sinks.length === 0 };
+}
+
+/**
  * One answer of the TPM for one credential. A kept private area that does not load any more (TPM2_Clear, a damaged store) is
  * imported again from the blob of the same package: never from another generation.
  *
@@ -60,24 +88,19 @@ function damaged(name: string, got: string): Refusal {
  */
 export async function askTpm(
   environment: LaunchEnvironment,
-  { credential, release, anchors }: UnsealOrder,
+  order: UnsealOrder,
   sinks: readonly number[],
+  ahead: WaitingUnsealer | null = null,
 ): Promise<UnsealAnswer> {
-  const { sealed } = credential;
-  const ask = (imported: Uint8Array) =>
-    runUnsealer({
-      path: `${environment.config.programs}/unsealer`,
-      tcti: environment.config.tcti,
-      request: unsealRequest({ sealed, imported, release, anchors, sinks: Math.max(1, sinks.length) }),
-      sinks,
-      discard: sinks.length === 0,
-    });
+  const { credential } = order;
+  const ask = (imported: Uint8Array) => runUnsealer(unsealerOf(environment, order, imported, sinks));
   if (credential.imported === null) return ask(await importAndKeep(environment, credential));
-  const answer = await ask(credential.imported);
+  const answer = await (ahead?.ask() ?? ask(credential.imported));
   return isStaleImport(answer) ? ask(await importAndKeep(environment, credential)) : answer;
 }
 
-async function importAndKeep(environment: LaunchEnvironment, credential: Credential): Promise<Uint8Array> {
+/** The private area of a credential on this TPM, kept for the next boot. @throws Refusal for a package that does not open */
+export async function importAndKeep(environment: LaunchEnvironment, credential: Credential): Promise<Uint8Array> {
   const { sealed, envelope } = credential;
   const imported = await tpmStep(`sealed ${sealed.name}`, () => importWhole(environment, sealed));
   try {

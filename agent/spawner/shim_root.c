@@ -21,13 +21,15 @@
 #define ROOT_OPTIONS "mode=0755,size=128m,nr_inodes=4096"
 #define AREA_OPTIONS "mode=0755,size=16m,nr_inodes=4096"
 
-struct entry {
+struct placed_file {
     uint8_t flags;
     uint8_t source;
     char destination[MAX_PATH + 1];
     char path[MAX_PATH + 1];
     uint64_t offset;
     uint64_t length;
+    uint8_t digest[DIGEST_SIZE]; // of the bytes that were written, and how many
+    uint64_t size;
 };
 
 struct places {
@@ -57,7 +59,7 @@ void unmount_shim_root(const struct spawner *spawner, unsigned id) {
     }
 }
 
-static void read_entry(struct reader *body, struct entry *entry) {
+static void read_entry(struct reader *body, struct placed_file *entry) {
     memset(entry, 0, sizeof *entry);
     entry->flags = read_u8(body);
     read_text(body, entry->destination, sizeof entry->destination);
@@ -73,10 +75,10 @@ static void read_entry(struct reader *body, struct entry *entry) {
     if (entry->flags > FLAG_EXECUTABLE) body->failed = true; // unknown bits, or writable and executable at once
 }
 
-static struct entry *read_entries(struct reader *body, uint16_t *count) {
+static struct placed_file *read_entries(struct reader *body, uint16_t *count) {
     *count = read_u16(body);
     if (body->failed || *count == 0 || *count > MAX_SHIM_FILES) return NULL;
-    struct entry *entries = calloc(*count, sizeof *entries);
+    struct placed_file *entries = calloc(*count, sizeof *entries);
     if (entries == NULL) return NULL;
     for (uint16_t i = 0; i < *count; i++) read_entry(body, &entries[i]);
     if (reader_ended(body)) return entries;
@@ -123,7 +125,7 @@ static int open_root_file(const struct spawner *spawner, const char *path) {
     return errno = EACCES, -1;
 }
 
-static int copy_source(const struct spawner *spawner, const struct places *places, const struct entry *entry, int to,
+static int copy_source(const struct spawner *spawner, const struct places *places, const struct placed_file *entry, int to,
                        uint8_t digest[DIGEST_SIZE], uint64_t *size) {
     if (entry->source == 1) {
         if (places->cabinet < 0) return errno = ENODEV, -1;
@@ -139,7 +141,7 @@ static int copy_source(const struct spawner *spawner, const struct places *place
     return result;
 }
 
-static int create_file(const struct spawner *spawner, const struct places *places, const struct entry *entry) {
+static int create_file(const struct spawner *spawner, const struct places *places, const struct placed_file *entry) {
     bool writable = (entry->flags & FLAG_WRITABLE) != 0;
     struct ownership ownership = {writable ? spawner->settings.shim_uid : 0, writable ? 0700 : 0755};
     const char *name;
@@ -158,28 +160,70 @@ static int create_file(const struct spawner *spawner, const struct places *place
     return -1;
 }
 
-static int place_entry(const struct spawner *spawner, const struct places *places, const struct entry *entry, struct writer *out) {
-    uint8_t digest[DIGEST_SIZE];
+static bool is_measured(const struct placed_file *file) { return (file->flags & FLAG_WRITABLE) == 0; }
+
+static bool has_source(const struct placed_file *file, const struct placed_file *other) {
+    return file->source == other->source && file->offset == other->offset && file->length == other->length &&
+           strcmp(file->path, other->path) == 0;
+}
+
+// What was hashed on its way into the root of a shim that has not been started: nobody but the spawner has been in there.
+static const struct placed_file *find_placed(const struct spawner *spawner, const struct placed_file *wanted, unsigned *owner) {
+    for (unsigned id = 0; id < MAX_SHIMS; id++) {
+        const struct shim *shim = &spawner->shims[id];
+        if (shim->state != SHIM_PREPARED || !is_measured(wanted)) continue;
+        for (uint16_t i = 0; i < shim->placed_count; i++) {
+            if (!is_measured(&shim->placed[i]) || !has_source(&shim->placed[i], wanted)) continue;
+            *owner = id;
+            return &shim->placed[i];
+        }
+    }
+    return NULL;
+}
+
+// The same bytes once more, with the digest that they have: shims of one module are alike, whatever becomes of the source meanwhile.
+static int copy_placed(const struct spawner *spawner, const struct placed_file *placed, unsigned owner, int to) {
+    char root[MAX_PATH], path[2 * MAX_PATH + 1];
     uint64_t size;
-    int to = create_file(spawner, places, entry);
+    shim_root_path(spawner, owner, root);
+    snprintf(path, sizeof path, "%s%s", root, placed->destination);
+    int from = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    if (from < 0) return -1;
+    int result = copy_hashing(spawner, from, 0, placed->size, FILE_LIMIT, to, NULL, &size);
+    int problem = errno;
+    close(from);
+    errno = problem;
+    return result;
+}
+
+static int fill_file(const struct spawner *spawner, const struct places *places, struct placed_file *file, int to) {
+    unsigned owner;
+    const struct placed_file *placed = find_placed(spawner, file, &owner);
+    if (placed == NULL) return copy_source(spawner, places, file, to, file->digest, &file->size);
+    memcpy(file->digest, placed->digest, sizeof file->digest);
+    file->size = placed->size;
+    return copy_placed(spawner, placed, owner, to);
+}
+
+static int place_file(const struct spawner *spawner, const struct places *places, struct placed_file *file, struct writer *out) {
+    int to = create_file(spawner, places, file);
     if (to < 0) return -1;
-    int result = copy_source(spawner, places, entry, to, digest, &size);
+    int result = fill_file(spawner, places, file, to);
     int problem = errno;
     if (close(to) != 0 && result == 0) return -1;
     errno = problem;
     if (result != 0) return -1;
-    write_bytes(out, digest, sizeof digest);
-    write_u64(out, size);
+    write_bytes(out, file->digest, sizeof file->digest);
+    write_u64(out, file->size);
     return 0;
 }
 
-static enum outcome fill(struct spawner *spawner, struct shim *shim, const struct places *places, const struct entry *entries,
-                         uint16_t count, struct reply *reply) {
-    write_u16(&reply->body, count);
-    for (uint16_t i = 0; i < count; i++) {
-        const struct entry *entry = &entries[i];
+static enum outcome fill(struct spawner *spawner, struct shim *shim, const struct places *places, struct reply *reply) {
+    write_u16(&reply->body, shim->placed_count);
+    for (uint16_t i = 0; i < shim->placed_count; i++) {
+        struct placed_file *entry = &shim->placed[i];
         if (!destination_is_sound(entry->destination)) return fail(reply, "destination %u: not a normalised absolute path", i);
-        if (place_entry(spawner, places, entry, &reply->body) != 0) return fail(reply, "%s: %s", entry->destination, strerror(errno));
+        if (place_file(spawner, places, entry, &reply->body) != 0) return fail(reply, "%s: %s", entry->destination, strerror(errno));
         if ((entry->flags & FLAG_WRITABLE) == 0) continue;
         char *path = strdup(entry->destination);
         if (path == NULL) return fail(reply, "out of memory");
@@ -191,19 +235,19 @@ static enum outcome fill(struct spawner *spawner, struct shim *shim, const struc
 enum outcome prepare_shim(struct spawner *spawner, struct request *request, struct reply *reply) {
     unsigned id = read_u8(&request->body);
     uint16_t count;
-    struct entry *entries = read_entries(&request->body, &count);
-    if (entries == NULL || id >= MAX_SHIMS || spawner->shims[id].prepare_used) {
-        free(entries);
+    struct placed_file *files = read_entries(&request->body, &count);
+    if (files == NULL || id >= MAX_SHIMS || spawner->shims[id].prepare_used) {
+        free(files);
         return OUTCOME_BREACH;
     }
     struct shim *shim = &spawner->shims[id];
     struct places places = {-1, -1, -1};
     shim->prepare_used = true;
-    enum outcome outcome = open_places(spawner, id, &places) == 0
-                               ? fill(spawner, shim, &places, entries, count, reply)
-                               : fail(reply, "private root %u: %s", id, strerror(errno));
+    shim->placed = files;
+    shim->placed_count = count;
+    enum outcome outcome =
+        open_places(spawner, id, &places) == 0 ? fill(spawner, shim, &places, reply) : fail(reply, "private root %u: %s", id, strerror(errno));
     shim->state = outcome == OUTCOME_DONE ? SHIM_PREPARED : SHIM_FAILED;
     close_places(&places);
-    free(entries);
     return outcome;
 }

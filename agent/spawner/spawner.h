@@ -74,9 +74,13 @@ struct ending {
     int code;
 };
 
+struct placed_file;
+
 struct shim {
     enum shim_state state;
     bool prepare_used;
+    uint16_t placed_count;
+    struct placed_file *placed; // in its private root, as prepared: shim_root.c
     pid_t pid;
     int wait_status;
     size_t writable_count;

@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import { fromBase64 } from "../../policy/index.ts";
 import { fromHex, IronclawError, type PcrBank } from "../verifier.ts";
 

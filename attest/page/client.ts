@@ -1,5 +1,5 @@
 /// <reference lib="dom" />
-import { z } from "zod";
+import * as z from "zod";
 import type { Session } from "./session.ts";
 import { type Judgement, type Reason, reasonSchema, resultSchema } from "./shapes.ts";
 

@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 
 /**
  * Imported before every schema: zod otherwise tries whether it may compile code, which the page's Content-Security-Policy forbids and

@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import type { DeepReadonly } from "../attestation-result.ts";
 
 /** Answers of the service, as far as the page reads them; more fields are no fault, a missing one is. */

@@ -1,4 +1,4 @@
-import type { z } from "zod";
+import type * as z from "zod";
 import { IronclawError, parseJson } from "../../policy/index.ts";
 import { Refusal } from "./errors.ts";
 

@@ -1,7 +1,7 @@
 import { type ClientRequest, request as plainRequest } from "node:http";
 import { request as tlsRequest } from "node:https";
 import { isIP } from "node:net";
-import type { z } from "zod";
+import type * as z from "zod";
 import { IronclawError, parseJson, toBase64 } from "../../policy/index.ts";
 import type { Challenge, EkProfileName, Enrolment, Tier } from "../index.ts";
 import { isLoopback } from "./config.ts";

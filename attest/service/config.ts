@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import { IronclawError, parseJson, utf8 } from "../../policy/index.ts";
 import { defaultQuotePcrs } from "../index.ts";
 import { ServiceError } from "./errors.ts";

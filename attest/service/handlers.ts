@@ -1,4 +1,4 @@
-import type { z } from "zod";
+import type * as z from "zod";
 import { fromBase64, toBase64 } from "../../policy/index.ts";
 import type { ChallengeBook, OpenChallenge } from "./challenges.ts";
 import type { Enrolments, OpenEnrolment } from "./enrolments.ts";

@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import { type RefusalCode, refusals } from "./errors.ts";
 import { evidenceType, type Operation, operations, refusalsOf } from "./operations.ts";
 import { errorSchema, health, machineDetail, machineRow, resultSchema } from "./schemas.ts";

@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import type { RefusalCode } from "./errors.ts";
 import type { Role } from "./roles.ts";
 import * as schemas from "./schemas.ts";

@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import { assuranceClasses, ekProfileNames, launchStates, pcrBanks } from "../index.ts";
 import { refusalCodes } from "./errors.ts";
 import { flagNames, machineStates } from "./machine-state.ts";

@@ -18,6 +18,8 @@
 #include "request.h"
 #include "secret.h"
 
+enum how { HOW_AT_ONCE, HOW_WAIT, HOW_DISCARD };
+
 /* 0 with the number of bytes before the end of the input, or -1 when there are more than max. */
 static int read_input(uint8_t *buffer, size_t max, size_t *ret)
 {
@@ -38,7 +40,14 @@ static int read_input(uint8_t *buffer, size_t max, size_t *ret)
 }
 
 /* With discard there are no sinks: what was inherited is closed, so that nothing could be written. */
-static int read_request(struct request *ret, bool discard, struct answer *answer)
+static unsigned count_ends(enum how how, unsigned sinks)
+{
+    if (how == HOW_DISCARD)
+        return 0;
+    return how == HOW_WAIT ? sinks + 1 : sinks;
+}
+
+static int read_request(struct request *ret, enum how how, struct answer *answer)
 {
     static uint8_t bytes[REQUEST_MAX + 1];
     size_t length;
@@ -46,7 +55,7 @@ static int read_request(struct request *ret, bool discard, struct answer *answer
 
     if (read_input(bytes, REQUEST_MAX, &length) == 0)
         field = parse_request(bytes, length, ret);
-    if (field == NULL && !check_sinks(discard ? 0 : ret->sinks))
+    if (field == NULL && !check_ends(count_ends(how, ret->sinks)))
         field = "sinks";
     if (field == NULL)
         return 0;
@@ -77,25 +86,26 @@ static void deliver(TPM2B_SENSITIVE_DATA *data, struct secret *secret, const str
 }
 
 static void release_object(ESYS_CONTEXT *esys, const struct request *request, const struct tickets *tickets, const struct ek *ek,
-                           struct secret *secret, bool discard, struct answer *answer)
+                           struct secret *secret, enum how how, struct answer *answer)
 {
     ESYS_TR object = ESYS_TR_NONE;
     TPM2B_SENSITIVE_DATA *data = NULL;
 
     if (load_sealed(esys, request, ek, &object, answer) != 0)
         return;
-    int refused = unseal(esys, request, tickets, ek->handle, object, &data, answer);
+    struct word word = { .fd = how == HOW_WAIT ? (int)(FIRST_SINK + request->sinks) : -1, .given = how != HOW_WAIT };
+    bool released = unseal(esys, request, tickets, &word, ek->handle, object, &data, answer) == 0;
     (void)Esys_FlushContext(esys, object);
-    if (refused == 0 && discard)
+    if (released && how == HOW_DISCARD)
         answer->outcome = OUTCOME_DISCARDED;
-    else if (refused == 0)
+    else if (released)
         deliver(data, secret, request, answer);
     if (data != NULL)
         explicit_bzero(data, sizeof *data);
     Esys_Free(data);
 }
 
-static void run(ESYS_CONTEXT *esys, const struct request *request, struct secret *secret, bool discard, struct answer *answer)
+static void run(ESYS_CONTEXT *esys, const struct request *request, struct secret *secret, enum how how, struct answer *answer)
 {
     struct tickets tickets;
     struct ek ek;
@@ -104,11 +114,11 @@ static void run(ESYS_CONTEXT *esys, const struct request *request, struct secret
         return;
     if (open_ek(esys, request, &ek, answer) != 0)
         return;
-    release_object(esys, request, &tickets, &ek, secret, discard, answer);
+    release_object(esys, request, &tickets, &ek, secret, how, answer);
     close_ek(esys, &ek);
 }
 
-static void run_with_tpm(const char *tcti_name, const struct request *request, bool discard, struct answer *answer)
+static void run_with_tpm(const char *tcti_name, const struct request *request, enum how how, struct answer *answer)
 {
     TSS2_TCTI_CONTEXT *tcti = NULL;
     ESYS_CONTEXT *esys = NULL;
@@ -122,7 +132,7 @@ static void run_with_tpm(const char *tcti_name, const struct request *request, b
     if (rc == TSS2_RC_SUCCESS)
         rc = Esys_Initialize(&esys, tcti, NULL);
     if (rc == TSS2_RC_SUCCESS)
-        run(esys, request, secret, discard, answer);
+        run(esys, request, secret, how, answer);
     else
         answer_failed(answer, "TCTI", rc, NULL);
     if (esys != NULL)
@@ -132,20 +142,35 @@ static void run_with_tpm(const char *tcti_name, const struct request *request, b
     close_secret(secret);
 }
 
+/* 0, or -1 for arguments that are none of these. */
+static int parse_arguments(int argc, char **argv, enum how *ret)
+{
+    *ret = HOW_AT_ONCE;
+    if (argc == 2)
+        return 0;
+    if (argc == 3 && strcmp(argv[2], "--wait") == 0)
+        *ret = HOW_WAIT;
+    else if (argc == 3 && strcmp(argv[2], "--discard") == 0)
+        *ret = HOW_DISCARD;
+    else
+        return -1;
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     struct answer answer = { .outcome = OUTCOME_FAILED };
     static struct request request;
-    const bool discard = argc == 3 && strcmp(argv[2], "--discard") == 0;
+    enum how how;
     const long start = milliseconds();
 
     /* libtss2 would print names of files and commands, and in its debug levels their contents. */
     if (harden_process() != 0 || setenv("TSS2_LOG", "all+NONE", 1) != 0)
         answer_failed(&answer, "harden", 0, strerror(errno));
-    else if (argc != 2 && !discard)
+    else if (parse_arguments(argc, argv, &how) != 0)
         answer_failed(&answer, "request", 0, "arguments");
-    else if (read_request(&request, discard, &answer) == 0)
-        run_with_tpm(argv[1], &request, discard, &answer);
+    else if (read_request(&request, how, &answer) == 0)
+        run_with_tpm(argv[1], &request, how, &answer);
     answer.ms = (unsigned long)(milliseconds() - start);
     return print_answer(&answer);
 }

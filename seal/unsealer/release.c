@@ -1,10 +1,12 @@
 #include "release.h"
 
+#include <errno.h>
 #include <openssl/evp.h>
 #include <stdbool.h>
 #include <string.h>
 #include <tss2/tss2_mu.h>
 #include <tss2/tss2_sys.h>
+#include <unistd.h>
 
 /* A PCR outside the selection may move between PolicyPCR and Unseal; more often than this is not an accident. */
 #define RACES_MAX 8
@@ -114,6 +116,7 @@ struct policy {
     ESYS_TR epoch;    /* the counter; ESYS_TR_NONE when it cannot be opened */
     TSS2_RC no_epoch; /* and why */
     ESYS_TR session;
+    struct word *word;
     bool expect;      /* name the expected PCR digest, so that a changed measurement shows at PolicyPCR and nowhere else */
 };
 
@@ -190,6 +193,7 @@ static struct command_answer take_steps(const struct policy *policy)
 struct attempt {
     TSS2_RC session;               /* StartAuthSession */
     struct command_answer refusal; /* first refused step */
+    bool unwanted;                 /* the word did not come */
     bool asked;
     TSS2_RC unseal; /* TPM2_Unseal, when it was asked */
 };
@@ -205,6 +209,19 @@ static void wipe_response(ESYS_CONTEXT *esys)
         explicit_bzero((uint8_t *)response, size);
 }
 
+/* Waited for once. The end of that input is no word: it may be that of a launch that was refused, or of a process that died. */
+static bool has_word(struct word *word)
+{
+    uint8_t byte;
+    ssize_t got = 0;
+
+    while (word->fd >= 0 && (got = read(word->fd, &byte, 1)) < 0 && errno == EINTR)
+        continue;
+    word->given = word->given || got == 1;
+    word->fd = -1;
+    return word->given;
+}
+
 static struct attempt attempt_once(struct policy *policy, ESYS_TR salt_key, ESYS_TR object, TPM2B_SENSITIVE_DATA **ret)
 {
     struct attempt attempt = { .session = open_session(policy->esys, salt_key, &policy->session) };
@@ -213,7 +230,8 @@ static struct attempt attempt_once(struct policy *policy, ESYS_TR salt_key, ESYS
         return attempt;
     attempt.refusal = take_steps(policy);
     attempt.asked = !policy->expect || attempt.refusal.rc == TSS2_RC_SUCCESS;
-    if (attempt.asked) {
+    attempt.unwanted = attempt.asked && !has_word(policy->word);
+    if (attempt.asked && !attempt.unwanted) {
         attempt.unseal = Esys_Unseal(policy->esys, object, policy->session, ESYS_TR_NONE, ESYS_TR_NONE, ret);
         wipe_response(policy->esys);
     }
@@ -239,7 +257,7 @@ static int unseal_under(struct policy *policy, ESYS_TR salt_key, ESYS_TR object,
 {
     struct attempt attempt = attempt_with_retries(policy, salt_key, object, ret);
 
-    if (attempt.session == TSS2_RC_SUCCESS && attempt.asked && attempt.unseal == TSS2_RC_SUCCESS)
+    if (attempt.session == TSS2_RC_SUCCESS && attempt.asked && !attempt.unwanted && attempt.unseal == TSS2_RC_SUCCESS)
         return 0;
     if (attempt.session == TSS2_RC_SUCCESS && !attempt.asked) {
         answer_refused(answer, attempt.refusal.command, attempt.refusal.rc);
@@ -248,6 +266,8 @@ static int unseal_under(struct policy *policy, ESYS_TR salt_key, ESYS_TR object,
     }
     if (attempt.session != TSS2_RC_SUCCESS)
         answer_failed(answer, "TPM2_StartAuthSession", attempt.session, NULL);
+    else if (attempt.unwanted)
+        answer_failed(answer, "wait", 0, "the secret is not wanted any more");
     else if (!is_tpm_answer(attempt.unseal))
         answer_failed(answer, "TPM2_Unseal", attempt.unseal, NULL);
     else if (attempt.unseal != TSS2_RC_SUCCESS)
@@ -257,10 +277,12 @@ static int unseal_under(struct policy *policy, ESYS_TR salt_key, ESYS_TR object,
     return -1;
 }
 
-int unseal(ESYS_CONTEXT *esys, const struct request *request, const struct tickets *tickets, ESYS_TR salt_key, ESYS_TR object,
-           TPM2B_SENSITIVE_DATA **ret, struct answer *answer)
+int unseal(ESYS_CONTEXT *esys, const struct request *request, const struct tickets *tickets, struct word *word, ESYS_TR salt_key,
+           ESYS_TR object, TPM2B_SENSITIVE_DATA **ret, struct answer *answer)
 {
-    struct policy policy = { .esys = esys, .request = request, .tickets = tickets, .epoch = ESYS_TR_NONE, .expect = true };
+    struct policy policy = {
+        .esys = esys, .request = request, .tickets = tickets, .epoch = ESYS_TR_NONE, .word = word, .expect = true
+    };
 
     policy.no_epoch = Esys_TR_FromTPMPublic(esys, request->epoch_index, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE, &policy.epoch);
     int refused = unseal_under(&policy, salt_key, object, ret, answer);

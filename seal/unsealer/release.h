@@ -2,6 +2,7 @@
 #ifndef IRONCLAW_UNSEALER_RELEASE_H
 #define IRONCLAW_UNSEALER_RELEASE_H
 
+#include <stdbool.h>
 #include <tss2/tss2_esys.h>
 
 #include "answer.h"
@@ -16,11 +17,17 @@ struct tickets {
 /* 0, or -1 with the reason in answer: a signature that does not verify is a refusal by the TPM. */
 int verify_approvals(ESYS_CONTEXT *esys, const struct request *request, struct tickets *ret, struct answer *answer);
 
+/* Of whoever started this: the TPM may be asked for what it releases. */
+struct word {
+    int fd; /* where it comes, one byte; -1 when nobody is waited for, any more or at all */
+    bool given;
+};
+
 /*
- * Asks the TPM for the data of object. 0 with the data, which the caller wipes and frees, or -1 with the TPM's own words in answer.
+ * Asks the TPM for the data of object, once there is the word. 0 with the data, which the caller wipes and frees, or -1 with the TPM's own words in answer.
  * salt_key must be the EK, its Name compared: the session's encryption is only as good as that.
  */
-int unseal(ESYS_CONTEXT *esys, const struct request *request, const struct tickets *tickets, ESYS_TR salt_key, ESYS_TR object,
-           TPM2B_SENSITIVE_DATA **ret, struct answer *answer);
+int unseal(ESYS_CONTEXT *esys, const struct request *request, const struct tickets *tickets, struct word *word, ESYS_TR salt_key,
+           ESYS_TR object, TPM2B_SENSITIVE_DATA **ret, struct answer *answer);
 
 #endif

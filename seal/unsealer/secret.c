@@ -13,7 +13,6 @@
 
 #include "clock.h"
 
-#define FIRST_SINK 3
 #define DELIVERY_MS 10000
 
 int harden_process(void)
@@ -52,7 +51,7 @@ void close_secret(struct secret *secret)
     (void)munmap(secret, sizeof *secret);
 }
 
-int check_sinks(unsigned count)
+int check_ends(unsigned count)
 {
     struct stat status;
 

@@ -19,8 +19,10 @@ int harden_process(void);
 struct secret *open_secret(void);
 void close_secret(struct secret *secret);
 
+#define FIRST_SINK 3
+
 /* Closes everything above fds 3 to 3 + count - 1. True when those are pipes or sockets. */
-int check_sinks(unsigned count);
+int check_ends(unsigned count);
 
 /* Writes the bytes to every sink, as fast as it is read, for ten seconds at most. 0, or -1 with errno. */
 int write_sinks(const uint8_t *bytes, size_t length, unsigned count);

@@ -76,7 +76,7 @@ describe("a launch with spares", () => {
     expect(booted.record.state.kind).toBe("serving");
     expect(booted.calls).toEqual([
       ...["prepareShim", "prepareShim 1", "prepareShim 2"],
-      ...["startShim", "open", "probe", "startShim 1", "open 1", "probe 1", "startShim 2", "open 2", "probe 2"],
+      ...["startShim", "open", "startShim 1", "open 1", "startShim 2", "open 2", "probe", "probe 1", "probe 2"],
       ...["load", "load 1", "load 2", "login", "login 1", "login 2"],
       ...["keys", "sign", "keys 1", "sign 1", "keys 2", "sign 2"],
       ...["uses", "arm", "uses 1", "arm 1", "uses 2", "arm 2"],

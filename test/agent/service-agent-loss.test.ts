@@ -52,6 +52,7 @@ describe("an agent that is killed while it serves", () => {
     const status = await agent.launched();
     expect(status).toMatchObject({ state: "refused", reasons: [{ code: "agent-lost", got: KILLED.reason }] });
     expect((status["phases"] as readonly { phase: string }[]).map(({ phase }) => phase)).toEqual([
+      "loading",
       "booted",
       "measuring",
       "refused",

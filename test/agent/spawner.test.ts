@@ -1,8 +1,8 @@
-import { chmodSync, existsSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import { chmodSync, copyFileSync, existsSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { beforeAll, describe, expect, test } from "vitest";
-import type { ShimFile, StartedShim } from "../../agent/spawner-client.ts";
+import type { ShimDigest, ShimFile, StartedShim } from "../../agent/spawner-client.ts";
 import { toHex, utf8 } from "../../policy/index.ts";
 import {
   CABINET,
@@ -128,6 +128,55 @@ describe("prepare-shim", () => {
     const spawner = await bench.started();
     const [digest] = await spawner.client.prepareShim(0, [rootFile("/a", link)]);
     expect(toHex(digest?.sha256 ?? new Uint8Array())).toBe(sha256(readFileSync(bench.programs.shim)));
+  });
+});
+
+describe("two shims of the same files", () => {
+  const program = () => {
+    const path = join(bench.programs.directory, "changing");
+    copyFileSync(bench.programs.shim, path);
+    return path;
+  };
+  const filesWith = (path: string) =>
+    shimFiles.map((file) => (file.path === "/shim" ? { ...rootFile("/shim", path), executable: true } : file));
+  const shimDigest = (files: readonly ShimFile[], digests: readonly ShimDigest[]) =>
+    toHex(digests[files.findIndex(({ path }) => path === "/shim")]?.sha256 ?? new Uint8Array());
+
+  test("I1: have the bytes that were hashed for the first, though the source has changed, and the second runs", async () => {
+    const path = program();
+    const files = filesWith(path);
+    const spawner = await bench.started();
+    const first = shimDigest(files, await spawner.client.prepareShim(0, files));
+    writeFileSync(path, "another program");
+    expect(shimDigest(files, await spawner.client.prepareShim(1, files))).toBe(first);
+    expect(first).toBe(sha256(readFileSync(bench.programs.shim)));
+    for (const id of [0, 1]) {
+      const request = { id, profileSha256, environment: [], writable: ["/state"], ...NO_DEVICES };
+      const { fds } = await spawner.client.startShim(request);
+      expect(await saidBy(spawner, fds.request)).not.toEqual([]);
+    }
+  });
+
+  test("I1: are read again once the first has been started or stopped, and have the digest of what is there then", async () => {
+    const path = program();
+    const files = filesWith(path);
+    const spawner = await bench.started();
+    await spawner.client.prepareShim(0, files);
+    await spawner.client.startShim({ id: 0, profileSha256, environment: [], writable: ["/state"], ...NO_DEVICES });
+    writeFileSync(path, "another program");
+    const another = sha256(utf8("another program"));
+    expect(shimDigest(files, await spawner.client.prepareShim(1, files))).toBe(another);
+    await spawner.client.stopShim(1);
+    writeFileSync(path, "a third one");
+    expect(shimDigest(files, await spawner.client.prepareShim(2, files))).toBe(sha256(utf8("a third one")));
+  });
+
+  test("I1: a range of the cabinet at another place is another source", async () => {
+    const spawner = await bench.started();
+    const [one] = await spawner.client.prepareShim(0, [range("/a", 0, 4)]);
+    const [two] = await spawner.client.prepareShim(1, [range("/a", 1, 4)]);
+    expect(toHex(one?.sha256 ?? new Uint8Array())).toBe(sha256(CABINET.subarray(0, 4)));
+    expect(toHex(two?.sha256 ?? new Uint8Array())).toBe(sha256(CABINET.subarray(1, 5)));
   });
 });
 

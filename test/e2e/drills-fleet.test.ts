@@ -60,7 +60,10 @@ async function done(...words: readonly string[]): Promise<void> {
   expect({
     words,
     code,
-    err: err.replaceAll(/^(no answer yet|booted|measuring|unsealing|logging-in|checking-keys|capping|serving)\n/gm, ""),
+    err: err.replaceAll(
+      /^(no answer yet|loading|booted|measuring|unsealing|logging-in|checking-keys|capping|serving)\n/gm,
+      "",
+    ),
   }).toEqual({ words, code: 0, err: "" });
 }
 

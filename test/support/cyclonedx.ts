@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 
 // What CycloneDX 1.5 says of the fields that our bill of materials has (https://cyclonedx.org/docs/1.5/json/); others are refused.
 

@@ -23,7 +23,7 @@ export {
   TpmObject,
 } from "./handles.ts";
 export type { DictionaryAttackParameters } from "./hierarchies.ts";
-export type { NvAuthority, NvDataOptions, NvDefinition, NvIndex, NvOptions } from "./nv.ts";
+export type { NvAuthority, NvDataOptions, NvDefinition, NvIndex, NvOptions, NvReadOptions } from "./nv.ts";
 export type { CreationOptions, InnerWrapperOptions } from "./objects.ts";
 export type { PolicyNvOptions, PolicySecretOptions } from "./policies.ts";
 export type { Attestation, SigningOptions } from "./proofs.ts";

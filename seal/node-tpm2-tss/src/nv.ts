@@ -29,6 +29,12 @@ export interface NvDataOptions extends NvOptions {
   readonly maxChunk?: number;
 }
 
+/** Of reading. */
+export interface NvReadOptions extends NvDataOptions {
+  /** How many bytes, from the first on, for who knows the index's size. Default: all, for which the index is asked first. */
+  readonly size?: number;
+}
+
 /** An index to define. */
 export interface NvDefinition {
   /** 0x01xxxxxx. */
@@ -72,13 +78,17 @@ export abstract class NvCommands extends PcrCommands {
     const raw = answers.bytes(0);
     return { ...parseNvPublic(raw), name: answers.bytes(1), raw };
   }
-  /** The whole index, in as many commands as its size needs. */
-  async nvRead(index: TpmObject, options: NvDataOptions = {}): Promise<Uint8Array> {
-    const { dataSize } = await this.nvReadPublic(index, { signal: options.signal });
-    const data = new Uint8Array(dataSize);
+  /** The whole index, or `size` bytes of it, in as many commands as that needs. */
+  async nvRead(index: TpmObject, options: NvReadOptions = {}): Promise<Uint8Array> {
+    const whole = unsigned(
+      "size",
+      options.size ?? (await this.nvReadPublic(index, { signal: options.signal })).dataSize,
+      U16_MAX,
+    );
+    const data = new Uint8Array(whole);
     const chunk = await this.#chunk(options);
-    for (let offset = 0; offset < dataSize; offset += chunk) {
-      const size = Math.min(chunk, dataSize - offset);
+    for (let offset = 0; offset < whole; offset += chunk) {
+      const size = Math.min(chunk, whole - offset);
       const inputs = [authorityOf(index, options), index, size, offset];
       const part = (await this.run("NV_Read", inputs, options, ["password"])).bytes(0);
       if (part.length !== size)

@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { z } from "zod";
+import * as z from "zod";
 import { type RefusalCode, refusals } from "../../../attest/service/errors.ts";
 import { openApiDocument } from "../../../attest/service/index.ts";
 import { type Operation, type OperationId, operations, refusalsOf } from "../../../attest/service/operations.ts";

@@ -99,6 +99,9 @@ describe("reading and writing", () => {
       await tpm.nvWrite(object, data.slice(0, 1000), { authority: "owner", offset: 7, maxChunk: 33 });
       const changed = concatBytes(data.slice(0, 7), data.slice(0, 1000), data.slice(1007));
       expect(await tpm.nvRead(object, { authority: "owner", maxChunk: 100 })).toEqual(changed);
+      expect(await tpm.nvRead(object, { size: 1500 })).toEqual(changed.slice(0, 1500));
+      expect(await refusal(tpm.nvRead(object, { size: 2049 }))).toBe("tpm NV_Read 0x146");
+      await expect(tpm.nvRead(object, { size: 65536 })).rejects.toThrow(TypeError);
       expect(await refusal(tpm.nvWrite(object, u8(1), { offset: 2048 }))).toBe("tpm NV_Write 0x146");
       await expect(tpm.nvWrite(object, u16(1), { offset: 65535 })).rejects.toThrow(TypeError);
     });
