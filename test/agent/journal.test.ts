@@ -1,4 +1,4 @@
-import { execFileSync, spawn } from "node:child_process";
+import { execFileSync, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { closeSync, fstatSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -209,4 +209,17 @@ describe("the verifier's lines", () => {
   test("a line of another kind is written too", () => {
     expect(linesOf("no json")).toEqual(["WARNING verifier: no json\n"]);
   });
+});
+
+test.each(["agent", "agent/cli/ironclaw"])("I11: the program %s goes on when nobody takes its lines", (program) => {
+  const full = openSync("/dev/full", "w");
+  try {
+    const path = program === "agent" ? "agent/main.ts" : `${program}.ts`;
+    const { status } = spawnSync(process.execPath, [join(root, path), "agent", "--config", "/nowhere"], {
+      stdio: ["ignore", "ignore", full],
+    });
+    expect(status).toBe(4);
+  } finally {
+    closeSync(full);
+  }
 });

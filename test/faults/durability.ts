@@ -11,6 +11,7 @@ class Unsynced {
     switch (name) {
       case "create":
       case "mkdir":
+      case "link":
         if (!this.#known.has(path)) this.#paths.add(dirname(path));
         this.#known.add(path);
         return;

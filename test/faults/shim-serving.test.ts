@@ -6,7 +6,17 @@ import { type BrokerFixture, startBroker } from "../support/broker-fixture.ts";
 import { openSession, plain, sign, signInit } from "../support/broker-session.ts";
 import { type DomainBench, type DomainToken, openDomainBench, type TestDomain } from "../support/domain-fixture.ts";
 import type { RawClient } from "../support/rpc-client.ts";
-import { keyNamed, makeToken, native, publicKeyOf, SOFTHSM, TEST_PIN, writeHostProfile } from "../support/shim-fixture.ts";
+import {
+  type Bench,
+  keyNamed,
+  makeToken,
+  native,
+  openBench,
+  publicKeyOf,
+  SOFTHSM,
+  TEST_PIN,
+  writeHostProfile,
+} from "../support/shim-fixture.ts";
 import { casesOf } from "./extent.ts";
 import { type Damage, damagesOf, only } from "./shim-damage.ts";
 import { openWiredShim, type ShimWire, type WireFrame } from "./shim-wire.ts";
@@ -17,7 +27,12 @@ type Kind = keyof typeof KINDS;
 /** What the token's failure, and the log's, is to a caller. */
 const REFUSALS = [0x30n, 0x6n];
 
+/** How many shims one boot replaces (`ROOM`): before that another begins. */
+const REPLACED = 12;
+
+let place: Bench;
 let bench: DomainBench;
+let replaced = 0;
 let token: DomainToken;
 let broker: BrokerFixture;
 let opened: TestDomain;
@@ -25,12 +40,12 @@ let wire: ShimWire;
 let publicKeys: Readonly<Record<Kind, KeyObject>>;
 beforeAll(async () => {
   bench = await openDomainBench();
-  const made = makeToken(bench.bench);
-  const profile = writeHostProfile(bench.bench, made);
+  place = openBench();
+  const made = makeToken(place);
+  const profile = writeHostProfile(place, made);
   token = { library: SOFTHSM, environment: made.environment, profile, pin: TEST_PIN, label: "bench" };
   await openDomain();
-  const slotId = [...(await bench.members(token))][0]?.places.get("ec")?.slotId ?? 0n;
-  const keys = (await opened.shims[0]?.keys(slotId)) ?? [];
+  const keys = await opened.domain.use("ec", (shim, { slotId }) => shim.keys(slotId));
   publicKeys = { rsa: publicKeyOf(keyNamed(keys, "rsa")), ec: publicKeyOf(keyNamed(keys, "ec")) };
   const source = (kind: Kind, id: number) => ({
     spki: Uint8Array.from(publicKeys[kind].export({ format: "der", type: "spki" })),
@@ -55,6 +70,7 @@ afterAll(async () => {
   await broker?.close();
   opened?.domain.close();
   await bench?.close();
+  place?.remove();
 });
 
 /** A shim behind a wire, and its spare. */
@@ -67,6 +83,16 @@ async function openDomain(): Promise<void> {
       return wired.shim;
     },
   });
+}
+
+/** The first shim has gone, and its spare serves. */
+async function renew(): Promise<void> {
+  opened.domain.close();
+  if (++replaced % REPLACED === 0) {
+    await bench.close();
+    bench = await openDomainBench();
+  }
+  await openDomain();
 }
 
 const messageOf = (caller: number) => utf8(`message ${caller}`);
@@ -86,10 +112,7 @@ async function callOnce(client: RawClient, kind: Kind, caller: number): Promise<
 
 /** Three callers at once over one shim, one message of which is damaged; then one more. */
 async function brokenLaws(kind: Kind, frame: WireFrame, damage: Damage): Promise<readonly string[]> {
-  if (opened.domain.shims[0]?.role !== "active") {
-    opened.domain.close();
-    await openDomain();
-  }
+  if (opened.domain.shims[0]?.role !== "active") await renew();
   const clients = await Promise.all([1, 2, 3].map(() => openSession(broker, KINDS[kind].scope)));
   const recorded = () => broker.records().filter(({ operation, decision }) => operation === "sign" && decision === "allow");
   const before = recorded().length;

@@ -17,10 +17,11 @@ const ANSWERS: Readonly<Record<string, readonly (number | "short")[]>> = {
   fdatasync: [ENOSPC, EIO, EDQUOT, EINTR],
   ftruncate: [EIO, EINTR],
   rename: [ENOSPC, EIO, EDQUOT],
+  link: [ENOSPC, EIO, EDQUOT],
   unlink: [EIO],
   statfs: [EIO],
 };
-const CHANGES = new Set(["create", "mkdir", "write", "fsync", "fdatasync", "ftruncate", "rename", "unlink"]);
+const CHANGES = new Set(["create", "mkdir", "write", "fsync", "fdatasync", "ftruncate", "rename", "link", "unlink"]);
 /** Programs at a time. */
 const LANES = 2;
 

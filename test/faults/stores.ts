@@ -58,6 +58,7 @@ const audit: FaultStore = {
         const durability = round % 2 === 0 ? "durable" : "written";
         const { seq } = await log.append(ENTRY, durability);
         acknowledge(`${seq}`, durability);
+        log.measure();
       }
     } catch (error) {
       // Fails closed: no record, no signature, and it is said.

@@ -190,6 +190,11 @@ int rename(const char *from, const char *to) {
     return met == FAIL ? -1 : (int)made(met, NEXT(rename)(from, to));
 }
 
+int link(const char *from, const char *to) {
+    enum act met = meet("link", to);
+    return met == FAIL ? -1 : (int)made(met, NEXT(link)(from, to));
+}
+
 int unlink(const char *path) {
     enum act met = meet("unlink", path);
     return met == FAIL ? -1 : (int)made(met, NEXT(unlink)(path));
