@@ -1,4 +1,4 @@
-import { createPrivateKey, createPublicKey, generateKeyPair, type KeyObject, sign } from "node:crypto";
+import { createPrivateKey, createPublicKey, generateKeyPair, type KeyObject, randomUUID, sign } from "node:crypto";
 import { link, open, unlink } from "node:fs/promises";
 import { dirname } from "node:path";
 import { promisify } from "node:util";
@@ -44,24 +44,28 @@ export async function createSigningKeyFile(path: string, kind: SigningKeyKind = 
 
 /** The name is given last, and only where there is none: unlike rename(2), link(2) replaces nothing. */
 async function writeNewFile(path: string, content: string): Promise<void> {
-  const temporary = `${path}.${process.pid}.tmp`;
-  const file = await open(temporary, "wx", 0o600);
+  const temporary = `${path}.${randomUUID()}.tmp`;
+  const names = [temporary];
   try {
-    try {
-      await file.writeFile(content);
-      await file.sync();
-    } finally {
-      await file.close();
-    }
+    await writeSynced(temporary, content);
     await link(temporary, path);
-  } finally {
+    names.push(path);
     await unlink(temporary);
-  }
-  try {
     syncDirectory(dirname(path));
   } catch (error) {
-    await unlink(path); // whoever is told that there is no key can make one
+    // Whoever is told that there is no key can make one.
+    for (const name of names) await unlink(name).catch(() => undefined);
     throw error;
+  }
+}
+
+async function writeSynced(path: string, content: string): Promise<void> {
+  const file = await open(path, "wx", 0o600);
+  try {
+    await file.writeFile(content);
+    await file.sync();
+  } finally {
+    await file.close();
   }
 }
 

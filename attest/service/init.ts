@@ -1,5 +1,5 @@
-import { createHash, randomBytes } from "node:crypto";
-import { mkdir, open, readFile } from "node:fs/promises";
+import { createHash, randomBytes, randomUUID } from "node:crypto";
+import { link, mkdir, open, readFile, rm } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import type { SigningKey } from "../../policy/index.ts";
 import { defaultAppraisalPolicy, earKeyId, encodeAppraisalPolicy } from "../index.ts";
@@ -87,14 +87,20 @@ async function writeNew(path: string, content: Uint8Array | string, mode: number
   await guarded(path, () => createFile(path, content, mode));
 }
 
-/** There after a power cut, once this resolves. */
+/** All of it or nothing, and there after a power cut: the name is given last, by link(2), which replaces nothing. */
 async function createFile(path: string, content: Uint8Array | string, mode: number): Promise<void> {
-  const file = await open(path, "wx", mode);
+  const temporary = `${path}.${randomUUID()}.tmp`;
   try {
-    await file.writeFile(content);
-    await file.sync();
+    const file = await open(temporary, "wx", mode);
+    try {
+      await file.writeFile(content);
+      await file.sync();
+    } finally {
+      await file.close();
+    }
+    await link(temporary, path);
   } finally {
-    await file.close();
+    await rm(temporary, { force: true });
   }
   await syncDirectory(dirname(path));
 }

@@ -7,7 +7,8 @@ class Unsynced {
   readonly #paths = new Set<string>();
   readonly #known = new Set<string>();
 
-  note({ name, path, from }: Call): void {
+  note({ name, path, from, refused = false }: Call): void {
+    if (refused) return;
     switch (name) {
       case "create":
       case "mkdir":

@@ -140,7 +140,7 @@ const isTyped = (error: unknown) =>
 
 /** One life with one damaged frame; what is wrong with it. */
 async function brokenLaws(frame: WireFrame, damage: Damage): Promise<readonly string[]> {
-  const wired = await start(1_500);
+  const wired = await start(3_000);
   const lived: Lived = { done: [], wrong: [] };
   const found: string[] = [];
   wired.arm(only(frame, damage));

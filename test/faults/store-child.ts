@@ -15,16 +15,20 @@ function order(text: string): void {
   } catch {}
 }
 
-for (const [number, text] of orders.entries()) {
-  const place = makePlace(root, `${number}`);
-  await store.prepare?.(place);
-  order(text);
-  try {
-    await store.write(place, (what, kept = "durable") => tell("acknowledged", { what, kept }));
-    tell("ended", { code: null });
-  } catch (error) {
-    const typed = error instanceof IronclawError;
-    tell("ended", { code: typed ? error.code : "none", text: String(error) });
+async function main(): Promise<void> {
+  for (const [number, text] of orders.entries()) {
+    const place = makePlace(root, `${number}`);
+    await store.prepare?.(place);
+    order(text);
+    try {
+      await store.write(place, (what, kept = "durable") => tell("acknowledged", { what, kept }));
+      tell("ended", { code: null });
+    } catch (error) {
+      const typed = error instanceof IronclawError;
+      tell("ended", { code: typed ? error.code : "none", text: String(error) });
+    }
+    order("-1/none");
   }
-  order("-1/none");
 }
+
+void main();

@@ -1,10 +1,11 @@
 import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import type { Readable } from "node:stream";
 import { text } from "node:stream/consumers";
+import { bundleProgram } from "../../vm-images/bundle.ts";
 import type { StoreName } from "./stores.ts";
 
 /** A call of the program on a file of the store. */
@@ -13,6 +14,8 @@ export interface Call {
   readonly path: string;
   /** Of a rename: what `path` was before. */
   readonly from?: string;
+  /** No name was made: there was one, mostly. */
+  refused?: true;
 }
 
 /** What a program did under one order. */
@@ -42,28 +45,35 @@ const CHILD = resolve(import.meta.dirname, "store-child.ts");
 const SOURCE = resolve(import.meta.dirname, "native/fail-calls.c");
 const FLAGS = ["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-D_GNU_SOURCE"];
 
-export function openStoreBench(): StoreBench {
+export async function openStoreBench(): Promise<StoreBench> {
   const root = mkdtempSync(join(tmpdir(), "ironclaw-faults-"));
   const library = join(root, "fail-calls.so");
   execFileSync("gcc", [...FLAGS, "-o", library, SOURCE, "-ldl"], { stdio: "pipe" });
+  // Bundled it starts in a third of the time, and it is started hundreds of times.
+  const program = join(root, "store-child.cjs");
+  writeFileSync(program, await bundleProgram(CHILD));
   let runs = 0;
   return {
     root,
     run: async (store, orders) => {
       const place = join(root, `run-${runs++}`);
-      const child = spawn(process.execPath, [CHILD, store, place, ...orders], {
+      const child = spawn(process.execPath, [program, store, place, ...orders], {
         env: { ...process.env, LD_PRELOAD: library, FAULT_ROOT: place, NODE_OPTIONS: "" },
         stdio: ["ignore", "ignore", "pipe", "pipe"],
       });
       // child_process types fd 3 as either direction; "pipe" gives a stream for both
       const told = text(child.stdio[3] as Readable);
-      const complaints = text(child.stderr);
+      const complaints = text(child.stdio[2] as Readable);
       const [code, signal] = await once(child, "close");
       if (code !== 0 && signal !== "SIGKILL") throw new Error(`${store}: exit ${code}: ${await complaints}`);
       return parseRuns(place, orders, await told);
     },
     [Symbol.dispose]: () => rmSync(root, { recursive: true, force: true }),
   };
+}
+
+function refuse(event: Call | Acknowledged | undefined): void {
+  if (event !== undefined && isCall(event)) event.refused = true;
 }
 
 /** Each order is followed by its run, and that by the order to do nothing more. */
@@ -80,6 +90,7 @@ function parseRuns(place: string, orders: readonly string[], told: string): read
       if (word === "acknowledged") events.push(JSON.parse(rest));
       else if (word === "ended") ended = JSON.parse(rest);
       else if (word === "from") from = rest;
+      else if (word === "refused") refuse(events.at(-1));
       else {
         events.push({ name: word, path: rest, ...(from === undefined ? {} : { from }) });
         from = undefined;

@@ -26,10 +26,10 @@ const CHANGES = new Set(["create", "mkdir", "write", "fsync", "fdatasync", "ftru
 const LANES = 2;
 
 let bench: StoreBench;
-beforeAll(() => {
-  bench = openStoreBench();
+beforeAll(async () => {
+  bench = await openStoreBench();
 });
-afterAll(() => bench[Symbol.dispose]());
+afterAll(() => bench?.[Symbol.dispose]());
 
 async function runOne(name: StoreName, order: string): Promise<StoreRun> {
   const [run] = await bench.run(name, [order]);

@@ -46,8 +46,9 @@ export const TPM_FAULTS: readonly TpmFault[] = [
   refusal("warning, TPM_RC_LOCKOUT", 0x921),
   refusal("warning, TPM_RC_CANCELED", 0x909),
   refusal("warning, TPM_RC_SESSION_MEMORY", 0x903),
-  refusal("TPM 1.2", 0x1e, "code", TPM_1_2),
-  refusal("TPM 1.2, its own code", 0x3, "code", TPM_1_2),
+  // libtss2 takes a response with the tag of a TPM 1.2 for none.
+  refusal("TPM 1.2, TPM_RC_BAD_TAG", 0x1e, "broken", TPM_1_2),
+  refusal("TPM 1.2, its own code", 0x3, "broken", TPM_1_2),
   refusal("resource manager", 0xb0143),
   refusal("resource manager for the TPM", 0xc0902),
   { name: "obeyed, answered TPM_RC_FAILURE", kind: "code", obeyed: true, answer: () => response(0x101) },

@@ -90,7 +90,7 @@ export const OPERATIONS = {
   diagnosis: {
     from: "machine",
     act: async ({ tss }, { sealed: { ekName, name } }) => {
-      assert.ok((await readTpmState(tss, { ekName, name })).pcrs.size > 0);
+      assert.ok(((await readTpmState(tss, { ekName, name })).pcrs?.size ?? 0) > 0);
     },
   },
   provisioning: {

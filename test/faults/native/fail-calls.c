@@ -5,7 +5,8 @@
 //   kill       the process is killed before the call
 //   torn       a write takes half of its bytes, then the process is killed
 //   after      the process is killed once the call was made
-// A line on descriptor 3 is "call path", with the file's path as it was opened; an order's is "order INDEX/ACT". Before a rename stands "from path".
+// A line on descriptor 3 is "call path", with the file's path as it was opened; an order's is "order INDEX/ACT". Before a rename stands "from path",
+// behind a call that should have made a name and did not "refused path".
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -86,6 +87,14 @@ static ssize_t made(enum act met, ssize_t result) {
     return result;
 }
 
+// The same for a call that makes a name: one that made none is told as well.
+static int named(enum act met, const char *path, int result) {
+    int problem_then = errno;
+    if (result < 0 && below(path)) tell("refused", path);
+    errno = problem_then;
+    return (int)made(met, result);
+}
+
 static size_t taken(enum act met, size_t length) { return met == SHORT || met == TORN ? length / 2 : length; }
 
 static int opened(const char *path, int fd) {
@@ -100,7 +109,7 @@ static int open_as(const char *call, int at, const char *path, int flags, mode_t
     }
     enum act met = meet(flags & O_CREAT ? "create" : call, path);
     if (met == FAIL) return -1;
-    return opened(path, (int)made(met, NEXT(openat)(at, path, flags, mode)));
+    return opened(path, named(met, path, NEXT(openat)(at, path, flags, mode)));
 }
 
 #define MODE(flags)                                              \
@@ -192,7 +201,7 @@ int rename(const char *from, const char *to) {
 
 int link(const char *from, const char *to) {
     enum act met = meet("link", to);
-    return met == FAIL ? -1 : (int)made(met, NEXT(link)(from, to));
+    return met == FAIL ? -1 : named(met, to, NEXT(link)(from, to));
 }
 
 int unlink(const char *path) {
@@ -202,7 +211,7 @@ int unlink(const char *path) {
 
 int mkdir(const char *path, mode_t mode) {
     enum act met = meet("mkdir", path);
-    return met == FAIL ? -1 : (int)made(met, NEXT(mkdir)(path, mode));
+    return met == FAIL ? -1 : named(met, path, NEXT(mkdir)(path, mode));
 }
 
 int statfs(const char *path, struct statfs *status) {
