@@ -3,12 +3,14 @@ import type { Tamper, WireFrame } from "./shim-wire.ts";
 /** One way in which a frame can arrive other than it was sent. */
 export interface Damage {
   readonly name: string;
-  /** Whether it is only a change in the payload: nothing of the protocol then shows it. */
-  readonly payload?: boolean;
+  /** Nothing of the protocol shows it: another payload, another request's id, or the next message's bytes in the place of lost ones. */
+  readonly silent?: boolean;
   readonly to: (bytes: Buffer) => ReturnType<Tamper>;
 }
 
 const HEADER = { request: 9, reply: 17 } as const;
+/** Behind length and id. */
+const [ID_AT, OP_AT] = [4, 8];
 
 /** Of these lengths of a frame: nothing, within each field, behind each field, and all but the last byte. */
 function cuts({ way, bytes }: WireFrame): readonly Damage[] {
@@ -17,9 +19,11 @@ function cuts({ way, bytes }: WireFrame): readonly Damage[] {
   const within = [...new Set(lengths)].filter((length) => length < bytes.length).sort((a, b) => a - b);
   return within.flatMap((length) => [
     { name: `cut to ${length}, then closed`, to: (whole) => ({ send: [whole.subarray(0, length)], end: true }) },
-    ...(length === 0 ? [] : [{ name: `cut to ${length}`, to: (whole: Buffer) => ({ send: [whole.subarray(0, length)] }) }]),
+    ...(length === 0 ? [] : [{ name: `cut to ${length}`, silent: length > OP_AT, to: cutTo(length) }]),
   ]);
 }
+
+const cutTo = (length: number) => (whole: Buffer) => ({ send: [whole.subarray(0, length)] });
 
 /** A bit of each byte of the header, the lowest and the highest, and a sample of the payload. */
 function flips({ way, bytes }: WireFrame): readonly Damage[] {
@@ -30,7 +34,7 @@ function flips({ way, bytes }: WireFrame): readonly Damage[] {
   return places.flatMap((at) =>
     [0x01, 0x80].map((bit) => ({
       name: `byte ${at} ^ ${bit}`,
-      payload: at >= header,
+      silent: at >= header || (at >= ID_AT && at < OP_AT),
       to: (whole) => {
         const changed = Buffer.from(whole);
         changed[at] = (changed[at] ?? 0) ^ bit;

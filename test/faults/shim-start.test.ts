@@ -148,7 +148,7 @@ async function brokenLaws(frame: WireFrame, damage: Damage): Promise<readonly st
   await life(wired, lived).catch((error: unknown) => {
     if (!isTyped(error)) found.push(`after ${lived.done.at(-1)}: ${error}`);
   });
-  if (damage.payload !== true) found.push(...lived.wrong.map((what) => `${what} gave a wrong result`));
+  if (damage.silent !== true) found.push(...lived.wrong.map((what) => `${what} gave a wrong result`));
   if (!(await control)) found.push("another shim's signature is wrong");
   await wired.end();
   return found.map((what) => `${frame.way} ${frame.op} ${frame.index}, ${damage.name}: ${what}`);
