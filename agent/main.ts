@@ -15,8 +15,6 @@ function configPath(args: readonly string[]): string {
 }
 
 async function main(): Promise<void> {
-  // A console that takes no line (a full disk, a log daemon that is gone) must not end what it is the console of.
-  process.stderr.on("error", () => undefined);
   journal.begin(process.env);
   await runAgent(configPath(process.argv.slice(2)), process.env);
 }

@@ -211,15 +211,24 @@ describe("the verifier's lines", () => {
   });
 });
 
-test.each(["agent", "agent/cli/ironclaw"])("I11: the program %s goes on when nobody takes its lines", (program) => {
-  const full = openSync("/dev/full", "w");
-  try {
-    const path = program === "agent" ? "agent/main.ts" : `${program}.ts`;
-    const { status } = spawnSync(process.execPath, [join(root, path), "agent", "--config", "/nowhere"], {
-      stdio: ["ignore", "ignore", full],
-    });
-    expect(status).toBe(4);
-  } finally {
-    closeSync(full);
-  }
+describe("standard error that takes no line", () => {
+  const statusOf = (args: readonly string[]) => {
+    const full = openSync("/dev/full", "w");
+    try {
+      return spawnSync(process.execPath, args, { stdio: ["ignore", "ignore", full] }).status;
+    } finally {
+      closeSync(full);
+    }
+  };
+
+  test("I11: does not end the agent: what it says is lost, and it goes on", () => {
+    const script = join(directory, "says.mjs");
+    const journalPath = JSON.stringify(join(root, "agent/journal.ts"));
+    writeFileSync(script, `import { journal } from ${journalPath};\njournal.error("x");\nsetTimeout(process.exit, 100, 7);\n`);
+    expect(statusOf([script])).toBe(7);
+  });
+
+  test("does not change how the command ends", () => {
+    expect(statusOf([join(root, "agent/cli/ironclaw.ts"), "agent", "--config", "/nowhere"])).toBe(4);
+  });
 });
