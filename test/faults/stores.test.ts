@@ -74,7 +74,7 @@ describe.each(Object.entries(STORES) as [StoreName, FaultStore][])("%s", (name, 
 
   test("I8 I11: each system call that fails is survived or refused with a typed error, and the store is whole", async () => {
     const all = calls.flatMap(({ index, call }) => (ANSWERS[call] ?? []).map((answer) => `${index}/${answer}`));
-    const orders = casesOf(all, 14);
+    const orders = casesOf(all, 40);
     const runs = await bench.run(name, orders);
     expect(runs.map(({ order }) => order)).toEqual(orders);
     const found: unknown[] = [];
