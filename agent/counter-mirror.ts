@@ -4,6 +4,7 @@ import { z } from "zod";
 import { type Reason, reason } from "../attest/index.ts";
 import { encodeCanonicalJson, parseCanonicalJson } from "../policy/index.ts";
 import { type MachineTpm, readEpoch, syncDirectory } from "../seal/index.ts";
+import { codeOf } from "./audit/segment.ts";
 import { AgentError } from "./errors.ts";
 
 /**
@@ -97,8 +98,6 @@ export function writeMirror(directory: string, counters: TpmCounters): void {
     throw unusable(error);
   }
 }
-
-const codeOf = (error: unknown) => (error instanceof Error && "code" in error ? String(error.code) : "a failure");
 
 function unusable(cause: unknown): AgentError {
   const got = codeOf(cause);

@@ -99,7 +99,12 @@ function readChunk(fd: number, chunk: Uint8Array, position: number): number {
   }
 }
 
+/** EDQUOT, for which Node has no name. */
+const QUOTA = -122;
+
+/** The name of a system call's failure. */
 export function codeOf(cause: unknown): string {
+  if (cause instanceof Error && "errno" in cause && cause.errno === QUOTA) return "EDQUOT";
   return cause instanceof Error && "code" in cause ? String(cause.code) : "a failure";
 }
 
