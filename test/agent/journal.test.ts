@@ -224,7 +224,10 @@ describe("standard error that takes no line", () => {
   test("I11: does not end the agent: what it says is lost, and it goes on", () => {
     const script = join(directory, "says.mjs");
     const journalPath = JSON.stringify(join(root, "agent/journal.ts"));
-    writeFileSync(script, `import { journal } from ${journalPath};\njournal.error("x");\nsetTimeout(process.exit, 100, 7);\n`);
+    writeFileSync(
+      script,
+      `import { journal } from ${journalPath};\njournal.error("x");\nsetTimeout(process.exit, 100, 7);\n`,
+    );
     expect(statusOf([script])).toBe(7);
   });
 

@@ -66,24 +66,28 @@ describe.each(Object.entries(STARTS))("a launch of %s", (_, { machine, some }) =
     expect(next.record.state).toMatchObject({ kind: "serving" });
   }
 
-  test("I2 I3 I4: whatever one TPM command is answered, the PIN stays or is used behind the cap, and the next launch serves", LONG, async () => {
-    await checks.bench.forgetLogins();
-    await (await checks.boot())[Symbol.asyncDispose]();
-    await checks.bench.forgetLogins();
-    const provisioned = machine();
-    let commands: readonly BusCommand[] = [];
-    {
-      await using clean = await checks.boot({}, provisioned);
-      expect(clean.record.state.kind).toBe("serving");
-      commands = clean.commands;
-    }
-    const unseal = commands.findIndex(({ code }) => code === TPM_CC.unseal);
-    const cases = commands.flatMap((command) => TPM_FAULTS.map((fault) => ({ command, fault })));
-    const found: string[] = [];
-    for (const { command, fault } of casesOf(cases, some)) {
-      const where = `${command.client} ${command.index} 0x${command.code.toString(16)} ${fault.name}`;
-      await tryFault(command, fault, unseal).catch((error: unknown) => found.push(`${where}: ${error}`));
-    }
-    expect(found).toEqual([]);
-  });
+  test(
+    "I2 I3 I4: whatever one TPM command is answered, the PIN stays or is used behind the cap, and the next launch serves",
+    LONG,
+    async () => {
+      await checks.bench.forgetLogins();
+      await (await checks.boot())[Symbol.asyncDispose]();
+      await checks.bench.forgetLogins();
+      const provisioned = machine();
+      let commands: readonly BusCommand[] = [];
+      {
+        await using clean = await checks.boot({}, provisioned);
+        expect(clean.record.state.kind).toBe("serving");
+        commands = clean.commands;
+      }
+      const unseal = commands.findIndex(({ code }) => code === TPM_CC.unseal);
+      const cases = commands.flatMap((command) => TPM_FAULTS.map((fault) => ({ command, fault })));
+      const found: string[] = [];
+      for (const { command, fault } of casesOf(cases, some)) {
+        const where = `${command.client} ${command.index} 0x${command.code.toString(16)} ${fault.name}`;
+        await tryFault(command, fault, unseal).catch((error: unknown) => found.push(`${where}: ${error}`));
+      }
+      expect(found).toEqual([]);
+    },
+  );
 });

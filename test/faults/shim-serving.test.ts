@@ -107,7 +107,10 @@ async function callOnce(client: RawClient, kind: Kind, caller: number): Promise<
   const { rv, values } = await sign(client, data);
   if (rv !== 0n) return REFUSALS.includes(rv) ? "refused" : `C_Sign 0x${rv.toString(16)}`;
   const length = kind === "ec" ? 64 : 256;
-  const key = { key: createPublicKey(publicKeys[kind].export({ format: "pem", type: "spki" })), dsaEncoding: "ieee-p1363" as const };
+  const key = {
+    key: createPublicKey(publicKeys[kind].export({ format: "pem", type: "spki" })),
+    dsaEncoding: "ieee-p1363" as const,
+  };
   return verify("sha256", message, key, values.slice(5, 5 + length)) ? "good" : "a signature that is not one";
 }
 
@@ -115,7 +118,8 @@ async function callOnce(client: RawClient, kind: Kind, caller: number): Promise<
 async function brokenLaws(kind: Kind, frame: WireFrame, damage: Damage): Promise<readonly string[]> {
   await renewIfGone();
   const clients = await Promise.all([1, 2, 3].map(() => openSession(broker, KINDS[kind].scope)));
-  const recorded = () => broker.records().filter(({ operation, decision }) => operation === "sign" && decision === "allow");
+  const recorded = () =>
+    broker.records().filter(({ operation, decision }) => operation === "sign" && decision === "allow");
   const before = recorded().length;
   wire.arm(only(frame, damage));
   const outcomes = await Promise.all(clients.map((client, caller) => callOnce(client, kind, caller)));

@@ -13,7 +13,9 @@ export interface WireFrame {
 }
 
 /** What becomes of one frame. Bytes that are not passed on are lost; with `end` the shim's end of the connection is closed behind them. */
-export type Tamper = (frame: WireFrame) => { readonly send: readonly Uint8Array[]; readonly end?: boolean } | "hold" | null;
+export type Tamper = (
+  frame: WireFrame,
+) => { readonly send: readonly Uint8Array[]; readonly end?: boolean } | "hold" | null;
 
 /** Stands between an agent and a real shim. READY, with its descriptor, comes directly: see shim-replies.test.ts. */
 export interface ShimWire {

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { casesOf } from "./extent.ts";
 import { undurable } from "./durability.ts";
+import { casesOf } from "./extent.ts";
 import { isCall, openStoreBench, type StoreBench, type StoreRun } from "./store-run.ts";
 import { type FaultStore, STORES, type StoreName } from "./stores.ts";
 

