@@ -15,7 +15,7 @@ export interface Call {
   /** Of a rename: what `path` was before. */
   readonly from?: string;
   /** No name was made: there was one, mostly. */
-  refused?: true;
+  refused?: boolean;
 }
 
 /** What a program did under one order. */
