@@ -3,14 +3,17 @@ import type { Tamper, WireFrame } from "./shim-wire.ts";
 /** One way in which a frame can arrive other than it was sent. */
 export interface Damage {
   readonly name: string;
-  /** Nothing of the protocol shows it: another payload, another request's id, or the next message's bytes in the place of lost ones. */
+  /**
+   * Nothing of the protocol shows it: another payload, of another length where the length is free, another request's id, or the next message's
+   * bytes in the place of lost ones.
+   */
   readonly silent?: boolean;
   readonly to: (bytes: Buffer) => ReturnType<Tamper>;
 }
 
 const HEADER = { request: 9, reply: 17 } as const;
-/** Behind length and id. */
-const [ID_AT, OP_AT] = [4, 8];
+/** The length's last byte; behind it the id, up to the op. */
+const [LENGTH_END, OP_AT] = [3, 8];
 
 /** Of these lengths of a frame: nothing, within each field, behind each field, and all but the last byte. */
 function cuts({ way, bytes }: WireFrame): readonly Damage[] {
@@ -34,7 +37,7 @@ function flips({ way, bytes }: WireFrame): readonly Damage[] {
   return places.flatMap((at) =>
     [0x01, 0x80].map((bit) => ({
       name: `byte ${at} ^ ${bit}`,
-      silent: at >= header || (at >= ID_AT && at < OP_AT),
+      silent: at >= header || (at >= LENGTH_END && at < OP_AT),
       to: (whole) => {
         const changed = Buffer.from(whole);
         changed[at] = (changed[at] ?? 0) ^ bit;
@@ -48,7 +51,7 @@ const WHOLE: readonly Damage[] = [
   { name: "dropped", to: () => ({ send: [] }) },
   { name: "sent twice", to: (bytes) => ({ send: [bytes, bytes] }) },
   { name: "behind the next one", to: () => "hold" },
-  { name: "a byte more", to: (bytes) => ({ send: [longer(bytes)] }) },
+  { name: "a byte more", silent: true, to: (bytes) => ({ send: [longer(bytes)] }) },
   { name: "a byte behind it", to: (bytes) => ({ send: [bytes, Uint8Array.of(0)] }) },
   { name: "in single bytes", to: (bytes) => ({ send: [...bytes].map((byte) => Uint8Array.of(byte)) }) },
   { name: "zeros", to: (bytes) => ({ send: [Buffer.alloc(bytes.length)] }) },

@@ -134,9 +134,10 @@ function unwrapOne(shim: Shim, { slotId, key: { handle } }: Place): Promise<bigi
   return shim.unwrap({ slotId, handle, ...wanted, ...nameless, mechanism: MECHANISM.keyWrapPad, oaep: null, wrapped });
 }
 
-/** `benchSlot` and `keyNamed` look for what is not there when a payload says so. */
+/** The fixture's own complaints: of a slot or a key that a changed payload does not have, or that is none. */
+const FIXTURE = /^(Error: (no slot|not one key) |TypeError: Invalid JWK)/;
 const isTyped = (error: unknown) =>
-  error instanceof AgentError || error instanceof PolicyError || /^Error: (no slot|not one key) /.test(String(error));
+  error instanceof AgentError || error instanceof PolicyError || FIXTURE.test(String(error));
 
 /** One life with one damaged frame; what is wrong with it. */
 async function brokenLaws(frame: WireFrame, damage: Damage): Promise<readonly string[]> {
