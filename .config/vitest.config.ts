@@ -59,7 +59,7 @@ const e2e = (names: readonly string[]) => names.map((name) => `test/e2e/${name}.
 /** Vitest's own default is a core fewer: one file at a time on two cores, although most files wait for other programs most of the time. */
 const maxWorkers = Math.max(2, availableParallelism());
 
-// `fast` is what `npm run check` runs; `npm test` runs all but `campaign`, `vm` beside the others. `vm` and `vm-more` build images and boot them, one file
+// `fast` is what `npm run check` runs; `npm test` runs all but `campaign` and `faults`, `vm` beside the others. `vm` and `vm-more` build images and boot them, one file
 // after the other. Timeouts end what hangs, and nothing else: a machine that does other work as well takes several times as long as an idle one.
 export default defineConfig({
   root,

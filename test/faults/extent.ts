@@ -18,3 +18,19 @@ export function casesOf<T>(all: readonly T[], some: number): readonly T[] {
   while (chosen.size < some) chosen.add(random.below(all.length));
   return all.filter((_, index) => chosen.has(index));
 }
+
+/** Longer than anything here takes on a busy machine: what is not done by then hangs. */
+const HANGS = 180_000;
+
+/** Ends a run whose operation does not, with the case's name: a test's own timeout names none. */
+export async function endsInTime<T>(what: string, act: Promise<T>): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const hangs = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`${what}: hangs`)), HANGS);
+  });
+  try {
+    return await Promise.race([act, hangs]);
+  } finally {
+    clearTimeout(timer);
+  }
+}

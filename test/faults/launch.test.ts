@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { type LaunchChecks, openLaunchChecks } from "../support/launch-checks.ts";
 import { afresh, type Boot, type Provisioned } from "../support/launch-fixture.ts";
 import { type BusCommand, TPM_CC } from "../support/tpm-bus.ts";
-import { casesOf } from "./extent.ts";
+import { casesOf, endsInTime } from "./extent.ts";
 import { TPM_FAULTS, type TpmFault } from "./tpm-answers.ts";
 
 const LONG = { timeout: 6 * 3_600_000 };
@@ -87,7 +87,9 @@ describe.each(Object.entries(STARTS))("a launch of %s", (_, { machine, some }) =
       const found: string[] = [];
       for (const { command, fault } of casesOf(cases, some)) {
         const where = `${command.client} ${command.index} 0x${command.code.toString(16)} ${fault.name}`;
-        await tryFault(command, fault, unseal).catch((error: unknown) => found.push(`${where}: ${error}`));
+        await endsInTime(where, tryFault(command, fault, unseal)).catch((error: unknown) =>
+          found.push(`${where}: ${error}`),
+        );
       }
       expect(found).toEqual([]);
     },

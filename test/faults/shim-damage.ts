@@ -71,3 +71,7 @@ export function damagesOf(frame: WireFrame): readonly Damage[] {
 export function only({ way, index }: Pick<WireFrame, "way" | "index">, { to }: Damage): Tamper {
   return (frame) => (frame.way === way && frame.index === index ? to(frame.bytes) : null);
 }
+
+export function caseName({ way, op, index }: WireFrame, { name }: Damage): string {
+  return `${way} ${op} ${index}, ${name}`;
+}

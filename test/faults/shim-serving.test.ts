@@ -17,8 +17,8 @@ import {
   TEST_PIN,
   writeHostProfile,
 } from "../support/shim-fixture.ts";
-import { casesOf } from "./extent.ts";
-import { type Damage, damagesOf, only } from "./shim-damage.ts";
+import { casesOf, endsInTime } from "./extent.ts";
+import { caseName, type Damage, damagesOf, only } from "./shim-damage.ts";
 import { openWiredShim, type ShimWire, type WireFrame } from "./shim-wire.ts";
 
 /** CKM_SHA256_RSA_PKCS, whose signatures the agent verifies, and CKM_ECDSA, whose it does not. */
@@ -132,7 +132,7 @@ async function brokenLaws(kind: Kind, frame: WireFrame, damage: Damage): Promise
   if (recorded().length !== before + 4) found.push(`${recorded().length - before} records of 4 operations`);
   if (opened.ends.length > 0) found.push("the token was stopped");
   for (const client of clients) client.end();
-  return found.map((what) => `${frame.way} ${frame.op} ${frame.index}, ${damage.name}: ${what}`);
+  return found.map((what) => `${caseName(frame, damage)}: ${what}`);
 }
 
 describe.each(Object.keys(KINDS) as Kind[])("a signature by %s", (kind) => {
@@ -153,7 +153,8 @@ describe.each(Object.keys(KINDS) as Kind[])("a signature by %s", (kind) => {
         .map((damage) => ({ frame, damage })),
     );
     const found: string[] = [];
-    for (const { frame, damage } of casesOf(cases, 12)) found.push(...(await brokenLaws(kind, frame, damage)));
+    for (const { frame, damage } of casesOf(cases, 12))
+      found.push(...(await endsInTime(caseName(frame, damage), brokenLaws(kind, frame, damage))));
     expect(found).toEqual([]);
   });
 });

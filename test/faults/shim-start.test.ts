@@ -21,8 +21,8 @@ import {
   writeHostProfile,
 } from "../support/shim-fixture.ts";
 import { encryptOaep, importWrappingKey, MECHANISM, SHA1_OAEP, type WrappingKey } from "../support/wrapping.ts";
-import { casesOf } from "./extent.ts";
-import { type Damage, damagesOf, only } from "./shim-damage.ts";
+import { casesOf, endsInTime } from "./extent.ts";
+import { caseName, type Damage, damagesOf, only } from "./shim-damage.ts";
 import { openWiredShim, type WireFrame } from "./shim-wire.ts";
 
 const MESSAGE = utf8("a message to sign");
@@ -152,7 +152,7 @@ async function brokenLaws(frame: WireFrame, damage: Damage): Promise<readonly st
   if (damage.silent !== true) found.push(...lived.wrong.map((what) => `${what} gave a wrong result`));
   if (!(await control)) found.push("another shim's signature is wrong");
   await wired.end();
-  return found.map((what) => `${frame.way} ${frame.op} ${frame.index}, ${damage.name}: ${what}`);
+  return found.map((what) => `${caseName(frame, damage)}: ${what}`);
 }
 
 test("I10: whatever becomes of one message, each request ends in its result or typed, the shim's process ends with its connection, and no other shim is affected", {
@@ -171,7 +171,7 @@ test("I10: whatever becomes of one message, each request ends in its result or t
   const found: string[] = [];
   const lane = async () => {
     for (let next = left.shift(); next !== undefined; next = left.shift())
-      found.push(...(await brokenLaws(next.frame, next.damage)));
+      found.push(...(await endsInTime(caseName(next.frame, next.damage), brokenLaws(next.frame, next.damage))));
   };
   await Promise.all(Array.from({ length: LANES }, lane));
   expect(found).toEqual([]);

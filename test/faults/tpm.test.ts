@@ -16,7 +16,7 @@ import {
 } from "../support/sealing-bench.ts";
 import { type SoftwareTpm, startSwtpm } from "../support/swtpm.ts";
 import { type BusCommand, openTpmBus, type TpmBus } from "../support/tpm-bus.ts";
-import { casesOf } from "./extent.ts";
+import { casesOf, endsInTime } from "./extent.ts";
 import { TPM_FAULTS, type TpmFault } from "./tpm-answers.ts";
 import { OPERATIONS, SECRETS, type TpmOperation, type TpmScene } from "./tpm-operations.ts";
 
@@ -91,8 +91,10 @@ async function brokenLaws(operation: TpmOperation, at: BusCommand, fault: TpmFau
   if (fault.kind !== "broken" && left > own) found.push(`${left} handles stay`);
   await bus.flushClient("agent");
   found.push(...(await afterwards(operation)));
-  return found.map((what) => `${at.index} 0x${at.code.toString(16)} ${fault.name}: ${what}`);
+  return found.map((what) => `${nameOf(at, fault)}: ${what}`);
 }
+
+const nameOf = ({ index, code }: BusCommand, { name }: TpmFault) => `${index} 0x${code.toString(16)} ${name}`;
 
 /** All of them; of an operation that does the same over and over its beginning and its end. */
 function placesOf(commands: readonly BusCommand[]): readonly BusCommand[] {
@@ -126,7 +128,7 @@ describe.each(Object.entries<TpmOperation>(OPERATIONS))("%s", (_, operation) => 
     const cases = commands.flatMap((command) => TPM_FAULTS.map((fault) => ({ command, fault })));
     const found: string[] = [];
     for (const { command, fault } of casesOf(cases, operation.changes ? 5 : 14))
-      found.push(...(await brokenLaws(operation, command, fault)));
+      found.push(...(await endsInTime(nameOf(command, fault), brokenLaws(operation, command, fault))));
     expect(found).toEqual([]);
   });
 });
