@@ -97,7 +97,9 @@ describe.each(Object.entries(STORES) as [StoreName, FaultStore][])("%s", (name, 
     const found: unknown[] = [];
     await inLanes(casesOf(all, 4), async (order) => {
       const run = await runOne(name, order);
-      const wrong = run.ended === null ? [] : ["it was not killed"];
+      // A sync that is due by time comes once more in a slow run: the last places are not reached in a quick one.
+      const isReached = run.events.filter(isCall).length > Number.parseInt(order, 10);
+      const wrong = run.ended !== null && isReached ? ["it was not killed"] : [];
       for (const what of [...wrong, ...(await broken(store, run))]) found.push([order, what]);
     });
     expect(found).toEqual([]);
