@@ -54,6 +54,8 @@ const parts = [
 
 /** Machines that no other file waits for; see test/run.ts. */
 const moreMachines = ["disks", "drills", "drills-restart", "image-disks", "images", "own-module", "package", "secure-boot", "systemd"];
+/** Faults at every place: `npm run faults` tries all of them, the other runs some. */
+const faults = ["test/faults/*.test.ts"];
 /** Minutes each, and outside `npm test`: `npm run campaign`. */
 const campaign = ["drills-fleet", "images-demo"];
 const e2e = (names: readonly string[]) => names.map((name) => `test/e2e/${name}.test.ts`);
@@ -61,7 +63,7 @@ const e2e = (names: readonly string[]) => names.map((name) => `test/e2e/${name}.
 /** Vitest's own default is a core fewer: one file at a time on two cores, although most files wait for other programs most of the time. */
 const maxWorkers = Math.max(2, availableParallelism());
 
-// `fast` is what `npm run check` runs; `npm test` runs all but `campaign`, `vm` beside the others. `vm` and `vm-more` build images and boot them, one file
+// `fast` is what `npm run check` runs; `npm test` runs all but `campaign` and `faults`, `vm` beside the others. `vm` and `vm-more` build images and boot them, one file
 // after the other. Timeouts end what hangs, and nothing else: a machine that does other work as well takes several times as long as an idle one.
 export default defineConfig({
   root,
@@ -72,13 +74,34 @@ export default defineConfig({
         test: {
           name: "fast",
           include: ["test/**/*.test.ts"],
-          exclude: ["test/e2e/**", ...parts],
+          exclude: ["test/e2e/**", ...parts, ...faults],
           maxWorkers,
           testTimeout: 120_000,
           hookTimeout: 120_000,
         },
       },
-      { root, test: { name: "parts", include: parts, maxWorkers, testTimeout: 300_000, hookTimeout: 300_000 } },
+      {
+        root,
+        test: {
+          name: "parts",
+          include: [...parts, ...faults],
+          maxWorkers,
+          provide: { faults: "some" },
+          testTimeout: 300_000,
+          hookTimeout: 300_000,
+        },
+      },
+      {
+        root,
+        test: {
+          name: "faults",
+          include: faults,
+          maxWorkers,
+          provide: { faults: "all" },
+          testTimeout: 6 * 3_600_000,
+          hookTimeout: 300_000,
+        },
+      },
       machines("vm", ["test/e2e/**/*.test.ts"], e2e([...moreMachines, ...campaign])),
       machines("vm-more", e2e(moreMachines)),
       machines("campaign", e2e(campaign)),

@@ -1,9 +1,10 @@
-import { closeSync, fsyncSync, openSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { readFileSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import * as z from "zod";
 import { type Reason, reason } from "../attest/index.ts";
 import { encodeCanonicalJson, parseCanonicalJson } from "../policy/index.ts";
-import { type MachineTpm, readEpoch } from "../seal/index.ts";
+import { type MachineTpm, readEpoch, syncDirectory } from "../seal/index.ts";
+import { codeOf } from "./audit/segment.ts";
 import { AgentError } from "./errors.ts";
 
 /**
@@ -92,18 +93,11 @@ export function writeMirror(directory: string, counters: TpmCounters): void {
   try {
     writeFileSync(partial, encodeCounters(counters), { mode: 0o600, flush: true });
     renameSync(partial, path);
-    const parent = openSync(directory, "r");
-    try {
-      fsyncSync(parent);
-    } finally {
-      closeSync(parent);
-    }
+    syncDirectory(directory);
   } catch (error) {
     throw unusable(error);
   }
 }
-
-const codeOf = (error: unknown) => (error instanceof Error && "code" in error ? String(error.code) : "a failure");
 
 function unusable(cause: unknown): AgentError {
   const got = codeOf(cause);

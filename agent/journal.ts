@@ -1,5 +1,5 @@
 // The agent's log (LOGS.md): one event, one line, one write.
-import { fstatSync } from "node:fs";
+import { fstatSync, writeSync } from "node:fs";
 import { printableLine, utf8 } from "../policy/index.ts";
 
 /** Each with its number in sd-daemon(3). */
@@ -106,5 +106,12 @@ export class Journal {
   }
 }
 
+/** A console that takes no line (a full disk, a log daemon that is gone) ends nothing: that line is lost, and the next is tried. */
+export function writeToStandardError(line: string): void {
+  try {
+    writeSync(STDERR, line);
+  } catch {}
+}
+
 /** The agent's own. Its program begins it. */
-export const journal = new Journal("agent", (line) => process.stderr.write(line));
+export const journal = new Journal("agent", writeToStandardError);

@@ -65,7 +65,8 @@ export async function runAgent(configPath: string, listen: ListenEnvironment): P
   const sources = await openSources(gathered);
   await signCheckpoints(audit, tpm, sources);
   // The same signal a second time ends the process: by then the log is signed and anchored.
-  process.once("SIGTERM", () => void audit.stop().finally(() => process.kill(process.pid, "SIGTERM")));
+  const stopAudit = () => audit.stop().catch((error: unknown) => journal.error(`audit log: ${failureOf(error)}`));
+  process.once("SIGTERM", () => void stopAudit().then(() => process.kill(process.pid, "SIGTERM")));
   const turns = createTurns();
   const metrics = new Metrics(() => machineState(record, audit, serving));
   const restrictions = new Restrictions({

@@ -1,8 +1,10 @@
-import { createPrivateKey, createPublicKey, generateKeyPair, type KeyObject, sign } from "node:crypto";
-import { open } from "node:fs/promises";
+import { createPrivateKey, createPublicKey, generateKeyPair, type KeyObject, randomUUID, sign } from "node:crypto";
+import { link, open, unlink } from "node:fs/promises";
+import { dirname } from "node:path";
 import { promisify } from "node:util";
 import { IronclawError, parseVerificationKey, type SigningKey, type VerificationKey } from "../policy/index.ts";
 import { SealError } from "./errors.ts";
+import { syncDirectory } from "./store-file.ts";
 
 export type SigningKeyKind = VerificationKey["kind"];
 
@@ -23,19 +25,13 @@ export async function createSigningKey(
 }
 
 /**
- * Makes a key and writes it to `path`, PKCS#8 PEM, mode 0600. Never overwrites: a lost root key cannot be replaced.
+ * Makes a key and writes it to `path`, PKCS#8 PEM, mode 0600: all of it or nothing. Never overwrites: a lost root key cannot be replaced.
  * @throws SealError ERR_KEY_FILE when the file exists or cannot be written
  */
 export async function createSigningKeyFile(path: string, kind: SigningKeyKind = "p256"): Promise<SigningKey> {
   const { privatePem, key } = await createSigningKey(kind);
   try {
-    const file = await open(path, "wx", 0o600);
-    try {
-      await file.writeFile(privatePem);
-      await file.sync();
-    } finally {
-      await file.close();
-    }
+    await writeNewFile(path, privatePem);
   } catch (cause) {
     throw new SealError("ERR_KEY_FILE", `key file ${path}`, {
       expected: "a new file",
@@ -44,6 +40,33 @@ export async function createSigningKeyFile(path: string, kind: SigningKeyKind = 
     });
   }
   return key;
+}
+
+/** The name is given last, and only where there is none: unlike rename(2), link(2) replaces nothing. */
+async function writeNewFile(path: string, content: string): Promise<void> {
+  const temporary = `${path}.${randomUUID()}.tmp`;
+  const names = [temporary];
+  try {
+    await writeSynced(temporary, content);
+    await link(temporary, path);
+    names.push(path);
+    await unlink(temporary);
+    syncDirectory(dirname(path));
+  } catch (error) {
+    // Whoever is told that there is no key can make one.
+    for (const name of names) await unlink(name).catch(() => undefined);
+    throw error;
+  }
+}
+
+async function writeSynced(path: string, content: string): Promise<void> {
+  const file = await open(path, "wx", 0o600);
+  try {
+    await file.writeFile(content);
+    await file.sync();
+  } finally {
+    await file.close();
+  }
 }
 
 /**

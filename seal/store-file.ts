@@ -51,8 +51,12 @@ function prepare(path: string, fd: number): void {
   if (!kind.isFile() && !kind.isBlockDevice()) throw unusable(path, "a file or device", "something else");
   if (!kind.isFile() || kind.size >= STORE_BYTES) return;
   ftruncateSync(fd, STORE_BYTES);
-  // A new file is only there after a power cut when its directory was flushed too.
-  const directory = openSync(dirname(path), constants.O_RDONLY | constants.O_DIRECTORY);
+  syncDirectory(dirname(path));
+}
+
+/** fsync(2) of a directory: what was made, named or deleted in it is there, or gone, after a power cut only behind this. */
+export function syncDirectory(path: string): void {
+  const directory = openSync(path, constants.O_RDONLY | constants.O_DIRECTORY);
   try {
     fsyncSync(directory);
   } finally {

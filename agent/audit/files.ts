@@ -3,7 +3,6 @@ import {
   constants,
   fdatasync,
   fdatasyncSync,
-  fsyncSync,
   ftruncateSync,
   openSync,
   statfsSync,
@@ -11,6 +10,7 @@ import {
   writeSync,
 } from "node:fs";
 import { promisify } from "node:util";
+import { syncDirectory } from "../../seal/index.ts";
 import { openSegment } from "./segment.ts";
 
 /** Bytes of a filesystem. */
@@ -58,14 +58,7 @@ export const auditFiles: AuditFiles = {
   },
   sync: syncData,
   syncNow: fdatasyncSync,
-  syncDirectory: (path) => {
-    const fd = openSync(path, constants.O_RDONLY | constants.O_DIRECTORY);
-    try {
-      fsyncSync(fd);
-    } finally {
-      closeSync(fd);
-    }
-  },
+  syncDirectory,
   remove: unlinkSync,
   space: (directory) => {
     const { bavail, blocks, bsize } = statfsSync(directory);

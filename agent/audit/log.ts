@@ -264,9 +264,12 @@ export class FileAuditLog implements AuditLog {
     return this.#failure !== null;
   }
 
-  /** Asks the filesystem anew how much room there is. */
+  /** Asks the filesystem anew how much room there is. From one that does not say, the next write tells. */
   measure(): void {
-    if (this.#open) this.#space = this.#opened.files.space(this.directory);
+    if (!this.#open) return;
+    try {
+      this.#space = this.#opened.files.space(this.directory);
+    } catch {}
   }
   /** What an operator should know of the log; `audit-space-low` comes before signing stops. */
   get warnings(): readonly Reason[] {
@@ -279,14 +282,15 @@ export class FileAuditLog implements AuditLog {
     return [reason(code, "audit log", `${low} bytes of room`, `${Math.max(0, free)} bytes`)];
   }
 
+  /** @throws AgentError ERR_AUDIT_WRITE when the last records may not be on the disk; closed all the same */
   close(): void {
     if (!this.#open) return;
     this.#writeWaiting();
-    this.#open = false;
     if (this.#group !== null) clearTimeout(this.#group);
     try {
-      fdatasyncSync(this.#fd);
+      this.#stopping(() => fdatasyncSync(this.#fd));
     } finally {
+      this.#open = false;
       this.#retired.push(this.#fd);
       this.#closeRetired();
     }

@@ -1,4 +1,5 @@
 import { closeSync, fstatSync, mkdirSync } from "node:fs";
+import { dirname } from "node:path";
 import { AgentError } from "../errors.ts";
 import { type AuditFiles, auditFiles, openForAppending } from "./files.ts";
 import { AUDIT_LIMITS, type AuditLimits } from "./limits.ts";
@@ -30,7 +31,7 @@ export interface AuditOptions {
  */
 export function openAudit({ directory, now, anchor, limits = AUDIT_LIMITS, ...options }: AuditOptions): FileAuditLog {
   const files = { ...auditFiles, ...options.files };
-  makeDirectory(directory);
+  makeDirectory(directory, files);
   const positions = new LogPositions();
   const walk = new LogWalk(directory);
   let begun: Segment | null = null;
@@ -50,15 +51,17 @@ export function openAudit({ directory, now, anchor, limits = AUDIT_LIMITS, ...op
     files.syncNow(fd);
     const opened = { directory, now, files, limits, positions, fd, bytes: fstatSync(fd).size };
     return new FileAuditLog({ ...opened, head: repaired.head, repairedBytes: torn });
-  } catch (error) {
+  } catch (cause) {
     closeSync(fd);
-    throw error;
+    throw noRoom(cause) ?? unusable(last.path, cause);
   }
 }
 
-function makeDirectory(directory: string): void {
+function makeDirectory(directory: string, files: AuditFiles): void {
   try {
     mkdirSync(directory, { mode: 0o700 });
+    // The log's own directory syncs what is in it; that it is there is its parent's.
+    files.syncDirectory(dirname(directory));
   } catch (cause) {
     // What is there already is looked at when its segments are listed.
     if (codeOf(cause) !== "EEXIST") throw noRoom(cause) ?? unusable(directory, cause);

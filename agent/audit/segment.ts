@@ -60,14 +60,14 @@ export interface Line {
 
 /**
  * Whole lines. Bytes after the last LF are left out.
- * @throws AgentError ERR_AUDIT_MALFORMED for a line beyond `MAX_LINE`
+ * @throws AgentError ERR_AUDIT_MALFORMED for a line beyond `MAX_LINE`, ERR_ENVIRONMENT when the disk does not give them
  */
 export function* readLines(fd: number, from = 0): Generator<Line> {
   let rest = Buffer.alloc(0);
   const chunk = Buffer.alloc(CHUNK);
   let offset = from;
   for (let position = from; ; ) {
-    const length = readSync(fd, chunk, 0, CHUNK, position);
+    const length = readChunk(fd, chunk, position);
     if (length === 0) return;
     position += length;
     rest = Buffer.concat([rest, chunk.subarray(0, length)]);
@@ -87,7 +87,24 @@ export function* readLines(fd: number, from = 0): Generator<Line> {
   }
 }
 
+function readChunk(fd: number, chunk: Uint8Array, position: number): number {
+  try {
+    return readSync(fd, chunk, 0, chunk.length, position);
+  } catch (cause) {
+    throw new AgentError("ERR_ENVIRONMENT", "audit log", {
+      expected: "a segment that can be read",
+      got: codeOf(cause),
+      cause,
+    });
+  }
+}
+
+/** EDQUOT, for which Node has no name. */
+const QUOTA = -122;
+
+/** The name of a system call's failure. */
 export function codeOf(cause: unknown): string {
+  if (cause instanceof Error && "errno" in cause && cause.errno === QUOTA) return "EDQUOT";
   return cause instanceof Error && "code" in cause ? String(cause.code) : "a failure";
 }
 

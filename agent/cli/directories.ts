@@ -1,5 +1,6 @@
-import { type FileHandle, mkdir, open, readdir, rename, rm } from "node:fs/promises";
+import { mkdir, open, readdir, rename, rm } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
+import { syncDirectory } from "../../seal/index.ts";
 import { AgentError } from "../errors.ts";
 import { reasonOf } from "./files.ts";
 
@@ -18,12 +19,15 @@ export async function writeDirectory(path: string, files: ReadonlyMap<string, Ui
   } catch (cause) {
     throw unwritable(path, cause);
   }
+  let place = temporary;
   try {
     for (const [name, content] of files) await writeDurably(join(temporary, name), content);
+    for (const made of directoriesOf(temporary, [...files.keys()])) syncDirectory(made);
     await rename(temporary, directory);
-    await syncDirectory(dirname(directory));
+    place = directory;
+    syncDirectory(dirname(directory));
   } catch (cause) {
-    await rm(temporary, { recursive: true, force: true }).catch(() => {});
+    await rm(place, { recursive: true, force: true }).catch(() => {});
     throw unwritable(path, cause);
   }
 }
@@ -46,23 +50,19 @@ async function requireFree(directory: string, path: string): Promise<void> {
 async function writeDurably(path: string, content: Uint8Array): Promise<void> {
   await mkdir(dirname(path), { recursive: true });
   const file = await open(path, "wx");
-  await closing(file, async () => {
+  try {
     await file.writeFile(content);
     await file.sync();
-  });
-}
-
-async function syncDirectory(path: string): Promise<void> {
-  const directory = await open(path, "r");
-  await closing(directory, () => directory.sync());
-}
-
-async function closing(file: FileHandle, act: () => Promise<void>): Promise<void> {
-  try {
-    await act();
   } finally {
     await file.close();
   }
+}
+
+/** The root, and every directory between it and a file of these relative names. */
+function directoriesOf(root: string, names: readonly string[]): ReadonlySet<string> {
+  const found = new Set([root]);
+  for (const name of names) for (let at = join(root, dirname(name)); at !== root; at = dirname(at)) found.add(at);
+  return found;
 }
 
 function unwritable(path: string, cause: unknown): AgentError {

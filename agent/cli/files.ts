@@ -1,7 +1,8 @@
 import { constants } from "node:fs";
 import { type FileHandle, lstat, open, rename, rm, writeFile } from "node:fs/promises";
+import { dirname } from "node:path";
 import type { ErrorFields } from "../../policy/index.ts";
-import { MAX_SECRET_BYTES } from "../../seal/index.ts";
+import { MAX_SECRET_BYTES, syncDirectory } from "../../seal/index.ts";
 import { AgentError } from "../errors.ts";
 import { type SecretInput, UsageError } from "./command.ts";
 
@@ -55,15 +56,17 @@ export async function readCertificate(path: string, what: string): Promise<Uint8
   return block?.[1] === undefined ? bytes : new Uint8Array(Buffer.from(block[1], "base64"));
 }
 
-/** All of the file or nothing: an interrupted write leaves what was there. @throws AgentError ERR_ENVIRONMENT */
+/** All of the file or nothing: an interrupted write, or a power cut, leaves what was there. @throws AgentError ERR_ENVIRONMENT */
 export async function writeOutput(path: string, bytes: Uint8Array | string): Promise<void> {
   const temporary = `${path}.${process.pid}.tmp`;
   try {
     const present = await lstat(path).catch(() => null);
     // Into a pipe or device one can only write, and a symbolic link is followed, not replaced.
     if (present !== null && !present.isFile()) return await writeFile(path, bytes);
-    await writeFile(temporary, bytes, { flag: "wx", mode: present === null ? 0o666 : present.mode & 0o777 });
+    const mode = present === null ? 0o666 : present.mode & 0o777;
+    await writeFile(temporary, bytes, { flag: "wx", mode, flush: true });
     await rename(temporary, path);
+    syncDirectory(dirname(path));
   } catch (cause) {
     await rm(temporary, { force: true }).catch(() => {});
     throw new AgentError("ERR_ENVIRONMENT", `output ${path}`, {

@@ -222,6 +222,8 @@ function terminalOf({ stdout, stderr, env }: NodeJS.Process): ProgramIo["termina
 if (import.meta.main) {
   // Whoever reads only the first lines (`| head`) closes the pipe: that is no failure of ours.
   process.stdout.on("error", (error: NodeJS.ErrnoException) => process.exit(error.code === "EPIPE" ? 0 : 4));
+  // A program that serves must outlive its console.
+  process.stderr.on("error", () => undefined);
   const terminal = terminalOf(process);
   process.exitCode = await runIronclaw(process.argv.slice(2), {
     input: process.stdin,

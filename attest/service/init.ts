@@ -1,6 +1,6 @@
-import { createHash, randomBytes } from "node:crypto";
-import { constants, copyFile, mkdir, open } from "node:fs/promises";
-import { join } from "node:path";
+import { createHash, randomBytes, randomUUID } from "node:crypto";
+import { link, mkdir, open, readFile, rm } from "node:fs/promises";
+import { dirname, join } from "node:path";
 import type { SigningKey } from "../../policy/index.ts";
 import { defaultAppraisalPolicy, earKeyId, encodeAppraisalPolicy } from "../index.ts";
 import { defaultConfig, encodeVerifierConfig, type VerifierConfig } from "./config.ts";
@@ -33,7 +33,10 @@ export async function initVerifier({
   endorsementAnchors,
 }: InitOrder): Promise<Initialised> {
   const at = (name: string) => join(folder, name);
-  await guarded(folder, () => mkdir(join(folder, defaultConfig.references), { recursive: true, mode: 0o700 }));
+  await guarded(folder, async () => {
+    await mkdir(join(folder, defaultConfig.references), { recursive: true, mode: 0o700 });
+    await syncDirectory(dirname(folder));
+  });
   const key = await createKey(at(defaultConfig.signingKey));
   const roles: VerifierConfig["roles"] = [];
   for (const role of ["viewer", "operator"] as const) {
@@ -66,20 +69,40 @@ export function writeTokenFile(path: string, token: string): Promise<void> {
 
 async function copyIn(from: string | null, folder: string, name: string): Promise<string | null> {
   if (from === null) return null;
-  await guarded(`${from} to ${join(folder, name)}`, () => copyFile(from, join(folder, name), constants.COPYFILE_EXCL));
+  const path = join(folder, name);
+  await guarded(`${from} to ${path}`, async () => createFile(path, await readFile(from), 0o644));
   return name;
 }
 
+async function syncDirectory(path: string): Promise<void> {
+  const directory = await open(path, "r");
+  try {
+    await directory.sync();
+  } finally {
+    await directory.close();
+  }
+}
+
 async function writeNew(path: string, content: Uint8Array | string, mode: number): Promise<void> {
-  await guarded(path, async () => {
-    const file = await open(path, "wx", mode);
+  await guarded(path, () => createFile(path, content, mode));
+}
+
+/** All of it or nothing, and there after a power cut: the name is given last, by link(2), which replaces nothing. */
+async function createFile(path: string, content: Uint8Array | string, mode: number): Promise<void> {
+  const temporary = `${path}.${randomUUID()}.tmp`;
+  try {
+    const file = await open(temporary, "wx", mode);
     try {
       await file.writeFile(content);
       await file.sync();
     } finally {
       await file.close();
     }
-  });
+    await link(temporary, path);
+  } finally {
+    await rm(temporary, { force: true });
+  }
+  await syncDirectory(dirname(path));
 }
 
 async function guarded(path: string, act: () => Promise<unknown>): Promise<void> {

@@ -90,7 +90,8 @@ export function prepareSchema(database: DatabaseSync): void {
     database.exec(certificateIndex);
     database.exec("COMMIT");
   } catch (error) {
-    database.exec("ROLLBACK");
+    // After some failures SQLite has rolled back by itself.
+    if (database.isTransaction) database.exec("ROLLBACK");
     throw error;
   }
 }

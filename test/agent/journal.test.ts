@@ -1,4 +1,4 @@
-import { execFileSync, spawn } from "node:child_process";
+import { execFileSync, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { closeSync, fstatSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -208,5 +208,30 @@ describe("the verifier's lines", () => {
 
   test("a line of another kind is written too", () => {
     expect(linesOf("no json")).toEqual(["WARNING verifier: no json\n"]);
+  });
+});
+
+describe("standard error that takes no line", () => {
+  const statusOf = (args: readonly string[]) => {
+    const full = openSync("/dev/full", "w");
+    try {
+      return spawnSync(process.execPath, args, { stdio: ["ignore", "ignore", full] }).status;
+    } finally {
+      closeSync(full);
+    }
+  };
+
+  test("I11: does not end the agent: what it says is lost, and it goes on", () => {
+    const script = join(directory, "says.mjs");
+    const journalPath = JSON.stringify(join(root, "agent/journal.ts"));
+    writeFileSync(
+      script,
+      `import { journal } from ${journalPath};\njournal.error("x");\nsetTimeout(process.exit, 100, 7);\n`,
+    );
+    expect(statusOf([script])).toBe(7);
+  });
+
+  test("does not change how the command ends", () => {
+    expect(statusOf([join(root, "agent/cli/ironclaw.ts"), "agent", "--config", "/nowhere"])).toBe(4);
   });
 });

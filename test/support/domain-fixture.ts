@@ -7,7 +7,7 @@ import { openAudit } from "../../agent/audit/open.ts";
 import type { AuditRecord } from "../../agent/audit/record.ts";
 import { readAudit } from "../../agent/audit/verify.ts";
 import { MeasurementLog } from "../../agent/launch/measurement-log.ts";
-import { type KeyUse, openShim, type Shim } from "../../agent/shim-client.ts";
+import { type KeyUse, openShim, type Shim, type ShimOptions } from "../../agent/shim-client.ts";
 import { type AttemptCounts, libraryAttempts, sumAttempts } from "../../agent/shims/attempts.ts";
 import type { DomainEnd } from "../../agent/shims/domain-end.ts";
 import type { DomainShim, KeyPlace } from "../../agent/shims/domain-shim.ts";
@@ -40,6 +40,8 @@ export interface DomainOptions {
   readonly spares?: number;
   readonly onViolation?: "kill" | "report";
   readonly timeoutMs?: number;
+  /** Instead of the agent's own way to take a shim over. */
+  readonly openShim?: (id: number, fd: number, options: ShimOptions) => Promise<Shim>;
   /** Before each extend of the agent PCR. */
   readonly beforeExtend?: () => Promise<void>;
 }
@@ -95,10 +97,10 @@ export async function openDomainBench({ beforeExtend }: DomainOptions = {}): Pro
   const record: { incidents: readonly Incident[] } = { incidents: [] };
   const incidents = new IncidentLog({ log, audit, record });
   const started: OpenedMember[] = [];
-  const members: DomainBench["members"] = async (token, { shims = 1, spares = 0, timeoutMs, firstId = 0 } = {}) => {
+  const members: DomainBench["members"] = async (token, { shims = 1, spares = 0, firstId = 0, ...how } = {}) => {
     const opened = [];
     for (let at = 0; at < shims + spares; at++)
-      opened.push(await openMember({ id: firstId + at, serves: at < shims }, token, timeoutMs));
+      opened.push(await openMember({ id: firstId + at, serves: at < shims }, token, how));
     started.push(...opened);
     return opened;
   };
@@ -141,11 +143,11 @@ const CKK_EC = 3n;
 async function openMember(
   { id, serves }: Pick<DomainShim, "id" | "serves">,
   token: DomainToken,
-  timeoutMs = 20_000,
+  { timeoutMs = 20_000, openShim: open = (_, at, how) => openShim(at, native(), how) }: DomainOptions,
 ): Promise<OpenedMember> {
   const { fd, child } = startRaw(native(), { profile: token.profile, environment: token.environment });
   const bell: { onAttempt: () => void } = { onAttempt: () => undefined };
-  const shim = await openShim(fd, native(), { timeoutMs, onAttempt: () => bell.onAttempt() });
+  const shim = await open(id, fd, { timeoutMs, onAttempt: () => bell.onAttempt() });
   const loaded = await shim.load(token.library);
   const slot = token.label === undefined ? loaded.slots[0] : loaded.slots.find(({ label }) => label === token.label);
   const slotId = slot?.slotId ?? -1n;

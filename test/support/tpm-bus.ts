@@ -16,8 +16,18 @@ export interface BusCommand {
   readonly code: number;
 }
 
+/** What somebody on the bus says in the TPM's place. */
+export interface BusAnswer {
+  /** Whether the TPM gets the command; only its answer is lost then. */
+  readonly obeyed: boolean;
+  /** @param real the TPM's own answer, to a command that it got; else one of success without a body */
+  readonly answer: (real: Buffer) => Buffer;
+  /** Whether the connection ends with that. */
+  readonly hangsUp?: boolean;
+}
+
 /** `refuse`: the TPM does not see the command. `lose`: it obeys, and its answer is lost. Both answer TPM_RC_FAILURE. */
-export type BusFault = "refuse" | "lose" | null;
+export type BusFault = "refuse" | "lose" | BusAnswer | null;
 
 /** Stands before a software TPM: sees every command, and fails the ones that a test chooses. */
 export interface TpmBus extends AsyncDisposable {
@@ -32,6 +42,8 @@ export interface TpmBus extends AsyncDisposable {
   arm(fault?: (command: BusCommand) => BusFault | Promise<BusFault>): void;
   /** What /dev/tpmrm0 does when a client has gone: none of its objects and sessions stays in the TPM. */
   flushClient(client: BusClient): Promise<void>;
+  /** Objects and sessions that the TPM made for a client, and that nobody has flushed. */
+  held(client: BusClient): readonly number[];
 }
 
 export const TPM_CC = {
@@ -44,6 +56,11 @@ export const TPM_CC = {
 /** CreatePrimary, LoadExternal, Load, StartAuthSession, ContextLoad: their answers begin with a handle to flush later. */
 const MAKES_HANDLE: ReadonlySet<number> = new Set([0x131, 0x167, 0x157, 0x176, 0x161]);
 const FAILURE = Buffer.from("80010000000a00000101", "hex");
+const EMPTY = Buffer.from("80010000000a00000000", "hex");
+const FAULTS: Readonly<Record<"refuse" | "lose", BusAnswer>> = {
+  refuse: { obeyed: false, answer: () => FAILURE },
+  lose: { obeyed: true, answer: () => FAILURE },
+};
 
 export async function openTpmBus(tpm: SoftwareTpm): Promise<TpmBus> {
   const target = join(tpm.directory, "tpm.sock");
@@ -55,20 +72,23 @@ export async function openTpmBus(tpm: SoftwareTpm): Promise<TpmBus> {
   };
   const handles = new Map<BusClient, Set<number>>(BUS_CLIENTS.map((client) => [client, new Set()]));
   const transmit = oneAtATime(target);
-  const answer = async (client: BusClient, command: Buffer): Promise<Buffer> => {
+  const obey = async ({ client, index, code }: BusCommand, command: Buffer): Promise<Buffer> => {
+    const [response, ms] = await transmit(command);
+    state.times[index] = ms;
+    keepHandles(handles.get(client) ?? new Set(), code, command, response);
+    return response;
+  };
+  const answer = async (client: BusClient, command: Buffer, socket: Socket): Promise<void> => {
     const seen = { client, index: state.commands.length, code: command.readUInt32BE(6) };
     state.commands.push(seen);
-    const fault = await state.fault(seen);
-    if (fault === "refuse") return FAILURE;
-    const [response, ms] = await transmit(command);
-    state.times[seen.index] = ms;
-    keepHandles(handles.get(client) ?? new Set(), seen.code, command, response);
-    return fault === "lose" ? FAILURE : response;
+    const met = await state.fault(seen);
+    const fault = typeof met === "string" ? FAULTS[met] : met;
+    const response = fault === null || fault.obeyed ? await obey(seen, command) : EMPTY;
+    socket.write(fault?.answer(response) ?? response);
+    if (fault?.hangsUp) socket.destroySoon();
   };
   const servers = BUS_CLIENTS.flatMap((client) => [
-    listen(path(client), (socket) =>
-      whole(socket, async (command) => void socket.write(await answer(client, command))),
-    ),
+    listen(path(client), (socket) => whole(socket, (command) => answer(client, command, socket))),
     listen(`${path(client)}.ctrl`, (socket) => tie(socket, connect(`${target}.ctrl`))),
   ]);
   await Promise.all(servers.map((server) => once(server, "listening")));
@@ -88,6 +108,7 @@ export async function openTpmBus(tpm: SoftwareTpm): Promise<TpmBus> {
       for (const handle of handles.get(client) ?? []) await transmit(flushContext(handle));
       handles.get(client)?.clear();
     },
+    held: (client) => [...(handles.get(client) ?? [])],
     [Symbol.asyncDispose]: async () => {
       for (const server of servers) server.close();
     },

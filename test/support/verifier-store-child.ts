@@ -1,16 +1,15 @@
-// Writes to a verifier's store and says what was acknowledged, until whoever started it kills it. With a second argument it writes little, and before
-// each statement it copies the store's files and says the statement's number: they are what a process that is killed there would leave.
+// Writes to a verifier's store and says what was acknowledged. Before each statement it copies the store's files and says the statement's number:
+// they are what a process that is killed there would leave.
 import { copyFileSync, existsSync } from "node:fs";
 import { DatabaseSync, StatementSync } from "node:sqlite";
 import { enrolledView } from "../../attest/service/machine-state.ts";
 import { openSqliteStore } from "../../attest/service/sqlite-store.ts";
 import { makeEnrolment, softEccKey } from "./evidence-maker.ts";
 
-const [path = "", copies] = process.argv.slice(2);
+const [path = ""] = process.argv.slice(2);
 const say = (text: string) => process.stdout.write(`${text}\n`);
 let statements = 0;
 function beforeStatement(): void {
-  if (copies === undefined) return;
   statements += 1;
   for (const suffix of ["", "-wal"])
     if (existsSync(path + suffix)) copyFileSync(path + suffix, `${path}.${statements}${suffix}`);
@@ -34,7 +33,7 @@ const at = "2026-06-01T00:00:00.000Z";
 const keep = { reportsPerMachine: 10, bytesPerMachine: 1 << 30, eventsPerMachine: 10 };
 const store = openSqliteStore(path, keep);
 say("opened");
-for (let index = 0; index < (copies === undefined ? 400 : 2); index++) {
+for (let index = 0; index < 2; index++) {
   const name = `m${process.pid}-${index}`;
   const key = await softEccKey();
   const enrolment = {

@@ -52,9 +52,15 @@ static TSS2_RC run_context_load(struct job *job) {
     TSS2_RC rc = in_context(job, 0, &context);
     THEN(Esys_ContextLoad(job->tpm->esys, &context, &loaded));
     THEN(Esys_TR_GetTpmHandle(job->tpm->esys, loaded, &handle));
+    const TPM2_HANDLE range = handle & TPM2_HR_RANGE_MASK;
+    /* ESYS takes a response without a handle for one, and then finds it in what it sent. */
+    if (rc == TSS2_RC_SUCCESS && range != TPM2_HR_TRANSIENT && range != TPM2_HR_HMAC_SESSION && range != TPM2_HR_POLICY_SESSION) {
+        (void)Esys_TR_Close(job->tpm->esys, &loaded);
+        rc = TSS2_ESYS_RC_MALFORMED_RESPONSE;
+    }
     THEN(out_number(job, loaded));
     THEN(out_number(job, handle));
-    if ((handle & TPM2_HR_RANGE_MASK) == TPM2_HR_TRANSIENT) THEN(out_name_of(job, loaded));
+    if (range == TPM2_HR_TRANSIENT) THEN(out_name_of(job, loaded));
     if (rc != TSS2_RC_SUCCESS && loaded != ESYS_TR_NONE) (void)Esys_FlushContext(job->tpm->esys, loaded);
     return rc;
 }

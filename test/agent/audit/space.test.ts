@@ -47,11 +47,14 @@ describe("room for the log", () => {
     log.close();
   });
 
-  it("I11: no room for the record of a repair is `state-full`, and the torn bytes stay", async () => {
+  it.each([
+    ["ENOSPC", { code: "ENOSPC", errno: -28 }],
+    ["EDQUOT, for which Node has no name,", { code: "Unknown system error -122", errno: -122 }],
+  ])("I11: %s at the record of a repair is `state-full`, and the torn bytes stay", async (_, fields) => {
     await bench.write(1);
     appendFileSync(join(bench.directory, "0000000000000001.log"), "torn");
     const replace = () => {
-      throw Object.assign(new Error("no space"), { code: "ENOSPC" });
+      throw Object.assign(new Error("no space"), fields);
     };
     expect(() => bench.open({ files: { replace } })).toThrow(expect.objectContaining({ state: "state-full" }));
     const log = bench.open();

@@ -1,5 +1,4 @@
-import { execFileSync, spawn } from "node:child_process";
-import { once } from "node:events";
+import { execFileSync } from "node:child_process";
 import { mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
@@ -21,21 +20,9 @@ beforeAll(() => {
 afterAll(() => rmSync(folder, { recursive: true }));
 const file = () => join(folder, `${++files}.db`);
 
-/** Runs the writer until it said so many lines and is killed; resolves with what it acknowledged. */
-async function writeUntilKilled(path: string, lines: number): Promise<readonly string[]> {
-  const writer = spawn(process.execPath, [child, path], { stdio: ["ignore", "pipe", "ignore"] });
-  let said = "";
-  writer.stdout.on("data", (chunk: Buffer) => {
-    said += chunk.toString();
-    if (said.split("\n").length > lines) writer.kill("SIGKILL");
-  });
-  await once(writer, "close");
-  return said.split("\n").slice(0, -1);
-}
-
 /** Runs a writer that copies its files before each statement: the copy's path, and what was acknowledged by then. */
 function copiesOfEachMoment(path: string): readonly { readonly copy: string; readonly said: readonly string[] }[] {
-  const lines = execFileSync(process.execPath, [child, path, "copies"], { encoding: "utf8" }).split("\n").slice(0, -1);
+  const lines = execFileSync(process.execPath, [child, path], { encoding: "utf8" }).split("\n").slice(0, -1);
   return lines.flatMap((line, at) => {
     const [what, number] = line.split(" ");
     const said = lines.slice(0, at).filter((before) => !before.startsWith("statement"));
@@ -79,17 +66,6 @@ describe("the store", () => {
     for (const { copy, said } of moments) await expectKept(copy, said);
     expect(moments.length).toBeGreaterThan(25);
     expect(moments.at(-1)?.said.length).toBeGreaterThanOrEqual(6);
-  });
-
-  test("I11: killed again and again at any time goes on from what it acknowledged", async () => {
-    const path = file();
-    const said: string[] = [];
-    for (const lines of [2, 17, 40, 5, 63]) said.push(...(await writeUntilKilled(path, lines)));
-    expect(said.filter((line) => line.startsWith("token")).length).toBeGreaterThan(30);
-    await expectKept(
-      path,
-      said.filter((line) => line !== "opened"),
-    );
   });
 
   test("is for its owner's eyes only", async () => {
