@@ -3,23 +3,23 @@ import { once } from "node:events";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
-import { knownHead, verifyLog } from "../../agent/audit/verify.ts";
-import { LogWalk } from "../../agent/audit/walk.ts";
-import { callerCommand, openServed, type Served } from "../bench/served.ts";
-import type { LabHeld } from "../support/lab-broker.ts";
-import { runTokenTool } from "../support/shim-fixture.ts";
+import { knownHead, verifyLog } from "../../../agent/audit/verify.ts";
+import { LogWalk } from "../../../agent/audit/walk.ts";
+import { callerCommand, openServed, type Served } from "../../bench/served.ts";
+import type { LabHeld } from "../../support/lab-broker.ts";
+import { runTokenTool } from "../../support/shim-fixture.ts";
 import type { ClientsOrder } from "./clients.ts";
 import type { Told } from "./findings.ts";
 import { LOOKS, type MemoryTold, memoryFindings, toldOf } from "./memory.ts";
 import { KEY_NAMES, planWorkloads, scopesOf } from "./plan.ts";
 
-export interface SoakOptions {
+export interface CrowdOptions {
   readonly milliseconds: number;
   /** Connections that are opened and dropped meanwhile. */
   readonly drops: number;
 }
 
-export interface SoakResult {
+export interface CrowdResult {
   /** Signatures that were asked for, given and verified. */
   readonly operations: number;
   /** What was done to the agent that no good client does. */
@@ -34,7 +34,7 @@ export interface SoakResult {
  * 64 workloads, each with a scope of its own, at both doors of an agent over a real shim; among them clients that are stuck, slow, or gone.
  * Every signature is verified, every limit is counted, and the audit log has to tell the same at the end.
  */
-export async function soak({ milliseconds, drops }: SoakOptions): Promise<SoakResult> {
+export async function soakCrowd({ milliseconds, drops }: CrowdOptions): Promise<CrowdResult> {
   const workloads = planWorkloads();
   const served = await openServed({
     addKeys: (token) => {

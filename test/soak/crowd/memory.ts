@@ -1,5 +1,5 @@
-import { median } from "../bench/bench.ts";
-import type { LabHeld } from "../support/lab-broker.ts";
+import { median } from "../../bench/bench.ts";
+import type { LabHeld } from "../../support/lab-broker.ts";
 
 /** What the agent held in the middle of the run and at its end, in MiB: medians of several looks, each after a collection. */
 export interface Held {
