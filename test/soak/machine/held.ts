@@ -20,10 +20,16 @@ export interface MachineHeld {
 
 const RESIDENT_GROWTH = 24;
 
-export function lookAt(machine: SoakMachine): Look {
+/** None while one of them is away. */
+export function lookAt(machine: SoakMachine): readonly Look[] {
   const agent = machine.desk.machine.agentPid();
-  const parent = Number(/^PPid:\s+(\d+)$/m.exec(readFileSync(`/proc/${agent}/status`, "latin1"))?.[1]);
-  return { agent: looked(agent), spawner: looked(parent), verifier: looked(machine.verifier.pid) };
+  try {
+    const parent = Number(/^PPid:\s+(\d+)$/m.exec(readFileSync(`/proc/${agent}/status`, "latin1"))?.[1]);
+    return [{ agent: looked(agent), spawner: looked(parent), verifier: looked(machine.verifier.pid) }];
+  } catch (error) {
+    if (["ENOENT", "ESRCH"].includes((error as NodeJS.ErrnoException).code ?? "")) return [];
+    throw error;
+  }
 }
 
 function looked(pid: number): Looked {

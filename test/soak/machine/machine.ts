@@ -58,11 +58,11 @@ export interface SoakMachine extends AsyncDisposable {
   push(): Promise<CliResult>;
 }
 
-/** Rejects when it does not become true in time. */
-export async function until(what: string, isTrue: () => Promise<boolean>): Promise<void> {
-  const deadline = performance.now() + STUCK;
+/** Rejects when it does not become true in so many milliseconds. */
+export async function until(what: string, isTrue: () => Promise<boolean>, within = STUCK): Promise<void> {
+  const deadline = performance.now() + within;
   while (!(await isTrue())) {
-    if (performance.now() > deadline) throw new Error(`no ${what} within ${STUCK / 1000} s`);
+    if (performance.now() > deadline) throw new Error(`no ${what} within ${within / 1000} s`);
     await delay(100);
   }
 }

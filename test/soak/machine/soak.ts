@@ -36,6 +36,8 @@ export interface MachineSoaked {
 /** The log has room for what a machine does in so long; what it keeps of it is not deleted in less than a week. */
 const MEBIBYTES = { least: 48, perMinute: 4 };
 const LOOK_MS = 1000;
+/** In which the agent hears that its last caller has gone. */
+const LEAVING_MS = 10_000;
 /** From which a half's memory is judged. */
 const LONG = 60_000;
 
@@ -153,17 +155,17 @@ class Run {
     const rest = await this.#crew.rest(isEnd && plants.includes("session"));
     const sessions = () => this.#machine.ask((control) => control.operating("sessions"));
     const nobody = async () => ((await sessions())["sessions"] as readonly unknown[]).length === 0;
-    await until("machine that nobody is connected to", nobody).catch((error: Error) =>
+    await until("machine that nobody is connected to", nobody, LEAVING_MS).catch((error: Error) =>
       this.#judge.violated(error.message),
     );
-    looks.push(lookAt(this.#machine));
+    looks.push(...lookAt(this.#machine));
     return rest;
   }
 
   #lookOften(looks: Look[]) {
     let ends = false;
     const looking = (async () => {
-      for (; !ends; await delay(LOOK_MS)) looks.push(lookAt(this.#machine));
+      for (; !ends; await delay(LOOK_MS)) looks.push(...lookAt(this.#machine));
     })();
     return {
       end: () => {
