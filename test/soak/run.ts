@@ -2,8 +2,8 @@
 // 2 for arguments that mean nothing
 import { parseArgs } from "node:util";
 import { memoryText } from "./crowd/memory.ts";
-import { newSeed } from "./machine/soak.ts";
 import { PLANTS, type Plant } from "./machine/plants.ts";
+import { newSeed } from "./machine/soak.ts";
 import { PARTS, type Part, soak } from "./soak.ts";
 
 const USAGE = `usage: npm run soak -- [--minutes N] [--seed N] [--only ${PARTS.join("|")}] [--plant ${PLANTS.join("|")}]... [--json]`;

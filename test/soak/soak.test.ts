@@ -111,7 +111,12 @@ describe("the soak's machine", () => {
 
   it.each([
     ["flat", () => 50, 9, []],
-    ["growing", (look: number) => 50 + 3 * look, 9, ["agent: resident memory grew over the second half: from 56 to 101 MiB"]],
+    [
+      "growing",
+      (look: number) => 50 + 3 * look,
+      9,
+      ["agent: resident memory grew over the second half: from 56 to 101 MiB"],
+    ],
     ["flat, with a descriptor more", () => 50, 10, ["agent: 1 descriptors are left"]],
   ])("I10: what an agent holds that is %s is judged as that", (_what, resident, after, expected) => {
     const looks = Array.from({ length: 20 }, (_, at): Look => {
@@ -124,7 +129,13 @@ describe("the soak's machine", () => {
 });
 
 it("the soak refuses arguments that mean nothing", async () => {
-  const wrong = [["--minutes", "0"], ["--minutes", "x"], ["--minutes", "Infinity"], ["--seed", "x"], ["--only", "me"]];
+  const wrong = [
+    ["--minutes", "0"],
+    ["--minutes", "x"],
+    ["--minutes", "Infinity"],
+    ["--seed", "x"],
+    ["--only", "me"],
+  ];
   for (const args of [...wrong, ["--plant", "tree"], ["more"]]) {
     const refused = run(process.execPath, [SOAK, ...args]);
     await expect(refused, args.join(" ")).rejects.toMatchObject({ code: 2, stdout: "" });

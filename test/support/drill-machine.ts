@@ -156,12 +156,7 @@ interface Boot {
   stop(): Promise<void>;
 }
 
-async function startBoot(
-  directory: string,
-  portPair: string,
-  bus: TpmBus,
-  through: readonly string[],
-): Promise<Boot> {
+async function startBoot(directory: string, portPair: string, bus: TpmBus, through: readonly string[]): Promise<Boot> {
   const at = (name: string) => join(directory, "inside", name);
   const ports: Port[] = [];
   for (const name of PORTS) ports.push(await openPort(portPair, at(name), join(directory, `ironclaw.${name}.sock`)));

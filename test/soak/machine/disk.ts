@@ -3,7 +3,8 @@ import { rmSync, statfsSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import type { Fault } from "./faults.ts";
-import { type SoakMachine, until } from "./machine.ts";
+import type { SoakMachine } from "./machine.ts";
+import { until } from "./waiting.ts";
 
 /** Of a name that is none of a log's. */
 const FILLER = "filler";

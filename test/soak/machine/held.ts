@@ -42,7 +42,11 @@ export function heldIn(looks: readonly Look[]): MachineHeld {
   const [first, last] = [looks[0], looks.at(-1)];
   if (first === undefined || last === undefined) throw new TypeError("no look");
   const same = NAMES.filter((name) => first[name].pid === last[name].pid);
-  const over = (name: Name) => heldOver(looks.slice(1, -1).map((look) => look[name].residentBytes), RESIDENT_GROWTH);
+  const over = (name: Name) =>
+    heldOver(
+      looks.slice(1, -1).map((look) => look[name].residentBytes),
+      RESIDENT_GROWTH,
+    );
   return {
     resident: Object.fromEntries(same.map((name) => [name, over(name)])),
     descriptors: Object.fromEntries(

@@ -1,6 +1,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type { Fault } from "./faults.ts";
-import { REBOOTS, type SoakMachine, until } from "./machine.ts";
+import { REBOOTS, type SoakMachine } from "./machine.ts";
+import { until } from "./waiting.ts";
 
 const REBOOT = ["lost", "unreachable", "report"] as const;
 

