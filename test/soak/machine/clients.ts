@@ -135,7 +135,7 @@ class Crew {
     const paths = planWorkloads().map(({ scope }) => join(this.#place.directory, `${scope}.sock`));
     for (;;) {
       if (this.#rests) await this.#restAs("");
-      await dropConnections(paths, DROPS_AT_ONCE, this.#drops, 0);
+      await dropConnections(paths, DROPS_AT_ONCE, this.#drops, 0).catch(() => undefined); // nobody is there
       await delay(DROP_PAUSE);
     }
   }

@@ -179,18 +179,17 @@ class Run {
   async #atTheEnd(ledger: string, canary: string): Promise<void> {
     const { plants } = this.#options;
     const machine = this.#machine;
-    const findings: string[] = [];
+    const violated = (findings: readonly string[]) => findings.forEach((finding) => this.#judge.violated(finding));
     {
       await using _holder = plants.includes("pin") ? await startHolder() : null;
-      findings.push(...pinFindings(machine, canary));
+      violated(pinFindings(machine, canary));
     }
     await this.#operator.end();
     await until("last report", async () => (await machine.push()) === null);
     const heads = await reportedHeads(machine);
     await machine.desk.machine.stop();
     if (plants.includes("record")) cutLog(auditDirectory(machine));
-    findings.push(...(await logFindings(machine, heads, ledger)));
-    for (const finding of findings) this.#judge.violated(finding);
+    violated(await logFindings(machine, heads, ledger));
   }
 }
 
