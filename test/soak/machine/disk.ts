@@ -1,5 +1,5 @@
 import { execFileSync } from "node:child_process";
-import { rmSync, statfsSync } from "node:fs";
+import { appendFileSync, rmSync, statfsSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import type { Fault } from "./faults.ts";
@@ -10,6 +10,7 @@ import { until } from "./waiting.ts";
 const FILLER = "filler";
 /** Less than the log leaves for its own records, and more than is written until it looks again. */
 const SOME = 192 << 10;
+const PAGE = 4096;
 
 export interface LogVolume extends Disposable {
   /** Leaves so many bytes. */
@@ -26,7 +27,8 @@ export function mountLogVolume(directory: string, mebibytes: number): LogVolume 
   return {
     fill: (left) => {
       const { bavail, bsize } = statfsSync(directory);
-      execFileSync("fallocate", ["--length", `${Math.max(bsize, bavail * bsize - left)}`, filler]);
+      execFileSync("fallocate", ["--length", `${bavail * bsize - Math.max(left, SOME)}`, filler]);
+      if (left === 0) fillUp(filler);
     },
     free: () => rmSync(filler, { force: true }),
     [Symbol.dispose]: () => {
@@ -34,6 +36,15 @@ export function mountLogVolume(directory: string, mebibytes: number): LogVolume 
       unmount();
     },
   };
+}
+
+/** Who writes beside it takes from the same room. */
+function fillUp(filler: string): void {
+  try {
+    for (;;) appendFileSync(filler, new Uint8Array(PAGE));
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ENOSPC") throw error;
+  }
 }
 
 export const diskFull: Fault = {
