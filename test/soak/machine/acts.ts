@@ -2,6 +2,7 @@ import { constants, hash, type KeyObject, publicEncrypt, randomBytes, verify } f
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { RefusedError } from "../../../agent/client/index.ts";
+import { concatBytes, DIGESTS } from "../../../policy/index.ts";
 import { openNative, openP11kit } from "./doors.ts";
 import type { Ledger } from "./ledger.ts";
 import { RESTORED, type Workload } from "./workloads.ts";
@@ -60,9 +61,10 @@ async function signed(
 ): Promise<{ readonly message: Buffer; readonly signature: Uint8Array }> {
   const message = newMessage(scope);
   const digest = sha256(message);
-  place.ledger.asked(scope, digest);
+  const input = how === "rsa" ? concatBytes(DIGESTS.sha256.digestInfoPrefix, digest) : digest;
+  place.ledger.asked(scope, input);
   const signature = await ask(message, digest);
-  place.ledger.acknowledged(scope, digest);
+  place.ledger.acknowledged(scope, input);
   if (!isGood(key, how, message, signature)) place.wrong(`${scope}: a signature of another key, or of another message`);
   return { message, signature };
 }

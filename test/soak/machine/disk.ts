@@ -3,6 +3,7 @@ import { appendFileSync, rmSync, statfsSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import type { Fault } from "./faults.ts";
+import { POWER_CYCLE } from "./kills.ts";
 import type { SoakMachine } from "./machine.ts";
 import { until } from "./waiting.ts";
 
@@ -54,7 +55,7 @@ export const diskFull: Fault = {
 
 /** A write that fails stops the log for this boot, if it comes before the log has looked how much room there is. */
 export const diskBrim: Fault = {
-  may: ["audit", "lost", "unreachable", "report"],
+  may: ["audit", ...POWER_CYCLE],
   strike: async (machine, dice) => {
     await whileFull(machine, 0, dice);
     if ((await reasons(machine)).includes("audit-stopped")) await machine.boot();

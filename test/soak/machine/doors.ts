@@ -14,7 +14,7 @@ export class Rejected extends Error {
 
 /** The codes that stand for reasons of the native door. */
 const REASONS: Readonly<Record<string, string>> = {
-  ...{ "0x6": "audit", "0x30": "token-error", "0x31": "busy", "0x200": "not-allowed" },
+  ...{ "0x6": "audit", "0x30": "token-error", "0x31": "busy", "0x40": "bad-ciphertext", "0x200": "not-allowed" },
 };
 
 /** In a word what went wrong with an operation: a reason of RPC.md, `lost` or `unreachable`; whatever else there is, as it is. */

@@ -1,5 +1,13 @@
 /** What a workload may see go wrong: a reason of RPC.md, `lost` or `unreachable`; `report`: a report that did not get through. */
-export type Word = "lost" | "unreachable" | "not-allowed" | "token-error" | "audit" | "busy" | "report";
+export type Word =
+  | "lost"
+  | "unreachable"
+  | "not-allowed"
+  | "token-error"
+  | "bad-ciphertext"
+  | "audit"
+  | "busy"
+  | "report";
 
 /** A fault from before it is done until everything works again, by `monotonic`. */
 export interface Window {

@@ -3,7 +3,9 @@ import type { Fault } from "./faults.ts";
 import { REBOOTS, type SoakMachine } from "./machine.ts";
 import { until } from "./waiting.ts";
 
+/** What is seen of a machine that reboots by itself, and of one whose power is cut: there the spawner, whom the agent asks who calls, goes first. */
 const REBOOT = ["lost", "unreachable", "report"] as const;
+export const POWER_CYCLE = [...REBOOT, "not-allowed"] as const;
 
 /** The shim that serves. Without a spare that takes over, its login is lost and the machine reboots. */
 export async function endServingShim(machine: SoakMachine, act: (pid: number) => void): Promise<void> {
@@ -32,7 +34,7 @@ export const agentKill: Fault = {
 
 /** Workloads need no TPM; reports and the log's anchors do. Whoever has switched its TPM off and on again has another boot. */
 export const tpmKill: Fault = {
-  may: REBOOT,
+  may: POWER_CYCLE,
   strike: async (machine, dice) => {
     await machine.desk.machine.tpm.kill();
     await machine.worksOn();
@@ -41,8 +43,9 @@ export const tpmKill: Fault = {
   },
 };
 
+/** A library that reaches no HSM may say what it likes; of a ciphertext no caller is told more than that it gave nothing. */
 export const hsmKill: Fault = {
-  may: ["token-error", "busy", ...REBOOT],
+  may: ["token-error", "bad-ciphertext", "busy", ...REBOOT],
   strike: async (machine) => {
     await machine.desk.hsm.kill();
     await machine.rebootsItself(REBOOTS.asked, () => machine.desk.hsm.start());
