@@ -3,8 +3,8 @@ import { appendFileSync, rmSync, statfsSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import type { Fault } from "./faults.ts";
-import { POWER_CYCLE } from "./kills.ts";
 import type { SoakMachine } from "./machine.ts";
+import { POWER_CYCLE } from "./reboots.ts";
 import { until } from "./waiting.ts";
 
 /** Of a name that is none of a log's. */

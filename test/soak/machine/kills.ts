@@ -1,11 +1,8 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type { Fault } from "./faults.ts";
-import { REBOOTS, type SoakMachine } from "./machine.ts";
+import type { SoakMachine } from "./machine.ts";
+import { POWER_CYCLE, REBOOT, REBOOTS } from "./reboots.ts";
 import { until } from "./waiting.ts";
-
-/** What is seen of a machine that reboots by itself, and of one whose power is cut: there the spawner, whom the agent asks who calls, goes first. */
-const REBOOT = ["lost", "unreachable", "report"] as const;
-export const POWER_CYCLE = [...REBOOT, "not-allowed"] as const;
 
 /** The shim that serves. Without a spare that takes over, its login is lost and the machine reboots. */
 export async function endServingShim(machine: SoakMachine, act: (pid: number) => void): Promise<void> {

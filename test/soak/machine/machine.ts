@@ -14,8 +14,6 @@ import { type LogVolume, mountLogVolume } from "./disk.ts";
 import { SOAK_KEYS, type SoakKeys, writeScopes } from "./scopes.ts";
 import { STUCK } from "./waiting.ts";
 
-/** Of the spawner, when it has capped and reboots (SPAWNER.md): because its agent is gone, or because its agent asked for it. */
-export const REBOOTS = { gone: 10, asked: 12 } as const;
 /** Shims that are logged in and wait: as many as there may be. */
 const SPARES = 3;
 

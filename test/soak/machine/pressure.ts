@@ -2,7 +2,7 @@ import { execFileSync } from "node:child_process";
 import { readdirSync, readFileSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
 import type { Fault } from "./faults.ts";
-import { REBOOTS } from "./machine.ts";
+import { REBOOT, REBOOTS } from "./reboots.ts";
 
 /** More descriptors, and bytes of data, than the agent has. */
 const DESCRIPTORS = 2;
@@ -24,7 +24,7 @@ export const descriptors: Fault = {
 };
 
 export const memory: Fault = {
-  may: ["lost", "unreachable", "report"],
+  may: REBOOT,
   strike: async (machine) => {
     const pid = machine.desk.machine.agentPid();
     const kilobytes = Number(/^VmData:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, "latin1"))?.[1]);

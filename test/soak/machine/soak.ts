@@ -108,7 +108,7 @@ class Run {
       this.#judge.violated(error instanceof Error ? error.message : String(error));
     }
     const held = looks.length < 2 ? { resident: {}, descriptors: {} } : heldIn(looks);
-    for (const finding of heldFindings(held, milliseconds >= 2 * LONG)) this.#judge.violated(finding);
+    this.#violated(heldFindings(held, milliseconds >= 2 * LONG));
     return {
       ...{ operations: operations + this.#operator.reports, faultsByKind: this.#counts },
       ...{ violations: this.#judge.violations, held },
@@ -179,17 +179,20 @@ class Run {
   async #atTheEnd(ledger: string, canary: string): Promise<void> {
     const { plants } = this.#options;
     const machine = this.#machine;
-    const violated = (findings: readonly string[]) => findings.forEach((finding) => this.#judge.violated(finding));
     {
       await using _holder = plants.includes("pin") ? await startHolder() : null;
-      violated(pinFindings(machine, canary));
+      this.#violated(pinFindings(machine, canary));
     }
     await this.#operator.end();
     await until("last report", async () => (await machine.push()) === null);
     const heads = await reportedHeads(machine);
     await machine.desk.machine.stop();
     if (plants.includes("record")) cutLog(auditDirectory(machine));
-    violated(await logFindings(machine, heads, ledger));
+    this.#violated(await logFindings(machine, heads, ledger));
+  }
+
+  #violated(findings: readonly string[]): void {
+    for (const finding of findings) this.#judge.violated(finding);
   }
 }
 
