@@ -61,7 +61,7 @@ async function signed(
 ): Promise<{ readonly message: Buffer; readonly signature: Uint8Array }> {
   const message = newMessage(scope);
   const digest = sha256(message);
-  const input = how === "rsa" ? concatBytes(DIGESTS.sha256.digestInfoPrefix, digest) : digest;
+  const input = how === "rsa" ? concatBytes(Uint8Array.from(DIGESTS.sha256.digestInfoPrefix), digest) : digest;
   place.ledger.asked(scope, input);
   const signature = await ask(message, digest);
   place.ledger.acknowledged(scope, input);
