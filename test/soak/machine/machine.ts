@@ -7,6 +7,7 @@ import { createTurns } from "../../../agent/turns.ts";
 import type { ControlClient } from "../../../vm-images/control-client.ts";
 import { cli } from "../../support/cli.ts";
 import { type DrillDesk, enrolMachine, openDrillDesk, pushReport } from "../../support/drill-desk.ts";
+import { isRoot } from "../../support/socket-workload.ts";
 import { type TestSshKey, testSshKey } from "../../support/ssh-keys.ts";
 import { startVerifier, type VerifierProcess } from "../../support/verifier-process.ts";
 import { type Clock, makeClock } from "./clock.ts";
@@ -67,6 +68,7 @@ export interface SoakMachine extends AsyncDisposable {
 
 /** @param mebibytes of the file system that the log lies on */
 export async function openSoakMachine(mebibytes: number): Promise<SoakMachine> {
+  if (!isRoot) throw new Error("this has to be run as root: the scopes' callers are of another user");
   const directory = mkdtempSync(join(tmpdir(), "soak-"));
   chmodSync(directory, 0o777);
   const clock = makeClock(directory);
@@ -156,7 +158,7 @@ class Machine implements SoakMachine {
   async shims(): Promise<readonly LivingShim[]> {
     const { tokens } = await this.status();
     const living = tokens.flatMap(({ shims }) => shims).filter(({ role }) => role !== "ended");
-    const pids = [...this.desk.machine.shimPids()].sort((a, b) => a - b); // started in the order of their ids
+    const pids = this.desk.machine.shimPids(); // in the order in which they were started, which is that of their ids
     return living.map((shim, index) => ({ ...shim, pid: pids[index] ?? -1 }));
   }
   async push(): Promise<string | null> {

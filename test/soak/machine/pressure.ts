@@ -4,9 +4,8 @@ import { setTimeout as delay } from "node:timers/promises";
 import type { Fault } from "./faults.ts";
 import { REBOOT, REBOOTS } from "./reboots.ts";
 
-/** More descriptors, and bytes of data, than the agent has. */
+/** More than the agent has open. */
 const DESCRIPTORS = 2;
-const BYTES = 4 << 20;
 const MEMORY_MS = 5000;
 
 export const descriptors: Fault = {
@@ -23,12 +22,13 @@ export const descriptors: Fault = {
   },
 };
 
+/** What it has, it may use: it has to collect garbage, where it would have taken more. */
 export const memory: Fault = {
   may: REBOOT,
   strike: async (machine) => {
     const pid = machine.desk.machine.agentPid();
     const kilobytes = Number(/^VmData:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, "latin1"))?.[1]);
-    limit(pid, "data", `${1024 * kilobytes + BYTES}`);
+    limit(pid, "data", `${1024 * kilobytes}`);
     const ended = await Promise.race([machine.desk.machine.ended().then(() => true), delay(MEMORY_MS, false)]);
     if (ended) return machine.rebootsItself(REBOOTS.gone);
     limit(pid, "data", "unlimited");

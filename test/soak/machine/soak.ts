@@ -131,22 +131,35 @@ class Run {
     const began = performance.now();
     const { may, strike } = FAULTS[kind];
     const window = this.#judge.open(kind, may, monotonic());
-    await strike(this.#machine, dice).catch((cause: unknown) => {
+    try {
+      await strike(this.#machine, dice);
+      await this.#worksAgain();
+    } catch (cause) {
       throw new Error(`${kind}: ${cause instanceof Error ? cause.message : String(cause)}`);
-    });
-    await this.#worksAgain(kind);
+    }
     window.to = monotonic();
     this.#counts[kind] = (this.#counts[kind] ?? 0) + 1;
     say(`${kind}: ${((performance.now() - began) / 1000).toFixed(1)} s`);
   }
 
-  async #worksAgain(kind: FaultKind): Promise<void> {
+  async #worksAgain(): Promise<void> {
     const ended = this.#machine.desk.machine.ended().then((code) => {
-      throw new Error(`${kind}: the spawner ended with ${code}: ${this.#machine.desk.machine.console()}`);
+      throw new Error(`the spawner ended with ${code}: ${this.#machine.desk.machine.console()}`);
     });
     ended.catch(() => undefined); // every boot ends some day
     await Promise.race([this.#machine.worksOn(), ended]);
-    await Promise.race([until("report that gets through", async () => (await this.#machine.push()) === null), ended]);
+    await Promise.race([this.#reports(), ended]);
+  }
+
+  async #reports(): Promise<void> {
+    let against: string | null = "";
+    const got = async () => {
+      against = await this.#machine.push();
+      return against === null;
+    };
+    await until("report that gets through", got).catch((cause: Error) => {
+      throw new Error(`${cause.message}: ${against}`);
+    });
   }
 
   /** @param looks gets one more, with nobody connected */
@@ -184,7 +197,7 @@ class Run {
       this.#violated(pinFindings(machine, canary));
     }
     await this.#operator.end();
-    await until("last report", async () => (await machine.push()) === null);
+    await this.#reports();
     const heads = await reportedHeads(machine);
     await machine.desk.machine.stop();
     if (plants.includes("record")) cutLog(auditDirectory(machine));
