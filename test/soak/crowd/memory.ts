@@ -19,7 +19,8 @@ export interface MemoryTold {
 
 const MIB = 1 << 20;
 const HEAP_GROWTH = 4;
-const RESIDENT_GROWTH = 24;
+/** An allocator keeps what a burst needed, and a run of minutes is young. */
+export const RESIDENT_GROWTH = 48;
 /** How often the agent is looked at. */
 export const LOOKS = 20;
 

@@ -1,5 +1,5 @@
 import { readdirSync, readFileSync } from "node:fs";
-import { type Held, heldOver } from "../crowd/memory.ts";
+import { type Held, heldOver, RESIDENT_GROWTH } from "../crowd/memory.ts";
 import type { SoakMachine } from "./machine.ts";
 
 /** What is looked at: the verifier is the soak's own child. */
@@ -17,8 +17,6 @@ export interface MachineHeld {
   readonly resident: Readonly<Record<string, Held>>;
   readonly descriptors: Readonly<Record<string, { readonly before: number; readonly after: number }>>;
 }
-
-const RESIDENT_GROWTH = 24;
 
 /** None while one of them is away. */
 export function lookAt(machine: SoakMachine): readonly Look[] {

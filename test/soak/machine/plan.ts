@@ -1,8 +1,11 @@
 import { seededRandom } from "../../fuzz/random.ts";
 
-/** Those that a shim or the agent does not live through. */
-export const ENDING = ["shim-kill", "shim-hang", "agent-kill", "tpm-kill", "hsm-kill", "disk-brim", "memory"] as const;
-export const PASSING = ["verifier-kill", "hsm-stall", "disk-full", "clock-jump", "descriptors"] as const;
+/** Those that a shim or the agent may not live through. */
+export const ENDING = [
+  ...(["shim-kill", "shim-hang", "agent-kill", "tpm-kill", "hsm-kill"] as const),
+  ...(["disk-brim", "descriptors", "memory"] as const),
+] as const;
+export const PASSING = ["verifier-kill", "hsm-stall", "disk-full", "clock-jump"] as const;
 export type FaultKind = (typeof ENDING)[number] | (typeof PASSING)[number];
 
 export interface PlannedFault {
