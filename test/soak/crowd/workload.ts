@@ -94,7 +94,7 @@ function judgeLimits(
 }
 
 /** What a scope's bucket holds at least, as far as its workload can tell: it knows between which two moments it was decided, not when. */
-class LeastBucket {
+export class LeastBucket {
   readonly #perMs: number;
   readonly #burst: number;
   #tokens: number;
@@ -106,7 +106,7 @@ class LeastBucket {
     this.#tokens = burst;
   }
 
-  /** Before the answer; once it is given, one less. */
+  /** Before the answer to what was asked and answered at these moments, in milliseconds; once it is given, one less. */
   asked(from: number, to: number, given: boolean): number {
     const passed = Math.max(0, from - this.#decided);
     const least = Math.min(this.#burst, this.#tokens + passed * this.#perMs);
