@@ -166,7 +166,7 @@ class Run {
   async #restAndLook(looks: Look[]) {
     const { plants } = this.#options;
     const isEnd = looks.length > 0;
-    const rest = await this.#crew.rest(isEnd && plants.includes("session"));
+    const rest = await inTime("end of what is under way", this.#crew.rest(isEnd && plants.includes("session")));
     const sessions = () => this.#machine.ask((control) => control.operating("sessions"));
     const nobody = async () => ((await sessions())["sessions"] as readonly unknown[]).length === 0;
     await until("machine that nobody is connected to", nobody, LEAVING_MS).catch((error: Error) =>

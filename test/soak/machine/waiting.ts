@@ -13,7 +13,10 @@ export async function until(what: string, isTrue: () => Promise<boolean>, within
 }
 
 /** Rejects when it takes longer than anything may. */
-export async function inTime(what: string, act: Promise<void>): Promise<void> {
-  const late = delay(STUCK, "late", { ref: false });
-  if ((await Promise.race([act, late])) === "late") throw new Error(`no ${what} within ${STUCK / 1000} s`);
+export async function inTime<T>(what: string, act: Promise<T>): Promise<T> {
+  const late = delay(STUCK, null, { ref: false }).then(() => {
+    throw new Error(`no ${what} within ${STUCK / 1000} s`);
+  });
+  late.catch(() => undefined);
+  return await Promise.race([act, late]);
 }
