@@ -5,6 +5,7 @@ export type Word =
   | "not-allowed"
   | "token-error"
   | "bad-ciphertext"
+  | "budget"
   | "audit"
   | "busy"
   | "report";

@@ -40,9 +40,9 @@ export const tpmKill: Fault = {
   },
 };
 
-/** A library that reaches no HSM may say what it likes; of a ciphertext no caller is told more than that it gave nothing. */
+/** A library that reaches no HSM may say what it likes; of a ciphertext no caller is told more than that it gave nothing, and each failure is counted. */
 export const hsmKill: Fault = {
-  may: ["token-error", "bad-ciphertext", "busy", ...REBOOT],
+  may: ["token-error", "bad-ciphertext", "budget", "busy", ...POWER_CYCLE],
   strike: async (machine) => {
     await machine.desk.hsm.kill();
     await machine.rebootsItself(REBOOTS.asked, () => machine.desk.hsm.start());
