@@ -1,8 +1,6 @@
-import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { openStoreFile, Store } from "../../seal/index.ts";
 import { cli } from "../support/cli.ts";
-import { type DrillDesk, openDrillDesk, signedByCaller } from "../support/drill-desk.ts";
+import { type DrillDesk, enrolMachine, openDrillDesk, pushReport, signedByCaller } from "../support/drill-desk.ts";
 import { type DrillRun, runDrill } from "../support/drill-document.ts";
 import { isRoot } from "../support/socket-workload.ts";
 import { startVerifier, type VerifierProcess } from "../support/verifier-process.ts";
@@ -42,8 +40,7 @@ const status = async (...words: readonly string[]) => {
   return { code, ...(JSON.parse(out) as { state: string; tokens: readonly { shims: readonly { role: string }[] }[] }) };
 };
 const rolesIn = ({ tokens }: Awaited<ReturnType<typeof status>>) => tokens[0]?.shims.map(({ role }) => role);
-const pushed = () =>
-  cli(["verifier", "push", "--machine", at("vm-1"), "--name", "vm-1", "--to", desk.verifier.url, "--once"]);
+const pushed = () => pushReport(desk);
 const lastReport = async () => ((await verifier.get("/v1/machines/vm-1")) as { lastReport: string | null }).lastReport;
 
 beforeAll(async () => {
@@ -51,11 +48,7 @@ beforeAll(async () => {
   await startService();
   await boot();
   expect((await status("--wait", "120")).state).toBe("serving");
-  const service = ["--to", desk.verifier.url];
-  const [operator, token] = [join(desk.verifier.folder, "operator.token"), at("vm-1.token")];
-  expect((await cli(["verifier", "invite", "vm-1", ...service, "--token", operator, "--out", token])).code).toBe(0);
-  const enrolment = ["verifier", "enrol", "vm-1", "--machine", at("vm-1"), ...service, "--token", token];
-  expect(await cli([...enrolment, "--issuer", desk.verifier.issuer])).toMatchObject({ code: 0, err: "" });
+  await enrolMachine(desk);
   await pushed();
 });
 afterAll(async () => {
@@ -88,19 +81,11 @@ const acts: DrillRun["acts"] = {
   },
 };
 
-/** As five minutes in which everything was served: what was lost before counts no more. */
-function forgetLosses(): void {
-  const medium = openStoreFile(join(desk.machine.directory, "inside/store"), { create: false });
-  const { store } = Store.open(medium);
-  store.write({ ...store.content, recoveries: 0 });
-  medium.close();
-}
-
 async function inThisOrder(order: readonly Part[]): Promise<void> {
   const before = await lastReport();
   for (const part of order) await kill[part]();
   expect(await desk.machine.ended(), `${order}: capped, then rebooted`).toBe(REBOOTS.gone);
-  forgetLosses();
+  desk.machine.forgetLosses();
   await Promise.all([desk.hsm.start(), startService()]);
   await boot();
   const { state } = await status("--wait", "120");

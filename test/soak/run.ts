@@ -1,27 +1,35 @@
-// npm run soak -- [--minutes N] [--json]: exit code 1 when something did not hold, 2 for arguments that mean nothing
+// npm run soak -- [--minutes N] [--seed N] [--only crowd|machine] [--plant WHAT]... [--json]: exit code 1 when something did not hold,
+// 2 for arguments that mean nothing
 import { parseArgs } from "node:util";
-import { memoryText } from "./memory.ts";
-import { soak } from "./soak.ts";
+import { memoryText } from "./crowd/memory.ts";
+import { PLANTS, type Plant } from "./machine/plants.ts";
+import { newSeed } from "./machine/soak.ts";
+import { PARTS, type Part, soak } from "./soak.ts";
 
-const USAGE = "usage: npm run soak -- [--minutes N] [--json]";
+const USAGE = `usage: npm run soak -- [--minutes N] [--seed N] [--only ${PARTS.join("|")}] [--plant ${PLANTS.join("|")}]... [--json]`;
 const MINUTES = 10;
-const DROPS = 10_000;
 
 interface Order {
-  readonly milliseconds: number;
-  readonly drops: number;
+  readonly minutes: number;
+  readonly seed: number;
+  readonly parts: readonly Part[];
+  readonly plants: readonly Plant[];
   readonly json: boolean;
 }
 
-/** As many connections in a short run as come and go in that part of a long one. Null for arguments that mean nothing. */
+/** Null for arguments that mean nothing. */
 function parseOrder(args: readonly string[]): Order | null {
   try {
-    const options = { minutes: { type: "string", default: `${MINUTES}` }, json: { type: "boolean" } } as const;
-    const { values } = parseArgs({ args: [...args], options });
-    const minutes = Number(values.minutes);
-    if (!(minutes > 0) || !Number.isFinite(minutes)) return null;
-    const drops = Math.ceil(DROPS * Math.min(1, minutes / MINUTES));
-    return { milliseconds: minutes * 60_000, drops, json: values.json ?? false };
+    const text = { type: "string" } as const;
+    const options = { minutes: text, seed: text, only: text, plant: { ...text, multiple: true } } as const;
+    const { values } = parseArgs({ args: [...args], options: { ...options, json: { type: "boolean" } } });
+    const minutes = Number(values.minutes ?? MINUTES);
+    const seed = Number(values.seed ?? newSeed());
+    const parts = PARTS.filter((part) => values.only === undefined || values.only === part);
+    const plants = PLANTS.filter((plant) => values.plant?.includes(plant));
+    const all = parts.length > 0 && plants.length === new Set(values.plant).size;
+    if (!(minutes > 0) || !Number.isFinite(minutes) || !Number.isSafeInteger(seed) || !all) return null;
+    return { minutes, seed, parts, plants, json: values.json ?? false };
   } catch {
     return null;
   }
@@ -34,12 +42,16 @@ async function main(): Promise<void> {
     process.exitCode = 2;
     return;
   }
-  const result = await soak(order);
-  if (order.json) console.log(JSON.stringify(result));
+  const { json } = order;
+  console.error(`seed ${order.seed}`);
+  const result = await soak({ ...order, say: (line) => console.error(line) });
+  if (json) console.log(JSON.stringify(result));
   else {
-    console.log(`${result.operations} operations, ${result.faults} faults, ${result.violations.length} violations`);
-    console.log(memoryText(result.memory));
-    for (const violation of result.violations) console.log(`  ${violation}`);
+    const { operations, faults, faultsByKind, violations, crowd } = result;
+    console.log(`${operations} operations, ${faults} faults, ${violations.length} violations`);
+    for (const [kind, count] of Object.entries(faultsByKind)) console.log(`  ${kind}: ${count}`);
+    if (crowd !== null) console.log(memoryText(crowd.memory));
+    for (const violation of violations) console.log(`  ${violation}`);
   }
   if (result.violations.length > 0) process.exitCode = 1;
 }

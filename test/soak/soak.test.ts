@@ -2,21 +2,37 @@ import { execFile } from "node:child_process";
 import { resolve } from "node:path";
 import { promisify } from "node:util";
 import { describe, expect, it } from "vitest";
-import { LOOKS, memoryFindings, toldOf } from "./memory.ts";
-import { KEY_NAMES, LIMITS, planWorkloads, WORKLOADS } from "./plan.ts";
+import { LOOKS, memoryFindings, toldOf } from "./crowd/memory.ts";
+import { KEY_NAMES, LIMITS, planWorkloads, WORKLOADS } from "./crowd/plan.ts";
+import { LeastBucket } from "./crowd/workload.ts";
+import { heldFindings, heldIn, type Look } from "./machine/held.ts";
+import { Judge } from "./machine/judge.ts";
+import { ENDING, PASSING, type PlannedFault, planFaults } from "./machine/plan.ts";
 
 const run = promisify(execFile);
 const SOAK = resolve(import.meta.dirname, "run.ts");
+const TEN_SECONDS = `${1 / 6}`;
 
-describe("the soak", () => {
+const KINDS = [...ENDING, ...PASSING];
+
+/** With its exit code. */
+async function soaked(...args: readonly string[]) {
+  const { code, stdout, stderr } = await run(process.execPath, [SOAK, "--json", ...args]).then(
+    (done) => ({ ...done, code: 0 }),
+    (failed: { code: number; stdout: string; stderr: string }) => failed,
+  );
+  return { code, stderr, ...JSON.parse(stdout) };
+}
+
+describe("the soak's crowd", () => {
   it("I6, I7: of 64 workloads at both doors none gets another's key, session, rate or budget, nor waits for one that is stuck", async () => {
-    const { stdout } = await run(process.execPath, [SOAK, "--minutes", `${1 / 6}`, "--json"]);
-    const { operations, faults, violations, memory } = JSON.parse(stdout);
-    expect(violations).toEqual([]);
+    const { code, operations, faults, violations, crowd } = await soaked("--only", "crowd", "--minutes", TEN_SECONDS);
+    expect([code, violations]).toEqual([0, []]);
     expect(operations).toBeGreaterThan(WORKLOADS);
     expect(faults).toBeGreaterThan(100);
-    expect(memory.descriptors.after).toBeLessThanOrEqual(memory.descriptors.before);
-    for (const { middle, end } of [memory.heap, memory.resident]) expect(Math.min(middle, end)).toBeGreaterThan(1);
+    const { descriptors, heap, resident } = crowd.memory;
+    expect(descriptors.after).toBeLessThanOrEqual(descriptors.before);
+    for (const { middle, end } of [heap, resident]) expect(Math.min(middle, end)).toBeGreaterThan(1);
   });
 
   it.each([
@@ -34,6 +50,15 @@ describe("the soak", () => {
     expect(findings).toEqual(expected.map((text) => expect.stringMatching(text)));
   });
 
+  it("I6: a workload counts its own tokens as low as it can know them", () => {
+    const bucket = new LeastBucket({ perMinute: 60, burst: 2 });
+    const asked = (from: number, to: number, given: boolean) => bucket.asked(from, to, given);
+    expect([asked(0, 5, true), asked(10, 1010, true)]).toEqual([2, 1.005]);
+    expect(asked(1510, 1520, false)).toBeCloseTo(0.505, 6); // not from when it was asked: from when it was answered
+    expect(asked(2020, 2030, true)).toBeCloseTo(1.005, 6);
+    expect(asked(90_000, 90_010, true)).toBe(2);
+  });
+
   it("plans every kind of workload at each door, with keys of their own and shared ones", () => {
     const planned = planWorkloads();
     expect(new Set(planned.map(({ scope }) => scope)).size).toBe(WORKLOADS);
@@ -41,11 +66,88 @@ describe("the soak", () => {
     const kinds = new Set(planned.map(({ kind, door }) => `${kind} ${door}`));
     expect(kinds.size).toBe(2 * Object.keys(LIMITS).length);
   });
+});
 
-  it("refuses arguments that mean nothing", async () => {
-    for (const args of [["--minutes", "0"], ["--minutes", "x"], ["--minutes", "Infinity"], ["more"]]) {
-      const refused = run(process.execPath, [SOAK, ...args]);
-      await expect(refused, args.join(" ")).rejects.toMatchObject({ code: 2, stdout: "" });
-    }
+describe("the soak's machine", () => {
+  it("I3 I4 I8 I11: every kind of fault comes and goes, and no record is lost, no PIN copied, no session left", async () => {
+    const { code, seed, stderr, violations, ...told } = await soaked("--only", "machine", "--minutes", TEN_SECONDS);
+    expect([code, violations]).toEqual([0, []]);
+    expect(stderr).toContain(`seed ${seed}\n`);
+    expect(Object.keys(told.faultsByKind).sort()).toEqual([...KINDS, "drop"].sort());
+    expect(told.operations).toBeGreaterThan(KINDS.length * 10);
+  }, 900_000);
+
+  it("I4 I8: a lost record, a connection that stays and a copy of the PIN are found", async () => {
+    const plants = ["record", "session", "pin"].flatMap((plant) => ["--plant", plant]);
+    const { code, violations } = await soaked("--only", "machine", "--minutes", TEN_SECONDS, ...plants);
+    expect(code).toBe(1);
+    for (const found of [
+      /^the audit log: audit log: anchored record: expected record \d+ with the anchored hash/,
+      /^\S+ sha256:[0-9a-f]{64}: 1 acknowledged, 0 in the audit log$/,
+      /^no machine that nobody is connected to/,
+      /^agent: \d+ descriptors are left$/,
+      /^PIN in process sleep \(\d+\): whole and halves 1, 1, 1$/,
+    ])
+      expect(violations).toContainEqual(expect.stringMatching(found));
   });
+
+  it("plans the same for the same seed, and every kind in every deck", () => {
+    const taken = (from: Iterator<PlannedFault, never>, count: number) =>
+      Array.from({ length: count }, () => from.next().value);
+    const both = ({ first, second }: ReturnType<typeof planFaults>) => [taken(first, 40), taken(second, 40)];
+    expect(both(planFaults(7))).toEqual(both(planFaults(7)));
+    expect(both(planFaults(7))).not.toEqual(both(planFaults(8)));
+    const [first = [], second = []] = both(planFaults(7)).map((half) => half.map(({ kind }) => kind));
+    const later = first.slice(ENDING.length);
+    expect(first.slice(0, ENDING.length).sort()).toEqual([...ENDING].sort());
+    expect(later.slice(0, KINDS.length).sort()).toEqual([...KINDS].sort());
+    expect(second.slice(PASSING.length, 2 * PASSING.length).sort()).toEqual([...PASSING].sort());
+  });
+
+  it("takes a failure for a violation unless a fault that was under way may have it", () => {
+    const judge = new Judge();
+    const window = judge.open("shim-kill", ["token-error"], 100);
+    window.to = 200;
+    const failed = (what: string, began: number, ended: number) => judge.failed({ who: "w", what, began, ended });
+    failed("token-error", 90, 110);
+    failed("token-error", 190, 210);
+    expect(judge.violations).toEqual([]);
+    failed("token-error", 90, 99);
+    failed("token-error", 201, 210);
+    failed("audit", 110, 120);
+    const outside = "w: token-error with no fault under way";
+    expect(judge.violations).toEqual([outside, outside, "w: audit during shim-kill"]);
+  });
+
+  it.each([
+    ["flat", () => 50, 9, []],
+    [
+      "growing",
+      (look: number) => 50 + 5 * look,
+      9,
+      ["agent: resident memory grew over the second half: from 67.5 to 127.5 MiB"],
+    ],
+    ["flat, with a descriptor more", () => 50, 10, ["agent: 1 descriptors are left"]],
+  ])("I10: what an agent holds that is %s is judged as that", (_what, resident, after, expected) => {
+    const looks = Array.from({ length: 20 }, (_, at): Look => {
+      const other = { pid: at, descriptors: at, residentBytes: at }; // replaced all the time
+      const residentBytes = resident(at) * (1 << 20);
+      return { agent: { pid: 7, descriptors: at < 19 ? 9 : after, residentBytes }, spawner: other, verifier: other };
+    });
+    expect(heldFindings(heldIn(looks), true)).toEqual(expected);
+  });
+});
+
+it("the soak refuses arguments that mean nothing", async () => {
+  const wrong = [
+    ["--minutes", "0"],
+    ["--minutes", "x"],
+    ["--minutes", "Infinity"],
+    ["--seed", "x"],
+    ["--only", "me"],
+  ];
+  for (const args of [...wrong, ["--plant", "tree"], ["more"]]) {
+    const refused = run(process.execPath, [SOAK, ...args]);
+    await expect(refused, args.join(" ")).rejects.toMatchObject({ code: 2, stdout: "" });
+  }
 });

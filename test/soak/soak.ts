@@ -1,114 +1,59 @@
-import { spawn } from "node:child_process";
-import { once } from "node:events";
-import { readdirSync, readFileSync } from "node:fs";
-import { join } from "node:path";
-import { setTimeout as delay } from "node:timers/promises";
-import { knownHead, verifyLog } from "../../agent/audit/verify.ts";
-import { LogWalk } from "../../agent/audit/walk.ts";
-import { callerCommand, openServed, type Served } from "../bench/served.ts";
-import type { LabHeld } from "../support/lab-broker.ts";
-import { runTokenTool } from "../support/shim-fixture.ts";
-import type { ClientsOrder } from "./clients.ts";
-import type { Told } from "./findings.ts";
-import { LOOKS, type MemoryTold, memoryFindings, toldOf } from "./memory.ts";
-import { KEY_NAMES, planWorkloads, scopesOf } from "./plan.ts";
+import { type CrowdResult, soakCrowd } from "./crowd/crowd.ts";
+import type { MachineHeld } from "./machine/held.ts";
+import type { Plant } from "./machine/plants.ts";
+import { soakMachine } from "./machine/soak.ts";
+
+export const PARTS = ["crowd", "machine"] as const;
+export type Part = (typeof PARTS)[number];
 
 export interface SoakOptions {
-  readonly milliseconds: number;
-  /** Connections that are opened and dropped meanwhile. */
-  readonly drops: number;
+  readonly minutes: number;
+  readonly seed: number;
+  readonly parts: readonly Part[];
+  readonly plants: readonly Plant[];
+  readonly say: (line: string) => void;
 }
 
 export interface SoakResult {
-  /** Signatures that were asked for, given and verified. */
+  readonly seed: number;
+  /** Operations that were asked for, given and found good. */
   readonly operations: number;
-  /** What was done to the agent that no good client does. */
+  /** What was done to agent and machine that should not be. */
   readonly faults: number;
+  readonly faultsByKind: Readonly<Record<string, number>>;
   /** What must not be; empty when all held. */
   readonly violations: readonly string[];
-  /** Of the agent. */
-  readonly memory: MemoryTold;
+  /** Null when it was left out. */
+  readonly crowd: Pick<CrowdResult, "memory"> | null;
+  readonly machine: { readonly held: MachineHeld } | null;
 }
 
-/**
- * 64 workloads, each with a scope of its own, at both doors of an agent over a real shim; among them clients that are stuck, slow, or gone.
- * Every signature is verified, every limit is counted, and the audit log has to tell the same at the end.
- */
-export async function soak({ milliseconds, drops }: SoakOptions): Promise<SoakResult> {
-  const workloads = planWorkloads();
-  const served = await openServed({
-    addKeys: (token) => {
-      for (const [index, name] of KEY_NAMES.entries())
-        runTokenTool(token, [
-          ...["--keypairgen", "--key-type", "EC:prime256v1"],
-          ...["--id", `${index + 16}`.padStart(4, "0"), "--label", name],
-        ]);
-    },
-    callers: [process.execPath],
-    scopes: () => scopesOf(workloads, "bench"),
-  });
-  try {
-    const before = descriptorsOf(served);
-    const order: ClientsOrder = {
-      ...{ milliseconds, drops, paths: workloads.map(({ scope }) => served.socket(scope)) },
-      publicKeys: Object.fromEntries(served.keys.map(({ name, spki }) => [name, Buffer.from(spki).toString("base64")])),
-    };
-    const told = runClients(order);
-    const looks = await lookOften(served, milliseconds);
-    const { operations, faults, signed, violations } = await told;
-    await delay(500); // the agent hears of the last ends
-    const memory = toldOf(looks, { before, after: descriptorsOf(served) });
-    return {
-      ...{ operations, faults, memory },
-      violations: [...violations, ...memoryFindings(memory), ...auditFindings(served, signed)],
-    };
-  } finally {
-    await served.close();
-  }
+/** Of the time, when both have their part of it. */
+const CROWD = 1 / 5;
+/** Connections of a crowd that is there for so many minutes. */
+const DROPS = 10_000;
+const DROPS_MINUTES = 10;
+
+/** First the crowd, then the machine. */
+export async function soak({ minutes, seed, parts, plants, say }: SoakOptions): Promise<SoakResult> {
+  const share = parts.length === 1 ? 1 : CROWD;
+  const crowd = parts.includes("crowd") ? await soakCrowd(crowdOrder(minutes * share)) : null;
+  const rest = crowd === null ? minutes : minutes * (1 - share);
+  const machine = parts.includes("machine")
+    ? await soakMachine({ milliseconds: rest * 60_000, seed, plants, say })
+    : null;
+  const ofMachine = machine?.faultsByKind ?? {};
+  const faultsByKind = { ...(crowd === null ? {} : { crowd: crowd.faults }), ...ofMachine };
+  return {
+    ...{ seed, faultsByKind, operations: (crowd?.operations ?? 0) + (machine?.operations ?? 0) },
+    faults: Object.values(faultsByKind).reduce((sum, count) => sum + count, 0),
+    violations: [...(crowd?.violations ?? []), ...(machine?.violations ?? [])],
+    crowd: crowd === null ? null : { memory: crowd.memory },
+    machine: machine === null ? null : { held: machine.held },
+  };
 }
 
-async function runClients(order: ClientsOrder): Promise<Told> {
-  const command = callerCommand(process.execPath, [join(import.meta.dirname, "clients.ts")]);
-  const child = spawn(...command, { cwd: "/", stdio: ["ignore", "inherit", "inherit", "ipc"] });
-  child.send(order);
-  const gone = once(child, "exit").then(([code]) => Promise.reject(new Error(`the clients ended with ${code}`)));
-  gone.catch(() => undefined);
-  const [told] = await Promise.race([once(child, "message"), gone]);
-  return told;
-}
-
-/** While the clients work, at equal distances. */
-async function lookOften({ lab }: Served, milliseconds: number): Promise<readonly LabHeld[]> {
-  const looks: LabHeld[] = [];
-  while (looks.length < LOOKS) {
-    await delay(milliseconds / (LOOKS + 1));
-    looks.push(await lab.ask("held"));
-  }
-  return looks;
-}
-
-/** Open descriptors of the agent, which is the spawner's child that is called node. */
-function descriptorsOf({ lab }: Served): number {
-  const spawner = lab.spawnerPid();
-  const children = readFileSync(`/proc/${spawner}/task/${spawner}/children`, "latin1").trim().split(" ");
-  const agent = children.find((pid) => readFileSync(`/proc/${pid}/cmdline`, "latin1").includes("hostile-agent"));
-  if (agent === undefined) throw new Error("no agent");
-  return readdirSync(`/proc/${agent}/fd`).length;
-}
-
-/** The log verifies, and has as many allowed signatures of each scope as its workload got, all with its own key. */
-function auditFindings({ directory }: Served, signed: Told["signed"]): readonly string[] {
-  const counted: Record<string, number> = {};
-  const findings: string[] = [];
-  const keyOf = new Map(planWorkloads().map(({ scope, key }) => [scope, key]));
-  verifyLog(new LogWalk(join(directory, "agent", "audit")), knownHead(null), ({ record }) => {
-    if (record.operation !== "sign" || record.decision !== "allow") return;
-    counted[record.scope] = (counted[record.scope] ?? 0) + 1;
-    if (record.key !== keyOf.get(record.scope)) findings.push(`${record.scope}: recorded with key ${record.key}`);
-  });
-  for (const { scope } of planWorkloads()) {
-    const [log, own] = [counted[scope] ?? 0, signed[scope] ?? 0];
-    if (log !== own) findings.push(`${scope}: ${own} signatures, ${log} in the audit log`);
-  }
-  return findings;
+/** As many connections in a short run as come and go in that part of a long one. */
+function crowdOrder(minutes: number) {
+  return { milliseconds: minutes * 60_000, drops: Math.ceil(DROPS * Math.min(1, minutes / DROPS_MINUTES)) };
 }

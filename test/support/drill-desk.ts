@@ -4,16 +4,15 @@ import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync 
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { buffer } from "node:stream/consumers";
-import { expect } from "vitest";
 import { modulePolicy } from "../../attest/index.ts";
 import { sha256Hex, utf8 } from "../../policy/index.ts";
 import { layOutVerifier, type VerifierFolder } from "../../vm-images/story/verifier-folder.ts";
-import { cli } from "./cli.ts";
+import { type CliResult, cli } from "./cli.ts";
 import { layOutEndorsement } from "./cli-layout.ts";
 import { type DrillHsm, openDrillHsm } from "./drill-hsm.ts";
 import { type DrillMachine, openDrillMachine } from "./drill-machine.ts";
-import { changeModule, pinOf, policyDraft } from "./launch-documents.ts";
-import { LAUNCH_PIN } from "./launch-token.ts";
+import { changeModule, type PolicyDraft, pinOf, policyDraft } from "./launch-documents.ts";
+import { type BenchToken, LAUNCH_PIN, type TokenKey } from "./launch-token.ts";
 import { peImage } from "./pe-image.ts";
 import { NATIVE_DIRECTORY } from "./shim-fixture.ts";
 import { putProgram } from "./walk-through.ts";
@@ -33,9 +32,15 @@ export interface DrillDesk extends AsyncDisposable {
 export interface DeskOptions {
   readonly onLoginLost?: "reboot" | "stop";
   readonly spares?: number;
+  /** What the HSM holds besides the keys that every one has. */
+  readonly keys?: readonly TokenKey[];
+  /** Changes the policy whose one scope is `CALLER`'s, once the HSM is there. */
+  readonly policy?: (draft: PolicyDraft, token: BenchToken) => void;
+  /** A command that runs the agent's own. */
+  readonly through?: readonly string[];
 }
 
-export async function openDrillDesk({ onLoginLost = "reboot", spares = 1 }: DeskOptions = {}): Promise<DrillDesk> {
+export async function openDrillDesk(options: DeskOptions = {}): Promise<DrillDesk> {
   const directory = mkdtempSync(join(tmpdir(), "drill-"));
   chmodSync(directory, 0o755);
   const at = (name: string) => join(directory, name);
@@ -45,14 +50,14 @@ export async function openDrillDesk({ onLoginLost = "reboot", spares = 1 }: Desk
     rmSync(directory, { recursive: true, force: true });
   };
   try {
-    const machine = await openDrillMachine(at("vm-1"));
+    const machine = await openDrillMachine(at("vm-1"), options.through);
     started.push(machine);
-    const hsm = await openDrillHsm(at("hsm"));
+    const hsm = await openDrillHsm(at("hsm"), options.keys);
     started.push(hsm);
     await putProgram(directory);
     await layOutEndorsement(directory, machine.tpm);
     for (const image of ["image-1", "image-2"]) layOutImage(at(image), machine, image);
-    writeFileSync(at("policy.json"), policyFor(hsm, { onLoginLost, spares }));
+    writeFileSync(at("policy.json"), policyFor(hsm, options));
     await makeDocuments(at, hsm);
     const verifier = await layOutVerifier(at("verifier"), authorityOf(machine), {
       anchors: new Uint8Array(readFileSync(at("anchors.json"))),
@@ -90,7 +95,8 @@ function layOutImage(directory: string, { config }: DrillMachine, name: string):
   put("manifest.json", JSON.stringify({ stamp: "", manifest: { id, variant: "demo", files: { "uki.efi": id } } }));
 }
 
-function policyFor({ token, connect }: DrillHsm, how: Required<DeskOptions>): string {
+function policyFor({ token, connect }: DrillHsm, options: DeskOptions): string {
+  const { onLoginLost = "reboot", spares = 1, policy } = options;
   const programs = NATIVE_DIRECTORY;
   const digestOf = (path: string) => sha256Hex(new Uint8Array(readFileSync(path)));
   const draft = policyDraft({ programs, token });
@@ -98,10 +104,12 @@ function policyFor({ token, connect }: DrillHsm, how: Required<DeskOptions>): st
   changeModule(draft, {
     ...modulePolicy(pinOf({ programs }, token.library), config, token.environment),
     profile: { name: "relay", sha256: digestOf(join(programs, "relay.profile")) },
-    ...{ connect: [...connect], writable: [], spares: how.spares },
+    ...{ connect: [...connect], writable: [], spares },
   });
   const callers = { signer: { uid: CALLER.uid, exe: [`sha256:${digestOf(CALLER.program)}` as const], unit: null } };
-  return `${JSON.stringify({ ...draft, callers, onLoginLost: how.onLoginLost }, null, 2)}\n`;
+  Object.assign(draft, { callers, onLoginLost });
+  policy?.(draft, token);
+  return `${JSON.stringify(draft, null, 2)}\n`;
 }
 
 /** As agent/cli/README.md has it. */
@@ -132,7 +140,21 @@ async function makeDocuments(at: (name: string) => string, { token }: DrillHsm):
 
 async function ironclaw(words: readonly string[], input = ""): Promise<void> {
   const { code, err } = await cli(words, input);
-  expect({ words, code, err }).toEqual({ words, code: 0, err: "" });
+  if (code !== 0 || err !== "") throw new Error(`ironclaw ${words.join(" ")}: ended with ${code}: ${err}`);
+}
+
+/** At the verifier, which runs, as does the machine. */
+export async function enrolMachine({ at, verifier }: DrillDesk): Promise<void> {
+  const [operator, token] = [join(verifier.folder, "operator.token"), at("vm-1.token")];
+  const service = ["--to", verifier.url];
+  await ironclaw(["verifier", "invite", "vm-1", ...service, "--token", operator, "--out", token]);
+  const machine = ["vm-1", "--machine", at("vm-1"), ...service, "--token", token];
+  await ironclaw(["verifier", "enrol", ...machine, "--issuer", verifier.issuer]);
+}
+
+/** One report to the verifier. */
+export function pushReport({ at, verifier }: DrillDesk): Promise<CliResult> {
+  return cli(["verifier", "push", "--machine", at("vm-1"), "--name", "vm-1", "--to", verifier.url, "--once"]);
 }
 
 const CLIENT = "/usr/lib/x86_64-linux-gnu/pkcs11/p11-kit-client.so";

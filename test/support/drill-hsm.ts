@@ -2,7 +2,7 @@ import { execFileSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { type BenchToken, openSoftHsm } from "./launch-token.ts";
+import { addTokenKey, type BenchToken, openSoftHsm, type TokenKey } from "./launch-token.ts";
 import { type Pkcs11Proxy, PROXY_CLIENT, PROXY_CLIENT_CONFIG, proxyEnvironment, startProxy } from "./pkcs11-proxy.ts";
 import { SOFTHSM } from "./shim-fixture.ts";
 
@@ -16,14 +16,19 @@ export interface DrillHsm extends AsyncDisposable {
   readonly connect: readonly { readonly listen: string; readonly to: string }[];
   kill(): Promise<void>;
   start(): Promise<void>;
+  /** Everything that asks it waits until `resume`. */
+  pause(): void;
+  resume(): void;
   changePin(from: string, to: string): void;
   /** Another unit at the same address, into which the keys were put from a backup. Its serial number. */
   replace(): Promise<string>;
 }
 
-export async function openDrillHsm(directory: string): Promise<DrillHsm> {
+/** @param keys besides those that every bench has */
+export async function openDrillHsm(directory: string, keys: readonly TokenKey[] = []): Promise<DrillHsm> {
   mkdirSync(directory, { recursive: true });
   const soft = await openSoftHsm(directory);
+  const added = keys.map((key) => [key.label, addTokenKey(directory, key)] as const);
   let proxy: Pkcs11Proxy = await startProxy({ directory }, soft.environment);
   const { port } = proxy;
   const kill = () => proxy.stop();
@@ -31,9 +36,14 @@ export async function openDrillHsm(directory: string): Promise<DrillHsm> {
     proxy = await startProxy({ directory }, soft.environment, port);
   };
   return {
-    token: { ...soft, library: PROXY_CLIENT, config: PROXY_CLIENT_CONFIG, environment: proxyEnvironment(LISTEN) },
+    token: {
+      ...{ ...soft, keys: { ...soft.keys, ...Object.fromEntries(added) } },
+      ...{ library: PROXY_CLIENT, config: PROXY_CLIENT_CONFIG, environment: proxyEnvironment(LISTEN) },
+    },
     connect: [{ listen: `127.0.0.1:${LISTEN}`, to: `127.0.0.1:${port}` }],
     ...{ kill, start, [Symbol.asyncDispose]: kill },
+    pause: () => proxy.signal("SIGSTOP"),
+    resume: () => proxy.signal("SIGCONT"),
     changePin: (from, to) => {
       const change = ["--login", "--pin", from, "--change-pin", "--new-pin", to];
       execFileSync("pkcs11-tool", ["--module", SOFTHSM, "--token-label", soft.label, ...change], {

@@ -7,7 +7,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import type { AgentConfig } from "../../agent/config.ts";
 import { bankAlgorithm, type PcrBank, parseFirmwareLog } from "../../attest/index.ts";
 import { AGENT_PCR, utf8 } from "../../policy/index.ts";
-import { openStoreFile } from "../../seal/index.ts";
+import { openStoreFile, Store } from "../../seal/index.ts";
 import { DEVICES } from "./launch-documents.ts";
 import { withTpm } from "./launch-fixture.ts";
 import { childrenOf, commandOf, descendantsOf } from "./process-tree.ts";
@@ -39,13 +39,18 @@ export interface DrillMachine extends AsyncDisposable {
   console(): string;
   agentPid(): number;
   shimPids(): readonly number[];
+  /** While it is switched off: as five minutes in which everything was served, so that what was lost before counts no more. */
+  forgetLosses(): void;
   /** What the TPM keeps, to be put back. */
   copyTpm(to: string): void;
   putBackTpm(from: string): Promise<void>;
 }
 
-/** @param directory made; its path must be short */
-export async function openDrillMachine(directory: string): Promise<DrillMachine> {
+/**
+ * @param directory made; its path must be short
+ * @param through a command that runs the agent's own, e.g. with another environment
+ */
+export async function openDrillMachine(directory: string, through: readonly string[] = []): Promise<DrillMachine> {
   mkdirSync(directory);
   const inside = join(directory, "inside");
   const at = (name: string) => join(inside, name);
@@ -78,12 +83,13 @@ export async function openDrillMachine(directory: string): Promise<DrillMachine>
       rmSync(at("shims"), { recursive: true, force: true }); // a memory file system in a machine
       await tpm.restart();
       await measureFirmware(bus, at("firmware-event-log"), new Uint8Array(readFileSync(join(image, "uki.efi"))));
-      boot = await startBoot(directory, portPair, bus);
+      boot = await startBoot(directory, portPair, bus, through);
     },
     ended: () => running().ended,
     console: () => running().console(),
     agentPid: () => childrenOf(running().pid)[0] ?? -1,
     shimPids: () => descendantsOf(running().pid).filter((pid) => commandOf(pid) === "shim"),
+    forgetLosses: () => forgetLosses(at("store")),
     copyTpm: (to) => cpSync(state, to, { recursive: true }),
     putBackTpm: async (from) => {
       await stop();
@@ -96,6 +102,13 @@ export async function openDrillMachine(directory: string): Promise<DrillMachine>
       await tpm.stop();
     },
   };
+}
+
+function forgetLosses(path: string): void {
+  const medium = openStoreFile(path, { create: false });
+  const { store } = Store.open(medium);
+  store.write({ ...store.content, recoveries: 0 });
+  medium.close();
 }
 
 function layOutDevices(pci: string): void {
@@ -143,7 +156,7 @@ interface Boot {
   stop(): Promise<void>;
 }
 
-async function startBoot(directory: string, portPair: string, bus: TpmBus): Promise<Boot> {
+async function startBoot(directory: string, portPair: string, bus: TpmBus, through: readonly string[]): Promise<Boot> {
   const at = (name: string) => join(directory, "inside", name);
   const ports: Port[] = [];
   for (const name of PORTS) ports.push(await openPort(portPair, at(name), join(directory, `ironclaw.${name}.sock`)));
@@ -152,7 +165,7 @@ async function startBoot(directory: string, portPair: string, bus: TpmBus): Prom
     ...[join(NATIVE_DIRECTORY, "spawner"), "--service", "--single-uid", "--relay", join(NATIVE_DIRECTORY, "relay")],
     ...["--run-dir", at("shims"), "--cabinet", join(directory, "cabinet.img"), "--workloads", at("workloads")],
     ...["--tpm", `unix:${bus.path("other")}`, "--store", at("store")],
-    ...["--", process.execPath, join(root, "agent/main.ts"), "agent", "--config", at("agent.json")],
+    ...["--", ...through, process.execPath, join(root, "agent/main.ts"), "agent", "--config", at("agent.json")],
   ];
   const child = spawn(file, args, { stdio: ["ignore", "ignore", "pipe"] });
   let text = "";

@@ -3,7 +3,7 @@ import { once } from "node:events";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
 import { join } from "node:path";
-import { freePort, type PairBench, startDaemon } from "./relay-pair.ts";
+import { type Daemon, freePort, type PairBench, startDaemon } from "./relay-pair.ts";
 import { makeToken, SOFTHSM, TEST_PIN } from "./shim-fixture.ts";
 
 /** The library that speaks to the proxy over TCP, from Debian's caml-crush-clients. */
@@ -19,9 +19,8 @@ export function proxyEnvironment(port: number): Readonly<Record<string, string>>
   return { PKCS11PROXY_LIBNAME: PROXIED, PKCS11PROXY_SOCKET_PATH: `127.0.0.1:${port}` };
 }
 
-export interface Pkcs11Proxy {
+export interface Pkcs11Proxy extends Daemon {
   readonly port: number;
-  stop(): Promise<void>;
 }
 
 /** A proxy with a token of its own. */
@@ -50,7 +49,7 @@ export async function startProxy(
   writeFileSync(join(directory, "filter.conf"), `debug = 0\nmodules = [("${PROXIED}", "${SOFTHSM}")]\n`);
   writeFileSync(config, configuration(directory, port));
   const daemon = await startDaemon(["pkcs11proxyd", "-conf", config, "-fg"], environment, () => answers(port));
-  return { port, stop: () => daemon.stop() };
+  return { port, ...daemon };
 }
 
 function readPublicKey(file: string, id: string, environment: Readonly<Record<string, string>>): Uint8Array {

@@ -144,12 +144,18 @@ export async function freePort(): Promise<number> {
   return address.port;
 }
 
+export interface Daemon {
+  /** To all of its processes. */
+  signal(name: "SIGSTOP" | "SIGCONT"): void;
+  stop(): Promise<void>;
+}
+
 /** A program that serves until `stop`, which may be called twice; ready when `ready` says so. It and its children are a process group. */
 export async function startDaemon(
   command: readonly string[],
   environment: Readonly<Record<string, string>>,
   ready: () => boolean | Promise<boolean>,
-): Promise<{ stop(): Promise<void> }> {
+): Promise<Daemon> {
   const [file = "", ...args] = command;
   const child: ChildProcess = spawn(file, args, {
     ...{ env: { ...process.env, ...environment }, detached: true },
@@ -165,10 +171,14 @@ export async function startDaemon(
     if (child.exitCode !== null) throw new Error(`${file} ended: ${log}`);
     await new Promise((done) => setTimeout(done, 50));
   }
+  const signal = (name: NodeJS.Signals) => {
+    const runs = child.exitCode === null && child.signalCode === null;
+    if (child.pid !== undefined && runs) process.kill(-child.pid, name);
+  };
   return {
+    signal,
     stop: async () => {
-      const runs = child.exitCode === null && child.signalCode === null;
-      if (child.pid !== undefined && runs) process.kill(-child.pid, "SIGKILL");
+      signal("SIGKILL");
       await ended;
     },
   };

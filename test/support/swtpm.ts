@@ -22,6 +22,8 @@ export interface SoftwareTpm extends AsyncDisposable {
    * after TPM2_Shutdown(STATE) it decides between a TPM Restart and a TPM Resume.
    */
   restart(startup?: Startup): Promise<void>;
+  /** SIGKILL: what it keeps stays as it is; `restart` starts it again. */
+  kill(): Promise<void>;
   /** Ends the process and removes the directory. May be called twice. */
   stop(): Promise<void>;
 }
@@ -66,6 +68,7 @@ export async function startSwtpm({
       await stopProcess(child);
       child = await startProcess(directory, startup);
     },
+    kill: () => stopProcess(child),
     stop,
     [Symbol.asyncDispose]: stop,
   };

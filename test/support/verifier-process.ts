@@ -18,6 +18,7 @@ export interface Handed {
 /** `ironclaw verifier serve` as a process of its own. */
 export interface VerifierProcess extends AsyncDisposable {
   readonly url: string;
+  readonly pid: number;
   /** GET as a viewer, e.g. `/v1/machines`. */
   get(path: string): Promise<unknown>;
   /** A stored report, as it came. */
@@ -45,8 +46,7 @@ export async function startVerifier({ folder, url }: VerifierFolder): Promise<Ve
     fetch(`${url}${path}`, { ...init, headers: { authorization, ...init.headers } });
   const stop = () => end(child);
   return {
-    url,
-    stop,
+    ...{ url, stop, pid: child.pid ?? -1 },
     kill: async () => {
       const ended = once(child, "exit");
       child.kill("SIGKILL");

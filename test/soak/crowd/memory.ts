@@ -1,5 +1,5 @@
-import { median } from "../bench/bench.ts";
-import type { LabHeld } from "../support/lab-broker.ts";
+import { median } from "../../bench/bench.ts";
+import type { LabHeld } from "../../support/lab-broker.ts";
 
 /** What the agent held in the middle of the run and at its end, in MiB: medians of several looks, each after a collection. */
 export interface Held {
@@ -19,23 +19,24 @@ export interface MemoryTold {
 
 const MIB = 1 << 20;
 const HEAP_GROWTH = 4;
-const RESIDENT_GROWTH = 24;
+/** An allocator keeps what a burst needed, and a run of minutes is young. */
+export const RESIDENT_GROWTH = 48;
 /** How often the agent is looked at. */
 export const LOOKS = 20;
+
+/** @param sizes in bytes, of the last half of a run, in their order and at equal distances */
+export function heldOver(sizes: readonly number[], allowed: number): Held {
+  const third = Math.max(1, Math.floor(sizes.length / 3));
+  const mib = (some: readonly number[]) => Math.round((100 * median(some)) / MIB) / 100;
+  return { middle: mib(sizes.slice(0, third)), end: mib(sizes.slice(-third)), allowed };
+}
 
 /** @param looks of the whole run, in their order and at equal distances */
 export function toldOf(looks: readonly LabHeld[], descriptors: MemoryTold["descriptors"]): MemoryTold {
   const half = looks.slice(Math.floor(looks.length / 2));
-  const third = Math.max(1, Math.floor(half.length / 3));
-  const over = (size: (look: LabHeld) => number, allowed: number): Held => {
-    const mib = (some: readonly LabHeld[]) => Math.round((100 * median(some.map(size))) / MIB) / 100;
-    return { middle: mib(half.slice(0, third)), end: mib(half.slice(-third)), allowed };
-  };
-  return {
-    heap: over(({ heapBytes, externalBytes }) => heapBytes + externalBytes, HEAP_GROWTH),
-    resident: over(({ residentBytes }) => residentBytes, RESIDENT_GROWTH),
-    descriptors,
-  };
+  const heap = half.map(({ heapBytes, externalBytes }) => heapBytes + externalBytes);
+  const resident = half.map(({ residentBytes }) => residentBytes);
+  return { heap: heldOver(heap, HEAP_GROWTH), resident: heldOver(resident, RESIDENT_GROWTH), descriptors };
 }
 
 /** What is not flat, or not back where it was; empty when all is. */

@@ -1,8 +1,8 @@
 import { once } from "node:events";
 import { connect, type Socket } from "node:net";
 import { setTimeout as delay } from "node:timers/promises";
-import { GREETING } from "../support/native-client.ts";
-import { INITIALIZE_VALUES, openRawClient, requestFrame } from "../support/rpc-client.ts";
+import { GREETING } from "../../support/native-client.ts";
+import { INITIALIZE_VALUES, openRawClient, requestFrame } from "../../support/rpc-client.ts";
 import type { Findings } from "./findings.ts";
 
 const INITIALIZE = requestFrame(0x10, "C_Initialize", INITIALIZE_VALUES);

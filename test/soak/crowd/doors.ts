@@ -1,6 +1,6 @@
-import { connect, RefusedError } from "../../agent/client/index.ts";
-import { ECDSA, PRIVATE } from "../support/broker-session.ts";
-import { byteArray, INITIALIZE_VALUES, openRawClient, type RawClient, u32, ulongs } from "../support/rpc-client.ts";
+import { connect, RefusedError } from "../../../agent/client/index.ts";
+import { ECDSA, PRIVATE } from "../../support/broker-session.ts";
+import { byteArray, INITIALIZE_VALUES, openRawClient, type RawClient, u32, ulongs } from "../../support/rpc-client.ts";
 import type { Workload } from "./plan.ts";
 
 /** Null: refused for its rate or its budget. */

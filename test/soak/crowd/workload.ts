@@ -28,10 +28,11 @@ export async function runWorkload(
   const { scope, kind } = workload;
   const began = performance.now();
   const asked = { count: 0, refused: 0 };
+  const bucket = new LeastBucket(LIMITS[kind].rate);
   try {
     while (performance.now() < until) {
       const door = await openDoor(workload, place.path);
-      await useDoor(workload, { door, asked, until }, place, findings);
+      await useDoor(workload, { door, asked, bucket, until }, place, findings);
       await door.close();
     }
   } catch (error) {
@@ -45,12 +46,13 @@ export async function runWorkload(
 interface Use {
   readonly door: OpenDoor;
   readonly asked: { count: number; refused: number };
+  readonly bucket: LeastBucket;
   readonly until: number;
 }
 
 async function useDoor(
   { scope, kind }: Workload,
-  { door, asked, until }: Use,
+  { door, asked, bucket, until }: Use,
   { publicKey, otherKey }: WorkloadPlace,
   findings: Findings,
 ): Promise<void> {
@@ -58,11 +60,16 @@ async function useDoor(
     const message = Buffer.from(`${scope} ${asked.count}`);
     const before = performance.now();
     const signature = await door.sign(createHash("sha256").update(message).digest());
-    const took = performance.now() - before;
+    const after = performance.now();
+    const took = after - before;
+    const least = bucket.asked(before, after, signature !== null);
     asked.count += 1;
     if (took > LONGEST) findings.violated(`${scope}: held up for ${Math.round(took)} ms`);
-    if (signature === null) asked.refused += 1;
-    else if (verify("sha256", message, { key: publicKey, dsaEncoding: "ieee-p1363" }, signature))
+    if (signature === null) {
+      asked.refused += 1;
+      if (kind === "greedy" && least > 1.1)
+        findings.violated(`${scope}: refused with ${least} tokens: somebody else had them`);
+    } else if (verify("sha256", message, { key: publicKey, dsaEncoding: "ieee-p1363" }, signature))
       findings.signedIn(scope);
     else findings.violated(`${scope}: a signature of another key, or of another message`);
     if (turn % REACH_EVERY === 0) {
@@ -82,7 +89,29 @@ function judgeLimits(
   if (kind === "modest") return got.refused === 0 ? "" : `refused ${got.refused} times below its rate`;
   const most = kind === "counted" ? (budget?.operations ?? 0) : rate.burst + (got.seconds * rate.perMinute) / 60 + 1;
   if (got.given > most) return `${got.given} signatures, its limit is ${most}`;
-  // whoever asked in vain has had everything; the bucket was empty at the last refusal, not much earlier
-  const least = kind === "counted" ? most : 0.6 * most;
-  return got.refused > 0 && got.given < least ? `${got.given} signatures of ${most}: somebody else had the others` : "";
+  const short = kind === "counted" && got.refused > 0 && got.given < most;
+  return short ? `${got.given} signatures of ${most}: somebody else had the others` : "";
+}
+
+/** What a scope's bucket holds at least, as far as its workload can tell: it knows between which two moments it was decided, not when. */
+export class LeastBucket {
+  readonly #perMs: number;
+  readonly #burst: number;
+  #tokens: number;
+  #decided = Number.POSITIVE_INFINITY;
+
+  constructor({ perMinute, burst }: { readonly perMinute: number; readonly burst: number }) {
+    this.#perMs = perMinute / 60_000;
+    this.#burst = burst;
+    this.#tokens = burst;
+  }
+
+  /** Before the answer to what was asked and answered at these moments, in milliseconds; once it is given, one less. */
+  asked(from: number, to: number, given: boolean): number {
+    const passed = Math.max(0, from - this.#decided);
+    const least = Math.min(this.#burst, this.#tokens + passed * this.#perMs);
+    this.#tokens = Math.max(0, given ? least - 1 : least);
+    this.#decided = to;
+    return least;
+  }
 }
