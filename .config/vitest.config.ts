@@ -51,7 +51,7 @@ const parts = [
 /** Machines that no other file waits for; see test/run.ts. */
 const moreMachines = ["disks", "drills", "drills-restart", "image-disks", "images", "own-module", "package", "secure-boot", "systemd"];
 /** Minutes each, and outside `npm test`: `npm run campaign`. */
-const campaign = ["drills-fleet"];
+const campaign = ["drills-fleet", "systemd-trixie"];
 const e2e = (names: readonly string[]) => names.map((name) => `test/e2e/${name}.test.ts`);
 
 /** Vitest's own default is a core fewer: one file at a time on two cores, although most files wait for other programs most of the time. */
