@@ -84,7 +84,7 @@ function requiredSection(image: PeImage, name: string): Uint8Array {
 }
 
 function tidied(text: Uint8Array): Uint8Array {
-  const spaced = text.map((byte) => (byte < 0x20 ? 0x20 : byte));
+  const spaced = text.map((byte) => (Math.max(byte, 0x20)));
   const first = spaced.findIndex((byte) => byte !== 0x20);
   return first < 0 ? new Uint8Array() : spaced.slice(first, spaced.findLastIndex((byte) => byte !== 0x20) + 1);
 }

@@ -103,12 +103,15 @@ describe("systemd's stub in a kernel image", () => {
     ["257", ".pcrsig"],
     ["257", ".dtbauto"],
     ["252", ".pcrpkey"],
-  ])("of version %s is not predicted with a section %s, whose effect on a boot nobody has compared", (version, name) => {
-    expect(refusal(sections(version, [name, text("x")]))).toMatchObject({
-      code: "ERR_PCR_PREDICTION",
-      expected: "absent",
-      got: "present",
-    });
-    expect(refusal(sections(version, [name, text("x")])).message).toContain(`section ${name}`);
-  });
+  ])(
+    "of version %s is not predicted with a section %s, whose effect on a boot nobody has compared",
+    (version, name) => {
+      expect(refusal(sections(version, [name, text("x")]))).toMatchObject({
+        code: "ERR_PCR_PREDICTION",
+        expected: "absent",
+        got: "present",
+      });
+      expect(refusal(sections(version, [name, text("x")])).message).toContain(`section ${name}`);
+    },
+  );
 });

@@ -78,12 +78,12 @@ async function byUkify(suite: DebianSuite, { release, kernel, initrd }: KernelPa
     await copyFile(join(await debianTree(suite, "stub"), STUB), join(work, "stub"));
     await writeFile(join(work, "initrd"), initrd);
     await writeFile(join(work, "cmdline"), `${COMMAND_LINE}\n`);
-    const inputs = ["linux", "initrd", "stub"].map((name) => `--${name}=/mnt/${name}`);
-    const texts = ["--cmdline=@/mnt/cmdline", "--os-release=@/usr/lib/os-release", `--uname=${release}`];
+    const inputs = ["linux", "initrd", "stub"].map((name) => `--${name}=/tmp/${name}`);
+    const texts = ["--cmdline=@/tmp/cmdline", "--os-release=@/usr/lib/os-release", `--uname=${release}`];
     await asRoot([
-      ...["sh", "-c", 'mount --bind "$1" "$2/mnt" && cd "$2" && shift 2 && exec chroot . "$@"', "sh"],
+      ...["sh", "-c", 'mount --bind "$1" "$2/tmp" && cd "$2" && shift 2 && exec chroot . "$@"', "sh"],
       ...[work, await debianTree(suite), "/usr/bin/python3", "-B", "/usr/bin/ukify", "build"],
-      ...[...inputs, ...texts, "--output=/mnt/uki.efi"],
+      ...[...inputs, ...texts, "--output=/tmp/uki.efi"],
     ]);
     return await readFile(join(work, "uki.efi"));
   } finally {
@@ -93,5 +93,9 @@ async function byUkify(suite: DebianSuite, { release, kernel, initrd }: KernelPa
 
 /** Files belong to whoever runs this, and have to be root's on a disk: in a user namespace they are. Mounts end with the command. */
 export function asRoot(command: readonly string[]): Promise<string> {
-  return runTool("unshare", [...(process.getuid?.() === 0 ? [] : ["--user", "--map-root-user"]), "--mount", ...command]);
+  return runTool("unshare", [
+    ...(process.getuid?.() === 0 ? [] : ["--user", "--map-root-user"]),
+    "--mount",
+    ...command,
+  ]);
 }

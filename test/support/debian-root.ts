@@ -77,10 +77,7 @@ export async function debianRoot(
 }
 
 /** What dpkg would know if it had installed all this. */
-async function writeDatabase(
-  suite: DebianSuite,
-  put: (path: string, text: string) => Promise<void>,
-): Promise<void> {
+async function writeDatabase(suite: DebianSuite, put: (path: string, text: string) => Promise<void>): Promise<void> {
   const packages = (await debianPackages(suite)).packages.filter(({ group }) => group === "guest");
   const controls = await Promise.all(packages.map(({ path }) => runTool("dpkg-deb", ["--field", path])));
   const status = controls.map((text) => text.replace(/^(Package: .*)$/m, "$1\nStatus: install ok installed"));

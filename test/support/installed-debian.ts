@@ -96,117 +96,117 @@ export function describeInstalledDebian(suite: DebianSuite): void {
 }
 
 async function installAndServe(running: RunningDebian, suite: DebianSuite): Promise<void> {
-    const { shell, control, machine, tpm } = running;
+  const { shell, control, machine, tpm } = running;
 
-    // Installed and not started: a launch can be made once in a boot.
-    expect(await shell.run(`dpkg -i ${PACKAGE}`)).toMatchObject({ code: 0 });
-    expect(await shell.output("dpkg --verify ironclaw-agent; ironclaw --help | head -1")).toMatch(/^ironclaw: guest/);
-    expect(await isActive(running, "ironclaw-agent")).toBe("inactive");
-    expect(await shell.output("id -u ironclaw ironclaw-shim 2>/dev/null; id -u ironclaw-relay")).toContain("992");
-    for (const bank of ["sha256", "sha384"] as const) {
-      expect(await pcr(running, bank, 13), "nobody else on Debian extends the agent PCR").toBe(RESET[bank]);
-      const predicted = machine.prediction.pcrs[bank];
-      for (const index of [4, 9, 11, 12])
-        expect(await pcr(running, bank, index), `PCR ${index}, predicted from the kernel image`).toBe(predicted[index]);
-    }
+  // Installed and not started: a launch can be made once in a boot.
+  expect(await shell.run(`dpkg -i ${PACKAGE}`)).toMatchObject({ code: 0 });
+  expect(await shell.output("dpkg --verify ironclaw-agent; ironclaw --help | head -1")).toMatch(/^ironclaw: guest/);
+  expect(await isActive(running, "ironclaw-agent")).toBe("inactive");
+  expect(await shell.output("id -u ironclaw ironclaw-shim 2>/dev/null; id -u ironclaw-relay")).toContain("992");
+  for (const bank of ["sha256", "sha384"] as const) {
+    expect(await pcr(running, bank, 13), "nobody else on Debian extends the agent PCR").toBe(RESET[bank]);
+    const predicted = machine.prediction.pcrs[bank];
+    for (const index of [4, 9, 11, 12])
+      expect(await pcr(running, bank, index), `PCR ${index}, predicted from the kernel image`).toBe(predicted[index]);
+  }
 
-    // What agent/docs/install.md has an administrator do.
-    await shell.output(`install -m 0640 -g ironclaw ${CABINET} /var/lib/ironclaw/cabinet`);
-    await shell.output(
-      "sed -i 's#^IRONCLAW_STATE=.*#IRONCLAW_STATE=/dev/disk/by-id/virtio-state#' /etc/ironclaw/spawner.conf",
-    );
-    await shell.output("mkdir -p /etc/pkcs11/modules");
-    const module = "/etc/pkcs11/modules/ironclaw-release-signing.module";
-    await shell.output(`sed s/SCOPE/release-signing/ /usr/share/doc/ironclaw-agent/ironclaw.module >${module}`);
-    await shell.output("systemctl enable -q --now ironclaw-scope@release-signing.socket");
-    const security = await shell.output("systemd-analyze security --no-pager ironclaw-agent.service | tail -1");
-    const figure = /exposure level for ironclaw-agent.service: ([0-9.]+)/.exec(security)?.[1];
-    expect(GUIDE, security).toContain(` ${figure} on ${DEBIAN[suite].name}`);
+  // What agent/docs/install.md has an administrator do.
+  await shell.output(`install -m 0640 -g ironclaw ${CABINET} /var/lib/ironclaw/cabinet`);
+  await shell.output(
+    "sed -i 's#^IRONCLAW_STATE=.*#IRONCLAW_STATE=/dev/disk/by-id/virtio-state#' /etc/ironclaw/spawner.conf",
+  );
+  await shell.output("mkdir -p /etc/pkcs11/modules");
+  const module = "/etc/pkcs11/modules/ironclaw-release-signing.module";
+  await shell.output(`sed s/SCOPE/release-signing/ /usr/share/doc/ironclaw-agent/ironclaw.module >${module}`);
+  await shell.output("systemctl enable -q --now ironclaw-scope@release-signing.socket");
+  const security = await shell.output("systemd-analyze security --no-pager ironclaw-agent.service | tail -1");
+  const figure = /exposure level for ironclaw-agent.service: ([0-9.]+)/.exec(security)?.[1];
+  expect(GUIDE, security).toContain(` ${figure} on ${DEBIAN[suite].name}`);
 
-    // The socket listens before the agent is there; the connection starts it, and waits for the launch.
-    expect(await isActive(running, "ironclaw-agent")).toBe("inactive");
-    await expectServed(running);
-    expect(await stateOf(running, ["serving", "refused"])).toEqual({ state: "serving", reasons: "[]" });
-    expect((await sign(running, { uid: 2002, unit: SIGNER_UNIT })).isGood, "another user").toBe(false);
-    expect((await sign(running, { uid: 2001, unit: "other.service" })).isGood, "another unit").toBe(false);
+  // The socket listens before the agent is there; the connection starts it, and waits for the launch.
+  expect(await isActive(running, "ironclaw-agent")).toBe("inactive");
+  await expectServed(running);
+  expect(await stateOf(running, ["serving", "refused"])).toEqual({ state: "serving", reasons: "[]" });
+  expect((await sign(running, { uid: 2002, unit: SIGNER_UNIT })).isGood, "another user").toBe(false);
+  expect((await sign(running, { uid: 2001, unit: "other.service" })).isGood, "another unit").toBe(false);
 
-    // A verifier.
-    const enrolment = await enrol("debian-vm", await endorse(tpm), control);
-    const challenge = { nonce: new Uint8Array(randomBytes(32)), bank: "sha256", pcrs: defaultQuotePcrs } as const;
-    const challenged = new Date();
-    const evidence = parseEvidence(await control.challenge(challenge));
-    const verified = await verifyEvidence(evidence, challenge, enrolment, null);
-    expect(verified.claims.asserted.image.variant).toBe("installed");
-    const release = await verifyRelease(machine.release, parseAnchors(machine.anchors).releaseRoot);
-    const judge = (variants: readonly ("demo" | "dev" | "installed" | "release")[], as = release) =>
-      appraise(verified, [as], makeAppraisalPolicy({ ...DEMO_APPRAISAL.document, variants: [...variants] }), {
-        now: new Date(),
-        challenged,
-      });
-    const codes = ({ findings }: ReturnType<typeof judge>) => findings.map(({ code }) => code);
-    expect(defaultAppraisalPolicy.document.variants).toEqual(["release"]);
-    expect(judge(["release", "demo", "dev"]).tier).toBe("contraindicated");
-    expect(judge(["installed"]).tier).toBe("warning");
-    expect(codes(judge(["installed"]))).toContain("installed-system");
-    // The signer of releases errs, or lies: the agent's own measured configuration still says what it is.
-    const asImage = { ...release, image: { ...release.image, variant: "release" } } as typeof release;
-    expect(judge(["release", "installed"], asImage).tier).toBe("contraindicated");
-    expect(codes(judge(["release", "installed"], asImage))).toContain("image-variant");
+  // A verifier.
+  const enrolment = await enrol("debian-vm", await endorse(tpm), control);
+  const challenge = { nonce: new Uint8Array(randomBytes(32)), bank: "sha256", pcrs: defaultQuotePcrs } as const;
+  const challenged = new Date();
+  const evidence = parseEvidence(await control.challenge(challenge));
+  const verified = await verifyEvidence(evidence, challenge, enrolment, null);
+  expect(verified.claims.asserted.image.variant).toBe("installed");
+  const release = await verifyRelease(machine.release, parseAnchors(machine.anchors).releaseRoot);
+  const judge = (variants: readonly ("demo" | "dev" | "installed" | "release")[], as = release) =>
+    appraise(verified, [as], makeAppraisalPolicy({ ...DEMO_APPRAISAL.document, variants: [...variants] }), {
+      now: new Date(),
+      challenged,
+    });
+  const codes = ({ findings }: ReturnType<typeof judge>) => findings.map(({ code }) => code);
+  expect(defaultAppraisalPolicy.document.variants).toEqual(["release"]);
+  expect(judge(["release", "demo", "dev"]).tier).toBe("contraindicated");
+  expect(judge(["installed"]).tier).toBe("warning");
+  expect(codes(judge(["installed"]))).toContain("installed-system");
+  // The signer of releases errs, or lies: the agent's own measured configuration still says what it is.
+  const asImage = { ...release, image: { ...release.image, variant: "release" } } as typeof release;
+  expect(judge(["release", "installed"], asImage).tier).toBe("contraindicated");
+  expect(codes(judge(["release", "installed"], asImage))).toContain("image-variant");
 
-    // A lost agent: the PCR is capped, and here the administrator wants the machine to begin again.
-    const capped = await pcr(running, "sha256", 13);
-    await shell.output("mkdir -p /etc/systemd/system/ironclaw-agent.service.d");
-    await shell.output(
-      "cp /usr/share/doc/ironclaw-agent/reboot-when-lost.conf /etc/systemd/system/ironclaw-agent.service.d/",
-    );
-    await shell.output("systemctl daemon-reload; sync");
-    expect(capped).not.toBe(RESET.sha256);
-    shell.send(
-      `for p in /proc/[0-9]*; do [ "$(readlink $p/exe)" = /usr/lib/ironclaw/node ] && kill -KILL $(basename $p); done`,
-    );
-    const exit = await Promise.race([running.vm.exited, sleep(120_000)]);
-    expect(exit, "the machine started again (this one ends instead)").toMatchObject({ code: 0 });
+  // A lost agent: the PCR is capped, and here the administrator wants the machine to begin again.
+  const capped = await pcr(running, "sha256", 13);
+  await shell.output("mkdir -p /etc/systemd/system/ironclaw-agent.service.d");
+  await shell.output(
+    "cp /usr/share/doc/ironclaw-agent/reboot-when-lost.conf /etc/systemd/system/ironclaw-agent.service.d/",
+  );
+  await shell.output("systemctl daemon-reload; sync");
+  expect(capped).not.toBe(RESET.sha256);
+  shell.send(
+    `for p in /proc/[0-9]*; do [ "$(readlink $p/exe)" = /usr/lib/ironclaw/node ] && kill -KILL $(basename $p); done`,
+  );
+  const exit = await Promise.race([running.vm.exited, sleep(120_000)]);
+  expect(exit, "the machine started again (this one ends instead)").toMatchObject({ code: 0 });
 }
 
 async function restartAndPurge(running: RunningDebian): Promise<void> {
-    const { shell, control } = running;
-    expect((await stateOf(running, ["serving", "refused"])).state).toBe("serving");
-    await expectServed(running);
+  const { shell, control } = running;
+  expect((await stateOf(running, ["serving", "refused"])).state).toBe("serving");
+  await expectServed(running);
 
-    // Asked to stop, the spawner lets its agent sign the log; the cap that systemd adds does no harm.
-    await shell.output("rm -r /etc/systemd/system/ironclaw-agent.service.d; systemctl daemon-reload");
-    const before = await pcr(running, "sha384", 13);
-    await shell.output("systemctl restart ironclaw-agent");
-    expect(await pcr(running, "sha384", 13), "capped once more").not.toBe(before);
-    expect(await shell.output("journalctl -b -o cat -u ironclaw-agent")).toMatch(/asked to end; agent PCR capped/);
-    const again = await stateOf(running, ["serving", "refused"]);
-    expect(again.state, "I3: no second launch in a boot").toBe("refused");
-    expect(again.reasons).toMatch(/agent-pcr-used/);
-    expect((await sign(running, SIGNER)).isGood, "who connects now is turned away").toBe(false);
+  // Asked to stop, the spawner lets its agent sign the log; the cap that systemd adds does no harm.
+  await shell.output("rm -r /etc/systemd/system/ironclaw-agent.service.d; systemctl daemon-reload");
+  const before = await pcr(running, "sha384", 13);
+  await shell.output("systemctl restart ironclaw-agent");
+  expect(await pcr(running, "sha384", 13), "capped once more").not.toBe(before);
+  expect(await shell.output("journalctl -b -o cat -u ironclaw-agent")).toMatch(/asked to end; agent PCR capped/);
+  const again = await stateOf(running, ["serving", "refused"]);
+  expect(again.state, "I3: no second launch in a boot").toBe("refused");
+  expect(again.reasons).toMatch(/agent-pcr-used/);
+  expect((await sign(running, SIGNER)).isGood, "who connects now is turned away").toBe(false);
 
-    // Killed with everything it had: nobody caps but systemd.
-    const open = await pcr(running, "sha256", 13);
-    await shell.output("systemctl kill -s KILL ironclaw-agent; sleep 3");
-    expect(await pcr(running, "sha256", 13), "I3: capped all the same").not.toBe(open);
-    expect(await isActive(running, "ironclaw-agent")).toBe("failed");
+  // Killed with everything it had: nobody caps but systemd.
+  const open = await pcr(running, "sha256", 13);
+  await shell.output("systemctl kill -s KILL ironclaw-agent; sleep 3");
+  expect(await pcr(running, "sha256", 13), "I3: capped all the same").not.toBe(open);
+  expect(await isActive(running, "ironclaw-agent")).toBe("failed");
 
-    // Upgrade, removal, purge.
-    await shell.output("echo '# ours' >>/etc/ironclaw/spawner.conf");
-    await shell.output(`dpkg -i ${PACKAGE}`);
-    expect(await shell.output("tail -1 /etc/ironclaw/spawner.conf; systemctl is-enabled ironclaw-agent")).toBe(
-      "# ours\nenabled",
-    );
-    await shell.output("dpkg --remove ironclaw-agent");
-    const left = "find / -xdev -path /root -prune -o -name '*ironclaw*' -print | sort";
-    expect((await shell.output(left)).split("\n")).toEqual([
-      "/etc/ironclaw",
-      "/var/lib/dpkg/info/ironclaw-agent.list",
-      "/var/lib/dpkg/info/ironclaw-agent.postrm",
-      "/var/lib/ironclaw",
-    ]);
-    expect(await shell.output("ls /var/lib/ironclaw")).toBe("cabinet\nstore");
-    await shell.output("dpkg --purge ironclaw-agent");
-    expect(await shell.output(left)).toBe("");
-    expect((await shell.run("getent passwd ironclaw ironclaw-shim ironclaw-relay")).output).toBe("");
-    control.close();
+  // Upgrade, removal, purge.
+  await shell.output("echo '# ours' >>/etc/ironclaw/spawner.conf");
+  await shell.output(`dpkg -i ${PACKAGE}`);
+  expect(await shell.output("tail -1 /etc/ironclaw/spawner.conf; systemctl is-enabled ironclaw-agent")).toBe(
+    "# ours\nenabled",
+  );
+  await shell.output("dpkg --remove ironclaw-agent");
+  const left = "find / -xdev -path /root -prune -o -name '*ironclaw*' -print | sort";
+  expect((await shell.output(left)).split("\n")).toEqual([
+    "/etc/ironclaw",
+    "/var/lib/dpkg/info/ironclaw-agent.list",
+    "/var/lib/dpkg/info/ironclaw-agent.postrm",
+    "/var/lib/ironclaw",
+  ]);
+  expect(await shell.output("ls /var/lib/ironclaw")).toBe("cabinet\nstore");
+  await shell.output("dpkg --purge ironclaw-agent");
+  expect(await shell.output(left)).toBe("");
+  expect((await shell.run("getent passwd ironclaw ironclaw-shim ironclaw-relay")).output).toBe("");
+  control.close();
 }
