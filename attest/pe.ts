@@ -31,8 +31,6 @@ export interface PeImage {
 }
 
 const MAX_SECTIONS = 96;
-/** A kernel takes some 60 MiB of memory before it is unpacked. */
-const MAX_ZEROS = 256 * 1024 * 1024;
 const OPTIONAL_HEADER = { pe32: 0x10b, pe32plus: 0x20b } as const;
 
 /**
@@ -109,34 +107,21 @@ export function measurePe(image: PeImage, bank: PcrBank): Uint8Array {
  * Throws {@link AttestError} ERR_PE_MALFORMED when the name occurs twice, or part of the content is not in the file.
  */
 export function readPeSection(image: PeImage, name: string): Uint8Array | null {
-  const section = findSection(image, name);
-  if (section === null) return null;
-  if (section.virtualSize > section.rawSize) throw tooLong(section, section.rawSize);
-  return image.bytes.slice(section.rawOffset, section.rawOffset + section.virtualSize);
-}
-
-/**
- * The same as a program finds it that runs from the image: what of VirtualSize is not in the file is zeros. `ukify` makes `.linux` as long as
- * the kernel will be in memory.
- */
-export function readLoadedPeSection(image: PeImage, name: string): Uint8Array | null {
-  const section = findSection(image, name);
-  if (section === null) return null;
-  const { rawOffset, rawSize, virtualSize } = section;
-  if (virtualSize > rawSize + MAX_ZEROS) throw tooLong(section, rawSize + MAX_ZEROS);
-  const content = new Uint8Array(virtualSize);
-  content.set(image.bytes.subarray(rawOffset, rawOffset + Math.min(rawSize, virtualSize)));
-  return content;
-}
-
-function findSection(image: PeImage, name: string): PeSection | null {
   const found = image.sections.filter((section) => section.name === name);
-  if (found.length <= 1) return found[0] ?? null;
-  throw malformed(`section ${name}`, { expected: "at most one", got: `${found.length}` });
-}
-
-function tooLong({ name, virtualSize }: PeSection, most: number): AttestError {
-  return malformed(`section ${name} VirtualSize`, { expected: `at most ${most}`, got: `${virtualSize}` });
+  if (found.length > 1)
+    throw malformed(`section ${name}`, {
+      expected: "at most one",
+      got: `${found.length}`,
+    });
+  const section = found[0];
+  if (section === undefined) return null;
+  if (section.virtualSize > section.rawSize) {
+    throw malformed(`section ${name} VirtualSize`, {
+      expected: `at most ${section.rawSize}`,
+      got: `${section.virtualSize}`,
+    });
+  }
+  return image.bytes.slice(section.rawOffset, section.rawOffset + section.virtualSize);
 }
 
 interface OptionalHeader {

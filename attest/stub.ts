@@ -1,6 +1,6 @@
 import { concatBytes, utf8 } from "../policy/index.ts";
 import { AttestError } from "./errors.ts";
-import { type PeImage, readLoadedPeSection } from "./pe.ts";
+import { type PeImage, readPeSection } from "./pe.ts";
 
 // What systemd's stub makes of the unified kernel image that it is a part of, as far as PCRs show it (systemd-stub(7)). Every version here was
 // compared with a boot. Nothing is predicted for another one: whoever seals to a wrong value learns of it from a PIN that stays sealed.
@@ -57,7 +57,7 @@ export function readStubbedKernel(image: PeImage): StubbedKernel {
   const commandLine = section(".cmdline");
   return {
     measured: rules.measured.flatMap((name) => {
-      const content = readLoadedPeSection(image, name);
+      const content = readPeSection(image, name);
       return content === null ? [] : [[name, content] as const];
     }),
     kernel: section(".linux"),
@@ -67,7 +67,7 @@ export function readStubbedKernel(image: PeImage): StubbedKernel {
 }
 
 function rulesOf(image: PeImage): StubRules {
-  const magic = String.fromCharCode(...(readLoadedPeSection(image, ".sdmagic")?.subarray(0, 64) ?? []));
+  const magic = String.fromCharCode(...(readPeSection(image, ".sdmagic")?.subarray(0, 64) ?? []));
   const version = /^#### LoaderInfo: systemd-stub (\d+)/.exec(magic)?.[1];
   const rules = version === undefined ? undefined : STUBS[version];
   if (rules !== undefined) return rules;
@@ -78,13 +78,13 @@ function rulesOf(image: PeImage): StubRules {
 }
 
 function requiredSection(image: PeImage, name: string): Uint8Array {
-  const content = readLoadedPeSection(image, name);
+  const content = readPeSection(image, name);
   if (content !== null) return content;
   throw new AttestError("ERR_PCR_PREDICTION", `section ${name}`, { expected: "present", got: "absent" });
 }
 
 function tidied(text: Uint8Array): Uint8Array {
-  const spaced = text.map((byte) => (Math.max(byte, 0x20)));
+  const spaced = text.map((byte) => Math.max(byte, 0x20));
   const first = spaced.findIndex((byte) => byte !== 0x20);
   return first < 0 ? new Uint8Array() : spaced.slice(first, spaced.findLastIndex((byte) => byte !== 0x20) + 1);
 }

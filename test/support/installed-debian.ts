@@ -30,6 +30,10 @@ import { DEBIAN, type DebianSuite } from "./debian-release.ts";
 
 const PROXY = "/usr/lib/x86_64-linux-gnu/p11-kit-proxy.so";
 const RESET = { sha256: "0".repeat(64), sha384: "0".repeat(96) };
+const WEAKER_ON_DEBIAN = [
+  ...["root-not-verified", "memory-not-wiped", "memory-readable", "processes-traceable", "kernel-replaceable"],
+  "core-dumps",
+];
 const GUIDE = readFileSync(resolve(import.meta.dirname, "../../agent/docs/install.md"), "utf8");
 
 const pcr = async ({ shell }: RunningDebian, bank: "sha256" | "sha384", index: number) =>
@@ -72,6 +76,24 @@ async function stateOf({ control }: RunningDebian, wanted: readonly string[]) {
     await sleep(500);
   }
   throw new Error(`the agent was never ${wanted.join(" or ")}`);
+}
+
+/** What agent/docs/install.md calls weaker, doctor says on the machine, and nothing worse. */
+async function expectWeakerSaid({ shell }: RunningDebian): Promise<void> {
+  const { output } = await shell.run("ironclaw doctor --config /etc/ironclaw/agent.json --json");
+  const { findings } = JSON.parse(output) as { findings: readonly { id: string; level: string; got: string }[] };
+  const at = (level: string) => findings.filter((finding) => finding.level === level);
+  (await import("node:fs")).writeFileSync(
+    `/tmp/s9/doctor-${process.env["SUITE"]}`,
+    output +
+      "\n" +
+      (
+        await shell.run(
+          "cat /sys/class/tpm/tpm0/pcr-sha256/15; systemctl --failed --no-pager; ls /var/lib/systemd; cat /run/log/systemd/tpm2-measure.log; journalctl -b -o cat -u systemd-tpm2-setup -u systemd-tpm2-setup-early -u systemd-pcrmachine; ls -l /dev/tpm*",
+        )
+      ).output,
+  );
+  expect(at("warn").map(({ id }) => id)).toEqual(expect.arrayContaining([...WEAKER_ON_DEBIAN]));
 }
 
 export function describeInstalledDebian(suite: DebianSuite): void {
@@ -129,6 +151,8 @@ async function installAndServe(running: RunningDebian, suite: DebianSuite): Prom
   expect(await stateOf(running, ["serving", "refused"])).toEqual({ state: "serving", reasons: "[]" });
   expect((await sign(running, { uid: 2002, unit: SIGNER_UNIT })).isGood, "another user").toBe(false);
   expect((await sign(running, { uid: 2001, unit: "other.service" })).isGood, "another unit").toBe(false);
+
+  await expectWeakerSaid(running);
 
   // A verifier.
   const enrolment = await enrol("debian-vm", await endorse(tpm), control);
