@@ -1,7 +1,7 @@
 // The program in the guest: `agent --config FILE`. Bundled into one file; it contains the agent and nothing else.
 import { AgentError } from "./errors.ts";
 import { failureOf, journal } from "./journal.ts";
-import { runAgent } from "./service.ts";
+import { runAgent } from "./run-agent.ts";
 
 function configPath(args: readonly string[]): string {
   const [word, option, path] = args;

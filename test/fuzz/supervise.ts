@@ -20,6 +20,8 @@ export interface FuzzOptions {
 
 export interface Report extends LoopResult {
   readonly findings: readonly Finding[];
+  /** Inputs that reached something new; those of the corpus that did are among them. */
+  readonly kept: readonly Uint8Array[];
   readonly milliseconds: number;
 }
 
@@ -55,13 +57,13 @@ export async function fuzzTarget(target: Target, options: FuzzOptions): Promise<
     });
     runs += end.runs;
     const milliseconds = performance.now() - start;
-    if (end.kind === "done") return { ...end.result, runs, findings, milliseconds };
+    if (end.kind === "done") return { ...end.result, runs, findings, kept, milliseconds };
     const others = (inputs: readonly Uint8Array[]) =>
       inputs.filter((input) => Buffer.compare(input, end.finding.input) !== 0);
     [corpus, once] = [others(corpus), others(once)];
     if (!findings.some(({ what }) => what === end.finding.what))
       findings.push(await smallest(assignment, timeLimit, end.finding));
-    if (fatal + 1 === maxFatal) return { runs, accepted: 0, coverage: 0, findings, milliseconds };
+    if (fatal + 1 === maxFatal) return { runs, accepted: 0, coverage: 0, findings, kept, milliseconds };
   }
 }
 

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { encodeCpio } from "../../vm-images/cpio.ts";
 import { listFiles } from "../../vm-images/digest.ts";
 import { kernelModules } from "../../vm-images/initrd.ts";
+import { MACHINE_WORDS } from "../../vm-images/kernel-image.ts";
 import { runTool } from "../../vm-images/tool.ts";
 import { buildUki } from "../../vm-images/uki.ts";
 import { type DebianSuite, debianTree } from "./debian-release.ts";
@@ -22,7 +23,7 @@ for place in dev proc sys; do busybox mount --move /$place /root/$place; done
 exec busybox switch_root /root /lib/systemd/systemd
 `;
 
-const COMMAND_LINE = "console=ttyS0 loglevel=4 panic=-1 systemd.show_status=0";
+const COMMAND_LINE = [...MACHINE_WORDS, "systemd.show_status=0"].join(" ");
 const STUB = "usr/lib/systemd/boot/efi/linuxx64.efi.stub";
 
 export interface DebianKernel {
