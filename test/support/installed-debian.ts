@@ -83,8 +83,6 @@ async function expectWeakerSaid({ shell }: RunningDebian): Promise<void> {
   const { output } = await shell.run("ironclaw doctor --config /etc/ironclaw/agent.json --json");
   const { findings } = JSON.parse(output) as { findings: readonly { id: string; level: string; got: string }[] };
   const at = (level: string) => findings.filter((finding) => finding.level === level);
-  (await import("node:fs")).writeFileSync(
-    `/tmp/s9/doctor-${process.env["SUITE"]}`,
     output +
       "\n" +
       (
