@@ -83,14 +83,7 @@ async function expectWeakerSaid({ shell }: RunningDebian): Promise<void> {
   const { output } = await shell.run("ironclaw doctor --config /etc/ironclaw/agent.json --json");
   const { findings } = JSON.parse(output) as { findings: readonly { id: string; level: string; got: string }[] };
   const at = (level: string) => findings.filter((finding) => finding.level === level);
-    output +
-      "\n" +
-      (
-        await shell.run(
-          "cat /sys/class/tpm/tpm0/pcr-sha256/15; systemctl --failed --no-pager; ls /var/lib/systemd; cat /run/log/systemd/tpm2-measure.log; journalctl -b -o cat -u systemd-tpm2-setup -u systemd-tpm2-setup-early -u systemd-pcrmachine; ls -l /dev/tpm*",
-        )
-      ).output,
-  );
+  expect(at("fail"), output).toEqual([]);
   expect(at("warn").map(({ id }) => id)).toEqual(expect.arrayContaining([...WEAKER_ON_DEBIAN]));
 }
 
