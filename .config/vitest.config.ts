@@ -57,7 +57,7 @@ const moreMachines = ["disks", "drills", "drills-restart", "image-disks", "image
 /** Faults at every place: `npm run faults` tries all of them, the other runs some. */
 const faults = ["test/faults/*.test.ts"];
 /** Minutes each, and outside `npm test`: `npm run campaign`. */
-const campaign = ["drills-fleet", "images-demo"];
+const campaign = ["drills-fleet", "images-demo", "systemd-trixie"];
 const e2e = (names: readonly string[]) => names.map((name) => `test/e2e/${name}.test.ts`);
 
 /** Vitest's own default is a core fewer: one file at a time on two cores, although most files wait for other programs most of the time. */

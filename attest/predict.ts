@@ -2,7 +2,8 @@ import { concatBytes, fromHex, toHex, utf8 } from "../policy/index.ts";
 import { extendPcr, hashInBank, type PcrBank, resetValue } from "./banks.ts";
 import { type BootPhase, PHASE_PCR } from "./boot-phases.ts";
 import { AttestError } from "./errors.ts";
-import { measurePe, type PeImage, parsePe, readPeSection } from "./pe.ts";
+import { measurePe, type PeImage, parsePe } from "./pe.ts";
+import { readStubbedKernel } from "./stub.ts";
 
 /** PCRs that follow from the unified kernel image alone. */
 export const bootPcrs = [4, 9, 11, 12] as const;
@@ -10,12 +11,6 @@ export type BootPcr = (typeof bootPcrs)[number];
 
 /** Lower-case hex PCR values, keyed by bank and PCR. */
 export type BootPcrValues = Readonly<Record<PcrBank, Readonly<Record<BootPcr, string>>>>;
-
-/**
- * Sections that the systemd 252 stub measures into PCR 11, in the stub's order (not the file's). `.uname` is not measured.
- * Later stubs measure more: derive this list again when the stub's version changes.
- */
-const stubSections = [".linux", ".osrel", ".cmdline", ".initrd", ".splash", ".dtb", ".pcrpkey"] as const;
 
 /** What is started, and how far it has come when a credential is unsealed. */
 export interface BootedKernel {
@@ -33,7 +28,7 @@ export interface BootExtend extends Readonly<Record<PcrBank, string>> {
 }
 
 /**
- * Everything that OVMF, systemd-stub 252 and the kernel extend into PCRs 4, 9 and 11, in their order, when OVMF starts `uki` as its
+ * Everything that OVMF, systemd-stub (`stub.ts`) and the kernel extend into PCRs 4, 9 and 11, in their order, when OVMF starts `uki` as its
  * first boot option from removable media. PCR 12 stays untouched, because the image ships no add-ons, credentials
  * or passed command line.
  *
@@ -41,21 +36,21 @@ export interface BootExtend extends Readonly<Record<PcrBank, string>> {
  *
  * A prediction, not a proof: it does not hold when an earlier boot option fails (PCR 4 then has more events), and it says
  * nothing about firmware (PCR 0 to 3) or Secure Boot's variables (`predictPcr7`).
- * Throws {@link AttestError} ERR_PE_MALFORMED, or ERR_PCR_PREDICTION when a section is missing.
+ * Throws {@link AttestError} ERR_PE_MALFORMED, or ERR_PCR_PREDICTION when a section is missing, or it is not known what its stub measures.
  */
 export function predictBootExtends({ uki, secureBoot = false, phases = [] }: BootedKernel): readonly BootExtend[] {
   const image = parsePe(uki);
-  const kernel = parsePe(requiredSection(image, ".linux"));
+  const { measured, kernel, commandLine, initrd } = readStubbedKernel(image);
   return [
     extendOf(4, utf8("Calling EFI Application from Boot Option")), // EV_EFI_ACTION, no NUL
     extendOf(4, new Uint8Array(4)), // EV_SEPARATOR
     extendOfPe(image),
-    ...stubExtends(image),
+    ...measured.flatMap(([name, content]) => [extendOf(PHASE_PCR, utf8(`${name}\0`)), extendOf(PHASE_PCR, content)]),
     // systemd-stub starts the kernel through the firmware's LoadImage. With Secure Boot it vouches for it in the firmware's place, which then
     // neither verifies nor measures it.
-    ...(secureBoot ? [] : [extendOfPe(kernel)]),
-    extendOf(9, utf16le(requiredSection(image, ".cmdline"))), // the kernel's EFI stub
-    extendOf(9, requiredSection(image, ".initrd")),
+    ...(secureBoot ? [] : [extendOfPe(parsePe(kernel))]),
+    extendOf(9, utf16le(commandLine)), // the kernel's EFI stub
+    extendOf(9, initrd),
     ...phases.map((phase) => extendOf(PHASE_PCR, utf8(phase))),
   ];
 }
@@ -80,13 +75,6 @@ export function predictBootPcrs(image: BootedKernel): BootPcrValues {
   return foldBootExtends(predictBootExtends(image));
 }
 
-function stubExtends(image: PeImage): readonly BootExtend[] {
-  return stubSections.flatMap((name) => {
-    const content = readPeSection(image, name);
-    return content === null ? [] : [extendOf(11, utf8(`${name}\0`)), extendOf(11, content)];
-  });
-}
-
 function extendOf(pcr: BootExtend["pcr"], content: Uint8Array): BootExtend {
   return { pcr, sha256: toHex(hashInBank("sha256", content)), sha384: toHex(hashInBank("sha384", content)) };
 }
@@ -108,13 +96,4 @@ function utf16le(text: Uint8Array): Uint8Array {
     wide[2 * index] = byte;
   });
   return concatBytes(wide, new Uint8Array(2));
-}
-
-function requiredSection(image: PeImage, name: string): Uint8Array {
-  const content = readPeSection(image, name);
-  if (content !== null) return content;
-  throw new AttestError("ERR_PCR_PREDICTION", `section ${name}`, {
-    expected: "present",
-    got: "absent",
-  });
 }

@@ -1,6 +1,7 @@
 import { readFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import * as z from "zod";
+import type { Suite } from "./apt.ts";
 import { ImageError } from "./errors.ts";
 import { type Recipe, rootPartOf } from "./recipes.ts";
 import { exists } from "./unpack.ts";
@@ -21,7 +22,8 @@ const lockedPackage = z.strictObject({
   /** The package whose dependency this one is: the kernel's own name changes with each update. */
   through: z.string().optional(),
 });
-const lockSchema = z.strictObject({ suite: z.literal("bookworm"), packages: z.array(lockedPackage).max(1024) });
+const lockSchema = (suite: Suite) =>
+  z.strictObject({ suite: z.literal(suite), packages: z.array(lockedPackage).max(1024) });
 
 export type LockedPackage = Readonly<z.infer<typeof lockedPackage>>;
 
@@ -33,16 +35,19 @@ export const LOCK_PATH = resolve(import.meta.dirname, LOCK_NAME);
 export const lockPathOf = (recipe: Recipe): string => join(recipe.folder, LOCK_NAME);
 
 /** @throws ImageError ERR_IMAGE_MALFORMED */
-export async function readWholeLock(path: string = LOCK_PATH): Promise<readonly LockedPackage[]> {
-  const parsed = lockSchema.safeParse(JSON.parse(await readFile(path, "utf8")));
+export async function readWholeLock(
+  path: string = LOCK_PATH,
+  suite: Suite = "bookworm",
+): Promise<readonly LockedPackage[]> {
+  const parsed = lockSchema(suite).safeParse(JSON.parse(await readFile(path, "utf8")));
   if (parsed.success) return parsed.data.packages;
   const issue = parsed.error.issues[0];
   throw new ImageError("ERR_IMAGE_MALFORMED", `${path}: ${issue?.path.join(".")}: ${issue?.message}`);
 }
 
 /** A lock file as text. */
-export function encodeLock(packages: readonly LockedPackage[]): string {
-  return `${JSON.stringify({ suite: "bookworm", packages }, null, 2)}\n`;
+export function encodeLock(packages: readonly LockedPackage[], suite: Suite = "bookworm"): string {
+  return `${JSON.stringify({ suite, packages }, null, 2)}\n`;
 }
 
 export async function readLock(groups: readonly PackageGroup[]): Promise<readonly LockedPackage[]> {

@@ -1,10 +1,14 @@
 import { access, rename, writeFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
-import { Archive } from "./apt.ts";
+import { Archive, type Suite } from "./apt.ts";
 import { sha256File } from "./digest.ts";
 import { ImageError, reportFailure } from "./errors.ts";
 import { encodeLock, LOCK_PATH, type LockedPackage, readWholeLock } from "./lock.ts";
 import { newest, newestOfProject } from "./newest.ts";
+
+/** Of this project's cache, the state of the archive of one release. */
+export const archiveOf = (cacheDirectory: string, suite: Suite = "bookworm"): Archive =>
+  new Archive(join(cacheDirectory, suite === "bookworm" ? "apt" : `apt-${suite}`), suite);
 
 /** The locked packages as files on this machine, each checked against its SHA-256. */
 export interface PackageSet {
@@ -32,9 +36,13 @@ async function cached(directory: string, item: LockedPackage): Promise<string | 
  * there. A locked version that the archive no longer has is replaced by the newest one and the set says `unlocked`.
  * Throws {@link ImageError} ERR_IMAGE_PACKAGE when a file's digest is not the expected one.
  */
-export async function fetchPackages(cacheDirectory: string, lock: readonly LockedPackage[]): Promise<PackageSet> {
+export async function fetchPackages(
+  cacheDirectory: string,
+  lock: readonly LockedPackage[],
+  suite: Suite = "bookworm",
+): Promise<PackageSet> {
   const debs = join(cacheDirectory, "debs");
-  const archive = new Archive(join(cacheDirectory, "apt"));
+  const archive = archiveOf(cacheDirectory, suite);
   const present = await Promise.all(lock.map((item) => cached(debs, item)));
   const missing = lock.filter((_, index) => present[index] === undefined);
   const replaced = missing.length === 0 ? new Map() : await replaceGone(archive, missing);
@@ -104,7 +112,7 @@ async function firstPresent(paths: readonly string[]): Promise<string> {
 async function main(args: readonly string[]): Promise<void> {
   const cache = resolve(import.meta.dirname, "../build/cache");
   if (args[0] === "--update") {
-    await writeFile(LOCK_PATH, encodeLock(await newestOfProject(new Archive(join(cache, "apt")))));
+    await writeFile(LOCK_PATH, encodeLock(await newestOfProject(archiveOf(cache))));
   }
   const { packages, unlocked } = await fetchPackages(cache, await readWholeLock());
   console.log(`${packages.length} packages${unlocked ? ", unlocked" : ""}`);

@@ -9,7 +9,7 @@ import { AttestError } from "../../attest/errors.ts";
 import { measurePe, parsePe, readPeSection } from "../../attest/pe.ts";
 import { foldBootExtends, predictBootExtends, predictBootPcrs } from "../../attest/predict.ts";
 import { toHex } from "../../policy/index.ts";
-import { peImage } from "../support/pe-image.ts";
+import { peImage, stubMagic } from "../support/pe-image.ts";
 
 const text = (value: string): Uint8Array => new TextEncoder().encode(value);
 const image = peImage(
@@ -148,6 +148,7 @@ describe("predictBootPcrs", () => {
   const kernel = peImage([[".text", text("kernel")]]);
   const sections: [string, Uint8Array][] = [
     [".text", text("stub")],
+    stubMagic(),
     [".osrel", text("ID=ironclaw\n")],
     [".cmdline", text("quiet lockdown=integrity")],
     [".uname", text("6.12")],

@@ -4,7 +4,7 @@ import { join, resolve } from "node:path";
 import { promisify } from "node:util";
 import { bundleProgram } from "../../vm-images/bundle.ts";
 import type { LeakFigures } from "../endurance/tpm-leak.ts";
-import { memoryFindings, toldOf } from "../soak/memory.ts";
+import { memoryFindings, toldOf } from "../soak/crowd/memory.ts";
 import type { LabHeld } from "../support/lab-broker.ts";
 import { childrenOf } from "../support/process-tree.ts";
 import { openServiceBench } from "../support/service-fixture.ts";

@@ -5,7 +5,7 @@ import { encodeEndorsementAnchors, measureClosure, type TrustAnchor } from "../.
 import { openCabinet, sha256Hex } from "../../policy/index.ts";
 import { GuestTree } from "../../vm-images/guest-tree.ts";
 import { pinModule } from "../../vm-images/pin-module.ts";
-import { peImage } from "./pe-image.ts";
+import { peImage, stubMagic } from "./pe-image.ts";
 import { policyDocument } from "./policy-document.ts";
 import { readEkCertificate } from "./seal-fixture.ts";
 import { SOFTHSM_LIBRARY } from "./softhsm.ts";
@@ -49,6 +49,7 @@ export async function layOut(directory: string): Promise<LayOut> {
   };
   const uki = peImage([
     [".text", Buffer.from("stub")],
+    stubMagic(),
     [".osrel", Buffer.from("ID=ironclaw\n")],
     [".cmdline", Buffer.from("console=ttyS0 ironclaw.variant=demo")],
     [".linux", peImage([[".text", Buffer.from("kernel")]])],

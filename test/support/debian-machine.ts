@@ -6,12 +6,16 @@ import { buildDebianPackage } from "../../vm-images/debian-package.ts";
 import { buildEsp } from "../../vm-images/esp.ts";
 import { readInstalledSystem } from "../../vm-images/installed-system.ts";
 import { bootVm, type Vm } from "../../vm-images/qemu.ts";
+import { softhsmModule } from "../../vm-images/rootfs.ts";
 import { type Machine, provisionMachine } from "../../vm-images/story/machine.ts";
 import { PLACES } from "../../vm-images/story/story.ts";
 import { startSwtpm, type TpmState } from "../../vm-images/swtpm.ts";
 import { runTool } from "../../vm-images/tool.ts";
-import { debianKernel, debianRoot } from "./debian-root.ts";
+import { debianKernel } from "./debian-kernel.ts";
+import type { DebianSuite } from "./debian-release.ts";
+import { debianRoot } from "./debian-root.ts";
 import { DevShell } from "./dev-shell.ts";
+import { SOFTHSM_LIBRARY } from "./softhsm.ts";
 import { makeTpm } from "./vm-machine.ts";
 
 // An ordinary Debian with our package beside it, and all that an operator made for it. Nothing is installed yet.
@@ -30,16 +34,16 @@ export interface DebianMachine {
 }
 
 /** @param directory an empty one with a short path */
-export async function debianMachine(directory: string): Promise<DebianMachine> {
+export async function debianMachine(directory: string, suite: DebianSuite): Promise<DebianMachine> {
   const built = await buildDebianPackage({
     outDirectory: join(PLACES.cache, "../package"),
     cacheDirectory: PLACES.cache,
   });
-  const kernel = await debianKernel();
+  const kernel = await debianKernel(suite);
   const uki = join(directory, "uki.efi");
   await writeFile(uki, kernel.uki);
   await buildEsp(kernel.uki, join(directory, "esp.img"));
-  const root = await debianRoot(directory, kernel);
+  const root = await debianRoot(directory, suite, kernel);
   const merged = join(directory, "installed");
   await runTool("cp", ["-a", "--reflink=auto", `${root.tree}/.`, merged]);
   await runTool("cp", ["-a", `${built.tree}/.`, merged]);
@@ -55,6 +59,7 @@ export async function debianMachine(directory: string): Promise<DebianMachine> {
     image: { tree: merged, uki, manifest: { id: system.id, variant: system.variant }, phases: PHASES },
     ekCertificate: tpm.ekCertificates.p384,
     differs: {
+      module: { library: SOFTHSM_LIBRARY, files: await softhsmModule(root.tree) },
       callers: ["/usr/bin/pkcs11-tool"],
       policy: (demo) => ({
         ...demo,
@@ -71,7 +76,7 @@ export async function debianMachine(directory: string): Promise<DebianMachine> {
   return { directory, tpm, machine };
 }
 
-export interface RunningDebian extends AsyncDisposable {
+export interface RunningDebian extends DebianMachine, AsyncDisposable {
   readonly vm: Vm;
   readonly shell: DevShell;
   readonly control: ControlClient;
@@ -79,7 +84,8 @@ export interface RunningDebian extends AsyncDisposable {
 }
 
 /** One boot; the disks and the TPM go on from one to the next. */
-export async function bootDebian({ directory, tpm }: DebianMachine): Promise<RunningDebian> {
+export async function bootDebian(debian: DebianMachine): Promise<RunningDebian> {
+  const { directory, tpm } = debian;
   const place = join(directory, "vm");
   await mkdir(place, { recursive: true });
   const unused = join(directory, "unused.img");
@@ -98,5 +104,5 @@ export async function bootDebian({ directory, tpm }: DebianMachine): Promise<Run
     await vm.stop();
     await software.stop();
   };
-  return { vm, shell, control, stop, [Symbol.asyncDispose]: stop };
+  return { ...debian, vm, shell, control, stop, [Symbol.asyncDispose]: stop };
 }

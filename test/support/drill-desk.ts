@@ -13,7 +13,7 @@ import { type DrillHsm, openDrillHsm } from "./drill-hsm.ts";
 import { type DrillMachine, openDrillMachine } from "./drill-machine.ts";
 import { changeModule, type PolicyDraft, pinOf, policyDraft } from "./launch-documents.ts";
 import { type BenchToken, LAUNCH_PIN, type TokenKey } from "./launch-token.ts";
-import { peImage } from "./pe-image.ts";
+import { peImage, stubMagic } from "./pe-image.ts";
 import { NATIVE_DIRECTORY } from "./shim-fixture.ts";
 import { putProgram } from "./walk-through.ts";
 
@@ -83,6 +83,7 @@ function layOutImage(directory: string, { config }: DrillMachine, name: string):
   };
   const uki = peImage([
     [".text", Buffer.from("stub")],
+    stubMagic(),
     [".osrel", Buffer.from("ID=ironclaw\n")],
     [".cmdline", Buffer.from("console=ttyS0 ironclaw.variant=demo")],
     [".linux", peImage([[".text", Buffer.from(`kernel of ${name}`)]])],

@@ -1,3 +1,9 @@
+/** The section in which a stub of systemd says its version: without one, nothing is predicted. */
+export const stubMagic = (version = "252.39-1~deb12u2"): [name: string, content: Uint8Array] => [
+  ".sdmagic",
+  new TextEncoder().encode(`#### LoaderInfo: systemd-stub ${version} ####\0`),
+];
+
 /** A minimal PE32+ EFI application with the given sections, each padded to 512 bytes in the file. Nothing to run. */
 export function peImage(
   sections: readonly (readonly [name: string, content: Uint8Array])[],

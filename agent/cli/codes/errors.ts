@@ -136,7 +136,7 @@ const ATTEST = family<AttestErrorCode>("attest", (code) => new AttestError(code,
   },
   ERR_PCR_PREDICTION: {
     means: "the image is not of a form whose PCRs can be computed",
-    act: "build it with `ironclaw image build`",
+    act: "build it with `ironclaw image build`, or with what agent/docs/install.md names for your system",
   },
   ERR_TPM: {
     means: "the TPM refused a command",

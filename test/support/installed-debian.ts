@@ -1,0 +1,227 @@
+import { createPublicKey, randomBytes, verify } from "node:crypto";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import {
+  appraise,
+  defaultAppraisalPolicy,
+  defaultQuotePcrs,
+  makeAppraisalPolicy,
+  parseEvidence,
+  verifyEvidence,
+} from "../../attest/index.ts";
+import { parseAnchors, sha256, verifyRelease } from "../../policy/index.ts";
+import { enrol } from "../../vm-images/enrol.ts";
+import { DEMO_APPRAISAL, endorse } from "../../vm-images/story/verifier.ts";
+import {
+  bootDebian,
+  CABINET,
+  type DebianMachine,
+  debianMachine,
+  PACKAGE,
+  type RunningDebian,
+  SIGNER_UNIT,
+} from "./debian-machine.ts";
+import { DEBIAN, type DebianSuite } from "./debian-release.ts";
+
+// One Debian, two boots: the package is installed in the first one, and taken away in the second. What is told of each release is the same.
+
+const PROXY = "/usr/lib/x86_64-linux-gnu/p11-kit-proxy.so";
+const RESET = { sha256: "0".repeat(64), sha384: "0".repeat(96) };
+const WEAKER_ON_DEBIAN = [
+  ...["root-not-verified", "memory-not-wiped", "memory-readable", "processes-traceable", "kernel-replaceable"],
+  "core-dumps",
+];
+const GUIDE = readFileSync(resolve(import.meta.dirname, "../../agent/docs/install.md"), "utf8");
+
+const pcr = async ({ shell }: RunningDebian, bank: "sha256" | "sha384", index: number) =>
+  (await shell.output(`cat /sys/class/tpm/tpm0/pcr-${bank}/${index}`)).trim().toLowerCase();
+
+const isActive = async ({ shell }: RunningDebian, unit: string) =>
+  (await shell.run(`systemctl is-active ${unit}`)).output.trim();
+
+/** What a stock client does, as a unit of this name and this user, with nothing in its environment. */
+async function sign({ shell, machine }: RunningDebian, who: { readonly uid: number; readonly unit: string }) {
+  const document = randomBytes(40);
+  await shell.put("/tmp/digest", sha256(document));
+  const client = `pkcs11-tool --module ${PROXY} --token-label signing --sign --mechanism ECDSA --input-file /tmp/digest`;
+  const files = "-p StandardOutput=truncate:/tmp/signature -p StandardError=truncate:/tmp/complaint";
+  // A one-shot unit is waited for; other ways of waiting want a message bus.
+  const { code } = await shell.run(
+    `systemd-run --quiet --collect --unit=${who.unit} --uid=${who.uid} -p Type=oneshot ${files} ${client}`,
+  );
+  const signature = Buffer.from(await shell.output("base64 -w0 /tmp/signature"), "base64");
+  const spki = machine.token.keys["release-ec"];
+  if (spki === undefined) throw new Error("no key");
+  const key = createPublicKey({ key: Buffer.from(spki), format: "der", type: "spki" });
+  const isGood = signature.length > 0 && verify("sha256", document, { key, dsaEncoding: "ieee-p1363" }, signature);
+  const why = await shell.run("cat /tmp/complaint; journalctl -b -o cat -u ironclaw-agent -u ironclaw-cap | tail -12");
+  return { code, isGood, why: why.output };
+}
+
+const SIGNER = { uid: 2001, unit: SIGNER_UNIT };
+
+async function expectServed(running: RunningDebian): Promise<void> {
+  const { code, isGood, why } = await sign(running, SIGNER);
+  expect({ code, isGood }, why).toEqual({ code: 0, isGood: true });
+}
+
+async function stateOf({ control }: RunningDebian, wanted: readonly string[]) {
+  for (let tries = 0; tries < 120; tries++) {
+    const answer = await control.status(3000).catch(() => null);
+    const state = String(answer?.["state"]);
+    if (wanted.includes(state)) return { state, reasons: JSON.stringify(answer?.["reasons"]) };
+    await sleep(500);
+  }
+  throw new Error(`the agent was never ${wanted.join(" or ")}`);
+}
+
+/** What agent/docs/install.md calls weaker, doctor says on the machine, and nothing worse. */
+async function expectWeakerSaid({ shell }: RunningDebian): Promise<void> {
+  const { output } = await shell.run("ironclaw doctor --config /etc/ironclaw/agent.json --json");
+  const { findings } = JSON.parse(output) as { findings: readonly { id: string; level: string; got: string }[] };
+  const at = (level: string) => findings.filter((finding) => finding.level === level);
+  expect(at("fail"), output).toEqual([]);
+  expect(at("warn").map(({ id }) => id)).toEqual(expect.arrayContaining([...WEAKER_ON_DEBIAN]));
+}
+
+export function describeInstalledDebian(suite: DebianSuite): void {
+  describe(`the package on an ordinary ${DEBIAN[suite].name} with systemd`, () => {
+    const directory = mkdtempSync(join(tmpdir(), "sysd-"));
+    let debian: DebianMachine;
+    beforeAll(async () => {
+      debian = await debianMachine(directory, suite);
+    });
+    afterAll(() => rmSync(directory, { recursive: true, force: true }));
+
+    it("I2, I9: is installed, serves a client that came before it, and its report is never an image's", async () => {
+      await using running = await bootDebian(debian);
+      await installAndServe(running, suite);
+    });
+
+    it("I3, I11: starts with the machine, launches once in a boot, and a purge leaves nothing", async () => {
+      await using running = await bootDebian(debian);
+      await restartAndPurge(running);
+    });
+  });
+}
+
+async function installAndServe(running: RunningDebian, suite: DebianSuite): Promise<void> {
+  const { shell, control, machine, tpm } = running;
+
+  // Installed and not started: a launch can be made once in a boot.
+  expect(await shell.run(`dpkg -i ${PACKAGE}`)).toMatchObject({ code: 0 });
+  expect(await shell.output("dpkg --verify ironclaw-agent; ironclaw --help | head -1")).toMatch(/^ironclaw: guest/);
+  expect(await isActive(running, "ironclaw-agent")).toBe("inactive");
+  expect(await shell.output("id -u ironclaw ironclaw-shim 2>/dev/null; id -u ironclaw-relay")).toContain("992");
+  for (const bank of ["sha256", "sha384"] as const) {
+    expect(await pcr(running, bank, 13), "nobody else on Debian extends the agent PCR").toBe(RESET[bank]);
+    const predicted = machine.prediction.pcrs[bank];
+    for (const index of [4, 9, 11, 12])
+      expect(await pcr(running, bank, index), `PCR ${index}, predicted from the kernel image`).toBe(predicted[index]);
+  }
+
+  // What agent/docs/install.md has an administrator do.
+  await shell.output(`install -m 0640 -g ironclaw ${CABINET} /var/lib/ironclaw/cabinet`);
+  await shell.output(
+    "sed -i 's#^IRONCLAW_STATE=.*#IRONCLAW_STATE=/dev/disk/by-id/virtio-state#' /etc/ironclaw/spawner.conf",
+  );
+  await shell.output("mkdir -p /etc/pkcs11/modules");
+  const module = "/etc/pkcs11/modules/ironclaw-release-signing.module";
+  await shell.output(`sed s/SCOPE/release-signing/ /usr/share/doc/ironclaw-agent/ironclaw.module >${module}`);
+  await shell.output("systemctl enable -q --now ironclaw-scope@release-signing.socket");
+  const security = await shell.output("systemd-analyze security --no-pager ironclaw-agent.service | tail -1");
+  const figure = /exposure level for ironclaw-agent.service: ([0-9.]+)/.exec(security)?.[1];
+  expect(GUIDE, security).toContain(` ${figure} on ${DEBIAN[suite].name}`);
+
+  // The socket listens before the agent is there; the connection starts it, and waits for the launch.
+  expect(await isActive(running, "ironclaw-agent")).toBe("inactive");
+  await expectServed(running);
+  expect(await stateOf(running, ["serving", "refused"])).toEqual({ state: "serving", reasons: "[]" });
+  expect((await sign(running, { uid: 2002, unit: SIGNER_UNIT })).isGood, "another user").toBe(false);
+  expect((await sign(running, { uid: 2001, unit: "other.service" })).isGood, "another unit").toBe(false);
+
+  await expectWeakerSaid(running);
+
+  // A verifier.
+  const enrolment = await enrol("debian-vm", await endorse(tpm), control);
+  const challenge = { nonce: new Uint8Array(randomBytes(32)), bank: "sha256", pcrs: defaultQuotePcrs } as const;
+  const challenged = new Date();
+  const evidence = parseEvidence(await control.challenge(challenge));
+  const verified = await verifyEvidence(evidence, challenge, enrolment, null);
+  expect(verified.claims.asserted.image.variant).toBe("installed");
+  const release = await verifyRelease(machine.release, parseAnchors(machine.anchors).releaseRoot);
+  const judge = (variants: readonly ("demo" | "dev" | "installed" | "release")[], as = release) =>
+    appraise(verified, [as], makeAppraisalPolicy({ ...DEMO_APPRAISAL.document, variants: [...variants] }), {
+      now: new Date(),
+      challenged,
+    });
+  const codes = ({ findings }: ReturnType<typeof judge>) => findings.map(({ code }) => code);
+  expect(defaultAppraisalPolicy.document.variants).toEqual(["release"]);
+  expect(judge(["release", "demo", "dev"]).tier).toBe("contraindicated");
+  expect(judge(["installed"]).tier).toBe("warning");
+  expect(codes(judge(["installed"]))).toContain("installed-system");
+  // The signer of releases errs, or lies: the agent's own measured configuration still says what it is.
+  const asImage = { ...release, image: { ...release.image, variant: "release" } } as typeof release;
+  expect(judge(["release", "installed"], asImage).tier).toBe("contraindicated");
+  expect(codes(judge(["release", "installed"], asImage))).toContain("image-variant");
+
+  // A lost agent: the PCR is capped, and here the administrator wants the machine to begin again.
+  const capped = await pcr(running, "sha256", 13);
+  await shell.output("mkdir -p /etc/systemd/system/ironclaw-agent.service.d");
+  await shell.output(
+    "cp /usr/share/doc/ironclaw-agent/reboot-when-lost.conf /etc/systemd/system/ironclaw-agent.service.d/",
+  );
+  await shell.output("systemctl daemon-reload; sync");
+  expect(capped).not.toBe(RESET.sha256);
+  shell.send(
+    `for p in /proc/[0-9]*; do [ "$(readlink $p/exe)" = /usr/lib/ironclaw/node ] && kill -KILL $(basename $p); done`,
+  );
+  const exit = await Promise.race([running.vm.exited, sleep(120_000)]);
+  expect(exit, "the machine started again (this one ends instead)").toMatchObject({ code: 0 });
+}
+
+async function restartAndPurge(running: RunningDebian): Promise<void> {
+  const { shell, control } = running;
+  expect((await stateOf(running, ["serving", "refused"])).state).toBe("serving");
+  await expectServed(running);
+
+  // Asked to stop, the spawner lets its agent sign the log; the cap that systemd adds does no harm.
+  await shell.output("rm -r /etc/systemd/system/ironclaw-agent.service.d; systemctl daemon-reload");
+  const before = await pcr(running, "sha384", 13);
+  await shell.output("systemctl restart ironclaw-agent");
+  expect(await pcr(running, "sha384", 13), "capped once more").not.toBe(before);
+  expect(await shell.output("journalctl -b -o cat -u ironclaw-agent")).toMatch(/asked to end; agent PCR capped/);
+  const again = await stateOf(running, ["serving", "refused"]);
+  expect(again.state, "I3: no second launch in a boot").toBe("refused");
+  expect(again.reasons).toMatch(/agent-pcr-used/);
+  expect((await sign(running, SIGNER)).isGood, "who connects now is turned away").toBe(false);
+
+  // Killed with everything it had: nobody caps but systemd.
+  const open = await pcr(running, "sha256", 13);
+  await shell.output("systemctl kill -s KILL ironclaw-agent; sleep 3");
+  expect(await pcr(running, "sha256", 13), "I3: capped all the same").not.toBe(open);
+  expect(await isActive(running, "ironclaw-agent")).toBe("failed");
+
+  // Upgrade, removal, purge.
+  await shell.output("echo '# ours' >>/etc/ironclaw/spawner.conf");
+  await shell.output(`dpkg -i ${PACKAGE}`);
+  expect(await shell.output("tail -1 /etc/ironclaw/spawner.conf; systemctl is-enabled ironclaw-agent")).toBe(
+    "# ours\nenabled",
+  );
+  await shell.output("dpkg --remove ironclaw-agent");
+  const left = "find / -xdev -path /root -prune -o -name '*ironclaw*' -print | sort";
+  expect((await shell.output(left)).split("\n")).toEqual([
+    "/etc/ironclaw",
+    "/var/lib/dpkg/info/ironclaw-agent.list",
+    "/var/lib/dpkg/info/ironclaw-agent.postrm",
+    "/var/lib/ironclaw",
+  ]);
+  expect(await shell.output("ls /var/lib/ironclaw")).toBe("cabinet\nstore");
+  await shell.output("dpkg --purge ironclaw-agent");
+  expect(await shell.output(left)).toBe("");
+  expect((await shell.run("getent passwd ironclaw ironclaw-shim ironclaw-relay")).output).toBe("");
+  control.close();
+}
