@@ -19,6 +19,9 @@ const parts = [
   "test/agent/relay.test.ts",
   "test/agent/relay-connections.test.ts",
   "test/agent/spawner.test.ts",
+  "test/agent/spawner-peers.test.ts",
+  "test/agent/spawner-run-dir.test.ts",
+  "test/agent/spawner-workloads.test.ts",
   "test/agent/spawner-cap.test.ts",
   "test/agent/spawner-state.test.ts",
   "test/agent/spawner-devices.test.ts",
@@ -52,7 +55,7 @@ const parts = [
 /** Machines that no other file waits for; see test/run.ts. */
 const moreMachines = ["disks", "drills", "drills-restart", "image-disks", "images", "own-module", "package", "secure-boot", "systemd"];
 /** Minutes each, and outside `npm test`: `npm run campaign`. */
-const campaign = ["drills-fleet"];
+const campaign = ["drills-fleet", "images-demo"];
 const e2e = (names: readonly string[]) => names.map((name) => `test/e2e/${name}.test.ts`);
 
 /** Vitest's own default is a core fewer: one file at a time on two cores, although most files wait for other programs most of the time. */

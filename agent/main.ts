@@ -2,7 +2,7 @@
 import "./no-eval.ts";
 import { AgentError } from "./errors.ts";
 import { failureOf, journal } from "./journal.ts";
-import { runAgent } from "./service.ts";
+import { runAgent } from "./run-agent.ts";
 
 function configPath(args: readonly string[]): string {
   const [word, option, path] = args;

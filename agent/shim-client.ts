@@ -105,7 +105,7 @@ export async function openShim(fd: number, native: Native, options: ShimOptions 
   const { ready, listener } = await receiveReady(fd, native, timeoutMs);
   const watch = native.watchNotifications(listener, options.onAttempt ?? (() => undefined));
   const { promise: closed, resolve } = Promise.withResolvers<AgentError>();
-  const connection = new ShimConnection(fd, timeoutMs, resolve);
+  const connection = new ShimConnection(native.openStream(fd), timeoutMs, resolve);
   const ask = async <T>(op: keyof typeof OP, payload: Uint8Array, parse: (payload: Uint8Array) => T): Promise<T> => {
     const reply = await connection.request(OP[op], payload);
     if (reply.rv !== 0n) throw refused(op, reply);

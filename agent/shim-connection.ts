@@ -1,13 +1,13 @@
-import { Socket } from "node:net";
 import { ByteReader, ByteWriter } from "../policy/index.ts";
 import { ByteQueue } from "./byte-queue.ts";
 import { AgentError } from "./errors.ts";
+import { type NativeStream, STREAM_EVENTS, WOULD_BLOCK } from "./native/index.ts";
 import { MAX_FRAME } from "./shim-replies.ts";
 
 const REPLY_BIT = 0x80;
 const MAX_WAITING = 1024;
-/** Bytes of one read. */
-const READ = 65_536;
+/** Bytes of one read. One buffer for all connections, which keeps no copy: a reply may be a plaintext. */
+const BUFFER = new Uint8Array(65_536);
 
 interface Waiting {
   readonly op: number;
@@ -55,13 +55,15 @@ const LAST_ID = 0xffff_ffff;
  * at once make no shim late that answers each of them in time.
  */
 export class ShimConnection {
-  readonly #socket: Socket;
+  readonly #stream: NativeStream;
   readonly #timeoutMs: number;
   /** Oldest first. */
   readonly #waiting = new Map<number, Waiting>();
   readonly #onClosed: (error: AgentError) => void;
   readonly #buffered = new ByteQueue();
   #outgoing = new ByteWriter();
+  /** Frames that the socket had no room for. */
+  #unsent: Uint8Array[] = [];
   #sending = false;
   #lastId: number;
   /** The oldest request's. */
@@ -71,22 +73,15 @@ export class ShimConnection {
   #error: AgentError | null = null;
 
   /**
-   * Takes `fd` over.
+   * Takes the stream over.
    * @param lastId id of the request before the first
    */
-  constructor(fd: number, timeoutMs: number, onClosed: (error: AgentError) => void, lastId = 0) {
+  constructor(stream: NativeStream, timeoutMs: number, onClosed: (error: AgentError) => void, lastId = 0) {
     this.#timeoutMs = timeoutMs;
     this.#lastId = lastId;
     this.#onClosed = onClosed;
-    const onread = {
-      buffer: new Uint8Array(READ),
-      callback: (length: number, bytes: Uint8Array) => this.#received(length, bytes),
-    };
-    this.#socket = new Socket({ fd, readable: true, writable: true, onread });
-    this.#socket.on("error", (cause) =>
-      this.close(new AgentError("ERR_SHIM_GONE", "shim connection: failed", { cause })),
-    );
-    this.#socket.on("close", () => this.close(new AgentError("ERR_SHIM_GONE", "shim connection: closed")));
+    this.#stream = stream;
+    stream.start((events) => this.#ready(events));
   }
 
   /** Sends one request under an id of its own. Rejects with AgentError ERR_SHIM_GONE, _TIMEOUT or _PROTOCOL. */
@@ -116,17 +111,35 @@ export class ShimConnection {
 
   /** What was asked for in one turn goes out in one write. */
   #send(): void {
-    const frames = this.#outgoing.finish();
+    this.#unsent.push(this.#outgoing.finish());
     this.#outgoing = new ByteWriter();
     this.#sending = false;
-    if (this.#error === null) this.#socket.write(frames);
+    if (this.#unsent.length === 1) this.#flush();
+  }
+
+  #flush(): void {
+    try {
+      for (let first = this.#unsent[0]; first !== undefined && this.#error === null; first = this.#unsent[0]) {
+        const sent = this.#stream.send(first, 0);
+        if (sent < first.length) {
+          if (sent !== WOULD_BLOCK) this.#unsent[0] = first.subarray(sent);
+          this.#stream.watchWritable(true);
+          return;
+        }
+        this.#unsent.shift();
+      }
+    } catch (cause) {
+      this.#read(); // what it had answered before it ended
+      this.close(new AgentError("ERR_SHIM_GONE", "shim connection: failed", { cause }));
+    }
   }
 
   /** Ends the connection, and with it the shim. The first reason stays. */
   close(error: AgentError): void {
     if (this.#error !== null) return;
     this.#error = error;
-    this.#socket.destroy();
+    this.#stream.close();
+    this.#unsent = [];
     if (this.#timer !== null) clearTimeout(this.#timer);
     for (const { failed } of this.#waiting.values()) failed(error);
     this.#waiting.clear();
@@ -165,12 +178,29 @@ export class ShimConnection {
     this.close(new AgentError("ERR_SHIM_TIMEOUT", `shim op ${oldest?.op ?? 0}`, { expected, got: "none" }));
   }
 
-  /** The buffer keeps no copy: a reply may be a plaintext. */
-  #received(length: number, buffer: Uint8Array): boolean {
-    const bytes = buffer.subarray(0, length);
-    this.#receive(bytes);
-    bytes.fill(0);
-    return true;
+  #ready(events: number): void {
+    if ((events & STREAM_EVENTS.writable) !== 0 && this.#unsent.length > 0) {
+      this.#stream.watchWritable(false);
+      this.#flush();
+    }
+    if ((events & STREAM_EVENTS.readable) !== 0) this.#read();
+  }
+
+  /** All that is there, which is no more than was asked for: other bytes close the connection. */
+  #read(): void {
+    try {
+      while (this.#error === null) {
+        const length = this.#stream.receive(BUFFER);
+        if (length === WOULD_BLOCK) return;
+        if (length === 0) this.close(new AgentError("ERR_SHIM_GONE", "shim connection: closed"));
+        const bytes = BUFFER.subarray(0, length);
+        this.#receive(bytes);
+        bytes.fill(0);
+        if (!this.#stream.mayHaveMore) return;
+      }
+    } catch (cause) {
+      this.close(new AgentError("ERR_SHIM_GONE", "shim connection: failed", { cause }));
+    }
   }
 
   #receive(bytes: Uint8Array): void {

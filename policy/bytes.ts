@@ -195,7 +195,16 @@ function putPart(whole: Uint8Array, at: number, part: Part, size: number): numbe
   return at + part.length;
 }
 
-function putBytes(whole: Uint8Array, at: number, part: Uint8Array): void {
+/** Big-endian, at a place that is inside the array. */
+export function putU32(bytes: Uint8Array, at: number, value: number): void {
+  bytes[at] = value >>> 24;
+  bytes[at + 1] = value >>> 16;
+  bytes[at + 2] = value >>> 8;
+  bytes[at + 3] = value;
+}
+
+/** At a place where there is room for all of it. */
+export function putBytes(whole: Uint8Array, at: number, part: Uint8Array): void {
   if (part.length >= LONG) whole.set(part, at);
   else for (let index = 0; index < part.length; index++) whole[at + index] = byteAt(part, index);
 }

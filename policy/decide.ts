@@ -1,5 +1,6 @@
 import { countingApprovers } from "./approvers.ts";
 import { fromHex, toHex } from "./bytes.ts";
+import { findScope } from "./find-scope.ts";
 import { sha256Hex } from "./hash.ts";
 import {
   DIGESTS,
@@ -11,7 +12,7 @@ import {
   type Operation,
   riskOf,
 } from "./mechanisms.ts";
-import { findScope, type MechanismRule, type Policy, type Scope } from "./policy.ts";
+import type { MechanismRule, Policy, Scope } from "./policy.ts";
 import { scopeKeyRate, scopeUse } from "./scope-keys.ts";
 
 /** CK_RSA_PKCS_OAEP_SOURCE_TYPE: the label is given. */

@@ -1,6 +1,7 @@
 import { countingApprovers } from "./approvers.ts";
 import type { DecisionRequest, Denial } from "./decide.ts";
-import { findScope, type Policy, type Scope } from "./policy.ts";
+import { findScope } from "./find-scope.ts";
+import type { Policy, Scope } from "./policy.ts";
 import { scopeUse } from "./scope-keys.ts";
 
 /** What would have to be otherwise for a denied request to pass the step that it failed at; the steps after it are still to come. */

@@ -9,11 +9,12 @@ import {
   type MechanismParameters,
   type OperationInput,
 } from "./decide.ts";
+import { findScope } from "./find-scope.ts";
 import { FindingsError, findingsIn, schemaFindings } from "./findings.ts";
 import { fittingInput, fittingParameters, ruleFor } from "./fitting.ts";
 import { parseCommentedJson } from "./json-comments.ts";
 import { DIGESTS, OAEP_DIGESTS } from "./mechanisms.ts";
-import { findScope, type Policy } from "./policy.ts";
+import type { Policy } from "./policy.ts";
 import { doubles, printable, sha256Tag } from "./policy-fields.ts";
 
 // The format is described in POLICY-TEST.md.

@@ -5,8 +5,9 @@ import {
   ruleDigest,
   ruleParameters,
 } from "./decide.ts";
+import { findScope } from "./find-scope.ts";
 import { DIGESTS, mechanismRow, type Operation } from "./mechanisms.ts";
-import { findScope, type MechanismRule, type Policy, type Scope } from "./policy.ts";
+import type { MechanismRule, Policy, Scope } from "./policy.ts";
 
 /** Bytes of the stand-in modulus: that of RSA-2048. */
 const MODULUS = 256;

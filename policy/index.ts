@@ -18,6 +18,7 @@ export * from "./endpoint.ts";
 export * from "./envelope.ts";
 export * from "./epoch.ts";
 export * from "./errors.ts";
+export { findScope } from "./find-scope.ts";
 export { type DocumentFinding, FindingsError } from "./findings.ts";
 export * from "./fitting.ts";
 export * from "./hash.ts";

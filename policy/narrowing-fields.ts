@@ -75,8 +75,9 @@ interface SetKinds {
 }
 
 function setChanges(field: string, from: readonly string[], to: readonly string[], { came, went }: SetKinds) {
-  const added = to.filter((entry) => !from.includes(entry));
-  const gone = from.filter((entry) => !to.includes(entry));
+  const [before, after] = [new Set(from), new Set(to)];
+  const added = to.filter((entry) => !before.has(entry));
+  const gone = from.filter((entry) => !after.has(entry));
   return [
     ...(came === null ? [] : added.map((entry) => changeOf(came, field, "none", entry))),
     ...gone.map((entry) => changeOf(went, field, entry, "none")),

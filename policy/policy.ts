@@ -248,19 +248,6 @@ function tokenFindings({ tokens, keys, modules }: LongForm): readonly DocumentFi
   ];
 }
 
-/** The scope of that name; null when the policy has none. */
-export function findScope(policy: Policy, scopeName: string): Scope | null {
-  let scopes = SCOPES.get(policy);
-  if (scopes === undefined) {
-    scopes = new Map(policy.scopes.map((scope) => [scope.name, scope]));
-    SCOPES.set(policy, scopes);
-  }
-  return scopes.get(scopeName) ?? null;
-}
-
-/** By name, of policies that were asked for one: a decision asks for its scope twice, and there may be hundreds. */
-const SCOPES = new WeakMap<Policy, ReadonlyMap<string, Scope>>();
-
 function brokenReferences(policy: Policy): readonly DocumentFinding[] {
   const unsorted = policy.devices.findIndex((device, index) => device < (policy.devices[index - 1] ?? ""));
   return [
@@ -284,6 +271,11 @@ function brokenReferences(policy: Policy): readonly DocumentFinding[] {
 /** One key may lie on two tokens; it is one key all the same, and does one thing. */
 function spkiFindings(keys: Policy["keys"]): readonly DocumentFinding[] {
   const uses = new Map<string, PolicyKey["does"]>();
+  const rates = new Map(
+    Object.values(keys)
+      .toReversed()
+      .map(({ spki, rate }) => [spki, rate]),
+  );
   return [
     ...repeatFindings(
       Object.entries(keys).map(([name, { spki, token }]) => ({
@@ -298,7 +290,7 @@ function spkiFindings(keys: Policy["keys"]): readonly DocumentFinding[] {
       return first === does ? [] : [{ path: ["keys", name, "does"], message: `keys: two uses of the spki ${spki}` }];
     }),
     ...Object.entries(keys).flatMap(([name, { spki, rate }]) => {
-      const first = Object.values(keys).find((entry) => entry.spki === spki)?.rate;
+      const first = rates.get(spki);
       const same = first?.perMinute === rate?.perMinute && first?.burst === rate?.burst;
       return same ? [] : [{ path: ["keys", name, "rate"], message: `keys: two rates of the spki ${spki}` }];
     }),

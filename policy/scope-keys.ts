@@ -1,4 +1,5 @@
 import { fromBase64 } from "./bytes.ts";
+import { findScope } from "./find-scope.ts";
 import { sha256Hex } from "./hash.ts";
 import type { Operation } from "./mechanisms.ts";
 import type { Policy, PolicyToken, Scope } from "./policy.ts";
@@ -23,12 +24,21 @@ export function scopeKeyRate(policy: Pick<Policy, "keys" | "scopes">, scope: Sco
   // Entries of one key have one rate.
   if (scope.from === undefined) return Object.hasOwn(policy.keys, key) ? policy.keys[key]?.rate : undefined;
   const spki = scopeSpki(policy, scope, key);
-  return Object.values(policy.keys).find((entry) => entry.spki === spki)?.rate;
+  return spki === null ? undefined : ratesOf(policy.keys).get(spki);
 }
+
+function ratesOf(keys: Policy["keys"]): ReadonlyMap<string, Rate | undefined> {
+  const found = RATES.get(keys) ?? new Map(Object.values(keys).map(({ spki, rate }) => [spki, rate]));
+  RATES.set(keys, found);
+  return found;
+}
+
+/** By public key, of policies that were asked: a decision looks one up. */
+const RATES = new WeakMap<Policy["keys"], ReadonlyMap<string, Rate | undefined>>();
 
 /** The policy's name of the token that holds a key of the scope: for one that arrives, that of the key that lets it in. */
 export function scopeTokenName(policy: Pick<Policy, "keys" | "scopes">, scope: Scope, key: string): string | null {
-  const source = scope.from === undefined ? null : policy.scopes.find(({ name }) => name === scope.from);
+  const source = scope.from === undefined ? null : findScope(policy, scope.from);
   const held = source === null ? key : source?.keys[0];
   return held !== undefined && Object.hasOwn(policy.keys, held) ? (policy.keys[held]?.token ?? null) : null;
 }

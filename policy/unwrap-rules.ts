@@ -1,4 +1,5 @@
 import * as z from "zod";
+import { findScope } from "./find-scope.ts";
 import { type DocumentFinding, findingsIn, listed, repeatFindings } from "./findings.ts";
 import { MECHANISMS, type MechanismType, mechanismRow, riskOf } from "./mechanisms.ts";
 import type { Policy, Scope } from "./policy.ts";
@@ -56,14 +57,14 @@ export function unwrapFindings(policy: Policy, scope: Scope): readonly DocumentF
 
 /** The rule by which a key of a scope with `from` arrives; null when there is none. */
 export function arrivalRule(policy: Pick<Policy, "scopes">, scope: Scope, key: string): UnwrapRule | null {
-  const source = policy.scopes.find((candidate) => candidate.name === scope.from);
+  const source = scope.from === undefined ? null : findScope(policy, scope.from);
   return source?.unwraps?.find((rule) => rule.key === key) ?? null;
 }
 
 function fromFindings(policy: Policy, scope: Scope): readonly DocumentFinding[] {
   const { from } = scope;
   if (from === undefined) return [];
-  const source = policy.scopes.find((candidate) => candidate.name === from);
+  const source = findScope(policy, from);
   if (source?.unwraps === undefined) return [{ path: ["from"], message: `from ${from}: no scope that unwraps` }];
   return scope.keys.flatMap((key, index) =>
     arrivalRule(policy, scope, key) === null

@@ -1,6 +1,6 @@
 /**
- * What our image guarantees and another system may not. A report names those that do not hold where its agent runs, and so does
- * `ironclaw doctor`, under the same names.
+ * What our image guarantees and another system may not. `ironclaw doctor` names those that do not hold where it looks; a report says the same by
+ * the variant `installed` alone (agent/docs/install.md).
  */
 export const WEAKER_GUARANTEES = [
   {

@@ -1,5 +1,5 @@
 import { HANDLE_RANGE, type Session, type TpmObject, type Tpm as Tss } from "node-tpm2-tss";
-import { type EndorsementKeyKind, ekProfiles, ekTemplate } from "../attest/index.ts";
+import { type EndorsementKeyKind, type EndorsementKeyPublic, ekProfiles, ekTemplate } from "../attest/index.ts";
 import { equalBytes, toHex } from "../policy/index.ts";
 import { ekProfileOfName } from "./ek-public.ts";
 import { SealError } from "./errors.ts";
@@ -17,14 +17,44 @@ export function ekKindOfName(ekName: Uint8Array): EndorsementKeyKind {
  * @param wanted Name to look for: another key at the handle, where an owner may put one, is then passed over
  */
 export async function openEndorsementKey(tss: Tss, kind: EndorsementKeyKind, wanted?: Uint8Array): Promise<TpmObject> {
-  const profile = ekProfiles[kind];
-  const { persistentHandle } = profile;
-  if ((await tss.handles(HANDLE_RANGE.persistent)).includes(persistentHandle)) {
-    const persistent = await tss.trFromTpmPublic(persistentHandle);
-    if (wanted === undefined || equalBytes(persistent.name, wanted)) return persistent;
-    await persistent[Symbol.asyncDispose]();
+  return (
+    (await openPersistent(tss, kind, wanted)) ?? (await tss.createPrimary("endorsement", ekTemplate(ekProfiles[kind])))
+  );
+}
+
+async function openPersistent(tss: Tss, kind: EndorsementKeyKind, wanted?: Uint8Array): Promise<TpmObject | null> {
+  const { persistentHandle } = ekProfiles[kind];
+  if (!(await tss.handles(HANDLE_RANGE.persistent)).includes(persistentHandle)) return null;
+  const persistent = await tss.trFromTpmPublic(persistentHandle);
+  if (wanted === undefined || equalBytes(persistent.name, wanted)) return persistent;
+  await persistent[Symbol.asyncDispose]();
+  return null;
+}
+
+/** The RSA keys that a connection has made. */
+const madeKeys = new WeakMap<Tss, Map<EndorsementKeyKind, EndorsementKeyPublic>>();
+
+/**
+ * Public area and Name of the key that `openEndorsementKey` opens. Its owner may keep it at its persistent handle; where it is not there, an
+ * RSA key is made once for a connection, because a TPM may search many seconds for its primes, while launches, reports and `doctor` wait, and
+ * keeping it loaded would take one of three slots. What was made stays true: another seed (TPM2_ChangeEPS, which wants the platform's
+ * authorisation) shows in the keys of other kinds, which are quickly made anew, and takes the connection's attestation key away.
+ */
+export async function endorsementKeyPublic(
+  tss: Tss,
+  kind: EndorsementKeyKind,
+  wanted?: Uint8Array,
+): Promise<EndorsementKeyPublic> {
+  const persistent = await openPersistent(tss, kind, wanted);
+  const known = persistent === null ? madeKeys.get(tss)?.get(kind) : undefined;
+  if (known !== undefined) return known;
+  await using ek = persistent ?? (await tss.createPrimary("endorsement", ekTemplate(ekProfiles[kind])));
+  const { publicArea, name } = await tss.readPublic(ek);
+  if (persistent === null && kind.startsWith("rsa")) {
+    const made = madeKeys.get(tss) ?? new Map<EndorsementKeyKind, EndorsementKeyPublic>();
+    madeKeys.set(tss, made.set(kind, { publicArea, name }));
   }
-  return await tss.createPrimary("endorsement", ekTemplate(profile));
+  return { publicArea, name };
 }
 
 /** The EK of this Name, whichever template it is of; null when this TPM has none. Dispose it. */

@@ -2,7 +2,7 @@ import { PROPERTY, TpmError, type Tpm as Tss } from "node-tpm2-tss";
 import { type EndorsementKeyKind, ekProfiles, ekTemplate } from "../attest/index.ts";
 import { equalBytes, SEAL_PCRS, toHex } from "../policy/index.ts";
 import { openEkCertificate } from "./ek-public.ts";
-import { ekKindOfName, openEndorsementKey } from "./endorsement.ts";
+import { ekKindOfName, endorsementKeyPublic } from "./endorsement.ts";
 import { type EpochState, readEpoch } from "./epoch.ts";
 import { type FreezeState, readFreeze } from "./freeze-bits.ts";
 import { type LoginState, readAnchor, readLogin } from "./tpm-records.ts";
@@ -93,8 +93,7 @@ const HIERARCHY_CLOSED: readonly number[] = [0x185, 0x18b, 0x9a2];
 
 async function readEk(tss: Tss, kind: EndorsementKeyKind, wanted: Uint8Array): Promise<TpmState["ek"]> {
   try {
-    await using ek = await openEndorsementKey(tss, kind, wanted);
-    return { kind: "name", name: ek.name };
+    return { kind: "name", name: (await endorsementKeyPublic(tss, kind, wanted)).name };
   } catch (error) {
     if (error instanceof TpmError && HIERARCHY_CLOSED.includes(error.rc)) return { kind: "failed", rc: error.rc };
     throw error;

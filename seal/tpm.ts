@@ -13,7 +13,7 @@ import {
   type Tpm,
 } from "../attest/index.ts";
 import { type CertifiedKey, createCertifiedKey } from "./certified-key.ts";
-import { openEkPolicy, openEndorsementKey } from "./endorsement.ts";
+import { endorsementKeyPublic, openEkPolicy, openEndorsementKey } from "./endorsement.ts";
 import { attestationKeyTemplates, readEkCertificates } from "./tpm-templates.ts";
 
 export interface TpmLocation {
@@ -118,11 +118,7 @@ class EsysTpm implements MachineTpm {
   }
 
   endorsementKey(kind: EndorsementKeyKind): Promise<EndorsementKeyPublic> {
-    return answered(async () => {
-      await using ek = await openEndorsementKey(this.tss, kind);
-      const { publicArea, name } = await this.tss.readPublic(ek);
-      return { publicArea, name };
-    });
+    return answered(() => endorsementKeyPublic(this.tss, kind));
   }
 
   activateCredential(

@@ -34,6 +34,8 @@ const NO_REPORT: Report = {
 const root = resolve(import.meta.dirname, "..");
 /** Side by side, each of them one run after the other. */
 const LANES = [[["fast", "parts"], ["vm-more"]], [["vm"]]] as const;
+/** Where Node keeps what it compiled: the tests start the same programs hundreds of times, and to read their sources is half of what a short one does. */
+const COMPILED = join(root, "build/cache/compiled");
 /** So many files are named with the time that each took. */
 const SLOWEST = 15;
 
@@ -50,7 +52,8 @@ async function runVitest(projects: readonly string[], directory: string, filters
     ...["--reporter=default", "--reporter=json", `--outputFile.json=${path}`],
   ];
   const program = [join(root, "node_modules/vitest/vitest.mjs"), ...options, ...filters];
-  const child = spawn(process.execPath, program, { cwd: root, stdio: ["ignore", "pipe", "pipe"] });
+  const env = { ...process.env, NODE_COMPILE_CACHE: COMPILED };
+  const child = spawn(process.execPath, program, { cwd: root, env, stdio: ["ignore", "pipe", "pipe"] });
   passLines(child.stdout, process.stdout);
   passLines(child.stderr, process.stderr);
   const [code] = await once(child, "close");

@@ -12,12 +12,18 @@ import { buildUki } from "./uki.ts";
 import { unpackPackages } from "./unpack.ts";
 import type { ImageVariant } from "./variants.ts";
 
+/**
+ * What every kernel of a virtual machine is told. Without `no_timer_check` it waits at its start for ticks of the timer, and panics when an emulated
+ * machine whose host is busy has not got them by then ("IO-APIC + timer doesn't work!").
+ */
+export const MACHINE_WORDS = ["console=ttyS0", "loglevel=4", "panic=-1", "no_timer_check"] as const;
+
 /** @param verity the word that names the root */
 export function kernelCommandLine(variant: ImageVariant, recipe: Recipe, verity: string): string {
   // Lockdown also keeps root from reading memory, which the dev variant exists for.
   const hardening = variant === "dev" ? [] : ["lockdown=confidentiality"];
   return [
-    ...["console=ttyS0", "loglevel=4", "panic=-1"],
+    ...MACHINE_WORDS,
     ...hardening,
     ...recipe.commandLine,
     ...["init_on_free=1", `ironclaw.variant=${variant}`, verity],

@@ -2,8 +2,8 @@ import { access, mkdir, readdir, readlink, rename, rm, symlink } from "node:fs/p
 import { join, relative } from "node:path";
 import { sha256Hex } from "./digest.ts";
 import type { PackageGroup } from "./lock.ts";
+import { PackageFiles, tarOf } from "./package-clash.ts";
 import type { PackageSet } from "./packages.ts";
-import { runTool } from "./tool.ts";
 
 // In a merged-/usr system these names are links; making them first lets every package's files land in one place.
 const MERGED = ["bin", "sbin", "lib", "lib64"];
@@ -17,6 +17,7 @@ export function digestOfPackages(set: PackageSet, groups: readonly PackageGroup[
 /**
  * Unpack the packages of some groups into one tree below `cacheDirectory`, named by their digest, and return the
  * tree's path. No maintainer script runs, nothing is installed, no privilege is needed. A tree that is there is reused.
+ * @throws ImageError ERR_IMAGE_PACKAGE when two packages have different files of one name
  */
 export async function unpackPackages(
   set: PackageSet,
@@ -31,7 +32,11 @@ export async function unpackPackages(
     await mkdir(join(partial, "usr", name), { recursive: true });
     await symlink(`usr/${name}`, join(partial, name));
   }
-  for (const item of set.packages.filter(({ group }) => groups.includes(group))) await unpack(item.path, partial);
+  const files = new PackageFiles(partial);
+  for (const item of set.packages.filter(({ group }) => groups.includes(group))) {
+    await files.claim(item);
+    await unpack(item.path, partial);
+  }
   await keepLinksInside(partial);
   // Two builds at once: the first one to finish wins, the other tree has the same content.
   await rename(partial, tree).catch(() => rm(partial, { recursive: true, force: true }));
@@ -40,9 +45,7 @@ export async function unpackPackages(
 
 /** dpkg-deb's own extraction replaces a link by a directory of the same name, so tar does it. */
 async function unpack(deb: string, into: string): Promise<void> {
-  const pipeline =
-    'set -o pipefail; dpkg-deb --fsys-tarfile "$1" | tar -x -C "$2" --keep-directory-symlink --no-same-owner --no-same-permissions';
-  await runTool("bash", ["-c", pipeline, "unpack", deb, into]);
+  await tarOf(deb, "-x", "-C", into, "--keep-directory-symlink", "--no-same-owner", "--no-same-permissions");
 }
 
 /** An absolute link means a file of the same tree, not this machine's: the loader's is one, and the linker follows it. */

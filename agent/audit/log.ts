@@ -1,7 +1,6 @@
 import { hash } from "node:crypto";
 import { closeSync, fdatasyncSync } from "node:fs";
 import { type Reason, reason } from "../../attest/index.ts";
-import { joinBytes } from "../../policy/index.ts";
 import { AgentError } from "../errors.ts";
 import type { AuditFiles, Space } from "./files.ts";
 import { type AuditLimits, lowWater, reserve } from "./limits.ts";
@@ -10,9 +9,9 @@ import {
   type AuditEntry,
   type AuditHead,
   type AuditRecord,
-  type EncodedRecord,
-  encodeRecord,
   MAX_LINE,
+  type WrittenRecord,
+  writeRecord,
 } from "./record.ts";
 import { type Segment, segmentAt } from "./segment.ts";
 
@@ -328,15 +327,19 @@ export class FileAuditLog implements AuditLog {
     const { files, positions, now } = this.#opened;
     const at = now();
     const time = new Date(at).toISOString();
-    const records: EncodedRecord[] = [];
-    for (const entry of entries) records.push(encodeRecord(entry, records.at(-1)?.head ?? this.#head, time));
-    const [only] = records;
-    const lines = only !== undefined && records.length === 1 ? only.line : joinBytes(records.map(({ line }) => line));
+    const records: WrittenRecord[] = [];
+    let text = "";
+    for (const entry of entries) {
+      const record = writeRecord(entry, records.at(-1)?.head ?? this.#head, time);
+      records.push(record);
+      text += record.text;
+    }
+    const lines = Buffer.from(text);
     const written = files.write(this.#fd, lines);
     if (written !== lines.length) throw new Error(`${written} of ${lines.length} bytes were written`);
-    for (const { line, head } of records) {
+    for (const { length, head } of records) {
       positions.note(this.#head, this.#bytes, at);
-      this.#bytes += line.length;
+      this.#bytes += length;
       this.#head = head;
     }
     this.#space = { free: this.#space.free - lines.length, total: this.#space.total };

@@ -19,7 +19,9 @@ export class KeyRing {
    */
   constructor(policy: Policy, sources: ReadonlyMap<string, PublicKeySource>) {
     verifyKeyUses(policy, sources);
-    for (const scope of policy.scopes) for (const name of this.#namesOf(scope)) this.#add(policy, scope, name, sources);
+    for (const scope of policy.scopes) {
+      for (const name of this.#namesOf(scope)) if (!this.#keys.has(name)) this.#add(policy, scope, name, sources);
+    }
   }
 
   /** A key of the scope by its name; null for one that it does not have, or that has not arrived. */

@@ -47,12 +47,12 @@ export interface AskedOperation {
   readonly isPublic?: boolean;
 }
 
-/** The decision that can be taken without data. A refusal is recorded. */
-export async function startOperation(
+/** The decision that can be taken without data. A refusal is recorded; what is allowed waits for nothing. */
+export function startOperation(
   state: ScopeState,
   peer: Peer | null,
   { operation, key: name, mechanism, parameters, isPublic = false }: AskedOperation,
-): Promise<StartedOperation | Refused> {
+): StartedOperation | Promise<Refused> {
   const scope = scopeOf(state);
   const key = scope === null || name === null ? null : state.keys.find(scope, name);
   const request = requestFor(state, peer, key, {
@@ -121,27 +121,31 @@ export function countAnswer(
  * What the token answered, unless the scope was frozen, or the key or its caller narrowed away, while it worked: then nothing leaves, and the
  * log says so. Whatever was asked for before and was not yet answered is stopped by this.
  */
-export async function releaseResult(
+export function releaseResult(
   state: ScopeState,
   peer: Peer | null,
   started: StartedOperation,
   result: OperationResult,
-): Promise<OperationResult> {
+): OperationResult | Promise<OperationResult> {
   if (result.kind === "refused") return result;
-  const withheld = await withhold(state, peer, started);
+  const withheld = withhold(state, peer, started);
   if (withheld === null) return result;
   result.bytes.fill(0);
   return withheld;
 }
 
 /** Null while what the policy in force says of caller and key, and whether they are frozen, is what it was when the token was asked. */
-export async function withhold(
+export function withhold(state: ScopeState, peer: Peer | null, started: StartedOperation): Promise<Refused> | null {
+  const step = takenAway(state, peer, started.key.name);
+  return step === null ? null : refuseResult(state, peer, started, step);
+}
+
+async function refuseResult(
   state: ScopeState,
   peer: Peer | null,
   { operation, mechanism, key }: StartedOperation,
-): Promise<Refused | null> {
-  const step = takenAway(state, peer, key.name);
-  if (step === null) return null;
+  step: NonNullable<ReturnType<typeof takenAway>>,
+): Promise<Refused> {
   state.meter.decided(state.name, step);
   const reason = `${step === "frozen" ? "frozen" : "narrowed"} meanwhile: the result was withheld`;
   await state.refusals.record({

@@ -13,7 +13,7 @@ export const command: Command = {
     const path = input.text("config");
     parseConfig(await readInput(path, "agent configuration"));
     journal.begin(process.env);
-    const { runAgent } = await import("../service.ts");
+    const { runAgent } = await import("../run-agent.ts");
     return runAgent(path, process.env);
   },
 };

@@ -16,6 +16,7 @@ import { hostExposure, readHostConfiguration, sysfsDevices } from "../../vm-imag
 import { parseConfig } from "../config.ts";
 import {
   agentPcrFinding,
+  agentProcess,
   type CredentialCheck,
   checkCredential,
   clockFinding,
@@ -144,17 +145,6 @@ function tpmLooks(tpm: MachineTpm, { agent = null, up = uptime() }: TpmPlace = {
     { id: "tpm", run: () => tpmFindings(tpm, new Date()) },
     { id: "agent-pcr", run: async () => [await proof()] },
   ];
-}
-
-/** The process that was started with this configuration, by its arguments: a hint, and nothing is decided by it. */
-function agentProcess(files: Files, config: string): number | null {
-  const pid = files.names("/proc").find((name) => {
-    if (!/^\d+$/.test(name)) return false;
-    const words = files.text(`/proc/${name}/cmdline`)?.split("\0") ?? [];
-    const at = words.indexOf("agent");
-    return at > 0 && words[at + 1] === "--config" && words[at + 2] === config;
-  });
-  return pid === undefined ? null : Number(pid);
 }
 
 function eventLogLook(tpm: MachineTpm, files: Files, firmware: ReadLog): Look {

@@ -1,10 +1,10 @@
 import * as z from "zod";
 import type { Scope } from "../../policy/index.ts";
+import type { Serving } from "../after-launch.ts";
 import type { AuditLog } from "../audit/log.ts";
 import { callerOf } from "../broker/operation.ts";
 import { AgentError } from "../errors.ts";
 import type { ConnectionFacts } from "../scopes/index.ts";
-import type { Serving } from "../serving.ts";
 
 const id = z.number().int().nonnegative();
 /** A policy's connections at their most would make an answer of megabytes. */
@@ -70,7 +70,9 @@ export function createSessions({ serving, audit }: SessionSources): SessionServi
       if (connection === null)
         throw new AgentError("ERR_ENVIRONMENT", `session ${session}`, { expected: "one that is open", got: "none" });
       const facts = describe(connection.facts);
-      const caller = callerOf(connection.peer);
+      // Of one that is not identified, or cannot be, the kernel's word at its connect(2) is known.
+      const { uid, pid } = facts.caller;
+      const caller = callerOf(connection.peer) ?? { uid, pid, exe: "unknown" };
       connection.end();
       const reason = `session ${session}, ${facts.operations} operations: ended by whoever reached the control port`;
       const nothing = { key: null, mechanism: null, inputDigest: null, step: null, approvals: [] } as const;

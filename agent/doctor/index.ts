@@ -1,6 +1,7 @@
 /** Looks at a machine and says what is wrong, with the fix: README.md. */
 export { type AgentStatus, agentFindings } from "./agent.ts";
 export { agentPcrFinding, otherExtenders } from "./agent-pcr.ts";
+export { AGENT_UID, agentProcess } from "./agent-process.ts";
 export { CATALOGUE, type FindingId } from "./catalogue.ts";
 export { clockFinding, latestRecord } from "./clock.ts";
 export { diskFindings } from "./disk.ts";
@@ -14,4 +15,4 @@ export { permissionFindings } from "./permissions.ts";
 export { parseProbe, probeKernel } from "./probe.ts";
 export { type CredentialCheck, checkCredential, type ExplainedFinding, explained, sealedFindings } from "./sealed.ts";
 export { tpmFindings } from "./tpm.ts";
-export { weakerFindings, weakerHere } from "./weaker.ts";
+export { weakerFindings } from "./weaker.ts";

@@ -1,6 +1,7 @@
 import type { WeakerGuarantee } from "../../policy/index.ts";
 import type { Files } from "./files.ts";
 import { type Finding, ok, type Problem, warn } from "./finding.ts";
+import { rootWeakness } from "./root.ts";
 
 /** What does not hold here of what our image guarantees, in words; null where it holds. */
 type Weakness = Problem | null;
@@ -20,40 +21,23 @@ const LOOKS: Readonly<Record<Exclude<WeakerGuarantee, "boot-not-measured">, (fil
   "core-dumps": dumpWeakness,
 };
 
-/** Those that do not hold, in the order of the list: what a report says of the system that its agent runs on. */
-export function weakerHere(files: Files): readonly WeakerGuarantee[] {
-  return looks().flatMap(([name, look]) => (look(files) === null ? [] : [name]));
-}
+/** Where ok says less than it seems to. */
+const HOLDS: Readonly<Partial<Record<WeakerGuarantee, string>>> = {
+  "root-not-verified":
+    "read-only on dm-verity, as the kernel names the mounted device; that the measured initrd made it, only the boot PCRs prove",
+};
 
-/** The same for people: a line for each, ok where it holds. */
+/** A line for each: ok where it holds, and what does not hold instead. */
 export function weakerFindings(files: Files): readonly Finding[] {
-  return looks().map(([name, look]) => {
+  const looks = Object.entries(LOOKS) as [keyof typeof LOOKS, (files: Files) => Weakness][]; // the keys of a literal
+  return looks.map(([name, look]) => {
     const weakness = look(files);
-    return weakness === null ? ok(name, "does not happen here") : warn(name, weakness);
+    return weakness === null ? ok(name, HOLDS[name] ?? "does not happen here") : warn(name, weakness);
   });
-}
-
-function looks() {
-  return Object.entries(LOOKS) as [keyof typeof LOOKS, (files: Files) => Weakness][]; // the keys of a literal
 }
 
 function commandLine(files: Files): readonly string[] {
   return files.text("/proc/cmdline")?.split(/\s+/) ?? [];
-}
-
-/** The root is a device-mapper device whose uuid begins as that of every verity target that names itself, or the image's own, read-only. */
-function rootWeakness(files: Files): Weakness {
-  const expected = "a read-only root on dm-verity";
-  const root = files
-    .text("/proc/self/mounts")
-    ?.split("\n")
-    .map((line) => line.split(" "))
-    .findLast(([, place]) => place === "/");
-  if (root === undefined) return { expected, got: "no root among the mounts" };
-  const [device = "", , type = "", options = ""] = root;
-  if (!options.split(",").includes("ro")) return { expected, got: `${type}, writable` };
-  const measured = commandLine(files).some((word) => /^(?:ironclaw\.|systemd\.)?(?:verity|roothash)=/.test(word));
-  return measured ? null : { expected, got: `${type} on ${device}, read-only, no root hash on the command line` };
 }
 
 function lockdownWeakness(lockdown: string | null): Weakness {

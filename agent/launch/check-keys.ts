@@ -2,7 +2,7 @@ import { createPublicKey } from "node:crypto";
 import { type Reason, reason } from "../../attest/index.ts";
 import { acceptedRisks, type Policy } from "../../policy/index.ts";
 import type { KeyUse } from "../shim-client.ts";
-import type { DomainShim, KeyPlace } from "../shims/trust-domain.ts";
+import type { DomainShim, KeyPlace } from "../shims/domain-shim.ts";
 import { byToken } from "./deliver.ts";
 import { enter, type LaunchEnvironment, type LaunchRecord, Refusal } from "./environment.ts";
 import type { LaunchInputs } from "./inputs.ts";

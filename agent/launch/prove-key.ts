@@ -3,7 +3,7 @@ import { reason } from "../../attest/index.ts";
 import { equalBytes, mechanismRow, sha256 } from "../../policy/index.ts";
 import { AgentError } from "../errors.ts";
 import type { OaepParameters, Shim } from "../shim-client.ts";
-import type { KeyPlace } from "../shims/trust-domain.ts";
+import type { KeyPlace } from "../shims/domain-shim.ts";
 import { Refusal } from "./environment.ts";
 import type { ServedKey } from "./keys.ts";
 

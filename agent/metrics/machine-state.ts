@@ -1,7 +1,7 @@
+import type { Serving } from "../after-launch.ts";
 import type { MachineAudit } from "../audit/machine-audit.ts";
 import type { LaunchRecord } from "../launch/environment.ts";
 import { violationCounts } from "../report.ts";
-import type { Serving } from "../serving.ts";
 import type { MachineState } from "./metrics.ts";
 
 type Audit = Pick<MachineAudit, "head" | "durableHead" | "failed" | "warnings">;

@@ -51,6 +51,7 @@ NAPI_MODULE_INIT() {
   set_function(env, exports, "listen", native_listen);
   set_function(env, exports, "accept", native_accept);
   set_function(env, exports, "stop", native_stop);
+  set_function(env, exports, "streamOpen", native_stream_open);
   set_function(env, exports, "streamStart", native_stream_start);
   set_function(env, exports, "streamWatch", native_stream_watch);
   set_function(env, exports, "streamReceive", native_stream_receive);

@@ -32,7 +32,8 @@ napi_value native_set_non_dumpable(napi_env env, napi_callback_info info);
 napi_value native_listen(napi_env env, napi_callback_info info);
 napi_value native_accept(napi_env env, napi_callback_info info);
 napi_value native_stop(napi_env env, napi_callback_info info);
-/* stream.c: an accepted connection */
+/* stream.c: an accepted connection, or one that the agent made */
+napi_value native_stream_open(napi_env env, napi_callback_info info);
 napi_value native_stream_start(napi_env env, napi_callback_info info);
 napi_value native_stream_watch(napi_env env, napi_callback_info info);
 napi_value native_stream_end(napi_env env, napi_callback_info info);

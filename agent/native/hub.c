@@ -37,9 +37,10 @@ static _Thread_local struct {
 } hub = {.epoll = -1};
 
 static void note(const struct stream *stream) {
-  if (stream != hub.last) hub.other = uv_hrtime();
-  hub.last = stream;
   hub.awake = true;
+  if (stream->is_own || stream == hub.last) return;
+  hub.other = uv_hrtime();
+  hub.last = stream;
 }
 
 static int events_of(uint32_t ready) {
@@ -58,9 +59,20 @@ static void tell_all(uv_poll_t *handle, int status, int events) {
     struct source *source = event->data.ptr;
     if (source == NULL) continue;
     note(source->stream);
+    if ((event->events & (EPOLLHUP | EPOLLRDHUP | EPOLLERR)) != 0) source->stream->ended = true;
     stream_tell(source->stream, source->is_death ? STREAM_DIED : events_of(event->events));
   }
   hub.count = 0;
+}
+
+static int control(int operation, int fd, struct source *source, uint32_t events) {
+  struct epoll_event event = {.events = events | EPOLLET, .data.ptr = source};
+  return epoll_ctl(hub.epoll, operation, fd, &event);
+}
+
+/* Tells also of what is there already. */
+static int watch(struct stream *stream, int operation) {
+  return control(operation, stream->fd, &stream->socket, EPOLLIN | EPOLLRDHUP | (stream->wants_writable ? EPOLLOUT : 0));
 }
 
 static void take_kept(uv_timer_t *timer) {
@@ -69,6 +81,7 @@ static void take_kept(uv_timer_t *timer) {
     struct stream *stream = hub.keepers;
     hub.keepers = stream->next_keeper;
     stream_take_kept(stream);
+    (void)watch(stream, EPOLL_CTL_MOD); /* what another sender's is begins a piece of its own, which was not read yet */
   }
 }
 
@@ -130,15 +143,10 @@ bool hub_open(napi_env env) {
   return true;
 }
 
-static int control(int operation, int fd, struct source *source, uint32_t events) {
-  struct epoll_event event = {.events = events | EPOLLET, .data.ptr = source};
-  return epoll_ctl(hub.epoll, operation, fd, &event);
-}
-
 bool hub_add(struct stream *stream) {
   stream->socket = (struct source){.stream = stream};
   stream->death = (struct source){.stream = stream, .is_death = true};
-  if (control(EPOLL_CTL_ADD, stream->fd, &stream->socket, EPOLLIN | EPOLLRDHUP) != 0) return false;
+  if (watch(stream, EPOLL_CTL_ADD) != 0) return false;
   if (stream->pidfd >= 0 && control(EPOLL_CTL_ADD, stream->pidfd, &stream->death, EPOLLIN) != 0) {
     (void)close(stream->pidfd); /* nothing that it sends can be told to be its own: receive refuses it */
     stream->pidfd = -1;
@@ -148,7 +156,8 @@ bool hub_add(struct stream *stream) {
 }
 
 bool hub_watch_writable(struct stream *stream, bool wanted) {
-  return control(EPOLL_CTL_MOD, stream->fd, &stream->socket, EPOLLIN | EPOLLRDHUP | (wanted ? EPOLLOUT : 0)) == 0;
+  stream->wants_writable = wanted;
+  return watch(stream, EPOLL_CTL_MOD) == 0;
 }
 
 void hub_remove(struct stream *stream) {

@@ -105,6 +105,7 @@ interface Binding {
   listen(path: string): number;
   accept(fd: number, onConnection: (stream: Handle, connector: Connector) => void): Handle;
   stop(listener: Handle): void;
+  streamOpen(fd: number): Handle;
   streamStart(stream: Handle, onEvent: (events: number) => void): void;
   streamWatch(stream: Handle, wanted: boolean): void;
   streamReceive(stream: Handle, buffer: Uint8Array): number;
@@ -144,6 +145,11 @@ export function openNative(directory: string): Native {
     setNonDumpable: () => now("setNonDumpable", () => binding.setNonDumpable()),
     watchNotifications: (fd, onEvent) => now("watchNotifications", () => binding.watchNotifications(fd, onEvent)),
     listen: (path) => now("listen", () => binding.listen(path)),
+    openStream: (fd) =>
+      nativeStream(
+        binding,
+        now("openStream", () => binding.streamOpen(fd)),
+      ),
     accept: (fd, onConnection) => {
       const listener = now("accept", () =>
         binding.accept(fd, (handle, connector) => onConnection(nativeStream(binding, handle), connector)),
@@ -153,11 +159,22 @@ export function openNative(directory: string): Native {
   };
 }
 
+/** What the addon adds to the length of what was received when there may be more. */
+const MAY_HAVE_MORE = 1 << 30;
+
 function nativeStream(binding: Binding, handle: Handle): NativeStream {
+  let more = false;
   return {
     start: (onEvent) => now("start", () => binding.streamStart(handle, onEvent)),
     watchWritable: (wanted) => now("watch", () => binding.streamWatch(handle, wanted)),
-    receive: (buffer) => now("receive", () => binding.streamReceive(handle, buffer)),
+    receive: (buffer) => {
+      const said = now("receive", () => binding.streamReceive(handle, buffer));
+      more = said >= MAY_HAVE_MORE;
+      return more ? said - MAY_HAVE_MORE : said;
+    },
+    get mayHaveMore() {
+      return more;
+    },
     takeLate: () => now("takeLate", () => binding.streamTakeLate(handle)),
     send: (bytes, from) => now("send", () => binding.streamSend(handle, bytes, from)),
     isHeld: () => now("isHeld", () => binding.streamHeld(handle)),

@@ -18,6 +18,9 @@ struct stream {
   struct source socket, death; /* of the process that connected */
   int fd, pidfd;               /* -1 when closed, or when there is none */
   struct ucred peer;           /* SO_PEERCRED */
+  bool is_own;                 /* the agent itself made both ends: who sends is not looked at */
+  bool ended;                  /* its end, or an error, has been told: what is received goes on to that */
+  bool wants_writable;
   bool takes_late;             /* what is received stays in the socket for a while */
   unsigned pieces;             /* that were received and are still there */
   size_t kept;                 /* bytes of them */

@@ -21,7 +21,7 @@ export interface Connector {
 
 /**
  * One accepted connection, non-blocking. Nothing is delivered by itself: `onEvent` says that the socket is ready, once for what came; the
- * caller takes until it WOULD_BLOCK.
+ * caller takes until it WOULD_BLOCK, or there is no more.
  * Each method but `close` throws AgentError ERR_NATIVE when the connection is broken or closed.
  */
 export interface NativeStream {
@@ -36,6 +36,8 @@ export interface NativeStream {
    * @throws AgentError ERR_FOREIGN_SENDER when they were sent by another process, or with descriptors (of which none is opened)
    */
   receive(buffer: Uint8Array): number;
+  /** Whether what was received last may not be all. Otherwise `onEvent` is told of whatever comes. */
+  readonly mayHaveMore: boolean;
   /**
    * From now on what is received leaves the socket only some milliseconds or requests later: to take it wakes a sender that waits for its
    * reply, for nothing. For a sender that sends no more than its buffer holds before it has an answer.
@@ -55,6 +57,12 @@ export interface NativeStream {
 
 /** Listening Unix stream sockets, and what is accepted there. SO_PASSCRED is on from before the first byte. */
 export interface Sockets {
+  /**
+   * Takes over one end of a `socketPair` of streams, whose other end somebody was given: its `receive` looks at no sender, but a descriptor
+   * that comes along is foreign here too.
+   * @throws AgentError ERR_NATIVE; then it stays the caller's
+   */
+  openStream(fd: number): NativeStream;
   /**
    * A new socket at `path`, which everybody may connect to (mode 0666).
    * @param path 1 to 107 bytes; nothing may be there

@@ -57,6 +57,21 @@ napi_value make_stream(napi_env env, int fd, int pidfd, const struct ucred *peer
   return napi_type_tag_object(env, object, &STREAM) == napi_ok ? object : throw_errno(env, ENOMEM, "stream");
 }
 
+/* streamOpen(fd): takes over one end of a pair of connected Unix sockets that the agent made, unless it throws */
+napi_value native_stream_open(napi_env env, napi_callback_info info) {
+  napi_value argv[1], object;
+  size_t argc = 1;
+  void *data;
+  int fd;
+  napi_get_cb_info(env, info, &argc, argv, NULL, NULL);
+  if (argc != 1 || !get_fd(env, argv[0], &fd)) return NULL;
+  int flags = fcntl(fd, F_GETFL);
+  if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) != 0 || !hub_open(env)) return throw_errno(env, errno, "stream");
+  object = make_stream(env, fd, -1, &(struct ucred){0});
+  if (object != NULL && napi_get_value_external(env, object, &data) == napi_ok) ((struct stream *)data)->is_own = true;
+  return object;
+}
+
 struct stream *open_stream(napi_env env, napi_value value) {
   void *data;
   if (!has_tag(env, value, &STREAM, &data)) {

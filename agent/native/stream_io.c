@@ -6,8 +6,11 @@
 #include "addon.h"
 #include "sockets.h"
 
-/* What receive and send say when the socket has nothing, or no room; what receive says when nobody can tell any more who has sent. */
-enum { WOULD_BLOCK = -1, CONNECTOR_DIED = -2 };
+/*
+ * What receive and send say when the socket has nothing, or no room; what receive says when nobody can tell any more who has sent, and
+ * what it adds to a length when there may be more. Otherwise there is none of which the stream is not told anew.
+ */
+enum { WOULD_BLOCK = -1, CONNECTOR_DIED = -2, MAY_HAVE_MORE = 1 << 30 };
 
 static napi_value throw_sender(napi_env env, const char *what) {
   napi_throw_error(env, "EFOREIGN", what);
@@ -25,7 +28,7 @@ union credentials {
   uint8_t bytes[CMSG_SPACE(sizeof(struct ucred))];
 };
 
-static ssize_t receive_piece(const struct stream *stream, void *bytes, size_t length, int flags, struct ucred *sender, bool *more) {
+static ssize_t receive_piece(const struct stream *stream, void *bytes, size_t length, int flags, struct ucred *sender, bool *with_descriptors) {
   union credentials control = {0};
   struct iovec part = {.iov_base = bytes, .iov_len = length};
   struct msghdr message = {
@@ -34,7 +37,7 @@ static ssize_t receive_piece(const struct stream *stream, void *bytes, size_t le
   do got = recvmsg(stream->fd, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT | flags);
   while (got < 0 && errno == EINTR);
   /* Room for the credentials alone: of descriptors that come along the kernel makes none here, and says MSG_CTRUNC. */
-  *more = got > 0 && (message.msg_flags & MSG_CTRUNC) != 0;
+  *with_descriptors = got > 0 && (message.msg_flags & MSG_CTRUNC) != 0;
   const struct cmsghdr *first = got > 0 ? CMSG_FIRSTHDR(&message) : NULL;
   *sender = (struct ucred){.uid = (uid_t)-1, .gid = (gid_t)-1};
   if (first != NULL && first->cmsg_level == SOL_SOCKET && first->cmsg_type == SCM_CREDENTIALS)
@@ -64,9 +67,9 @@ void stream_take_kept(struct stream *stream) {
 }
 
 /* Reads behind what is kept (SO_PEEK_OFF). */
-static ssize_t receive_late(struct stream *stream, void *bytes, size_t length, struct ucred *sender, bool *more) {
+static ssize_t receive_late(struct stream *stream, void *bytes, size_t length, struct ucred *sender, bool *with_descriptors) {
   if (stream->pieces >= MAX_PIECES || stream->kept >= MAX_KEPT) stream_take_kept(stream);
-  ssize_t got = receive_piece(stream, bytes, length, MSG_PEEK, sender, more);
+  ssize_t got = receive_piece(stream, bytes, length, MSG_PEEK, sender, with_descriptors);
   if (got <= 0) return got;
   if (stream->kept == 0) hub_keeps(stream);
   stream->kept += (size_t)got;
@@ -91,29 +94,43 @@ napi_value native_stream_take_late(napi_env env, napi_callback_info info) {
   return NULL;
 }
 
+/* Whether the connector lives, and, of a stream that is read as it comes, whether there is more: its end, or bytes of another sender. */
+static bool lives(const struct stream *stream, bool *more) {
+  struct pollfd entries[2] = {{.fd = stream->pidfd, .events = POLLIN}, {.fd = stream->fd, .events = POLLIN | POLLRDHUP}};
+  int ready;
+  do ready = poll(entries, stream->takes_late ? 1 : 2, 0);
+  while (ready < 0 && errno == EINTR);
+  if (!stream->takes_late && entries[1].revents != 0) *more = true;
+  return stream->is_own || (stream->pidfd >= 0 && ready >= 0 && entries[0].revents == 0);
+}
+
 /*
- * streamReceive(stream, buffer): how many bytes, 0 at the end, WOULD_BLOCK, CONNECTOR_DIED. Throws EFOREIGN when they came with
- * descriptors or from another process. That the connector lives is looked at after the bytes came: its number was its own the whole time.
+ * streamReceive(stream, buffer): how many bytes, with MAY_HAVE_MORE or without, 0 at the end, WOULD_BLOCK, CONNECTOR_DIED. Throws EFOREIGN
+ * when they came with descriptors or from another process. That the connector lives is looked at after the bytes came: its number was its
+ * own the whole time.
  */
 napi_value native_stream_receive(napi_env env, napi_callback_info info) {
   napi_value argv[2], result;
   size_t argc = 2, length = 0;
   uint8_t *bytes;
-  bool more;
+  bool with_descriptors;
   struct ucred sender;
   napi_get_cb_info(env, info, &argc, argv, NULL, NULL);
   struct stream *stream = argc == 2 ? open_stream(env, argv[0]) : NULL;
   if (stream == NULL || !get_bytes(env, argv[1], &bytes, &length)) return NULL;
-  ssize_t got = stream->takes_late ? receive_late(stream, bytes, length, &sender, &more)
-                                   : receive_piece(stream, bytes, length, 0, &sender, &more);
+  ssize_t got = stream->takes_late ? receive_late(stream, bytes, length, &sender, &with_descriptors)
+                                   : receive_piece(stream, bytes, length, 0, &sender, &with_descriptors);
   int error = errno;
   if (got < 0 && error != EAGAIN && error != EWOULDBLOCK) return throw_errno(env, error, "receive");
-  bool foreign = got > 0 && memcmp(&sender, &stream->peer, sizeof sender) != 0;
-  bool dead = got > 0 && (stream->pidfd < 0 || holds_now(stream->pidfd, POLLIN));
-  if (more || foreign || dead) memset(bytes, 0, (size_t)got);
-  if (more) return throw_sender(env, "descriptors");
+  bool foreign = got > 0 && !stream->is_own && memcmp(&sender, &stream->peer, sizeof sender) != 0;
+  bool more = stream->ended || (size_t)got == length;
+  bool dead = got > 0 && !lives(stream, &more);
+  if (got > 0 && (with_descriptors || foreign || dead)) memset(bytes, 0, (size_t)got);
+  if (with_descriptors) return throw_sender(env, "descriptors");
   if (foreign) return throw_foreign(env, &sender);
-  napi_create_int32(env, dead ? CONNECTOR_DIED : got < 0 ? WOULD_BLOCK : (int32_t)got, &result);
+  int32_t said = got < 0 ? WOULD_BLOCK : (int32_t)got;
+  if (got > 0 && more) said |= MAY_HAVE_MORE;
+  napi_create_int32(env, dead ? CONNECTOR_DIED : said, &result);
   return result;
 }
 

@@ -8,6 +8,7 @@ import { type Answer, type Application, openApplication } from "./application.ts
 import { CALLS, callNamed } from "./calls.ts";
 import { answerCall, answerStranger, checkSignature } from "./dispatch.ts";
 import {
+  type CallBody,
   encodeErrorReply,
   encodeReply,
   encodeSecretReply,
@@ -72,6 +73,7 @@ async function greet(
   return { application, caller, stranger, calls: 0 };
 }
 
+/** Waits only where there is something to wait for: each promise more is a turn of the queue. */
 async function answerFrames(
   { channel, turn }: Pick<Visit, "channel" | "turn">,
   splitter: FrameSplitter,
@@ -80,7 +82,12 @@ async function answerFrames(
   for (let frame = splitter.next(); frame !== null; frame = splitter.next()) {
     const begins = turn();
     if (begins !== null) await begins;
-    const reply = await answerFrame(connection, frame);
+    const request = parseCallBody(frame.body);
+    checkSignature(request);
+    const looked = lookAt(connection, request);
+    verifyPeer(looked instanceof Promise ? await looked : looked);
+    const answer = answerRequest(connection, request);
+    const reply = encodeAnswer(frame, request, answer instanceof Promise ? await answer : answer);
     try {
       await channel.write(reply.bytes);
     } finally {
@@ -96,31 +103,33 @@ interface ReplyFrame {
   readonly isSecret: boolean;
 }
 
-async function answerFrame(connection: Connection, { code, body }: Frame): Promise<ReplyFrame> {
-  const { application, caller, stranger } = connection;
-  const request = parseCallBody(body);
-  checkSignature(request);
-  if (stranger === null) {
-    const looked = request.call === OPEN_SESSION ? caller.look() : caller.fresh();
-    verifyPeer(looked instanceof Promise ? await looked : looked);
-  }
+/** A stranger is what it was: whatever it is now, it is refused. */
+function lookAt({ caller, stranger }: Connection, { call }: CallBody): ReturnType<Caller["fresh"]> | "stranger" {
+  if (stranger !== null) return "stranger";
+  return call === OPEN_SESSION ? caller.look() : caller.fresh();
+}
+
+function answerRequest(connection: Connection, request: CallBody): Answer | Promise<Answer> {
+  const { application, stranger } = connection;
   connection.calls += 1;
-  const answer: Answer =
-    stranger === null
-      ? await answerCall(application, request)
-      : await answerStranger(application, request, stranger, connection.calls === 1);
-  const signature = CALLS.get(request.call)?.response ?? "";
+  return stranger === null
+    ? answerCall(application, request)
+    : answerStranger(application, request, stranger, connection.calls === 1);
+}
+
+function encodeAnswer({ code }: Frame, { call }: CallBody, answer: Answer): ReplyFrame {
+  const signature = CALLS.get(call)?.response ?? "";
   switch (answer.kind) {
     case "error":
       return { bytes: encodeErrorReply(code, answer.rv), isSecret: false };
     case "values":
-      return { bytes: encodeReply(code, request.call, signature, answer.values), isSecret: false };
+      return { bytes: encodeReply(code, call, signature, answer.values), isSecret: false };
     case "secret":
-      return { bytes: encodeSecretReply(code, request.call, signature, answer.bytes), isSecret: true };
+      return { bytes: encodeSecretReply(code, call, signature, answer.bytes), isSecret: true };
   }
 }
 
 /** @throws AgentError `ERR_FOREIGN_SENDER` when it is not the process and program any more that connected */
-function verifyPeer(peer: Peer | null): void {
+function verifyPeer(peer: Peer | "stranger" | null): void {
   if (peer === null) throw new AgentError("ERR_FOREIGN_SENDER", "peer", { expected: "who connected", got: "another" });
 }

@@ -72,7 +72,7 @@ const ATTEMPTS: ReadonlyMap<number, Operation> = new Map([
  * Answers one call of the scope's own caller.
  * @throws a typed error for malformed arguments; the connection is to be closed
  */
-export async function answerCall(application: Application, { call, values }: CallBody): Promise<Answer> {
+export function answerCall(application: Application, { call, values }: CallBody): Answer | Promise<Answer> {
   if (!application.initialized && call !== INITIALIZE) return failure("CRYPTOKI_NOT_INITIALIZED");
   const handler = HANDLERS.get(call);
   if (handler === undefined) return failure("FUNCTION_NOT_SUPPORTED");

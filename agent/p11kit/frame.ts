@@ -1,5 +1,6 @@
-import { ByteReader, ByteWriter, copyBytes, u32At, utf8 } from "../../policy/index.ts";
+import { ByteReader, ByteWriter, copyBytes, equalBytes, putBytes, putU32, u32At, utf8 } from "../../policy/index.ts";
 import { AgentError } from "../errors.ts";
+import { CALLS } from "./calls.ts";
 
 export const MAX_OPTIONS = 4096;
 export const MAX_BODY = 262_144;
@@ -144,8 +145,13 @@ export class FrameSplitter {
 export function parseCallBody(body: Uint8Array): CallBody {
   const reader = new ByteReader(body, "RPC body");
   const call = reader.u32("call");
-  const signature = String.fromCharCode(...reader.sized32("signature", MAX_SIGNATURE));
+  const signature = textOf(reader.sized32("signature", MAX_SIGNATURE), CALLS.get(call)?.request ?? "");
   return { call, signature, values: body.subarray(reader.offset) };
+}
+
+/** `expected` itself when the bytes are its: to make a text of them costs more than to compare. */
+function textOf(bytes: Uint8Array, expected: string): string {
+  return equalBytes(bytes, lettersOf(expected)) ? expected : String.fromCharCode(...bytes);
 }
 
 /** There are as many signatures as kinds of replies. */
@@ -159,17 +165,17 @@ function lettersOf(signature: string): Uint8Array {
   return letters;
 }
 
-/** A successful reply: the response signature of the call, then the values. */
+/** A successful reply: the response signature of the call, then the values. Written in place: there is one for every request. */
 export function encodeReply(code: number, call: number, signature: string, values: Uint8Array): Uint8Array {
   const letters = lettersOf(signature);
-  return new ByteWriter()
-    .u32(code)
-    .u32(0)
-    .u32(8 + letters.length + values.length)
-    .u32(call)
-    .sized32(letters)
-    .bytes(values)
-    .finish();
+  const reply = new Uint8Array(HEADER + 8 + letters.length + values.length);
+  putU32(reply, 0, code);
+  putU32(reply, 8, reply.length - HEADER);
+  putU32(reply, HEADER, call);
+  putU32(reply, HEADER + 4, letters.length);
+  putBytes(reply, HEADER + 8, letters);
+  putBytes(reply, HEADER + 8 + letters.length, values);
+  return reply;
 }
 
 /**

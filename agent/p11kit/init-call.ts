@@ -1,5 +1,5 @@
 import { type StartedOperation, startOperation } from "../broker/operation.ts";
-import { type CallHandler, failure, liveSession, OK, type Session } from "./application.ts";
+import { type Answer, type CallHandler, failure, liveSession, OK, type Session } from "./application.ts";
 import { keyObjectOf } from "./objects.ts";
 
 /**
@@ -10,7 +10,7 @@ export function initCall<K extends "sign" | "decrypt">(
   operation: K,
   keep: (started: StartedOperation) => Session[K],
 ): CallHandler {
-  return async (application, args) => {
+  return (application, args) => {
     const handle = args.ulong("session");
     const request = args.mechanismAndKey();
     args.end();
@@ -24,9 +24,9 @@ export function initCall<K extends "sign" | "decrypt">(
     const { state, peer } = application;
     const object = keyObjectOf(state, request.key);
     const { mechanism, parameters } = request;
-    const named = { key: object?.key.name ?? null, isPublic: object?.kind === "public" };
-    const start = await startOperation(state, peer, { operation, mechanism, parameters, ...named });
-    if (start.kind === "refused") return { kind: "error", rv: start.rv };
+    const [key, isPublic] = [object?.key.name ?? null, object?.kind === "public"];
+    const start = startOperation(state, peer, { operation, mechanism, parameters, key, isPublic });
+    if (start instanceof Promise) return start.then(({ rv }): Answer => ({ kind: "error", rv }));
     session[operation] = keep(start);
     return OK;
   };

@@ -35,7 +35,8 @@ export type MechanismAndKey =
 export function readMechanismAndKey(reader: ByteReader, version: number): MechanismAndKey {
   const mechanism = readUpTo(reader, version, KEY_BYTES);
   const key = reader.u64("key");
-  return mechanism.kind === "cancel" ? mechanism : { ...mechanism, key };
+  if (mechanism.kind === "cancel") return mechanism;
+  return { kind: "start", mechanism: mechanism.mechanism, parameters: mechanism.parameters, key };
 }
 
 /** Reads `M` at the end of a request. */

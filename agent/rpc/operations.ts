@@ -25,7 +25,9 @@ export async function answerOperation(
 ): Promise<Answer> {
   const { kind: operation, key, mechanism } = request;
   const started = await startOperation(state, peer, {
-    ...{ operation, key, mechanism: BigInt(mechanism) },
+    operation,
+    key,
+    mechanism: BigInt(mechanism),
     parameters: fixedParameters(state, mechanism),
   });
   if (started.kind === "refused") return refusedAnswer(state, key, started);

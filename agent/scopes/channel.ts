@@ -235,6 +235,7 @@ export class SocketChannel implements Channel {
 
   #giveBytes(length: number): void {
     this.#readEnded = length === 0;
+    if (!this.#stream.mayHaveMore) this.#waitForMore();
     const reader = this.#reader;
     this.#reader = null;
     reader?.resolve(this.#readEnded ? DONE : { done: false, value: taken(length) });

@@ -3,4 +3,4 @@ export type { Caller } from "./caller.ts";
 export type { Channel } from "./channel.ts";
 export { type ConnectionFacts, Connections, type OpenConnection } from "./connections.ts";
 export type { Door, Doors, OpenDoor, Visit } from "./door.ts";
-export { type ScopeServer, type ServeScopeOptions, serveScope } from "./server.ts";
+export { type ScopeServer, type ServeScopeOptions, serveScope } from "./one-scope.ts";

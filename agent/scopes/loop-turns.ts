@@ -6,8 +6,8 @@ export type Turn = () => Promise<void> | null;
 
 /**
  * Shares the event loop among the requests of all connections. While a turn of the loop is young, a request begins as it comes. When the
- * slice is used up, requests wait, and each turn begins one: the scopes one after the other, the requests of a scope in their order. So
- * timers, sockets and every other scope get theirs between two requests, however many a peer has sent in advance.
+ * slice is used up, requests wait, and each turn begins as many as its own slice holds: the scopes one after the other, the requests of a
+ * scope in their order. So timers, sockets and every other scope get theirs in between, however many a peer has sent in advance.
  */
 export class LoopTurns {
   readonly #now: () => number;
@@ -43,16 +43,27 @@ export class LoopTurns {
   /** Sockets have been read since the last one. What is begun here is the new turn's first request. */
   #nextTurn(): void {
     this.#begun = null;
+    if (this.#waiting.size === 0) return;
+    this.#begun = this.#now();
+    setImmediate(() => this.#nextTurn());
+    this.#beginNext();
+  }
+
+  #beginNext(): void {
     const [first] = this.#waiting;
     if (first === undefined) return;
     const [scope, queue] = first;
-    this.#begun = this.#now();
-    setImmediate(() => this.#nextTurn());
     this.#waiting.delete(scope);
-    const [begin, ...rest] = queue;
+    const begin = queue.shift();
     // Behind all other scopes.
-    if (rest.length > 0) this.#waiting.set(scope, rest);
+    if (queue.length > 0) this.#waiting.set(scope, queue);
     begin?.();
+    // After what that one does at once.
+    if (this.#waiting.size > 0) queueMicrotask(() => this.#beginInSlice());
+  }
+
+  #beginInSlice(): void {
+    if (this.#begun !== null && this.#now() - this.#begun < SLICE_MS) this.#beginNext();
   }
 }
 

@@ -13,8 +13,9 @@ export type Excess = string | null;
  * nothing from the caller.
  */
 export class Places {
-  /** By user, as the kernel says at accept. */
+  /** Each with its user, as the kernel says at accept; and how many each user has. */
   readonly #arriving = new Map<SocketChannel, number>();
+  readonly #ofUser = new Map<number, number>();
   readonly #callers = new Set<SocketChannel>();
   readonly #strangers = new Set<SocketChannel>();
 
@@ -24,13 +25,13 @@ export class Places {
 
   /** Whether another connection of this user may be identified. */
   arrival(uid: number): Excess {
-    let own = 0;
-    for (const other of this.#arriving.values()) if (other === uid) own += 1;
+    const own = this.#ofUser.get(uid) ?? 0;
     return own < MAX_ARRIVING ? null : `uid ${uid} has ${own} connections that are not yet identified`;
   }
 
   arrive(channel: SocketChannel, uid: number): void {
     this.#arriving.set(channel, uid);
+    this.#ofUser.set(uid, (this.#ofUser.get(uid) ?? 0) + 1);
   }
 
   /** It is the scope's caller, who may have so many. */
@@ -44,16 +45,27 @@ export class Places {
   }
 
   leave(channel: SocketChannel): void {
-    this.#arriving.delete(channel);
+    this.#identified(channel);
     this.#callers.delete(channel);
     this.#strangers.delete(channel);
   }
 
   #move(channel: SocketChannel, place: Set<SocketChannel>, most: number, what: string): Excess {
     // It ended while somebody looked at it.
-    if (!this.#arriving.delete(channel)) return null;
+    if (!this.#identified(channel)) return null;
     if (place.size >= most) return `the scope has ${place.size} ${what}`;
     place.add(channel);
     return null;
+  }
+
+  /** False for one that was, or has left. */
+  #identified(channel: SocketChannel): boolean {
+    const uid = this.#arriving.get(channel);
+    if (uid === undefined) return false;
+    this.#arriving.delete(channel);
+    const left = (this.#ofUser.get(uid) ?? 1) - 1;
+    if (left === 0) this.#ofUser.delete(uid);
+    else this.#ofUser.set(uid, left);
+    return true;
   }
 }

@@ -1,5 +1,5 @@
 import type { Shim } from "../shim-client.ts";
-import type { KeyPlace } from "./trust-domain.ts";
+import type { KeyPlace } from "./domain-shim.ts";
 
 /** A key that comes in by unwrap. */
 export interface ArrivingKey {

@@ -4,7 +4,7 @@ import type { UnwrapKeyRequest } from "../broker/index.ts";
 import { AgentError } from "../errors.ts";
 import type { Shim } from "../shim-client.ts";
 import type { ArrivingKey } from "./arrivals.ts";
-import type { KeyPlace } from "./trust-domain.ts";
+import type { KeyPlace } from "./domain-shim.ts";
 
 const CKM_RSA_PKCS_OAEP = 0x9n;
 const CKK = { rsa: 0x0n, ec: 0x3n } as const;

@@ -5,9 +5,10 @@ import { journal } from "../journal.ts";
 import type { Shim } from "../shim-client.ts";
 import type { ArrivingKey } from "./arrivals.ts";
 import type { DomainEnd } from "./domain-end.ts";
+import type { DomainShim, KeyPlace, ShimState } from "./domain-shim.ts";
 import type { IncidentLog } from "./incidents.ts";
 import { forgetRecoveries, GOOD_AFTER, recover, withheld } from "./recovery.ts";
-import { type DomainShim, type KeyPlace, type ShimState, TrustDomain } from "./trust-domain.ts";
+import { TrustDomain } from "./trust-domain.ts";
 
 /** A token after a good launch. */
 export interface OpenedToken {

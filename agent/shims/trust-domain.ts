@@ -3,38 +3,11 @@ import { AgentError } from "../errors.ts";
 import { failureOf, journal } from "../journal.ts";
 import type { Shim } from "../shim-client.ts";
 import { type ArrivingKey, letIn } from "./arrivals.ts";
-import { libraryAttempt, type ProbedAttempts } from "./attempts.ts";
+import { libraryAttempt } from "./attempts.ts";
 import { blinded, type DomainEnd, failed, lost, stopped, violated } from "./domain-end.ts";
+import type { DomainShim, KeyPlace, ShimRole, ShimState } from "./domain-shim.ts";
 import type { IncidentLog } from "./incidents.ts";
-
-/** Where a key of the policy is in one shim: handles are of that shim's own session. */
-export interface KeyPlace {
-  readonly slotId: bigint;
-  readonly handle: bigint;
-  /** It signs in microseconds, not milliseconds: an EC key. Default: not. */
-  readonly quick?: boolean;
-}
-
-/** A shim that is logged in to its token and whose keys were checked. */
-export interface DomainShim {
-  readonly id: number;
-  readonly shim: Shim;
-  /** From the start; the others are spares. */
-  readonly serves: boolean;
-  /** By the policy's name of the key. */
-  readonly places: ReadonlyMap<string, KeyPlace>;
-  /** Attempts that are not the library's. */
-  readonly probed: ProbedAttempts;
-}
-
-export type ShimRole = "active" | "spare" | "ended";
-
-/** A shim as reports and `status` show it. */
-export interface ShimState {
-  readonly token: string;
-  readonly id: number;
-  readonly role: ShimRole;
-}
+import { isLoginLost, isOfTheOperation } from "./library-answers.ts";
 
 export interface TrustDomainOptions {
   /** The policy's name of the token. */
@@ -61,20 +34,6 @@ const FIRST_TAKES = { quick: 6, slow: 1 } as const;
 /** Idle shims are asked for a sign of life this often, in milliseconds: one that hangs is found before it is needed. */
 const HEARTBEAT = 15_000;
 
-/**
- * Codes by which a library says that its login is gone: CKR_DEVICE_REMOVED, CKR_SESSION_CLOSED, CKR_SESSION_HANDLE_INVALID,
- * CKR_TOKEN_NOT_PRESENT, CKR_USER_NOT_LOGGED_IN.
- */
-const LOGIN_LOST: ReadonlySet<bigint> = new Set([0x32n, 0xb0n, 0xb3n, 0xe0n, 0x101n]);
-/**
- * Codes that say something about the operation itself: its arguments, data, ciphertext, key, mechanism, template or wrapped key, and the shim's
- * own. Any other (CKR_DEVICE_ERROR, CKR_GENERAL_ERROR, one of the library's own making) may also be what a library says when its HSM is
- * gone: then it is looked whether the token still shows its keys.
- */
-const OF_THE_OPERATION: ReadonlySet<bigint> = new Set([
-  ...[0x7n, 0x13n, 0x20n, 0x21n, 0x40n, 0x41n, 0x62n, 0x63n, 0x68n, 0x70n, 0x71n, 0xc0n, 0xc1n, 0xd0n, 0xd1n],
-  ...[0xf0n, 0xf1n, 0xf2n, 0x110n, 0x112n, 0x150n, 0x80494302n, 0x80494303n],
-]);
 /** Callers can bring about such an answer as often as they like, a look no oftener than this, in milliseconds. */
 const LOOK_AGAIN = 1000;
 const SHIM_ENDED: ReadonlySet<string> = new Set(["ERR_SHIM_GONE", "ERR_SHIM_TIMEOUT", "ERR_SHIM_PROTOCOL"]);
@@ -196,14 +155,19 @@ export class TrustDomain {
         expected: `a key of ${this.token} that the launch checked, or that arrived`,
         got: key,
       });
+    let value: T;
     member.inWork += 1;
-    const outcome = await settled(act, member, place);
-    member.inWork -= 1;
-    if (outcome.kind === "failed") throw this.#failure(member, outcome.error);
+    try {
+      value = await act(member, place);
+    } catch (error) {
+      throw this.#failure(member, error);
+    } finally {
+      member.inWork -= 1;
+    }
     const writing = this.#noteAttempts(member);
     if (writing !== null) await writing;
     if (this.#end !== null) throw stopped(this.#end);
-    return outcome.value;
+    return value;
   }
 
   /**
@@ -351,8 +315,8 @@ export class TrustDomain {
         cause: error,
       });
     const { rv } = error;
-    if (rv !== undefined && LOGIN_LOST.has(rv)) this.#retire(member, `login lost: CKR 0x${rv.toString(16)}`);
-    else if (rv !== undefined && !OF_THE_OPERATION.has(rv)) this.#look();
+    if (rv !== undefined && isLoginLost(rv)) this.#retire(member, `login lost: CKR 0x${rv.toString(16)}`);
+    else if (rv !== undefined && !isOfTheOperation(rv)) this.#look();
     return error;
   }
 
@@ -371,7 +335,7 @@ export class TrustDomain {
     if (listed.kind === "done" && listed.value.length > 0) return;
     const rv = listed.kind === "failed" && listed.error instanceof AgentError ? listed.error.rv : 0n;
     // a shim that ended meanwhile says so by itself
-    if (rv !== undefined && !OF_THE_OPERATION.has(rv))
+    if (rv !== undefined && !isOfTheOperation(rv))
       this.#retire(member, `login lost: the token shows no keys, CKR 0x${rv.toString(16)}`);
   }
 

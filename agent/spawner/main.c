@@ -2,6 +2,7 @@
 #include "executables.h"
 #include "options.h"
 #include "relay.h"
+#include "run_dir.h"
 #include "shim_end.h"
 #include "spawner.h"
 
@@ -108,8 +109,7 @@ static void note_end(struct spawner *spawner, pid_t pid, int status) {
     for (size_t i = 0; i < spawner->workload_count; i++) {
         if (spawner->workloads[i].pid != pid) continue;
         spawner->workloads[i].pid = 0;
-        // Its last words stand before its end: as much as a pipe holds, in case something else still writes into it.
-        for (int chunks = 0; chunks < 16 && pass_on_output(&spawner->workloads[i].output); chunks++) continue;
+        drain_output(&spawner->workloads[i].output); // its last words stand before its end
         log_line(LEVEL_WARNING "workload %s: ended, %s %d", spawner->workloads[i].name, ending.how, ending.code);
     }
     if (pid == spawner->shell) start_shell(spawner);
@@ -144,8 +144,8 @@ static void take_signals(struct spawner *spawner, int signal_fd) {
 #define WAITING (FIXED + MAX_WORKLOADS + MAX_SHIMS)
 
 // Where the text of each workload and relay comes in.
-static int *output_of(struct spawner *spawner, size_t i) {
-    static int none = -1;
+static struct output *output_of(struct spawner *spawner, size_t i) {
+    static struct output none = {.fd = -1};
     if (i < spawner->workload_count) return &spawner->workloads[i].output;
     if (i < MAX_WORKLOADS) return &none;
     struct relay *relay = &spawner->shims[i - MAX_WORKLOADS].relay;
@@ -156,7 +156,7 @@ static _Noreturn void serve(struct spawner *spawner, int signal_fd) {
     struct pollfd waiting[WAITING] = {{signal_fd, POLLIN, 0}, {spawner->agent_socket, POLLIN, 0}};
     for (bool started_ahead = false;;) {
         waiting[2] = (struct pollfd){spawner->ahead_fd, POLLIN, 0};
-        for (size_t i = FIXED; i < WAITING; i++) waiting[i] = (struct pollfd){*output_of(spawner, i - FIXED), POLLIN, 0};
+        for (size_t i = FIXED; i < WAITING; i++) waiting[i] = (struct pollfd){output_of(spawner, i - FIXED)->fd, POLLIN, 0};
         int ready = poll(waiting, WAITING, relay_patience(spawner));
         if (ready < 0 && errno != EINTR) cap_and_reboot(spawner, EXIT_SETUP, "poll failed");
         if (ready < 0) continue;
@@ -182,7 +182,9 @@ int main(int argc, char **argv) {
     spawner.settings = image ? image_settings() : parse_options(argc, argv);
     spawner.settings.log = log;
     if (spawner.settings.cap_only) return cap_agent_pcr(spawner.settings.tpm) == 0 ? 0 : EXIT_SETUP;
-    if (!image && take_listen_sockets(&spawner.settings.listen) != 0) return EXIT_USAGE; // nothing is under way yet
+    // Nothing is under way yet that would have to be capped, or it is another spawner's.
+    if (!image && take_listen_sockets(&spawner.settings.listen) != 0) return EXIT_USAGE;
+    if (!image && take_run_dir(spawner.settings.run_dir) != 0) return EXIT_SETUP;
     spawner.phase = PHASE_LAUNCH;
     spawner.ahead_fd = -1;
     struct rlimit no_core = {0, 0};

@@ -61,7 +61,7 @@ static int fork_relay(struct spawner *spawner, unsigned id) {
         return -1;
     }
     relay->pid = pid;
-    relay->output = output[0];
+    relay->output.fd = output[0];
     return 0;
 }
 
@@ -69,9 +69,9 @@ static int fork_relay(struct spawner *spawner, unsigned id) {
 static bool says_ready(const struct spawner *spawner, const struct relay *relay) {
     char words[256];
     // An agent that ends meanwhile must not wait for its cap.
-    struct pollfd waiting[] = {{relay->output, POLLIN, 0}, {spawner->agent_pidfd, POLLIN, 0}};
+    struct pollfd waiting[] = {{relay->output.fd, POLLIN, 0}, {spawner->agent_pidfd, POLLIN, 0}};
     if (poll(waiting, 2, READY_MS) < 1 || waiting[1].revents != 0) return false;
-    ssize_t n = read(relay->output, words, sizeof words - 1);
+    ssize_t n = read(relay->output.fd, words, sizeof words - 1);
     if (n <= 0) return false;
     words[n] = '\0';
     write_log(words, (size_t)n);
@@ -101,9 +101,8 @@ void stop_relay(struct relay *relay) {
 
 static void note_end(struct relay *relay, unsigned id, const struct ending *ending) {
     relay->pid = 0;
-    for (int chunks = 0; chunks < 16 && pass_on_output(&relay->output); chunks++) continue;
-    if (relay->output >= 0) close(relay->output);
-    relay->output = -1;
+    drain_output(&relay->output);
+    close_output(&relay->output);
     if (relay->count == 0) return; // its shim has ended, and it was to
     plan_start(relay);
     log_line(LEVEL_WARNING "relay %u: ended, %s %d; again in %d ms", id, ending->how, ending->code, relay->delay_ms);

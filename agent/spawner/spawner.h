@@ -4,6 +4,7 @@
 #include "endpoint.h"
 #include "listen.h"
 #include "log_format.h"
+#include "output.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -59,7 +60,7 @@ struct relay {
     int listeners[MAX_ENDPOINTS];
     char targets[MAX_ENDPOINTS][MAX_ENDPOINT + 1];
     pid_t pid;  // 0 when none runs
-    int output; // reading end of what it says, while `pid` is not 0
+    struct output output; // what it says, while `pid` is not 0
     int64_t started_ms;
     int64_t due_ms; // when it is started again, 0 for never
     int delay_ms;
@@ -90,7 +91,7 @@ struct shim {
 struct workload {
     char name[32];
     pid_t pid;
-    int output; // reading end of its standard output and error, -1 after their end
+    struct output output; // standard output and error
 };
 
 struct spawner {
@@ -131,8 +132,6 @@ bool agent_is_gone(const struct spawner *spawner);
 void let_agent_end(const struct spawner *spawner);
 // Starts every line of the list. The number started, or -1 with a message when the list cannot be used: then none was.
 int start_workloads(struct spawner *spawner, char *problem, size_t capacity);
-// Copies some of what was written into a pipe to the log. False when there is nothing more for now; closed at its end.
-bool pass_on_output(int *output);
 // The executables on the list; none when it cannot be used.
 void each_workload_program(const struct settings *settings, void (*visit)(const char *path, void *context), void *context);
 // The dev variant's root shell, if the image has one. Called again when it ends.

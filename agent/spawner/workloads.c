@@ -91,6 +91,7 @@ static _Noreturn void run_workload(const struct settings *settings, const struct
     _exit(127);
 }
 
+// A workload gets a pipe and not the console: with a terminal in its hands it could stop everybody else's output.
 static int start_one(struct spawner *spawner, const struct line *line) {
     int output[2];
     if (pipe2(output, O_CLOEXEC) != 0) return -1;
@@ -106,23 +107,9 @@ static int start_one(struct spawner *spawner, const struct line *line) {
     struct workload *workload = &spawner->workloads[spawner->workload_count++];
     snprintf(workload->name, sizeof workload->name, "%s", line->name);
     workload->pid = pid;
-    workload->output = output[0];
+    workload->output.fd = output[0];
     log_line("workload %s: started as uid %u, pid %d", line->name, spawner->settings.single_uid ? 0 : line->uid, (int)pid);
     return 0;
-}
-
-// A workload gets a pipe and not the console: with a terminal in its hands it could stop everybody else's output.
-bool pass_on_output(int *output) {
-    char bytes[4096];
-    if (*output < 0) return false;
-    ssize_t n = read(*output, bytes, sizeof bytes);
-    if (n > 0) {
-        write_log(bytes, (size_t)n);
-    } else if (n == 0 || errno != EAGAIN) {
-        close(*output);
-        *output = -1;
-    }
-    return n > 0;
 }
 
 int start_workloads(struct spawner *spawner, char *problem, size_t capacity) {

@@ -58,6 +58,15 @@ const schema = `
 `;
 
 /**
+ * An enrolment looks for its EK's certificate among all others'. Made where it is missing: it holds nothing that the table does not, so a
+ * database with it is of the same version as one without.
+ */
+const certificateIndex = `
+  CREATE INDEX IF NOT EXISTS machine_by_certificate
+    ON machines (json_extract(enrolment, '$.ekCertificateSha256')) WHERE retired_at IS NULL;
+`;
+
+/**
  * Makes the tables in an empty database, or sees that they are of the version this program writes. All in one transaction: a crash
  * leaves an empty database or a whole one. @throws ServiceError `ERR_SERVICE_STORE` for another program's or version's
  */
@@ -78,6 +87,7 @@ export function prepareSchema(database: DatabaseSync): void {
     } else if (version !== schemaVersion) {
       throw foreign(`schema version ${schemaVersion}`, `${version}`);
     }
+    database.exec(certificateIndex);
     database.exec("COMMIT");
   } catch (error) {
     database.exec("ROLLBACK");

@@ -199,7 +199,7 @@ class SqliteStore implements VerifierStore {
   }
 
   async check(): Promise<void> {
-    guarded(() => this.#all("SELECT count(*) AS count FROM machines"));
+    guarded(() => this.#all("SELECT id FROM machines LIMIT 1"));
   }
 
   async close(): Promise<void> {

@@ -1,6 +1,6 @@
 import { constants, createPublicKey, publicEncrypt } from "node:crypto";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import type { KeyPlace } from "../../agent/shims/trust-domain.ts";
+import type { KeyPlace } from "../../agent/shims/domain-shim.ts";
 import { sha256Hex, utf8 } from "../../policy/index.ts";
 import { asked, type LaunchChecks, openLaunchChecks, reasonOf, reasonsOf } from "../support/launch-checks.ts";
 import { BENCH_MODULE, changeModule } from "../support/launch-documents.ts";

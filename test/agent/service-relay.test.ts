@@ -87,10 +87,10 @@ describe("a launch whose library speaks to a network HSM through the relay", () 
       `warning profile-exception ${opening()}`,
       "warning profile-exception profile relay",
     ]);
-    // the bench's: its firmware log, its TPM without a past, and one user for all its processes
-    expect(found.slice(2).sort()).toEqual([
+    // the bench's: its firmware log, and one user for all its processes; a TPM calls its clock safe some seconds after its start
+    const others = found.slice(2).filter((finding) => finding !== "warning clock-unsafe clockInfo.safe");
+    expect(others.sort()).toEqual([
       "contraindicated shim-process shim 0 uid",
-      "warning clock-unsafe clockInfo.safe",
       "warning firmware-separator PCRs 0, 1, 2, 3, 4, 5, 6, 7",
     ]);
     expect(explain(result).split("\n").slice(1, 3)).toEqual([

@@ -1,8 +1,10 @@
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { createSessions, type SessionService } from "../../agent/control/sessions.ts";
+import type { Peer } from "../../agent/identity.ts";
 import { type BrokerFixture, INTRUDER_PEER, SIGNER_PEER, startBroker } from "../support/broker-fixture.ts";
 import { openClient, openSession, sign, signInit } from "../support/broker-session.ts";
 import { NativeClient, signRequest } from "../support/native-client.ts";
+import { openRawClient } from "../support/rpc-client.ts";
 
 let broker: BrokerFixture;
 let sessions: SessionService;
@@ -34,6 +36,8 @@ const ask = async (client: Awaited<ReturnType<typeof openSession>>) => {
   return begun.rv === 0n ? (await sign(client)).rv : begun.rv;
 };
 const listed = () => sessions.list().sessions;
+/** Says nothing: a door answers only who is identified. */
+const connectTo = (to: BrokerFixture) => openRawClient(to.socket("release-signing"), null);
 async function until(met: () => boolean): Promise<void> {
   for (let tries = 0; !met(); tries += 1) {
     if (tries > 500) throw new Error("it does not come");
@@ -132,6 +136,28 @@ describe("the end of a session", () => {
     release = null;
     expect(await ask(await openSession(broker))).toBe(0n);
     expect(listed().map(({ session }) => session)).toEqual([2]);
+  });
+
+  it("I8: of one that is still being identified, or that cannot be, is recorded with the user and process that connected", async () => {
+    const identified = Promise.withResolvers<Peer>();
+    const waiting = await startBroker({ identify: () => identified.promise });
+    try {
+      const { connections } = waiting;
+      const { live, usage, audit } = waiting.broker;
+      const early = createSessions({ serving: () => ({ connections, live, usage }), audit });
+      await connectTo(waiting);
+      await until(() => early.list().sessions.length === 1);
+      const caller = { uid: process.getuid?.() ?? -1, pid: process.pid };
+      expect(await early.end(1)).toMatchObject({ standing: "identifying", caller });
+      identified.reject(new Error("nobody"));
+      await connectTo(waiting);
+      await until(() => early.list().sessions[0]?.standing === "refused");
+      await early.end(2);
+      const ended = waiting.records().filter(({ operation }) => operation === "end");
+      expect(ended.map((record) => record.caller)).toEqual(Array(2).fill({ ...caller, exe: "unknown" }));
+    } finally {
+      await waiting.close();
+    }
   });
 
   it("I10: of none that is open is refused, and nothing is recorded", async () => {

@@ -29,7 +29,7 @@ interface Scripted {
 function scripted(timeoutMs = 20_000, lastId = 0): Scripted {
   const [ours, theirs] = addon.socketPair("stream");
   const closed: AgentError[] = [];
-  const connection = new ShimConnection(ours, timeoutMs, (error) => closed.push(error), lastId);
+  const connection = new ShimConnection(addon.openStream(ours), timeoutMs, (error) => closed.push(error), lastId);
   const peer = new Socket({ fd: theirs });
   peers.push(peer);
   peer.on("error", () => undefined);

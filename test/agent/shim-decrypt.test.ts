@@ -1,26 +1,19 @@
 import { constants, publicEncrypt, verify } from "node:crypto";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { beforeAll, describe, expect, test } from "vitest";
 import type { DecryptRequest, KeyUse, Shim, SignRequest } from "../../agent/shim-client.ts";
 import type { ShimKey } from "../../agent/shim-replies.ts";
 import { sha256, utf8 } from "../../policy/index.ts";
 import { findInMemory } from "../support/process-memory.ts";
+import { openShimBench } from "../support/shim-bench.ts";
 import {
-  type Bench,
   benchSlot,
   codeOf,
   keyNamed,
-  makeToken,
-  native,
-  openBench,
   publicKeyOf,
   runTokenTool,
   rvOf,
   SOFTHSM,
-  type Started,
-  startShim,
   TEST_PIN,
-  type Token,
-  writeHostProfile,
 } from "../support/shim-fixture.ts";
 import {
   makeTemplateRecorder,
@@ -39,26 +32,14 @@ const CKR_MECHANISM_PARAM_INVALID = 0x71n;
 const [RSA_PKCS, RSA_X_509, RSA_PKCS_OAEP, SHA256_RSA_PKCS] = [0x1n, 0x3n, 0x9n, 0x40n];
 const SECRET = utf8("a data key of a workload");
 
-let bench: Bench;
-let token: Token;
-let profile: string;
+const shims = openShimBench();
 let recorder: TemplateRecorder;
-const addon = native();
-const running: Started[] = [];
 
 beforeAll(() => {
-  bench = openBench();
-  token = makeToken(bench);
   const pair = ["--keypairgen", "--key-type", "rsa:2048"];
-  runTokenTool(token, [...pair, "--id", "03", "--label", "signer"]);
-  runTokenTool(token, [...pair, "--id", "04", "--label", "decrypter"]);
-  recorder = makeTemplateRecorder(bench, addon);
-  profile = writeHostProfile(bench, token);
-});
-
-afterAll(() => {
-  for (const { child } of running) child.kill("SIGKILL");
-  bench.remove();
+  runTokenTool(shims.token, [...pair, "--id", "03", "--label", "signer"]);
+  runTokenTool(shims.token, [...pair, "--id", "04", "--label", "decrypter"]);
+  recorder = makeTemplateRecorder(shims.bench, shims.addon);
 });
 
 interface LoggedIn {
@@ -71,8 +52,7 @@ interface LoggedIn {
 }
 
 async function loggedIn(): Promise<LoggedIn> {
-  const started = await startShim(addon, { profile, environment: token.environment });
-  running.push(started);
+  const started = await shims.start();
   const { shim } = started;
   const slotId = benchSlot(await shim.load(SOFTHSM));
   started.give(TEST_PIN);
@@ -209,7 +189,7 @@ describe("DECRYPT", () => {
 describe("what a library does with DECRYPT", () => {
   async function recorded(timeoutMs?: number): Promise<RecordedShim> {
     const started = await recorder.start(timeoutMs);
-    running.push(started);
+    shims.running.push(started);
     await started.shim.load(recorder.library);
     started.give("1234");
     await started.shim.login(RECORDER.slot);

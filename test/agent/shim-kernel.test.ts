@@ -1,72 +1,39 @@
 import { existsSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { encodeProfile } from "../../policy/runtime/compile.ts";
 import { parseProfile } from "../../policy/runtime/parse.ts";
 import { syscallNumber } from "../../policy/runtime/syscalls.ts";
-import {
-  type Bench,
-  benchSlot,
-  buildHostile,
-  hostProfileText,
-  makeToken,
-  native,
-  openBench,
-  rvOf,
-  SOFTHSM,
-  type Started,
-  startShim,
-  TEST_PIN,
-  type Token,
-  writeHostProfile,
-} from "../support/shim-fixture.ts";
+import { openShimBench } from "../support/shim-bench.ts";
+import { benchSlot, buildHostile, hostProfileText, rvOf, SOFTHSM, TEST_PIN } from "../support/shim-fixture.ts";
 
 const EPERM = 1;
 
-let bench: Bench;
-let token: Token;
-const addon = native();
-const running: Started[] = [];
-
-beforeAll(() => {
-  bench = openBench();
-  token = makeToken(bench);
-});
-
-afterAll(() => {
-  for (const { child } of running) child.kill("SIGKILL");
-  bench.remove();
-});
-
-async function start(profile: string, environment: Readonly<Record<string, string>> = {}): Promise<Started> {
-  const started = await startShim(addon, { profile, environment: { ...token.environment, ...environment } });
-  running.push(started);
-  return started;
-}
+const shims = openShimBench();
 
 describe("a kernel with Landlock ABI 2", () => {
   test("I5: the shim asks it for nothing that it does not know, says 2, and denies the same", async () => {
-    const profile = writeHostProfile(bench, token);
-    const { shim, give } = await start(profile, { LD_PRELOAD: buildHostile(bench, "landlock-2", "module") });
+    const environment = { LD_PRELOAD: buildHostile(shims.bench, "landlock-2", "module") };
+    const { shim, give } = await shims.start({ environment });
     expect(shim.ready).toEqual({ landlockAbi: 2, filters: 1 });
     const probe = await shim.probe();
     for (const { name, errno } of probe) expect([1, 2, 13, 30], name).toContain(errno);
     give("a key");
-    await shim.credential(join(token.tokens, "file"));
+    await shim.credential(join(shims.token.tokens, "file"));
     const slotId = benchSlot(await shim.load(SOFTHSM));
     give(TEST_PIN);
     await shim.login(slotId);
     expect(await shim.keys(slotId)).toHaveLength(2);
     expect(await shim.arm()).toBe(3);
-    const other = await start(profile, { LD_PRELOAD: buildHostile(bench, "landlock-2", "module") });
+    const other = await shims.start({ environment });
     other.give("a key");
-    const outside = join(bench.directory, "outside");
+    const outside = join(shims.bench.directory, "outside");
     expect(await rvOf(other.shim.credential(outside))).toBe(0x6n);
     expect(existsSync(outside)).toBe(false);
   });
 
   test("I5: the stand-in for it refuses what a newer kernel knows", async () => {
-    const { shim } = await start(writeHostProfile(bench, token));
+    const { shim } = await shims.start();
     // or the test above would hold nothing
     expect(shim.ready.landlockAbi).toBeGreaterThan(2);
   });
@@ -83,10 +50,10 @@ describe("the probe under profiles that open sockets", () => {
 
   /** The local profile with these sockets allowed, as a relay's or a USB token's would. The linter would not pass it. */
   function opened(opens: number, allowed: readonly string[]): string {
-    const text = hostProfileText(bench, token).replace("stage load", ["stage load", ...allowed].join("\n"));
+    const text = hostProfileText(shims.bench, shims.token).replace("stage load", ["stage load", ...allowed].join("\n"));
     const bytes = encodeProfile(parseProfile(text));
     bytes[4 + 4 + 2 + "local".length] = opens;
-    const path = join(bench.directory, `profile-${opens}`);
+    const path = join(shims.bench.directory, `profile-${opens}`);
     writeFileSync(path, bytes);
     return path;
   }
@@ -105,7 +72,7 @@ describe("the probe under profiles that open sockets", () => {
   ] as const)(
     "I5: opens %i: what the profile allows is left out, and all else is still denied and seen",
     async (opens, allowed, left, seen) => {
-      const { shim } = await start(opened(opens, allowed));
+      const { shim } = await shims.start({ profile: opened(opens, allowed) });
       const probe = await shim.probe();
       const names = new Set(probe.map(({ name }) => name));
       expect(endpoints.filter((name) => !names.has(name))).toEqual(left);

@@ -1,47 +1,23 @@
 import { setTimeout as delay } from "node:timers/promises";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { beforeAll, describe, expect, test } from "vitest";
 import type { Shim } from "../../agent/shim-client.ts";
 import { utf8 } from "../../policy/bytes.ts";
-import {
-  type Bench,
-  buildHostile,
-  makeToken,
-  native,
-  openBench,
-  rvOf,
-  type Started,
-  startShim,
-  type Token,
-  writeHostProfile,
-} from "../support/shim-fixture.ts";
+import { openShimBench } from "../support/shim-bench.ts";
+import { buildHostile, rvOf } from "../support/shim-fixture.ts";
 
 // What the shim does before it is asked: the library is made ready for another signature like the last one (SHIM.md, SIGN).
 
 const CKR_DATA_LEN_RANGE = 0x21n;
 const KEYS = [1n, 2n, 3n, 4n, 5n, 6n];
-let bench: Bench;
-let token: Token;
-let profile: string;
+const shims = openShimBench();
 let library: string;
-const addon = native();
-const running: Started[] = [];
 
 beforeAll(() => {
-  bench = openBench();
-  token = makeToken(bench);
-  profile = writeHostProfile(bench, token);
-  library = buildHostile(bench, "ready-token", "module");
-});
-
-afterAll(() => {
-  for (const { child } of running) child.kill("SIGKILL");
-  bench.remove();
+  library = buildHostile(shims.bench, "ready-token", "module");
 });
 
 async function serving(sessions = "100"): Promise<Shim> {
-  const environment = { ...token.environment, READY_SESSIONS: sessions };
-  const started = await startShim(addon, { profile, environment, timeoutMs: 20_000 });
-  running.push(started);
+  const started = await shims.start({ environment: { READY_SESSIONS: sessions } });
   const { shim } = started;
   await shim.load(library);
   started.give("any");

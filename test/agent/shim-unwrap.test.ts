@@ -1,25 +1,10 @@
 import { generateKeyPairSync, randomBytes, verify } from "node:crypto";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { beforeAll, describe, expect, test } from "vitest";
 import type { Shim, UnwrapRequest } from "../../agent/shim-client.ts";
 import type { KeyFlag, ShimKey } from "../../agent/shim-replies.ts";
 import { sha256, utf8 } from "../../policy/index.ts";
-import {
-  type Bench,
-  benchSlot,
-  keyNamed,
-  makeToken,
-  native,
-  openBench,
-  publicKeyOf,
-  runTokenTool,
-  rvOf,
-  SOFTHSM,
-  type Started,
-  startShim,
-  TEST_PIN,
-  type Token,
-  writeHostProfile,
-} from "../support/shim-fixture.ts";
+import { openShimBench } from "../support/shim-bench.ts";
+import { benchSlot, keyNamed, publicKeyOf, runTokenTool, rvOf, SOFTHSM, TEST_PIN } from "../support/shim-fixture.ts";
 import { encryptOaep, importWrappingKey, MECHANISM, SHA1_OAEP, type WrappingKey } from "../support/wrapping.ts";
 
 const CKR_ATTRIBUTE_VALUE_INVALID = 0x13n;
@@ -30,23 +15,11 @@ const KEY_TYPE = { rsa: 0x0n, ec: 0x3n, generic: 0x10n, des3: 0x15n, aes: 0x1fn 
 const [RSA_PKCS, SHA256_RSA_PKCS, ECDSA] = [0x1n, 0x40n, 0x1041n];
 const MESSAGE = utf8("a message to sign");
 
-let bench: Bench;
-let token: Token;
-let profile: string;
+const shims = openShimBench();
 let kek: WrappingKey;
-const addon = native();
-const running: Started[] = [];
 
 beforeAll(() => {
-  bench = openBench();
-  token = makeToken(bench);
-  kek = importWrappingKey(bench, token);
-  profile = writeHostProfile(bench, token);
-});
-
-afterAll(() => {
-  for (const { child } of running) child.kill("SIGKILL");
-  bench.remove();
+  kek = importWrappingKey(shims.bench, shims.token);
 });
 
 type Wanted = Partial<Omit<UnwrapRequest, "slotId" | "handle">> & Pick<UnwrapRequest, "wrapped">;
@@ -64,8 +37,7 @@ interface LoggedIn {
 }
 
 async function loggedIn(): Promise<LoggedIn> {
-  const started = await startShim(addon, { profile, environment: token.environment });
-  running.push(started);
+  const started = await shims.start();
   const { shim } = started;
   const slotId = benchSlot(await shim.load(SOFTHSM));
   started.give(TEST_PIN);
@@ -163,7 +135,7 @@ describe("UNWRAP", () => {
     const wrapped = kek.wrapPadded(stored.pkcs8);
     const wanted = { ...names, objectClass: "private", keyType: KEY_TYPE.rsa, use: "sign", wrapped } as const;
     await first.unwrap({ ...wanted, where: "token" });
-    const listing = runTokenTool(token, ["--list-objects", "--type", "privkey", "--label", "stored"]);
+    const listing = runTokenTool(shims.token, ["--list-objects", "--type", "privkey", "--label", "stored"]);
     expect(listing).toMatch(/Usage: +sign\n +Access: +sensitive\n/);
     // another shim, before any USES: what keeps the key from decrypting is the token
     const { shim, slotId, keys } = await loggedIn();
@@ -180,10 +152,10 @@ describe("UNWRAP", () => {
     const { shim, slotId, keys, unwrap } = await loggedIn();
     await shim.uses([{ slotId, handle: keyNamed(keys, "kek").handle, use: "unwrap" }]);
     await shim.arm();
-    const before = runTokenTool(token, ["--list-objects"]);
+    const before = runTokenTool(shims.token, ["--list-objects"]);
     const late = { label: "late", id: Uint8Array.of(0x52), where: "token" } as const;
     expect(await rvOf(unwrap({ ...late, wrapped: kek.wrapPadded(randomBytes(16)) }))).toBe(0x5n);
-    expect(runTokenTool(token, ["--list-objects"])).toBe(before);
+    expect(runTokenTool(shims.token, ["--list-objects"])).toBe(before);
     expect(await unwrap({ wrapped: kek.wrapPadded(randomBytes(16)) })).toBeGreaterThan(0n);
     expect(shim.attempts()).toEqual({});
   });

@@ -1,31 +1,25 @@
 import { constants, verify } from "node:crypto";
 import { closeSync, openSync, readFileSync, writeSync } from "node:fs";
 import fc from "fast-check";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { beforeAll, describe, expect, test } from "vitest";
 import type { Shim, SignRequest } from "../../agent/shim-client.ts";
 import { parseFrame } from "../../agent/shim-connection.ts";
 import { parseProbe, type ShimKey } from "../../agent/shim-replies.ts";
 import { ByteWriter, utf8 } from "../../policy/bytes.ts";
 import { syscallNumber } from "../../policy/runtime/syscalls.ts";
 import { findInMemory } from "../support/process-memory.ts";
+import { openShimBench } from "../support/shim-bench.ts";
 import {
-  type Bench,
   benchSlot,
   buildHostile,
   codeOf,
   keyNamed,
-  makeToken,
-  native,
-  openBench,
   publicKeyOf,
   rvOf,
   SOFTHSM,
   type Started,
   startRaw,
-  startShim,
   TEST_PIN,
-  type Token,
-  writeHostProfile,
 } from "../support/shim-fixture.ts";
 
 const EPERM = 1;
@@ -35,37 +29,19 @@ const MESSAGE = utf8("a message to sign");
 /** Behind magic, version and the name `local`. */
 const OPENS_AT = 4 + 4 + 2 + 5;
 
-let bench: Bench;
-let token: Token;
-let profile: string;
+const shims = openShimBench();
 let attacker: string;
-const addon = native();
-const running: Started[] = [];
 
 beforeAll(() => {
-  bench = openBench();
-  token = makeToken(bench);
-  profile = writeHostProfile(bench, token);
-  attacker = buildHostile(bench, "attacker", "module");
+  attacker = buildHostile(shims.bench, "attacker", "module");
 });
-
-afterAll(() => {
-  for (const { child } of running) child.kill("SIGKILL");
-  bench.remove();
-});
-
-async function start(timeoutMs = 20_000): Promise<Started> {
-  const started = await startShim(addon, { profile, environment: token.environment, timeoutMs });
-  running.push(started);
-  return started;
-}
 
 function number(name: string): number {
   return syscallNumber(name) ?? -1;
 }
 
 async function loggedIn(): Promise<{ started: Started; slotId: bigint; keys: readonly ShimKey[] }> {
-  const started = await start();
+  const started = await shims.start();
   const library = await started.shim.load(SOFTHSM);
   started.give(TEST_PIN);
   const slotId = benchSlot(library);
@@ -74,7 +50,7 @@ async function loggedIn(): Promise<{ started: Started; slotId: bigint; keys: rea
 }
 
 async function underAttack(): Promise<Started> {
-  const started = await start(2_000);
+  const started = await shims.start({ timeoutMs: 2_000 });
   await started.shim.load(attacker);
   started.give("x");
   await started.shim.login(0n);
@@ -94,7 +70,7 @@ async function attack(shim: Shim, letter: string): Promise<number> {
 
 describe("confinement", () => {
   test("I5: exec, fork and every socket family are denied in the shim and the kernel's notifier shows each attempt", async () => {
-    const { shim, attempts } = await start();
+    const { shim, attempts } = await shims.start();
     expect(shim.ready.landlockAbi).toBeGreaterThanOrEqual(1);
     const probe = await shim.probe();
     expect(probe.length).toBeGreaterThan(30);
@@ -114,11 +90,14 @@ describe("confinement", () => {
   });
 
   test("I5: with the agent gone, and nobody left to notify, the kernel denies each watched call with ENOSYS and lets none through", async () => {
-    const { fd, child, ended } = startRaw(addon, { profile, environment: token.environment });
-    const { fds } = await addon.receiveWithFds(fd, 100, 5_000);
-    for (const listener of fds) addon.closeFd(listener);
+    const { fd, child, ended } = startRaw(shims.addon, {
+      profile: shims.profile,
+      environment: shims.token.environment,
+    });
+    const { fds } = await shims.addon.receiveWithFds(fd, 100, 5_000);
+    for (const listener of fds) shims.addon.closeFd(listener);
     writeSync(fd, frame(1, 2, new Uint8Array(0)));
-    const { bytes } = await addon.receiveWithFds(fd, 65_536, 20_000);
+    const { bytes } = await shims.addon.receiveWithFds(fd, 65_536, 20_000);
     const probe = parseProbe(parseFrame(bytes.subarray(4)).payload);
     expect(probe.length).toBeGreaterThan(30);
     for (const { name, errno } of probe) {
@@ -126,13 +105,13 @@ describe("confinement", () => {
       // these two are denied without a notification, and the last by the filters' own pages
       else expect(errno, name).toBe(/^(sendmsg|recvmsg|mprotect .*)$/.test(name) ? EPERM : ENOSYS);
     }
-    addon.closeFd(fd);
+    shims.addon.closeFd(fd);
     child.kill("SIGKILL");
     await ended;
   });
 
   test("I5: a library that attacks from its constructor is denied every time and cannot change the filters", async () => {
-    const { shim, ended } = await start();
+    const { shim, ended } = await shims.start();
     const library = await shim.load(attacker);
     expect(library.description).toBe("0 of 23 succeeded");
     const counts = shim.attempts();
@@ -184,7 +163,7 @@ describe("confinement", () => {
   });
 
   test("I5: the shim is not dumpable, has no new privileges and no limit to spare", async () => {
-    const { shim, child } = await start();
+    const { shim, child } = await shims.start();
     await shim.status();
     const status = readFileSync(`/proc/${child.pid}/status`, "utf8");
     expect(status).toMatch(/^NoNewPrivs:\t1$/m);
@@ -199,7 +178,7 @@ describe("confinement", () => {
 
 describe("the library behind the shim", () => {
   test("I1: SoftHSM loads, and every mapped object is reported", async () => {
-    const { shim } = await start();
+    const { shim } = await shims.start();
     const { objects, slots, cryptoki } = await shim.load(SOFTHSM);
     expect(cryptoki).toBe("2.40");
     expect(slots.map(({ label }) => label)).toContain("bench");
@@ -232,7 +211,7 @@ describe("the library behind the shim", () => {
   });
 
   test("I11: a wrong PIN is tried once and never again", async () => {
-    const { shim, give } = await start();
+    const { shim, give } = await shims.start();
     const library = await shim.load(SOFTHSM);
     give("wrong-pin");
     expect(await rvOf(shim.login(benchSlot(library)))).toBe(0xa0n);
@@ -282,11 +261,11 @@ describe("the shim's table", () => {
     for (const [index, op] of [0, 1, 4, 5, 7, 13, 14, 0x7f, 0x80, 0xff].entries()) {
       const payload = op === 4 || op === 5 ? new Uint8Array(8) : new Uint8Array(0);
       writeSync(fd, frame(index + 1, op, payload));
-      const reply = (await addon.receiveWithFds(fd, 100, 5_000)).bytes;
+      const reply = (await shims.addon.receiveWithFds(fd, 100, 5_000)).bytes;
       expect(reply.length, `op ${op}`).toBe(17);
       expect(new DataView(reply.buffer).getBigUint64(9), `op ${op}`).toBe(CKR_FUNCTION_NOT_SUPPORTED);
     }
-    addon.closeFd(fd);
+    shims.addon.closeFd(fd);
     child.kill();
   });
 
@@ -305,7 +284,7 @@ describe("the shim's table", () => {
   });
 
   test("I10: malformed frames end the shim they reach and no other", async () => {
-    const other = await start();
+    const other = await shims.start();
     const bad = fc.oneof(
       fc.constantFrom(
         new Uint8Array(4),
@@ -328,7 +307,7 @@ describe("the shim's table", () => {
       fc.asyncProperty(bad, async (bytes) => {
         const { fd, ended } = await startReady();
         writeSync(fd, bytes);
-        addon.closeFd(fd);
+        shims.addon.closeFd(fd);
         expect((await ended).code).toBe(3);
       }),
       { numRuns: 15 },
@@ -351,16 +330,16 @@ describe("the shim's table", () => {
       const { fd, ended } = await startReady();
       for (const id of list) {
         writeSync(fd, frame(id, 8, new Uint8Array(0)));
-        await addon.receiveWithFds(fd, 25, 5_000);
+        await shims.addon.receiveWithFds(fd, 25, 5_000);
       }
-      addon.closeFd(fd);
+      shims.addon.closeFd(fd);
       expect((await ended).code, list.join()).toBe(good ? 0 : 3);
     }
   });
 
   test("I10: a damaged profile never starts a shim", async () => {
-    const damaged = `${profile}.damaged`;
-    const bytes = readFileSync(profile);
+    const damaged = `${shims.profile}.damaged`;
+    const bytes = readFileSync(shims.profile);
     for (const change of [
       () => bytes.subarray(0, 400),
       () => Buffer.concat([bytes, Buffer.from([0])]),
@@ -372,9 +351,9 @@ describe("the shim's table", () => {
       const fd = openSync(damaged, "w");
       writeSync(fd, change());
       closeSync(fd);
-      const { fd: socket, ended } = startRaw(addon, { profile: damaged });
+      const { fd: socket, ended } = startRaw(shims.addon, { profile: damaged });
       expect((await ended).code).toBe(4);
-      addon.closeFd(socket);
+      shims.addon.closeFd(socket);
     }
   });
 });
@@ -390,9 +369,9 @@ function frame(id: number, op: number, payload: Uint8Array): Uint8Array {
 
 /** A shim that has said READY, with its filter supervised and its socket in the test's hands. */
 async function startReady(): Promise<ReturnType<typeof startRaw>> {
-  const raw = startRaw(addon, { profile, environment: token.environment });
-  const { fds } = await addon.receiveWithFds(raw.fd, 100, 5_000);
-  addon.watchNotifications(fds[0] ?? -1, () => undefined);
+  const raw = startRaw(shims.addon, { profile: shims.profile, environment: shims.token.environment });
+  const { fds } = await shims.addon.receiveWithFds(raw.fd, 100, 5_000);
+  shims.addon.watchNotifications(fds[0] ?? -1, () => undefined);
   return raw;
 }
 
@@ -421,7 +400,7 @@ describe("what the agent believes of a shim", () => {
   });
 
   test("I1: a library that is not there or has no function list is refused with the loader's reason", async () => {
-    const { shim } = await start();
+    const { shim } = await shims.start();
     const error = await shim.load("/usr/lib/no-such-module.so").then(
       () => null,
       (reason: unknown) => reason,
@@ -429,7 +408,7 @@ describe("what the agent believes of a shim", () => {
     expect(error).toMatchObject({ code: "ERR_SHIM_REFUSED", rv: 5n });
     expect(String(error)).toMatch(/cannot open shared object file/);
     expect(await rvOf(shim.load(SOFTHSM))).toBe(CKR_FUNCTION_NOT_SUPPORTED);
-    const next = await start();
+    const next = await shims.start();
     expect(await rvOf(next.shim.load("$ORIGIN/lib.so"))).toBe(7n);
     expect(await rvOf(next.shim.load("libsofthsm2.so"))).toBe(7n);
   });

@@ -1,4 +1,5 @@
 import { availableParallelism, cpus, release as kernel, loadavg } from "node:os";
+import type { Series } from "./series.ts";
 
 /** One line of a result: our way against the peer's, in one run on one machine. */
 export interface Row {
@@ -13,6 +14,8 @@ export interface Row {
   readonly target: number;
   /** Whether the ratio keeps the target: at most for times, at least for rates. */
   readonly ok: boolean;
+  /** Of rows that sign: what was found on while ours was measured. */
+  readonly on?: readonly string[];
 }
 
 export interface Machine {
@@ -28,18 +31,21 @@ export interface Machine {
 export interface Result {
   readonly machine: Machine;
   readonly rows: readonly Row[];
+  readonly series: readonly Series[];
 }
 
-/** Rows that are measured together, because they share what is expensive to set up. */
+/** Rows or series that are measured together, because they share what is expensive to set up. */
 export interface Suite {
   readonly ids: readonly string[];
   /** Measures those of `ids` that are wanted. */
-  run(wanted: ReadonlySet<string>, options: BenchOptions): Promise<readonly Row[]>;
+  run(wanted: ReadonlySet<string>, options: BenchOptions): Promise<readonly (Row | Series)[]>;
 }
 
 export interface BenchOptions {
   /** Measured runs of each way; a suite may scale it. */
   readonly iterations: number;
+  /** Rows of what lasts take as long as their target says, and not a part of it. */
+  readonly full: boolean;
 }
 
 /** Runs that are not counted: caches, page faults, the first import. */
@@ -99,23 +105,40 @@ function round(value: number): number {
   return Math.round(value * 1000) / 1000;
 }
 
+/** @param onSuite is given what each suite has measured, as soon as it has */
 export async function runSuites(
   suites: readonly Suite[],
   wanted: ReadonlySet<string>,
   options: BenchOptions,
+  onSuite: (part: Result) => void = () => undefined,
 ): Promise<Result> {
-  const [loadBefore = 0] = loadavg();
-  const rows: Row[] = [];
+  const before = load();
+  const all: (Row | Series)[] = [];
   for (const suite of suites) {
-    if (suite.ids.some((id) => wanted.has(id))) rows.push(...(await suite.run(wanted, options)));
+    if (!suite.ids.some((id) => wanted.has(id))) continue;
+    const loadBefore = load();
+    const measured = await suite.run(wanted, options);
+    onSuite(resultOf(measured, loadBefore));
+    all.push(...measured);
   }
-  const [loadAfter = 0] = loadavg();
+  return resultOf(all, before);
+}
+
+function resultOf(measured: readonly (Row | Series)[], loadBefore: number): Result {
   const machine: Machine = {
     cpu: cpus()[0]?.model ?? "unknown",
     cores: availableParallelism(),
     kernel: kernel(),
     node: process.version,
-    ...{ loadBefore: round(loadBefore), loadAfter: round(loadAfter) },
+    ...{ loadBefore, loadAfter: load() },
   };
-  return { machine, rows };
+  const isSeries = (one: Row | Series): one is Series => "lines" in one;
+  return {
+    ...{ machine, series: measured.filter(isSeries) },
+    rows: measured.filter((one): one is Row => !isSeries(one)),
+  };
+}
+
+function load(): number {
+  return round(loadavg()[0] ?? 0);
 }

@@ -115,7 +115,7 @@ async function measureAppend(iterations: number): Promise<Row> {
 }
 
 /** Microseconds of the processor for each of so many. */
-async function threadTime(count: number, act: () => unknown): Promise<number> {
+export async function threadTime(count: number, act: () => unknown): Promise<number> {
   const before = process.threadCpuUsage();
   for (let index = 0; index < count; index++) {
     const done = act();

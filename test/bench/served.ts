@@ -3,7 +3,7 @@ import { chmodSync, cpSync, mkdirSync, mkdtempSync, readFileSync, realpathSync, 
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import type { ShimKey } from "../../agent/shim-replies.ts";
-import type { KeyPlace } from "../../agent/shims/trust-domain.ts";
+import type { KeyPlace } from "../../agent/shims/domain-shim.ts";
 import { sha256Hex, utf8 } from "../../policy/index.ts";
 import { OTHER_USER } from "../support/hostile-lab.ts";
 import type { LabKey, LabMember } from "../support/lab-broker.ts";

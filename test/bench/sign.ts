@@ -9,14 +9,15 @@ import { type Compared, median, type Row, rateRow, type Suite, timeRow } from ".
 import { measureOperation, type OperationCost } from "./decide.ts";
 import { LABEL } from "./sandbox.ts";
 import { CALLER, callerCommand, compileClient, openServed, SCOPES, type Served } from "./served.ts";
+import { whatIsOn } from "./what-is-on.ts";
 
 const run = promisify(execFile);
 const CLIENT_MODULE = "/usr/lib/x86_64-linux-gnu/pkcs11/p11-kit-client.so";
-const DEPTH = 8;
+export const DEPTH = 8;
 /** Milliseconds of one run by each way, at most. */
 const LONGEST = 1000;
 /** Milliseconds of load before the first run that counts: until then a new agent's code is compiled while it serves. */
-const WARM_UP = 6000;
+export const WARM_UP = 6000;
 /** One for each core, as a policy for a slow token has it. */
 const SEVERAL = Math.min(availableParallelism(), 4);
 /** Quick operations keep one core busy with the agent: a shim on that one too makes both slower. */
@@ -62,18 +63,19 @@ async function measureRows(asked: readonly SignRow[], shims: number, iterations:
   await warmUp(bench, Math.min(WARM_UP, 150 * iterations));
   const rows: Row[] = [];
   for (const row of asked) rows.push(await measure(bench, row, iterations));
-  return rows;
+  const on = bench.on();
+  return rows.map((row) => ({ ...row, on }));
 }
 
 /** Both doors and both kinds of key. */
-async function warmUp({ arms }: SignBench, milliseconds: number): Promise<void> {
+export async function warmUp({ arms }: Pick<SignBench, "arms">, milliseconds: number): Promise<void> {
   await arms.broker({ key: "ec", clients: 4 }, 0.4 * milliseconds);
   await arms.native({ key: "ec", clients: 4 }, 0.3 * milliseconds);
   await arms.broker({ key: "rsa", clients: 4 }, 0.3 * milliseconds);
 }
 
 /** What a client program says of its run. */
-interface Load {
+export interface Load {
   readonly operations: number;
   readonly milliseconds: number;
   /** Microseconds. */
@@ -83,11 +85,15 @@ interface Load {
   readonly retries: number;
 }
 
-type Arm = (row: Pick<SignRow, "key" | "clients">, milliseconds: number) => Promise<Load>;
+/** `depth`: requests that a client of the native protocol has waiting. */
+type ArmRow = Pick<SignRow, "key" | "clients"> & { readonly depth?: number };
+type Arm = (row: ArmRow, milliseconds: number) => Promise<Load>;
 
 export interface SignBench extends AsyncDisposable {
   readonly served: Served;
   readonly arms: Readonly<Record<"broker" | "native" | "stock" | "direct", Arm>>;
+  /** What is on, by what the agent and its shim show of all that was signed so far. */
+  readonly on: () => readonly string[];
 }
 
 export async function openSignBench(shims = 1): Promise<SignBench> {
@@ -100,18 +106,25 @@ export async function openSignBench(shims = 1): Promise<SignBench> {
   stack.defer(() => served.close());
   const stock = await startStockServer(served);
   stack.defer(() => void stock.server.kill());
+  const arms = armsOf(program, served, stock.path);
+  let signed = 0;
+  const counted =
+    (arm: Arm): Arm =>
+    async (row, milliseconds) => {
+      const load = await arm(row, milliseconds);
+      signed += load.operations;
+      return load;
+    };
   const opened = stack.move();
-  return { served, arms: armsOf(program, served, stock.path), [Symbol.asyncDispose]: () => opened.disposeAsync() };
+  return {
+    ...{ served, arms: { ...arms, broker: counted(arms.broker), native: counted(arms.native) } },
+    on: () => whatIsOn(served, signed),
+    [Symbol.asyncDispose]: () => opened.disposeAsync(),
+  };
 }
 
 function armsOf(program: string, served: Served, stock: string): SignBench["arms"] {
-  const load = async (
-    row: Parameters<Arm>[0],
-    milliseconds: number,
-    way: string,
-    rest: readonly string[],
-    env: object,
-  ) => {
+  const load = async (row: ArmRow, milliseconds: number, way: string, rest: readonly string[], env: object) => {
     const args = [way, row.key, `${row.clients}`, `${Math.round(milliseconds)}`, ...rest];
     const { stdout } = await run(...callerCommand(program, args), { env: { ...process.env, ...env }, cwd: "/" });
     return JSON.parse(stdout) as Load;
@@ -119,7 +132,7 @@ function armsOf(program: string, served: Served, stock: string): SignBench["arms
   const at = (path: string) => ({ P11_KIT_SERVER_ADDRESS: `unix:path=${path}` });
   return {
     broker: (row, ms) => load(row, ms, "pkcs11", [CLIENT_MODULE, "", "none"], at(served.socket(row.key))),
-    native: (row, ms) => load(row, ms, "native", [served.socket(row.key), `${DEPTH}`], {}),
+    native: (row, ms) => load(row, ms, "native", [served.socket(row.key), `${row.depth ?? DEPTH}`], {}),
     stock: (row, ms) => load(row, ms, "pkcs11", [CLIENT_MODULE, "", TEST_PIN], at(stock)),
     direct: (row, ms) => load(row, ms, "pkcs11", [SOFTHSM, LABEL, TEST_PIN], served.copyOfToken()),
   };

@@ -39,6 +39,14 @@ describe("documents", () => {
     expect(documents().flatMap(brokenLinks)).toEqual([]);
   });
 
+  test("every file that GUARDS.md names is there", () => {
+    const named = readDocument("test/GUARDS.md").matchAll(/`([\w./-]+\.(?:ts|c|h))`/g);
+    const missing = [...named].flatMap(([, file = ""]) =>
+      ["", "test"].some((folder) => existsSync(join(root, folder, file))) ? [] : [file],
+    );
+    expect(missing).toEqual([]);
+  });
+
   test("every document is reached from README.md by links", () => {
     const all = documents();
     const reached = new Set(["README.md"]);

@@ -7,6 +7,7 @@ import { approvalSeeds } from "./seeds/approvals.ts";
 import { endorsementSeeds } from "./seeds/endorsement.ts";
 import { imageSeeds, tpmSeeds } from "./seeds/evidence.ts";
 import { hostSeeds } from "./seeds/host.ts";
+import type { Seeds } from "./seeds/made.ts";
 import { nativeSeeds } from "./seeds/native.ts";
 import { pageSeeds } from "./seeds/page.ts";
 import { policySeeds } from "./seeds/policy.ts";
@@ -14,6 +15,10 @@ import { resultSeeds } from "./seeds/results.ts";
 import { releaseSeeds } from "./seeds/sealing.ts";
 import { shimSeeds } from "./seeds/shim.ts";
 import { verifierSeeds } from "./seeds/verifier.ts";
+
+const CORPUS = join(import.meta.dirname, "corpus");
+/** The corpus that `allSeeds` has not. */
+export const MADE_ONCE = "certificate";
 
 /** openssl draws new keys each time, so these are made once and kept: delete the folder to have others. */
 function makeCertificates(directory: string): void {
@@ -28,24 +33,33 @@ function makeCertificates(directory: string): void {
   writeFileSync(join(directory, "oaep"), declareOaep(ek, authority));
 }
 
-for (const [target, seeds] of Object.entries({
-  ...releaseSeeds(),
-  ...policySeeds(),
-  ...tpmSeeds(),
-  ...resultSeeds(),
-  ...imageSeeds(),
-  ...hostSeeds(),
-  ...endorsementSeeds(),
-  ...agentSeeds(),
-  ...approvalSeeds(),
-  ...nativeSeeds(),
-  ...shimSeeds(),
-  ...verifierSeeds(),
-  ...pageSeeds(),
-})) {
-  const directory = join(import.meta.dirname, "corpus", target);
-  rmSync(directory, { recursive: true, force: true });
-  mkdirSync(directory, { recursive: true });
-  for (const [name, bytes] of Object.entries(seeds)) writeFileSync(join(directory, name), bytes);
+/** Every corpus but the certificates', by its target. */
+export function allSeeds(): Readonly<Record<string, Seeds>> {
+  return {
+    ...releaseSeeds(),
+    ...policySeeds(),
+    ...tpmSeeds(),
+    ...resultSeeds(),
+    ...imageSeeds(),
+    ...hostSeeds(),
+    ...endorsementSeeds(),
+    ...agentSeeds(),
+    ...approvalSeeds(),
+    ...nativeSeeds(),
+    ...shimSeeds(),
+    ...verifierSeeds(),
+    ...pageSeeds(),
+  };
 }
-makeCertificates(join(import.meta.dirname, "corpus/certificate"));
+
+function writeCorpora(): void {
+  for (const [target, seeds] of Object.entries(allSeeds())) {
+    const directory = join(CORPUS, target);
+    rmSync(directory, { recursive: true, force: true });
+    mkdirSync(directory, { recursive: true });
+    for (const [name, bytes] of Object.entries(seeds)) writeFileSync(join(directory, name), bytes);
+  }
+  makeCertificates(join(CORPUS, MADE_ONCE));
+}
+
+if (import.meta.main) writeCorpora();

@@ -17,7 +17,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "pkcs11.h"
+#include "module.h"
 
 #define ARMED ((void *)0x100000000000UL)
 
@@ -75,13 +75,6 @@ static CK_RV get_info(struct ck_info *info) {
   char text[33];
   int length = snprintf(text, sizeof text, "%d of %d succeeded", succeeded, tried);
   memcpy(info->description, text, (size_t)length);
-  return 0;
-}
-
-static CK_RV get_slot_list(CK_BYTE present, CK_ULONG *slots, CK_ULONG *count) {
-  (void)present;
-  slots[0] = 0;
-  *count = 1;
   return 0;
 }
 
@@ -204,7 +197,7 @@ __attribute__((visibility("default"))) CK_RV C_GetFunctionList(struct ck_functio
       .version = {2, 40},
       .initialize = initialize,
       .get_info = get_info,
-      .get_slot_list = get_slot_list,
+      .get_slot_list = one_slot,
       .get_token_info = get_token_info,
       .open_session = open_session,
       .login = login,

@@ -13,13 +13,12 @@
 #include <fcntl.h>
 #include <stdarg.h>
 #include <stdbool.h>
-#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "pkcs11.h"
+#include "module.h"
 
 enum { MAX_OBJECTS = 2048, MAX_ATTRIBUTES = 20, MAX_VALUE = 256, FUNCTIONS = 68 };
 
@@ -102,11 +101,6 @@ static CK_RV initialize(struct ck_initialize_args *args) {
   return args == NULL || record < 0 ? CKR_ARGUMENTS_BAD : CKR_OK;
 }
 
-static CK_RV get_info(struct ck_info *info) {
-  memset(info, ' ', sizeof *info);
-  return CKR_OK;
-}
-
 static CK_RV get_slot_list(CK_BYTE present, CK_ULONG *slots, CK_ULONG *count) {
   if (!present || *count < 2) return CKR_BUFFER_TOO_SMALL;
   slots[0] = 0;
@@ -116,7 +110,7 @@ static CK_RV get_slot_list(CK_BYTE present, CK_ULONG *slots, CK_ULONG *count) {
 }
 
 static CK_RV get_token_info(CK_ULONG slot, struct ck_token_info *info) {
-  memset(info, ' ', offsetof(struct ck_token_info, flags));
+  (void)blank_token(slot, info);
   info->label[0] = (CK_BYTE)('a' + slot);
   info->flags = 0x40C;
   return CKR_OK;
@@ -274,7 +268,7 @@ __attribute__((visibility("default"))) CK_RV C_GetFunctionList(struct ck_functio
   static struct ck_function_list functions = {
       .version = {2, 40},
       .initialize = initialize,
-      .get_info = get_info,
+      .get_info = blank_info,
       .get_slot_list = get_slot_list,
       .get_token_info = get_token_info,
       .open_session = open_session,

@@ -4,8 +4,9 @@ import { countingApprovers } from "../../policy/approvers.ts";
 import { type DecisionRequest, decide } from "../../policy/decide.ts";
 import { milliseconds, parseDuration } from "../../policy/duration.ts";
 import { PolicyError } from "../../policy/errors.ts";
+import { findScope } from "../../policy/find-scope.ts";
 import { sha256Hex } from "../../policy/hash.ts";
-import { findScope, type Policy, parsePolicy } from "../../policy/policy.ts";
+import { type Policy, parsePolicy } from "../../policy/policy.ts";
 import { scopeKeyRate } from "../../policy/scope-keys.ts";
 import { AMPLE } from "../support/decision.ts";
 import {

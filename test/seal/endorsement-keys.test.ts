@@ -14,7 +14,9 @@ import {
 import { ByteWriter, concatBytes, toHex } from "../../policy/index.ts";
 import { findEndorsementKey } from "../../seal/endorsement.ts";
 import { type MachineTpm, openTpm } from "../../seal/tpm.ts";
+import { readTpmState } from "../../seal/tpm-state.ts";
 import { type SoftwareTpm, startSwtpm } from "../support/swtpm.ts";
+import { openTpmBus, TPM_CC, type TpmBus } from "../support/tpm-bus.ts";
 
 const kinds = Object.keys(ekProfiles) as EndorsementKeyKind[];
 
@@ -78,6 +80,40 @@ test("I9: the two templates of one kind of key make two keys", async () => {
     expect(toHex(one.publicArea.slice(-64))).not.toBe(toHex(two.publicArea.slice(-64)));
     expect(ekTemplate(ekProfiles[low]).length).toBeGreaterThan(ekTemplate(ekProfiles[high]).length);
   }
+});
+
+describe("the endorsement key that is asked for again and again", () => {
+  /** How many keys the TPM made meanwhile. */
+  const counting = (bus: TpmBus) => async (act: () => Promise<unknown>) => {
+    bus.arm();
+    await act();
+    return bus.commands.filter(({ code }) => code === TPM_CC.createPrimary).length;
+  };
+
+  test("I10: of RSA is made once for a connection, whoever asks; another kind each time, so that another seed shows", async () => {
+    await using other = await startSwtpm({ endorsement: "none" });
+    await using bus = await openTpmBus(other);
+    await using own = await openTpm({ tcti: bus.tcti("agent") });
+    const made = counting(bus);
+    const rsa = () => own.endorsementKey("rsa2048");
+    expect([await made(rsa), await made(rsa)]).toEqual([1, 0]);
+    const { publicArea, name } = await rsa();
+    expect(toHex(tpmName(publicArea))).toBe(toHex(name));
+    const state = () => readTpmState(own.tss, { ekName: name, name: "hsm-pin" });
+    expect(await made(state)).toBe(0);
+    expect((await state()).ek).toEqual({ kind: "name", name });
+    const p384 = () => own.endorsementKey("p384");
+    expect([await made(p384), await made(p384)]).toEqual([1, 1]);
+    await using fresh = await openTpm({ tcti: bus.tcti("agent") });
+    expect(await made(() => fresh.endorsementKey("rsa2048"))).toBe(1);
+  });
+
+  test("I10: is read at its persistent handle where its owner keeps it there, and not made", async () => {
+    await using other = await startSwtpm({ endorsement: "keys" });
+    await using bus = await openTpmBus(other);
+    await using own = await openTpm({ tcti: bus.tcti("agent") });
+    expect(await counting(bus)(() => own.endorsementKey("rsa2048"))).toBe(0);
+  });
 });
 
 function activate(

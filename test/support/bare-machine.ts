@@ -4,6 +4,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { Image } from "../../vm-images/build.ts";
 import { listFiles } from "../../vm-images/digest.ts";
 import { encodeInitrd, kernelModules } from "../../vm-images/initrd.ts";
+import { MACHINE_WORDS } from "../../vm-images/kernel-image.ts";
 import { recipeLock } from "../../vm-images/lock.ts";
 import { fetchPackages } from "../../vm-images/packages.ts";
 import { bootBareVm, type Vm } from "../../vm-images/qemu.ts";
@@ -70,7 +71,7 @@ export async function bootBare({ root, recipe, directory, cabinet, extraDevices 
   return bootBareVm({
     ...{ kernel: join(tree, "boot", file), initrd, directory, root: root.path, variant: "dev" },
     commandLine: [
-      ...["console=ttyS0", "loglevel=4", "panic=-1", "lockdown=confidentiality", ...commandLine],
+      ...[...MACHINE_WORDS, "lockdown=confidentiality", ...commandLine],
       ...["init_on_free=1", "ironclaw.variant=dev", root.verity],
     ].join(" "),
     cabinet: join(directory, "cabinet.img"),

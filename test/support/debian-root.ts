@@ -5,6 +5,7 @@ import { Archive } from "../../vm-images/apt.ts";
 import { encodeCpio } from "../../vm-images/cpio.ts";
 import { listFiles } from "../../vm-images/digest.ts";
 import { kernelModules } from "../../vm-images/initrd.ts";
+import { MACHINE_WORDS } from "../../vm-images/kernel-image.ts";
 import { readWholeLock } from "../../vm-images/lock.ts";
 import { fetchPackages, type PackageSet } from "../../vm-images/packages.ts";
 import { runTool } from "../../vm-images/tool.ts";
@@ -67,7 +68,7 @@ export async function debianKernel(): Promise<DebianKernel> {
   const uki = await buildUki({
     stub: await readFile(join(stub, "usr/lib/systemd/boot/efi/linuxx64.efi.stub")),
     osRelease: await readFile(join(await debianTree(), "usr/lib/os-release"), "utf8"),
-    commandLine: "console=ttyS0 loglevel=4 panic=-1 systemd.show_status=0",
+    commandLine: [...MACHINE_WORDS, "systemd.show_status=0"].join(" "),
     ...{ release, kernel: await readFile(join(tree, "boot", file)), initrd: await initrd(tree) },
   });
   return { uki, modules: join(tree, "usr/lib/modules"), release };

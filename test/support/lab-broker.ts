@@ -17,12 +17,12 @@ import { createPeerIdentity } from "../../agent/identity.ts";
 import { MeasurementLog } from "../../agent/launch/measurement-log.ts";
 import type { Native } from "../../agent/native/index.ts";
 import { openProcesses } from "../../agent/processes.ts";
-import { domainToken } from "../../agent/scopes/serve.ts";
-import { serveScope } from "../../agent/scopes/server.ts";
+import { domainToken } from "../../agent/scopes/all-scopes.ts";
+import { serveScope } from "../../agent/scopes/one-scope.ts";
 import type { Shim } from "../../agent/shim-client.ts";
+import type { KeyPlace } from "../../agent/shims/domain-shim.ts";
 import { Domains } from "../../agent/shims/domains.ts";
 import { IncidentLog } from "../../agent/shims/incidents.ts";
-import type { KeyPlace } from "../../agent/shims/trust-domain.ts";
 import type { Spawner } from "../../agent/spawner-client.ts";
 import type { Tpm } from "../../attest/index.ts";
 import { AGENT_PCR, parsePolicy } from "../../policy/index.ts";
@@ -64,7 +64,7 @@ interface LabMachine {
 }
 
 /**
- * Serves every scope of a policy as `serving.ts` does: live policy, peers identified by the spawner, usage, audit log, trust domain, both
+ * Serves every scope of a policy as `after-launch.ts` does: live policy, peers identified by the spawner, usage, audit log, trust domain, both
  * doors. No TPM: an incident would have nowhere to be measured, and ends the token as it does on a machine. No approvals, no metrics.
  */
 export async function serveLab({ native, spawner, shimOf }: LabMachine, serving: LabServing): Promise<void> {

@@ -11,6 +11,7 @@ import { fromHex } from "../../policy/index.ts";
 import { encodeCpio } from "../../vm-images/cpio.ts";
 import { listFiles } from "../../vm-images/digest.ts";
 import { encodeInitrd, kernelModules } from "../../vm-images/initrd.ts";
+import { MACHINE_WORDS } from "../../vm-images/kernel-image.ts";
 import { recipeLock } from "../../vm-images/lock.ts";
 import { fetchPackages } from "../../vm-images/packages.ts";
 import { writableDisk } from "../../vm-images/qemu-args.ts";
@@ -21,7 +22,7 @@ import { unpackPackages } from "../../vm-images/unpack.ts";
 const root = resolve(import.meta.dirname, "../..");
 const PATIENCE = 120_000;
 /** As hard as a released image's. */
-const COMMAND_LINE = "console=ttyS0 loglevel=4 panic=-1 lockdown=confidentiality init_on_free=1";
+const COMMAND_LINE = [...MACHINE_WORDS, "lockdown=confidentiality", "init_on_free=1"].join(" ");
 
 /** Kernel and initrd of a machine that runs state-guest.c instead of an image. */
 export interface StateMachineFiles {

@@ -3,12 +3,17 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { type Files, openFiles } from "../../agent/doctor/index.ts";
 
+const ROOT_HASH = "0123456789abcdef".repeat(4);
+
 /** What our image's kernel and init show in these files: every guarantee holds. */
 export const IMAGE: Readonly<Record<string, string>> = {
-  "/proc/cmdline":
-    "console=ttyS0 init_on_free=1 ironclaw.variant=release lockdown=confidentiality verity=erofs,1,2,00,11\n",
-  "/proc/self/mounts":
-    "rootfs / rootfs rw 0 0\n/dev/dm-0 / erofs ro,nosuid,nodev,relatime 0 0\nproc /proc proc rw 0 0\n",
+  "/proc/cmdline": `console=ttyS0 init_on_free=1 ironclaw.variant=release lockdown=confidentiality verity=9:${ROOT_HASH}:${"5a".repeat(32)}:erofs\n`,
+  "/proc/self/mountinfo": `1 1 0:2 / / rw - rootfs rootfs rw
+25 1 254:0 / / ro,nosuid,nodev,relatime - erofs /dev/dm-0 ro
+26 25 0:21 / /proc rw,nosuid,nodev,noexec,relatime shared:3 - proc proc rw
+`,
+  "/sys/dev/block/254:0/dm/uuid": `CRYPT-VERITY-${ROOT_HASH}-root\n`,
+  "/sys/dev/block/254:0/ro": "1\n",
   "/proc/swaps": "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n",
   "/proc/sys/fs/suid_dumpable": "0\n",
   "/proc/sys/kernel/core_pattern": "\n",

@@ -1,5 +1,5 @@
 import { createPublicKey, generateKeyPairSync, type KeyObject, verify } from "node:crypto";
-import { domainToken } from "../../agent/scopes/serve.ts";
+import { domainToken } from "../../agent/scopes/all-scopes.ts";
 import { sha256, sha256Hex, toBase64, utf8 } from "../../policy/index.ts";
 import { type BrokerFixture, startBroker } from "./broker-fixture.ts";
 import { type DomainBench, type DomainOptions, openDomainBench, type TestDomain } from "./domain-fixture.ts";

@@ -1,4 +1,15 @@
-import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  chownSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
@@ -141,5 +152,38 @@ describe("a machine's folder", () => {
     expect(again.made).not.toContain("tpm");
     expect(again.ekCertificate).toEqual(first.ekCertificate);
     expect(readFileSync(join(folder, "tpm/tpm2-00.permall")).equals(tpm)).toBe(true);
+    // What the operator keeps beside them, a cabinet for instance, is his.
+    writeFileSync(join(folder, "cabinet.img"), "");
+    expect((await openMachineFolder(folder)).made).toEqual(["state", "store"]);
+  });
+
+  const refusedFolder = (path: string) => openMachineFolder(path).then(() => null, String);
+
+  it("I11: is not made of a folder with something else in it, of one that others may write to, or of somebody else's: nothing is written there", async () => {
+    const documents = at("documents");
+    mkdirSync(documents);
+    writeFileSync(join(documents, "letter.txt"), "mine");
+    await expect(openMachineFolder(documents)).rejects.toMatchObject({
+      ...{ code: "ERR_VM_START", exitCode: 4, got: "one with letter.txt in it and no TPM" },
+      hint: expect.stringContaining("not there yet"),
+    });
+    expect(readdirSync(documents)).toEqual(["letter.txt"]);
+    const open = at("open");
+    mkdirSync(open);
+    chmodSync(open, 0o777);
+    expect(await refusedFolder(open)).toContain("expected one that nobody else may write to, got mode 0777");
+    expect(readdirSync(open)).toEqual([]);
+    // Root's for everybody else; for root, a folder of another user's.
+    const foreign = process.geteuid?.() === 0 ? at("foreign") : "/usr";
+    mkdirSync(foreign, { recursive: true });
+    if (foreign !== "/usr") chownSync(foreign, 4711, 4711);
+    expect(await refusedFolder(foreign)).toContain("expected one of this user's, got one of uid");
+  });
+
+  it("I11: of a boot that was cut off before its TPM was whole is taken up again", async () => {
+    const folder = at("cut-off");
+    mkdirSync(join(folder, "tpm"), { recursive: true });
+    writeFileSync(join(folder, "tpm/setup.log"), "");
+    expect((await openMachineFolder(folder)).made).toContain("tpm");
   });
 });

@@ -1,11 +1,8 @@
 import { execFile } from "node:child_process";
-import { once } from "node:events";
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
-import { connect, createServer, type Server, type Socket } from "node:net";
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
-import fc from "fast-check";
 import { afterAll, describe, expect, test } from "vitest";
 import {
   decide,
@@ -18,8 +15,6 @@ import {
   sha256Hex,
   utf8,
 } from "../../policy/index.ts";
-import { GuestTree, requireGuestFile } from "../../vm-images/guest-tree.ts";
-import { LineClient } from "../../vm-images/line-client.ts";
 import { demoPolicy, INTRUDER_UID, SCOPED_UID } from "../../vm-images/story/demo-policy.ts";
 import { answerOf, signatureOf, signingFrames } from "../../vm-images/story/frames.ts";
 import { Progress } from "../../vm-images/story/progress.ts";
@@ -33,11 +28,7 @@ import { SOFTHSM_LIBRARY } from "../support/softhsm.ts";
 
 const run = promisify(execFile);
 const directory = mkdtempSync(join(tmpdir(), "units-"));
-const servers: Server[] = [];
-afterAll(() => {
-  for (const server of servers) server.close();
-  rmSync(directory, { recursive: true, force: true });
-});
+afterAll(() => rmSync(directory, { recursive: true, force: true }));
 
 const LIBRARY = "/usr/lib/softhsm/libsofthsm2.so";
 const library = utf8("the library's bytes, of which one in the middle will change");
@@ -291,120 +282,6 @@ describe("the story's ending", () => {
     const text = renderStory({ ...result, ...change, ok: false } as StoryResult);
     expect(text).toMatch(shown);
     expect(text).toMatch(/\nNOT all of it held\.\n/);
-  });
-});
-
-describe("the guest's tree", () => {
-  const tree = join(directory, "tree");
-  mkdirSync(join(tree, "usr/lib"), { recursive: true });
-  mkdirSync(join(tree, "etc"));
-  writeFileSync(join(tree, "usr/lib/libc.so.6"), "guest libc");
-  writeFileSync(join(tree, "etc/passwd"), "guest passwd");
-  for (const [link, target] of [
-    ["lib", "usr/lib"],
-    ["lib64", "/lib"],
-    ["usr/lib/libc.so", "libc.so.6"],
-    ["escape", "../../../../../../../../etc/passwd"],
-    ["usr/up", "../../.."],
-    ["loop", "loop"],
-    ["dangling", "nowhere"],
-  ] as const)
-    symlinkSync(target, join(tree, link));
-  const overlay = [
-    { path: "/etc/softhsm2.conf", bytes: utf8("laid over") },
-    { path: "/etc/passwd2", bytes: utf8("2") },
-  ];
-  const guest = new GuestTree(tree, overlay);
-  const text = (path: string) => {
-    const bytes = guest.readFile(path);
-    return bytes === null ? null : new TextDecoder().decode(bytes);
-  };
-
-  test("links are followed inside the tree, relative and absolute ones, chains of them", () => {
-    expect(guest.realPath("/lib64/libc.so")).toBe("/usr/lib/libc.so.6");
-    expect(text("/lib64/libc.so")).toBe("guest libc");
-    expect(text("/etc/softhsm2.conf")).toBe("laid over");
-    expect(text("/etc/../etc/softhsm2.conf")).toBe("laid over");
-  });
-
-  test("I1: no link and no path leads out of it to a file of this machine", () => {
-    expect(text("/escape")).toBe("guest passwd");
-    expect(text("/usr/up/etc/passwd")).toBe("guest passwd");
-    expect(text("/../../../../etc/passwd")).toBe("guest passwd");
-    const part = fc.constantFrom("..", ".", "usr", "up", "lib", "escape", "etc", "passwd", "loop", "lib64", "");
-    fc.assert(
-      fc.property(fc.array(part, { maxLength: 12 }), (parts) => {
-        expect([null, "guest passwd", "guest libc"]).toContain(text(`/${parts.join("/")}`));
-      }),
-    );
-  });
-
-  test("a loop, a dangling link, a directory and a missing name are no files", () => {
-    for (const path of ["/loop", "/loop/x", "/dangling", "/etc", "/nothing"]) expect(text(path)).toBeNull();
-    expect(() => requireGuestFile(guest, "/nothing")).toThrow(expect.objectContaining({ code: "ERR_IMAGE_SOURCE" }));
-  });
-});
-
-describe("JSON lines with a guest", () => {
-  async function clientOf(serve: (guest: Socket) => void): Promise<LineClient> {
-    const path = join(directory, `${servers.length}.sock`);
-    const server = createServer(serve).listen(path);
-    servers.push(server);
-    await once(server, "listening");
-    const socket = connect(path);
-    await once(socket, "connect");
-    return new LineClient(socket, "workload");
-  }
-  const eachRequest = (answer: (request: Record<string, unknown>, guest: Socket) => void) => (guest: Socket) => {
-    guest.on("error", () => {}).setEncoding("utf8");
-    let pending = "";
-    guest.on("data", (chunk: string) => {
-      const lines = (pending + chunk).split("\n");
-      pending = lines.pop() ?? "";
-      for (const line of lines) answer(JSON.parse(line), guest);
-    });
-  };
-
-  test("answers find their requests in any order and in any pieces; what is no answer is dropped", async () => {
-    const held: Record<string, unknown>[] = [];
-    const client = await clientOf(
-      eachRequest((request, guest) => {
-        held.push(request);
-        if (held.length < 3) return;
-        guest.write('not json\nnull\n7\n{"id":"1","ok":true}\n{"id":99,"ok":true}\n{"ok":true}\n');
-        const lines = held
-          .reverse()
-          .map(({ id, op }) => `${JSON.stringify({ id, ok: true, text: `é ${String(op)}` })}\n`);
-        for (const byte of Buffer.from(lines.join(""))) guest.write(Uint8Array.of(byte));
-      }),
-    );
-    const answers = await Promise.all(["a", "b", "c"].map((op) => client.request(op)));
-    expect(answers.map((answer) => answer["text"])).toEqual(["é a", "é b", "é c"]);
-    client.close();
-  });
-
-  test("I10: a refusal, silence, a lost connection, and a line without end are typed errors", async () => {
-    const refusing = await clientOf(
-      eachRequest(({ id }, guest) => guest.write(`${JSON.stringify({ id, ok: false, error: "no such key" })}\n`)),
-    );
-    await expect(refusing.request("sign")).rejects.toMatchObject({
-      code: "ERR_VM_CONTROL",
-      message: 'workload sign: expected ok, got "no such key"',
-    });
-    refusing.close();
-    const silent = await clientOf(eachRequest(() => {}));
-    await expect(silent.request("sign", {}, 20)).rejects.toMatchObject({ code: "ERR_VM_TIMEOUT" });
-    silent.close();
-    const closing = await clientOf(eachRequest((_, guest) => guest.destroy()));
-    await expect(closing.request("sign")).rejects.toMatchObject({ code: "ERR_VM_PORT" });
-    const endless = await clientOf(eachRequest((_, guest) => guest.write("x".repeat(9 << 20))));
-    await expect(endless.request("sign")).rejects.toMatchObject({ code: "ERR_VM_PORT" });
-  });
-
-  test("a request on a closed connection fails at once, not after its time", async () => {
-    const client = await clientOf(eachRequest(() => {}));
-    client.close();
-    await expect(client.request("sign")).rejects.toMatchObject({ code: "ERR_VM_PORT" });
   });
 });
 

@@ -51,6 +51,8 @@ const char *open_verity(const struct verity *verity, const char *disk) {
     int fd = open("/dev/mapper/control", O_RDWR | O_CLOEXEC);
     if (fd < 0) give_up("/dev/mapper/control", strerror(errno));
     struct request create = {0}, table = {0}, resume = {0};
+    // As whoever looks later knows it by, in sysfs.
+    snprintf(create.header.uuid, sizeof create.header.uuid, "CRYPT-VERITY-%s-" NAME, verity->root_hash);
     control(fd, DM_DEV_CREATE, &create, "dm-verity: create");
     fill_table(&table, verity, disk);
     control(fd, DM_TABLE_LOAD, &table, "dm-verity: table");

@@ -318,8 +318,9 @@ const IMAGES = family<ImageErrorCode>("vm-images", (code) => new ImageError(code
     act: "`sh vm-images/machine.sh` installs them",
   },
   ERR_IMAGE_PACKAGE: {
-    means: "a Debian package is not the locked one, or not to be had",
-    act: "is the mirror reachable? A locked version that is gone marks the image `unlocked`",
+    means:
+      "a Debian package is not the locked one, is not to be had, or has another file of a name that another one has",
+    act: "is the mirror reachable? A locked version that is gone marks the image `unlocked`. Of two packages with one file a recipe takes one",
   },
   ERR_IMAGE_SOURCE: { means: "a source of the image is missing or not as it must be", act: "the message names it" },
   ERR_IMAGE_MALFORMED: { means: "an image or its manifest cannot be read", act: "build it again" },
@@ -331,7 +332,10 @@ const IMAGES = family<ImageErrorCode>("vm-images", (code) => new ImageError(code
     means: "a host's configuration is no libvirt domain and no QEMU command line that is understood here",
     act: "give the output of `virsh dumpxml`, or the command line as QEMU was started with",
   },
-  ERR_VM_START: { means: "the virtual machine does not start", act: "QEMU's words are in the message" },
+  ERR_VM_START: {
+    means: "the virtual machine does not start, or the folder is none to start one in",
+    act: "QEMU's words, or what is wrong with the folder, are in the message",
+  },
   ERR_VM_TIMEOUT: {
     means: "the virtual machine did not answer in time",
     act: "look at its console; without KVM a boot takes half a minute",

@@ -38,6 +38,8 @@ export const LOG_ACTS: Readonly<Record<string, string>> = {
   "spawner inherited sockets: ...": "correct the socket units",
   "spawner mount ...: ...": "the machine cannot go on: the kernel lacks something",
   "spawner reboot: ...": "reboot the machine from outside",
+  "spawner run directory ...: ...":
+    "another spawner serves this machine, or the directory has something in it that is not a spawner's: look at it, then start again",
   "spawner relay ...: ...": "tried again; if it goes on, the spawner is out of descriptors or processes",
   "spawner relay ...: ...: ...": "the relay's program cannot be started: the installation is damaged",
   "spawner workload ...: ...: ...": "the workload's program cannot be started: compare the list with the image",

@@ -31,6 +31,7 @@ describe("help", () => {
       for (const example of command.examples) {
         const [, call = ""] = /ironclaw (.*?)(?: [<>].*)?$/.exec(example) ?? [];
         const given = call.replace("$(openssl rand -hex 32)", "00").split(" ").slice(words.split(" ").length);
+        expect(call.startsWith(words), example).toBe(true);
         expect(() => parseCommandLine(command, given), example).not.toThrow();
       }
     }

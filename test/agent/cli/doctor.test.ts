@@ -4,13 +4,14 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "nod
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import type { Finding } from "../../../agent/doctor/index.ts";
+import { AGENT_UID, type Finding } from "../../../agent/doctor/index.ts";
 import { startApprovalMachine } from "../../support/approval-machine.ts";
 import { cli } from "../../support/cli.ts";
 import { type CliFixture, expectComplaint, makeCliFixture } from "../../support/cli-fixture.ts";
 import { GOOD, lineOf, OURS } from "../../support/host-configurations.ts";
 import { createSoftHsmToken, SOFTHSM_LIBRARY, type SoftHsmToken } from "../../support/softhsm.ts";
 import { type SoftwareTpm, startSwtpm } from "../../support/swtpm.ts";
+import { tpmTool } from "../../support/tpm-tools.ts";
 
 let made: CliFixture;
 let tpm: SoftwareTpm;
@@ -108,17 +109,31 @@ describe("doctor on a system with the agent", () => {
       expect([id, levels(before.findings, id).length > 0]).toEqual([id, true]);
     expect(levels(before.findings, "agent-pcr")).toEqual(["ok"]);
     expect(levels(before.findings, "event-log")).toEqual(["fail"]);
-    const shell = spawn("sh", ["-c", "read nothing", "agent", "--config", config], {
-      stdio: ["pipe", "ignore", "ignore"],
-    });
-    try {
-      const running = await look("--config", config);
-      const [own] = running.findings.filter(({ id }) => id === "agent-pcr");
-      expect(own).toMatchObject({ level: "warn", got: `an agent that runs, process ${shell.pid}` });
-    } finally {
-      shell.kill("SIGKILL");
-      await once(shell, "close");
+  });
+
+  test("I2: a process that calls itself the agent does not turn a failed proof into a warning; one of the agent's user does", async () => {
+    const config = configuration();
+    const proof = async (identity: { readonly uid?: number; readonly gid?: number }) => {
+      const words = ["-c", "read nothing", "agent", "--config", config];
+      const shell = spawn("sh", words, { stdio: ["pipe", "ignore", "ignore"], ...identity });
+      try {
+        await once(shell, "spawn");
+        const { findings } = await look("--config", config);
+        return { pid: shell.pid, found: findings.filter(({ id }) => id === "agent-pcr") };
+      } finally {
+        shell.kill("SIGKILL");
+        await once(shell, "close");
+      }
+    };
+    await tpmTool(tpm, "tpm2_pcrextend", `13:sha384=${"5a".repeat(48)}`);
+    expect((await proof({})).found).toMatchObject([{ level: "fail", got: expect.stringMatching(/^somebody has/) }]);
+    if (process.getuid?.() === 0) {
+      const stranger = await proof({ uid: 4711, gid: AGENT_UID });
+      expect(stranger.found).toMatchObject([{ level: "fail" }]);
+      const { pid, found } = await proof({ uid: AGENT_UID, gid: AGENT_UID });
+      expect(found).toMatchObject([{ level: "warn", got: `an agent that runs, process ${pid}` }]);
     }
+    await tpm.restart();
   });
 
   test("I10: a configuration that is none is no finding but an error, as for the agent", async () => {

@@ -7,24 +7,47 @@ import { cli } from "../../support/cli.ts";
 
 const names = Object.keys(COMMANDS);
 
+/** The command of each example that a help shows, once its words were parsed as that command's. */
+async function examplesIn(out: string): Promise<readonly string[]> {
+  const examples = [...out.matchAll(/^ {2}(?:\.\.\. \| )?ironclaw ([a-z-]+ [a-z-]+)(.*?)(?: [<>|].*)?$/gm)];
+  return Promise.all(
+    examples.map(async ([, words = "", rest = ""]) => {
+      const command = (await COMMANDS[words]?.())?.command;
+      if (command === undefined) throw new Error(`an example of no command: ${words}`);
+      const args = rest.replace("$(openssl rand -hex 32)", "00").split(" ");
+      parseCommandLine(
+        command,
+        args.filter((word) => word !== ""),
+      );
+      return words;
+    }),
+  );
+}
+
+const isCommand = (group: string) => names.includes(group);
+
 describe("the help of a group", () => {
-  // A word that is a command too has that command's help, which names the others.
-  test.each(groupsOf(COMMANDS).filter((group) => !names.includes(group)))(
+  test.each(groupsOf(COMMANDS).filter((group) => !isCommand(group)))(
     "`%s --help` lists its commands, each with an example that parses",
     async (group) => {
       const members = commandsOf(group, COMMANDS) ?? [];
       const { code, out, err } = await cli([group, "--help"]);
       expect({ code, err }).toEqual({ code: 0, err: "" });
       for (const words of members) expect(out).toContain(`  ${words} `);
-      const examples = [...out.matchAll(/^ {2}(?:\.\.\. \| )?ironclaw ([a-z-]+ [a-z-]+)(.*?)(?: [<>|].*)?$/gm)];
-      expect(examples).toHaveLength(members.length);
-      for (const [, words = "", rest = ""] of examples) {
-        const command = (await COMMANDS[words]?.())?.command;
-        const args = rest
-          .replace("$(openssl rand -hex 32)", "00")
-          .split(" ")
-          .filter((word) => word !== "");
-        expect(command === undefined ? null : parseCommandLine(command, args), words).not.toBeNull();
+      expect(await examplesIn(out)).toEqual(members);
+    },
+  );
+
+  test.each(groupsOf(COMMANDS).filter(isCommand))(
+    "`%s --help`, of a command too, leads to the others' help, each with examples that parse",
+    async (group) => {
+      const { out } = await cli([group, "--help"]);
+      for (const words of commandsOf(group, COMMANDS) ?? []) {
+        expect(out).toContain(`  ironclaw ${words} --help`);
+        const { code, out: own, err } = await cli([...words.split(" "), "--help"]);
+        expect({ code, err }).toEqual({ code: 0, err: "" });
+        const found = await examplesIn(own);
+        expect(new Set(found), words).toEqual(new Set([words]));
       }
     },
   );

@@ -6,7 +6,6 @@ import {
   parseProbe,
   probeKernel,
   weakerFindings,
-  weakerHere,
 } from "../../../agent/doctor/index.ts";
 import { SANDBOX_FEATURES, WEAKER_GUARANTEES } from "../../../policy/index.ts";
 import { NATIVE_DIRECTORY } from "../../support/shim-fixture.ts";
@@ -16,19 +15,32 @@ const FULL = { landlock: 6, userNotification: true, pidfd: true, peerPidfd: true
 const level = (findings: readonly { id: string; level: string }[], id: string) =>
   findings.find((found) => found.id === id)?.level;
 
+const MOUNTS = "/proc/self/mountinfo";
+const VERIFIED = "25 1 254:0 / / ro - erofs /dev/dm-0 ro\n";
+const DEVICE = "/sys/dev/block/254:0";
+
 describe("what is weaker than in our image", () => {
   test("I5: nothing is where everything holds, and every guarantee is looked at", () => {
     using tree = systemTree();
-    expect(weakerHere(tree.files)).toEqual([]);
-    const ids = weakerFindings(tree.files).map(({ id }) => id);
+    const found = weakerFindings(tree.files);
+    expect(found.filter((finding) => finding.level !== "ok")).toEqual([]);
+    const ids = found.map(({ id }) => id);
     // What PCRs tell, the TPM is asked.
     expect(["boot-not-measured", ...ids]).toEqual(WEAKER_GUARANTEES.map(({ name }) => name));
   });
 
   test.each([
-    ["root-not-verified", "/proc/self/mounts", "/dev/vda1 / ext4 rw,relatime 0 0\n", "ext4, writable"],
-    ["root-not-verified", "/proc/self/mounts", "/dev/dm-0 / erofs ro 0 0\n/dev/vda1 / ext4 rw 0 0\n", "ext4, writable"],
-    ["root-not-verified", "/proc/cmdline", "init_on_free=1 verity_off\n", "no root hash on the command line"],
+    ["root-not-verified", MOUNTS, "25 1 254:1 / / rw,relatime - ext4 /dev/vda1 rw\n", "ext4, writable"],
+    ["root-not-verified", MOUNTS, `${VERIFIED}26 25 254:1 / / rw - ext4 /dev/vda1 rw\n`, "ext4, writable"],
+    ["root-not-verified", MOUNTS, "25 1 0:25 / / ro - overlay overlay ro\n", "none of the device mapper's"],
+    ["root-not-verified", MOUNTS, "", "no root among the mounts"],
+    ["root-not-verified", `${DEVICE}/ro`, "0\n", "erofs, writable"],
+    // A command line that says so makes no root verified: not of a plain device, nor of another one of the device mapper's.
+    ["root-not-verified", `${DEVICE}/dm/uuid`, null, "none of the device mapper's"],
+    ["root-not-verified", `${DEVICE}/dm/uuid`, "LVM-0123456789abcdef\n", "no verity device"],
+    ["root-not-verified", `${DEVICE}/dm/uuid`, `CRYPT-VERITY-${"ab".repeat(32)}-root\n`, "without its root hash"],
+    ["root-not-verified", `${DEVICE}/dm/uuid`, `CRYPT-VERITY-${"ab".repeat(16)}-root\n`, "without its root hash"],
+    ["root-not-verified", "/proc/cmdline", "init_on_free=1 verity_off\n", "without its root hash"],
     ["memory-not-wiped", "/proc/cmdline", "verity=x init_on_free=0\n", "no such word"],
     ["memory-readable", "/sys/kernel/security/lockdown", "none [integrity] confidentiality\n", "lockdown integrity"],
     ["memory-readable", "/sys/kernel/security/lockdown", null, "lockdown not there"],
@@ -42,14 +54,20 @@ describe("what is weaker than in our image", () => {
     ["core-dumps", "/sys/kernel/kexec_crash_loaded", "1\n", "one that is loaded"],
   ] as const)("I4 I5: %s is said when %s reads %j", (id, path, text, got) => {
     using tree = systemTree({ [path]: text });
-    expect(weakerHere(tree.files)).toContain(id);
     expect(weakerFindings(tree.files).find((found) => found.id === id)).toMatchObject({
       ...{ level: "warn", got: expect.stringContaining(got), fix: expect.any(String) },
     });
   });
 
+  test("I5: a root that systemd verified is one, by its own word on the command line", () => {
+    const uuid = { "/sys/dev/block/254:0/dm/uuid": `CRYPT-VERITY-${"ab".repeat(16)}-root\n` };
+    using tree = systemTree({ ...uuid, "/proc/cmdline": `init_on_free=1 roothash=${"12".repeat(32)}\n` });
+    expect(level(weakerFindings(tree.files), "root-not-verified")).toBe("ok");
+  });
+
   test("I4: is said of this very machine, which is no image of ours", () => {
-    expect(weakerHere(openFiles())).toEqual(expect.arrayContaining(["root-not-verified", "core-dumps"]));
+    const found = weakerFindings(openFiles()).flatMap(({ id, level: its }) => (its === "ok" ? [] : [id]));
+    expect(found).toEqual(expect.arrayContaining(["root-not-verified", "core-dumps"]));
   });
 });
 

@@ -1,6 +1,6 @@
 import { createHash, createPublicKey, verify } from "node:crypto";
 import { afterEach, beforeEach, expect, test } from "vitest";
-import { domainToken } from "../../../agent/scopes/serve.ts";
+import { domainToken } from "../../../agent/scopes/all-scopes.ts";
 import { utf8 } from "../../../policy/index.ts";
 import { type BrokerFixture, startBroker } from "../../support/broker-fixture.ts";
 import { openSession, sign, signInit } from "../../support/broker-session.ts";

@@ -66,7 +66,8 @@ describe("a report of a machine whose library attacks while it serves", () => {
     ]);
     expect(claims.asserted.violations).toEqual(new Map([["socket", 1]]));
     expect(agentLog.at(-1)?.event).toMatchObject({ kind: "violation", name: "counting/0 socket" });
-    expect(claims.asserted.audit.seq).toBe(0); // what is on the disk; the record is in the kernel
+    // What is on the disk: the record is in the kernel, and may have got there meanwhile.
+    expect(claims.asserted.audit.seq).toBeLessThanOrEqual(1);
     expect(reporter.sources.audit.head().seq).toBe(1);
     domains.close();
   });

@@ -159,6 +159,10 @@ export interface HostOptions {
   /** Seccomp filters that the spawner is started below. */
   readonly filters?: number;
   readonly inherited?: Inherited;
+  /** One that another spawner had, or has; default: a new one. */
+  readonly runDirectory?: string;
+  /** Killed by the kernel at this call, before it is done. */
+  readonly killedAt?: { readonly call: string; readonly when: number };
 }
 
 /** What a service manager hands on: descriptors from 3 on, and the variables that name them. */
@@ -170,6 +174,7 @@ export interface Inherited {
   readonly pid?: string;
 }
 
+/** Rejects with its log when it ends before its agent has called. */
 export async function startSpawner(programs: Programs, options: HostOptions = {}): Promise<HostSpawner> {
   const directory = mkdtempSync(join(programs.directory, "run-"));
   chmodSync(directory, 0o755);
@@ -211,12 +216,14 @@ export async function startSpawner(programs: Programs, options: HostOptions = {}
 
 function spawnSpawner(programs: Programs, directory: string, options: HostOptions, socketPath: string): ChildProcess {
   const { fds = [], variables = {}, pid } = options.inherited ?? {};
+  const { killedAt } = options;
   const command = [
     // Whatever it becomes, the shell's process id is the spawner's.
     ...(options.inherited === undefined ? [] : ["sh", "-c", `LISTEN_PID=${pid ?? "$$"} exec "$0" "$@"`]),
     ...(options.filters === undefined ? [] : [programs.filtered, `${options.filters}`]),
     ...(single ? ["unshare", "--user", "--map-root-user", "--mount"] : []),
-    ...[programs.spawner, "--service", "--run-dir", join(directory, "shims")],
+    ...(killedAt === undefined ? [] : ["strace", "-qq", "-o", "/dev/null", ...killing(killedAt)]),
+    ...[programs.spawner, "--service", "--run-dir", options.runDirectory ?? join(directory, "shims")],
     ...["--cabinet", join(directory, "cabinet"), "--workloads", join(directory, "workloads")],
     ...["--tpm", options.tpm ?? join(directory, "no-tpm")],
     ...(options.state === undefined ? [] : ["--state", options.state]),
@@ -229,6 +236,11 @@ function spawnSpawner(programs: Programs, directory: string, options: HostOption
   ];
   const [file = "", ...args] = command;
   return spawn(file, args, { stdio: ["ignore", "ignore", "pipe", ...fds], env: { ...process.env, ...variables } });
+}
+
+/** Options of strace(1). */
+function killing({ call, when }: NonNullable<HostOptions["killedAt"]>): readonly string[] {
+  return ["-e", `trace=${call}`, "-e", `inject=${call}:signal=SIGKILL:when=${when}`];
 }
 
 type Agent = Omit<HostSpawner, "pid" | "ended" | "log" | "logged" | "stop">;

@@ -230,6 +230,30 @@ describe("the store", () => {
     await store.close();
   });
 
+  test("I10: no enrolment reads all machines, in a database from before its certificates had an index as well", async () => {
+    const path = file();
+    await openSqliteStore(path, keep).close();
+    const database = new DatabaseSync(path);
+    const enrolled = "SELECT * FROM machines WHERE retired_at IS NULL AND";
+    const plan = (condition: string) =>
+      database
+        .prepare(`EXPLAIN QUERY PLAN ${enrolled} ${condition}`)
+        .all()
+        .map(({ detail }) => detail);
+    const conditions = {
+      machine_by_name: "name = 'm'",
+      machine_by_ek: "ek_name = 'ek'",
+      machine_by_ak: "ak_name = 'ak'",
+      machine_by_certificate: "name <> 'm' AND json_extract(enrolment, '$.ekCertificateSha256') = 'x' LIMIT 1",
+    };
+    database.exec("DROP INDEX machine_by_certificate");
+    expect(plan(conditions.machine_by_certificate)).toEqual([expect.stringMatching(/^SCAN machines/)]);
+    await openSqliteStore(path, keep).close();
+    for (const [index, condition] of Object.entries(conditions))
+      expect(plan(condition)).toEqual([expect.stringMatching(new RegExp(`^SEARCH machines USING INDEX ${index} `))]);
+    database.close();
+  });
+
   test("I11: reports beyond so many bytes go, the oldest first, and the last one stays whatever its size", async () => {
     const store = openSqliteStore(":memory:", { reportsPerMachine: 10, bytesPerMachine: 260, eventsPerMachine: 10 });
     await store.enrol(makeEnrolment(await softEccKey()), at);

@@ -1,3 +1,5 @@
+// One scope: its socket, and each connection from accept through identity and place to its door.
+
 import { MAX_CONNECTIONS } from "../../policy/index.ts";
 import { mayCall, recordStranger, strangerReason } from "../broker/operation.ts";
 import { type Broker, openScope, type ScopeState, scopeOf } from "../broker/scope-state.ts";

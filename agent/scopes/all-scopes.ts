@@ -1,3 +1,5 @@
+// All scopes of the policy: one broker over the machine's tokens, and a socket for each of them.
+
 import { join } from "node:path";
 import type { AuditLog } from "../audit/log.ts";
 import { wallClockOf } from "../audit/wall-clock.ts";
@@ -21,7 +23,7 @@ import type { Domains } from "../shims/domains.ts";
 import type { Spawner } from "../spawner-client.ts";
 import type { Connections } from "./connections.ts";
 import { verifyClaimed } from "./listen-fds.ts";
-import { type ScopeServer, serveScope } from "./server.ts";
+import { type ScopeServer, serveScope } from "./one-scope.ts";
 
 export interface ServeOptions {
   readonly config: AgentConfig;
@@ -77,7 +79,9 @@ export function domainToken(domains: Pick<Domains, "use" | "reserve" | "arrive">
   return {
     reserve: (key) => domains.reserve(key),
     sign: ({ key, mechanism, data }) =>
-      domains.use(key, (shim, place) => shim.sign({ ...place, mechanism: mechanism.value, pss: mechanism.pss, data })),
+      domains.use(key, (shim, { slotId, handle }) =>
+        shim.sign({ slotId, handle, mechanism: mechanism.value, pss: mechanism.pss, data }),
+      ),
     decrypt: ({ key, mechanism, data }) =>
       domains.use(key, (shim, place) =>
         shim.decrypt({ ...place, mechanism: mechanism.value, oaep: mechanism.oaep, ciphertext: data }),

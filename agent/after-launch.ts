@@ -1,3 +1,5 @@
+// What follows the launch: of a good one scopes and workloads are served, of a refused one another may come later.
+
 import type { Policy } from "../policy/index.ts";
 import type { Approvals } from "./approvals/index.ts";
 import { openApprovals } from "./approvals/index.ts";
@@ -12,8 +14,8 @@ import type { Metrics } from "./metrics/metrics.ts";
 import type { Native } from "./native/index.ts";
 import type { Sources } from "./report-sources.ts";
 import type { Restrictions } from "./restrictions/index.ts";
+import { serveScopes } from "./scopes/all-scopes.ts";
 import { Connections } from "./scopes/index.ts";
-import { serveScopes } from "./scopes/serve.ts";
 import { afterAgentLoss, isAgentLossAlone } from "./shims/agent-loss.ts";
 import { watchDevices } from "./shims/device-watch.ts";
 import { Domains } from "./shims/domains.ts";

@@ -1,8 +1,11 @@
+// The guest service from its start to its end: opens its parts, launches once, answers the control port.
+
 import { openSync, readSync, realpathSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { type Reason, reasonFrom } from "../attest/index.ts";
 import { openCabinet } from "../policy/index.ts";
 import { type MachineTpm, memoryMedium, openStoreFile, openTpm, Store, type StoreContent } from "../seal/index.ts";
+import { beginServing, type Serving, tryLater } from "./after-launch.ts";
 import { NO_REQUESTS } from "./approvals/index.ts";
 import { CHECKPOINT_PURPOSE } from "./audit/checkpoint.ts";
 import { MachineAudit } from "./audit/machine-audit.ts";
@@ -25,7 +28,6 @@ import { openSources, type Sources } from "./report-sources.ts";
 import { Restrictions } from "./restrictions/index.ts";
 import { type ListenEnvironment, parseListenFds } from "./scopes/listen-fds.ts";
 import { turnAway } from "./scopes/turn-away.ts";
-import { beginServing, type Serving, tryLater } from "./serving.ts";
 import { openShim } from "./shim-client.ts";
 import { type AgentLoss, countAgentLoss } from "./shims/agent-loss.ts";
 import { openSpawner } from "./spawner-client.ts";

@@ -1,0 +1,6 @@
+import { describeImages } from "../support/image-boot.ts";
+
+describeImages([
+  ["demo", "usb"],
+  ["demo", "cloud-6.1"],
+]);
