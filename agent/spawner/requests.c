@@ -122,6 +122,10 @@ static int send_reply(int socket_fd, uint8_t op, enum outcome outcome, const str
     return sendmsg(socket_fd, &message, MSG_NOSIGNAL) < 0 ? -1 : 0;
 }
 
+static _Noreturn void lose_agent(const struct spawner *spawner) {
+    cap_and_reboot(spawner, EXIT_AGENT_LOST, "the agent closed its socket");
+}
+
 static enum outcome answer(struct spawner *spawner, const struct packet *packet, const uint8_t *bytes) {
     static uint8_t body[MAX_MESSAGE - 2];
     if (packet->truncated || packet->length > MAX_MESSAGE || packet->fd_count > 1) return OUTCOME_BREACH;
@@ -132,6 +136,7 @@ static enum outcome answer(struct spawner *spawner, const struct packet *packet,
     if (outcome == OUTCOME_BREACH) return outcome;
     if (outcome == OUTCOME_DONE && reply.body.failed) outcome = fail(&reply, "reply: too long");
     int sent = send_reply(spawner->agent_socket, bytes[0], outcome, &reply);
+    if (sent != 0 && (errno == EPIPE || errno == ECONNRESET)) lose_agent(spawner); // it ended while this was done for it
     for (int i = 0; i < reply.fd_count; i++) close(reply.fds[i]);
     return sent == 0 ? OUTCOME_DONE : OUTCOME_BREACH; // an agent that does not take its replies is no agent
 }
@@ -139,7 +144,7 @@ static enum outcome answer(struct spawner *spawner, const struct packet *packet,
 enum outcome serve_request(struct spawner *spawner) {
     static uint8_t bytes[MAX_MESSAGE + 1];
     struct packet packet = receive(spawner->agent_socket, bytes, sizeof bytes);
-    if (packet.length <= 0) cap_and_reboot(spawner, EXIT_AGENT_LOST, "the agent closed its socket");
+    if (packet.length <= 0) lose_agent(spawner);
     enum outcome outcome = answer(spawner, &packet, bytes);
     if (packet.fd >= 0) close(packet.fd);
     return outcome;
