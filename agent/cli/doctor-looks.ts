@@ -17,6 +17,7 @@ import { parseConfig } from "../config.ts";
 import {
   agentPcrFinding,
   agentProcess,
+  agentsFiles,
   type CredentialCheck,
   checkCredential,
   clockFinding,
@@ -71,6 +72,7 @@ export async function configLooks(path: string): Promise<readonly Look[]> {
   const documents = documentsOf(config.cabinet, config.store ?? undefined);
   const lacks = async () => (await documents().catch(() => null))?.inputs.partial.policy?.sandbox.lacks ?? null;
   const agent = agentProcess(files, path);
+  const seen = agentsFiles(files, agent);
   const own = join(config.programs, "kernel-probe");
   const probe = () => probeKernel(files.exists(own) ? own : PROBE);
   return [
@@ -83,8 +85,8 @@ export async function configLooks(path: string): Promise<readonly Look[]> {
     { id: "agent-pcr-others", run: () => [otherExtenders(files, firmware.log, agent)] },
     { id: "landlock", run: async () => kernelFindings(files, await probe(), await lacks()) },
     { id: "root-not-verified", run: () => weakerFindings(files) },
-    { id: "clock", run: () => [clockFinding(files, Date.now(), latestRecord(files, config.auditLog))] },
-    { id: "disk", run: () => diskFindings(files, config) },
+    { id: "clock", run: () => [clockFinding(files, Date.now(), latestRecord(seen, config.auditLog))] },
+    { id: "disk", run: () => diskFindings(seen, config) },
     { id: "permissions", run: () => permissionFindings(files, config, path) },
   ];
 }

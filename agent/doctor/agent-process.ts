@@ -1,4 +1,4 @@
-import type { Files } from "./files.ts";
+import { type Files, openFiles } from "./files.ts";
 
 /** The account that the spawner gives the agent and the unsealer, in the image and in the package (`AGENT_UID` in spawner.h). */
 export const AGENT_UID = 990;
@@ -21,4 +21,14 @@ export function agentProcess(files: Files, config: string): number | null {
 function isAgents(files: Files, pid: string): boolean {
   const users = /^Uid:\t(.*)$/m.exec(files.text(`/proc/${pid}/status`) ?? "")?.[1];
   return users === Array(4).fill(AGENT_UID).join("\t");
+}
+
+/**
+ * The files as the agent sees them, where it runs and may be looked at (by root): its state volume is mounted for it alone. Otherwise the system's own.
+ *
+ * @param pid as `agentProcess` found it
+ */
+export function agentsFiles(files: Files, pid: number | null): Files {
+  const root = `/proc/${pid}/root`;
+  return pid !== null && files.names(root).length > 0 ? openFiles(files.path(root)) : files;
 }

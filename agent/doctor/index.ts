@@ -1,7 +1,7 @@
 /** Looks at a machine and says what is wrong, with the fix: README.md. */
 export { type AgentStatus, agentFindings } from "./agent.ts";
 export { agentPcrFinding, otherExtenders } from "./agent-pcr.ts";
-export { AGENT_UID, agentProcess } from "./agent-process.ts";
+export { AGENT_UID, agentProcess, agentsFiles } from "./agent-process.ts";
 export { CATALOGUE, type FindingId } from "./catalogue.ts";
 export { clockFinding, latestRecord } from "./clock.ts";
 export { diskFindings } from "./disk.ts";

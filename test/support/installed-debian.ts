@@ -85,6 +85,8 @@ async function expectWeakerSaid({ shell }: RunningDebian): Promise<void> {
   const at = (level: string) => findings.filter((finding) => finding.level === level);
   expect(at("fail"), output).toEqual([]);
   expect(at("warn").map(({ id }) => id)).toEqual(expect.arrayContaining([...WEAKER_ON_DEBIAN]));
+  const room = at("ok").filter(({ id, got }) => id === "disk" && got.endsWith("MiB free"));
+  expect(room, `the agent's volume, which is mounted for it alone: ${output}`).toHaveLength(1);
 }
 
 export function describeInstalledDebian(suite: DebianSuite): void {

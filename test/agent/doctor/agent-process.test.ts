@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import { resolve } from "node:path";
 import { describe, expect, test } from "vitest";
-import { AGENT_UID, agentProcess } from "../../../agent/doctor/index.ts";
+import { AGENT_UID, agentProcess, agentsFiles } from "../../../agent/doctor/index.ts";
 import { accountFiles } from "../../../vm-images/accounts.ts";
 import { systemTree } from "../../support/system-tree.ts";
 
@@ -39,5 +39,11 @@ describe("the agent's process", () => {
     expect(/^#define AGENT_UID (\d+)$/m.exec(header)?.[1]).toBe(`${AGENT_UID}`);
     const accounts = new TextDecoder().decode(accountFiles([]).get("/etc/passwd"));
     expect(accounts).toContain(`\nironclaw:x:${AGENT_UID}:`);
+  });
+
+  test("its files are those of its own root, and the system's where it does not run or may not be looked at", () => {
+    using tree = systemTree({ "/state/whose": "the system's", "/proc/4711/root/state/whose": "the agent's" });
+    const whose = (pid: number | null) => agentsFiles(tree.files, pid).text("/state/whose");
+    expect([whose(4711), whose(4712), whose(null)]).toEqual(["the agent's", "the system's", "the system's"]);
   });
 });
