@@ -20,7 +20,7 @@ int fuzz_one(const uint8_t *bytes, size_t length) {
     struct reader body = {.bytes = bytes, .length = length};
     unsigned id = read_u8(&body);
     uint16_t count;
-    struct entry *entries = read_entries(&body, &count);
+    struct placed_file *entries = read_entries(&body, &count);
     if (entries == NULL || id >= MAX_SHIMS) {
         free(entries);
         return 1;
