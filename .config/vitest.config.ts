@@ -53,11 +53,12 @@ const parts = [
 ];
 
 /** Machines that no other file waits for; see test/run.ts. */
-const moreMachines = ["disks", "drills", "drills-restart", "image-disks", "images", "own-module", "package", "secure-boot", "systemd"];
+const moreMachines = ["disks", "drills", "image-disks", "images", "own-module", "package", "secure-boot", "systemd"];
 /** Faults at every place: `npm run faults` tries all of them, the other runs some. */
 const faults = ["test/faults/*.test.ts"];
 /** Minutes each, and outside `npm test`: `npm run campaign`. */
-const campaign = ["drills-fleet", "images-demo", "systemd-trixie"];
+const campaignMachines = ["crash", "drills-fleet", "drills-restart", "images-demo", "kernel", "systemd-trixie"];
+const campaign = ["test/bench/whole.test.ts", "test/soak/machine.test.ts"];
 const e2e = (names: readonly string[]) => names.map((name) => `test/e2e/${name}.test.ts`);
 
 /** Vitest's own default is a core fewer: one file at a time on two cores, although most files wait for other programs most of the time. */
@@ -74,7 +75,7 @@ export default defineConfig({
         test: {
           name: "fast",
           include: ["test/**/*.test.ts"],
-          exclude: ["test/e2e/**", ...parts, ...faults],
+          exclude: ["test/e2e/**", ...parts, ...faults, ...campaign],
           maxWorkers,
           testTimeout: 120_000,
           hookTimeout: 120_000,
@@ -102,9 +103,9 @@ export default defineConfig({
           hookTimeout: 300_000,
         },
       },
-      machines("vm", ["test/e2e/**/*.test.ts"], e2e([...moreMachines, ...campaign])),
+      machines("vm", ["test/e2e/**/*.test.ts"], e2e([...moreMachines, ...campaignMachines])),
       machines("vm-more", e2e(moreMachines)),
-      machines("campaign", e2e(campaign)),
+      machines("campaign", [...e2e(campaignMachines), ...campaign]),
     ],
   },
 });

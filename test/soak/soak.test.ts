@@ -1,28 +1,11 @@
-import { execFile } from "node:child_process";
-import { resolve } from "node:path";
-import { promisify } from "node:util";
 import { describe, expect, it } from "vitest";
 import { LOOKS, memoryFindings, toldOf } from "./crowd/memory.ts";
 import { KEY_NAMES, LIMITS, planWorkloads, WORKLOADS } from "./crowd/plan.ts";
 import { LeastBucket } from "./crowd/workload.ts";
 import { heldFindings, heldIn, type Look } from "./machine/held.ts";
 import { Judge } from "./machine/judge.ts";
-import { ENDING, PASSING, type PlannedFault, planFaults } from "./machine/plan.ts";
-
-const run = promisify(execFile);
-const SOAK = resolve(import.meta.dirname, "run.ts");
-const TEN_SECONDS = `${1 / 6}`;
-
-const KINDS = [...ENDING, ...PASSING];
-
-/** With its exit code. */
-async function soaked(...args: readonly string[]) {
-  const { code, stdout, stderr } = await run(process.execPath, [SOAK, "--json", ...args]).then(
-    (done) => ({ ...done, code: 0 }),
-    (failed: { code: number; stdout: string; stderr: string }) => failed,
-  );
-  return { code, stderr, ...JSON.parse(stdout) };
-}
+import { ENDING, KINDS, PASSING, type PlannedFault, planFaults } from "./machine/plan.ts";
+import { run, SOAK, soaked, TEN_SECONDS } from "./soaked.ts";
 
 describe("the soak's crowd", () => {
   it("I6, I7: of 64 workloads at both doors none gets another's key, session, rate or budget, nor waits for one that is stuck", async () => {
@@ -69,28 +52,6 @@ describe("the soak's crowd", () => {
 });
 
 describe("the soak's machine", () => {
-  it("I3 I4 I8 I11: every kind of fault comes and goes, and no record is lost, no PIN copied, no session left", async () => {
-    const { code, seed, stderr, violations, ...told } = await soaked("--only", "machine", "--minutes", TEN_SECONDS);
-    expect([code, violations]).toEqual([0, []]);
-    expect(stderr).toContain(`seed ${seed}\n`);
-    expect(Object.keys(told.faultsByKind).sort()).toEqual([...KINDS, "drop"].sort());
-    expect(told.operations).toBeGreaterThan(KINDS.length * 10);
-  }, 900_000);
-
-  it("I4 I8: a lost record, a connection that stays and a copy of the PIN are found", async () => {
-    const plants = ["record", "session", "pin"].flatMap((plant) => ["--plant", plant]);
-    const { code, violations } = await soaked("--only", "machine", "--minutes", TEN_SECONDS, ...plants);
-    expect(code).toBe(1);
-    for (const found of [
-      /^the audit log: audit log: anchored record: expected record \d+ with the anchored hash/,
-      /^\S+ sha256:[0-9a-f]{64}: 1 acknowledged, 0 in the audit log$/,
-      /^no machine that nobody is connected to/,
-      /^agent: \d+ descriptors are left$/,
-      /^PIN in process sleep \(\d+\): whole and halves 1, 1, 1$/,
-    ])
-      expect(violations).toContainEqual(expect.stringMatching(found));
-  });
-
   it("plans the same for the same seed, and every kind in every deck", () => {
     const taken = (from: Iterator<PlannedFault, never>, count: number) =>
       Array.from({ length: count }, () => from.next().value);

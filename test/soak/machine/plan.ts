@@ -6,7 +6,8 @@ export const ENDING = [
   ...(["disk-brim", "descriptors", "memory"] as const),
 ] as const;
 export const PASSING = ["verifier-kill", "hsm-stall", "disk-full", "clock-jump"] as const;
-export type FaultKind = (typeof ENDING)[number] | (typeof PASSING)[number];
+export const KINDS = [...ENDING, ...PASSING] as const;
+export type FaultKind = (typeof KINDS)[number];
 
 export interface PlannedFault {
   readonly kind: FaultKind;
@@ -27,7 +28,7 @@ const MAX_PAUSE = 4000;
 
 /** In decks in which every kind stands once; the first deck of all has what comes in the first half only. */
 export function planFaults(seed: number): Plan {
-  return { first: decks(seed, ENDING, [...ENDING, ...PASSING]), second: decks(~seed, PASSING, PASSING) };
+  return { first: decks(seed, ENDING, KINDS), second: decks(~seed, PASSING, PASSING) };
 }
 
 function* decks(seed: number, begin: readonly FaultKind[], then: readonly FaultKind[]): Generator<PlannedFault, never> {
