@@ -32,9 +32,9 @@ export interface MachineTpm extends Tpm {
    */
   certifiedKey(key: AttestationKey, purpose: Uint8Array): Promise<CertifiedKey>;
   /**
-   * After `tss.lost`: a new connection, with the attestation keys on it. Keys and certified keys that the caller has stay good.
-   * @throws AttestError where that cannot be had; then nothing is sent to the TPM until a later call succeeds. A TPM that was reset meanwhile is
-   * never taken: it does not load what it saved before, and the boot that was measured is over.
+   * After `tss.lost`: a new connection, with the attestation keys on it. Keys and certified keys that the caller has stay good. A TPM that was
+   * reset meanwhile does not load what it saved before, and so it is not taken: the boot that was measured is over.
+   * @throws AttestError where that cannot be had; then nothing is sent to the TPM until a later call succeeds
    */
   reopen(): Promise<void>;
 }
