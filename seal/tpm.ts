@@ -48,7 +48,7 @@ interface KeptKey {
 /** Connects to a TPM. Throws AttestError `ERR_TPM_UNAVAILABLE` when there is none, or the addon is missing. */
 export async function openTpm({ tcti, nativeDirectory = defaultNativeDirectory() }: TpmLocation): Promise<MachineTpm> {
   try {
-    return new EsysTpm(await Tss.open({ tcti, nativeDirectory }));
+    return new EsysTpm(await Tss.open({ tcti, nativeDirectory }), { managed: tcti.startsWith("device:") });
   } catch (cause) {
     const got = cause instanceof Error ? cause.message : String(cause);
     throw new AttestError("ERR_TPM_UNAVAILABLE", "tpm", {
@@ -71,12 +71,15 @@ export function defaultNativeDirectory(): string {
 /** The `Tpm` of attest over libtss2-esys. Holds no object or session between calls but attestation keys. */
 class EsysTpm implements MachineTpm {
   readonly tss: Tss;
+  readonly #managed: boolean;
   readonly #keys = new Map<AttestationKey, KeptKey>();
   /** They change with a reset only, and that ends this process. */
   #banks: readonly HashName[] | null = null;
 
-  constructor(tss: Tss) {
+  /** @param managed the kernel flushes what a connection leaves: a TPM without a resource manager is an emulator that nobody else has */
+  constructor(tss: Tss, { managed }: { readonly managed: boolean }) {
     this.tss = tss;
+    this.#managed = managed;
   }
 
   activeBanks(): Promise<readonly PcrBank[]> {
@@ -163,7 +166,7 @@ class EsysTpm implements MachineTpm {
   reopen(): Promise<void> {
     return answered(() =>
       this.tss.reopen(async (fresh) => {
-        await flushEverything(fresh);
+        if (!this.#managed) await flushEverything(fresh);
         for (const kept of this.#keys.values()) kept.loaded = await loadObject(fresh, kept.context);
       }),
     );
@@ -192,7 +195,6 @@ async function savedOrFlushed(tss: Tss, object: TpmObject): Promise<Uint8Array> 
   }
 }
 
-/** What an earlier connection left. Behind a resource manager there is nothing; without one nobody but this process has the TPM. */
 async function flushEverything(tss: Tss): Promise<void> {
   for (const range of [HANDLE_RANGE.transient, HANDLE_RANGE.loadedSession])
     for (const handle of await tss.handles(range)) await tss.flushHandle(handle);
