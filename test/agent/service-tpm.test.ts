@@ -124,7 +124,7 @@ describe("an agent that serves and loses the connection to its TPM", () => {
 });
 
 test.each([TPM_CC.pcrExtend, TPM_CC.nvRead])(
-  "I3: a launch that loses its connection opens no other: it is capped, and the machine reboots (command %i)",
+  "I3: a launch that loses its connection opens no other: it is capped, and the machine reboots (command %i of TPM_CC)",
   async (code) => {
     service.bench.renewTpm();
     const agent = await service.start({
