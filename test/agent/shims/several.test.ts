@@ -85,7 +85,10 @@ describe("a token that two shims serve", () => {
         const outcomes: string[] = [];
         for (let at = 0; at < 12; at++) {
           outcomes.push(await sign(opened).catch(codeOf));
-          if (++done === 60) opened.processes[victim]?.kill("SIGKILL");
+          done += 1;
+          // stopped first, so that there is something that it was asked and has not answered
+          if (done === 40) opened.processes[victim]?.kill("SIGSTOP");
+          if (done === 60) opened.processes[victim]?.kill("SIGKILL");
         }
         return outcomes;
       };
