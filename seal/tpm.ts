@@ -164,12 +164,14 @@ class EsysTpm implements MachineTpm {
   }
 
   reopen(): Promise<void> {
-    return answered(() =>
-      this.tss.reopen(async (fresh) => {
+    return answered(async () => {
+      const again = new Map<KeptKey, TpmObject>();
+      await this.tss.reopen(async (fresh) => {
         if (!this.#managed) await flushEverything(fresh);
-        for (const kept of this.#keys.values()) kept.loaded = await loadObject(fresh, kept.context);
-      }),
-    );
+        for (const kept of this.#keys.values()) again.set(kept, await loadObject(fresh, kept.context));
+      });
+      for (const [kept, object] of again) kept.loaded = object;
+    });
   }
 
   close(): Promise<void> {

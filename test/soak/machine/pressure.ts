@@ -7,6 +7,7 @@ import { REBOOT, REBOOTS } from "./reboots.ts";
 /** More than the agent has open. */
 const DESCRIPTORS = 2;
 const MEMORY_MS = 5000;
+
 /**
  * A TPM command opens a connection to swtpm, where it opens nothing for a device. One that failed leaves a context that takes no more
  * (seal/node-tpm2-tss/README.md): the agent opens another.
