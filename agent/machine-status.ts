@@ -4,6 +4,7 @@ import type { LivePolicy } from "./broker/index.ts";
 import type { LaunchRecord } from "./launch/environment.ts";
 import { violationCounts } from "./report.ts";
 import type { Domains, TokenStatus } from "./shims/domains.ts";
+import type { TpmConnection } from "./tpm-connection.ts";
 
 /** What a machine says of itself at any moment: `status` of the control port, and what a doctor judges. */
 export interface MachineStatus {
@@ -25,12 +26,16 @@ export interface StatusSources {
   /** Null until the launch serves. */
   readonly domains: () => Pick<Domains, "status" | "warnings"> | null;
   readonly live: () => LivePolicy | null;
+  readonly connection: Pick<TpmConnection, "warnings">;
 }
 
-export function machineStatus({ record, audit, domains, live }: StatusSources): MachineStatus {
+export function machineStatus({ record, audit, domains, live, connection }: StatusSources): MachineStatus {
   return {
     state: record.state.kind,
-    reasons: "reasons" in record.state ? record.state.reasons : [...(domains()?.warnings ?? []), ...audit.warnings],
+    reasons:
+      "reasons" in record.state
+        ? record.state.reasons
+        : [...(domains()?.warnings ?? []), ...audit.warnings, ...connection.warnings],
     phases: record.phases.map(({ kind, at }) => ({ phase: kind, at: Math.round(at) })),
     tokens: domains()?.status ?? [],
     violations: Object.fromEntries(violationCounts(record)),

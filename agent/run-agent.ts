@@ -32,6 +32,7 @@ import { openShim } from "./shim-client.ts";
 import { type AgentLoss, countAgentLoss } from "./shims/agent-loss.ts";
 import { openSpawner } from "./spawner-client.ts";
 import { createStateVolume } from "./state-volume.ts";
+import { TpmConnection } from "./tpm-connection.ts";
 import { createTurns } from "./turns.ts";
 import { visibleDevices } from "./visible-devices.ts";
 
@@ -61,7 +62,8 @@ export async function runAgent(configPath: string, listen: ListenEnvironment): P
   const parts = { config, configBytes, tpm, store, agentLoss, log, spawner, inputs };
   const environment = await environmentOf(parts, native, audit);
   const domains = () => serving?.domains ?? null;
-  const gathered = { config, tpm, log, record, inputs: inputs.partial, audit, spawner, domains };
+  const connection = new TpmConnection(tpm);
+  const gathered = { config, tpm, log, record, inputs: inputs.partial, audit, spawner, domains, connection };
   const sources = await openSources(gathered);
   await signCheckpoints(audit, tpm, sources);
   // The same signal a second time ends the process: by then the log is signed and anchored.
@@ -81,6 +83,7 @@ export async function runAgent(configPath: string, listen: ListenEnvironment): P
     controlService(gathered, sources, { ...operated, sealing, restrictions, metrics }),
   );
   const launched = await launch(environment, record);
+  connection.begin();
   journal.write(record.state.kind === "serving" ? "notice" : "error", describe(record));
   if (launched === null) turnAway(native, inherited);
   const { policy, policyBytes } = inputs.partial;

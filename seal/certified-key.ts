@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import type { PrimaryKey, Tpm as Tss } from "node-tpm2-tss";
+import { TpmObject, type Tpm as Tss } from "node-tpm2-tss";
 import type { KeyCertificate } from "../attest/index.ts";
 import { fromHex } from "../policy/index.ts";
 
@@ -24,7 +24,7 @@ export interface CertifiedKey {
  * @param purpose the certificate's extraData, at most 64 bytes: what the key is for
  * @throws TpmError
  */
-export async function createCertifiedKey(tss: Tss, ak: PrimaryKey, purpose: Uint8Array): Promise<CertifiedKey> {
+export async function createCertifiedKey(tss: Tss, ak: TpmObject, purpose: Uint8Array): Promise<CertifiedKey> {
   await using key = await tss.createPrimary("null", TEMPLATE);
   const { attest, signature } = await tss.certify(key, ak, purpose);
   const context = await tss.contextSave(key);
@@ -32,9 +32,15 @@ export async function createCertifiedKey(tss: Tss, ak: PrimaryKey, purpose: Uint
     certificate: { publicArea: key.publicArea, attest, signature },
     name: key.name,
     sign: async (message) => {
-      await using loaded = await tss.contextLoad(context);
-      if ("kind" in loaded) throw new TypeError("saved key: came back as a session");
+      await using loaded = await loadObject(tss, context);
       return await tss.sign(loaded, createHash("sha256").update(message).digest());
     },
   };
+}
+
+/** A saved object. @throws TpmError, also when it was saved before the TPM was reset */
+export async function loadObject(tss: Tss, context: Uint8Array): Promise<TpmObject> {
+  const loaded = await tss.contextLoad(context);
+  if (loaded instanceof TpmObject) return loaded;
+  throw new TypeError("saved object: came back as a session");
 }

@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
 import { join } from "node:path";
-import { type HashName, type PrimaryKey, TpmError, Tpm as Tss } from "node-tpm2-tss";
+import { HANDLE_RANGE, type HashName, TpmError, type TpmObject, Tpm as Tss } from "node-tpm2-tss";
 import {
   type AttestationKey,
   type AttestationKeyKind,
@@ -12,7 +12,7 @@ import {
   type Quote,
   type Tpm,
 } from "../attest/index.ts";
-import { type CertifiedKey, createCertifiedKey } from "./certified-key.ts";
+import { type CertifiedKey, createCertifiedKey, loadObject } from "./certified-key.ts";
 import { endorsementKeyPublic, openEkPolicy, openEndorsementKey } from "./endorsement.ts";
 import { attestationKeyTemplates, readEkCertificates } from "./tpm-templates.ts";
 
@@ -31,12 +31,24 @@ export interface MachineTpm extends Tpm {
    * @param purpose the certificate's extraData, at most 64 bytes
    */
   certifiedKey(key: AttestationKey, purpose: Uint8Array): Promise<CertifiedKey>;
+  /**
+   * After `tss.lost`: a new connection, with the attestation keys on it. Keys and certified keys that the caller has stay good. A TPM that was
+   * reset meanwhile does not load what it saved before, and so it is not taken: the boot that was measured is over.
+   * @throws AttestError where that cannot be had; then nothing is sent to the TPM until a later call succeeds
+   */
+  reopen(): Promise<void>;
+}
+
+/** An attestation key as the TPM has it now, and as it gives it back to another connection of the same boot. */
+interface KeptKey {
+  loaded: TpmObject;
+  readonly context: Uint8Array;
 }
 
 /** Connects to a TPM. Throws AttestError `ERR_TPM_UNAVAILABLE` when there is none, or the addon is missing. */
 export async function openTpm({ tcti, nativeDirectory = defaultNativeDirectory() }: TpmLocation): Promise<MachineTpm> {
   try {
-    return new EsysTpm(await Tss.open({ tcti, nativeDirectory }));
+    return new EsysTpm(await Tss.open({ tcti, nativeDirectory }), { managed: tcti.startsWith("device:") });
   } catch (cause) {
     const got = cause instanceof Error ? cause.message : String(cause);
     throw new AttestError("ERR_TPM_UNAVAILABLE", "tpm", {
@@ -59,12 +71,15 @@ export function defaultNativeDirectory(): string {
 /** The `Tpm` of attest over libtss2-esys. Holds no object or session between calls but attestation keys. */
 class EsysTpm implements MachineTpm {
   readonly tss: Tss;
-  readonly #keys = new WeakMap<AttestationKey, PrimaryKey>();
+  readonly #managed: boolean;
+  readonly #keys = new Map<AttestationKey, KeptKey>();
   /** They change with a reset only, and that ends this process. */
   #banks: readonly HashName[] | null = null;
 
-  constructor(tss: Tss) {
+  /** @param managed the kernel flushes what a connection leaves: a TPM without a resource manager is an emulator that nobody else has */
+  constructor(tss: Tss, { managed }: { readonly managed: boolean }) {
     this.tss = tss;
+    this.#managed = managed;
   }
 
   activeBanks(): Promise<readonly PcrBank[]> {
@@ -94,23 +109,29 @@ class EsysTpm implements MachineTpm {
   createAttestationKey(kind: AttestationKeyKind = "p256"): Promise<AttestationKey> {
     return answered(async () => {
       const primary = await this.tss.createPrimary("endorsement", attestationKeyTemplates[kind]);
+      const kept: KeptKey = { loaded: primary, context: await savedOrFlushed(this.tss, primary) };
       const key: AttestationKey = {
         publicArea: primary.publicArea,
         name: primary.name,
-        handle: primary.tr,
-        [Symbol.asyncDispose]: () => primary[Symbol.asyncDispose](),
+        get handle() {
+          return kept.loaded.tr;
+        },
+        [Symbol.asyncDispose]: () => {
+          this.#keys.delete(key);
+          return kept.loaded[Symbol.asyncDispose]();
+        },
       };
-      this.#keys.set(key, primary);
+      this.#keys.set(key, kept);
       return key;
     });
   }
 
   quote(key: AttestationKey, extraData: Uint8Array, bank: PcrBank, pcrs: readonly number[]): Promise<Quote> {
-    return answered(() => this.tss.quote(this.#primary(key), extraData, [{ bank, pcrs }]));
+    return answered(() => this.tss.quote(this.#loaded(key), extraData, [{ bank, pcrs }]));
   }
 
   certifiedKey(key: AttestationKey, purpose: Uint8Array): Promise<CertifiedKey> {
-    return answered(() => createCertifiedKey(this.tss, this.#primary(key), purpose));
+    return answered(() => createCertifiedKey(this.tss, this.#loaded(key), purpose));
   }
 
   ekCertificates(): Promise<readonly EkCertificate[]> {
@@ -138,7 +159,18 @@ class EsysTpm implements MachineTpm {
       });
       await using policy = await openEkPolicy(this.tss, kind);
       const sessions = ["password", policy, cipher] as const;
-      return await this.tss.activateCredential(this.#primary(key), ek, credentialBlob, encryptedSecret, { sessions });
+      return await this.tss.activateCredential(this.#loaded(key), ek, credentialBlob, encryptedSecret, { sessions });
+    });
+  }
+
+  reopen(): Promise<void> {
+    return answered(async () => {
+      const again = new Map<KeptKey, TpmObject>();
+      await this.tss.reopen(async (fresh) => {
+        if (!this.#managed) await flushEverything(fresh);
+        for (const kept of this.#keys.values()) again.set(kept, await loadObject(fresh, kept.context));
+      });
+      for (const [kept, object] of again) kept.loaded = object;
     });
   }
 
@@ -149,11 +181,25 @@ class EsysTpm implements MachineTpm {
     return this.close();
   }
 
-  #primary(key: AttestationKey): PrimaryKey {
-    const primary = this.#keys.get(key);
-    if (primary === undefined) throw new TypeError("attestation key: made by another connection");
-    return primary;
+  #loaded(key: AttestationKey): TpmObject {
+    const kept = this.#keys.get(key);
+    if (kept === undefined) throw new TypeError("attestation key: made by another connection");
+    return kept.loaded;
   }
+}
+
+async function savedOrFlushed(tss: Tss, object: TpmObject): Promise<Uint8Array> {
+  try {
+    return await tss.contextSave(object);
+  } catch (cause) {
+    await tss.flushContext(object);
+    throw cause;
+  }
+}
+
+async function flushEverything(tss: Tss): Promise<void> {
+  for (const range of [HANDLE_RANGE.transient, HANDLE_RANGE.loadedSession])
+    for (const handle of await tss.handles(range)) await tss.flushHandle(handle);
 }
 
 async function allocatedBanks(tss: Tss): Promise<readonly HashName[]> {

@@ -4,7 +4,7 @@ import type { MachineAudit } from "../audit/machine-audit.ts";
 import type { LivePolicy } from "../broker/index.ts";
 import type { AgentConfig } from "../config.ts";
 import { AgentError } from "../errors.ts";
-import { machineStatus } from "../machine-status.ts";
+import { machineStatus, type StatusSources } from "../machine-status.ts";
 import type { Metrics } from "../metrics/metrics.ts";
 import { evidenceSources, frameReport } from "../report.ts";
 import type { Gathered, Sources } from "../report-sources.ts";
@@ -20,7 +20,13 @@ type ControlParts = Pick<ControlService, "sealing" | "restrictions" | "approvals
 
 /** What the control port answers from: the machine as it is when it is asked. */
 export function controlService(
-  { config, record, domains, audit }: Gathered & { readonly audit: MachineAudit },
+  {
+    config,
+    record,
+    domains,
+    audit,
+    connection,
+  }: Gathered & Pick<StatusSources, "connection"> & { readonly audit: MachineAudit },
   sources: Sources,
   { metrics, live, ...parts }: ControlParts,
 ): (report: VirtioPort) => ControlService {
@@ -28,7 +34,7 @@ export function controlService(
     ...parts,
     metrics: () => metrics.text(),
     status: async () => ({
-      ...machineStatus({ record, audit, domains, live }),
+      ...machineStatus({ record, audit, domains, live, connection }),
       // A list that cannot be read is a fact to show, not an end of `status`.
       devices: await visibleDevices(config).catch(() => null),
     }),

@@ -60,3 +60,8 @@ export const TPM_FAULTS: readonly TpmFault[] = [
   broken("success without a body", () => response(0), false),
   broken("a closed connection", () => Buffer.alloc(0)),
 ];
+
+/** After these the connection takes no other command. "Success without a body" ESYS takes for an answer: what it misses it finds in what it sent. */
+export const LOSING_FAULTS: readonly TpmFault[] = TPM_FAULTS.filter(
+  ({ kind, name }) => kind === "broken" && name !== "success without a body",
+);

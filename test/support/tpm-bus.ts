@@ -51,6 +51,7 @@ export const TPM_CC = {
   ...{ startAuthSession: 0x176, pcrExtend: 0x182, pcrRead: 0x17e, getCapability: 0x17a, loadExternal: 0x167 },
   ...{ verifySignature: 0x177, policySecret: 0x151, policyOr: 0x171, policyPcr: 0x17f, policyNv: 0x149 },
   ...{ policyAuthorize: 0x16a, policyCommandCode: 0x16c, policyNvWritten: 0x18f },
+  ...{ quote: 0x158, sign: 0x15d, contextLoad: 0x161 },
   ...{ nvDefineSpace: 0x12a, nvIncrement: 0x134, nvWrite: 0x137, nvSetBits: 0x135, nvRead: 0x14e, nvReadPublic: 0x169 },
 } as const;
 /** CreatePrimary, LoadExternal, Load, StartAuthSession, ContextLoad: their answers begin with a handle to flush later. */

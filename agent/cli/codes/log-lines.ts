@@ -17,6 +17,9 @@ export const LOG_ACTS: Readonly<Record<string, string>> = {
   "agent recovery-withheld: ...": "take a report, then reboot",
   "agent token ... is no longer served: ...": "the codes in the line: [a machine that served](#a-machine-that-served)",
   "agent refused: ...": "the codes in the line: [reasons of a launch](#reasons-of-a-launch)",
+  "agent tpm-lost: ...":
+    "nothing: the connection is opened again, and whoever asked had an error. If often, keep the lines and look at the TPM",
+  "agent tpm-unreachable: ...": "look at the TPM; it is tried every ten seconds. If it was reset: reboot",
   "agent ..., the import is not kept": "look at the store's disk; the import is made again at the next boot",
   "agent after the launch: ... ...: ...":
     "the epoch was not raised, or a generation not settled: the next boot tries again",

@@ -239,6 +239,11 @@ export const SERVING_CODES = {
     means: "the TPM did not take an event: log and PCR may disagree, and reports may not verify",
     act: "reboot; if it comes again, replace the TPM",
   },
+  "tpm-unreachable": {
+    means:
+      "the connection to the TPM was lost and cannot be opened again. What is served goes on; there are no reports, no checkpoints, nothing is anchored, a freeze holds until the reboot only",
+    act: "it is tried every ten seconds. Look at the TPM and at the console; if it was reset, or does not come back, reboot",
+  },
   "notifier-blind": {
     means: "nobody receives a shim's denied attempts any more, so its token was stopped, also under `report`",
     act: "reboot; if it comes again, keep the report and have the agent looked at",

@@ -59,13 +59,29 @@ static TSS2_RC run_flush_context(struct job *job) {
     return (rc & ~TSS2_RC_LAYER_MASK) == gone ? run_tr_close(job) : rc;
 }
 
+/* in: the TPM's own handle, of an object or a session that this connection did not make. */
+static TSS2_RC run_flush_handle(struct job *job) {
+    ESYS_TR left = ESYS_TR_NONE;
+    TSS2_RC rc = Esys_TR_FromTPMPublic(job->tpm->esys, job->in[0].number, SESSIONS(job), &left);
+    THEN(Esys_FlushContext(job->tpm->esys, left));
+    return rc;
+}
+
+/* Whether ESYS takes commands: it looks at the sequence first, and then refuses an object without an authorisation. Nothing is sent. */
+static TSS2_RC run_ready(struct job *job) {
+    const TSS2_RC rc = Esys_Unseal_Async(job->tpm->esys, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE);
+    return rc == TSS2_ESYS_RC_BAD_SEQUENCE ? rc : TSS2_RC_SUCCESS;
+}
+
 const struct command context_commands[] = {
     {"Open", "b", run_open},
     {"Close", "", run_close},
+    {"Ready", "", run_ready},
     {"TR_FromTPMPublic", "n", run_tr_from_tpm_public},
     {"TR_Close", "n", run_tr_close},
     {"TR_SetAuth", "nb", run_tr_set_auth},
     {"FlushContext", "n", run_flush_context},
+    {"FlushHandle", "n", run_flush_handle},
     {NULL, NULL, NULL},
 };
 

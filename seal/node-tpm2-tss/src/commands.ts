@@ -26,7 +26,7 @@ export type Input = NativeValue | TpmHandle | keyof typeof ESYS_TR;
  * each group, and no second list of the methods.
  */
 export abstract class Commands {
-  protected readonly connection: Connection;
+  protected connection: Connection;
 
   constructor(connection: Connection) {
     this.connection = connection;

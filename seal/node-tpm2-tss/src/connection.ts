@@ -28,6 +28,11 @@ interface Held {
 
 const MAX_SESSIONS = 3;
 const BAD_SEQUENCE = 0x70007; // TSS2_ESYS_RC_BAD_SEQUENCE
+/** Asks ESYS whether it takes commands; sends nothing. */
+const PROBE = { command: "Ready", inputs: [] } as const satisfies Request;
+const NO_SESSIONS = [ESYS_TR.none, ESYS_TR.none, ESYS_TR.none] as const;
+/** TSS2_RC_LAYER of the TPM and of a resource manager: a response that ESYS has taken for one, whatever it says. */
+const ANSWERING_LAYERS: readonly number[] = [0, 11, 12];
 
 /** The answers of one command, in the order native/commands-*.c states. A wrong kind is a bug in this package. */
 export class Answers {
@@ -61,6 +66,10 @@ export class Answers {
  * hold up those behind it.
  */
 export class Connection {
+  /** Resolves with the error of the command after which ESYS takes no other. */
+  readonly lost: Promise<TpmError>;
+  #lose: (error: TpmError) => void = () => undefined;
+  #isLost = false;
   readonly #binding: NativeBinding;
   readonly #native: NativeConnection;
   readonly #held = new Map<number, Held>();
@@ -70,12 +79,23 @@ export class Connection {
   constructor(binding: NativeBinding) {
     this.#binding = binding;
     this.#native = binding.connection();
+    this.lost = new Promise((resolve) => {
+      this.#lose = resolve;
+    });
   }
 
   /** Throws TpmError with the TPM's or the library's answer; the signal's reason; TypeError after `close`. */
   run(request: Request): Promise<Answers> {
-    if (this.#closing !== null) return Promise.reject(new TypeError(`${request.command}: the connection is closed`));
-    return this.#enqueue(request);
+    return this.#closing === null ? this.#enqueue(request) : Promise.reject(this.ended(request.command));
+  }
+
+  /** Why nothing is sent any more. A connection that was lost says so also once it is closed. */
+  ended(command: string): Error {
+    return this.#isLost ? this.#errorOf(BAD_SEQUENCE, command) : new TypeError(`${command}: the connection is closed`);
+  }
+
+  get isLost(): boolean {
+    return this.#isLost;
   }
 
   /** The handle is gone already: the command before this said so. */
@@ -130,16 +150,39 @@ export class Connection {
       return await (signal === undefined ? answers : unlessAborted(answers, signal, () => !sent));
     } catch (cause) {
       // A number that was not sent for is the signal's reason.
-      throw sent && typeof cause === "number" ? new TpmError(cause, command, this.#binding.decode(cause)) : cause;
+      throw sent && typeof cause === "number" ? this.#errorOf(cause, command) : cause;
     }
   }
 
   async #send({ command, inputs, sessions = [], holds, gives }: Request): Promise<Answers> {
     if (gives !== undefined && !this.#giveUp(gives)) return new Answers([]);
     const [first = ESYS_TR.none, second = ESYS_TR.none, third = ESYS_TR.none] = sessions;
-    const answers = new Answers(await this.#binding.run(this.#native, command, [first, second, third], inputs));
-    if (holds !== undefined && answers.length > 0) this.#hold(answers.number(0), holds);
-    return answers;
+    try {
+      const answers = new Answers(await this.#binding.run(this.#native, command, [first, second, third], inputs));
+      if (holds !== undefined && answers.length > 0) this.#hold(answers.number(0), holds);
+      return answers;
+    } catch (cause) {
+      if (typeof cause === "number" && !(await this.#isReadyAfter(cause))) this.#noteLoss(cause, command);
+      throw cause;
+    }
+  }
+
+  /** Whether ESYS takes another command: it takes none after one that was not sent whole, or not answered with what is a response. */
+  #isReadyAfter(rc: number): Promise<boolean> {
+    if (this.#isLost || ANSWERING_LAYERS.includes((rc >>> 16) & 0xff)) return Promise.resolve(true);
+    return this.#binding.run(this.#native, PROBE.command, NO_SESSIONS, PROBE.inputs).then(
+      () => true,
+      (ready: unknown) => ready !== BAD_SEQUENCE,
+    );
+  }
+
+  #noteLoss(rc: number, command: string): void {
+    this.#isLost = true;
+    this.#lose(this.#errorOf(rc, command));
+  }
+
+  #errorOf(rc: number, command: string): TpmError {
+    return new TpmError(rc, command, this.#binding.decode(rc));
   }
 
   #hold(handle: number, command: Release): void {

@@ -12,10 +12,15 @@ export class TpmHandle implements AsyncDisposable {
     this.tr = tr;
   }
 
-  /** `tr`, for a command on this connection. Throws a TypeError for another, where the number may be something else. */
+  /**
+   * `tr`, for a command on this connection. Throws for another, where the number may be something else: a TypeError, or what
+   * every command is answered on a connection that was lost.
+   */
   trOn(connection: Connection): number {
-    if (connection !== this.#connection) throw new TypeError("handle: made by another connection");
-    return this.tr;
+    if (connection === this.#connection) return this.tr;
+    throw this.#connection.isLost
+      ? this.#connection.ended("handle")
+      : new TypeError("handle: made by another connection");
   }
 
   /** Does nothing the second time, or after the connection was closed. */

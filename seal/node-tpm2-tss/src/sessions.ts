@@ -1,3 +1,4 @@
+import { U32_MAX, unsigned } from "./bytes.ts";
 import type { CommandOptions, Input, SignalOptions } from "./commands.ts";
 import { HASH, type HashName, type PermanentAuthority, SESSION_ATTRIBUTE, SESSION_TYPE } from "./constants.ts";
 import { GeneralCommands } from "./general.ts";
@@ -43,6 +44,14 @@ export abstract class SessionCommands extends GeneralCommands {
    */
   async flushContext(handle: TpmHandle, { signal }: SignalOptions = {}): Promise<void> {
     await handle.release(signal);
+  }
+
+  /**
+   * Flushes an object or a session that another connection left in a TPM without a resource manager, by the TPM's own handle: see
+   * `handles`.
+   */
+  async flushHandle(handle: number, options: CommandOptions = {}): Promise<void> {
+    await this.run("FlushHandle", [unsigned("handle", handle, U32_MAX)], options);
   }
 
   /** An unsalted and unbound session has no secret of its own: its HMAC then proves only the authValues of the objects used. */

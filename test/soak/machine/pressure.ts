@@ -2,20 +2,18 @@ import { execFileSync } from "node:child_process";
 import { readdirSync, readFileSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
 import type { Fault } from "./faults.ts";
-import { POWER_CYCLE, REBOOT, REBOOTS } from "./reboots.ts";
+import { REBOOT, REBOOTS } from "./reboots.ts";
 
 /** More than the agent has open. */
 const DESCRIPTORS = 2;
 const MEMORY_MS = 5000;
-/** TSS2_ESYS_RC_BAD_SEQUENCE. */
-const BAD_SEQUENCE = "0x70007";
 
 /**
  * A TPM command opens a connection to swtpm, where it opens nothing for a device. One that failed leaves a context that takes no more
- * (seal/node-tpm2-tss/README.md), and the agent opens no other: there are no reports until an operator reboots.
+ * (seal/node-tpm2-tss/README.md): the agent opens another.
  */
 export const descriptors: Fault = {
-  may: POWER_CYCLE,
+  may: ["lost", "unreachable", "not-allowed", "report"],
   strike: async (machine, dice) => {
     const pid = machine.desk.machine.agentPid();
     const before = /^Max open files +(\S+) /m.exec(readFileSync(`/proc/${pid}/limits`, "latin1"))?.[1] ?? "";
@@ -25,8 +23,6 @@ export const descriptors: Fault = {
     } finally {
       limit(pid, "nofile", before);
     }
-    await machine.worksOn();
-    if ((await machine.push())?.includes(BAD_SEQUENCE)) await machine.boot();
   },
 };
 
