@@ -1,3 +1,4 @@
+import { existsSync } from "node:fs";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import type { Finding } from "../../agent/doctor/index.ts";
 import { INITIALIZE_VALUES, openRawClient, ulongs } from "../support/rpc-client.ts";
@@ -68,7 +69,9 @@ describe("a machine that serves", () => {
   test("I6 I8: lists who is connected, and ends one connection when it is told to, which is in its log", async () => {
     const agent = await service.start();
     await agent.launched();
-    const client = await openRawClient(`${agent.directory}/scopes/release-signing.sock`);
+    const door = `${agent.directory}/scopes/release-signing.sock`;
+    await expect.poll(() => existsSync(door), { timeout: 60_000 }).toBe(true); // made once it serves
+    const client = await openRawClient(door);
     await client.call("C_Initialize", INITIALIZE_VALUES);
     // In this bench every caller is nobody: refused, and told so.
     expect((await client.call("C_OpenSession", ulongs(1n, 4n))).rv).toBe(0x200n);

@@ -29,13 +29,23 @@ export function findInMemory(pid: number, secret: Uint8Array): readonly Found[] 
  * signal from outside for one. Root only.
  */
 export function makeFault(pid: number): void {
-  const pc = readFileSync(`/proc/${pid}/syscall`, "utf8").trim().split(" ").at(-1) ?? "";
-  if (!/^0x[0-9a-f]+$/.test(pc)) throw new Error(`process ${pid} waits in no system call: ${pc}`);
+  const pc = waitingAt(pid);
   const fd = openSync(`/proc/${pid}/mem`, "r+");
   try {
     writeSync(fd, new Uint8Array(16), 0, 16, Number(BigInt(pc)));
   } finally {
     closeSync(fd);
+  }
+}
+
+/** Where a process goes on after the system call that it waits in. One that has something to do first is waited for. */
+function waitingAt(pid: number): string {
+  const clock = new Int32Array(new SharedArrayBuffer(4));
+  for (let tries = 0; ; tries++) {
+    const pc = readFileSync(`/proc/${pid}/syscall`, "utf8").trim().split(" ").at(-1) ?? "";
+    if (/^0x[0-9a-f]+$/.test(pc)) return pc;
+    if (tries === 10_000) throw new Error(`process ${pid} waits in no system call: ${pc}`);
+    Atomics.wait(clock, 0, 0, 1);
   }
 }
 
