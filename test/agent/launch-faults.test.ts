@@ -41,6 +41,8 @@ function at(step: BusCommand, clean: readonly BusCommand[], fault: BusFault) {
 
 describe("a fault at an extend of a launch whose machine is known to the TPM", () => {
   test("I3: an extend that was done but not answered ends in refused and capped", SWEEP, async () => {
+    await (await boot())[Symbol.asyncDispose](); // the first one on this TPM takes more commands
+    await bench.forgetLogins();
     await using clean = await boot();
     const extends_ = clean.commands.filter(({ code }) => code === TPM_CC.pcrExtend);
     for (const step of [0, 3, provisioned.events.length - 1, -4, -3, -1].map((index) => extends_.at(index))) {
