@@ -15,10 +15,16 @@ export interface Acceleration {
   readonly accel: "tcg" | "kvm";
   /** QEMU's `-cpu`. */
   readonly cpu: string;
+  /** How many of them, at least 1. */
+  readonly processors: number;
 }
 
-/** Works everywhere. `max` has what Node and the kernel's modules look for. */
-export const TCG: Acceleration = { accel: "tcg", cpu: "max" };
+/**
+ * Works everywhere. `max` has what Node and the kernel's modules look for. One processor: a second one costs a fifth more of the host's time,
+ * and up to QEMU 8.0 two that are emulated side by side run code that one of them has replaced, which ends a kernel while it patches itself.
+ */
+export const TCG: Acceleration = { accel: "tcg", cpu: "max", processors: 1 };
+const KVM_PROCESSORS = 2;
 export const ACCELERATIONS = ["auto", "tcg", "kvm"] as const;
 
 /** Tried in this order: some nested hosts offer features to guests that they then refuse to set. */
@@ -47,6 +53,7 @@ const cacheSchema = z.strictObject({
   host: z.string(),
   accel: z.enum(["tcg", "kvm"]),
   cpu: z.string(),
+  processors: z.int().positive(),
   why: z.string(),
 });
 
@@ -67,8 +74,8 @@ export async function chooseAcceleration(order: AccelerationOrder): Promise<Chos
     await mkdir(directory, { recursive: true, mode: 0o700 });
     await writeFile(file, `${JSON.stringify(found)}\n`);
   }
-  const { accel, cpu, why } = found;
-  return accel === "kvm" ? { accel, cpu, why } : fallBack(want, why);
+  const { host: _, ...chosen } = found;
+  return chosen.accel === "kvm" ? chosen : fallBack(want, chosen.why);
 }
 
 function fallBack(want: "auto" | "kvm", why: string): ChosenAcceleration {
@@ -80,7 +87,7 @@ async function probeAll(probe: Probe): Promise<ChosenAcceleration> {
   const reasons: string[] = [];
   for (const cpu of KVM_CPUS) {
     const hindrance = await probe(cpu);
-    if (hindrance === null) return { accel: "kvm", cpu, why: "the image boots under it" };
+    if (hindrance === null) return { accel: "kvm", cpu, processors: KVM_PROCESSORS, why: "the image boots under it" };
     reasons.push(`-cpu ${cpu}: ${hindrance}`);
   }
   return { ...TCG, why: reasons.join("; ") };
@@ -116,7 +123,7 @@ export function probeKvm(firmwareCode: string, esp: string): Probe {
           "-cpu",
           cpu,
           "-smp",
-          "2",
+          String(KVM_PROCESSORS),
           "-m",
           "512",
         ],

@@ -1,5 +1,7 @@
+import { readFile } from "node:fs/promises";
 import { dirname, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { printableText } from "../policy/index.ts";
 import { type Acceleration, TCG } from "./acceleration.ts";
 import { type ControlClient, openControl } from "./control-client.ts";
 import { ImageError } from "./errors.ts";
@@ -134,9 +136,16 @@ async function waitForLaunch(
   }
   throw new ImageError(ended === "" ? "ERR_VM_TIMEOUT" : "ERR_VM_EXITED", "launch", {
     expected: `an answer within ${BOOT_TIMEOUT / 1000} s`,
-    got: ended || "none",
+    got: `${ended || "none"}; on its console: ${await lastWords(vm.consoleLog)}`,
     hint: `see ${vm.consoleLog}`,
   });
+}
+
+/** A panic's reason is some twenty lines above its end. What a guest wrote is printed as such: no control characters. */
+async function lastWords(consoleLog: string): Promise<string> {
+  const lines = (await readFile(consoleLog, "latin1").catch(() => "")).split(/[\r\n]+/).filter((line) => line !== "");
+  const told = [...lines.filter((line) => /Oops|BUG|panic/.test(line)).slice(0, 2), ...lines.slice(-2)];
+  return told.length === 0 ? "nothing" : told.map((line) => printableText(line.slice(0, 160))).join(" | ");
 }
 
 /** The agent says when it entered each state; the last one still lasts and has no duration. Malformed entries are left out. */

@@ -29,6 +29,7 @@ import {
   verifyRelease,
 } from "../../policy/index.ts";
 import { openStoreFile, openTpm, Store, unsealRequest, verifySealedPackage } from "../../seal/index.ts";
+import { TCG } from "../../vm-images/acceleration.ts";
 import { INTRUDER_UID, SCOPED_UID } from "../../vm-images/story/demo-policy.ts";
 import { countPinCopies } from "../../vm-images/story/pin-copies.ts";
 import { Progress } from "../../vm-images/story/progress.ts";
@@ -87,7 +88,10 @@ beforeAll(async () => {
   anchors = parseAnchors(machine.anchors);
   release = await verifyRelease(machine.release, anchors.releaseRoot);
   const vm = join(directory, "vm");
-  running = await startMachine({ image, contents: machine.contents, tpmDirectory: tpm.directory, directory: vm });
+  running = await startMachine({
+    ...{ image, contents: machine.contents, tpmDirectory: tpm.directory, directory: vm },
+    acceleration: { ...TCG, processors: 2 }, // the one machine of the tests with more than one
+  });
   expect(await running.launched()).toMatchObject({ state: "serving", reasons: [] });
   enrolment = await enrol(machine.name, await endorse(tpm), running.control);
   verdict = await attest(running.control, enrolment, machine);

@@ -14,6 +14,7 @@ afterAll(() => rmSync(temporary, { recursive: true, force: true }));
 interface Run {
   readonly code: number | null;
   readonly output: string;
+  readonly progress: string;
 }
 
 /** What a user types, less the set-up script that `npm test` has run already. */
@@ -22,12 +23,16 @@ function runStart(args: readonly string[]): Promise<Run> {
     const child = spawn(process.execPath, ["vm-images/start.ts", ...args], {
       cwd: root,
       env: { ...process.env, TMPDIR: temporary },
-      stdio: ["ignore", "pipe", "inherit"],
+      stdio: ["ignore", "pipe", "pipe"],
     });
-    const chunks: Buffer[] = [];
-    child.stdout.on("data", (chunk: Buffer) => chunks.push(chunk));
+    const output: Buffer[] = [];
+    const progress: Buffer[] = [];
+    child.stdout.on("data", (chunk: Buffer) => output.push(chunk));
+    child.stderr.on("data", (chunk: Buffer) => progress.push(chunk));
     child.on("error", reject);
-    child.on("close", (code) => settle({ code, output: Buffer.concat(chunks).toString() }));
+    child.on("close", (code) => {
+      settle({ code, output: Buffer.concat(output).toString(), progress: Buffer.concat(progress).toString() });
+    });
   });
 }
 
@@ -51,7 +56,9 @@ describe("npm start -- --json", () => {
 
   beforeAll(async () => {
     run = await runStart(["--json"]);
-    story = JSON.parse(run.output.trim().split("\n").at(-1) ?? "");
+    const last = run.output.trim().split("\n").at(-1) ?? "";
+    if (last === "") throw new Error(`npm start ended with ${run.code}: ${run.progress.slice(-2000)}`);
+    story = JSON.parse(last);
   });
 
   const tampered = (what: RegExp): TamperedBoot => {

@@ -76,7 +76,7 @@ export async function bootStateMachine(
   const [socket, log] = [join(directory, "port"), join(directory, "console")];
   await rm(socket, { force: true });
   const child = spawn("qemu-system-x86_64", [
-    ...["-nodefaults", "-no-user-config", "-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"],
+    ...["-nodefaults", "-no-user-config", "-machine", "q35", "-accel", "tcg,thread=single", "-cpu", "max", "-smp", "1"],
     ...["-m", "512", "-vga", "none", "-nic", "none", "-no-reboot", "-display", "none", "-serial", `file:${log}`],
     ...["-kernel", kernel, "-initrd", initrd, "-append", COMMAND_LINE],
     ...Object.entries(disks).flatMap(([serial, file]) => writableDisk(serial, file)),

@@ -36,7 +36,7 @@ describe("qemuArguments", () => {
 
   it("no network, no display, no reboot, no shared memory pages; the firmware boots the ESP first", () => {
     expect(args.join(" ")).toContain("-vga none -nic none -no-reboot -display none");
-    expect(args.join(" ")).toContain("-machine q35,mem-merge=off -accel tcg,thread=multi -cpu max -smp 2");
+    expect(args.join(" ")).toContain("-machine q35,mem-merge=off -accel tcg,thread=single -cpu max -smp 1");
     const devices = valuesOf(args, "-device");
     expect(devices.filter((device) => device.includes("bootindex"))).toEqual([
       "virtio-blk-pci,drive=esp,bootindex=0,disable-legacy=on",

@@ -9,7 +9,7 @@ import type { CabinetContents } from "./tamper.ts";
 export { type LaunchOutcome, type RunningMachine, requireServing } from "../running.ts";
 
 export interface RunOrder
-  extends Pick<MachineParts, "tpmDirectory" | "directory" | "disks" | "extraDevices" | "memoryMiB"> {
+  extends Pick<MachineParts, "tpmDirectory" | "directory" | "disks" | "extraDevices" | "memoryMiB" | "acceleration"> {
   readonly image: Image;
   readonly contents: CabinetContents;
   /** Another boot disk than the image's own. */
