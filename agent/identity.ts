@@ -28,7 +28,10 @@ export type PeerIdentity = (connected: ConnectedProcess) => Promise<Peer>;
 
 export interface PeerSources {
   /** The spawner's answer for a pidfd: it may read every process's executable, the agent may not. */
-  readonly executableOf: (pidfd: number) => Promise<{ readonly pid: number; readonly sha256: Uint8Array }>;
+  readonly executableOf: (
+    pidfd: number,
+    who: { readonly pid: number; readonly uid: number },
+  ) => Promise<{ readonly pid: number; readonly sha256: Uint8Array }>;
   readonly isAlive: (pidfd: number) => boolean;
   readonly processes: Pick<Processes, "unitOf" | "startOf" | "sharesNamespace">;
 }
@@ -52,7 +55,7 @@ export function createPeerIdentity({ executableOf, isAlive, processes }: PeerSou
       if (!isAlive(pidfd)) throw foreign("process", "the one that connected", "one that has ended");
       return { pid, uid, gid, exe: "unknown", unit };
     }
-    const executable = await executableOf(pidfd);
+    const executable = await executableOf(pidfd, { pid, uid });
     if (executable.pid !== pid) {
       throw new AgentError("ERR_SPAWNER", "peer executable: pid", { expected: `${pid}`, got: `${executable.pid}` });
     }

@@ -23,6 +23,7 @@ import {
   type StartShim,
   type StateVolume,
 } from "./spawner-messages.ts";
+import { createPatientTurns } from "./turns.ts";
 
 export type {
   Endpoint,
@@ -66,7 +67,10 @@ export interface Spawner {
   /** Fill a private root. The digests are of the bytes as copied; whether they are the pinned ones is for the caller to say. */
   prepareShim(id: number, files: readonly ShimFile[]): Promise<readonly ShimDigest[]>;
   startShim(request: StartShim): Promise<StartedShim>;
-  /** @param pidfd stays the caller's */
+  /**
+   * In as many requests as the program has slices; whatever else is asked for meanwhile goes first, and other looks in between.
+   * @param pidfd stays the caller's
+   */
   peerExe(pidfd: number): Promise<PeerExe>;
   shimStatus(id: number): Promise<ShimStatus>;
   /**
@@ -90,36 +94,45 @@ const FORMAT_TIMEOUT_MS = 600_000;
 
 /** @param fd the agent's end of the spawner's socket, 3 in a started agent */
 export function openSpawner(transport: SpawnerTransport, fd: number): Spawner {
-  let last: Promise<unknown> = Promise.resolve();
+  // One request at a time: the protocol has no ids, so that a second one must wait for the first one's reply. What ends a shim or the
+  // machine does not wait for looks, of which each request is a slice.
+  const turns = createPatientTurns();
   /** A reply that did not come in time may come yet, and would be taken for that of a later request: there is none. */
   let late: AgentError | null = null;
-  // One request at a time: the protocol has no ids, so that a second one must wait for the first one's reply.
   const roundTrip = <T>(
     request: Uint8Array,
     sendFds: readonly number[],
     parse: (reply: Reply) => T,
-    timeoutMs?: number,
+    { isPatient = false, timeoutMs }: { readonly isPatient?: boolean; readonly timeoutMs?: number } = {},
   ): Promise<T> => {
     if (request.length > MAX_SPAWNER_MESSAGE) throw new TypeError(`spawner request: ${request.length} bytes`);
-    const next = last.then(async () => {
+    return turns(async () => {
       if (late !== null) throw late;
       const reply = await transport.call(fd, request, sendFds, MAX_SPAWNER_MESSAGE, timeoutMs).catch((cause) => {
         if (isTimeout(cause)) late = tooLate(cause);
         throw late ?? cause;
       });
       return closingOnError(transport, reply, parse);
-    });
-    last = next.catch(() => undefined);
-    return next;
+    }, isPatient);
   };
+  const lookOn = (pidfd: number, look: number): Promise<PeerExe | number> =>
+    roundTrip(
+      encodePeerExe(look),
+      [pidfd],
+      (reply) => withoutFds(reply, parsePeerExeReply(reply.bytes)),
+      { isPatient: true },
+    );
   return {
     prepareShim: async (id, files) =>
       roundTrip(encodePrepareShim(id, files), [], (reply) =>
         withoutFds(reply, parsePrepareShimReply(reply.bytes, files.length)),
       ),
     startShim: async (request) => roundTrip(encodeStartShim(request), [], startedShim),
-    peerExe: async (pidfd) =>
-      roundTrip(encodePeerExe(), [pidfd], (reply) => withoutFds(reply, parsePeerExeReply(reply.bytes))),
+    peerExe: async (pidfd) => {
+      let look = await lookOn(pidfd, 0);
+      while (typeof look === "number") look = await lookOn(pidfd, look);
+      return look;
+    },
     shimStatus: async (id) =>
       roundTrip(encodeShimStatus(id), [], (reply) => withoutFds(reply, parseShimStatusReply(reply.bytes))),
     stopShim: async (id) =>
@@ -127,9 +140,7 @@ export function openSpawner(transport: SpawnerTransport, fd: number): Spawner {
     capAndReboot: async (reason) => {
       // There is no reply: the end of the socket is the expected answer.
       const request = encodeCapAndReboot(reason);
-      const next = last.then(() => transport.call(fd, request, [], MAX_SPAWNER_MESSAGE)).catch(() => undefined);
-      last = next;
-      await next;
+      await turns(async () => transport.call(fd, request, [], MAX_SPAWNER_MESSAGE), false).catch(() => undefined);
     },
     startWorkloads: async () =>
       roundTrip(encodeStartWorkloads(), [], (reply) => withoutFds(reply, parseStartWorkloadsReply(reply.bytes))),
@@ -138,7 +149,7 @@ export function openSpawner(transport: SpawnerTransport, fd: number): Spawner {
         encodeOpenState(format),
         [keyFd],
         (reply) => withoutFds(reply, parseOpenStateReply(reply.bytes)),
-        FORMAT_TIMEOUT_MS,
+        { timeoutMs: FORMAT_TIMEOUT_MS },
       ),
   };
 }

@@ -129,8 +129,9 @@ export function encodeStopShim(id: number): Uint8Array {
   return new ByteWriter().u8(SPAWNER_OPS.stopShim).u8(id).finish();
 }
 
-export function encodePeerExe(): Uint8Array {
-  return new ByteWriter().u8(SPAWNER_OPS.peerExe).finish();
+/** @param look 0 for a new one, else what the reply to its last slice said */
+export function encodePeerExe(look: number): Uint8Array {
+  return new ByteWriter().u8(SPAWNER_OPS.peerExe).u32(look).finish();
 }
 
 export function encodeShimStatus(id: number): Uint8Array {
@@ -176,12 +177,14 @@ export function parseStartShimReply(bytes: Uint8Array): number {
   return parseReply(bytes, SPAWNER_OPS.startShim, (reader) => reader.u32("pid"));
 }
 
-export function parsePeerExeReply(bytes: Uint8Array): PeerExe {
-  return parseReply(bytes, SPAWNER_OPS.peerExe, (reader) => ({
-    pid: reader.u32("pid"),
-    sha256: reader.bytes(32, "sha256"),
-    path: text(reader.sized16("path", 4096)),
-  }));
+/** The program, or the number of a look that takes another request. */
+export function parsePeerExeReply(bytes: Uint8Array): PeerExe | number {
+  return parseReply(bytes, SPAWNER_OPS.peerExe, (reader) => {
+    const state = reader.u8("state");
+    if (state > 1) throw new AgentError("ERR_SPAWNER", "peer-exe: state", { expected: "0 or 1", got: `${state}` });
+    if (state === 0) return reader.u32("look");
+    return { pid: reader.u32("pid"), sha256: reader.bytes(32, "sha256"), path: text(reader.sized16("path", 4096)) };
+  });
 }
 
 export function parseShimStatusReply(bytes: Uint8Array): ShimStatus {

@@ -16,6 +16,7 @@ import {
 import type { AgentConfig } from "../config.ts";
 import { createPeerIdentity } from "../identity.ts";
 import type { ServedKey } from "../launch/keys.ts";
+import { lookInTurns } from "../looks.ts";
 import type { Native } from "../native/index.ts";
 import { openProcesses } from "../processes.ts";
 import { arrivingKey } from "../shims/arriving-key.ts";
@@ -50,7 +51,7 @@ export async function serveScopes(options: ServeOptions): Promise<readonly Scope
   verifyClaimed(inherited, names);
   const publicKeys = new Map(keys.map(({ name, spki, id, label }) => [name, { spki, id, label }]));
   const identify = createPeerIdentity({
-    executableOf: (pidfd) => spawner.peerExe(pidfd),
+    executableOf: lookInTurns((pidfd) => spawner.peerExe(pidfd)),
     isAlive: (pidfd) => native.isAlive(pidfd),
     processes: openProcesses(),
   });

@@ -7,6 +7,8 @@ import type { SocketChannel } from "./channel.ts";
  * seen in the rate of any caller. It is how long a program that the caller exec'd may go on in its name.
  */
 export const LOOK_COUNTS_MS = 250;
+/** The same for what begins a session: how often one connection can have its program hashed. */
+const LOOK_BEGINS_MS = 50;
 
 /** Who is at the other end of a connection. */
 export interface Caller {
@@ -17,8 +19,8 @@ export interface Caller {
    * moved to another unit, has ended, or cannot be identified. Then the connection is over and, but for an end, recorded.
    */
   fresh(): Peer | null | Promise<Peer | null>;
-  /** The same, looked at now: for what begins a session. */
-  look(): Promise<Peer | null>;
+  /** The same for what begins a session: looked at 50 ms ago at most. */
+  look(): Peer | null | Promise<Peer | null>;
 }
 
 export interface CallerSources {
@@ -52,15 +54,13 @@ export async function openCaller(sources: CallerSources): Promise<Caller> {
     }
   };
   // One at a time: whoever asks meanwhile gets its answer.
-  const look = (): Promise<Peer | null> => {
+  const lookedWithin = (milliseconds: number): Peer | null | Promise<Peer | null> => {
+    if (channel.destroyed) return null;
+    if (now() - looked <= milliseconds) return peer;
     looking ??= lookAgain();
     return looking;
   };
-  const fresh = (): Peer | null | Promise<Peer | null> => {
-    if (channel.destroyed) return null;
-    return now() - looked <= LOOK_COUNTS_MS ? peer : look();
-  };
-  return { peer, fresh, look };
+  return { peer, fresh: () => lookedWithin(LOOK_COUNTS_MS), look: () => lookedWithin(LOOK_BEGINS_MS) };
 }
 
 /** With a descriptor of its own: the connection's is closed whenever the connection ends, and its number may then be another file's. */

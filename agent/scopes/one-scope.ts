@@ -96,20 +96,28 @@ class Visitors {
     }
     const accepted = this.#processes.now();
     let peer: Peer | null = null;
+    let isLooked = false;
+    // Not while somebody looks: what waits to be looked at is bounded by the places.
+    const leave = () => {
+      if (!isLooked || !channel.destroyed) return;
+      this.#places.leave(channel);
+      place[Symbol.dispose]();
+    };
     const channel: SocketChannel = new SocketChannel(stream, {
       foreign: (error) => void this.#record(peer, error.message),
       closed: () => {
-        this.#places.leave(channel);
         this.#connections.closed(connection);
         clearTimeout(this.#leaving.get(channel));
         this.#leaving.delete(channel);
-        place[Symbol.dispose]();
+        leave();
       },
     });
     const connection = this.#connections.accept(this.#state.name, connector, channel);
     this.#places.arrive(channel, uid);
     const identified = (found: Peer | null): void => {
       peer = found;
+      isLooked = true;
+      leave();
     };
     void this.#admit(channel, connection, { ...connector, accepted }, identified).catch(() => channel.destroy());
   }

@@ -1,10 +1,11 @@
 #include "copy.h"
-#include "sha256.h"
 
 #include <errno.h>
 #include <unistd.h>
 
 #define CHUNK (256 * 1024)
+
+static uint8_t buffer[CHUNK]; // one request at a time, one thread
 
 static int write_all(int fd, const uint8_t *bytes, size_t length) {
     while (length > 0) {
@@ -27,7 +28,6 @@ static ssize_t read_chunk(int fd, uint8_t *bytes, size_t length, uint64_t offset
 
 int copy_hashing(const struct spawner *spawner, int from, uint64_t offset, uint64_t length, uint64_t limit, int to,
                  uint8_t digest[DIGEST_SIZE], uint64_t *size) {
-    static uint8_t buffer[CHUNK]; // one request at a time, one thread
     struct sha256 hash;
     uint64_t done = 0;
     sha256_begin(&hash);
@@ -47,4 +47,17 @@ int copy_hashing(const struct spawner *spawner, int from, uint64_t offset, uint6
     if (digest != NULL) sha256_end(&hash, digest);
     *size = done;
     return 0;
+}
+
+ssize_t hash_more(const struct spawner *spawner, int fd, uint64_t offset, size_t length, struct sha256 *hash) {
+    size_t done = 0;
+    while (done < length) {
+        if (agent_is_gone(spawner)) return errno = ECANCELED, -1;
+        ssize_t n = read_chunk(fd, buffer, length - done < CHUNK ? length - done : CHUNK, offset + done);
+        if (n < 0) return -1;
+        if (n == 0) break;
+        sha256_update(hash, buffer, (size_t)n);
+        done += (size_t)n;
+    }
+    return (ssize_t)done;
 }

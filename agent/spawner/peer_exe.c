@@ -1,4 +1,4 @@
-// PEER_EXE: which program a connected process runs, by digest.
+// PEER_EXE: which program a connected process runs, by digest, a slice of it with each request.
 #include "executables.h"
 #include "request.h"
 
@@ -35,7 +35,7 @@ static bool still_runs(const char *link, const struct stat *status) {
     return stat(link, &now) == 0 && now.st_dev == status->st_dev && now.st_ino == status->st_ino;
 }
 
-static enum outcome describe(const struct spawner *spawner, int pidfd, pid_t pid, struct reply *reply) {
+static enum outcome describe(const struct spawner *spawner, int pidfd, pid_t pid, uint32_t look, struct reply *reply) {
     char link[64], path[MAX_PATH + 1];
     uint8_t digest[DIGEST_SIZE];
     struct stat status;
@@ -46,13 +46,19 @@ static enum outcome describe(const struct spawner *spawner, int pidfd, pid_t pid
         if (fd >= 0) close(fd);
         return fail(reply, "peer executable: %s", strerror(problem));
     }
-    int result = measure_executable(spawner, fd, &status, digest);
+    enum measured measured = measure_executable(spawner, fd, &status, &look, digest);
     int problem = errno;
     close(fd);
-    if (result != 0) return fail(reply, "peer executable: %s", strerror(problem));
+    if (measured == UNFINISHED) {
+        write_u8(&reply->body, 0);
+        write_u32(&reply->body, look);
+        return OUTCOME_DONE;
+    }
+    if (measured != MEASURED) return fail(reply, "peer executable: %s", strerror(problem));
     ssize_t length = readlink(link, path, sizeof path);
     // The pid belonged to this process during all of the above only if it is alive now.
     if (length < 0 || !still_runs(link, &status) || !is_alive(pidfd)) return fail(reply, "peer: it ended or runs another program now");
+    write_u8(&reply->body, 1);
     write_u32(&reply->body, (uint32_t)pid);
     write_bytes(&reply->body, digest, DIGEST_SIZE);
     write_sized16(&reply->body, path, (size_t)length);
@@ -60,9 +66,10 @@ static enum outcome describe(const struct spawner *spawner, int pidfd, pid_t pid
 }
 
 enum outcome peer_exe(struct spawner *spawner, struct request *request, struct reply *reply) {
+    uint32_t look = read_u32(&request->body);
     if (!reader_ended(&request->body) || request->fd < 0) return OUTCOME_BREACH;
     pid_t pid = pid_of(request->fd);
     if (pid == 0) return OUTCOME_BREACH;
     if (pid < 0) return fail(reply, "peer: it ended");
-    return describe(spawner, request->fd, pid, reply);
+    return describe(spawner, request->fd, pid, look, reply);
 }

@@ -76,11 +76,16 @@ describe("a look at the caller", () => {
     expect(looks).toBe(before + 1);
   });
 
-  it("I6: is taken when a session is opened, however short ago the last one was", async () => {
+  it("I6, I10: is taken when a session is opened and the last one was 50 ms ago, and no more often", async () => {
     const client = await openSession(broker);
     const before = looks;
+    broker.time += 50;
     await client.call("C_OpenSession", ulongs(1n, 4n));
+    expect(looks).toBe(before);
+    broker.time += 1;
+    for (let index = 0; index < 5; index += 1) await client.call("C_OpenSession", ulongs(1n, 4n));
     expect(looks).toBe(before + 1);
+    broker.time += 51;
     broker.peer = { ...SIGNER_PEER, exe: `sha256:${"00".repeat(32)}` };
     await expect(client.call("C_OpenSession", ulongs(1n, 4n))).rejects.toThrow("closed");
     expect(reasons()).toEqual([expect.stringMatching(/^peer executable: expected sha256:5e/)]);

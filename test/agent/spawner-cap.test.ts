@@ -56,7 +56,8 @@ describe("I3: a breach of the protocol ends in a capped PCR and a restart", () =
     ["START_SHIM after a PREPARE_SHIM that failed", [encodePrepareShim(0, [range("a", 0, 1)]), start]],
     ["START_WORKLOADS twice", [Uint8Array.of(6), Uint8Array.of(6)]],
     ["START_SHIM after START_WORKLOADS", [prepare, Uint8Array.of(6), start]],
-    ["PEER_EXE without a descriptor", [Uint8Array.of(3)]],
+    ["PEER_EXE without a descriptor", [encodePeerExe(0)]],
+    ["PEER_EXE without a look", [Uint8Array.of(3)]],
     ["SHIM_STATUS beyond the table", [Uint8Array.of(4, 16)]],
     ["STOP_SHIM beyond the table", [Uint8Array.of(8, 16)]],
     ["STOP_SHIM with trailing bytes", [Uint8Array.of(8, 0, 0)]],
@@ -79,8 +80,8 @@ describe("I3: a breach of the protocol ends in a capped PCR and a restart", () =
   test("a descriptor where none belongs, two of them, or one that is no pidfd", async () => {
     for (const [packet, fds] of [
       [Uint8Array.of(4, 0), [0]],
-      [Uint8Array.of(3), [0, 1]],
-      [Uint8Array.of(3), [0]],
+      [encodePeerExe(0), [0, 1]],
+      [encodePeerExe(0), [0]],
     ] as const) {
       const spawner = await bench.started();
       await expect(spawner.packet(packet, fds)).rejects.toThrow();

@@ -45,7 +45,8 @@ const shimFile: fc.Arbitrary<ShimFile> = fc.record({
 const parsers: readonly (readonly [string, (bytes: Uint8Array) => unknown, Uint8Array])[] = [
   ["PREPARE_SHIM", (bytes) => parsePrepareShimReply(bytes, 1), reply(1).u16(1).bytes(new Uint8Array(40)).finish()],
   ["START_SHIM", parseStartShimReply, reply(2).u32(7).finish()],
-  ["PEER_EXE", parsePeerExeReply, reply(3).u32(7).bytes(new Uint8Array(32)).sized16(utf8("/bin/x")).finish()],
+  ["PEER_EXE", parsePeerExeReply, reply(3).u8(1).u32(7).bytes(new Uint8Array(32)).sized16(utf8("/bin/x")).finish()],
+  ["unfinished PEER_EXE", parsePeerExeReply, reply(3).u8(0).u32(7).finish()],
   [
     "SHIM_STATUS",
     parseShimStatusReply,
@@ -139,12 +140,9 @@ describe("replies", () => {
         const digests = reply(1).u16(1).bytes(sha256).u64(BigInt(number)).finish();
         expect(parsePrepareShimReply(digests, 1)).toEqual([{ sha256, size: number }]);
         expect(parseStartShimReply(reply(2).u32(number).finish())).toBe(number);
-        const peer = parsePeerExeReply(reply(3).u32(number).bytes(sha256).sized16(utf8(path)).finish());
-        expect({
-          pid: peer.pid,
-          sha256: toHex(peer.sha256),
-          path: peer.path,
-        }).toEqual({ pid: number, sha256: toHex(sha256), path });
+        const peer = reply(3).u8(1).u32(number).bytes(sha256).sized16(utf8(path)).finish();
+        expect(parsePeerExeReply(peer)).toEqual({ pid: number, sha256, path });
+        expect(parsePeerExeReply(reply(3).u8(0).u32(number).finish())).toBe(number);
         expect(parseStartWorkloadsReply(reply(6).u16(small).finish())).toBe(small);
       }),
     );
@@ -258,7 +256,7 @@ describe("the client", () => {
     const { client, seen } = scripted([
       { bytes: Uint8Array.of(6, 1, ...utf8("no")) },
       {
-        bytes: reply(3).u32(7).bytes(new Uint8Array(32)).sized16(utf8("/x")).finish(),
+        bytes: reply(3).u8(1).u32(7).bytes(new Uint8Array(32)).sized16(utf8("/x")).finish(),
       },
     ]);
     const [first, second] = await Promise.allSettled([client.startWorkloads(), client.peerExe(42)]);
@@ -270,6 +268,32 @@ describe("the client", () => {
     expect(seen).toEqual([
       { op: 6, fds: [] },
       { op: 3, fds: [42] },
+    ]);
+  });
+
+  test("I10: a look takes a request for each slice; another one comes between them, and what ends a shim or the machine before both", async () => {
+    const sent: string[] = [];
+    const slices = new Map([[42, 3], [43, 2]]);
+    const transport: SpawnerTransport = {
+      call: async (_fd, request, [pidfd = -1]) => {
+        sent.push(pidfd < 0 ? `op ${request[0]}` : `${pidfd}: ${toHex(request.subarray(1))}`);
+        await new Promise((resolve) => setImmediate(resolve));
+        if (pidfd < 0) return { bytes: reply(request[0] ?? 0).finish(), fds: [] };
+        const left = (slices.get(pidfd) ?? 0) - 1;
+        slices.set(pidfd, left);
+        const known = reply(3).u8(1).u32(pidfd).bytes(new Uint8Array(32)).sized16(utf8("/x"));
+        return { bytes: (left === 0 ? known : reply(3).u8(0).u32(pidfd)).finish(), fds: [] };
+      },
+      closeFd: () => {},
+    };
+    const client = openSpawner(transport, 3);
+    const looks = Promise.all([client.peerExe(42), client.peerExe(43)]);
+    await Promise.all([client.stopShim(1), client.capAndReboot("over")]);
+    expect((await looks).map(({ pid }) => pid)).toEqual([42, 43]);
+    const [first, second] = ["0000002a", "0000002b"];
+    expect(sent).toEqual([
+      ...["42: 00000000", "op 8", "op 5"],
+      ...["43: 00000000", `42: ${first}`, `43: ${second}`, `42: ${first}`],
     ]);
   });
 
@@ -329,7 +353,7 @@ describe("the client", () => {
       call: async (_fd, request) => {
         ops.push(request[0]);
         if (ops.length === 1) throw timeout;
-        return { bytes: reply(3).u32(7).bytes(new Uint8Array(32)).sized16(utf8("/x")).finish(), fds: [] };
+        return { bytes: reply(3).u8(1).u32(7).bytes(new Uint8Array(32)).sized16(utf8("/x")).finish(), fds: [] };
       },
       closeFd: () => {},
     };

@@ -15,6 +15,7 @@ import {
 } from "../../agent/broker/index.ts";
 import { createPeerIdentity } from "../../agent/identity.ts";
 import { MeasurementLog } from "../../agent/launch/measurement-log.ts";
+import { lookInTurns } from "../../agent/looks.ts";
 import type { Native } from "../../agent/native/index.ts";
 import { openProcesses } from "../../agent/processes.ts";
 import { domainToken } from "../../agent/scopes/all-scopes.ts";
@@ -90,7 +91,7 @@ export async function serveLab({ native, spawner, shimOf }: LabMachine, serving:
     ...{ approvals: NO_APPROVALS, meter: NO_METER },
   };
   const identify = createPeerIdentity({
-    executableOf: (pidfd) => spawner.peerExe(pidfd),
+    executableOf: lookInTurns((pidfd) => spawner.peerExe(pidfd)),
     isAlive: (pidfd) => native.isAlive(pidfd),
     processes: openProcesses(),
   });

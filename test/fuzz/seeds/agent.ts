@@ -38,7 +38,8 @@ export function agentSeeds(): Record<string, Seeds> {
     "spawner-replies": {
       prepare: reply(1).u16(2).bytes(filled(32, 1)).u64(10n).bytes(filled(32, 2)).u64(20n).finish(),
       start: reply(2).u32(77).finish(),
-      peer: reply(3).u32(77).bytes(filled(32, 1)).sized16(utf8("/usr/bin/x")).finish(),
+      peer: reply(3).u8(1).u32(77).bytes(filled(32, 1)).sized16(utf8("/usr/bin/x")).finish(),
+      look: reply(3).u8(0).u32(77).finish(),
       status: reply(4)
         .u8(1)
         .u32(0)
