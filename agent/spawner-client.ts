@@ -116,12 +116,9 @@ export function openSpawner(transport: SpawnerTransport, fd: number): Spawner {
     }, isPatient);
   };
   const lookOn = (pidfd: number, look: number): Promise<PeerExe | number> =>
-    roundTrip(
-      encodePeerExe(look),
-      [pidfd],
-      (reply) => withoutFds(reply, parsePeerExeReply(reply.bytes)),
-      { isPatient: true },
-    );
+    roundTrip(encodePeerExe(look), [pidfd], (reply) => withoutFds(reply, parsePeerExeReply(reply.bytes)), {
+      isPatient: true,
+    });
   return {
     prepareShim: async (id, files) =>
       roundTrip(encodePrepareShim(id, files), [], (reply) =>
@@ -145,12 +142,9 @@ export function openSpawner(transport: SpawnerTransport, fd: number): Spawner {
     startWorkloads: async () =>
       roundTrip(encodeStartWorkloads(), [], (reply) => withoutFds(reply, parseStartWorkloadsReply(reply.bytes))),
     openState: async ({ format }, keyFd) =>
-      roundTrip(
-        encodeOpenState(format),
-        [keyFd],
-        (reply) => withoutFds(reply, parseOpenStateReply(reply.bytes)),
-        { timeoutMs: FORMAT_TIMEOUT_MS },
-      ),
+      roundTrip(encodeOpenState(format), [keyFd], (reply) => withoutFds(reply, parseOpenStateReply(reply.bytes)), {
+        timeoutMs: FORMAT_TIMEOUT_MS,
+      }),
   };
 }
 

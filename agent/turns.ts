@@ -20,7 +20,8 @@ export function createPatientTurns(): PatientTurns {
   const serve = async (): Promise<void> => {
     if (isBusy) return;
     isBusy = true;
-    for (let act = first.shift() ?? patient.shift(); act !== undefined; act = first.shift() ?? patient.shift()) await act();
+    for (let act = first.shift() ?? patient.shift(); act !== undefined; act = first.shift() ?? patient.shift())
+      await act();
     isBusy = false;
   };
   return <T>(act: () => Promise<T>, isPatient: boolean) =>

@@ -1,3 +1,4 @@
+import { spawn } from "node:child_process";
 import { afterEach, describe, expect, it } from "vitest";
 import type { PeerIdentity } from "../../agent/identity.ts";
 import { mostConnections, OpenConnections, parseDescriptorLimit } from "../../agent/scopes/open-connections.ts";
@@ -54,6 +55,28 @@ describe("places of a scope", () => {
     for (let index = 0; index < 8; index += 1) await openRawClient(broker.socket(SCOPE), null);
     identify = async () => SIGNER_PEER;
     await signs(await openSession(broker));
+  });
+
+  it("I10: a connection whose process ends while somebody looks keeps its place until then, so that no more looks wait than there are places", async () => {
+    const looking: (() => void)[] = [];
+    broker = await startBroker({
+      open: new OpenConnections(4),
+      identify: () => new Promise((resolve) => looking.push(() => resolve(SIGNER_PEER))),
+    });
+    for (let index = 1; index <= 2; index += 1) {
+      const connecting = `require("node:net").connect(${JSON.stringify(broker.socket(SCOPE))}); setInterval(() => {}, 1e6)`;
+      const child = spawn(process.execPath, ["-e", connecting]);
+      await expect.poll(() => looking.length, { timeout: 10_000 }).toBe(index);
+      child.kill("SIGKILL");
+    }
+    await expect.poll(() => broker?.connections.list().length).toBe(0);
+    const other = await openRawClient(broker.socket(SCOPE), null);
+    expect(await other.closed()).toEqual(new Uint8Array());
+    for (const end of looking) end();
+    const later = openSession(broker);
+    await expect.poll(() => looking.length).toBe(3);
+    looking[2]?.();
+    await signs(await later);
   });
 
   it("I10: a stranger that says nothing is sent away", async () => {

@@ -5,7 +5,7 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, symli
 import { connect, createServer, type Socket } from "node:net";
 import { join, resolve } from "node:path";
 import { describe, expect, test } from "vitest";
-import { encodePrepareShim, encodeStartShim, SPAWNER_OPS } from "../../agent/spawner-messages.ts";
+import { encodePeerExe, encodePrepareShim, encodeStartShim, SPAWNER_OPS } from "../../agent/spawner-messages.ts";
 import { ByteReader, ByteWriter, concatBytes, toHex } from "../../policy/index.ts";
 import { EMPTY_STORE, type LostRecord, openStoreFile, readLostRecord, Store } from "../../seal/index.ts";
 import { startSwtpm } from "../support/swtpm.ts";

@@ -273,7 +273,10 @@ describe("the client", () => {
 
   test("I10: a look takes a request for each slice; another one comes between them, and what ends a shim or the machine before both", async () => {
     const sent: string[] = [];
-    const slices = new Map([[42, 3], [43, 2]]);
+    const slices = new Map([
+      [42, 3],
+      [43, 2],
+    ]);
     const transport: SpawnerTransport = {
       call: async (_fd, request, [pidfd = -1]) => {
         sent.push(pidfd < 0 ? `op ${request[0]}` : `${pidfd}: ${toHex(request.subarray(1))}`);

@@ -161,6 +161,8 @@ export interface HostOptions {
   readonly inherited?: Inherited;
   /** One that another spawner had, or has; default: a new one. */
   readonly runDirectory?: string;
+  /** A directory that it finds read-only, as an image's root. */
+  readonly readOnly?: string;
   /** Killed by the kernel at this call, before it is done. */
   readonly killedAt?: { readonly call: string; readonly when: number };
 }
@@ -173,6 +175,8 @@ export interface Inherited {
   /** Default: the spawner's own. */
   readonly pid?: string;
 }
+
+const READ_ONLY = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"';
 
 /** Rejects with its log when it ends before its agent has called. */
 export async function startSpawner(programs: Programs, options: HostOptions = {}): Promise<HostSpawner> {
@@ -222,6 +226,7 @@ function spawnSpawner(programs: Programs, directory: string, options: HostOption
     ...(options.inherited === undefined ? [] : ["sh", "-c", `LISTEN_PID=${pid ?? "$$"} exec "$0" "$@"`]),
     ...(options.filters === undefined ? [] : [programs.filtered, `${options.filters}`]),
     ...(single ? ["unshare", "--user", "--map-root-user", "--mount"] : []),
+    ...(options.readOnly === undefined ? [] : ["unshare", "--mount", "sh", "-c", READ_ONLY, options.readOnly]),
     ...(killedAt === undefined ? [] : ["strace", "-qq", "-o", "/dev/null", ...killing(killedAt)]),
     ...[programs.spawner, "--service", "--run-dir", options.runDirectory ?? join(directory, "shims")],
     ...["--cabinet", join(directory, "cabinet"), "--workloads", join(directory, "workloads")],
