@@ -24,7 +24,7 @@ export const clientGrowthSuite: Suite = {
     const programs = mkdtempSync(join(tmpdir(), "ironclaw-hold-"));
     chmodSync(programs, 0o755);
     const program = compileClient(programs, "hold", ["sign-native"]);
-    const served = await openServed({ callers: [program], scopes: heldScopes });
+    const served = await openServed({ callers: { bench: [program] }, scopes: heldScopes });
     try {
       const series = await measure(served, program, iterations);
       return series.filter(({ id }) => wanted.has(id));

@@ -22,10 +22,15 @@ export const CALLER = OTHER_USER;
 const AS_CALLER =
   'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && exec setpriv --reuid "$0" --regid "$0" --clear-groups "$@"';
 
-/** The command that runs a program as the scopes' caller, in a session of its own. */
-export function callerCommand(program: string, args: readonly string[]): readonly [string, readonly string[]] {
+/** The command that runs a program as the scopes' caller, or as the user so many behind that one, in a session of its own. */
+export function callerCommand(
+  program: string,
+  args: readonly string[],
+  user = 0,
+): readonly [string, readonly string[]] {
   const path = realpathSync(program);
-  const command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", AS_CALLER, `${CALLER?.uid ?? 0}`];
+  const uid = `${(CALLER?.uid ?? 0) + user}`;
+  const command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", AS_CALLER, uid];
   return ["setsid", ["--wait", ...command, path, ...args]];
 }
 
@@ -41,8 +46,8 @@ export interface Served extends Pick<SandboxBench, "lab" | "environment"> {
 
 export interface ServedOptions {
   readonly addKeys?: (token: Token) => void;
-  /** Programs that are the scopes' caller, run by `CALLER`. */
-  readonly callers: readonly string[];
+  /** The policy's callers with their programs: the first is `CALLER`, the others are the users behind it. */
+  readonly callers: Readonly<Record<string, readonly string[]>>;
   /** How many shims serve, each with a copy of the token; default one. */
   readonly shims?: number;
   /** Gives the document its keys' scopes; `keys`, `callers` and the rest are there. */
@@ -104,18 +109,29 @@ function labKey(key: ShimKey): LabKey {
 
 export function servedDocument(
   keys: readonly Pick<LabKey, "name" | "spki">[],
-  callers: readonly string[],
+  callers: ServedOptions["callers"],
   scopes: readonly Record<string, unknown>[],
 ): PolicyDocument {
   return {
     ...policyDocument(),
     keys: Object.fromEntries(keys.map(({ name, spki }) => [name, { spki: `sha256:${sha256Hex(spki)}`, does: "sign" }])),
-    callers: { bench: { uid: CALLER?.seen ?? 0, exe: callers.map(digestOf), unit: null } },
+    callers: Object.fromEntries(
+      Object.entries(callers).map(([name, programs], user) => [
+        name,
+        { uid: seenUser(user), exe: programs.map(digestOf), unit: null },
+      ]),
+    ),
     scopes: [...scopes],
   };
 }
 
-function digestOf(path: string): string {
+/** Where the lab has one user, all others are nobody. */
+export function seenUser(user: number): number {
+  if (CALLER === null) return 0;
+  return CALLER.seen === CALLER.uid ? CALLER.uid + user : CALLER.seen;
+}
+
+export function digestOf(path: string): string {
   return `sha256:${sha256Hex(new Uint8Array(readFileSync(realpathSync(path))))}`;
 }
 

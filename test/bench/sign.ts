@@ -102,7 +102,7 @@ export async function openSignBench(shims = 1): Promise<SignBench> {
   stack.defer(() => rmSync(programs, { recursive: true, force: true }));
   chmodSync(programs, 0o755);
   const program = compileClient(programs, "sign-load", ["sign-pkcs11", "sign-native"]);
-  const served = await openServed({ callers: [program], shims, scopes: signingScopes });
+  const served = await openServed({ callers: { bench: [program] }, shims, scopes: signingScopes });
   stack.defer(() => served.close());
   const stock = await startStockServer(served);
   stack.defer(() => void stock.server.kill());

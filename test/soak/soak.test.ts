@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { LOOKS, memoryFindings, toldOf } from "./crowd/memory.ts";
-import { KEY_NAMES, LIMITS, planWorkloads, WORKLOADS } from "./crowd/plan.ts";
+import { CALLER_NAMES, KEY_NAMES, LIMITS, planWorkloads, WORKLOADS } from "./crowd/plan.ts";
 import { LeastBucket } from "./crowd/workload.ts";
 import { heldFindings, heldIn, type Look } from "./machine/held.ts";
 import { Judge } from "./machine/judge.ts";
@@ -8,7 +8,7 @@ import { ENDING, KINDS, PASSING, type PlannedFault, planFaults } from "./machine
 import { run, SOAK, soaked, TEN_SECONDS } from "./soaked.ts";
 
 describe("the soak's crowd", () => {
-  it("I6, I7: of 64 workloads at both doors none gets another's key, session, rate or budget, nor waits for one that is stuck", async () => {
+  it("I6, I7: of 64 workloads of eight callers at both doors none gets another's scope, key, session, rate or budget, nor waits for one that is stuck or floods", async () => {
     const { code, operations, faults, violations, crowd } = await soaked("--only", "crowd", "--minutes", TEN_SECONDS);
     expect([code, violations]).toEqual([0, []]);
     expect(operations).toBeGreaterThan(WORKLOADS);
@@ -42,12 +42,15 @@ describe("the soak's crowd", () => {
     expect(asked(90_000, 90_010, true)).toBe(2);
   });
 
-  it("plans every kind of workload at each door, with keys of their own and shared ones", () => {
+  it("plans every kind of workload at each door, with keys of their own and shared ones, and every caller at both doors", () => {
     const planned = planWorkloads();
     expect(new Set(planned.map(({ scope }) => scope)).size).toBe(WORKLOADS);
     expect(new Set(planned.map(({ key }) => key))).toEqual(new Set(KEY_NAMES));
     const kinds = new Set(planned.map(({ kind, door }) => `${kind} ${door}`));
     expect(kinds.size).toBe(2 * Object.keys(LIMITS).length);
+    expect(new Set(planned.map(({ caller }) => caller))).toEqual(new Set(CALLER_NAMES));
+    for (const name of CALLER_NAMES)
+      expect(new Set(planned.flatMap(({ caller, door }) => (caller === name ? [door] : []))).size).toBe(2);
   });
 });
 

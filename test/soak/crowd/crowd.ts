@@ -1,17 +1,18 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { readdirSync, readFileSync } from "node:fs";
+import { appendFileSync, chmodSync, copyFileSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { knownHead, verifyLog } from "../../../agent/audit/verify.ts";
 import { LogWalk } from "../../../agent/audit/walk.ts";
-import { callerCommand, openServed, type Served } from "../../bench/served.ts";
+import { callerCommand, digestOf, openServed, type Served, seenUser } from "../../bench/served.ts";
 import type { LabHeld } from "../../support/lab-broker.ts";
 import { runTokenTool } from "../../support/shim-fixture.ts";
 import type { ClientsOrder } from "./clients.ts";
-import type { Told } from "./findings.ts";
+import { type Told, together } from "./findings.ts";
 import { LOOKS, type MemoryTold, memoryFindings, toldOf } from "./memory.ts";
-import { KEY_NAMES, planWorkloads, scopesOf } from "./plan.ts";
+import { CALLER_NAMES, KEY_NAMES, planWorkloads, scopesOf } from "./plan.ts";
 
 export interface CrowdOptions {
   readonly milliseconds: number;
@@ -31,10 +32,34 @@ export interface CrowdResult {
 }
 
 /**
- * 64 workloads, each with a scope of its own, at both doors of an agent over a real shim; among them clients that are stuck, slow, or gone.
+ * 64 workloads of eight callers, each with a scope of its own, at both doors of an agent over a real shim; among them clients that are stuck,
+ * slow, or gone, that flood, and that knock at other callers' scopes.
  * Every signature is verified, every limit is counted, and the audit log has to tell the same at the end.
  */
 export async function soakCrowd({ milliseconds, drops }: CrowdOptions): Promise<CrowdResult> {
+  const directory = mkdtempSync(join(tmpdir(), "ironclaw-crowd-"));
+  try {
+    return await soakCallers({ milliseconds, drops }, copyPrograms(directory));
+  } finally {
+    rmSync(directory, { recursive: true });
+  }
+}
+
+/** Programs by the names of their callers, each with a digest of its own: a caller's executable is its interpreter. */
+type Programs = Readonly<Record<string, string>>;
+
+function copyPrograms(directory: string): Programs {
+  chmodSync(directory, 0o755);
+  const copies = CALLER_NAMES.map((name): [string, string] => {
+    const path = join(directory, name);
+    copyFileSync(process.execPath, path);
+    appendFileSync(path, name);
+    return [name, path];
+  });
+  return Object.fromEntries(copies);
+}
+
+async function soakCallers({ milliseconds, drops }: CrowdOptions, programs: Programs): Promise<CrowdResult> {
   const workloads = planWorkloads();
   const served = await openServed({
     addKeys: (token) => {
@@ -44,31 +69,37 @@ export async function soakCrowd({ milliseconds, drops }: CrowdOptions): Promise<
           ...["--id", `${index + 16}`.padStart(4, "0"), "--label", name],
         ]);
     },
-    callers: [process.execPath],
-    scopes: () => scopesOf(workloads, "bench"),
+    callers: Object.fromEntries(Object.entries(programs).map(([name, path]) => [name, [path]])),
+    scopes: () => scopesOf(workloads),
   });
   try {
     const before = descriptorsOf(served);
-    const order: ClientsOrder = {
-      ...{ milliseconds, drops, paths: workloads.map(({ scope }) => served.socket(scope)) },
+    const order: Omit<ClientsOrder, "caller"> = {
+      ...{
+        milliseconds,
+        drops: Math.ceil(drops / CALLER_NAMES.length),
+        paths: workloads.map(({ scope }) => served.socket(scope)),
+      },
       publicKeys: Object.fromEntries(served.keys.map(({ name, spki }) => [name, Buffer.from(spki).toString("base64")])),
     };
-    const told = runClients(order);
+    const told = Promise.all(
+      Object.entries(programs).map(([caller, path], user) => runClients({ ...order, caller }, path, user)),
+    );
     const looks = await lookOften(served, milliseconds);
-    const { operations, faults, signed, violations } = await told;
+    const { operations, faults, signed, violations } = together(await told);
     await delay(500); // the agent hears of the last ends
     const memory = toldOf(looks, { before, after: descriptorsOf(served) });
     return {
       ...{ operations, faults, memory },
-      violations: [...violations, ...memoryFindings(memory), ...auditFindings(served, signed)],
+      violations: [...violations, ...memoryFindings(memory), ...auditFindings(served, signed, programs)],
     };
   } finally {
     await served.close();
   }
 }
 
-async function runClients(order: ClientsOrder): Promise<Told> {
-  const command = callerCommand(process.execPath, [join(import.meta.dirname, "clients.ts")]);
+async function runClients(order: ClientsOrder, program: string, user: number): Promise<Told> {
+  const command = callerCommand(program, [join(import.meta.dirname, "clients.ts")], user);
   const child = spawn(...command, { cwd: "/", stdio: ["ignore", "inherit", "inherit", "ipc"] });
   child.send(order);
   const gone = once(child, "exit").then(([code]) => Promise.reject(new Error(`the clients ended with ${code}`)));
@@ -96,15 +127,19 @@ function descriptorsOf({ lab }: Served): number {
   return readdirSync(`/proc/${agent}/fd`).length;
 }
 
-/** The log verifies, and has as many allowed signatures of each scope as its workload got, all with its own key. */
-function auditFindings({ directory }: Served, signed: Told["signed"]): readonly string[] {
+/** The log verifies, and has as many allowed signatures of each scope as its workload got, all with its own key and by its own caller. */
+function auditFindings({ directory }: Served, signed: Told["signed"], programs: Programs): readonly string[] {
   const counted: Record<string, number> = {};
   const findings: string[] = [];
-  const keyOf = new Map(planWorkloads().map(({ scope, key }) => [scope, key]));
+  const callers = new Map(
+    Object.entries(programs).map(([name, path], user) => [name, `${seenUser(user)} ${digestOf(path)}`]),
+  );
+  const expected = new Map(planWorkloads().map(({ scope, caller, key }) => [scope, `${key} ${callers.get(caller)}`]));
   verifyLog(new LogWalk(join(directory, "agent", "audit")), knownHead(null), ({ record }) => {
     if (record.operation !== "sign" || record.decision !== "allow") return;
     counted[record.scope] = (counted[record.scope] ?? 0) + 1;
-    if (record.key !== keyOf.get(record.scope)) findings.push(`${record.scope}: recorded with key ${record.key}`);
+    const got = `${record.key} ${record.caller?.uid} ${record.caller?.exe}`;
+    if (got !== expected.get(record.scope)) findings.push(`${record.scope}: recorded with ${got}`);
   });
   for (const { scope } of planWorkloads()) {
     const [log, own] = [counted[scope] ?? 0, signed[scope] ?? 0];

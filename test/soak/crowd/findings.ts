@@ -34,3 +34,14 @@ export interface Told {
   readonly signed: Readonly<Record<string, number>>;
   readonly violations: readonly string[];
 }
+
+/** Of parts that ran side by side, in scopes of their own. */
+export function together(parts: readonly Told[]): Told {
+  const sum = (count: (part: Told) => number) => parts.reduce((all, part) => all + count(part), 0);
+  return {
+    operations: sum(({ operations }) => operations),
+    faults: sum(({ faults }) => faults),
+    signed: Object.assign({}, ...parts.map(({ signed }) => signed)),
+    violations: parts.flatMap(({ violations }) => violations),
+  };
+}

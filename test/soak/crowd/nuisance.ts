@@ -2,8 +2,10 @@ import { once } from "node:events";
 import { connect, type Socket } from "node:net";
 import { setTimeout as delay } from "node:timers/promises";
 import { GREETING } from "../../support/native-client.ts";
-import { INITIALIZE_VALUES, openRawClient, requestFrame } from "../../support/rpc-client.ts";
+import { floodNative, floodP11kit } from "../../support/open-flood.ts";
+import { INITIALIZE_VALUES, openRawClient, requestFrame, ulongs } from "../../support/rpc-client.ts";
 import type { Findings } from "./findings.ts";
+import type { Workload } from "./plan.ts";
 
 const INITIALIZE = requestFrame(0x10, "C_Initialize", INITIALIZE_VALUES);
 /** What is sent on a connection before it is dropped. */
@@ -77,6 +79,43 @@ export async function beSlow(path: string, findings: Findings, until: number): P
   }
   client.end();
   await client.closed();
+}
+
+/** Connections of one flood, how long it lasts and how long it pauses, in milliseconds. */
+const FLOOD = { connections: 16, lasts: 300, pauses: 1200 };
+
+/** Opens and closes sessions as fast as it is answered, in bursts. */
+export async function floodOpens(
+  door: Workload["door"],
+  path: string,
+  findings: Findings,
+  until: number,
+): Promise<void> {
+  const flood = door === "native" ? floodNative : floodP11kit;
+  while (performance.now() < until) {
+    const end = performance.now() + FLOOD.lasts;
+    const floods = Array.from({ length: FLOOD.connections }, () => flood(path, () => performance.now() >= end));
+    await Promise.all(floods);
+    findings.faults += floods.length;
+    await delay(FLOOD.pauses);
+  }
+}
+
+const CKR_FUNCTION_REJECTED = 0x200n;
+
+/** Asks for a session in one scope of other callers after the other, and gets none. */
+export async function trespass(paths: readonly string[], findings: Findings, until: number): Promise<void> {
+  for (let turn = 0; performance.now() < until; turn += 1) {
+    const path = paths[turn % paths.length] ?? "";
+    const client = await openRawClient(path);
+    const { rv } = await client.call("C_OpenSession", ulongs(1n, 4n));
+    if (rv !== CKR_FUNCTION_REJECTED)
+      findings.violated(`${path}: 0x${rv.toString(16)} for the caller of another scope`);
+    findings.faults += 1;
+    client.end();
+    await client.closed();
+    await delay(400);
+  }
 }
 
 async function connected(path: string): Promise<Socket> {

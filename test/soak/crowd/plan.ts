@@ -2,6 +2,8 @@
 export interface Workload {
   readonly index: number;
   readonly scope: string;
+  /** The policy's name of its caller: a user and a program of its own. */
+  readonly caller: string;
   /** The policy's name of the one key that its scope has. */
   readonly key: string;
   readonly door: "native" | "p11kit";
@@ -21,6 +23,7 @@ export interface Limits {
 }
 
 export const WORKLOADS = 64;
+const CALLERS = 8;
 /** The first eight scopes have a key each, the others share eight. */
 const KEYS = 16;
 const OWN = KEYS / 2;
@@ -35,9 +38,12 @@ export const PAUSE: Readonly<Record<Kind, number>> = { modest: 150, greedy: 200,
 
 export const KEY_NAMES: readonly string[] = Array.from({ length: KEYS }, (_, index) => `k${index}`);
 
+export const CALLER_NAMES: readonly string[] = Array.from({ length: CALLERS }, (_, index) => `caller-${index}`);
+
 export function planWorkloads(): readonly Workload[] {
   return Array.from({ length: WORKLOADS }, (_, index) => ({
     ...{ index, scope: `workload-${index}`, kind: kindOf(index) },
+    caller: `caller-${Math.floor((index * CALLERS) / WORKLOADS)}`,
     key: `k${index < OWN ? index : OWN + (index % OWN)}`,
     door: index % 2 === 0 ? "native" : "p11kit",
   }));
@@ -49,9 +55,9 @@ function kindOf(index: number): Kind {
   return [5, 10].includes(index % 16) ? "counted" : "modest";
 }
 
-/** The scopes of a policy, in which everything is `caller`'s. */
-export function scopesOf(workloads: readonly Workload[], caller: string): readonly Record<string, unknown>[] {
-  return workloads.map(({ scope, key, kind }) => ({
+/** The scopes of a policy. */
+export function scopesOf(workloads: readonly Workload[]): readonly Record<string, unknown>[] {
+  return workloads.map(({ scope, caller, key, kind }) => ({
     ...{ name: scope, caller, key, audit: "written", mechanisms: [{ type: "CKM_ECDSA", digest: "sha256" }] },
     ...LIMITS[kind],
   }));
