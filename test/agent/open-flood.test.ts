@@ -1,9 +1,9 @@
-import { execFile, execFileSync, spawn } from "node:child_process";
+import { type ChildProcess, execFile, execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import { chmodSync, readFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { promisify } from "node:util";
-import { beforeAll, expect, test } from "vitest";
+import { afterEach, beforeAll, expect, test } from "vitest";
 import { createPeerIdentity } from "../../agent/identity.ts";
 import { type LookedAt, lookInTurns } from "../../agent/looks.ts";
 import { openProcesses } from "../../agent/processes.ts";
@@ -77,6 +77,11 @@ function twoCallers(document: PolicyDocument): void {
   Object.assign(flooded ?? {}, { caller: "flooder" });
 }
 
+const floods: ChildProcess[] = [];
+afterEach(() => {
+  for (const child of floods.splice(0)) child.kill("SIGKILL");
+});
+
 /** Starts it, and waits until it is at work. */
 async function startFlood(broker: BrokerFixture, sent: readonly Sent[]) {
   const script = join(root, "test/support/open-flood.ts");
@@ -84,6 +89,7 @@ async function startFlood(broker: BrokerFixture, sent: readonly Sent[]) {
     ...as(FLOODER),
     stdio: ["pipe", "pipe", "ignore"],
   });
+  floods.push(child);
   let said = "";
   child.stdout.on("data", (text: Buffer) => {
     said += text;
@@ -100,7 +106,6 @@ async function startFlood(broker: BrokerFixture, sent: readonly Sent[]) {
       await ended;
       return Number(said);
     },
-    kill: () => child.kill("SIGKILL"),
   };
 }
 
@@ -110,6 +115,12 @@ test("I6, I10: a caller of a large program that floods both doors with opens kee
   const broker = await startBroker({ identify, change: twoCallers, parts: { now: () => performance.now() } });
   chmodSync(dirname(broker.socket("release-signing")), 0o755);
   try {
+    /** As of three more users. */
+    const waitingLooks = async () => {
+      const pidfd = await spawner.pidfd(process.pid);
+      const looks = Promise.allSettled([1, 2, 3].map(() => client.peerExe(pidfd)));
+      return () => looks.then(() => spawner.close(pidfd));
+    };
     const flood = await startFlood(broker, sent);
     const slices = (some: readonly Sent[]) => some.filter(({ pid }) => pid === flood.pid).length;
     for (let time = 0; time < 5; time += 1) {
@@ -120,20 +131,22 @@ test("I6, I10: a caller of a large program that floods both doors with opens kee
       const own = sent.findIndex(({ pid }, index) => index >= at && pid === who?.pid);
       // Of its own user two looks may be before it: the one under way, and the one that was waiting.
       expect(slices(sent.slice(at, own))).toBeLessThanOrEqual(isRoot ? 1 : 2 * slicesOf(process.execPath));
+      const done = await waitingLooks();
       const before = sent.length;
       await client.stopShim(time);
       expect(sent[before]?.op).toBe(SPAWNER_OPS.stopShim);
+      await done();
     }
     const looks = flood.begun();
     const opened = await flood.end();
     // Every connection that waits shares the next look: half of them at least, while the other half is answered.
     expect(opened).toBeGreaterThan((looks * CONNECTIONS) / 8);
-    const last = await startFlood(broker, sent);
+    await startFlood(broker, sent);
+    await waitingLooks();
     const before = sent.length;
     await client.capAndReboot("over");
     expect(sent[before]?.op).toBe(SPAWNER_OPS.capAndReboot);
     expect(await spawner.ended()).toBe(12);
-    last.kill();
   } finally {
     await broker.close();
   }

@@ -1,4 +1,4 @@
-import { type ChildProcess, spawn } from "node:child_process";
+import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import {
   appendFileSync,
@@ -11,13 +11,17 @@ import {
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
-import { describe, expect, test } from "vitest";
+import { afterEach, describe, expect, test } from "vitest";
 import { encodePeerExe, parsePeerExeReply } from "../../agent/spawner-messages.ts";
 import { toHex } from "../../policy/index.ts";
 import { openSpawnerBench, sha256 } from "./spawner/bench.ts";
 import type { HostSpawner } from "./spawner/host.ts";
 
 const bench = openSpawnerBench();
+const running: number[] = [];
+afterEach(() => {
+  for (const pid of running.splice(0)) spawnSync("kill", ["-KILL", `${pid}`]); // it may have ended
+});
 const SLICE = 4 << 20;
 const SHELL = realpathSync("/bin/sh");
 const SLEEP = realpathSync("/usr/bin/sleep");
@@ -66,6 +70,7 @@ describe("the spawner's looks", () => {
       }
       return readBy(spawner) - before;
     };
+    running.push(...pids);
     // A child of the shell is the shell until its exec.
     await expect.poll(() => pids.every((pid) => isRunning(pid, directory))).toBe(true);
     expect(await round()).toBeGreaterThanOrEqual(all);
@@ -112,13 +117,13 @@ describe("the spawner's looks", () => {
     await expect(ask(0xffff_ffff)).rejects.toThrow("spawner refused: peer executable: Stale file handle");
     const peer = await spawner.client.peerExe(pidfd);
     expect(toHex(peer.sha256)).toBe(sha256(readFileSync(other)));
-    child.kill("SIGKILL");
   });
 });
 
 async function started(program: string, args: readonly string[]): Promise<ChildProcess> {
-  const child = spawn(program, args, { stdio: ["pipe", "ignore", "inherit"] });
+  const child = spawn(program, args, { stdio: ["pipe", "ignore", "ignore"] });
   await once(child, "spawn");
+  if (child.pid !== undefined) running.push(child.pid);
   return child;
 }
 
