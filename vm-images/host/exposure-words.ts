@@ -1,6 +1,6 @@
 import type { HostItem } from "./configuration.ts";
 
-export type ExposureId = Exclude<HostItem["kind"], "uefi" | "pci" | "usb"> | "controller" | "device";
+export type ExposureId = Exclude<HostItem["kind"], "uefi" | "pci" | "usb"> | "controller";
 
 /** What a machine's configuration gives the guest, or whoever reaches the host, beyond the policy. Fit for a line of `ironclaw doctor`. */
 export interface Exposure {
