@@ -93,7 +93,7 @@ describe("a machine whose HSM is on USB", () => {
 
   it("I5: has the one reader in the shim's /dev, for the shim's user, and nothing else", async () => {
     const pid = await shell.output(
-      `for p in /proc/[0-9]*; do grep -q "^Uid:.${SHIM_UID}\\b" $p/status && echo $p; done; true`,
+      `for p in /proc/[0-9]*; do grep -qs "^Uid:.${SHIM_UID}\\b" $p/status && echo $p; done; true`,
     );
     expect(pid).toMatch(/^\/proc\/\d+$/);
     const nodes = await shell.output(`cd ${pid}/root/; find dev ! -type d -exec stat -c '%n %F %a %u %t,%T' {} +`);
