@@ -17,6 +17,7 @@ import { SCOPED_UID } from "../../vm-images/story/demo-policy.ts";
 import type { RunningMachine } from "../../vm-images/story/running.ts";
 import { attest, endorse, enrol, type Verdict } from "../../vm-images/story/verifier.ts";
 import type { ImageVariant } from "../../vm-images/variants.ts";
+import { readInGuest, SWITCHES } from "./guest-switches.ts";
 import { LACKS_OF_6_1 } from "./kernel-lacks.ts";
 import { measured } from "./measured-pcrs.ts";
 import { bootProvisioned, imageOf, makeTpm, type Provisioned, provision } from "./vm-machine.ts";
@@ -90,7 +91,7 @@ export type BootedImage = readonly [variant: ImageVariant, recipe: string];
 /** Boots each image once, and holds what it measured against what was predicted. */
 export function describeImages(images: readonly BootedImage[]): void {
   describe.each(images)("the image %s of recipe %s", (variant, recipe) => {
-    it("I12: measures in both banks what was predicted before it was booted, the agent PCR too, and signs with 256 MiB of memory; I9: a verifier of releases takes it if it is one", async () => {
+    it("I12: measures in both banks what was predicted before it was booted, the agent PCR too, and signs with 256 MiB of memory; I4 I5: its kernel is as hardened as it can be; I9: a verifier of releases takes it if it is one", async () => {
       const place = join(directory, `${variant}-${recipe}`);
       const tpm = await makeTpm(join(place, "tpm"));
       const lacks = recipe === "cloud-6.1" ? LACKS_OF_6_1 : [];
@@ -120,6 +121,10 @@ export function describeImages(images: readonly BootedImage[]): void {
         expect(strict.tier).toBe(
           variant !== "release" ? "contraindicated" : recipe === "cloud-6.1" ? "warning" : "affirming",
         );
+        const switched = await readInGuest(running, [...Object.keys(SWITCHES), "/proc/meminfo"]);
+        const { "/proc/meminfo": memory = "", ...kernel } = switched;
+        if (variant !== "dev") expect(kernel).toEqual(SWITCHES);
+        console.info(`${variant} ${recipe}: memory: ${memory.split("\n").slice(0, 3).join(", ")}`);
         if (recipe === "own") {
           const payer = await running.workload(3000);
           expect(await payer.request("who").finally(() => payer.close())).toMatchObject({ uid: 3000 });
