@@ -162,6 +162,7 @@ describe("a libvirt domain", () => {
       "<qemu:commandline><qemu:arg value='-global'/><qemu:arg value='ICH9-LPC.disable_s3=0'/><qemu:arg value='-machine'/><qemu:arg value='mem-merge=on'/></qemu:commandline></domain>",
       ["suspend fail", "memory-merge warn"],
     ],
+    ["variables of its own", "<nvram>/m/vars.fd</nvram>", "<nvram type='network'/>", ["unknown fail"]],
     ["strings for the firmware", "</domain>", "<sysinfo type='smbios'/></domain>", ["injected warn"]],
     ["an element that nobody knows", "</domain>", "<wormhole/></domain>", ["unknown fail"]],
   ])("changed in %s says so", (_, from, to, found) => {

@@ -118,9 +118,65 @@ describe("a QEMU command line", () => {
     ["a disk on a Unix socket", ["-drive", "if=none,id=n,format=raw,file=nbd+unix:///?socket=/s"], ["unknown fail"]],
     ["a disk of a PCI device", ["-drive", "if=none,id=n,format=raw,file=nvme://0000:01:00.0/1"], ["unknown fail"]],
     ["a mirrored disk", ["-blockdev", "driver=quorum,node-name=n,children.0=a"], ["unknown fail", "unknown fail"]],
+    ["a socket that somebody else opened", ["-chardev", "socket,id=c,fd=20,server=on"], ["unknown fail"]],
     ["a disk of another machine", ["-drive", "if=none,id=n,format=raw,file=nbd:localhost:10809"], ["unknown fail"]],
   ])("with %s says so", (_, more, found) => {
     expect(short(exposureOf(lineOf([...OURS, ...more])))).toEqual(found);
+  });
+
+  it("as libvirt writes it is read, JSON and all, and only its sockets by number are not known", () => {
+    const node = (name: string, file: string, readOnly: boolean) => [
+      ...[
+        "-blockdev",
+        JSON.stringify({
+          driver: "file",
+          filename: file,
+          "node-name": `${name}-storage`,
+          "auto-read-only": true,
+          discard: "unmap",
+        }),
+      ],
+      ...[
+        "-blockdev",
+        JSON.stringify({ "node-name": name, "read-only": readOnly, driver: "raw", file: `${name}-storage` }),
+      ],
+    ];
+    const device = (value: object) => ["-device", JSON.stringify(value)];
+    const disk = { driver: "virtio-blk-pci", bus: "pci.4", addr: "0x0", "write-cache": "on" };
+    const line = [
+      ...["-name", "guest=signer,debug-threads=on", "-S", "-no-user-config", "-nodefaults", "-no-shutdown", "-no-hpet"],
+      ...["-object", JSON.stringify({ "qom-type": "secret", id: "masterKey0", format: "raw", file: "/var/key.aes" })],
+      ...node("flash0", "/f/CODE.fd", true),
+      ...["-machine", "pc-q35-7.2,usb=off,dump-guest-core=off,mem-merge=off,memory-backend=pc.ram,pflash0=flash0"],
+      ...["-accel", "kvm", "-cpu", "host,migratable=on", "-m", "size=524288k", "-overcommit", "mem-lock=off"],
+      ...["-object", JSON.stringify({ "qom-type": "memory-backend-ram", id: "pc.ram", size: 536870912 })],
+      ...["-smp", "2,sockets=2,cores=1,threads=1", "-uuid", "0", "-display", "none", "-rtc", "base=utc,driftfix=slew"],
+      ...["-chardev", "socket,id=charmonitor,fd=20,server=on,wait=off"],
+      ...["-mon", "chardev=charmonitor,id=monitor,mode=control", "-boot", "strict=on", "-msg", "timestamp=on"],
+      ...[
+        "-global",
+        "kvm-pit.lost_tick_policy=delay",
+        "-global",
+        "ICH9-LPC.disable_s3=1",
+        "-global",
+        "ICH9-LPC.disable_s4=1",
+      ],
+      ...device({ driver: "virtio-serial-pci", id: "virtio-serial0", bus: "pci.3", addr: "0x0" }),
+      ...node("root", "/i/root.img", true),
+      ...device({ ...disk, drive: "root", id: "virtio-disk1", serial: "root" }),
+      ...[
+        "-chardev",
+        "pty,id=charserial0",
+        ...device({ driver: "isa-serial", chardev: "charserial0", id: "serial0", index: 0 }),
+      ],
+      ...["-chardev", "socket,id=chrtpm,path=/run/tpm.sock", "-tpmdev", "emulator,id=tpm-tpm0,chardev=chrtpm"],
+      ...device({ driver: "tpm-crb", tpmdev: "tpm-tpm0", id: "tpm0" }),
+      ...["-audiodev", JSON.stringify({ id: "audio1", driver: "none" })],
+      ...["-object", JSON.stringify({ "qom-type": "rng-random", id: "objrng0", filename: "/dev/urandom" })],
+      ...device({ driver: "virtio-rng-pci", rng: "objrng0", id: "rng0", bus: "pci.5", addr: "0x0" }),
+      ...["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"],
+    ];
+    expect(exposureOf(lineOf(line))).toMatchObject([{ id: "unknown", item: expect.stringContaining("fd=20") }]);
   });
 
   it("a listed device of the host is no finding, however its place is written", () => {

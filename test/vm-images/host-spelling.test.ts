@@ -233,5 +233,7 @@ describe("a domain's element", () => {
   it("I5: that stands twice where libvirt takes one of them is named", () => {
     const twice = GOOD.replace("<serial>root</serial>", "<serial>root</serial><serial>state</serial>");
     expect(short(exposureOf(twice))).toEqual(["unknown fail"]);
+    const pm = "<pm><suspend-to-mem enabled='yes'/></pm></domain>";
+    expect(short(exposureOf(GOOD.replace("</domain>", pm)))).toEqual(["unknown fail"]);
   });
 });

@@ -24,7 +24,7 @@ export const EXPOSURE_WORDS: Readonly<Record<ExposureId, Words>> = {
   },
   device: {
     expected: "a device that the policy lists",
-    got: "another",
+    got: "a serial line, a parallel port or an input of the host, which no list has",
     hint: "take it out, or release a policy that lists it under `devices`",
   },
   emulated: {

@@ -49,6 +49,7 @@ const BELOW: Readonly<Record<string, string>> = {
   pm: "suspend-to-mem suspend-to-disk",
   os: "type loader nvram boot bootmenu firmware smbios kernel initrd cmdline dtb acpi shim",
   "os/firmware": "feature",
+  "os/nvram": "source",
   memoryBacking: "hugepages nosharepages locked source access allocation discard",
   hugepages: "page",
   "devices/disk": "source target serial readonly transient backingStore blockio iotune geometry wwn vendor product",

@@ -10,7 +10,15 @@ export function readLibvirtText(text: string): HostMachine {
   const domain = parseXml(text);
   if (domain.name !== "domain")
     throw new ImageError("ERR_HOST_MALFORMED", "domain XML", { expected: "a domain", got: domain.name.slice(0, 40) });
-  return { source: "libvirt", items: [...domain.children.flatMap(partOf), ...suspendOf(domain), ...mergeOf(domain)] };
+  const parts = domain.children.flatMap(partOf);
+  return { source: "libvirt", items: [...parts, ...repeatsOf(domain), ...suspendOf(domain), ...mergeOf(domain)] };
+}
+
+/** Parts that stand twice, of which libvirt may take one and this reader the other. */
+function repeatsOf({ children }: XmlElement): readonly HostItem[] {
+  const names = children.map(({ name }) => name);
+  const again = names.filter((name, at) => names.indexOf(name) < at);
+  return again.map((name): HostItem => ({ kind: "unknown", what: `a second <${name}>` }));
 }
 
 function partOf(element: XmlElement): readonly HostItem[] {
@@ -96,6 +104,9 @@ function firmwareOf(element: XmlElement): readonly HostItem[] {
         ]
       : []),
     ...direct.map(({ name }): HostItem => ({ kind: "firmware", what: `<${name}>` })),
+    ...(["file", "block"].includes(attribute(child(element, "nvram"), "type") ?? "file")
+      ? []
+      : [{ kind: "unknown", what: "<nvram>" } as const]),
     ...(child(element, "smbios") === undefined ? [] : [{ kind: "injected", what: "<smbios>" } as const]),
   ];
 }

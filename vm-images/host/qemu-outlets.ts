@@ -5,7 +5,7 @@ import type { OptionKeys } from "./words.ts";
 const SOCKET =
   "path host port server wait telnet tn3270 websocket reconnect reconnect-ms tls-creds tls-authz mux ipv4 ipv6 to delay";
 const OTHERS =
-  "id backend logfile logappend localaddr localport input-path signal append size cols rows width height name debug chardev clipboard mouse";
+  "id backend fd logfile logappend localaddr localport input-path signal append size cols rows width height name debug chardev clipboard mouse";
 
 /** A character device by its backend. */
 export const readChardev = keyed("backend", `${SOCKET} ${OTHERS}`, (keys, what) => [
@@ -48,7 +48,8 @@ function backendItems(keys: OptionKeys, what: string): readonly HostItem[] {
 
 function socketItems(keys: OptionKeys, what: string): readonly HostItem[] {
   if (keys.has("host") || keys.has("port")) return [{ kind: "network-socket", what }];
-  return (keys.get("path") ?? "") === "" ? [unknownPart(what, "a socket without a path")] : [];
+  // One that somebody else opened, as libvirt does, may be of any kind.
+  return (keys.get("path") ?? "") === "" || keys.has("fd") ? [unknownPart(what, "a socket without a path")] : [];
 }
 
 function pathItems(path: string, what: string): readonly HostItem[] {
