@@ -19,9 +19,9 @@ export function splitCertificateFile(bytes: Uint8Array, max: number): readonly U
   return blocks.map(trimCertificate);
 }
 
-/** A SEQUENCE of more than 127 octets, as every certificate is: no ASCII text begins so. */
+/** A SEQUENCE of more than 127 octets, as every certificate is: no UTF-8 begins so. */
 function isDer([tag, length = 0]: Uint8Array): boolean {
-  return tag === 0x30 && length >= 0x80;
+  return tag === 0x30 && length >= 0x80 && length < 0xc0;
 }
 
 function malformed(what: string, expected: string, got: string): AttestError {

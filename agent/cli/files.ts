@@ -53,8 +53,8 @@ export async function readText(path: string, what: string): Promise<string> {
  */
 export async function readPublicKey(path: string, what: string): Promise<string> {
   const text = await readText(path, what);
-  const blocks = pemBlocks(text, "PUBLIC KEY") ?? [];
-  return blocks.length === 1 ? blocks.map(encodeSpkiPem).join("") : text;
+  const [der, ...others] = pemBlocks(text, "PUBLIC KEY") ?? [];
+  return der === undefined || others.length > 0 ? text : encodeSpkiPem(der);
 }
 
 /** All of the file or nothing: an interrupted write, or a power cut, leaves what was there. @throws AgentError ERR_ENVIRONMENT */

@@ -21,6 +21,8 @@ import {
   verifyEd25519,
   verifySshSignature,
 } from "../../policy/index.ts";
+import { parsePolicy } from "../../policy/policy.ts";
+import { documentBytes, policyDocument } from "../support/policy-document.ts";
 import { APPROVAL_NAMESPACE, openSshFolder, type SshFolder, testSshKey } from "../support/ssh-keys.ts";
 
 const MESSAGE = utf8("ironclaw-approval@1\nfor: operation\n");
@@ -203,6 +205,41 @@ describe("I10: a line with a public key", () => {
   test("is read and written back as it is, options and comment too", () => {
     for (const text of [line, `${key.type} ${blob}`, `${key.type} ${blob} x`])
       expect(encodeSshKeyLine(parseSshKeyLine(text))).toBe(text);
+  });
+
+  test("may have any printable text for its comment, and what is wrong with another is named", () => {
+    for (const comment of ["jos\u00e9@laptop", "\u82b1\u5b50 \u00b7 \u{1f511}", "a  b"])
+      expect(parseSshKeyLine(`${key.type} ${blob} ${comment}`).comment).toBe(comment);
+    const printable = /^(?! )[^\p{C}\p{Zl}\p{Zp}]*$/u;
+    fc.assert(
+      fc.property(fc.string({ unit: "binary", minLength: 1, maxLength: 20 }), (comment) => {
+        const text = `${key.type} ${blob} ${comment}`;
+        if (printable.test(comment) && comment.trim() === comment)
+          expect(encodeSshKeyLine(parseSshKeyLine(text))).toBe(text);
+        else expect(refusal(() => parseSshKeyLine(text))).toMatch(/^ERR_KEY_MALFORMED SSH public key comment: expected /);
+      }),
+    );
+  });
+
+  test.each([
+    ["a tab in its comment", `${key.type} ${blob} a\tb`, "comment: expected printable characters, got U+0009"],
+    ["a turn in its comment", `${key.type} ${blob} a\u202eb`, "comment: expected printable characters, got U+202E"],
+    ["a space too many", `${key.type} ${blob} a `, "comment: expected a text without spaces at its ends, got another"],
+    ["a tab for a space", `${key.type}\t${blob}`, "line: expected TYPE BASE64 [COMMENT], got another text"],
+    ["too long a comment", `${key.type} ${blob} ${"x".repeat(1024)}`, "line: expected at most 1024 characters, got"],
+  ])("with %s is refused for that", (_, text, message) => {
+    expect(refusal(() => parseSshKeyLine(text))).toContain(`SSH public key ${message}`);
+    const document = Object.assign(policyDocument(), { approvers: { alice: { key: text, notFor: [] } } });
+    const lower = text.length > 1024 ? "too big" : message.toLowerCase();
+    expect(refusal(() => parsePolicy(documentBytes(document)))).toContain(`approvers.alice.key: `);
+    expect(refusal(() => parsePolicy(documentBytes(document)))).toContain(lower);
+    expect(refusal(() => parsePolicy(documentBytes(document)))).toMatch(/policy: 1 finding: /);
+  });
+
+  test("may stand in a policy with a comment in any script", () => {
+    const approvers = { alice: { key: `${key.type} ${blob} \u82b1\u5b50`, notFor: [] } };
+    const document = Object.assign(policyDocument(), { approvers });
+    expect(parsePolicy(documentBytes(document)).approvers).toEqual(approvers);
   });
 
   test("says nothing by its comment: look-alikes with one comment are two keys", () => {
