@@ -33,7 +33,9 @@ describe("a file with certificates", () => {
         for (const bytes of [utf8(text + after), concatBytes(...certificates, Uint8Array.from(behind))]) {
           expect(splitCertificateFile(bytes, 5)).toEqual(certificates);
           if (certificates.length > 1)
-            expect(() => splitCertificateFile(bytes, certificates.length - 1)).toThrow(/certificates: expected at most/);
+            expect(() => splitCertificateFile(bytes, certificates.length - 1)).toThrow(
+              /certificates: expected at most/,
+            );
         }
         if (certificates.length === 1) expect(parsePemCertificate(text + after).der).toEqual(certificates[0]);
         else expect(() => parsePemCertificate(text + after)).toThrow(/expected one PEM certificate, got \d/);
@@ -72,7 +74,9 @@ describe("a file with certificates", () => {
   });
 
   it("I10: any bytes, and a damaged text, end in certificates or a typed error", () => {
-    const texts = fc.tuple(fc.nat(pem.length), fc.string({ maxLength: 3 })).map(([at, put]) => pem.slice(0, at) + put + pem.slice(at + 1));
+    const texts = fc
+      .tuple(fc.nat(pem.length), fc.string({ maxLength: 3 }))
+      .map(([at, put]) => pem.slice(0, at) + put + pem.slice(at + 1));
     fc.assert(
       fc.property(fc.oneof(fc.uint8Array({ maxLength: 200 }), texts.map(utf8)), (bytes) => {
         try {

@@ -32,7 +32,10 @@ function chainOf(names: readonly string[]): readonly Uint8Array[] {
     authorities.unshift(certificate);
     [above, issuer] = [pair, name];
   }
-  return [leaf({ issuer: commonName(issuer), signing: signingWith(above.privateKey), extensions: ekShape }), ...authorities];
+  return [
+    leaf({ issuer: commonName(issuer), signing: signingWith(above.privateKey), extensions: ekShape }),
+    ...authorities,
+  ];
 }
 
 /** As these TPMs write an EK's: a flag that says what is so without it, and a description. */

@@ -253,7 +253,8 @@ describe("warnings about a policy", () => {
 describe("callers who are one", () => {
   type Caller = { readonly uid: number; readonly exe: readonly string[]; readonly unit: string | null };
   const digest = (octet: number) => `sha256:${octet.toString(16).padStart(2, "0").repeat(32)}`;
-  const named = (callers: readonly Caller[]) => Object.fromEntries(callers.map((caller, index) => [`c${index}`, caller]));
+  const named = (callers: readonly Caller[]) =>
+    Object.fromEntries(callers.map((caller, index) => [`c${index}`, caller]));
   const twinsIn = (callers: readonly Caller[]) =>
     warnings((document) => Object.assign(document.callers, named(callers))).filter((line) => line.startsWith("shared"));
 
@@ -270,7 +271,9 @@ describe("callers who are one", () => {
       unit: fc.constantFrom(null, "a.service", "b.service"),
     });
     const areOne = (a: Caller, b: Caller) =>
-      a.uid === b.uid && (a.unit === null || b.unit === null || a.unit === b.unit) && a.exe.some((e) => b.exe.includes(e));
+      a.uid === b.uid &&
+      (a.unit === null || b.unit === null || a.unit === b.unit) &&
+      a.exe.some((e) => b.exe.includes(e));
     fc.assert(
       fc.property(fc.array(caller, { maxLength: 8 }), (callers) => {
         const expected = callers.flatMap((one, index) => {

@@ -301,7 +301,22 @@ describe("policy document", () => {
 
   it("I10: a string is what JSON.parse reads between its quotes, or refused", () => {
     const limits = { maxBytes: 1 << 20, maxDepth: 4 };
-    const part = fc.constantFrom('"', "\\", "\\\\", "\\u", "\\u00e9", "\\n", "\\x", "\n", "\u0000", "\u001f", "\u2028", "a", "\u{1f600}", " ");
+    const part = fc.constantFrom(
+      '"',
+      "\\",
+      "\\\\",
+      "\\u",
+      "\\u00e9",
+      "\\n",
+      "\\x",
+      "\n",
+      "\u0000",
+      "\u001f",
+      "\u2028",
+      "a",
+      "\u{1f600}",
+      " ",
+    );
     const read = (json: string) => parseJson(text(json), "value", limits);
     fc.assert(
       fc.property(fc.array(part, { maxLength: 8 }), (parts) => {

@@ -177,25 +177,32 @@ describe("a public key that somebody brings", () => {
     ["longer lines", (pem) => pem.replace(/([A-Za-z0-9+/=]{64})\n/, "$1")],
   ];
 
-  test.each(spellings)("I2: with %s it is the same key, and documents have it in their one spelling", async (_, spell) => {
-    for (const [words, name, document] of [
-      ["keys anchors", "root.pub", "anchors.json"],
-      ["keys anchors", "operator.pub", "anchors.json"],
-      ["keys delegate", "release.pub", "delegation.json"],
-    ] as const) {
-      const line = made.lineWith(words, name, changed(name, spell));
-      expect(await cli(line.with(-1, at("other")))).toMatchObject({ code: 0, err: "" });
-      const { delegation: _signed, ...keys } = made.json("other");
-      const { delegation: _before, ...same } = made.json(document);
-      expect(keys).toEqual(same);
-    }
-    const seal = made.lineWith("seal", "root.pub", changed("root.pub", spell)).with(-1, at("other"));
-    expect(await cli([...seal, "--json"], PIN)).toMatchObject({ code: 0, err: "" });
-  });
+  test.each(spellings)(
+    "I2: with %s it is the same key, and documents have it in their one spelling",
+    async (_, spell) => {
+      for (const [words, name, document] of [
+        ["keys anchors", "root.pub", "anchors.json"],
+        ["keys anchors", "operator.pub", "anchors.json"],
+        ["keys delegate", "release.pub", "delegation.json"],
+      ] as const) {
+        const line = made.lineWith(words, name, changed(name, spell));
+        expect(await cli(line.with(-1, at("other")))).toMatchObject({ code: 0, err: "" });
+        const { delegation: _signed, ...keys } = made.json("other");
+        const { delegation: _before, ...same } = made.json(document);
+        expect(keys).toEqual(same);
+      }
+      const seal = made.lineWith("seal", "root.pub", changed("root.pub", spell)).with(-1, at("other"));
+      expect(await cli([...seal, "--json"], PIN)).toMatchObject({ code: 0, err: "" });
+    },
+  );
 
   test("I2: two keys in a file, or none, are refused", async () => {
     for (const spell of [(pem: string) => pem + pem, () => "no key\n", (pem: string) => pem.replace("END", "end")])
-      expectComplaint(await cli(made.lineWith("keys anchors", "root.pub", changed("root.pub", spell))), 3, "public key");
+      expectComplaint(
+        await cli(made.lineWith("keys anchors", "root.pub", changed("root.pub", spell))),
+        3,
+        "public key",
+      );
   });
 
   test("I2: a document with a key in another spelling is refused", async () => {

@@ -60,9 +60,10 @@ describe("ek show", () => {
     const issuers = ["--issuer", at("row.der"), "--issuer", at("first.pem")];
     expect(await cli(["ek", "show", at("crlf.pem"), ...issuers, ...set, ...time])).toMatchObject({ code: 0, err: "" });
     writeFileSync(at("bundle.pem"), [...rest, first].map(toPem).join("\r\n# next\r\n"));
-    expect(
-      await cli(["ek", "show", at("crlf.pem"), "--issuer", at("bundle.pem"), ...set, ...time]),
-    ).toMatchObject({ code: 0, err: "" });
+    expect(await cli(["ek", "show", at("crlf.pem"), "--issuer", at("bundle.pem"), ...set, ...time])).toMatchObject({
+      code: 0,
+      err: "",
+    });
   });
 
   test("I10: an EK's file with two certificates is refused, and so is one of issuers with nine", async () => {
