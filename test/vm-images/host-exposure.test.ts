@@ -189,7 +189,9 @@ describe("a QEMU command line", () => {
       expect(exposureOf(lineOf([...OURS, "-device", place]), [...vmPciDevices, HSM])).toEqual([]);
     // 0x627 in decimal, and octal to QEMU.
     const keyboard = ["-device", "usb-host,vendorid=01575,productid=1"];
-    expect(short(exposureOf(lineOf([...OURS, ...keyboard]), [...vmPciDevices, "usb:0627:0001"]))).toEqual(["device fail"]);
+    expect(short(exposureOf(lineOf([...OURS, ...keyboard]), [...vmPciDevices, "usb:0627:0001"]))).toEqual([
+      "device fail",
+    ]);
     for (const place of ["usb-host,vendorid=0x8e6,productid=17459", "usb-host,hostbus=1,hostaddr=4"])
       expect(exposureOf(lineOf([...OURS, "-device", place]), [...vmPciDevices, READER])).toEqual([]);
   });

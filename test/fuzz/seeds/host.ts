@@ -10,7 +10,12 @@ const passed = [
 ];
 const open = [
   ...["-monitor", "tcp::1", "-serial", "unix:/x,server=on", "-chardev", "socket,id=c,host=::,port=1", "-vnc", ":1"],
-  ...["-object", "memory-backend-memfd,id=m,size=1G,share=off", "-global", "driver=ICH9-LPC,property=disable_s3,value=0"],
+  ...[
+    "-object",
+    "memory-backend-memfd,id=m,size=1G,share=off",
+    "-global",
+    "driver=ICH9-LPC,property=disable_s3,value=0",
+  ],
   ...["-blockdev", '{"driver":"raw","node-name":"n","file":{"driver":"nbd"}}', "-wormhole", "-machine", "usb=yes"],
 ];
 const devices =
