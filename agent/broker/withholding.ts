@@ -58,7 +58,10 @@ async function refuse(
 ): Promise<Refused> {
   state.meter.decided(state.name, step);
   const why = step === "frozen" ? "frozen" : step === "valid" ? "outside its time" : "narrowed";
-  const held = what === "result" ? `the result of record ${seq} was withheld` : `record ${seq} was withheld from the token`;
-  await state.refusals.recordEach(auditEntry(peer, request, { allow: false, step, reason: `${why} meanwhile: ${held}` }, []));
+  const held =
+    what === "result" ? `the result of record ${seq} was withheld` : `record ${seq} was withheld from the token`;
+  await state.refusals.recordEach(
+    auditEntry(peer, request, { allow: false, step, reason: `${why} meanwhile: ${held}` }, []),
+  );
   return refused("FUNCTION_REJECTED", step);
 }

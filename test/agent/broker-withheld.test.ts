@@ -276,9 +276,7 @@ describe("what is taken away", () => {
       change: ({ scopes }) => delete scopes[0]?.["rate"],
     });
     const scope = "release-signing";
-    const clients = await Promise.all(
-      [0, 1].map(() => connect({ scope, directory: dirname(broker.socket(scope)) })),
-    );
+    const clients = await Promise.all([0, 1].map(() => connect({ scope, directory: dirname(broker.socket(scope)) })));
     const said = Promise.all(
       Array.from({ length: COUNT }, async (_, index) => {
         const session = clients[index % 2]?.session();

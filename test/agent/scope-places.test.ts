@@ -90,9 +90,9 @@ describe("places of a scope", () => {
     const unwatched = await openRawClient(broker.socket(SCOPE), null);
     expect(await unwatched.closed()).toEqual(new Uint8Array());
     expect(broker.connections.list()).toEqual([]);
-    await expect.poll(() => broker?.records().map(({ step, reason }) => `${step} ${reason}`)).toEqual([
-      expect.stringMatching(/^caller a connection of uid \d+ is not served: start: ENOSPC$/),
-    ]);
+    await expect
+      .poll(() => broker?.records().map(({ step, reason }) => `${step} ${reason}`))
+      .toEqual([expect.stringMatching(/^caller a connection of uid \d+ is not served: start: ENOSPC$/)]);
     broken = false;
     await signs(await openSession(broker));
   });

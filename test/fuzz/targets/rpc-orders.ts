@@ -5,7 +5,13 @@ import { type Application, openApplication } from "../../../agent/p11kit/applica
 import { ArgumentReader } from "../../../agent/p11kit/codec.ts";
 import { HANDLERS } from "../../../agent/p11kit/dispatch.ts";
 import { oaep, plain } from "../../support/broker-session.ts";
-import { type Choices, goodCalls, type HostileCall, hostileCall, readReplyValues } from "../../support/hostile-calls.ts";
+import {
+  type Choices,
+  goodCalls,
+  type HostileCall,
+  hostileCall,
+  readReplyValues,
+} from "../../support/hostile-calls.ts";
 import { SIGNER_EXE, SIGNER_UID } from "../../support/policy-document.ts";
 import { Laws } from "../orders/laws.ts";
 import { POLICY, PUBLIC_KEYS } from "../orders/scopes.ts";
