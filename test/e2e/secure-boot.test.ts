@@ -46,7 +46,7 @@ describe("an image that is signed with one's own keys", () => {
     const provisioned = await provision(image, tpm, at("machine"), {});
     const { machine } = provisioned;
     expect(machine.prediction.pcrs.sha256).toMatchObject({ 7: image.manifest.secureBoot?.pcr7.sha256 });
-    await bootProvisioned(provisioned, [], async ({ running, launch }) => {
+    await bootProvisioned(provisioned, {}, async ({ running, launch }) => {
       expect(launch).toMatchObject({ state: "serving", reasons: [] });
       const enrolment = await enrol(machine.name, await endorse(tpm), running.control);
       for (const bank of ["sha256", "sha384"] as const) {

@@ -8,20 +8,22 @@ import {
   defaultAppraisalPolicy,
   defaultQuotePcrs,
   makeAppraisalPolicy,
-  parseCel,
   parseEvidence,
-  replayCel,
   verifyEvidence,
 } from "../../attest/index.ts";
-import { parseAnchors, preUnsealKinds, toHex, verifyRelease } from "../../policy/index.ts";
+import { parseAnchors, verifyRelease } from "../../policy/index.ts";
 import { readRecipe } from "../../vm-images/recipes.ts";
 import { SCOPED_UID } from "../../vm-images/story/demo-policy.ts";
 import type { RunningMachine } from "../../vm-images/story/running.ts";
 import { attest, endorse, enrol, type Verdict } from "../../vm-images/story/verifier.ts";
 import type { ImageVariant } from "../../vm-images/variants.ts";
+import { readInGuest, SWITCHES } from "./guest-switches.ts";
 import { LACKS_OF_6_1 } from "./kernel-lacks.ts";
+import { measured } from "./measured-pcrs.ts";
 import { bootProvisioned, imageOf, makeTpm, type Provisioned, provision } from "./vm-machine.ts";
 
+/** A machine needs no more, whatever its image. */
+const SMALL = 256;
 /** The default appraisal policy, but for what a software TPM cannot have. */
 const RELEASES_ONLY = makeAppraisalPolicy({
   ...defaultAppraisalPolicy.document,
@@ -45,15 +47,6 @@ async function signedNonce(running: RunningMachine, spki: Uint8Array): Promise<b
   } finally {
     workload.close();
   }
-}
-
-/** The values that the TPM quoted, and what the agent's own events come to before the unseal. */
-function measured({ result, report }: Verdict, bank: "sha256" | "sha384"): Record<string, string | undefined> {
-  const launch = parseCel(parseEvidence(report).agentLog).filter(({ event }) =>
-    (preUnsealKinds as readonly string[]).includes(event.kind),
-  );
-  const quoted = [4, 9, 11, 12].map((pcr) => [`${pcr}`, result.pcrs.find((entry) => entry.pcr === pcr)?.got]);
-  return { ...Object.fromEntries(quoted), 13: toHex(replayCel(launch, bank)) };
 }
 
 /** What a verifier of releases finds, by code. */
@@ -98,7 +91,7 @@ export type BootedImage = readonly [variant: ImageVariant, recipe: string];
 /** Boots each image once, and holds what it measured against what was predicted. */
 export function describeImages(images: readonly BootedImage[]): void {
   describe.each(images)("the image %s of recipe %s", (variant, recipe) => {
-    it("I12: measures in both banks what was predicted before it was booted, the agent PCR too, and signs; I9: a verifier of releases takes it if it is one", async () => {
+    it("I12: measures in both banks what was predicted before it was booted, the agent PCR too, and signs with 256 MiB of memory; I4 I5: its kernel is as hardened as it can be; I9: a verifier of releases takes it if it is one", async () => {
       const place = join(directory, `${variant}-${recipe}`);
       const tpm = await makeTpm(join(place, "tpm"));
       const lacks = recipe === "cloud-6.1" ? LACKS_OF_6_1 : [];
@@ -111,7 +104,7 @@ export function describeImages(images: readonly BootedImage[]): void {
         },
       );
       const { machine } = provisioned;
-      await bootProvisioned(provisioned, [], async ({ running, launch }) => {
+      await bootProvisioned(provisioned, { memoryMiB: SMALL }, async ({ running, launch }) => {
         expect(launch).toMatchObject({ state: "serving", reasons: [] });
         console.info(`${variant} ${recipe}: ${launch.phases.map(({ phase, ms }) => `${phase} ${ms} ms`).join(", ")}`);
         const enrolment = await enrol(machine.name, await endorse(tpm), running.control);
@@ -128,6 +121,10 @@ export function describeImages(images: readonly BootedImage[]): void {
         expect(strict.tier).toBe(
           variant !== "release" ? "contraindicated" : recipe === "cloud-6.1" ? "warning" : "affirming",
         );
+        const switched = await readInGuest(running, [...Object.keys(SWITCHES), "/proc/meminfo"]);
+        const { "/proc/meminfo": memory = "", ...kernel } = switched;
+        if (variant !== "dev") expect(kernel).toEqual(SWITCHES);
+        console.info(`${variant} ${recipe}: memory: ${memory.split("\n").slice(0, 3).join(", ")}`);
         if (recipe === "own") {
           const payer = await running.workload(3000);
           expect(await payer.request("who").finally(() => payer.close())).toMatchObject({ uid: 3000 });
