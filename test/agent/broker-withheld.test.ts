@@ -3,7 +3,7 @@ import { setImmediate as turn } from "node:timers/promises";
 import { afterEach, describe, expect, test } from "vitest";
 import type { AuditLog } from "../../agent/audit/log.ts";
 import type { AuditEntry } from "../../agent/audit/record.ts";
-import { KeyRing, LivePolicy } from "../../agent/broker/index.ts";
+import { type ApprovalGate, KeyRing, LivePolicy } from "../../agent/broker/index.ts";
 import { connect, type RefusedError, type Session } from "../../agent/client/index.ts";
 import { AgentError } from "../../agent/errors.ts";
 import { type Policy, parsePolicy, sha256Hex, toBase64 } from "../../policy/index.ts";
@@ -146,6 +146,9 @@ interface TakingMoments {
   /** While the token works. */
   readonly working?: (live: LivePolicy) => void;
   readonly entries?: AuditEntry[];
+  /** Of the policy from the start. */
+  readonly document?: PolicyDocument;
+  readonly approvals?: ApprovalGate;
 }
 
 /** A log in memory; what happens when the record of something allowed is written, and nobody was told yet. */
@@ -164,8 +167,8 @@ function memoryLog(entries: AuditEntry[], recorded: () => void): AuditLog {
 }
 
 /** A broker from which something is taken at that moment of an operation. */
-async function startTaking(operation: Operation, { recorded, working, entries }: TakingMoments): Promise<TakingBroker> {
-  const document = documentFor(operation);
+async function startTaking(operation: Operation, moments: TakingMoments): Promise<TakingBroker> {
+  const { recorded, working, entries, document = documentFor(operation), approvals } = moments;
   const policy = policyOf(document);
   const live = new LivePolicy(policy);
   const ring = new KeyRing(policy, keys.publicKeys);
@@ -177,7 +180,7 @@ async function startTaking(operation: Operation, { recorded, working, entries }:
     return bytes;
   };
   broker = await startBroker({
-    ...{ publicKeys: keys.publicKeys, parts: { live, keys: ring } },
+    ...{ publicKeys: keys.publicKeys, parts: { live, keys: ring, ...(approvals && { approvals }) } },
     token: { sign: result, decrypt: result, unwrap: async () => void (await result()) },
     ...(entries !== undefined && { audit: memoryLog(entries, () => recorded?.(live)) }),
     change: (own) => void Object.assign(own, document),
@@ -244,6 +247,29 @@ describe("what is taken away", () => {
     const valid = { from: "2026-11-26T11:00:00Z", until: "2026-11-26T13:00:00Z" };
     scopeNarrowed({ valid })(broker.broker.live, "sign");
     expect(await refusalOf("sign")).toBe("outside-validity");
+  });
+
+  test.each([
+    { what: "an operation of two approvers that both of them approved", of: ["alice", "bob"], said: "done" },
+    { what: "one whose approver is none of them any more", of: ["bob", "carol"], said: "approval-needed" },
+  ])("I6: approvals that were given count as long as their approvers do: $what", async ({ of, said }) => {
+    const approved = (approvers: readonly string[]): PolicyDocument => {
+      const document = documentFor("sign");
+      const names = ["alice", "bob", "carol"].map((name, index) => [
+        name,
+        { key: sshKeyLine("AFG"[index] ?? "H"), notFor: [] },
+      ]);
+      document["approvers"] = Object.fromEntries(names);
+      const approvals = { required: 2, of: approvers, for: "operation", window: "PT1H" };
+      Object.assign(document.scopes[0] ?? {}, { approvals });
+      return document;
+    };
+    await startTaking("sign", {
+      document: approved(["alice", "bob", "carol"]),
+      approvals: { approvedBy: () => ({ id: "r1", approvers: ["alice", "bob"] }), use: () => true },
+      working: (live) => live.narrow(policyOf({ ...approved(of), serial: 8 })),
+    });
+    expect(await refusalOf("sign")).toBe(said);
   });
 
   test("I6 I8: while a key comes in: what the token has against it is the same to the caller, and recorded as withheld", async () => {
