@@ -14,7 +14,7 @@ import { useScopes } from "../../vm-images/story/scoped-use.ts";
 import { PLACES, prepare } from "../../vm-images/story/story.ts";
 import { attest, endorse, enrol } from "../../vm-images/story/verifier.ts";
 import { cli } from "../support/cli.ts";
-import { readInGuest, SWITCHES } from "../support/guest-switches.ts";
+import { SWITCHES } from "../support/guest-switches.ts";
 
 const directory = mkdtempSync(join(tmpdir(), "life-"));
 const at = (name: string) => join(directory, name);
@@ -128,6 +128,19 @@ async function reported({
 
 /** Every socket of these kinds, below a heading. */
 const SOCKET_LISTS = ["tcp", "tcp6", "udp", "udp6", "raw", "raw6"].map((name) => `/proc/net/${name}`);
+
+/** What a workload of this machine reads in these files. */
+async function readInGuest(running: RunningMachine, paths: readonly string[]): Promise<Record<string, string>> {
+  const workload = await running.workload(SCOPED_UID);
+  try {
+    const read = async (path: string) => String((await workload.request("read", { path }))["content"]).trim();
+    const contents: Record<string, string> = {};
+    for (const path of paths) contents[path] = await read(path);
+    return contents;
+  } finally {
+    workload.close();
+  }
+}
 
 describe("the life of a machine", () => {
   const earlier = () => at("earlier/state.img");

@@ -17,7 +17,7 @@ import { SCOPED_UID } from "../../vm-images/story/demo-policy.ts";
 import type { RunningMachine } from "../../vm-images/story/running.ts";
 import { attest, endorse, enrol, type Verdict } from "../../vm-images/story/verifier.ts";
 import type { ImageVariant } from "../../vm-images/variants.ts";
-import { readInGuest, SWITCHES } from "./guest-switches.ts";
+import { SWITCHES } from "./guest-switches.ts";
 import { LACKS_OF_6_1 } from "./kernel-lacks.ts";
 import { measured } from "./measured-pcrs.ts";
 import { bootProvisioned, imageOf, makeTpm, type Provisioned, provision } from "./vm-machine.ts";
@@ -58,7 +58,7 @@ async function strictly({ report, nonce }: Verdict, { machine }: Provisioned, en
   return appraise(verified, [release], RELEASES_ONLY, { now, challenged: now });
 }
 
-/** A recipe of one's own: the cloud image with one more workload, whose program comes with the recipe. */
+/** A recipe of one's own: the cloud image with one more workload, whose program comes with the recipe, and reads files. */
 async function ownRecipe(): Promise<string> {
   const folder = join(directory, "own");
   const port = "workload.3000";
@@ -72,14 +72,15 @@ async function ownRecipe(): Promise<string> {
   );
   writeFileSync(
     join(folder, "root", program),
-    `const { openSync, readSync, writeSync } = require("node:fs");
+    `const { openSync, readFileSync, readSync, writeSync } = require("node:fs");
     const port = openSync(process.argv[2], "r+");
     const bytes = Buffer.alloc(4096);
     setInterval(() => {
       const length = readSync(port, bytes);
       if (length === 0) return;
-      const { id } = JSON.parse(bytes.toString("utf8", 0, length));
-      writeSync(port, JSON.stringify({ id, ok: true, uid: process.getuid() }) + "\\n");
+      const { id, paths } = JSON.parse(bytes.toString("utf8", 0, length));
+      const contents = paths.map((path) => readFileSync(path, "utf8").trim());
+      writeSync(port, JSON.stringify({ id, ok: true, uid: process.getuid(), contents }) + "\\n");
     }, 100);`,
   );
   return folder;
@@ -91,7 +92,7 @@ export type BootedImage = readonly [variant: ImageVariant, recipe: string];
 /** Boots each image once, and holds what it measured against what was predicted. */
 export function describeImages(images: readonly BootedImage[]): void {
   describe.each(images)("the image %s of recipe %s", (variant, recipe) => {
-    it("I12: measures in both banks what was predicted before it was booted, the agent PCR too, and signs with 256 MiB of memory; I4 I5: its kernel is as hardened as it can be; I9: a verifier of releases takes it if it is one", async () => {
+    it("I12: measures in both banks what was predicted before it was booted, the agent PCR too, and signs with 256 MiB of memory; I9: a verifier of releases takes it if it is one", async () => {
       const place = join(directory, `${variant}-${recipe}`);
       const tpm = await makeTpm(join(place, "tpm"));
       const lacks = recipe === "cloud-6.1" ? LACKS_OF_6_1 : [];
@@ -121,13 +122,11 @@ export function describeImages(images: readonly BootedImage[]): void {
         expect(strict.tier).toBe(
           variant !== "release" ? "contraindicated" : recipe === "cloud-6.1" ? "warning" : "affirming",
         );
-        const switched = await readInGuest(running, [...Object.keys(SWITCHES), "/proc/meminfo"]);
-        const { "/proc/meminfo": memory = "", ...kernel } = switched;
-        if (variant !== "dev") expect(kernel).toEqual(SWITCHES);
-        console.info(`${variant} ${recipe}: memory: ${memory.split("\n").slice(0, 3).join(", ")}`);
         if (recipe === "own") {
           const payer = await running.workload(3000);
-          expect(await payer.request("who").finally(() => payer.close())).toMatchObject({ uid: 3000 });
+          const paths = Object.keys(SWITCHES);
+          const answer = await payer.request("read", { paths }).finally(() => payer.close());
+          expect(answer).toMatchObject({ uid: 3000, contents: Object.values(SWITCHES) });
         }
         expect(await signedNonce(running, machine.token.keys["release-ec"] ?? new Uint8Array())).toBe(true);
       });
