@@ -21,7 +21,8 @@ import {
 } from "./operation.ts";
 import type { Refused } from "./refused.ts";
 import { type ScopeState, scopeOf } from "./scope-state.ts";
-import { withhold } from "./withholding.ts";
+import type { UnwrapKeyRequest } from "./token.ts";
+import { takenAway, withhold } from "./withholding.ts";
 
 export interface WrappedKey {
   readonly bytes: Uint8Array;
@@ -69,7 +70,7 @@ export async function finishUnwrapping(
     if (withheld !== null) return await withheld;
     failed = true;
     const blob = `sha256:${sha256Hex(wrapped.bytes)}`;
-    const result = await letIn(state, started, wrapped, blob);
+    const result = await letIn(state, started, admitted, { ...wrapped, blob });
     failed = result.kind === "refused";
     return await keep(state, peer, admitted, { result, blob });
   } finally {
@@ -80,15 +81,19 @@ export async function finishUnwrapping(
 async function letIn(
   state: ScopeState,
   started: StartedOperation,
-  { bytes, rule: name }: WrappedKey,
-  blob: string,
+  admitted: AdmittedOperation,
+  { bytes, rule: name, blob }: WrappedKey & { readonly blob: string },
 ): Promise<UnwrapResult> {
   const rule = scopeOf(state)?.unwraps?.find(({ key }) => key === name);
   if (rule === undefined) throw new TypeError(`unwrap ${name}: allowed by no rule`);
   const begun = state.now();
   const known = state.keys.arrival(state.name, name);
   if (known !== null && known.blob === blob) return { kind: "arrived", key: known.key };
-  const result = await askToken(state, started, rule, { bytes, blob });
+  let isComingIn = true;
+  const stillAllowed = (): boolean =>
+    stillLets(state, rule, blob) && !(isComingIn && takenAway(state, admitted) !== null);
+  const result = await askToken(state, started, rule, { bytes, blob, stillAllowed });
+  isComingIn = false;
   countAnswer(state, "unwrap", begun, result);
   return result;
 }
@@ -106,7 +111,7 @@ async function keep(
   return result;
 }
 
-/** In the middle of it, or for a takeover long after the decision: the policy in force still lets this blob in as this key, now. */
+/** Also for a takeover, long after the decision and whoever asked then: the policy in force still lets this blob in as this key, now. */
 function stillLets(state: ScopeState, { key, publicKey }: UnwrapRule, blob: string): boolean {
   const scope = scopeOf(state);
   const rule = scope?.unwraps?.find((candidate) => candidate.key === key);
@@ -119,7 +124,7 @@ async function askToken(
   state: ScopeState,
   started: StartedOperation,
   rule: UnwrapRule,
-  { bytes: wrapped, blob }: { readonly bytes: Uint8Array; readonly blob: string },
+  { bytes: wrapped, ...arrival }: { readonly bytes: Uint8Array } & Pick<UnwrapKeyRequest, "blob" | "stillAllowed">,
 ): Promise<UnwrapResult> {
   const { does, where, label } = rule;
   const key = arrivingKey(state.name, rule);
@@ -127,7 +132,7 @@ async function askToken(
     await state.token.unwrap({
       ...{ key: started.key.place, mechanism: decryptMechanism(started), wrapped },
       ...{ place: key.place, spki: key.spki, id: key.id, keyType: key.keyType, does, where, label },
-      ...{ allowed: allowedAtToken(rule), blob, stillAllowed: () => stillLets(state, rule, blob) },
+      ...{ allowed: allowedAtToken(rule), ...arrival },
     });
     return { kind: "arrived", key };
   } catch (error) {

@@ -39,7 +39,8 @@ export function releaseResult(
   return withheld;
 }
 
-function takenAway(state: ScopeState, { request, policy }: AdmittedOperation): DecisionStep | null {
+/** The step of the decision that would refuse it now; null for none. */
+export function takenAway(state: ScopeState, { request, policy }: AdmittedOperation): DecisionStep | null {
   const { live, name } = state;
   const now = state.wallClock();
   const frozen = live.isFrozen(name);

@@ -138,6 +138,13 @@ interface TakingBroker {
   /** What the token gave. */
   readonly given: readonly Uint8Array[];
   readonly ring: KeyRing;
+  readonly letIn: readonly LetIn[];
+}
+
+/** Whether a key that was to come in still may. */
+interface LetIn {
+  readonly meanwhile: boolean;
+  readonly later: () => boolean;
 }
 
 interface TakingMoments {
@@ -173,6 +180,7 @@ async function startTaking(operation: Operation, moments: TakingMoments): Promis
   const live = new LivePolicy(policy);
   const ring = new KeyRing(policy, keys.publicKeys);
   const given: Uint8Array[] = [];
+  const letIn: LetIn[] = [];
   const result = async () => {
     const bytes = new Uint8Array(64).fill(0xa5);
     given.push(bytes);
@@ -181,11 +189,17 @@ async function startTaking(operation: Operation, moments: TakingMoments): Promis
   };
   broker = await startBroker({
     ...{ publicKeys: keys.publicKeys, parts: { live, keys: ring, ...(approvals && { approvals }) } },
-    token: { sign: result, decrypt: result, unwrap: async () => void (await result()) },
+    token: {
+      ...{ sign: result, decrypt: result },
+      unwrap: async ({ stillAllowed }) => {
+        await result();
+        letIn.push({ meanwhile: stillAllowed(), later: stillAllowed });
+      },
+    },
     ...(entries !== undefined && { audit: memoryLog(entries, () => recorded?.(live)) }),
     change: (own) => void Object.assign(own, document),
   });
-  return { given, ring };
+  return { given, ring, letIn };
 }
 
 async function refusalOf(operation: Operation): Promise<string> {
@@ -207,7 +221,7 @@ describe("what is taken away", () => {
   test.each(ROWS)(
     "I6 I8: while the token works: the result of $operation is withheld when $what, and the record says of which one",
     async ({ operation, step, said, why, take }) => {
-      const { given, ring } = await startTaking(operation, { working: (live) => take(live, operation) });
+      const { given, ring, letIn } = await startTaking(operation, { working: (live) => take(live, operation) });
       expect(await refusalOf(operation)).toBe(said);
       const [allowed, withheld, ...others] = broker.records();
       expect(others).toEqual([]);
@@ -218,6 +232,7 @@ describe("what is taken away", () => {
       });
       expect(given).toHaveLength(1);
       if (operation !== "unwrap") expect(given[0]).toEqual(new Uint8Array(64));
+      else expect(letIn[0]?.meanwhile).toBe(false);
       expect(ring.arrival("intake", "restored")).toBeNull();
     },
   );
@@ -247,6 +262,16 @@ describe("what is taken away", () => {
     const valid = { from: "2026-11-26T11:00:00Z", until: "2026-11-26T13:00:00Z" };
     scopeNarrowed({ valid })(broker.broker.live, "sign");
     expect(await refusalOf("sign")).toBe("outside-validity");
+  });
+
+  test("I6: a key that is in is let in again by a takeover when its caller is narrowed away, and not when the scope is frozen", async () => {
+    const { letIn, ring } = await startTaking("unwrap", {});
+    expect(await refusalOf("unwrap")).toBe("done");
+    expect(ring.arrival("intake", "restored")).not.toBeNull();
+    TAKEN[1]?.take(broker.broker.live, "unwrap");
+    expect(letIn.map(({ meanwhile, later }) => [meanwhile, later()])).toEqual([[true, true]]);
+    TAKEN[0]?.take(broker.broker.live, "unwrap");
+    expect(letIn[0]?.later()).toBe(false);
   });
 
   test.each([
