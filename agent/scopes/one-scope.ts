@@ -97,10 +97,10 @@ class Visitors {
     }
     const accepted = this.#processes.now();
     let peer: Peer | null = null;
-    let isLooked = false;
+    let isLookedAt = true;
     // Not while somebody looks: what waits to be looked at is bounded by the places.
     const leave = () => {
-      if (!isLooked || !channel.destroyed) return;
+      if (isLookedAt || !channel.destroyed) return;
       this.#places.leave(channel);
       place[Symbol.dispose]();
     };
@@ -119,13 +119,14 @@ class Visitors {
       channel.start();
     } catch (error) {
       // Nobody calls this but the kernel's event: what is thrown from here ends the agent.
+      isLookedAt = false;
       channel.destroy();
       void this.#record(null, `a connection of uid ${uid} is not served: ${failureOf(error)}`);
       return;
     }
     const identified = (found: Peer | null): void => {
       peer = found;
-      isLooked = true;
+      isLookedAt = false;
       leave();
     };
     void this.#admit(channel, connection, { ...connector, accepted }, identified).catch(() => channel.destroy());
