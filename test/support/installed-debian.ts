@@ -103,9 +103,13 @@ export function describeInstalledDebian(suite: DebianSuite): void {
       await installAndServe(running, suite);
     });
 
-    it("I3, I11: starts with the machine, launches once in a boot, and a purge leaves nothing", async () => {
+    it("I3, I11: starts with the machine, launches once in a boot, goes on through an upgrade, and a purge leaves nothing", async () => {
       await using running = await bootDebian(debian);
-      await restartAndPurge(running);
+      expect((await stateOf(running, ["serving", "refused"])).state).toBe("serving");
+      await expectServed(running);
+      await upgrade(running);
+      await restart(running);
+      await removeAndPurge(running);
     });
   });
 }
@@ -114,7 +118,7 @@ async function installAndServe(running: RunningDebian, suite: DebianSuite): Prom
   const { shell, control, machine, tpm } = running;
 
   // Installed and not started: a launch can be made once in a boot.
-  expect(await shell.run(`dpkg -i ${PACKAGE}`)).toMatchObject({ code: 0 });
+  expect(await install(running)).toContain("starts with the first boot that finds /var/lib/ironclaw/cabinet");
   expect(await shell.output("dpkg --verify ironclaw-agent; ironclaw --help | head -1")).toMatch(/^ironclaw: guest/);
   expect(await isActive(running, "ironclaw-agent")).toBe("inactive");
   expect(await shell.output("id -u ironclaw ironclaw-shim 2>/dev/null; id -u ironclaw-relay")).toContain("992");
@@ -185,11 +189,25 @@ async function installAndServe(running: RunningDebian, suite: DebianSuite): Prom
   expect(exit, "the machine started again (this one ends instead)").toMatchObject({ code: 0 });
 }
 
-async function restartAndPurge(running: RunningDebian): Promise<void> {
-  const { shell, control } = running;
-  expect((await stateOf(running, ["serving", "refused"])).state).toBe("serving");
-  await expectServed(running);
+/** What the package says last. */
+async function install({ shell }: RunningDebian): Promise<string> {
+  const { code, output } = await shell.run(`dpkg -i ${PACKAGE}`);
+  expect(code, output).toBe(0);
+  return output;
+}
 
+async function upgrade(running: RunningDebian): Promise<void> {
+  const { shell } = running;
+  await shell.output("echo '# ours' >>/etc/ironclaw/spawner.conf");
+  expect(await install(running)).toMatch(/the agent that runs goes on[^]* starts with the next boot;/);
+  expect(await shell.output("tail -1 /etc/ironclaw/spawner.conf; systemctl is-enabled ironclaw-agent")).toBe(
+    "# ours\nenabled",
+  );
+  await expectServed(running);
+}
+
+async function restart(running: RunningDebian): Promise<void> {
+  const { shell } = running;
   // Asked to stop, the spawner lets its agent sign the log; the cap that systemd adds does no harm.
   await shell.output("rm -r /etc/systemd/system/ironclaw-agent.service.d; systemctl daemon-reload");
   const before = await pcr(running, "sha384", 13);
@@ -206,24 +224,44 @@ async function restartAndPurge(running: RunningDebian): Promise<void> {
   await shell.output("systemctl kill -s KILL ironclaw-agent; sleep 3");
   expect(await pcr(running, "sha256", 13), "I3: capped all the same").not.toBe(open);
   expect(await isActive(running, "ironclaw-agent")).toBe("failed");
+}
 
-  // Upgrade, removal, purge.
-  await shell.output("echo '# ours' >>/etc/ironclaw/spawner.conf");
-  await shell.output(`dpkg -i ${PACKAGE}`);
-  expect(await shell.output("tail -1 /etc/ironclaw/spawner.conf; systemctl is-enabled ironclaw-agent")).toBe(
-    "# ours\nenabled",
-  );
+const LEFT = "find / -xdev -path /root -prune -o -name '*ironclaw*' -print | sort";
+
+async function removeAndPurge(running: RunningDebian): Promise<void> {
+  const { shell, control } = running;
+  const enabled =
+    "systemctl is-enabled ironclaw-agent ironclaw-scope@release-signing.socket; systemctl is-active ironclaw-agent";
+
+  // Nothing is under way any more: the agent PCR is left as it is, and so is what an administrator has set up.
+  const closed = await pcr(running, "sha256", 13);
   await shell.output("dpkg --remove ironclaw-agent");
-  const left = "find / -xdev -path /root -prune -o -name '*ironclaw*' -print | sort";
-  expect((await shell.output(left)).split("\n")).toEqual([
+  expect(await pcr(running, "sha256", 13)).toBe(closed);
+  expect((await shell.output(LEFT)).split("\n")).toEqual([
     "/etc/ironclaw",
+    "/etc/pkcs11/modules/ironclaw-release-signing.module",
+    "/etc/systemd/system/multi-user.target.wants/ironclaw-agent.service",
+    "/etc/systemd/system/sockets.target.wants/ironclaw-scope@release-signing.socket",
     "/var/lib/dpkg/info/ironclaw-agent.list",
     "/var/lib/dpkg/info/ironclaw-agent.postrm",
     "/var/lib/ironclaw",
   ]);
   expect(await shell.output("ls /var/lib/ironclaw")).toBe("cabinet\nstore");
+  expect(await install(running)).toContain("of this package starts with the next boot;");
+  expect((await shell.run(enabled)).output.trim()).toBe("enabled\nenabled\ninactive");
+
+  // With an agent: the PCR is closed before its programs go, or they stay; and nothing restarts the machine meanwhile.
+  await shell.output("systemctl start ironclaw-agent");
+  const fault = "/etc/systemd/system/ironclaw-cap.service.d";
+  await shell.output(`mkdir ${fault}; printf '[Service]\\nExecStart=\\nExecStart=/bin/false\\n' >${fault}/fault.conf`);
+  await shell.output("systemctl daemon-reload");
+  const refused = await shell.run("dpkg --purge ironclaw-agent");
+  expect(refused).toMatchObject({ code: 1, output: expect.stringContaining("agent PCR: expected the TPM to close it") });
+  await shell.output(`rm -r ${fault}; systemctl daemon-reload`);
+  const before = await pcr(running, "sha256", 13);
   await shell.output("dpkg --purge ironclaw-agent");
-  expect(await shell.output(left)).toBe("");
+  expect(await pcr(running, "sha256", 13), "I3: capped at the second try").not.toBe(before);
+  expect(await shell.output(LEFT)).toBe("");
   expect((await shell.run("getent passwd ironclaw ironclaw-shim ironclaw-relay")).output).toBe("");
   control.close();
 }
