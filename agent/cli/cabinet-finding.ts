@@ -4,7 +4,6 @@ export type CabinetFindingId =
   | "layout"
   | "slot"
   | "module"
-  | "policy"
   | "release"
   | "sealed"
   | "tpm"

@@ -17,7 +17,6 @@ import { enrol } from "../../vm-images/enrol.ts";
 import { DEMO_APPRAISAL, endorse } from "../../vm-images/story/verifier.ts";
 import {
   bootDebian,
-  CABINET,
   type DebianMachine,
   debianMachine,
   PACKAGE,
@@ -129,15 +128,9 @@ async function installAndServe(running: RunningDebian, suite: DebianSuite): Prom
       expect(await pcr(running, bank, index), `PCR ${index}, predicted from the kernel image`).toBe(predicted[index]);
   }
 
-  // What agent/docs/install.md has an administrator do.
-  await shell.output(`install -m 0640 -g ironclaw ${CABINET} /var/lib/ironclaw/cabinet`);
-  await shell.output(
-    "sed -i 's#^IRONCLAW_STATE=.*#IRONCLAW_STATE=/dev/disk/by-id/virtio-state#' /etc/ironclaw/spawner.conf",
-  );
-  await shell.output("mkdir -p /etc/pkcs11/modules");
-  const module = "/etc/pkcs11/modules/ironclaw-release-signing.module";
-  await shell.output(`sed s/SCOPE/release-signing/ /usr/share/doc/ironclaw-agent/ironclaw.module >${module}`);
-  await shell.output("systemctl enable -q --now ironclaw-scope@release-signing.socket");
+  await shell.output("cd /root");
+  await typeLines(running, "install -m 0640 -g ironclaw cabinet.img /", "sed -i 's#^IRONCLAW_STATE=");
+  await typeLines(running, "systemctl enable --now ironclaw-scope@", "mkdir -p /etc/pkcs11/modules", "sed s/SCOPE/");
   const security = await shell.output("systemd-analyze security --no-pager ironclaw-agent.service | tail -1");
   const figure = /exposure level for ironclaw-agent.service: ([0-9.]+)/.exec(security)?.[1];
   expect(GUIDE, security).toContain(` ${figure} on ${DEBIAN[suite].name}`);
@@ -176,10 +169,7 @@ async function installAndServe(running: RunningDebian, suite: DebianSuite): Prom
 
   // A lost agent: the PCR is capped, and here the administrator wants the machine to begin again.
   const capped = await pcr(running, "sha256", 13);
-  await shell.output("mkdir -p /etc/systemd/system/ironclaw-agent.service.d");
-  await shell.output(
-    "cp /usr/share/doc/ironclaw-agent/reboot-when-lost.conf /etc/systemd/system/ironclaw-agent.service.d/",
-  );
+  await typeLines(running, "mkdir -p /etc/systemd/system/ironclaw-agent", "cp /usr/share/doc/ironclaw-agent/reboot-when-lost");
   await shell.output("systemctl daemon-reload; sync");
   expect(capped).not.toBe(RESET.sha256);
   shell.send(
@@ -187,6 +177,16 @@ async function installAndServe(running: RunningDebian, suite: DebianSuite): Prom
   );
   const exit = await Promise.race([running.vm.exited, sleep(120_000)]);
   expect(exit, "the machine started again (this one ends instead)").toMatchObject({ code: 0 });
+}
+
+/** Lines that agent/docs/install.md has an administrator type, as they stand there. */
+async function typeLines({ shell }: RunningDebian, ...beginnings: readonly string[]): Promise<void> {
+  const lines = GUIDE.split("\n").map((line) => line.trim());
+  for (const beginning of beginnings) {
+    const line = lines.find((each) => each.startsWith(beginning));
+    expect(line, `install.md: ${beginning}`).toBeDefined();
+    await shell.output(line ?? "");
+  }
 }
 
 /** What the package says last. */
