@@ -45,7 +45,11 @@ interface Block {
 export function commandsOf(document: string, text: string, programs: readonly string[]): readonly DocumentedCommand[] {
   const { blocks, sentences } = takeApart(text);
   const variables = new Map<string, string>();
-  const command = (kind: "block" | "span", { line, heading, section }: Block, { words, open, line: offset }: SimpleCommand) =>
+  const command = (
+    kind: "block" | "span",
+    { line, heading, section }: Block,
+    { words, open, line: offset }: SimpleCommand,
+  ) =>
     programs.includes(words[0] ?? "")
       ? [{ place: `${document}:${line + offset}`, document, heading, section, kind, words, open }]
       : [];
@@ -72,7 +76,8 @@ function takeApart(text: string): { readonly blocks: readonly Block[]; readonly 
   let indented: { readonly line: number; readonly lines: string[] } | null = null;
   const lines = text.split("\n");
   const endIndented = () => {
-    if (indented !== null) blocks.push({ text: `${indented.lines.join("\n")}\n`, line: indented.line, heading, section });
+    if (indented !== null)
+      blocks.push({ text: `${indented.lines.join("\n")}\n`, line: indented.line, heading, section });
     indented = null;
   };
   for (const [index, line] of lines.entries()) {

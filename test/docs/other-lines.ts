@@ -52,11 +52,15 @@ const GIVES_UP: Readonly<Record<string, readonly [step: number, detail?: number]
 function initrdLines(): readonly string[] {
   return sorted(
     read("vm-images/initrd", ".c").flatMap((text) => {
-      const macros = new Map([...text.matchAll(/^#define (\w+) "(.*)"$/gm)].map(([, name = "", value = ""]) => [name, value]));
+      const macros = new Map(
+        [...text.matchAll(/^#define (\w+) "(.*)"$/gm)].map(([, name = "", value = ""]) => [name, value]),
+      );
       return [...text.matchAll(/\b(give_up|mount_or_give_up|control)\(((?:"[^"]*"|\([^()]*\)|[^()"])*)\)(?! \{)/g)].map(
         ([, name = "", given = ""]) => {
           const [step = 0, detail] = GIVES_UP[name] ?? [];
-          const args = (given.match(/(?:"[^"]*"|\([^()]*\)|[^,()"])+/g) ?? []).map((arg) => valueOf(arg.trim(), macros));
+          const args = (given.match(/(?:"[^"]*"|\([^()]*\)|[^,()"])+/g) ?? []).map((arg) =>
+            textOf(arg.trim(), macros),
+          );
           return `${args[step]}: ${detail === undefined ? "..." : args[detail]}`;
         },
       );
@@ -65,7 +69,7 @@ function initrdLines(): readonly string[] {
 }
 
 /** Of C's texts side by side, some of them macros; anything else is only known when it runs. */
-function valueOf(expression: string, macros: ReadonlyMap<string, string>): string {
+function textOf(expression: string, macros: ReadonlyMap<string, string>): string {
   const parts = expression.match(/"[^"]*"|\w+|\S/g) ?? [];
   const texts = parts.map((part) => (part.startsWith('"') ? part.slice(1, -1) : macros.get(part)));
   return texts.every((text) => text !== undefined) ? texts.join("") : "...";
@@ -91,7 +95,9 @@ function commandWarnings(): readonly string[] {
   const found = read("agent/cli", ".ts").flatMap((text) => {
     const written = [...text.matchAll(/[`"]warning: ([^`"]*)[`"]/g)].map(([, line = ""]) => withoutValues(line));
     const bodies = [...text.matchAll(/^(?:async )?function warnAbout\w+\([\s\S]*?^\}/gm)].map(([body]) => body);
-    const handedOn = bodies.flatMap((body) => [...body.matchAll(/`([^`]*)`/g)].map(([, line = ""]) => withoutValues(line)));
+    const handedOn = bodies.flatMap((body) =>
+      [...body.matchAll(/`([^`]*)`/g)].map(([, line = ""]) => withoutValues(line)),
+    );
     const [table = ""] = /^const WARNINGS: [\s\S]*?^\};/m.exec(text) ?? [];
     const traits = [...table.matchAll(/: "([^"]*)",$/gm)].map(([, line = ""]) => `...: ${line}`);
     return [...written, ...handedOn, ...traits];

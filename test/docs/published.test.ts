@@ -52,7 +52,8 @@ const TAKEN_OVER: Readonly<Record<string, readonly string[]>> = {
 /** The members of `CabinetFindingId`. */
 function cabinetIds(): readonly string[] {
   const text = readFileSync(join(root, "agent/cli/cabinet-finding.ts"), "utf8");
-  return [...text.matchAll(/^ {2}\| "(\w+)"/gm)].map(([, id = ""]) => id);
+  const [, union = ""] = /^export type CabinetFindingId =([^;]*);/m.exec(text) ?? [];
+  return [...union.matchAll(/"(\w+)"/g)].map(([, id = ""]) => id);
 }
 
 describe("the list of codes", () => {

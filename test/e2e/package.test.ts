@@ -11,7 +11,12 @@ import { PLACES } from "../../vm-images/story/story.ts";
 const directory = mkdtempSync(join(tmpdir(), "package-"));
 afterAll(() => rmSync(directory, { recursive: true, force: true }));
 let shown = "";
-const progress = new Progress({ write: (text) => (shown += text) !== "" });
+const progress = new Progress({
+  write: (text) => {
+    shown += text;
+    return true;
+  },
+});
 const build = (name: string) =>
   buildDebianPackage({ outDirectory: join(directory, name), cacheDirectory: PLACES.cache, progress });
 
@@ -46,7 +51,7 @@ describe("the Debian package", () => {
 
   it("says while it is made what is being done", () => {
     for (const step of ["native parts", "Node, agent and command", "package"])
-      expect(shown).toMatch(new RegExp(`s\\]  ${step} \\.\\.\\.\n[^]*s\\]  ${step}: done in [0-9.]+ s\n`));
+      expect(shown).toMatch(new RegExp(`s\\]  ${step} \\.\\.\\.\n[\\s\\S]*s\\]  ${step}: done in [0-9.]+ s\n`));
   });
 
   it("its command runs on the package's own Node, and says what it leaves to a checkout", () => {

@@ -169,7 +169,11 @@ async function installAndServe(running: RunningDebian, suite: DebianSuite): Prom
 
   // A lost agent: the PCR is capped, and here the administrator wants the machine to begin again.
   const capped = await pcr(running, "sha256", 13);
-  await typeLines(running, "mkdir -p /etc/systemd/system/ironclaw-agent", "cp /usr/share/doc/ironclaw-agent/reboot-when-lost");
+  await typeLines(
+    running,
+    "mkdir -p /etc/systemd/system/ironclaw-agent",
+    "cp /usr/share/doc/ironclaw-agent/reboot-when-lost",
+  );
   await shell.output("systemctl daemon-reload; sync");
   expect(capped).not.toBe(RESET.sha256);
   shell.send(
@@ -199,7 +203,7 @@ async function install({ shell }: RunningDebian): Promise<string> {
 async function upgrade(running: RunningDebian): Promise<void> {
   const { shell } = running;
   await shell.output("echo '# ours' >>/etc/ironclaw/spawner.conf");
-  expect(await install(running)).toMatch(/the agent that runs goes on[^]* starts with the next boot;/);
+  expect(await install(running)).toMatch(/the agent that runs goes on[\s\S]* starts with the next boot;/);
   expect(await shell.output("tail -1 /etc/ironclaw/spawner.conf; systemctl is-enabled ironclaw-agent")).toBe(
     "# ours\nenabled",
   );
@@ -256,7 +260,10 @@ async function removeAndPurge(running: RunningDebian): Promise<void> {
   await shell.output(`mkdir ${fault}; printf '[Service]\\nExecStart=\\nExecStart=/bin/false\\n' >${fault}/fault.conf`);
   await shell.output("systemctl daemon-reload");
   const refused = await shell.run("dpkg --purge ironclaw-agent");
-  expect(refused).toMatchObject({ code: 1, output: expect.stringContaining("agent PCR: expected the TPM to close it") });
+  expect(refused).toMatchObject({
+    code: 1,
+    output: expect.stringContaining("agent PCR: expected the TPM to close it"),
+  });
   await shell.output(`rm -r ${fault}; systemctl daemon-reload`);
   const before = await pcr(running, "sha256", 13);
   await shell.output("dpkg --purge ironclaw-agent");

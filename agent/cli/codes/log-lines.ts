@@ -78,10 +78,12 @@ export const INITRD_ACTS: Readonly<Record<string, string>> = {
   "/init: ...": "the root has no spawner, or one for another processor: build the image again",
   "/proc: ...": "the kernel lacks procfs: is it a kernel of a recipe?",
   "/proc/cmdline: ...": "the kernel lacks procfs: is it a kernel of a recipe?",
-  "/root: ...": "the root disk does not hold the file system that was measured: give the machine the `root.img` of its image",
+  "/root: ...":
+    "the root disk does not hold the file system that was measured: give the machine the `root.img` of its image",
   "/sys: ...": "the kernel lacks sysfs: is it a kernel of a recipe?",
   "chroot: ...": "the kernel cannot make the verified root its own: keep the console, and report it",
-  "command line: no verity=": "the kernel image was started with another command line than its own: boot it by the firmware",
+  "command line: no verity=":
+    "the kernel image was started with another command line than its own: boot it by the firmware",
   "command line: too long": "more than 4095 bytes: shorten the recipe's `commandLine`",
   "command line: verity=": "the word is malformed, or there are two: build the image again, and pass no command line",
   "dm-verity: create: ...": "the kernel lacks the device mapper: is it a kernel of a recipe?",
@@ -110,7 +112,8 @@ export const PACKAGE_ACTS: Readonly<Record<string, string>> = {
 export const WARNING_ACTS: Readonly<Record<string, string>> = {
   "...: expected ..., got ...": "[findings about a host](#findings-about-a-host)",
   "...: has a segment that is writable and executable: no profile lets it load": "ask the vendor for a library without",
-  "...: has text relocations: no profile lets it load": "ask the vendor for a library that is built as position-independent code",
+  "...: has text relocations: no profile lets it load":
+    "ask the vendor for a library that is built as position-independent code",
   "...: wants an executable stack: no profile lets it load": "ask the vendor for a library without",
   "credential ... has ended: ...": "seal the next generation",
   "credential ... is sealed to another TPM than this machine's: it will stay sealed":
