@@ -252,7 +252,7 @@ async function removeAndPurge(running: RunningDebian): Promise<void> {
   ]);
   expect(await shell.output("ls /var/lib/ironclaw")).toBe("cabinet\nstore");
   expect(await install(running)).toContain("of this package starts with the next boot;");
-  expect((await shell.run(enabled)).output.trim()).toBe("enabled\nenabled\ninactive");
+  expect((await shell.run(enabled)).output.trim(), "not started: as it was killed").toBe("enabled\nenabled\nfailed");
 
   // With an agent: the PCR is closed before its programs go, or they stay; and nothing restarts the machine meanwhile.
   await shell.output("systemctl start ironclaw-agent");
