@@ -41,8 +41,14 @@ static CK_RV dispatch(struct shim *shim, struct request *request, struct writer 
 /* Ids are used once: they ascend, and begin again only when there are no more. */
 static bool follows(uint32_t id, uint32_t last) { return last == UINT32_MAX ? id > 0 : id > last; }
 
-/* Nanoseconds that a reply waits for the next one of its batch: one write and one wake-up for all of them. */
-enum { BATCH = 200000 };
+/* Nanoseconds that a reply waits for the next one of its batch: one write and one wake-up for all of them. Longer where so many requests wait that nobody is idle meanwhile. */
+enum { BATCH = 200000, LONG_BATCH = 1000000, MANY = 24 };
+
+static bool batch_goes_on(int64_t begun) {
+  if (!has_requests(1)) return false;
+  int64_t passed = monotonic() - begun;
+  return passed < BATCH || (passed < LONG_BATCH && has_requests(MANY));
+}
 
 void serve(struct shim *shim) {
   static struct writer reply;
@@ -53,15 +59,17 @@ void serve(struct shim *shim) {
   while (next_request(&request)) {
     if (!follows(request.id, last)) fail(EXIT_PROTOCOL, "request id used again");
     last = request.id;
+    /* What may take long, or for ever, does not keep what is done from the agent. */
+    if (holds_replies() && !(request.op == OP_SIGN && signs_within(shim, request.payload, BATCH))) flush_replies();
     reply_begin(&reply, request.id, request.op);
     size_t start = reply.length;
     CK_RV rv = dispatch(shim, &request, &reply);
     /* A refusal carries no half-written payload; those of LOAD and LOGIN have a text. */
     if (rv != CKR_OK && request.op != OP_LOAD && request.op != OP_LOGIN) reply.length = start;
     reply_end(&reply, rv);
-    if (has_request() && monotonic() - begun < BATCH) continue;
+    if (batch_goes_on(begun)) continue;
     flush_replies();
-    if (!has_request()) sign_ahead(shim);
+    if (!has_requests(1)) sign_ahead(shim);
     begun = monotonic();
   }
 }

@@ -81,11 +81,12 @@ void begin_stream(void);
 struct request { uint32_t id; uint8_t op; struct reader payload; };
 /* Waits for one frame: true, false at the end of the stream, ends the process on a malformed frame. Its payload is valid until the next one. */
 bool next_request(struct request *request);
-/* Whether one is there without waiting. */
-bool has_request(void);
+/* Whether so many are there without waiting. */
+bool has_requests(size_t count);
 void reply_begin(struct writer *writer, uint32_t id, uint8_t op);
 /* Puts the reply behind those that wait to be sent. */
 void reply_end(struct writer *writer, CK_RV rv);
+bool holds_replies(void);
 /* Sends those and wipes them: they may hold plaintexts. */
 void flush_replies(void);
 /* READY, with the notifier as SCM_RIGHTS. Ends the process when the message cannot be sent. */
@@ -144,9 +145,12 @@ struct signer {
   uint8_t has_pss;
   struct ck_pss_params pss;
   bool initialised;
-  int64_t since; /* nanoseconds */
+  bool seldom;         /* the last two requests were further apart than what is made ready lasts */
+  int64_t since;       /* nanoseconds, of being ready */
+  int64_t used;        /* of the last request; 0: none yet */
+  int64_t took;        /* C_Sign, the last time; 0: none yet */
 };
-enum { MAX_SIGNERS = 4 };
+enum { MAX_SIGNERS = 16 };
 
 struct shim {
   enum phase phase;
@@ -167,6 +171,8 @@ struct shim {
 
 /* Lets the library get ready for another signature like the last one: called when nothing waits. */
 void sign_ahead(struct shim *shim);
+/* Whether this SIGN is for a signer that took no longer than `nanoseconds` the last time. */
+bool signs_within(const struct shim *shim, struct reader payload, int64_t nanoseconds);
 /* CLOCK_MONOTONIC in nanoseconds. */
 int64_t monotonic(void);
 

@@ -92,22 +92,40 @@ static void open_signer(const struct shim *shim, struct signer *signer, const st
   if (rv != CKR_OK) signer->session = 0;
 }
 
-/* The signer for this key and mechanism; in the place of the one after the last, which is no more, when there is none. */
+/* MAX_SIGNERS where there is none. */
+static size_t index_of(const struct shim *shim, const struct sign_request *request) {
+  if (is_same(&shim->signers[shim->last_signer], request)) return shim->last_signer;
+  size_t index = 0;
+  while (index < MAX_SIGNERS && !is_same(&shim->signers[index], request)) index++;
+  return index;
+}
+
+static size_t least_recently_used(const struct shim *shim) {
+  size_t oldest = 0;
+  for (size_t i = 1; i < MAX_SIGNERS; i++)
+    if (shim->signers[i].used < shim->signers[oldest].used) oldest = i;
+  return oldest;
+}
+
+/* The signer for this key and mechanism; where there is none, in the place of the one that was used least recently, which is no more. */
 static struct signer *find_signer(struct shim *shim, const struct sign_request *request) {
-  for (size_t i = 0; i < MAX_SIGNERS; i++) {
-    if (is_same(&shim->signers[i], request)) {
-      shim->last_signer = i;
-      return &shim->signers[i];
-    }
-  }
-  shim->last_signer = (shim->last_signer + 1) % MAX_SIGNERS;
-  open_signer(shim, &shim->signers[shim->last_signer], request);
-  return &shim->signers[shim->last_signer];
+  size_t index = index_of(shim, request);
+  bool found = index < MAX_SIGNERS;
+  shim->last_signer = found ? index : least_recently_used(shim);
+  struct signer *signer = &shim->signers[shim->last_signer];
+  if (!found) open_signer(shim, signer, request);
+  return signer;
+}
+
+bool signs_within(const struct shim *shim, struct reader payload, int64_t nanoseconds) {
+  struct sign_request request = parse_request(&payload);
+  size_t index = index_of(shim, &request);
+  return index < MAX_SIGNERS && shim->signers[index].took > 0 && shim->signers[index].took <= nanoseconds;
 }
 
 void sign_ahead(struct shim *shim) {
   struct signer *signer = &shim->signers[shim->last_signer];
-  if (signer->session == 0 || signer->initialised) return;
+  if (signer->session == 0 || signer->initialised || signer->seldom) return;
   signer->initialised = initialise(shim, signer->session, signer) == CKR_OK;
   signer->since = monotonic();
   if (!signer->initialised) reset_signer(shim, signer); /* whatever the library has left of it */
@@ -119,7 +137,9 @@ CK_RV op_sign(struct shim *shim, struct reader *in, struct writer *out) {
   CK_RV rv = check_request(shim, &request);
   if (rv != CKR_OK) return rv;
   struct signer *signer = find_signer(shim, &request);
-  if (signer->initialised && monotonic() - signer->since > STALE) open_signer(shim, signer, &request);
+  int64_t now = monotonic();
+  bool seldom = signer->used != 0 && now - signer->used > STALE;
+  if (signer->initialised && now - signer->since > STALE) open_signer(shim, signer, &request);
   /* A token that has no session left for it signs in the one it has. */
   CK_ULONG session = signer->session == 0 ? shim->session : signer->session;
   if (!signer->initialised) rv = initialise(shim, session, signer);
@@ -132,11 +152,14 @@ CK_RV op_sign(struct shim *shim, struct reader *in, struct writer *out) {
   signer->initialised = false;
   if (rv != CKR_OK) reset_signer(shim, signer);
   if (rv != CKR_OK) return rv;
+  signer->seldom = seldom;
+  signer->used = now;
   CK_BYTE signature[MAX_RESULT];
   CK_ULONG length = sizeof signature;
   rv = shim->library.sign(session, request.data, request.length, signature, &length);
   if (rv != CKR_OK) reset_signer(shim, signer); /* whatever the library has left of it */
   if (rv != CKR_OK) return rv;
+  signer->took = monotonic() - now;
   if (length == 0 || length > sizeof signature) return CKR_GENERAL_ERROR;
   write_bytes(out, signature, length);
   shim->operations++;

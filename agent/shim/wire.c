@@ -101,20 +101,26 @@ static struct { size_t start, end; uint8_t bytes[2 * (4 + MAX_FRAME)]; } inbox;
 /* Replies of one batch. */
 static struct { size_t length; uint8_t bytes[4 + MAX_FRAME]; } outbox;
 
+bool holds_replies(void) { return outbox.length > 0; }
+
 void begin_stream(void) { inbox.start = inbox.end = outbox.length = 0; }
 
-/* The size of the frame that begins the inbox, 0 while its length field is not there. Its length is judged before its bytes are waited for. */
-static size_t first_frame(void) {
-  struct reader head = {.at = inbox.bytes + inbox.start, .left = inbox.end - inbox.start};
+/* The size of the frame that begins there, 0 while its length field is not there. Its length is judged before its bytes are waited for. */
+static size_t frame_at(size_t start) {
+  struct reader head = {.at = inbox.bytes + start, .left = inbox.end - start};
   if (head.left < 4) return 0;
   size_t size = read_u32(&head);
   if (size < REQUEST_HEADER || size > MAX_FRAME) fail(EXIT_PROTOCOL, "request length");
   return 4 + size;
 }
 
-bool has_request(void) {
-  size_t size = first_frame();
-  return size > 0 && inbox.end - inbox.start >= size;
+bool has_requests(size_t count) {
+  for (size_t at = inbox.start; count > 0; count--) {
+    size_t size = frame_at(at);
+    if (size == 0 || inbox.end - at < size) return false;
+    at += size;
+  }
+  return true;
 }
 
 /* False at the end of the stream. */
@@ -131,10 +137,10 @@ static bool receive_more(void) {
 }
 
 bool next_request(struct request *request) {
-  while (!has_request()) {
+  while (!has_requests(1)) {
     if (!receive_more()) return false;
   }
-  size_t size = first_frame();
+  size_t size = frame_at(inbox.start);
   request->payload = (struct reader){.at = inbox.bytes + inbox.start + 4, .left = size - 4};
   inbox.start += size;
   request->id = read_u32(&request->payload);

@@ -8,7 +8,8 @@ import { buildHostile, rvOf } from "../support/shim-fixture.ts";
 // What the shim does before it is asked: the library is made ready for another signature like the last one (SHIM.md, SIGN).
 
 const CKR_DATA_LEN_RANGE = 0x21n;
-const KEYS = [1n, 2n, 3n, 4n, 5n, 6n];
+/** Two more than a shim keeps sessions for. */
+const KEYS = Array.from({ length: 18 }, (_, index) => BigInt(index + 1));
 const shims = openShimBench();
 let library: string;
 
@@ -33,12 +34,14 @@ interface Signed {
   readonly key: number;
   /** Milliseconds from C_SignInit to C_Sign. */
   readonly age: number;
+  /** Sessions that were opened so far. */
+  readonly opened: number;
 }
 
 async function sign(shim: Shim, handle: bigint, data = "data"): Promise<Signed> {
   const bytes = await shim.sign({ slotId: 0n, handle, mechanism: 0x1041n, pss: null, data: utf8(data) });
-  const [session = 0, key = 0, age = 0] = new TextDecoder().decode(bytes).split(" ").map(Number);
-  return { session, key, age };
+  const [session = 0, key = 0, age = 0, opened = 0] = new TextDecoder().decode(bytes).split(" ").map(Number);
+  return { session, key, age, opened };
 }
 
 describe("a library that is ready", () => {
@@ -62,8 +65,8 @@ describe("a library that is ready", () => {
     const asked = Array.from({ length: 300 }, (_, index) => KEYS[index % KEYS.length] ?? 1n);
     const signed = await Promise.all(asked.map((key) => sign(shim, key)));
     expect(signed.map(({ key }) => key)).toEqual(asked.map(Number));
-    // The log-in's and four: each one that is given up is closed.
-    expect(Math.max(...signed.map(({ session }) => session))).toBe(5);
+    // The log-in's and sixteen: each one that is given up is closed.
+    expect(Math.max(...signed.map(({ session }) => session))).toBe(17);
   });
 
   test("I10: a token with one session signs in that, one operation after the other", async () => {
@@ -85,5 +88,32 @@ describe("a library that is ready", () => {
     await sign(shim, 1n);
     await delay(1200);
     expect((await sign(shim, 1n)).age).toBeLessThan(1000);
+  });
+
+  test("I6: a key that is used seldom keeps its session: nothing is made ready for it", async () => {
+    const shim = await serving();
+    const opened: number[] = [];
+    for (let round = 0; round < 4; round++) {
+      opened.push((await sign(shim, 1n)).opened);
+      await delay(1200);
+    }
+    expect(opened).toEqual([2, 3, 3, 3]); // the log-in's, its own, and another one once, before it was known to be used seldom
+  });
+
+  test("I10: a signature that is made does not wait for a slow one behind it", async () => {
+    const shim = await serving();
+    const times: number[] = [];
+    const timed = async (key: bigint, data: string) => {
+      await sign(shim, key, data);
+      times.push(performance.now());
+    };
+    await timed(1n, "data");
+    // Key 2 is not known yet, and then known to be slow.
+    for (const _ of [1, 2]) {
+      times.length = 0;
+      await Promise.all([timed(1n, "data"), timed(1n, "data"), timed(2n, "slow"), timed(1n, "data")]);
+      const [, before = 0, slow = 0] = times;
+      expect(slow - before).toBeGreaterThan(500);
+    }
   });
 });

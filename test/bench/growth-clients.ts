@@ -23,7 +23,7 @@ export const clientGrowthSuite: Suite = {
   run: async (wanted, { iterations }) => {
     const programs = mkdtempSync(join(tmpdir(), "ironclaw-hold-"));
     chmodSync(programs, 0o755);
-    const program = compileClient(programs, "hold", ["sign-native"]);
+    const program = compileClient(programs, "hold", ["sign-native", "times"]);
     const served = await openServed({ callers: [program], scopes: heldScopes });
     try {
       const series = await measure(served, program, iterations);

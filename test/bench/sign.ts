@@ -101,7 +101,7 @@ export async function openSignBench(shims = 1): Promise<SignBench> {
   const programs = mkdtempSync(join(tmpdir(), "ironclaw-sign-"));
   stack.defer(() => rmSync(programs, { recursive: true, force: true }));
   chmodSync(programs, 0o755);
-  const program = compileClient(programs, "sign-load", ["sign-pkcs11", "sign-native"]);
+  const program = compileClient(programs, "sign-load", ["sign-pkcs11", "sign-native", "times"]);
   const served = await openServed({ callers: [program], shims, scopes: signingScopes });
   stack.defer(() => served.close());
   const stock = await startStockServer(served);

@@ -42,6 +42,7 @@ import { DevShell } from "../support/dev-shell.ts";
 import type { ScannedProcess } from "../support/guest-memory.ts";
 import type { OpenOrder, OpenResult } from "../support/guest-open.ts";
 import type { ScanOrder, ScanResult } from "../support/guest-scan.ts";
+import { measured } from "../support/measured-pcrs.ts";
 import {
   counted,
   inAllEncodings,
@@ -98,6 +99,13 @@ beforeAll(async () => {
   agentLog = parseCel(parseEvidence(verdict.report).agentLog);
   shell = await DevShell.open(await running.vm.port("ironclaw.shell"));
   request = await genuineRequest(join(vm, "store.img"));
+});
+
+it("I12: the machine has measured in both banks what was predicted before it was booted, the agent PCR too", async () => {
+  const { machine } = stage;
+  const verdicts = { sha256: verdict, sha384: await attest(running.control, enrolment, machine, "sha384") };
+  for (const bank of ["sha256", "sha384"] as const)
+    expect([bank, measured(verdicts[bank], bank)]).toEqual([bank, machine.prediction.pcrs[bank]]);
 });
 
 /** As the launch made it: with the private area that it imported, which the machine's store holds and any disk thief has. */

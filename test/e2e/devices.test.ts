@@ -9,6 +9,7 @@ import { useScopes } from "../../vm-images/story/scoped-use.ts";
 import { PLACES } from "../../vm-images/story/story.ts";
 import { attest, endorse, enrol } from "../../vm-images/story/verifier.ts";
 import { DevShell } from "../support/dev-shell.ts";
+import { measured } from "../support/measured-pcrs.ts";
 import { READER, READER_DEVICES, usbMachine } from "../support/usb-token.ts";
 import {
   bootProvisioned,
@@ -41,13 +42,17 @@ const itemsOf = (findings: readonly { readonly code: string; readonly item: stri
 
 describe("a machine that shows more than the policy names", () => {
   it("I2: is refused, each device by name and the whole list by the TPM, and its PIN stays sealed", async () => {
-    await bootProvisioned(machine, [...READER_DEVICES, "usb-kbd", "pci-serial"], async ({ running, launch }) => {
-      expect(launch.state).toBe("refused");
-      expect(itemsOf(launch.reasons as never, "device-foreign")).toEqual([SERIAL_CARD, KEYBOARD]);
-      expect(codesOf(launch)).toEqual(["device-foreign", "device-foreign", "measurement-changed", "pcr-changed"]);
-      expect(launch.phases.map(({ phase }) => phase)).not.toContain("logging-in");
-      expect((await running.control.status())["devices"]).toEqual(expect.arrayContaining([SERIAL_CARD, KEYBOARD]));
-    });
+    await bootProvisioned(
+      machine,
+      { extraDevices: [...READER_DEVICES, "usb-kbd", "pci-serial"] },
+      async ({ running, launch }) => {
+        expect(launch.state).toBe("refused");
+        expect(itemsOf(launch.reasons as never, "device-foreign")).toEqual([SERIAL_CARD, KEYBOARD]);
+        expect(codesOf(launch)).toEqual(["device-foreign", "device-foreign", "measurement-changed", "pcr-changed"]);
+        expect(launch.phases.map(({ phase }) => phase)).not.toContain("logging-in");
+        expect((await running.control.status())["devices"]).toEqual(expect.arrayContaining([SERIAL_CARD, KEYBOARD]));
+      },
+    );
   });
 });
 
@@ -57,7 +62,7 @@ describe("a machine whose HSM is on USB", () => {
   let enrolment: Enrolment;
 
   beforeAll(async () => {
-    const launched = await startProvisioned(machine, READER_DEVICES);
+    const launched = await startProvisioned(machine, { extraDevices: READER_DEVICES });
     running = launched.running;
     expect(launched.launch).toMatchObject({ state: "serving", reasons: [] });
     enrolment = await enrol(machine.machine.name, await endorse(machine.tpm), running.control);
@@ -93,7 +98,7 @@ describe("a machine whose HSM is on USB", () => {
 
   it("I5: has the one reader in the shim's /dev, for the shim's user, and nothing else", async () => {
     const pid = await shell.output(
-      `for p in /proc/[0-9]*; do grep -q "^Uid:.${SHIM_UID}\\b" $p/status && echo $p; done; true`,
+      `for p in /proc/[0-9]*; do grep -qs "^Uid:.${SHIM_UID}\\b" $p/status && echo $p; done; true`,
     );
     expect(pid).toMatch(/^\/proc\/\d+$/);
     const nodes = await shell.output(`cd ${pid}/root/; find dev ! -type d -exec stat -c '%n %F %a %u %t,%T' {} +`);
@@ -110,6 +115,13 @@ describe("a machine whose HSM is on USB", () => {
     const use = await useScopes(running, machine.machine.token);
     expect(use.signatures.map(({ verified }) => verified)).toEqual([true, true, true, true, true]);
     expect(use.deniedCaller).toMatchObject({ denied: true, sameBytesSucceedFor: SCOPED_UID });
+  });
+
+  it("I12: has measured in both banks what was predicted before it was booted, the agent PCR too", async () => {
+    for (const bank of ["sha256", "sha384"] as const) {
+      const verdict = await attest(running.control, enrolment, machine.machine, bank);
+      expect([bank, measured(verdict, bank)]).toEqual([bank, machine.machine.prediction.pcrs[bank]]);
+    }
   });
 
   it("I9: says in its report first what the profile opens, and that every filter is there", async () => {

@@ -43,7 +43,7 @@ describe("bookworm's own kernel 6.1, whose Landlock lacks four features", () => 
     provision(image, tpm, join(directory, name), { ...differs, policy: (demo) => ({ ...demo, sandbox: { lacks } }) });
 
   it("I5: is refused by a policy that lets nothing be missing, each feature by name, before a library is loaded or a PIN is asked for", async () => {
-    await bootProvisioned(await provisioned("strict", []), [], async ({ launch }) => {
+    await bootProvisioned(await provisioned("strict", []), {}, async ({ launch }) => {
       expect(launch.state).toBe("refused");
       expect(new Set(codesOf(launch))).toEqual(new Set(["sandbox-weaker"]));
       const items = launch.reasons.map((reason) => (reason as { readonly item: string }).item);
@@ -66,7 +66,7 @@ describe("bookworm's own kernel 6.1, whose Landlock lacks four features", () => 
     beforeAll(async () => {
       const module = await moduleOverSofthsm("turncoat", { directory, cacheDirectory: PLACES.cache });
       machine = await provisioned("weaker", LACKS, { module });
-      const launched = await startProvisioned(machine, []);
+      const launched = await startProvisioned(machine, {});
       running = launched.running;
       expect(launched.launch).toMatchObject({ state: "serving", reasons: [] });
       enrolment = await enrol(machine.machine.name, await endorse(tpm), running.control);

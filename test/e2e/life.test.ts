@@ -14,6 +14,7 @@ import { useScopes } from "../../vm-images/story/scoped-use.ts";
 import { PLACES, prepare } from "../../vm-images/story/story.ts";
 import { attest, endorse, enrol } from "../../vm-images/story/verifier.ts";
 import { cli } from "../support/cli.ts";
+import { SWITCHES } from "../support/guest-switches.ts";
 
 const directory = mkdtempSync(join(tmpdir(), "life-"));
 const at = (name: string) => join(directory, name);
@@ -124,23 +125,6 @@ async function reported({
     control.close();
   }
 }
-
-/** What the spawner turns before it starts the agent, with the value that the kernel then shows to anybody. */
-const SWITCHES = {
-  "/proc/sys/kernel/yama/ptrace_scope": "3",
-  "/proc/sys/kernel/core_pattern": "",
-  "/proc/sys/fs/suid_dumpable": "0",
-  "/proc/sys/kernel/kexec_load_disabled": "1",
-  "/proc/sys/kernel/modules_disabled": "1",
-  "/proc/sys/kernel/dmesg_restrict": "1",
-  "/proc/sys/kernel/kptr_restrict": "2",
-  "/proc/sys/kernel/perf_event_paranoid": "3",
-  "/proc/sys/kernel/unprivileged_bpf_disabled": "1",
-  "/proc/sys/kernel/sysrq": "0",
-  "/proc/sys/vm/unprivileged_userfaultfd": "0",
-  "/proc/sys/user/max_user_namespaces": "0",
-  "/sys/kernel/security/lockdown": "none integrity [confidentiality]",
-} as const;
 
 /** Every socket of these kinds, below a heading. */
 const SOCKET_LISTS = ["tcp", "tcp6", "udp", "udp6", "raw", "raw6"].map((name) => `/proc/net/${name}`);

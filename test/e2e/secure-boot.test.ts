@@ -62,7 +62,7 @@ describe("an image that is signed with one's own keys", () => {
     expect(machine.prediction.pcrs).toMatchObject(
       JSON.parse((await cli(["image", "predict", image.directory, "--json"])).out),
     );
-    await bootProvisioned(provisioned, [], async ({ running, launch }) => {
+    await bootProvisioned(provisioned, {}, async ({ running, launch }) => {
       expect(launch).toMatchObject({ state: "serving", reasons: [] });
       const enrolment = await enrol(machine.name, await endorse(tpm), running.control);
       for (const bank of ["sha256", "sha384"] as const) {

@@ -1,7 +1,8 @@
 /*
- * A PKCS#11 module that says how each signature came about: `SESSION KEY AGE`, AGE being the milliseconds since C_SignInit. Six keys. An
- * operation that was begun stays begun until it has given a signature or its session is closed, and refuses another one. READY_SESSIONS
- * sessions at once, by default 100. The data `fail` is refused, and leaves the operation as it is.
+ * A PKCS#11 module that says how each signature came about: `SESSION KEY AGE OPENED`, AGE being the milliseconds since C_SignInit and OPENED
+ * how many sessions were opened so far. Eighteen keys. An operation that was begun stays begun until it has given a signature or its session is
+ * closed, and refuses another one. READY_SESSIONS sessions at once, by default 100. The data `fail` is refused, and leaves the operation as it
+ * is; `slow` takes a second.
  */
 #include <stdbool.h>
 #include <stdio.h>
@@ -11,13 +12,13 @@
 
 #include "module.h"
 
-enum { MAX_SESSIONS = 128, KEYS = 6 };
+enum { MAX_SESSIONS = 128, KEYS = 18 };
 #define CKR_OPERATION_ACTIVE 0x90UL
 #define CKR_OPERATION_NOT_INITIALIZED 0x91UL
 #define CKR_SESSION_COUNT 0xB1UL
 
 static struct session { bool open; CK_ULONG key; struct timespec since; } sessions[MAX_SESSIONS]; /* by handle - 1 */
-static CK_ULONG found;
+static CK_ULONG found, opened;
 
 static CK_RV initialize(struct ck_initialize_args *args) { return args == NULL ? CKR_ARGUMENTS_BAD : CKR_OK; }
 
@@ -33,6 +34,7 @@ static CK_RV open_session(CK_ULONG slot, CK_ULONG flags, void *application, void
     if (sessions[i].open) continue;
     sessions[i] = (struct session){.open = true};
     *session = i + 1;
+    opened++;
     return CKR_OK;
   }
   return CKR_SESSION_COUNT;
@@ -92,9 +94,10 @@ static CK_RV sign(CK_ULONG handle, const CK_BYTE *data, CK_ULONG length, CK_BYTE
   if (session == NULL) return CKR_SESSION_HANDLE_INVALID;
   if (session->key == 0) return CKR_OPERATION_NOT_INITIALIZED;
   if (length == 4 && memcmp(data, "fail", 4) == 0) return CKR_DATA_LEN_RANGE;
+  if (length == 4 && memcmp(data, "slow", 4) == 0) (void)nanosleep(&(struct timespec){.tv_sec = 1}, NULL);
   (void)clock_gettime(CLOCK_MONOTONIC, &now);
   long age = (now.tv_sec - session->since.tv_sec) * 1000 + (now.tv_nsec - session->since.tv_nsec) / 1000000;
-  int written = snprintf((char *)signature, *signature_length, "%lu %lu %ld", handle, session->key, age);
+  int written = snprintf((char *)signature, *signature_length, "%lu %lu %ld %lu", handle, session->key, age, opened);
   *signature_length = (CK_ULONG)written;
   session->key = 0;
   return CKR_OK;

@@ -8,20 +8,22 @@ import {
   defaultAppraisalPolicy,
   defaultQuotePcrs,
   makeAppraisalPolicy,
-  parseCel,
   parseEvidence,
-  replayCel,
   verifyEvidence,
 } from "../../attest/index.ts";
-import { parseAnchors, preUnsealKinds, toHex, verifyRelease } from "../../policy/index.ts";
+import { parseAnchors, verifyRelease } from "../../policy/index.ts";
 import { readRecipe } from "../../vm-images/recipes.ts";
 import { SCOPED_UID } from "../../vm-images/story/demo-policy.ts";
 import type { RunningMachine } from "../../vm-images/story/running.ts";
 import { attest, endorse, enrol, type Verdict } from "../../vm-images/story/verifier.ts";
 import type { ImageVariant } from "../../vm-images/variants.ts";
+import { SWITCHES } from "./guest-switches.ts";
 import { LACKS_OF_6_1 } from "./kernel-lacks.ts";
+import { measured } from "./measured-pcrs.ts";
 import { bootProvisioned, imageOf, makeTpm, type Provisioned, provision } from "./vm-machine.ts";
 
+/** A machine needs no more, whatever its image. */
+const SMALL = 256;
 /** The default appraisal policy, but for what a software TPM cannot have. */
 const RELEASES_ONLY = makeAppraisalPolicy({
   ...defaultAppraisalPolicy.document,
@@ -47,15 +49,6 @@ async function signedNonce(running: RunningMachine, spki: Uint8Array): Promise<b
   }
 }
 
-/** The values that the TPM quoted, and what the agent's own events come to before the unseal. */
-function measured({ result, report }: Verdict, bank: "sha256" | "sha384"): Record<string, string | undefined> {
-  const launch = parseCel(parseEvidence(report).agentLog).filter(({ event }) =>
-    (preUnsealKinds as readonly string[]).includes(event.kind),
-  );
-  const quoted = [4, 9, 11, 12].map((pcr) => [`${pcr}`, result.pcrs.find((entry) => entry.pcr === pcr)?.got]);
-  return { ...Object.fromEntries(quoted), 13: toHex(replayCel(launch, bank)) };
-}
-
 /** What a verifier of releases finds, by code. */
 async function strictly({ report, nonce }: Verdict, { machine }: Provisioned, enrolment: Parameters<typeof attest>[1]) {
   const challenge = { nonce, bank: "sha256" as const, pcrs: defaultQuotePcrs };
@@ -65,7 +58,7 @@ async function strictly({ report, nonce }: Verdict, { machine }: Provisioned, en
   return appraise(verified, [release], RELEASES_ONLY, { now, challenged: now });
 }
 
-/** A recipe of one's own: the cloud image with one more workload, whose program comes with the recipe. */
+/** A recipe of one's own: the cloud image with one more workload, whose program comes with the recipe, and reads files. */
 async function ownRecipe(): Promise<string> {
   const folder = join(directory, "own");
   const port = "workload.3000";
@@ -79,14 +72,15 @@ async function ownRecipe(): Promise<string> {
   );
   writeFileSync(
     join(folder, "root", program),
-    `const { openSync, readSync, writeSync } = require("node:fs");
+    `const { openSync, readFileSync, readSync, writeSync } = require("node:fs");
     const port = openSync(process.argv[2], "r+");
     const bytes = Buffer.alloc(4096);
     setInterval(() => {
       const length = readSync(port, bytes);
       if (length === 0) return;
-      const { id } = JSON.parse(bytes.toString("utf8", 0, length));
-      writeSync(port, JSON.stringify({ id, ok: true, uid: process.getuid() }) + "\\n");
+      const { id, paths } = JSON.parse(bytes.toString("utf8", 0, length));
+      const contents = paths.map((path) => readFileSync(path, "utf8").trim());
+      writeSync(port, JSON.stringify({ id, ok: true, uid: process.getuid(), contents }) + "\\n");
     }, 100);`,
   );
   return folder;
@@ -98,7 +92,7 @@ export type BootedImage = readonly [variant: ImageVariant, recipe: string];
 /** Boots each image once, and holds what it measured against what was predicted. */
 export function describeImages(images: readonly BootedImage[]): void {
   describe.each(images)("the image %s of recipe %s", (variant, recipe) => {
-    it("I12: measures in both banks what was predicted before it was booted, the agent PCR too, and signs; I9: a verifier of releases takes it if it is one", async () => {
+    it("I12: measures in both banks what was predicted before it was booted, the agent PCR too, and signs with 256 MiB of memory; I9: a verifier of releases takes it if it is one", async () => {
       const place = join(directory, `${variant}-${recipe}`);
       const tpm = await makeTpm(join(place, "tpm"));
       const lacks = recipe === "cloud-6.1" ? LACKS_OF_6_1 : [];
@@ -111,7 +105,7 @@ export function describeImages(images: readonly BootedImage[]): void {
         },
       );
       const { machine } = provisioned;
-      await bootProvisioned(provisioned, [], async ({ running, launch }) => {
+      await bootProvisioned(provisioned, { memoryMiB: SMALL }, async ({ running, launch }) => {
         expect(launch).toMatchObject({ state: "serving", reasons: [] });
         console.info(`${variant} ${recipe}: ${launch.phases.map(({ phase, ms }) => `${phase} ${ms} ms`).join(", ")}`);
         const enrolment = await enrol(machine.name, await endorse(tpm), running.control);
@@ -130,7 +124,9 @@ export function describeImages(images: readonly BootedImage[]): void {
         );
         if (recipe === "own") {
           const payer = await running.workload(3000);
-          expect(await payer.request("who").finally(() => payer.close())).toMatchObject({ uid: 3000 });
+          const paths = Object.keys(SWITCHES);
+          const answer = await payer.request("read", { paths }).finally(() => payer.close());
+          expect(answer).toMatchObject({ uid: 3000, contents: Object.values(SWITCHES) });
         }
         expect(await signedNonce(running, machine.token.keys["release-ec"] ?? new Uint8Array())).toBe(true);
       });

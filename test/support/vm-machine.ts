@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { buildImage, type Image } from "../../vm-images/build.ts";
 import { DEFAULT_RECIPE, RECIPE_NAMES } from "../../vm-images/recipes.ts";
 import { type Machine, type MachineDifference, provisionMachine } from "../../vm-images/story/machine.ts";
-import { type LaunchOutcome, type RunningMachine, startMachine } from "../../vm-images/story/running.ts";
+import { type LaunchOutcome, type RunningMachine, type RunOrder, startMachine } from "../../vm-images/story/running.ts";
 import { PLACES } from "../../vm-images/story/story.ts";
 import { endorse } from "../../vm-images/story/verifier.ts";
 import { makeTpmState, type TpmState } from "../../vm-images/swtpm.ts";
@@ -55,15 +55,18 @@ export interface Launched {
   readonly launch: LaunchOutcome;
 }
 
+/** What a boot has that another of the same machine may not have. */
+type Hardware = Pick<RunOrder, "extraDevices" | "memoryMiB" | "acceleration">;
+
 /** One boot; the TPM and the disks go on from one to the next. */
 export async function startProvisioned(
   { image, tpm, machine, directory }: Provisioned,
-  extraDevices: readonly string[],
+  how: Hardware,
 ): Promise<Launched> {
   const disk = (name: string) => join(directory, "disks", name);
   const running = await startMachine({
     ...{ image, contents: machine.contents, tpmDirectory: tpm.directory, directory: join(directory, "vm") },
-    ...{ disks: { state: disk("state.img"), store: disk("store.img") }, extraDevices },
+    ...{ disks: { state: disk("state.img"), store: disk("store.img") }, ...how },
   });
   try {
     return { running, launch: await running.launched() };
@@ -75,10 +78,10 @@ export async function startProvisioned(
 
 export async function bootProvisioned<T>(
   machine: Provisioned,
-  extraDevices: readonly string[],
+  how: Hardware,
   use: (launched: Launched) => Promise<T>,
 ): Promise<T> {
-  const launched = await startProvisioned(machine, extraDevices);
+  const launched = await startProvisioned(machine, how);
   try {
     return await use(launched);
   } finally {

@@ -1,8 +1,9 @@
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { encodeCabinet } from "../../policy/index.ts";
+import { chooseAcceleration, probeKvm } from "../acceleration.ts";
 import type { Image } from "../build.ts";
-import { furtherPorts } from "../qemu-args.ts";
+import { findFirmware, furtherPorts } from "../qemu-args.ts";
 import { bootMachine, type MachineParts, type RunningMachine } from "../running.ts";
 import type { CabinetContents } from "./tamper.ts";
 
@@ -18,16 +19,18 @@ export interface RunOrder
   readonly root?: string;
 }
 
-/** Write the cabinet into `directory`, and start a software TPM and a machine on it. */
+/** Write the cabinet into `directory`, and start a software TPM and a machine on it: by KVM where the image boots under it. */
 export async function startMachine(order: RunOrder): Promise<RunningMachine> {
   const { image, contents, ...rest } = order;
   await mkdir(order.directory, { recursive: true, mode: 0o700 });
   const cabinet = join(order.directory, "cabinet.img");
   await writeFile(cabinet, encodeCabinet(contents), { mode: 0o600 });
-  const { variant, workloads } = image.manifest;
+  const { id: imageId, variant, workloads } = image.manifest;
+  const probe = probeKvm((image.firmware ?? findFirmware()).code, image.esp);
+  const acceleration = await chooseAcceleration({ want: "auto", directory: order.directory, imageId, probe });
   return bootMachine({
     ...{ esp: image.esp, root: image.root, variant, extraPorts: furtherPorts(variant, workloads) },
     ...(image.firmware === undefined ? {} : { firmware: image.firmware }),
-    ...{ ...rest, cabinet },
+    ...{ acceleration, ...rest, cabinet },
   });
 }

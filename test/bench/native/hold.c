@@ -6,7 +6,6 @@
 #include "sign-load.h"
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { MAX_CLIENTS = 4096, MAX_LATENCIES = 1 << 16 };
@@ -25,13 +24,6 @@ _Noreturn void fail(const char *what)
 	exit(1);
 }
 
-uint64_t microseconds(void)
-{
-	struct timespec now;
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
-}
-
 bool may_go_on(void)
 {
 	return microseconds() < until;
@@ -47,15 +39,9 @@ void signed_in(uint64_t taken)
 	add(&latencies, taken);
 }
 
-static int by_size(const void *left, const void *right)
-{
-	uint32_t a = *(const uint32_t *)left, b = *(const uint32_t *)right;
-	return (a > b) - (a < b);
-}
-
 static uint32_t median(struct times *times)
 {
-	qsort(times->all, times->count, sizeof *times->all, by_size);
+	sort_times(times->all, times->count);
 	return times->count == 0 ? 0 : times->all[times->count / 2];
 }
 

@@ -38,13 +38,6 @@ _Noreturn void fail(const char *what)
 	exit(1);
 }
 
-uint64_t microseconds(void)
-{
-	struct timespec now;
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
-}
-
 bool may_go_on(void)
 {
 	return microseconds() < atomic_load(&board->until);
@@ -102,12 +95,6 @@ static int start_all(int clients, const struct way *way, char **arguments, const
 	return retries;
 }
 
-static int by_size(const void *left, const void *right)
-{
-	uint32_t a = *(const uint32_t *)left, b = *(const uint32_t *)right;
-	return (a > b) - (a < b);
-}
-
 static void report(int clients, long milliseconds, int retries)
 {
 	size_t total = 0, kept = 0;
@@ -123,7 +110,7 @@ static void report(int clients, long milliseconds, int retries)
 		memcpy(all + at, board->clients[i].latencies, count * sizeof *all);
 		at += count;
 	}
-	qsort(all, kept, sizeof *all, by_size);
+	sort_times(all, kept);
 	printf("{\"operations\":%zu,\"milliseconds\":%ld,\"p50\":%u,\"p99\":%u,\"retries\":%d}\n", total, milliseconds,
 	       all[kept / 2], all[kept * 99 / 100], retries);
 	free(all);

@@ -15,13 +15,17 @@ struct work {
 struct way {
 	/* False: it did not work this time, and is tried again in a process of its own. */
 	bool (*prepare)(char **arguments, const struct work *);
-	/* Signs until `may_go_on` says no; calls `signed_at` for each signature with the microseconds it took. */
+	/* Signs until `may_go_on` says no; calls `signed_in` for each signature with the microseconds it took. */
 	void (*run)(const struct work *);
 };
 
 extern const struct way pkcs11_way, native_way;
 
-bool may_go_on(void);
+/* times.c */
 uint64_t microseconds(void);
+void sort_times(uint32_t *times, size_t count);
+
+/* The program's own. */
+bool may_go_on(void);
 void signed_in(uint64_t taken);
 _Noreturn void fail(const char *what);
