@@ -49,23 +49,23 @@ const GIVES_UP: Readonly<Record<string, readonly [step: number, detail?: number]
   control: [3],
 };
 
+const CALL = /\b(give_up|mount_or_give_up|control)\(((?:"[^"]*"|\([^()]*\)|[^()"])*)\)(?! \{)/g;
+const ARGUMENT = /(?:"[^"]*"|\([^()]*\)|[^,()"])+/g;
+
 function initrdLines(): readonly string[] {
-  return sorted(
-    read("vm-images/initrd", ".c").flatMap((text) => {
-      const macros = new Map(
-        [...text.matchAll(/^#define (\w+) "(.*)"$/gm)].map(([, name = "", value = ""]) => [name, value]),
-      );
-      return [...text.matchAll(/\b(give_up|mount_or_give_up|control)\(((?:"[^"]*"|\([^()]*\)|[^()"])*)\)(?! \{)/g)].map(
-        ([, name = "", given = ""]) => {
-          const [step = 0, detail] = GIVES_UP[name] ?? [];
-          const args = (given.match(/(?:"[^"]*"|\([^()]*\)|[^,()"])+/g) ?? []).map((arg) =>
-            textOf(arg.trim(), macros),
-          );
-          return `${args[step]}: ${detail === undefined ? "..." : args[detail]}`;
-        },
-      );
-    }),
+  return sorted(read("vm-images/initrd", ".c").flatMap(endsOf));
+}
+
+/** Of one file: `STEP: DETAIL` of each call that ends the machine. */
+function endsOf(text: string): readonly string[] {
+  const macros = new Map(
+    [...text.matchAll(/^#define (\w+) "(.*)"$/gm)].map(([, name = "", value = ""]) => [name, value]),
   );
+  return [...text.matchAll(CALL)].map(([, name = "", given = ""]) => {
+    const [step = 0, detail] = GIVES_UP[name] ?? [];
+    const args = (given.match(ARGUMENT) ?? []).map((argument) => textOf(argument.trim(), macros));
+    return `${args[step]}: ${detail === undefined ? "..." : args[detail]}`;
+  });
 }
 
 /** Of C's texts side by side, some of them macros; anything else is only known when it runs. */
