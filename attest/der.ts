@@ -99,21 +99,25 @@ export function derText(element: DerElement | undefined, what: string): string {
   }
 }
 
-/** Dotted form of the content of an OBJECT IDENTIFIER. */
+/** Octets of an object identifier. A UUID as an arc (ITU-T X.667) has 19. */
+const maxOid = 128;
+
+/** Dotted form of the content of an OBJECT IDENTIFIER. Arcs have any size: those of UUIDs have 128 bits. */
 export function derOid(content: Uint8Array): string {
-  const arcs: number[] = [];
-  let arc = 0;
+  if (content.length > maxOid) throw malformed("object identifier", `at most ${maxOid} octets`, `${content.length}`);
+  const arcs: bigint[] = [];
+  let arc = 0n;
   for (const octet of content) {
-    arc = arc * 128 + (octet & 0x7f);
-    if (!Number.isSafeInteger(arc)) throw malformed("object identifier", "arcs below 2^53");
+    if (arc === 0n && octet === 0x80) throw malformed("object identifier", "arcs in their shortest form");
+    arc = (arc << 7n) | BigInt(octet & 0x7f);
     if (octet >= 0x80) continue;
     arcs.push(arc);
-    arc = 0;
+    arc = 0n;
   }
   const [first, ...rest] = arcs;
   if (first === undefined || (content.at(-1) ?? 0x80) >= 0x80) throw malformed("object identifier", "whole arcs");
-  const root = Math.min(2, Math.floor(first / 40));
-  return [root, first - 40 * root, ...rest].join(".");
+  const root = first < 80n ? first / 40n : 2n;
+  return [root, first - 40n * root, ...rest].join(".");
 }
 
 function malformed(what: string, expected: string, got?: string): AttestError {

@@ -1,4 +1,5 @@
 import { type KeyObject, X509Certificate } from "node:crypto";
+import { pemBlocks } from "../policy/index.ts";
 import { type CertificateFields, parseCertificateFields, trimCertificate } from "./ek-certificate.ts";
 import type { AssuranceClass } from "./enrolment.ts";
 import { AttestError } from "./errors.ts";
@@ -6,7 +7,8 @@ import { AttestError } from "./errors.ts";
 /** Extended key usage of an EK certificate (tcg-kp-EKCertificate). */
 export const ekPurpose = "2.23.133.8.1";
 const anyPurpose = "2.5.29.37.0";
-export const maxChain = 5;
+/** Firmware TPMs of one maker have seven: the EK's, three of authorities in the processor, two of the maker's, the root's. A report holds as many as this. */
+export const maxChain = 8;
 
 /** A pinned certificate authority, and what it is known to write into its certificates. Nothing here is optional. */
 export interface TrustAnchor {
@@ -50,16 +52,29 @@ export function parseCertificate(bytes: Uint8Array): Certificate {
 
 /** The one certificate of a PEM text. @throws AttestError `ERR_ENDORSEMENT_MALFORMED`, also for several */
 export function parsePemCertificate(pem: string): Certificate {
-  const blocks = pem.match(/-----BEGIN CERTIFICATE-----/g)?.length ?? 0;
-  const body = /-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]*)-----END CERTIFICATE-----/.exec(pem)?.[1];
-  if (blocks !== 1 || body === undefined)
-    throw malformed("trust anchor", "one PEM certificate", blocks > 1 ? `${blocks}` : "something else");
-  try {
-    return parseCertificate(Uint8Array.fromBase64(body.replace(/\s/g, "")));
-  } catch (cause) {
-    if (cause instanceof AttestError) throw cause;
-    throw malformed("trust anchor", "one PEM certificate", "something else");
+  const blocks = pemBlocks(pem, "CERTIFICATE") ?? [];
+  const [block] = blocks;
+  if (block === undefined || blocks.length > 1)
+    throw malformed("trust anchor", "one PEM certificate", block === undefined ? "something else" : `${blocks.length}`);
+  return parseCertificate(block);
+}
+
+/**
+ * An EK's certificate and those of the given issuers that stand above it, in their order: each names the one before it as its subject's issuer. No signature
+ * is looked at: see `verifyEndorsement`. People have issuers in files of several, and some TPMs keep theirs the other way round.
+ * @throws AttestError `ERR_ENDORSEMENT_MALFORMED`
+ */
+export function orderChain(ek: Uint8Array, issuers: readonly Uint8Array[]): readonly Uint8Array[] {
+  const left = issuers.map(parseCertificate);
+  const chain: Certificate[] = [];
+  let next: Certificate | undefined = parseCertificate(ek);
+  while (next !== undefined) {
+    const subject: Certificate = next;
+    chain.push(subject);
+    const at = left.findIndex((issuer) => isNamedIssuer(issuer, subject));
+    next = at < 0 ? undefined : left.splice(at, 1)[0];
   }
+  return chain.map(({ der }) => der);
 }
 
 /**

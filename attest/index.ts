@@ -8,6 +8,7 @@ export { authenticReasons } from "./authentic.ts";
 export * from "./banks.ts";
 export * from "./boot-phases.ts";
 export * from "./cel.ts";
+export * from "./certificate-file.ts";
 export * from "./claims.ts";
 export * from "./claims-codec.ts";
 export * from "./claims-reader.ts";

@@ -1,19 +1,24 @@
 import * as z from "zod";
 import { toHex } from "./bytes.ts";
 import { duration } from "./duration.ts";
+import { PolicyError } from "./errors.ts";
 import { type DocumentFinding, findingsIn, listed, repeatFindings } from "./findings.ts";
 import type { Policy, Scope } from "./policy.ts";
 import { name } from "./policy-fields.ts";
 import { parseSshKeyLine } from "./ssh-public-key.ts";
+
+/** For editors; `parseSshKeyLine` is the law. */
+const KEY_LINE =
+  /^(?:verify-required )?(?:ssh-ed25519|sk-ssh-ed25519@openssh\.com) [A-Za-z0-9+/]+={0,2}(?: [^\p{C}\p{Zl}\p{Zp}]+)?$/u;
 
 /** Whoever approves, by an OpenSSH public key. */
 export const approver = z.strictObject({
   /** A line as in a `.pub` file, a security key's perhaps with `verify-required` in front. */
   key: z
     .string()
-    .max(1024)
-    .regex(/^(?:verify-required )?(?:ssh-ed25519|sk-ssh-ed25519@openssh\.com) [A-Za-z0-9+/]+={0,2}(?: [\x20-\x7e]+)?$/)
-    .refine(isSshKeyLine, "expected an OpenSSH public key: ssh-ed25519 or sk-ssh-ed25519@openssh.com"),
+    .max(1024, { abort: true })
+    .regex(KEY_LINE, { abort: true, error: ({ input }) => faultOf(String(input)) })
+    .refine((line) => faultOf(line) === null, { error: ({ input }) => faultOf(String(input)) }),
   /** Callers that this approver may not approve for: mostly those that he is. */
   notFor: z.array(name).max(64),
 });
@@ -22,12 +27,14 @@ export const approvers: z.ZodDefault<z.ZodRecord<typeof name, typeof approver>> 
   .refine((all) => Object.keys(all).length <= 64, "expected at most 64 approvers")
   .default({});
 
-function isSshKeyLine(line: string): boolean {
+/** What is wrong with the line of a key, in its reader's words; `null`: nothing. */
+function faultOf(line: string): string | null {
   try {
     parseSshKeyLine(line);
-    return true;
-  } catch {
-    return false;
+    return null;
+  } catch (error) {
+    if (error instanceof PolicyError) return error.message;
+    throw error;
   }
 }
 

@@ -114,7 +114,7 @@ export interface CaseResult {
 
 /**
  * Reads a table of expected decisions. Says nothing of the policy that it names.
- * @throws PolicyError `ERR_POLICY_MALFORMED` (not strict JSON with comments) or `ERR_POLICY_INVALID` (all findings in the message)
+ * @throws PolicyError `ERR_POLICY_MALFORMED` (not strict JSON with comments) or, as a `FindingsError`, `ERR_POLICY_INVALID`
  */
 export function parseDecisionTable(bytes: Uint8Array): DecisionTable {
   const result = tableSchema.safeParse(parseCommentedJson(bytes, "decision table", TABLE_LIMITS));

@@ -11,13 +11,18 @@ export interface DocumentFinding {
   readonly at?: "name";
 }
 
-/** A document whose fields or references do not hold: every finding, all of them in the message. */
+/** A document of the largest size can have a quarter of a million. */
+const MAX_IN_MESSAGE = 64;
+
+/** A document whose fields or references do not hold: every finding, the first of them in the message. */
 export class FindingsError extends PolicyError {
   readonly findings: readonly DocumentFinding[];
 
   constructor(what: string, findings: readonly DocumentFinding[]) {
-    const messages = findings.map(({ message }) => message).join("; ");
-    super("ERR_POLICY_INVALID", `${what}: ${findings.length} finding${findings.length === 1 ? "" : "s"}: ${messages}`);
+    const messages = findings.slice(0, MAX_IN_MESSAGE).map(({ message }) => message);
+    const left = findings.length - messages.length;
+    const all = [...messages, ...(left === 0 ? [] : [`and ${left} more`])].join("; ");
+    super("ERR_POLICY_INVALID", `${what}: ${findings.length} finding${findings.length === 1 ? "" : "s"}: ${all}`);
     this.findings = findings;
   }
 }

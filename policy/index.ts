@@ -30,6 +30,7 @@ export * from "./keys.ts";
 export * from "./located-findings.ts";
 export * from "./mechanisms.ts";
 export * from "./narrowing.ts";
+export { pemBlocks } from "./pem.ts";
 export * from "./policy.ts";
 export * from "./policy-exceptions.ts";
 export * from "./policy-explain.ts";

@@ -1,5 +1,5 @@
 import { type Json, type JsonLimits, jsonText, scanJson } from "./json.ts";
-import { JsonSyntaxError, type JsonVisitor } from "./json-scanner.ts";
+import { endOfString, JsonSyntaxError, type JsonVisitor } from "./json-scanner.ts";
 
 /** Controls but tab and line ends, formats (bidirectional, zero-width), separators of lines, and a carriage return alone. */
 const UNSEEN = /(?![\t\n])(?!\r\n)[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/u;
@@ -46,12 +46,6 @@ export function blankComments(text: string): string {
   }
   parts.push(text.slice(kept));
   return parts.join("");
-}
-
-function endOfString(text: string, start: number): number {
-  let offset = start;
-  while (offset < text.length && text[offset] !== '"') offset += text[offset] === "\\" ? 2 : 1;
-  return offset + 1;
 }
 
 /** `null` where no comment begins, or where one does not end. */

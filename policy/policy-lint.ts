@@ -71,19 +71,40 @@ function unusedNames({ keys, callers, approvers, scopes }: Policy): readonly War
   ];
 }
 
-/** Two names for one process: whatever either may do, both may. */
+/**
+ * Two names for one process: whatever either may do, both may. A caller is shown with the first of those before it, so that there are fewer warnings
+ * than callers.
+ */
 function sharedIdentities({ callers }: Policy): readonly Warning[] {
-  const all = Object.entries(callers);
-  return all.flatMap(([name, caller], index) =>
-    all.slice(0, index).flatMap(([other, first]) => {
-      const sameUnit = caller.unit === null || first.unit === null || caller.unit === first.unit;
-      if (caller.uid !== first.uid || !sameUnit) return [];
-      const at = caller.exe.findIndex((exe) => first.exe.includes(exe));
-      if (at < 0) return [];
-      const message = `callers.${name}: a process of uid ${caller.uid} with this executable is ${other} too`;
-      return [warning("shared-identity", ["callers", name, "exe", at], message)];
-    }),
-  );
+  const known: Identities = new Map();
+  return Object.entries(callers).flatMap(([name, caller], order) => {
+    const twin = firstTwin(known, caller);
+    for (const { key } of shown(caller, [ANY_UNIT, caller.unit])) if (!known.has(key)) known.set(key, { name, order });
+    if (twin === undefined) return [];
+    const message = `callers.${name}: a process of uid ${caller.uid} with this executable is ${twin.name} too`;
+    return [warning("shared-identity", ["callers", name, "exe", twin.at], message)];
+  });
+}
+
+type Caller = Policy["callers"][string];
+/** By what a process shows, the first caller that it is, and which in the document that one is. */
+type Identities = Map<string, { readonly name: string; readonly order: number }>;
+
+/** Whatever unit the process is of. A policy's own units have a character at least. */
+const ANY_UNIT = "";
+
+function firstTwin(known: Identities, caller: Caller) {
+  const units = caller.unit === null ? [ANY_UNIT] : [null, caller.unit];
+  const twins = shown(caller, units).flatMap(({ key, at }) => {
+    const earlier = known.get(key);
+    return earlier === undefined ? [] : [{ ...earlier, at }];
+  });
+  return twins.sort((a, b) => a.order - b.order || a.at - b.at)[0];
+}
+
+/** What processes of the caller show, for each of these units; `at` is the executable's place. */
+function shown({ uid, exe }: Caller, units: readonly (string | null)[]) {
+  return exe.flatMap((digest, at) => units.map((unit) => ({ key: JSON.stringify([uid, digest, unit]), at })));
 }
 
 function manyLogins({ modules }: Policy): readonly Warning[] {

@@ -24,7 +24,7 @@ export const POLICY_WORDS: Readonly<Record<string, string>> = {
   "keys.*.rate.burst": "Operations that a full bucket holds.",
   certificates:
     "An X.509 certificate by the name of its key, in base64 DER: for applications that look for one beside the key.",
-  callers: "Who may call, by a name of one's own.",
+  callers: "Who may call, by a name of one's own. At most 256.",
   "callers.*.uid": "The user that the kernel reports for the peer of the socket. Never root.",
   "callers.*.exe":
     "SHA-256 of the executables that may call. Against mistakes: it binds no interpreter's script and no memory.",

@@ -27,6 +27,8 @@ const MAX_TOKENS = 4;
 
 /** Those that a report has room for (EVIDENCE.md). */
 const MAX_KEYS = 256;
+/** Four for each scope that there can be. */
+const MAX_CALLERS = 256;
 
 const sandboxFeature = z.enum(SANDBOX_FEATURES.map(({ name }) => name) as [SandboxFeature, ...SandboxFeature[]]);
 const tokenFields = { label: printable(32).min(1), serial: printable(16).min(1) };
@@ -56,14 +58,16 @@ const commonFields = {
     )
     .refine((keys) => Object.keys(keys).length <= MAX_KEYS, `expected at most ${MAX_KEYS} keys`),
   certificates,
-  callers: z.record(
-    name,
-    z.strictObject({
-      uid: z.int().min(1).max(0xfffffffe),
-      exe: z.array(sha256Tag).min(1).max(16),
-      unit: printable(256).min(1).nullable(),
-    }),
-  ),
+  callers: z
+    .record(
+      name,
+      z.strictObject({
+        uid: z.int().min(1).max(0xfffffffe),
+        exe: z.array(sha256Tag).min(1).max(16),
+        unit: printable(256).min(1).nullable(),
+      }),
+    )
+    .refine((callers) => Object.keys(callers).length <= MAX_CALLERS, `expected at most ${MAX_CALLERS} callers`),
   approvers,
   scopes: z.array(scopeSchema).min(1).max(64),
 };
@@ -124,7 +128,7 @@ export type NamedModule = PolicyModule & { readonly name: string };
 
 /**
  * Reads a policy document. Says nothing about who wrote it: the launch measures its bytes, and a release predicts that measurement.
- * @throws PolicyError `ERR_POLICY_MALFORMED` (not strict JSON with comments) or, as a `FindingsError`, `ERR_POLICY_INVALID` (all findings in the message)
+ * @throws PolicyError `ERR_POLICY_MALFORMED` (not strict JSON with comments) or, as a `FindingsError`, `ERR_POLICY_INVALID` (all findings, the first in the message)
  */
 export function parsePolicy(bytes: Uint8Array): Policy {
   const json = parseCommentedJson(bytes, "policy", POLICY_LIMITS);

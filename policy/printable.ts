@@ -2,6 +2,11 @@
 const unprintable = /[\p{C}\p{Zl}\p{Zp}]/gu;
 const unprintableButLineFeeds = /(?!\n)[\p{C}\p{Zl}\p{Zp}]/gu;
 
+/** The first character that `printableLine` would replace; `null` where there is none. */
+export function firstUnprintable(text: string): string | null {
+  return text.match(unprintable)?.[0] ?? null;
+}
+
 /** Text from outside on one line of a terminal. */
 export function printableLine(text: string): string {
   return text.replaceAll(unprintable, "?");

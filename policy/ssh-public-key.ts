@@ -2,6 +2,7 @@ import { ByteReader, ByteWriter, equalBytes, fromBase64, toBase64, utf8 } from "
 import { isEd25519Point } from "./ed25519.ts";
 import { PolicyError } from "./errors.ts";
 import { sha256 } from "./hash.ts";
+import { firstUnprintable } from "./printable.ts";
 
 export const SSH_KEY_TYPES = ["ssh-ed25519", "sk-ssh-ed25519@openssh.com"] as const;
 export type SshKeyType = (typeof SSH_KEY_TYPES)[number];
@@ -30,23 +31,32 @@ const MAX_LINE = 1024;
 /** Of another kind of key, to be told that it is one. */
 const MAX_FIELD = 4096;
 const MAX_APPLICATION = 128;
-const LINE =
-  /^(?:verify-required )?([a-z0-9@.-]{1,64}) ([A-Za-z0-9+/]{4,1000}={0,2})(?: ([\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?))?$/;
+const LINE = /^(?:verify-required )?([a-z0-9@.-]{1,64}) ([A-Za-z0-9+/]{4,1000}={0,2})(?: (.*))?$/su;
 
 /**
  * Reads a line: `ssh-ed25519` or `sk-ssh-ed25519@openssh.com`, the key in base64, perhaps a comment, with single spaces between. A security
- * key may have `verify-required` in front, and no other option exists.
+ * key may have `verify-required` in front, and no other option exists. A comment is any printable text, of whatever script.
  * @throws PolicyError ERR_KEY_MALFORMED; says nothing about whose key it is
  */
 export function parseSshKeyLine(line: string): SshKeyLine {
-  const [, type, blob, comment = ""] = (line.length <= MAX_LINE ? LINE.exec(line) : null) ?? [];
+  if (line.length > MAX_LINE) throw malformed("line", `at most ${MAX_LINE} characters`, `${line.length}`);
+  const [, type, blob, comment] = LINE.exec(line) ?? [];
   if (type === undefined || blob === undefined) throw malformed("line", "TYPE BASE64 [COMMENT]", "another text");
+  if (comment !== undefined) checkComment(comment);
   const key = parseSshKeyBlob(blobBytes(blob));
   if (key.type !== type) throw malformed("type", key.type, type);
   const verifyRequired = line.startsWith(VERIFY_REQUIRED);
   if (verifyRequired && key.application === null)
     throw malformed("option verify-required", "a security key", "ssh-ed25519, which verifies nobody");
-  return { key, verifyRequired, comment };
+  return { key, verifyRequired, comment: comment ?? "" };
+}
+
+function checkComment(comment: string): void {
+  const hidden = firstUnprintable(comment)?.codePointAt(0);
+  if (hidden !== undefined)
+    throw malformed("comment", "printable characters", `U+${hidden.toString(16).toUpperCase().padStart(4, "0")}`);
+  if (comment === "" || comment.trim() !== comment)
+    throw malformed("comment", "a text without spaces at its ends", comment === "" ? "an empty one" : "another");
 }
 
 export function encodeSshKeyLine({ key, verifyRequired, comment }: SshKeyLine): string {

@@ -5,8 +5,8 @@ import { AgentError } from "../errors.ts";
 import { checkCabinet } from "./cabinet-checks.ts";
 import { type CabinetFinding, ok, refusal, wrong } from "./cabinet-finding.ts";
 import { openCabinetFile, readCabinet, SLOTS } from "./cabinet-slots.ts";
+import { readCertificate } from "./certificate-files.ts";
 import type { Command } from "./command.ts";
-import { readCertificate } from "./files.ts";
 import { answer, JSON_OPTION } from "./output.ts";
 
 export const command: Command = {

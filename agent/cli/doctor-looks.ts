@@ -1,5 +1,5 @@
 import { closeSync, openSync, readSync } from "node:fs";
-import { uptime } from "node:os";
+import { hostname, uptime } from "node:os";
 import { join } from "node:path";
 import { openCabinet, parsePolicy } from "../../policy/index.ts";
 import {
@@ -12,7 +12,13 @@ import {
   Store,
   type StoreContent,
 } from "../../seal/index.ts";
-import { hostExposure, readHostConfiguration, sysfsDevices } from "../../vm-images/host/index.ts";
+import {
+  hostExposure,
+  namesPlaces,
+  readHostConfiguration,
+  sysfsDevices,
+  unknownDevices,
+} from "../../vm-images/host/index.ts";
 import { parseConfig } from "../config.ts";
 import {
   agentPcrFinding,
@@ -104,19 +110,31 @@ export function preparedLooks(input: CommandInput): readonly Look[] {
   ];
 }
 
-/** @param policyPath without one no device counts as listed */
-export function hostLooks(path: string, policyPath: string | undefined): readonly Look[] {
-  return [{ id: "host", run: () => hostFindings(path, policyPath) }];
+interface HostFile {
+  readonly path: string;
+  /** Without one no device counts as listed. */
+  readonly policy: string | undefined;
+  /** Of another host: what is at a place there, nobody here knows. */
+  readonly elsewhere: boolean;
 }
 
-async function hostFindings(path: string, policyPath: string | undefined): Promise<readonly Finding[]> {
+export function hostLooks(file: HostFile): readonly Look[] {
+  return [{ id: "host", run: () => hostFindings(file) }];
+}
+
+async function hostFindings({ path, policy: policyPath, elsewhere }: HostFile): Promise<readonly Finding[]> {
   const machine = readHostConfiguration(await readText(path, "host configuration"));
   const policy = policyPath === undefined ? { devices: [] } : parsePolicy(await readInput(policyPath, "policy"));
-  const exposed = hostExposure(machine, policy, sysfsDevices());
-  if (exposed.length === 0) return [ok("host", "nothing beyond the policy")];
-  return exposed.map(({ id, level, item, expected, got, hint }) =>
+  const exposed = hostExposure(machine, policy, elsewhere ? unknownDevices : sysfsDevices());
+  const found = exposed.map(({ id, level, item, expected, got, hint }) =>
     (level === "fail" ? fail : warn)("host", { expected, got: `${id}: ${item}: ${got}`, fix: hint }),
   );
+  const places = namesPlaces(machine) && !elsewhere ? [ok("host", judgedHere())] : [];
+  return [...places, ...(found.length === 0 ? [ok("host", "nothing beyond the policy")] : found)];
+}
+
+function judgedHere(): string {
+  return `devices that are named by place were looked up in /sys of this host, ${hostname()}: for a file of another host, --elsewhere`;
 }
 
 /** One connection for all of them, because a software TPM serves one at a time; without a TPM, one line says so. */

@@ -34,6 +34,10 @@ export const command: Command = {
       help: "a libvirt domain or QEMU command line: what it gives beyond --policy",
     },
     policy: { type: "string", value: "FILE", help: "with --host: the policy whose devices count (default: none)" },
+    elsewhere: {
+      type: "boolean",
+      help: "with --host: the file is another host's, where nobody here knows which device is at a place",
+    },
     json: JSON_OPTION,
   },
   examples: [
@@ -43,6 +47,7 @@ export const command: Command = {
     "ironclaw doctor --tcti swtpm:path=tpm.sock --cabinet cabinet.img",
     "ironclaw doctor --module /usr/lib/softhsm/libsofthsm2.so --token signing",
     "ironclaw doctor --host domain.xml --policy policy.json",
+    "ironclaw doctor --host domain.xml --policy policy.json --elsewhere",
   ],
   run: async (input, io) => {
     const findings = await examineAll(input);
@@ -61,7 +66,7 @@ async function examineAll(input: CommandInput): Promise<readonly Finding[]> {
     ...(config === undefined ? [] : await configLooks(config)),
     ...(isPrepared ? preparedLooks(input) : []),
     ...(module === undefined ? [] : [{ id: "hsm" as const, run: () => hsmFindings(module, input.optional("token")) }]),
-    ...(host === undefined ? [] : hostLooks(host, input.optional("policy"))),
+    ...(host === undefined ? [] : hostLooks(hostFile(input, host))),
   ];
   const asked = machine === undefined ? [] : await askMachine(machine);
   if (machine === undefined && looks.length === 0) return examine(systemLooks());
@@ -70,13 +75,19 @@ async function examineAll(input: CommandInput): Promise<readonly Finding[]> {
   return [...asked, ...(await examine(looks)).filter(({ id }) => !known.has(id))];
 }
 
+function hostFile(input: CommandInput, path: string) {
+  return { path, policy: input.optional("policy"), elsewhere: input.flag("elsewhere") };
+}
+
 function requireCompanions(input: CommandInput): void {
   for (const [option, needed] of [
     ["token", "module"],
     ["policy", "host"],
+    ["elsewhere", "host"],
     ["store", "cabinet"],
   ] as const) {
-    if (input.optional(option) !== undefined && input.optional(needed) === undefined)
+    const given = input.optional(option) !== undefined || input.flag(option);
+    if (given && input.optional(needed) === undefined)
       throw new UsageError(`--${option}`, { expected: `--${needed} with it`, got: "none" });
   }
   if (input.optional("config") === undefined) return;

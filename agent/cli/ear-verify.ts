@@ -1,7 +1,7 @@
 import { AttestError, type EarClaims, earSubmodule, verifyEar } from "../../attest/index.ts";
 import { equalBytes } from "../../policy/index.ts";
 import type { Command, CommandInput } from "./command.ts";
-import { readInput, readText } from "./files.ts";
+import { readInput, readPublicKey } from "./files.ts";
 import { answer, JSON_OPTION } from "./output.ts";
 import { NONCE_BYTES } from "./report.ts";
 
@@ -19,7 +19,7 @@ export const command: Command = {
   ],
   run: async (input, io) => {
     const nonce = input.optional("nonce") === undefined ? null : input.hex("nonce", NONCE_BYTES);
-    const key = await readText(input.text("key"), "public key");
+    const key = await readPublicKey(input.text("key"), "public key");
     const token = new TextDecoder().decode(await readInput(input.positional(0), "token")).replace(/\r?\n$/, "");
     const claims = await verifyEar(token, key, new Date());
     if (nonce !== null) requireNonce(claims, nonce);

@@ -1,19 +1,19 @@
-import { type Endorsement, parseEndorsementAnchors, type TrustAnchor, verifyEndorsement } from "../../attest/index.ts";
+import {
+  type Endorsement,
+  orderChain,
+  parseEndorsementAnchors,
+  type TrustAnchor,
+  verifyEndorsement,
+} from "../../attest/index.ts";
+import { ISSUER_OPTION, readCertificate, readIssuers } from "./certificate-files.ts";
 import { type CommandInput, type CommandOption, UsageError } from "./command.ts";
-import { readCertificate, readInput, readText } from "./files.ts";
+import { readInput, readText } from "./files.ts";
 
 /** Authorities and what their EK certificates are worth, as a document (attest/ENROLMENT.md, section 4). */
 export const CA_SET_OPTION: CommandOption = {
   type: "string",
   value: "FILE",
   help: "trust anchors: the authorities whose EK certificates count, and as what",
-};
-
-export const ISSUER_OPTION: CommandOption = {
-  type: "string",
-  value: "FILE",
-  help: "intermediate CA above the EK certificate, DER or PEM; several in their order",
-  multiple: true,
 };
 
 /** How a person names a TPM: its EK certificate, and the authority that must stand behind it. */
@@ -40,12 +40,8 @@ export async function readEndorsement(
   input: CommandInput,
 ): Promise<{ readonly endorsement: Endorsement; readonly ekCertificate: Uint8Array }> {
   const ekCertificate = await readCertificate(input.text("ek-certificate"), "EK certificate");
-  const chain = [ekCertificate, ...(await readIssuers(input))];
+  const chain = orderChain(ekCertificate, await readIssuers(input));
   return { endorsement: verifyEndorsement(chain, await readAnchors(input), new Date()), ekCertificate };
-}
-
-export function readIssuers(input: CommandInput): Promise<readonly Uint8Array[]> {
-  return Promise.all(input.list("issuer").map((path) => readCertificate(path, "issuer")));
 }
 
 export async function readAnchorSet(path: string): Promise<readonly TrustAnchor[]> {

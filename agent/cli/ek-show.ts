@@ -2,13 +2,14 @@ import {
   AttestError,
   describeEkCertificate,
   type EkDescription,
+  orderChain,
   type TpmSubject,
   verifyEndorsement,
 } from "../../attest/index.ts";
 import { openEkCertificate, SealError } from "../../seal/index.ts";
+import { ISSUER_OPTION, readCertificate, readIssuers } from "./certificate-files.ts";
 import type { Command, CommandInput } from "./command.ts";
-import { CA_SET_OPTION, ISSUER_OPTION, readAnchorSet, readIssuers } from "./ek-options.ts";
-import { readCertificate } from "./files.ts";
+import { CA_SET_OPTION, readAnchorSet } from "./ek-options.ts";
 import { answer, JSON_OPTION } from "./output.ts";
 
 export const command: Command = {
@@ -44,7 +45,7 @@ interface Facts extends EkDescription {
 async function judge(input: CommandInput, certificate: Uint8Array): Promise<Verdict | null> {
   const set = input.optional("ca-set");
   if (set === undefined) return null;
-  const chain = [certificate, ...(await readIssuers(input))];
+  const chain = orderChain(certificate, await readIssuers(input));
   const anchors = await readAnchorSet(set);
   const time = input.time("at");
   try {

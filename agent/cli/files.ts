@@ -1,7 +1,7 @@
 import { constants } from "node:fs";
 import { type FileHandle, lstat, open, rename, rm, writeFile } from "node:fs/promises";
 import { dirname } from "node:path";
-import type { ErrorFields } from "../../policy/index.ts";
+import { type ErrorFields, encodeSpkiPem, pemBlocks } from "../../policy/index.ts";
 import { MAX_SECRET_BYTES, syncDirectory } from "../../seal/index.ts";
 import { AgentError } from "../errors.ts";
 import { type SecretInput, UsageError } from "./command.ts";
@@ -42,18 +42,19 @@ function unusable(path: string, what: string, got: string, cause?: unknown): Age
   return new AgentError("ERR_ENVIRONMENT", `${what} ${path}`, { expected: "a readable file", got, cause });
 }
 
-/** A public key or certificate as text; what is no UTF-8 is left to its reader to refuse. */
+/** What is no UTF-8 is left to its reader to refuse. */
 export async function readText(path: string, what: string): Promise<string> {
   return new TextDecoder().decode(await readInput(path, what));
 }
 
-/** A certificate in DER, or as the one block of a PEM file. Whether it is one is for its reader to say. */
-export async function readCertificate(path: string, what: string): Promise<Uint8Array> {
-  const bytes = await readInput(path, what);
-  const block = /^-----BEGIN CERTIFICATE-----\n([A-Za-z0-9+/=\n]+)\n-----END CERTIFICATE-----\s*$/.exec(
-    bytes.length < 1 << 16 ? new TextDecoder().decode(bytes) : "",
-  );
-  return block?.[1] === undefined ? bytes : new Uint8Array(Buffer.from(block[1], "base64"));
+/**
+ * A public key in PEM, however people's tools write it, in the one spelling that documents have. What is no such key, or several, is left to its reader
+ * to refuse.
+ */
+export async function readPublicKey(path: string, what: string): Promise<string> {
+  const text = await readText(path, what);
+  const [der, ...others] = pemBlocks(text, "PUBLIC KEY") ?? [];
+  return der === undefined || others.length > 0 ? text : encodeSpkiPem(der);
 }
 
 /** All of the file or nothing: an interrupted write, or a power cut, leaves what was there. @throws AgentError ERR_ENVIRONMENT */

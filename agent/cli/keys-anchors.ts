@@ -1,6 +1,6 @@
 import { encodeAnchors, keyIdOf, parseAnchors } from "../../policy/index.ts";
 import type { Command } from "./command.ts";
-import { readText } from "./files.ts";
+import { readPublicKey } from "./files.ts";
 import { deliver, JSON_OPTION } from "./output.ts";
 
 export const command: Command = {
@@ -16,8 +16,8 @@ export const command: Command = {
   run: async (input, io) => {
     const bytes = encodeAnchors({
       version: 1,
-      releaseRoot: await readText(input.text("root"), "release root key"),
-      operator: await readText(input.text("operator"), "operator key"),
+      releaseRoot: await readPublicKey(input.text("root"), "release root key"),
+      operator: await readPublicKey(input.text("operator"), "operator key"),
     });
     const { releaseRoot, operator } = parseAnchors(bytes);
     const facts = { releaseRoot: keyIdOf(releaseRoot), operator: keyIdOf(operator) };

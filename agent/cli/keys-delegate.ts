@@ -1,7 +1,7 @@
 import { CREDENTIAL_NAME, encodeDelegation, keyIdOf, MAX_EPOCH } from "../../policy/index.ts";
 import { signDelegation } from "../../seal/index.ts";
 import { type Command, UsageError } from "./command.ts";
-import { readText } from "./files.ts";
+import { readPublicKey } from "./files.ts";
 import { deliver, JSON_OPTION } from "./output.ts";
 import { openSigningKey, signingKeyOption } from "./signing-key.ts";
 
@@ -38,7 +38,7 @@ export const command: Command = {
     const named = input.list("credential");
     const odd = named.find((name) => !CREDENTIAL_NAME.test(name));
     if (odd !== undefined) throw new UsageError("--credential", { expected: "1 to 32 of a-z, 0-9 and -", got: odd });
-    const releaseKey = await readText(input.text("release-key"), "release key");
+    const releaseKey = await readPublicKey(input.text("release-key"), "release key");
     const root = await openSigningKey(input.text("root"));
     const order = { releaseKeyPem: releaseKey, credentials: named.length === 0 ? CREDENTIALS : named, lastEpoch };
     const delegation = await signDelegation(root, order);

@@ -3,7 +3,7 @@ import { CREDENTIAL_NAME, keyIdOf, toHex } from "../../policy/index.ts";
 import { CREDENTIAL_KINDS, type CredentialKind, openEkCertificate, sealOffline } from "../../seal/index.ts";
 import { type Command, type CommandInput, type SecretInput, UsageError } from "./command.ts";
 import { EK_OPTIONS, readEndorsement } from "./ek-options.ts";
-import { readPin, readSecretFile, readText } from "./files.ts";
+import { readPin, readPublicKey, readSecretFile } from "./files.ts";
 import { deliver, JSON_OPTION } from "./output.ts";
 import { openSigningKey, signingKeyOption } from "./signing-key.ts";
 
@@ -42,7 +42,7 @@ export const command: Command = {
     const label = readLabel(input);
     const { endorsement, ekCertificate } = await readEndorsement(input);
     openEkCertificate(ekCertificate); // not every EK can be sealed to: say so before the secret is read
-    const rootKeyPem = await readText(input.text("root"), "release root key");
+    const rootKeyPem = await readPublicKey(input.text("root"), "release root key");
     const operator = await openSigningKey(input.text("operator"));
     // Last, so that nothing can fail between reading the secret and the seal, which wipes it.
     const secret = await readSecretOf(label.kind, io.input);

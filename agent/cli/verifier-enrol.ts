@@ -1,6 +1,7 @@
 import { enrolAtService } from "../../attest/service/index.ts";
+import { ISSUER_OPTION, readCertificate, readIssuers } from "./certificate-files.ts";
 import type { Command } from "./command.ts";
-import { readCertificate, readText } from "./files.ts";
+import { readText } from "./files.ts";
 import { openMachine } from "./machine-ports.ts";
 import { answer, JSON_OPTION } from "./output.ts";
 import { MACHINE_OPTION, machineName, openService, SERVICE_OPTIONS } from "./verifier-options.ts";
@@ -17,12 +18,7 @@ export const command: Command = {
       value: "FILE",
       help: "certificate of the TPM's endorsement key, DER or PEM (default: the one that the TPM has)",
     },
-    issuer: {
-      type: "string",
-      value: "FILE",
-      help: "CA between EK and anchor, nearest first, DER or PEM",
-      multiple: true,
-    },
+    issuer: ISSUER_OPTION,
     json: JSON_OPTION,
   },
   examples: [
@@ -31,7 +27,7 @@ export const command: Command = {
   run: async (input, io) => {
     const name = machineName(input.positional(0));
     const token = (await readText(input.text("token"), "enrolment token")).trim();
-    const issuers = await Promise.all(input.list("issuer").map((file) => readCertificate(file, "issuer")));
+    const issuers = await readIssuers(input);
     const own = input.optional("ek-certificate");
     const ekCertificate = own === undefined ? null : await readCertificate(own, "EK certificate");
     const client = await openService(input);

@@ -6,6 +6,7 @@ import {
   ekCertificateKey,
   ekKeyOf,
   ekProfilesOfKey,
+  orderChain,
   readEkProfileName,
   type Tier,
 } from "../index.ts";
@@ -88,13 +89,14 @@ export interface EnrolOrder {
   readonly control: Pick<MachineControl, "endorsement" | "activate">;
   /** DER of the EK's certificate; `null`: the one that its TPM has. */
   readonly ekCertificate: Uint8Array | null;
-  /** DER of what stands between that and the CA, nearest first. */
+  /** DER of what stands between that and the CA, in any order. */
   readonly issuers: readonly Uint8Array[];
 }
 
 /**
  * Enrols a machine at a service: carries what machine and service say to each other, and believes neither.
- * @throws ServiceError as the client does, `ERR_SERVICE_ANSWER` for a machine that answers nonsense; what the control port throws
+ * @throws ServiceError as the client does, `ERR_SERVICE_ANSWER` for a machine that answers nonsense; AttestError for a certificate that is none; what the
+ * control port throws
  */
 export async function enrolAtService({ name, token, client, control, ekCertificate, issuers }: EnrolOrder) {
   const said = await control.endorsement();
@@ -104,7 +106,7 @@ export async function enrolAtService({ name, token, client, control, ekCertifica
   const begun = await client.beginEnrolment({
     name,
     token,
-    ekCertificates: [certificate, ...issuers],
+    ekCertificates: orderChain(certificate, issuers),
     ekProfile,
     akPublic,
   });

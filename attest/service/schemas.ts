@@ -1,5 +1,5 @@
 import * as z from "zod";
-import { assuranceClasses, ekProfileNames, launchStates, pcrBanks } from "../index.ts";
+import { assuranceClasses, ekProfileNames, launchStates, maxChain, pcrBanks } from "../index.ts";
 import { refusalCodes } from "./errors.ts";
 import { flagNames, machineStates } from "./machine-state.ts";
 
@@ -45,7 +45,7 @@ export const beginRequest = z.strictObject({
   ekCertificates: z
     .array(base64(1 << 14))
     .min(1)
-    .max(5),
+    .max(maxChain),
   /** Template that the EK was made from; the usual one of its key, if absent. */
   ekProfile: z.enum(ekProfileNames).optional(),
   /** TPMT_PUBLIC. */

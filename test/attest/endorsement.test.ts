@@ -134,11 +134,11 @@ describe.each(["rsa", "p384"])("an EK certificate (%s)", (kind) => {
     expect(() => verifyEndorsement([], pinned, at)).toThrow(IronclawError);
     expect(() =>
       verifyEndorsement(
-        Array.from({ length: 6 }, () => der),
+        Array.from({ length: 9 }, () => der),
         pinned,
         at,
       ),
-    ).toThrow(/1 to 5/);
+    ).toThrow(/1 to 8/);
   });
 
   it("I10: a cut or changed certificate ends in a typed error", async () => {

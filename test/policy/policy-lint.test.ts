@@ -1,3 +1,4 @@
+import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { parsePolicy } from "../../policy/policy.ts";
 import { lintPolicy } from "../../policy/policy-lint.ts";
@@ -246,5 +247,44 @@ describe("warnings about a policy", () => {
     ],
   ])("I6: %s", (_, change, expected) => {
     expect(warnings(change)).toEqual(expected);
+  });
+});
+
+describe("callers who are one", () => {
+  type Caller = { readonly uid: number; readonly exe: readonly string[]; readonly unit: string | null };
+  const digest = (octet: number) => `sha256:${octet.toString(16).padStart(2, "0").repeat(32)}`;
+  const named = (callers: readonly Caller[]) =>
+    Object.fromEntries(callers.map((caller, index) => [`c${index}`, caller]));
+  const twinsIn = (callers: readonly Caller[]) =>
+    warnings((document) => Object.assign(document.callers, named(callers))).filter((line) => line.startsWith("shared"));
+
+  it("I6: of as many as a document may have, each is shown with the first of them alone", () => {
+    const twins = twinsIn(Array.from({ length: 255 }, () => ({ uid: 7, exe: [SIGNER_EXE], unit: null })));
+    expect(twins.length).toBe(254);
+    expect(new Set(twins.map((line) => line.replace(/^.* is /, "")))).toEqual(new Set(["c0 too"]));
+  });
+
+  it("I6: whoever they are, each is shown with the first before it that shares its uid, an executable and perhaps its unit", () => {
+    const caller: fc.Arbitrary<Caller> = fc.record({
+      uid: fc.integer({ min: 7, max: 8 }),
+      exe: fc.array(fc.integer({ min: 0, max: 4 }).map(digest), { minLength: 1, maxLength: 3 }),
+      unit: fc.constantFrom(null, "a.service", "b.service"),
+    });
+    const areOne = (a: Caller, b: Caller) =>
+      a.uid === b.uid &&
+      (a.unit === null || b.unit === null || a.unit === b.unit) &&
+      a.exe.some((e) => b.exe.includes(e));
+    fc.assert(
+      fc.property(fc.array(caller, { maxLength: 8 }), (callers) => {
+        const expected = callers.flatMap((one, index) => {
+          const first = callers.findIndex((other) => areOne(one, other));
+          if (first === index) return [];
+          const at = one.exe.findIndex((exe) => callers[first]?.exe.includes(exe));
+          const place = `callers.c${index}.exe.${at} callers.c${index}`;
+          return [`shared-identity ${place}: a process of uid ${one.uid} with this executable is c${first} too`];
+        });
+        expect(twinsIn(callers)).toEqual(expected);
+      }),
+    );
   });
 });

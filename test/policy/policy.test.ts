@@ -1,6 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { PolicyError } from "../../policy/errors.ts";
+import { FindingsError } from "../../policy/findings.ts";
 import { parseJson } from "../../policy/json.ts";
 import { parsePolicy } from "../../policy/policy.ts";
 import { documentBytes, type PolicyDocument, policyDocument, twoTokenDocument } from "../support/policy-document.ts";
@@ -227,6 +228,26 @@ describe("policy document", () => {
     expect(error.message).toMatch(finding);
   });
 
+  it("I6: a document has 256 callers, and not one more", () => {
+    const caller = { uid: 7, exe: [`sha256:${"5e".repeat(32)}`], unit: null };
+    const having = (count: number) => (document: PolicyDocument) => {
+      const present = Object.keys(document.callers).length;
+      const more = Array.from({ length: count - present }, (_, index) => [`c${index}`, caller]);
+      Object.assign(document.callers, Object.fromEntries(more));
+    };
+    const document = policyDocument();
+    having(256)(document);
+    expect(Object.keys(parsePolicy(documentBytes(document)).callers).length).toBe(256);
+    expect(brokenBy(having(257)).message).toBe("policy: 1 finding: callers: expected at most 256 callers");
+  });
+
+  it("I6: of many findings the first 64 stand in the message, and all in the error", () => {
+    const error = brokenBy((document) => Object.assign(document, { devices: new Array(100).fill("none") }));
+    expect(error).toBeInstanceOf(FindingsError);
+    expect((error as FindingsError).findings.length).toBe(100);
+    expect(error.message).toMatch(/^policy: 100 findings: devices\.0: .*; devices\.63: [^;]*; and 36 more$/);
+  });
+
   it("I6: all findings stand in one message", () => {
     const error = brokenBy((document) => {
       Object.assign(document.scopes[0] ?? {}, { key: "nobody", caller: "nothing" });
@@ -276,6 +297,51 @@ describe("policy document", () => {
         return true;
       }),
     );
+  });
+
+  it("I10: a string is what JSON.parse reads between its quotes, or refused", () => {
+    const limits = { maxBytes: 1 << 20, maxDepth: 4 };
+    const part = fc.constantFrom(
+      '"',
+      "\\",
+      "\\\\",
+      "\\u",
+      "\\u00e9",
+      "\\n",
+      "\\x",
+      "\n",
+      "\u0000",
+      "\u001f",
+      "\u2028",
+      "a",
+      "\u{1f600}",
+      " ",
+    );
+    const read = (json: string) => parseJson(text(json), "value", limits);
+    fc.assert(
+      fc.property(fc.array(part, { maxLength: 8 }), (parts) => {
+        const json = `"${parts.join("")}"`;
+        let expected: unknown;
+        try {
+          expected = JSON.parse(json);
+        } catch {
+          expect(refusal(() => read(json)).code).toBe("ERR_POLICY_MALFORMED");
+          expect(refusal(() => read(`[${json}]`)).code).toBe("ERR_POLICY_MALFORMED");
+          return;
+        }
+        expect(read(`[${json},{${json}:1}]`)).toEqual([expected, { [String(expected)]: 1 }]);
+      }),
+      { numRuns: 1000 },
+    );
+  });
+
+  it("I10: a string, a number and white space of 16 MiB are read without a stack as long", () => {
+    const size = 1 << 24;
+    const limits = { maxBytes: 4 * size, maxDepth: 2 };
+    const read = (json: string) => parseJson(text(json), "value", limits);
+    expect(read(`"${"\\n".repeat(size / 2)}"`)).toBe("\n".repeat(size / 2));
+    expect(read(`${" ".repeat(size)}"${"a".repeat(size)}"`)).toBe("a".repeat(size));
+    expect(refusal(() => read("1".repeat(size))).message).toMatch(/exact number/);
   });
 
   it("I10: a mutated document is either the same policy or a typed refusal", () => {

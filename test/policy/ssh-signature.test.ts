@@ -21,6 +21,8 @@ import {
   verifyEd25519,
   verifySshSignature,
 } from "../../policy/index.ts";
+import { parsePolicy } from "../../policy/policy.ts";
+import { documentBytes, policyDocument } from "../support/policy-document.ts";
 import { APPROVAL_NAMESPACE, openSshFolder, type SshFolder, testSshKey } from "../support/ssh-keys.ts";
 
 const MESSAGE = utf8("ironclaw-approval@1\nfor: operation\n");
@@ -203,6 +205,45 @@ describe("I10: a line with a public key", () => {
   test("is read and written back as it is, options and comment too", () => {
     for (const text of [line, `${key.type} ${blob}`, `${key.type} ${blob} x`])
       expect(encodeSshKeyLine(parseSshKeyLine(text))).toBe(text);
+  });
+
+  test("may have any printable text for its comment, and what is wrong with another is named", () => {
+    for (const comment of ["jos\u00e9@laptop", "\u82b1\u5b50 \u00b7 \u{1f511}", "a  b"])
+      expect(parseSshKeyLine(`${key.type} ${blob} ${comment}`).comment).toBe(comment);
+    const text = (unit: "binary" | "grapheme") => fc.string({ unit, minLength: 1, maxLength: 20 });
+    const comments = fc.oneof(text("binary"), text("grapheme"));
+    const printable = /^(?! )[^\p{C}\p{Zl}\p{Zp}]*$/u;
+    fc.assert(
+      fc.property(comments, (comment) => {
+        const whole = `${key.type} ${blob} ${comment}`;
+        if (printable.test(comment) && comment.trim() === comment)
+          expect(encodeSshKeyLine(parseSshKeyLine(whole))).toBe(whole);
+        else
+          expect(refusal(() => parseSshKeyLine(whole))).toMatch(/^ERR_KEY_MALFORMED SSH public key comment: expected /);
+      }),
+      { numRuns: 30 },
+    );
+  });
+
+  const COMMENT = "comment: expected printable characters";
+  test.each([
+    ["a tab in its comment", `${key.type} ${blob} a\tb`, `${COMMENT}, got U+0009`, /comment: .*got u\+0009$/],
+    ["a turn in its comment", `${key.type} ${blob} a\u202eb`, `${COMMENT}, got U+202E`, /expected visible characters/],
+    ["a private character", `${key.type} ${blob} a\ue000`, `${COMMENT}, got U+E000`, /comment: .*got u\+e000$/],
+    ["a space too many", `${key.type} ${blob} a `, "comment: expected a text without spaces at its ends", /spaces at/],
+    ["a tab for a space", `${key.type}\t${blob}`, "line: expected TYPE BASE64 [COMMENT]", /line: expected type base64/],
+    ["too long a comment", `${key.type} ${blob} ${"x".repeat(1024)}`, "line: expected at most 1024", /too big: [^;]*$/],
+    ["another kind of key", "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAABAQ==", "type: expected ssh-ed25519", /got ssh-rsa$/],
+  ])("with %s is refused for that, and so is a policy with it", (_, text, message, finding) => {
+    expect(refusal(() => parseSshKeyLine(text))).toContain(`SSH public key ${message}`);
+    const document = Object.assign(policyDocument(), { approvers: { alice: { key: text, notFor: [] } } });
+    expect(refusal(() => parsePolicy(documentBytes(document)))).toMatch(finding);
+  });
+
+  test("may stand in a policy with a comment in any script", () => {
+    const approvers = { alice: { key: `${key.type} ${blob} \u82b1\u5b50`, notFor: [] } };
+    const document = Object.assign(policyDocument(), { approvers });
+    expect(parsePolicy(documentBytes(document)).approvers).toEqual(approvers);
   });
 
   test("says nothing by its comment: look-alikes with one comment are two keys", () => {

@@ -13,13 +13,13 @@ export const integer = (...octets: readonly number[]): DerElement => element(0x0
 export const text = (value: string, tag = 0x0c): DerElement => element(tag, utf8(value));
 
 export function oid(dotted: string): DerElement {
-  const [first = 0, second = 0, ...rest] = dotted.split(".").map(Number);
-  return element(0x06, Uint8Array.from([40 * first + second, ...rest].flatMap(base128)));
+  const [first = 0n, second = 0n, ...rest] = dotted.split(".").map(BigInt);
+  return element(0x06, Uint8Array.from([40n * first + second, ...rest].flatMap(base128)));
 }
 
-function base128(arc: number): number[] {
-  const octets = [arc % 128];
-  for (let left = Math.floor(arc / 128); left > 0; left = Math.floor(left / 128)) octets.unshift(0x80 | (left % 128));
+function base128(arc: bigint): number[] {
+  const octets = [Number(arc % 128n)];
+  for (let left = arc / 128n; left > 0n; left /= 128n) octets.unshift(0x80 | Number(left % 128n));
   return octets;
 }
 

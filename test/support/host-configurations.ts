@@ -1,4 +1,30 @@
-import { qemuArguments } from "../../vm-images/qemu-args.ts";
+import { type Exposure, type HostDevices, hostExposure, readHostConfiguration } from "../../vm-images/host/index.ts";
+import { qemuArguments, vmPciDevices } from "../../vm-images/qemu-args.ts";
+import { READER } from "./usb-token.ts";
+
+export const HSM = "10ee:7021";
+/** The devices of the host that the configurations below are from, for those that name them by place. */
+const host: HostDevices = {
+  pci: (address) =>
+    ({ "0000:03:00.0": { id: HSM, isBus: false }, "0000:00:14.0": { id: "8086:a36d", isBus: true } })[address] ?? null,
+  usb: (bus, device) =>
+    bus === 1 && device === 4
+      ? { id: READER, isBus: false }
+      : bus === 1 && device === 2
+        ? { id: "usb:1d6b:0002", isBus: true }
+        : null,
+};
+export const exposureOf = (text: string, devices: readonly string[] = vmPciDevices) =>
+  hostExposure(readHostConfiguration(text), { devices }, host);
+export const short = (found: readonly Exposure[]) => found.map(({ id, level }) => `${id} ${level}`);
+export const thrown = (act: () => unknown): unknown => {
+  try {
+    act();
+  } catch (error) {
+    return error;
+  }
+  return undefined;
+};
 
 /** The arguments of this project's own machine. */
 export const OURS = qemuArguments(

@@ -17,21 +17,32 @@ export interface SoftTpm {
 
 export interface SoftAuthority {
   readonly anchor: TrustAnchor;
+  /** DER of the authorities between an EK and the anchor, the lowest first. */
+  readonly issuers: readonly Uint8Array[];
   makeTpm(): Promise<SoftTpm>;
 }
 
-export function makeAuthority(): SoftAuthority {
+/** @param between how many authorities stand between an EK and the anchor */
+export function makeAuthority(between = 0): SoftAuthority {
   const subject = `/CN=soft ${randomBytes(4).toString("hex")}`;
-  const authority = makeCertificate({ subject, extensions: EXTENSIONS.lastAuthority, issuer: null });
+  const root = makeCertificate({ subject, extensions: extensionsAbove(between), issuer: null });
+  const issuers: MadeCertificate[] = [];
+  for (let below = between - 1; below >= 0; below -= 1) {
+    const issuer = issuers[0] ?? root;
+    issuers.unshift(makeCertificate({ subject: `${subject} ${below}`, extensions: extensionsAbove(below), issuer }));
+  }
   const anchor: TrustAnchor = {
-    ...{ name: "soft CA", pem: authority.pem, assurance: "provider-ek", requireEkPurpose: true, manufacturers: "any" },
+    ...{ name: "soft CA", pem: root.pem, assurance: "provider-ek", requireEkPurpose: true, manufacturers: "any" },
   };
-  return { anchor, makeTpm: () => makeTpm(authority, anchor) };
+  const chain = issuers.map(({ der }) => der);
+  return { anchor, issuers: chain, makeTpm: () => makeTpm(issuers[0] ?? root, chain, anchor) };
 }
 
-async function makeTpm(issuer: MadeCertificate, anchor: TrustAnchor): Promise<SoftTpm> {
+const extensionsAbove = (below: number) => (below === 0 ? EXTENSIONS.lastAuthority : EXTENSIONS.authority);
+
+async function makeTpm(issuer: MadeCertificate, issuers: readonly Uint8Array[], anchor: TrustAnchor): Promise<SoftTpm> {
   const ek = makeCertificate({ subject: "/CN=ek", extensions: EXTENSIONS.ek, issuer });
-  const { ekName } = verifyEndorsement([ek.der], [anchor], new Date());
+  const { ekName } = verifyEndorsement([ek.der, ...issuers], [anchor], new Date());
   const withKey = (ak: SoftKey): SoftTpm => ({
     ...{ ekCertificate: ek.der, ekName: toHex(ekName), ak },
     withAnotherKey: async () => withKey(await softEccKey()),

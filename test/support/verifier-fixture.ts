@@ -44,6 +44,8 @@ export interface BenchOptions {
   readonly config?: (config: VerifierConfig) => VerifierConfig;
   readonly policy?: Partial<AppraisalPolicyDocument>;
   readonly dependencies?: Partial<ServiceDependencies>;
+  /** One of the bench's own, if there is none. */
+  readonly authority?: SoftAuthority;
   /** Build the page of `attest/page`, which takes a moment. */
   readonly realPage?: boolean;
   /** Further files of the configuration's. */
@@ -98,7 +100,7 @@ interface ReleaseKeys {
 
 export async function openVerifierBench(options: BenchOptions = {}): Promise<VerifierBench> {
   const folder = await mkdtemp(join(tmpdir(), "ironclaw-verifier-"));
-  const authority = makeAuthority();
+  const authority = options.authority ?? makeAuthority();
   await layOutVerifier(folder, authority, options.policy ?? {});
   options.layOut?.(folder);
   const config = (options.config ?? ((same) => same))({

@@ -3,16 +3,7 @@ import { describe, expect, it } from "vitest";
 import { ImageError } from "../../vm-images/errors.ts";
 import { readHostConfiguration } from "../../vm-images/host/index.ts";
 import { parseXml, type XmlElement } from "../../vm-images/host/xml.ts";
-import { GOOD } from "../support/host-configurations.ts";
-
-const thrown = (act: () => unknown): unknown => {
-  try {
-    act();
-  } catch (error) {
-    return error;
-  }
-  return undefined;
-};
+import { GOOD, thrown } from "../support/host-configurations.ts";
 
 describe("the XML reader", () => {
   const name = fc.stringMatching(/^[a-z][a-z0-9-]{0,8}$/);

@@ -76,11 +76,22 @@ describe("passing a device to a machine", () => {
     ["a network card", "virtio-net-pci", READER, /^one$/],
     ["shared memory", "ivshmem-plain,memdev=m", READER, /^memory that others map$/],
     ["a driver that nobody knows", "pvpanic", READER, /^something else$/],
+    ["a property that nobody knows", "qemu-xhci,wormhole=on", "1b36:000d", /^something else: wormhole$/],
+    ["the shell of a dev image", "virtserialport,name=ironclaw.shell", READER, /^a root shell/],
+    ["the shell of a dev image on a console", "virtconsole,name=ironclaw.shell", READER, /^a root shell/],
   ])("I5: %s is refused, with what was expected and what to do", (_, device, listed, got) => {
     const refusal = refusalOf(() => pass([device], [listed]));
     expect(refusal).toMatchObject({ code: "ERR_VM_DEVICE", exitCode: 1, got: expect.stringMatching(got) });
     expect(refusal.message).toContain(`device ${device}: refusing to pass it`);
     expect(refusal.hint).not.toBe(undefined);
+  });
+
+  it.each([
+    "virtconsole,driver=vfio-pci,host=0000:00:14.0",
+    "driver=virtconsole,driver=vfio-pci,host=0000:00:14.0",
+    '{"driver":"virtconsole","driver":"vfio-pci","host":"0000:00:14.0"}',
+  ])("I5: %s has two drivers, of which QEMU takes the last, and is refused", (device) => {
+    expect(refusalOf(() => pass([device]))).toMatchObject({ code: "ERR_HOST_MALFORMED", exitCode: 3 });
   });
 
   it("I5: one that is listed once is not passed twice", () => {

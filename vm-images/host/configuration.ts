@@ -1,3 +1,5 @@
+import { posix } from "node:path";
+
 /** Kinds that are wrong wherever they stand; what is judged by more than its kind has fields of its own, in {@link HostItem}. */
 export type PlainKind =
   | "shared-folder"
@@ -13,6 +15,7 @@ export type PlainKind =
   | "injected"
   | "memory-merge"
   | "hugepages"
+  | "device"
   | "unknown";
 
 /** What a serial number of a disk means to the guest; `boot` and `firmware` need none. */
@@ -20,7 +23,7 @@ export type DiskRole = "boot" | "firmware" | "root" | "cabinet" | "state" | "sto
 
 /** One thing that the host gives the machine. `what` is how the text says it. */
 export type HostItem =
-  | { readonly kind: PlainKind; readonly what: string }
+  | { readonly kind: PlainKind; readonly what: string; readonly got?: string }
   /** Of the host, by its PCI address `dddd:bb:dd.f`. */
   | { readonly kind: "pci"; readonly what: string; readonly address: string }
   /** Of the host. By `vvvv:dddd`, or by bus and device number; neither: whatever matches. */
@@ -31,10 +34,13 @@ export type HostItem =
   | { readonly kind: "disk"; readonly what: string; readonly role: DiskRole; readonly readOnly: boolean }
   | { readonly kind: "snapshot"; readonly what: string; readonly certain: boolean }
   | { readonly kind: "display"; readonly what: string; readonly onNetwork: boolean }
-  | { readonly kind: "port"; readonly what: string }
+  | { readonly kind: "port"; readonly what: string; readonly name: string }
   /** Expected in every machine. */
   | { readonly kind: "tpm"; readonly what: string; readonly version: "2.0" | "1.2" }
   | { readonly kind: "uefi"; readonly what: string };
+
+/** Chipsets by which the machine's own parts differ. */
+export type Board = "q35" | "pc";
 
 export interface UsbPlace {
   readonly bus: number;
@@ -77,6 +83,7 @@ const EMULATED: Readonly<Record<string, readonly string[]>> = {
   "usb-mouse": ["usb:0627:0001"],
   "usb-tablet": ["usb:0627:0001"],
   "usb-hub": ["usb:0409:55aa"],
+  "usb-storage": ["usb:46f4:0001"],
   "ich9-ahci": ["8086:2922"],
   "virtio-vga": ["1af4:1050"],
   VGA: ["1234:1111"],
@@ -87,6 +94,8 @@ const EMULATED: Readonly<Record<string, readonly string[]>> = {
   "intel-hda": ["8086:2668"],
   "ich9-intel-hda": ["8086:293e"],
   i6300esb: ["8086:25ab"],
+  "pvpanic-pci": ["1b36:0011"],
+  "acpi-erst": ["1b36:0012"],
   edu: ["1234:11e8"],
 };
 const NETWORK: Readonly<Record<string, readonly string[]>> = {
@@ -130,5 +139,23 @@ export function portNamed(name: string, what: string): HostItem {
   if (name.startsWith("org.qemu.guest_agent")) return { kind: "guest-agent", what };
   if (name.startsWith("com.redhat.spice") || name.startsWith("org.spice-space"))
     return { kind: "display", what, onNetwork: false };
-  return { kind: "port", what: name };
+  return { kind: "port", what, name };
+}
+
+/** What is in no table, by the name of the part that is not: nobody said what it exposes. */
+export function unknownPart(what: string, part: string): HostItem {
+  return { kind: "unknown", what, got: `something else: ${part.slice(0, 40)}` };
+}
+
+/** The USB controllers that a board itself has: one, or one with its three companions. */
+export function boardUsb(board: Board, what: string): readonly HostItem[] {
+  const made =
+    board === "q35" ? ["ich9-usb-ehci1", "ich9-usb-uhci1", "ich9-usb-uhci2", "ich9-usb-uhci3"] : ["piix3-usb-uhci"];
+  return made.map((driver) => deviceMade(driver, what));
+}
+
+/** Whether a path is one of the host's devices, and not one that every process has. Links are not followed. */
+export function isHostDevice(path: string): boolean {
+  const plain = posix.normalize(path);
+  return plain.startsWith("/dev/") && !/^\/dev\/(?:null|stdout|stderr|fdset\/\d+|shm\/.*)$/.test(plain);
 }

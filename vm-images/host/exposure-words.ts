@@ -1,6 +1,6 @@
 import type { HostItem } from "./configuration.ts";
 
-export type ExposureId = Exclude<HostItem["kind"], "uefi" | "pci" | "usb"> | "controller" | "device";
+export type ExposureId = Exclude<HostItem["kind"], "uefi" | "pci" | "usb"> | "controller";
 
 /** What a machine's configuration gives the guest, or whoever reaches the host, beyond the policy. Fit for a line of `ironclaw doctor`. */
 export interface Exposure {
@@ -24,7 +24,7 @@ export const EXPOSURE_WORDS: Readonly<Record<ExposureId, Words>> = {
   },
   device: {
     expected: "a device that the policy lists",
-    got: "another",
+    got: "a serial line, a parallel port or an input of the host, which no list has",
     hint: "take it out, or release a policy that lists it under `devices`",
   },
   emulated: {

@@ -29,6 +29,11 @@ export function readHostConfiguration(text: string): HostMachine {
   return /^[\uFEFF\s]*</.test(text) ? readLibvirtText(text) : readQemuText(text);
 }
 
+/** Whether some device of the host is named by its place, so that it depends on {@link HostDevices} what it is. */
+export function namesPlaces({ items }: HostMachine): boolean {
+  return items.some((item) => item.kind === "pci" || (item.kind === "usb" && item.id === null && item.place !== null));
+}
+
 /** Everything that this machine gives beyond the policy, in the order of the text. Empty: nothing. Says nothing about what is missing but TPM and firmware. */
 export function hostExposure(
   machine: HostMachine,
@@ -84,12 +89,17 @@ function judge(item: HostItem, places: Places, devices: HostDevices): readonly E
         },
       ];
     case "port":
-      return judgePort(item.what);
+      return judgePort(item);
     case "tpm":
       return item.version === "2.0" ? [] : [of("tpm", item.what, "fail")];
     default:
-      return [of(item.kind, item.what, LEVELS[item.kind] ?? "fail")];
+      return [judgePlain(item.kind, item)];
   }
+}
+
+function judgePlain(kind: PlainKind, { what, got }: { readonly what: string; readonly got?: string }): Exposure {
+  const exposure = of(kind, what, LEVELS[kind] ?? "fail");
+  return got === undefined ? exposure : { ...exposure, got };
 }
 
 const LEVELS: Readonly<Partial<Record<PlainKind, "warn">>> = {
@@ -128,14 +138,10 @@ function judgeDisk({ what, role, readOnly }: Extract<HostItem, { kind: "disk" }>
 
 const PORTS = /^(?:ironclaw\.(?:control|report)|workload\.\d{1,6})$/;
 
-function judgePort(name: string): readonly Exposure[] {
+function judgePort({ what, name }: Extract<HostItem, { kind: "port" }>): readonly Exposure[] {
   if (PORTS.test(name)) return [];
-  return [
-    {
-      ...of("port", name, name === "ironclaw.shell" ? "fail" : "warn"),
-      got: name === "ironclaw.shell" ? "a root shell of dev images" : "another",
-    },
-  ];
+  if (name === "ironclaw.shell") return [{ ...of("port", what, "fail"), got: "a root shell of dev images" }];
+  return [{ ...of("port", what, "warn"), got: name === "" ? "one without a name" : name.slice(0, 40) }];
 }
 
 function missingOf({ items }: HostMachine): readonly Exposure[] {

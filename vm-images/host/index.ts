@@ -3,6 +3,7 @@ export {
   type HostDevice,
   type HostDevices,
   hostExposure,
+  namesPlaces,
   readHostConfiguration,
   unknownDevices,
 } from "./exposure.ts";

@@ -1,12 +1,16 @@
-import { deviceMade, type HostItem, type HostMachine, type PlainKind } from "./configuration.ts";
-import { type Backends, isReadOnly, readDevice } from "./qemu-devices.ts";
-import { type OptionValue, qemuWords, readOption } from "./words.ts";
+import { boardUsb, deviceMade, type HostItem, type HostMachine, type PlainKind, unknownPart } from "./configuration.ts";
+import { readDevice } from "./qemu-devices.ts";
+import { readBlockdev, readDrive } from "./qemu-disks.ts";
+import { type Given, keyed, type QemuMachine, type ReadOption } from "./qemu-keys.ts";
+import { machineOf, readAccelerator, readGlobal, readMachine, settingsOf } from "./qemu-machine.ts";
+import { readObject } from "./qemu-objects.ts";
+import { readChardev, readOutlet } from "./qemu-outlets.ts";
+import { qemuWords, readOption, readSwitch } from "./words.ts";
 
-/** Options that give a guest nothing; those of the second line have a value. */
+/** Options that give a guest nothing; those of the second list have a value that gives nothing either, whatever it is. */
 const NEUTRAL_SWITCHES =
   "S nodefaults no-user-config no-reboot no-shutdown enable-kvm daemonize nographic no-hpet mem-prealloc only-migratable no-fd-bootchk no-acpi";
-const NEUTRAL =
-  "accel cpu smp name uuid rtc msg sandbox pidfile D d k runas run-with chroot action watchdog-action overcommit icount seed tb-size compat audiodev boot numa add-fd m";
+const NEUTRAL = "cpu name uuid pidfile D k runas chroot watchdog-action seed tb-size numa add-fd audiodev compat";
 const neutralSwitches: ReadonlySet<string> = new Set(NEUTRAL_SWITCHES.split(" "));
 const neutral: ReadonlySet<string> = new Set(NEUTRAL.split(" "));
 
@@ -20,6 +24,7 @@ const PLAIN: ReadonlyMap<string, PlainKind> = new Map<string, PlainKind>([
   ["kernel", "firmware"],
   ["initrd", "firmware"],
   ["append", "firmware"],
+  ["dtb", "firmware"],
   ["bios", "firmware"],
   ["fw_cfg", "injected"],
   ["smbios", "injected"],
@@ -28,15 +33,7 @@ const PLAIN: ReadonlyMap<string, PlainKind> = new Map<string, PlainKind>([
   ["mem-path", "hugepages"],
 ]);
 const SWITCHES: ReadonlySet<string> = new Set([...neutralSwitches, ...PLAIN_SWITCHES.keys(), "snapshot", "usb"]);
-const SNAPSHOT_OPTIONS: ReadonlySet<string> = new Set(["loadvm", "incoming"]);
-const NEUTRAL_GLOBALS =
-  /^-global (?:(?:ICH9-LPC|PIIX4_PM)\.(?:disable_s[34]|noreboot)=\w+|kvm-pit\.lost_tick_policy=\w+|driver=cfi\.pflash01,property=secure,value=\w+)$/;
-
-/** An option with its value; switches have "". */
-interface Given {
-  readonly name: string;
-  readonly value: string;
-}
+const SNAPSHOT_OPTIONS: ReadonlySet<string> = new Set(["loadvm", "incoming", "snapshot"]);
 
 /** @throws ImageError ERR_HOST_MALFORMED */
 export function readQemuText(text: string): HostMachine {
@@ -46,36 +43,35 @@ export function readQemuText(text: string): HostMachine {
 /** What these arguments add to a machine that others describe: a libvirt domain's `qemu:commandline`. */
 export function readQemuDevices(words: readonly string[]): readonly HostItem[] {
   const given = splitOptions(words);
-  const backends = readBackends(given);
-  return given.flatMap((option) => itemsOf(option, backends));
+  return [...itemsOfAll(given), ...settingsOf(given, false)];
 }
 
 /** What a machine's arguments give it, with what QEMU adds where they say nothing. */
 function readQemuWords(words: readonly string[]): readonly HostItem[] {
   const given = splitOptions(words);
-  const has = (name: string, value: RegExp) => given.some((each) => each.name === name && value.test(each.value));
-  const chip = has("machine", /q35/) ? "ICH9-LPC" : "PIIX4_PM";
-  const suspend = ["disable_s3", "disable_s4"].filter(
-    (name) => !has("global", new RegExp(`^${chip}\\.${name}=(?:1|on)$`)),
-  );
-  const merges = !has("machine", /(?:^|,)mem-merge=off(?:,|$)/);
-  return [
-    ...readQemuDevices(words),
-    ...(has("nodefaults", /^$/) ? [] : defaultsOf(given)),
-    ...suspend.map((name): HostItem => ({ kind: "suspend", what: `no -global ${chip}.${name}=1` })),
-    ...(merges ? [{ kind: "memory-merge", what: "-machine without mem-merge=off" } as const] : []),
-  ];
+  return [...itemsOfAll(given), ...defaultsOf(given), ...settingsOf(given, true)];
 }
 
-/** What QEMU adds by itself where nobody said `-nodefaults`. */
+function itemsOfAll(given: readonly Given[]): readonly HostItem[] {
+  const machine = machineOf(given);
+  return given.flatMap((option) => itemsOf(option, machine));
+}
+
+/** What QEMU adds by itself where nobody said that it should not. */
 function defaultsOf(given: readonly Given[]): readonly HostItem[] {
-  const names = given.map(({ name }) => name);
-  const lacks = (...wanted: string[]) => !wanted.some((name) => names.includes(name));
+  const lacks = (...wanted: string[]) => !given.some(({ name }) => wanted.includes(name));
+  const all = lacks("nodefaults");
   return [
-    ...(lacks("nic", "net", "netdev")
+    ...(all && lacks("nic", "net", "netdev")
       ? [{ kind: "network", what: "no -nodefaults: a network card", ids: [] } as const]
       : []),
-    ...(lacks("vga") ? [deviceMade("VGA", "no -nodefaults: a graphics card")] : []),
+    ...(all && lacks("vga") ? [deviceMade("VGA", "no -nodefaults: a graphics card")] : []),
+    ...(lacks("display", "nographic", "vnc", "spice")
+      ? [{ kind: "display", what: "no -display: a window, or VNC", onNetwork: true } as const]
+      : []),
+    ...(lacks("no-user-config")
+      ? [{ kind: "unknown", what: "no -no-user-config: whatever qemu.conf says" } as const]
+      : []),
   ];
 }
 
@@ -86,138 +82,118 @@ function splitOptions(words: readonly string[]): readonly Given[] {
     const name = word.replace(/^--?/, "");
     // A word that is no option is a disk image to QEMU.
     if (name === word) given.push({ name: "hda", value: word });
-    else if (SWITCHES.has(name)) given.push({ name, value: "" });
+    else if (SWITCHES.has(name) || (!isKnown(name) && words[at + 1]?.startsWith("-") === true))
+      given.push({ name, value: "" });
     else given.push({ name: name === "M" ? "machine" : name, value: words[++at] ?? "" });
   }
   return given;
 }
 
-function readBackends(given: readonly Given[]): Backends {
-  const byId = (names: readonly string[], key: string) =>
-    new Map(
-      given
-        .filter(({ name }) => names.includes(name))
-        .map(({ value }) => readOption(value))
-        .map((option) => [option.keys.get(key) ?? "", option]),
-    );
-  return {
-    drives: new Map([...byId(["drive"], "id"), ...byId(["blockdev"], "node-name")]),
-    tpms: byId(["tpmdev"], "id"),
-  };
+/** Of an option that is not known nobody can tell whether the next word is its value; another option is none. */
+function isKnown(name: string): boolean {
+  return name === "M" || neutral.has(name) || PLAIN.has(name) || SNAPSHOT_OPTIONS.has(name) || OPTIONS.has(name);
 }
 
-function itemsOf({ name, value }: Given, backends: Backends): readonly HostItem[] {
+function itemsOf({ name, value }: Given, machine: QemuMachine): readonly HostItem[] {
   const what = shorten(value === "" ? `-${name}` : `-${name} ${value}`);
   const plain = PLAIN_SWITCHES.get(name) ?? PLAIN.get(name);
   if (plain !== undefined) return [{ kind: plain, what }];
   if (neutralSwitches.has(name) || neutral.has(name)) return [];
-  if (SNAPSHOT_OPTIONS.has(name) || name === "snapshot") return [{ kind: "snapshot", what, certain: true }];
-  const option = readOption(value);
-  const read = OPTIONS.get(name);
-  return read === undefined ? [{ kind: "unknown", what }] : read(option, what, backends);
+  if (SNAPSHOT_OPTIONS.has(name)) return [{ kind: "snapshot", what, certain: true }];
+  return OPTIONS.get(name)?.(value, what, machine) ?? [{ kind: "unknown", what }];
 }
 
-type ReadItems = (option: OptionValue, what: string, backends: Backends) => readonly HostItem[];
-
-const OPTIONS: ReadonlyMap<string, ReadItems> = new Map<string, ReadItems>([
+const OPTIONS: ReadonlyMap<string, ReadOption> = new Map<string, ReadOption>([
   ["device", readDevice],
   ["drive", readDrive],
-  ["blockdev", ({ keys }, what) => [...snapshotOf(keys, what), ...remoteDisk(keys, what)]],
+  ["blockdev", readBlockdev],
   ["hda", (_, what) => [{ kind: "disk", what, role: "foreign", readOnly: false }]],
   ["cdrom", (_, what) => [{ kind: "disk", what, role: "foreign", readOnly: true }]],
   ["pflash", (_, what) => [{ kind: "disk", what, role: "firmware", readOnly: false }]],
   ["machine", readMachine],
-  ["global", (_, what) => (NEUTRAL_GLOBALS.test(what) ? [] : [{ kind: "unknown", what }])],
+  ["accel", readAccelerator],
+  ["global", readGlobal],
   ["object", readObject],
-  ["tpmdev", () => []], // counts where a device takes it
+  ["tpmdev", keyed("type", "type id chardev path cancel-path", readTpm)], // counts where a device takes it
   ["netdev", (_, what) => [{ kind: "network", what, ids: [] }]],
-  ["nic", ({ head }, what) => (head === "none" ? [] : [{ kind: "network", what, ids: [] }])],
-  ["net", ({ head }, what) => (head === "none" ? [] : [{ kind: "network", what, ids: [] }])],
+  ["nic", readNetwork],
+  ["net", readNetwork],
+  ["display", readDisplay],
+  ["vga", readVga],
+  ["vnc", readVnc],
+  ["spice", readSpice],
+  ["usb", (_, what, { board }) => boardUsb(board, what)],
+  ["usbdevice", readUsbDevice],
+  ...["serial", "parallel", "monitor", "qmp", "qmp-pretty"].map((name): [string, ReadOption] => [name, readOutlet]),
+  ["chardev", readChardev],
+  ["mon", keyed("chardev", "chardev mode pretty id")], // of a -chardev, which is read by itself
+  ["smp", keyed("cpus", "cpus sockets dies clusters modules cores threads maxcpus")],
+  ["m", keyed("size", "size slots maxmem")],
+  ["rtc", keyed("base", "base clock driftfix")],
+  ["msg", keyed(null, "timestamp guest-name")],
+  ["sandbox", keyed("enable", "enable obsolete elevateprivileges spawn resourcecontrol")],
+  ["run-with", keyed(null, "async-teardown chroot user exit-with-parent")],
+  ["action", keyed(null, "reboot shutdown panic watchdog")],
+  ["overcommit", keyed(null, "mem-lock cpu-pm")],
+  ["icount", keyed("shift", "shift align sleep")],
+  ["boot", keyed("order", "order once menu splash-time reboot-timeout strict")],
   [
-    "display",
-    ({ head }, what) => (head === "none" ? [] : [{ kind: "display", what, onNetwork: /^vnc|^spice/.test(head) }]),
+    "d",
+    (value, what) =>
+      /^(?:guest_errors|unimp)(?:,(?:guest_errors|unimp))*$/.test(value) ? [] : [unknownPart(what, value)],
   ],
-  ["vga", ({ head }, what) => (head === "none" ? [] : [deviceMade(head === "std" ? "VGA" : head, what)])],
-  [
-    "vnc",
-    ({ head }, what) => (head === "none" ? [] : [{ kind: "display", what, onNetwork: !head.startsWith("unix:") }]),
-  ],
-  ["spice", ({ keys }, what) => [{ kind: "display", what, onNetwork: keys.has("port") || keys.has("tls-port") }]],
-  ["usb", (_, what) => [deviceMade("piix3-usb-uhci", what)]],
-  [
-    "usbdevice",
-    ({ head }, what) => [
-      /^host/.test(head) ? { kind: "usb", what, id: null, place: null } : deviceMade(`usb-${head}`, what),
-    ],
-  ],
-  ...["serial", "parallel", "monitor", "qmp", "qmp-pretty", "chardev"].map((name): [string, ReadItems] => [
-    name,
-    readOutlet,
-  ]),
-  ["mon", () => []], // of a -chardev, which is read by itself
 ]);
 
-/** Monitors, consoles and ports: whatever listens on, or calls, an address of a network. */
-function readOutlet({ head, keys }: OptionValue, what: string): readonly HostItem[] {
-  const network =
-    /^(?:tcp|udp|telnet|websocket|tn3270):/.test(head) ||
-    head === "udp" ||
-    (head === "socket" && (keys.has("host") || keys.has("port")));
-  if (network) return [{ kind: "network-socket", what }];
-  if (/^spice/.test(head)) return [{ kind: "display", what, onNetwork: false }];
-  return [];
+function readTpm(keys: ReadonlyMap<string, string>, what: string): readonly HostItem[] {
+  const type = keys.get("type") ?? "";
+  return type === "emulator" || type === "passthrough" ? [] : [unknownPart(what, type)];
 }
 
-function readMachine({ keys }: OptionValue, what: string, backends: Backends): readonly HostItem[] {
-  const code = keys.get("pflash0");
-  const flash =
-    code === undefined
-      ? []
-      : [
-          { kind: "uefi", what } as const,
-          { kind: "disk", what, role: "firmware", readOnly: isReadOnly(backends, code) } as const,
-        ];
-  const direct = ["kernel", "initrd", "append", "firmware"].some((key) => keys.has(key));
-  return [...flash, ...(direct ? [{ kind: "firmware", what } as const] : [])];
+function readNetwork(value: string, what: string): readonly HostItem[] {
+  return readOption(value, "type").get("type") === "none" ? [] : [{ kind: "network", what, ids: [] }];
 }
 
-function readObject({ head, keys }: OptionValue, what: string): readonly HostItem[] {
-  if (head === "rng-random" || head === "rng-builtin" || head === "iothread" || head === "secret") return [];
-  if (!head.startsWith("memory-backend")) return [{ kind: "unknown", what }];
+/** What opens windows and serves nobody else. */
+const WINDOWS: ReadonlySet<string> = new Set(["gtk", "sdl", "curses", "cocoa", "egl-headless"]);
+
+function readDisplay(value: string, what: string): readonly HostItem[] {
+  if (value.startsWith("vnc=")) return readVnc(value.slice("vnc=".length), what);
+  const type = readOption(value, "type").get("type") ?? "";
+  return type === "none" ? [] : [{ kind: "display", what, onNetwork: !WINDOWS.has(type) }];
+}
+
+/** A Unix socket may have another one on the network beside it, for browsers. */
+function readVnc(value: string, what: string): readonly HostItem[] {
+  const keys = readOption(value, "vnc");
+  const place = keys.get("vnc") ?? "";
+  if (place === "none") return [];
+  return [{ kind: "display", what, onNetwork: !place.startsWith("unix:") || keys.has("websocket") }];
+}
+
+function readSpice(value: string, what: string): readonly HostItem[] {
+  const keys = readOption(value, null);
+  const local = readSwitch(keys.get("unix") ?? "off") === true && !keys.has("port") && !keys.has("tls-port");
+  return [{ kind: "display", what, onNetwork: !local }];
+}
+
+const CARDS: ReadonlyMap<string, string> = new Map([
+  ["std", "VGA"],
+  ["virtio", "virtio-vga"],
+  ["qxl", "qxl-vga"],
+]);
+
+function readVga(value: string, what: string): readonly HostItem[] {
+  const [card = ""] = value.split(",");
+  return card === "none" ? [] : [deviceMade(CARDS.get(card) ?? card, what)];
+}
+
+/** Brings the board's USB controllers with it. */
+function readUsbDevice(value: string, what: string, { board }: QemuMachine): readonly HostItem[] {
+  const passed = value.startsWith("host");
   return [
-    ...(keys.get("share") === "on" ? [{ kind: "shared-memory", what } as const] : []),
-    ...(keys.has("hugetlb") || /hugepages/.test(keys.get("mem-path") ?? "")
-      ? [{ kind: "hugepages", what } as const]
-      : []),
+    ...boardUsb(board, what),
+    passed ? { kind: "usb", what, id: null, place: null } : deviceMade(`usb-${value}`, what),
   ];
-}
-
-function readDrive({ keys }: OptionValue, what: string): readonly HostItem[] {
-  const readOnly = keys.get("readonly") === "on" || keys.get("read-only") === "on" || keys.get("media") === "cdrom";
-  const notes = [...snapshotOf(keys, what), ...remoteDisk(keys, what)];
-  if (keys.get("if") === "pflash") {
-    // Unit 0 is the code; the variables of unit 1 are each machine's own.
-    const code = (keys.get("unit") ?? "0") === "0";
-    return [
-      ...notes,
-      ...(code ? [{ kind: "uefi", what } as const, { kind: "disk", what, role: "firmware", readOnly } as const] : []),
-    ];
-  }
-  if (keys.get("if") === "none") return notes; // judged where a device takes it
-  return [...notes, { kind: "disk", what, role: "foreign", readOnly }];
-}
-
-function snapshotOf(keys: ReadonlyMap<string, string>, what: string): readonly HostItem[] {
-  if (keys.get("snapshot") === "on") return [{ kind: "snapshot", what, certain: true }];
-  const format = keys.get("format") ?? keys.get("driver") ?? "";
-  return /^(?:qcow2?|qed|vmdk|vdi|vhdx|vpc)$/.test(format) ? [{ kind: "snapshot", what, certain: false }] : [];
-}
-
-/** A file that another machine has, or that QEMU makes of a folder. */
-const REMOTE = /^(?:nbd|iscsi|ssh|https?|ftps?|rbd|gluster|nfs|vvfat|fat)(?::|$)/;
-function remoteDisk(keys: ReadonlyMap<string, string>, what: string): readonly HostItem[] {
-  const places = ["file", "filename", "file.filename", "driver", "file.driver"].map((key) => keys.get(key) ?? "");
-  return places.some((place) => REMOTE.test(place)) ? [{ kind: "unknown", what }] : [];
 }
 
 function shorten(text: string): string {

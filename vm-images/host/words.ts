@@ -45,8 +45,8 @@ function readPiece(text: string, at: number, first: boolean): { readonly text: s
   if (character === "'") return quoted(text, at, "'");
   if (character === '"') return quoted(text, at, '"');
   if (character === "\\") return escaped(text, at);
-  // QEMU's JSON is written in quotes; inside a word a shell leaves these as they are.
-  const plain = "{}~#".includes(character) && !first;
+  // Inside a word a shell leaves these as they are.
+  const plain = "~#".includes(character) && !first;
   if (SHELL.includes(character) && !plain) throw refused("words without what a shell acts on", character);
   return { text: character, end: at + 1 };
 }
@@ -66,51 +66,59 @@ function quoted(text: string, start: number, quote: "'" | '"'): { readonly text:
     if (character === quote) return { text: value, end: at + 1 };
     if (quote === '"' && SHELL_IN_QUOTES.includes(character))
       throw refused("quotes without what a shell acts on", character);
-    if (quote === '"' && character === "\\" && /["\\]/.test(text[at + 1] ?? "")) at += 1;
-    value += text[at];
+    const escapes = quote === '"' && character === "\\";
+    if (escapes && /["\\\n]/.test(text[at + 1] ?? "")) at += 1;
+    if (!escapes || text[at] !== "\n") value += text[at];
   }
   throw refused("the end of a quoted word", "none");
 }
 
-/** `driver,key=value,key=value` of QEMU's options, where a comma in a value is written twice; or one JSON object. */
-export interface OptionValue {
-  /** The first word, when it has no `=`: a driver or a backend. */
-  readonly head: string;
-  readonly keys: ReadonlyMap<string, string>;
-}
+/** An option's keys and their values. */
+export type OptionKeys = ReadonlyMap<string, string>;
 
-/** @throws ImageError ERR_HOST_MALFORMED for a key that stands twice, or JSON that is no flat object */
-export function readOption(value: string): OptionValue {
+const KEY = /^[A-Za-z_][\w.-]*$/;
+
+/**
+ * `word,key=value,key` of QEMU's options, where a comma in a value is written twice; or one JSON object. Pure.
+ * @param implied the key that a first word without `=` is the value of, as `driver` of `-device`; null where it is a switch
+ * @throws ImageError ERR_HOST_MALFORMED for a key that stands twice, in whatever form, or JSON that is no object
+ */
+export function readOption(value: string, implied: string | null): OptionKeys {
   if (value.startsWith("{")) return readJsonOption(value);
-  const parts = value
-    .replaceAll(",,", "\0")
-    .split(",")
-    .map((part) => part.replaceAll("\0", ","));
   const keys = new Map<string, string>();
-  let head = "";
-  for (const [index, part] of parts.entries()) {
-    const equals = part.indexOf("=");
-    if (equals < 0 && index === 0) head = part;
-    else if (equals < 0) set(keys, part.replace(/^no(?=[a-z])/, ""), part.startsWith("no") ? "off" : "on");
-    else set(keys, part.slice(0, equals), part.slice(equals + 1));
+  // A comma at the end is one that nothing follows.
+  const parts = value.replaceAll(",,", "\0").replace(/,$/, "").split(",");
+  for (const [index, part] of value === "" ? [] : parts.entries()) {
+    const [, key, text = ""] = /^([^=\0]*)=(.*)$/s.exec(part) ?? [];
+    if (key !== undefined) set(keys, key, plain(text));
+    else if (index === 0 && implied !== null) set(keys, implied, plain(part));
+    else if (part.startsWith("no")) set(keys, part.slice(2), "off");
+    else set(keys, part, "on");
   }
-  return { head, keys };
+  return keys;
 }
 
-function readJsonOption(text: string): OptionValue {
+function plain(text: string): string {
+  return text.replaceAll("\0", ",");
+}
+
+function readJsonOption(text: string): OptionKeys {
   const keys = new Map<string, string>();
   try {
     flatten("", parseJson(utf8(text), "option", { maxBytes: MAX_TEXT, maxDepth: 8 }), keys);
   } catch (cause) {
     throw cause instanceof IronclawError ? refused("an option in JSON", "something else") : cause;
   }
-  return { head: keys.get("driver") ?? keys.get("qom-type") ?? "", keys };
+  return keys;
 }
 
 function flatten(prefix: string, value: unknown, keys: Map<string, string>): void {
-  const inner = typeof value === "object" && value !== null ? Object.entries(value) : null;
-  if (inner === null) set(keys, prefix, jsonWord(value));
-  for (const [key, part] of inner ?? []) flatten(prefix === "" ? key : `${prefix}.${key}`, part, keys);
+  const inner = typeof value === "object" && value !== null ? Object.entries(value) : [];
+  if (inner.length === 0) set(keys, prefix, jsonWord(value));
+  for (const [key, part] of inner) {
+    if (key === "") throw refused("a key", "none");
+    flatten(prefix === "" ? key : `${prefix}.${key}`, part, keys);
+  }
 }
 
 function jsonWord(value: unknown): string {
@@ -120,8 +128,24 @@ function jsonWord(value: unknown): string {
 
 /** Of two values QEMU would take one, and this reader perhaps the other. */
 function set(keys: Map<string, string>, key: string, value: string): void {
+  if (!KEY.test(key)) throw refused("a key", key.slice(0, 40));
   if (keys.has(key)) throw refused(`one ${key.slice(0, 40)}`, "two");
   keys.set(key, value);
+}
+
+const ON: ReadonlySet<string> = new Set(["on", "yes", "true", "y"]);
+const OFF: ReadonlySet<string> = new Set(["off", "no", "false", "n"]);
+
+/** As QEMU reads a switch; null for what it would not start with. */
+export function readSwitch(value: string): boolean | null {
+  if (ON.has(value)) return true;
+  return OFF.has(value) ? false : null;
+}
+
+/** As QEMU reads a number, octal behind a zero; null for what is none. */
+export function readNumber(text: string): number | null {
+  if (/^0[0-7]{1,10}$/.test(text)) return Number.parseInt(text, 8);
+  return /^(?:0x[\da-f]{1,8}|0|[1-9]\d{0,9})$/i.test(text) ? Number(text) : null;
 }
 
 function refused(expected: string, got: string): ImageError {

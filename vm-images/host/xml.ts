@@ -26,6 +26,15 @@ export function parseXml(text: string): XmlElement {
   return new XmlReader(text).document();
 }
 
+/** The first child of that name. */
+export function child(element: XmlElement | undefined, name: string): XmlElement | undefined {
+  return element?.children.find((each) => each.name === name);
+}
+
+export function attribute(element: XmlElement | undefined, name: string): string | undefined {
+  return element?.attributes.get(name);
+}
+
 class XmlReader {
   readonly #text: string;
   #at = 0;

@@ -1,7 +1,7 @@
 import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { hostname, tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { AGENT_UID, type Finding } from "../../../agent/doctor/index.ts";
@@ -243,6 +243,7 @@ describe("doctor and a host's configuration", () => {
     );
     const policy = await look("--host", at("ours"), "--policy", made.at("policy.json"));
     expect(policy.findings.every(({ id }) => id === "host")).toBe(true);
+    expect(policy.findings.some(({ got }) => got.includes("/sys"))).toBe(false); // nothing is named by its place
     writeFileSync(at("none"), "<domain>");
     expect((await look("--host", at("none"))).findings).toMatchObject([
       { id: "host", level: "fail", got: expect.stringContaining("ERR_HOST_MALFORMED") },
@@ -250,10 +251,32 @@ describe("doctor and a host's configuration", () => {
   });
 });
 
+test("I5: says on whose /sys a device was judged that is named by its place, and of another host's knows nothing", async () => {
+  writeFileSync(at("passed"), lineOf([...OURS, "-device", "vfio-pci,host=0000:00:00.0"]));
+  const here = await look("--host", at("passed"));
+  expect(here.findings).toContainEqual(
+    expect.objectContaining({
+      id: "host",
+      level: "ok",
+      got: expect.stringContaining(`/sys of this host, ${hostname()}`),
+    }),
+  );
+  const elsewhere = await look("--host", at("passed"), "--elsewhere");
+  expect(elsewhere.findings.some(({ got }) => got.includes(hostname()))).toBe(false);
+  expect(elsewhere.findings).toContainEqual(
+    expect.objectContaining({
+      id: "host",
+      level: "fail",
+      got: expect.stringMatching(/vfio-pci.*nobody looked what is there/),
+    }),
+  );
+});
+
 test("I10: options that belong to another one are refused without it", async () => {
   for (const line of [
     ["--token", "x"],
     ["--policy", "x"],
+    ["--elsewhere"],
     ["--store", "x"],
     ["--config", made.at("policy.json"), "--tcti", "x"],
     ["--config", made.at("policy.json"), "--cabinet", "x"],

@@ -167,3 +167,46 @@ describe("an audit log", () => {
     expectComplaint(await cli(["audit", "verify", at("changed")]), 3, "an edited record");
   });
 });
+
+describe("a public key that somebody brings", () => {
+  const spellings: readonly (readonly [string, (pem: string) => string])[] = [
+    ["lines that end with CR LF", (pem) => pem.replaceAll("\n", "\r\n")],
+    ["blank lines behind it", (pem) => `${pem}\n\n`],
+    ["text in front of it", (pem) => `# the root, kept in the safe\n\n${pem}`],
+    ["no line feed at its end", (pem) => pem.trimEnd()],
+    ["longer lines", (pem) => pem.replace(/([A-Za-z0-9+/=]{64})\n/, "$1")],
+  ];
+
+  test.each(spellings)(
+    "I2: with %s it is the same key, and documents have it in their one spelling",
+    async (_, spell) => {
+      for (const [words, name, document] of [
+        ["keys anchors", "root.pub", "anchors.json"],
+        ["keys anchors", "operator.pub", "anchors.json"],
+        ["keys delegate", "release.pub", "delegation.json"],
+      ] as const) {
+        const line = made.lineWith(words, name, changed(name, spell));
+        expect(await cli(line.with(-1, at("other")))).toMatchObject({ code: 0, err: "" });
+        const { delegation: _signed, ...keys } = made.json("other");
+        const { delegation: _before, ...same } = made.json(document);
+        expect(keys).toEqual(same);
+      }
+      const seal = made.lineWith("seal", "root.pub", changed("root.pub", spell)).with(-1, at("other"));
+      expect(await cli([...seal, "--json"], PIN)).toMatchObject({ code: 0, err: "" });
+    },
+  );
+
+  test("I2: two keys in a file, or none, are refused", async () => {
+    for (const spell of [(pem: string) => pem + pem, () => "no key\n", (pem: string) => pem.replace("END", "end")])
+      expectComplaint(
+        await cli(made.lineWith("keys anchors", "root.pub", changed("root.pub", spell))),
+        3,
+        "public key",
+      );
+  });
+
+  test("I2: a document with a key in another spelling is refused", async () => {
+    const document = changed("anchors.json", (text) => text.replaceAll("\\n", "\\r\\n"));
+    expectComplaint(await cli(made.lineWith("release show", "anchors.json", document)), 3, "anchors");
+  });
+});

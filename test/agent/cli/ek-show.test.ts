@@ -3,6 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
 import { encodeEndorsementAnchors, type TrustAnchor } from "../../../attest/index.ts";
+import { concatBytes } from "../../../policy/index.ts";
 import { cli } from "../../support/cli.ts";
 import { expectComplaint } from "../../support/cli-fixture.ts";
 import { readVendorChain, toPem } from "../../support/vendor-chains.ts";
@@ -48,6 +49,39 @@ describe("ek show", () => {
     const { code, out } = await cli(["ek", "show", certificate, ...issuers.slice(0, 2), ...set, ...time]);
     expect(code).toBe(1);
     expect(out).toMatch(/refused: ek certificate chain: .* got another issuer: .*STM TPM EK Root CA/);
+  });
+
+  test("I9: certificates may come from other systems and several in a file, in whatever order", async () => {
+    const { set } = lay("stm-rsa");
+    const [ek = new Uint8Array(), first = ek, ...rest] = readVendorChain("stm-rsa").slice(0, -1);
+    writeFileSync(at("crlf.pem"), `Certificate:\r\n    Data:\r\n${toPem(ek).replaceAll("\n", "\r\n")}`);
+    writeFileSync(at("row.der"), concatBytes(...rest.toReversed(), new Uint8Array(30).fill(0xff)));
+    writeFileSync(at("first.pem"), toPem(first));
+    const issuers = ["--issuer", at("row.der"), "--issuer", at("first.pem")];
+    expect(await cli(["ek", "show", at("crlf.pem"), ...issuers, ...set, ...time])).toMatchObject({ code: 0, err: "" });
+    writeFileSync(at("bundle.pem"), [...rest, first].map(toPem).join("\r\n# next\r\n"));
+    expect(await cli(["ek", "show", at("crlf.pem"), "--issuer", at("bundle.pem"), ...set, ...time])).toMatchObject({
+      code: 0,
+      err: "",
+    });
+  });
+
+  test("I10: an EK's file with two certificates is refused, and so is one of issuers with nine", async () => {
+    const { certificate, set } = lay("stm-rsa");
+    const [ek = new Uint8Array(), issuer = ek] = readVendorChain("stm-rsa");
+    for (const [name, bytes] of [
+      ["two.pem", toPem(ek) + toPem(issuer)],
+      ["two.der", concatBytes(ek, issuer)],
+    ] as const) {
+      writeFileSync(at(name), bytes);
+      const complaint = await cli(["ek", "show", at(name)]);
+      expectComplaint(complaint, 3, name);
+      expect(complaint.err).toMatch(/certificates: expected at most 1/);
+    }
+    writeFileSync(at("nine.pem"), toPem(issuer).repeat(9));
+    const complaint = await cli(["ek", "show", certificate, "--issuer", at("nine.pem"), ...set, ...time]);
+    expectComplaint(complaint, 3, "nine.pem");
+    expect(complaint.err).toMatch(/certificates: expected at most 8, got 9/);
   });
 
   test.each<[string, string, Partial<TrustAnchor>, readonly string[], RegExp]>([

@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { enrolAtService, openVerifierClient } from "../../../attest/service/index.ts";
 import { makeAuthority, type SoftTpm } from "../../support/soft-tpm.ts";
 import {
   base64,
@@ -40,6 +41,41 @@ describe("an enrolment over the interface", () => {
     expect(refused.body.error).toEqual({ code: "endorsement-refused", message: "the endorsement does not verify" });
     const again = await beginOver(bench, { token, name: "m2" }, await bench.authority.makeTpm());
     expect([again.status, again.body.error.code]).toEqual([401, "token-refused"]);
+  });
+
+  test("I9: a machine whose EK stands under six authorities is enrolled with theirs in any order, and what is not above it left out", async () => {
+    const authority = makeAuthority(6);
+    await using deep = await openVerifierBench({ authority });
+    const other = await authority.makeTpm();
+    const order = {
+      ...{ name: "m1", token: await enrolmentToken(deep, "m1"), ekCertificate: null },
+      ...{ issuers: [...authority.issuers.toReversed(), tpm.ekCertificate] },
+      client: openVerifierClient({ to: `http://${await deep.service.listen()}`, ca: null }),
+      control: {
+        endorsement: async () => ({
+          ...{ ekCertificates: [base64(other.ekCertificate)], ekProfile: "L-1", akPublic: base64(other.ak.publicArea) },
+        }),
+        activate: async (blob: Uint8Array, secret: Uint8Array) => other.activate(blob, secret),
+      },
+    };
+    expect(authority.issuers.length).toBe(6);
+    expect(await enrolAtService(order)).toMatchObject({ name: "m1", ekName: other.ekName, assurance: "provider-ek" });
+  });
+
+  test("I10: eight certificates are looked at, nine are malformed, and a malformed request spends no token", async () => {
+    const other = await bench.authority.makeTpm();
+    const above = Uint8Array.fromBase64(bench.authority.anchor.pem.replaceAll(/-----[A-Z ]+-----|\s/g, ""));
+    const token = await enrolmentToken(bench, "eight");
+    const beginWith = (count: number) => {
+      const ekCertificates = [other.ekCertificate, ...new Array<Uint8Array>(count - 1).fill(above)].map(base64);
+      const body = { token, name: "eight", ekCertificates, akPublic: base64(other.ak.publicArea) };
+      return bench.ask("POST", "/v1/enrolments", { body });
+    };
+    const refused = await beginWith(9);
+    expect([refused.status, refused.body.error.code]).toEqual([400, "malformed"]);
+    const begun = await beginWith(8);
+    expect(begun.status).toBe(201);
+    expect((await finishOver(bench, begun.body, other)).status).toBe(200);
   });
 
   test("I9: a token is for its name and its time", async () => {

@@ -1,5 +1,5 @@
 import { encodeEndorsementAnchors, type TrustAnchor } from "../../../attest/index.ts";
-import { concatBytes } from "../../../policy/index.ts";
+import { concatBytes, utf8 } from "../../../policy/index.ts";
 import { attribute, directoryName, element, rdn, sequence, tpmAttributes } from "../../support/certificate-writer.ts";
 import { encodeDer } from "../../support/der-writer.ts";
 import { readVendorChain, toPem } from "../../support/vendor-chains.ts";
@@ -24,9 +24,10 @@ export function endorsementSeeds(): Record<string, Seeds> {
   const [one, ...others] = tpmAttributes();
   const dns = element(0x82, new TextEncoder().encode("tpm.example.org"));
   return {
-    "endorsement-chain": Object.fromEntries(
-      chains.map((name) => [name, concatBytes(...readVendorChain(name).slice(0, 3))]),
-    ),
+    "endorsement-chain": {
+      ...Object.fromEntries(chains.map((name) => [name, concatBytes(...readVendorChain(name).slice(0, 3))])),
+      pem: utf8(`subject=\r\n${readVendorChain("infineon-ecc").map(toPem).join("issuer:\n")}`),
+    },
     "endorsement-anchors": { one: encodeEndorsementAnchors([anchor]), two: encodeEndorsementAnchors([anchor, second]) },
     "tpm-subject": {
       single: encodeDer([sequence(directoryName(...tpmAttributes().map((each) => rdn(each))))]),
