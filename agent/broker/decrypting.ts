@@ -5,16 +5,16 @@ import { refusedByToken } from "./gone.ts";
 import {
   admitOperation,
   countAnswer,
+  enterScope,
   type OperationResult,
   refuseBusy,
-  releaseResult,
-  reservePlaces,
   type StartedOperation,
 } from "./operation.ts";
 import { refused } from "./refused.ts";
 import { verifyRsaBlock } from "./rsa-verify.ts";
 import { type ScopeState, scopeOf } from "./scope-state.ts";
 import type { DecryptMechanism } from "./token.ts";
+import { releaseResult, withhold } from "./withholding.ts";
 
 const PKCS1_OVERHEAD = 11;
 
@@ -26,8 +26,10 @@ export function plaintextRoom({ mechanism, rule, key }: StartedOperation): numbe
 }
 
 /**
- * Takes a place in the key's failure budget and one at the token, decides with the ciphertext, spends the rate, records and asks the token, in this order.
- * The caller wipes the plaintext. The time that the token takes is passed on to the caller as it is.
+ * Takes a place among the scope's operations, one in the key's failure budget and one at the token, decides with the ciphertext, spends the
+ * rate, records, looks once more and asks the token, in this order. What waits for the failure budget so holds a place of its own scope's,
+ * and none at the token: that one would be taken from everybody else's keys. The caller wipes the plaintext. The time that the token takes
+ * is passed on to the caller as it is.
  */
 export async function finishDecryption(
   state: ScopeState,
@@ -35,22 +37,26 @@ export async function finishDecryption(
   started: StartedOperation,
   ciphertext: Uint8Array,
 ): Promise<OperationResult> {
-  const place = await reserveFailure(state, started);
+  using own = enterScope(state);
+  if (own === null) return await refuseBusy(state, peer, started);
+  const failure = await reserveFailure(state, started);
   let failed = false;
   try {
-    using room = reservePlaces(state, started);
-    if (room === null) return await refuseBusy(state, peer, started);
+    using place = state.token.reserve(started.key.place);
+    if (place === null) return await refuseBusy(state, peer, started);
     const begun = state.now();
     const input = { kind: "block", bytes: ciphertext, modulus: started.key.modulus ?? new Uint8Array() } as const;
-    const refusal = await admitOperation(state, peer, started, input, place === null ? 0 : 1);
-    if (refusal !== null) return refusal;
+    const admitted = await admitOperation(state, peer, started, input, failure === null ? 0 : 1);
+    if (admitted.kind === "refused") return admitted;
+    const withheld = withhold(state, peer, admitted, "question");
+    if (withheld !== null) return await withheld;
     failed = true;
     const result = await askToken(state, started, ciphertext);
     countAnswer(state, "decrypt", begun, result);
     failed = result.kind === "refused";
-    return await releaseResult(state, peer, started, result);
+    return await releaseResult(state, peer, admitted, result);
   } finally {
-    place?.settle(failed);
+    failure?.settle(failed);
   }
 }
 

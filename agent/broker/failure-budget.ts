@@ -17,7 +17,7 @@ export class FailureBudget {
   readonly #now: () => number;
   #bucket: TokenBucket;
   #reserved = 0;
-  #waiting: (() => void)[] = [];
+  readonly #waiting: ((place: Reservation | null) => void)[] = [];
 
   constructor(limits: FailureLimits, now: () => number) {
     this.#limits = limits;
@@ -44,23 +44,29 @@ export class FailureBudget {
     return this.#bucket.tokens;
   }
 
-  /** A place; null when the budget is empty. */
-  async reserve(): Promise<Reservation | null> {
-    while (this.left() - this.#reserved < 1) {
-      if (this.#reserved === 0) return null;
-      await new Promise<void>((resolve) => this.#waiting.push(resolve));
+  /** A place, to each in the order in which they asked; null when the budget is empty. */
+  reserve(): Promise<Reservation | null> {
+    return new Promise((resolve) => {
+      this.#waiting.push(resolve);
+      this.#serve();
+    });
+  }
+
+  /** Wakes as many as there are places, and no more: all of the others too would cost each answer as much as there are that wait. */
+  #serve(): void {
+    while (this.#waiting.length > 0 && this.left() - this.#reserved >= 1) {
+      this.#reserved += 1;
+      this.#waiting.shift()?.({ settle: (failed) => this.#settle(failed) });
     }
-    this.#reserved += 1;
-    return { settle: (failed) => this.#settle(failed) };
+    if (this.#reserved > 0) return;
+    for (const refuse of this.#waiting.splice(0)) refuse(null);
   }
 
   #settle(failed: boolean): void {
     this.#reserved -= 1;
     // Fewer than a whole one is left where a narrower policy has lowered the burst meanwhile.
     if (failed) this.#bucket = { ...this.#bucket, tokens: Math.max(0, this.#bucket.tokens - 1) };
-    const waiting = this.#waiting;
-    this.#waiting = [];
-    for (const wake of waiting) wake();
+    this.#serve();
   }
 }
 

@@ -9,6 +9,7 @@ import {
   type MechanismRow,
   type MechanismRule,
   type Operation,
+  type Policy,
   type Scope,
   scopeKeyRate,
   sha256Hex,
@@ -31,6 +32,16 @@ export interface StartedOperation {
   readonly mechanism: MechanismRow;
   readonly parameters: MechanismParameters;
   readonly rule: MechanismRule;
+}
+
+/** One that was allowed with its data, and is in the log. */
+export interface AdmittedOperation {
+  readonly kind: "admitted";
+  /** What was decided, and by which policy. */
+  readonly request: DecisionRequest;
+  readonly policy: Policy;
+  /** Number of its record. */
+  readonly seq: number;
 }
 
 export type OperationResult = { readonly kind: "result"; readonly bytes: Uint8Array } | Refused;
@@ -72,8 +83,9 @@ export function startOperation(
 }
 
 /**
- * Decides with the data, spends the limits and records, in this order. Null: the token may be asked. The record is written before, so when
- * it cannot be written the token is not asked. Approvals are used up before it, too: one that is not recorded opens nothing later.
+ * Decides with the data, spends the limits and records, in this order. The record is written before the token is asked, so when it cannot be
+ * written the token is not asked. Approvals are used up before it, too: one that is not recorded opens nothing later. To write takes time:
+ * whoever asks the token looks first whether the operation was taken away meanwhile (`withhold`).
  */
 export async function admitOperation(
   state: ScopeState,
@@ -81,29 +93,31 @@ export async function admitOperation(
   started: StartedOperation,
   input: DecisionRequest["input"],
   failures = 0,
-): Promise<Refused | null> {
+): Promise<AdmittedOperation | Refused> {
   const { operation, parameters, key } = started;
   const scope = scopeOf(state);
   const mechanism = started.mechanism.type;
   const visible = scope === null ? null : state.keys.find(scope, key.name);
-  const request = requestFor(state, peer, visible, { operation, parameters, mechanism, input, failures });
+  const asked = requestFor(state, peer, visible, { operation, parameters, mechanism, input, failures });
   const approval = scope === null ? null : approvalRequest(scope, started, input);
-  const { approvedBy, pending } = approvals(state, request, approval, scope);
-  const decision = decide(state.live.current, approvedBy.length === 0 ? request : { ...request, approvedBy });
+  const { approvedBy, pending } = approvals(state, asked, approval, scope);
+  const request = approvedBy.length === 0 ? asked : { ...asked, approvedBy };
+  const policy = state.live.current;
+  const decision = decide(policy, request);
   if (!decision.allow || scope === null) {
     const denial = await refuse(state, peer, request, decision.allow ? noScope(state.name) : decision);
     return pending === null ? denial : { ...denial, approval: pending };
   }
   if (approval !== null && !state.approvals.use(approval)) return refuse(state, peer, request, expired());
-  state.usage.spend(scope, key.identity, scopeKeyRate(state.live.current, scope, key.name));
+  state.usage.spend(scope, key.identity, scopeKeyRate(policy, scope, key.name));
   try {
-    await state.audit.append(auditEntry(peer, request, decision, approval === null ? [] : approvedBy), scope.audit);
+    const { seq } = await state.audit.append(auditEntry(peer, request, decision, approvedBy), scope.audit);
+    state.meter.decided(state.name, "allow");
+    return { kind: "admitted", request, policy, seq };
   } catch {
     state.meter.decided(state.name, "audit");
     return refused("FUNCTION_FAILED", "audit");
   }
-  state.meter.decided(state.name, "allow");
-  return null;
 }
 
 /** Counts what became of an operation at the token: how long it took, and whether there is no result. */
@@ -117,54 +131,15 @@ export function countAnswer(
   if (answer.kind === "refused") meter.decided(name, answer.step);
 }
 
-/**
- * What the token answered, unless the scope was frozen, or the key or its caller narrowed away, while it worked: then nothing leaves, and the
- * log says so. Whatever was asked for before and was not yet answered is stopped by this.
- */
-export function releaseResult(
-  state: ScopeState,
-  peer: Peer | null,
-  started: StartedOperation,
-  result: OperationResult,
-): OperationResult | Promise<OperationResult> {
-  if (result.kind === "refused") return result;
-  const withheld = withhold(state, peer, started);
-  if (withheld === null) return result;
-  result.bytes.fill(0);
-  return withheld;
-}
-
-/** Null while what the policy in force says of caller and key, and whether they are frozen, is what it was when the token was asked. */
-export function withhold(state: ScopeState, peer: Peer | null, started: StartedOperation): Promise<Refused> | null {
-  const step = takenAway(state, peer, started.key.name);
-  return step === null ? null : refuseResult(state, peer, started, step);
-}
-
-async function refuseResult(
-  state: ScopeState,
-  peer: Peer | null,
-  { operation, mechanism, key }: StartedOperation,
-  step: NonNullable<ReturnType<typeof takenAway>>,
-): Promise<Refused> {
-  state.meter.decided(state.name, step);
-  const reason = `${step === "frozen" ? "frozen" : "narrowed"} meanwhile: the result was withheld`;
-  await state.refusals.record({
-    ...{ caller: callerOf(peer), scope: state.name, key: key.name, mechanism: mechanism.type, operation },
-    ...{ inputDigest: null, decision: "deny", step, reason, approvals: [] },
-  });
-  return refused("FUNCTION_REJECTED", step);
-}
-
-function takenAway(state: ScopeState, peer: Peer | null, key: string): "frozen" | "caller" | "key" | null {
-  if (state.live.isFrozen(state.name)) return "frozen";
-  if (strangerReason(state, peer) !== null) return "caller";
-  return scopeOf(state)?.keys.includes(key) === true ? null : "key";
-}
-
-/** A place among the scope's and the token's operations; null when there is none. Disposed of when the token has answered. */
-export function reservePlaces(state: ScopeState, { key }: StartedOperation): Disposable | null {
+/** A place among the scope's operations under way; null when there is none. */
+export function enterScope(state: ScopeState): Disposable | null {
   const scope = scopeOf(state);
-  const own = scope === null ? null : state.usage.enter(scope);
+  return scope === null ? null : state.usage.enter(scope);
+}
+
+/** The same, and one at the token. Disposed of when the token has answered. */
+export function reservePlaces(state: ScopeState, { key }: StartedOperation): Disposable | null {
+  const own = enterScope(state);
   if (own === null) return null;
   const place = state.token.reserve(key.place);
   if (place === null) {
@@ -361,7 +336,7 @@ export function callerOf(peer: Peer | null): AuditEntry["caller"] {
   return peer === null ? null : { uid: peer.uid, pid: peer.pid, exe: peer.exe };
 }
 
-function auditEntry(
+export function auditEntry(
   peer: Peer | null,
   { scope, key, mechanism, operation, input }: DecisionRequest,
   decision: Decision,

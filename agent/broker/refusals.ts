@@ -49,6 +49,11 @@ export class RefusalLog {
     await this.#append(entry);
   }
 
+  /** One of which there are no more than operations under way: never counted. */
+  recordEach(entry: AuditEntry): Promise<void> {
+    return this.#append(entry);
+  }
+
   /** Writes every count that is not in the log yet. */
   async flush(): Promise<void> {
     if (this.#timer !== null) clearTimeout(this.#timer);

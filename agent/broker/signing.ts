@@ -8,7 +8,6 @@ import {
   countAnswer,
   type OperationResult,
   refuseBusy,
-  releaseResult,
   reservePlaces,
   type StartedOperation,
 } from "./operation.ts";
@@ -16,6 +15,7 @@ import { refused } from "./refused.ts";
 import { verifyRsaBlock, verifyRsaPkcs1, verifyRsaPss } from "./rsa-verify.ts";
 import type { ScopeState } from "./scope-state.ts";
 import type { SignMechanism } from "./token.ts";
+import { releaseResult, withhold } from "./withholding.ts";
 
 /** A signature that was allowed so far. */
 export interface SignOperation {
@@ -31,7 +31,7 @@ export function signOperation(started: StartedOperation): SignOperation {
   return { started, hash: hashes === null ? null : createHash(hashes), multiPart: false };
 }
 
-/** Takes a place at the token, decides with the data, spends, records, signs and verifies, in this order. */
+/** Takes a place at the token, decides with the data, spends, records, looks once more, signs and verifies, in this order. */
 export async function finishSigning(
   state: ScopeState,
   peer: Peer | null,
@@ -44,11 +44,13 @@ export async function finishSigning(
   try {
     const bytes = tokenInput(operation, data);
     const begun = state.now();
-    const refusal = await admitOperation(state, peer, started, decisionInput(started, bytes));
-    if (refusal !== null) return refusal;
+    const admitted = await admitOperation(state, peer, started, decisionInput(started, bytes));
+    if (admitted.kind === "refused") return admitted;
+    const withheld = withhold(state, peer, admitted, "question");
+    if (withheld !== null) return await withheld;
     const result = await askToken(state, started, bytes);
     countAnswer(state, "sign", begun, result);
-    return releaseResult(state, peer, started, result);
+    return releaseResult(state, peer, admitted, result);
   } finally {
     places[Symbol.dispose](); // not `using`, which costs more than the decision
   }

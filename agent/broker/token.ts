@@ -62,7 +62,7 @@ export interface UnwrapKeyRequest {
   readonly id: Uint8Array;
   /** `sha256:<hex>` of the wrapped key, for records. */
   readonly blob: string;
-  /** Whether the policy in force would still let it in: asked before it is unwrapped again. */
+  /** Whether the policy in force would still let it in: asked before each time that it is unwrapped. While it comes in for the first time also whether its caller still may. */
   readonly stillAllowed: () => boolean;
   /** CKA_ALLOWED_MECHANISMS, by those that the token is asked by. */
   readonly allowed: readonly bigint[];

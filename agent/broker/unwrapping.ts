@@ -12,15 +12,17 @@ import { decryptMechanism, reserveFailure } from "./decrypting.ts";
 import { refusedByToken } from "./gone.ts";
 import { type BrokerKey, brokerKey } from "./key.ts";
 import {
+  type AdmittedOperation,
   admitOperation,
   countAnswer,
+  enterScope,
   refuseBusy,
-  reservePlaces,
   type StartedOperation,
-  withhold,
 } from "./operation.ts";
-import { type Refused, refused } from "./refused.ts";
+import type { Refused } from "./refused.ts";
 import { type ScopeState, scopeOf } from "./scope-state.ts";
+import type { UnwrapKeyRequest } from "./token.ts";
+import { takenAway, withhold } from "./withholding.ts";
 
 export interface WrappedKey {
   readonly bytes: Uint8Array;
@@ -43,9 +45,9 @@ export function ruleFor({ unwraps = [] }: Pick<Scope, "unwraps">, bytes: Uint8Ar
 }
 
 /**
- * Takes a place in the key's failure budget (a blob that is refused tells something of it) and one at the token, decides with the wrapped key,
- * spends, records and asks the token, in this order. The same blob again, while its key is there, is recorded and answered with that key: a
- * workload that starts anew does not know what it did before.
+ * Takes a place among the scope's operations, one in the key's failure budget (a blob that is refused tells something of it) and one at the
+ * token, decides with the wrapped key, spends, records, looks once more and asks the token, in this order. The same blob again, while its key
+ * is there, is recorded and answered with that key: a workload that starts anew does not know what it did before.
  */
 export async function finishUnwrapping(
   state: ScopeState,
@@ -53,50 +55,63 @@ export async function finishUnwrapping(
   started: StartedOperation,
   wrapped: WrappedKey,
 ): Promise<UnwrapResult> {
-  const place = await reserveFailure(state, started);
+  using own = enterScope(state);
+  if (own === null) return await refuseBusy(state, peer, started);
+  const failure = await reserveFailure(state, started);
   let failed = false;
   try {
-    using places = reservePlaces(state, started);
-    if (places === null) return await refuseBusy(state, peer, started);
+    using place = state.token.reserve(started.key.place);
+    if (place === null) return await refuseBusy(state, peer, started);
     const modulus = started.key.modulus ?? new Uint8Array();
     const input = { kind: "wrapped", modulus, ...wrapped } as const;
-    const refusal = await admitOperation(state, peer, started, input, place === null ? 0 : 1);
-    if (refusal !== null) return refusal;
+    const admitted = await admitOperation(state, peer, started, input, failure === null ? 0 : 1);
+    if (admitted.kind === "refused") return admitted;
+    const withheld = withhold(state, peer, admitted, "question");
+    if (withheld !== null) return await withheld;
     failed = true;
-    const result = await letIn(state, peer, started, wrapped);
-    failed = result.kind === "refused" && result.step === "token";
-    return result; // the places were held until the token had answered
+    const blob = `sha256:${sha256Hex(wrapped.bytes)}`;
+    const result = await letIn(state, started, admitted, { ...wrapped, blob });
+    failed = result.kind === "refused";
+    return await keep(state, peer, admitted, { result, blob });
   } finally {
-    place?.settle(failed);
+    failure?.settle(failed);
   }
 }
 
 async function letIn(
   state: ScopeState,
-  peer: Peer | null,
   started: StartedOperation,
-  { bytes, rule: name }: WrappedKey,
+  admitted: AdmittedOperation,
+  { bytes, rule: name, blob }: WrappedKey & { readonly blob: string },
 ): Promise<UnwrapResult> {
   const rule = scopeOf(state)?.unwraps?.find(({ key }) => key === name);
-  // Narrowed away between the record and here: nothing is asked.
-  if (rule === undefined) {
-    state.meter.decided(state.name, "caller");
-    return refused("FUNCTION_REJECTED", "caller");
-  }
+  if (rule === undefined) throw new TypeError(`unwrap ${name}: allowed by no rule`);
   const begun = state.now();
-  const blob = `sha256:${sha256Hex(bytes)}`;
   const known = state.keys.arrival(state.name, name);
   if (known !== null && known.blob === blob) return { kind: "arrived", key: known.key };
-  const result = await askToken(state, started, rule, { bytes, blob });
+  let isComingIn = true;
+  const stillAllowed = (): boolean =>
+    stillLets(state, rule, blob) && !(isComingIn && takenAway(state, admitted) !== null);
+  const result = await askToken(state, started, rule, { bytes, blob, stillAllowed });
+  isComingIn = false;
   countAnswer(state, "unwrap", begun, result);
-  if (result.kind === "refused") return result;
-  const withheld = await withhold(state, peer, started);
-  if (withheld !== null) return withheld;
-  state.keys.arrive(state.name, { key: result.key, blob });
   return result;
 }
 
-/** For a takeover, long after the decision: the policy in force still lets this blob in as this key, now. */
+/** A key that is withheld stays where the token has it, and nothing leads to it. */
+async function keep(
+  state: ScopeState,
+  peer: Peer | null,
+  admitted: AdmittedOperation,
+  { result, blob }: { readonly result: UnwrapResult; readonly blob: string },
+): Promise<UnwrapResult> {
+  const withheld = withhold(state, peer, admitted, "result");
+  if (withheld !== null) return withheld;
+  if (result.kind === "arrived") state.keys.arrive(state.name, { key: result.key, blob });
+  return result;
+}
+
+/** Also for a takeover, long after the decision and whoever asked then: the policy in force still lets this blob in as this key, now. */
 function stillLets(state: ScopeState, { key, publicKey }: UnwrapRule, blob: string): boolean {
   const scope = scopeOf(state);
   const rule = scope?.unwraps?.find((candidate) => candidate.key === key);
@@ -109,7 +124,7 @@ async function askToken(
   state: ScopeState,
   started: StartedOperation,
   rule: UnwrapRule,
-  { bytes: wrapped, blob }: { readonly bytes: Uint8Array; readonly blob: string },
+  { bytes: wrapped, ...arrival }: { readonly bytes: Uint8Array } & Pick<UnwrapKeyRequest, "blob" | "stillAllowed">,
 ): Promise<UnwrapResult> {
   const { does, where, label } = rule;
   const key = arrivingKey(state.name, rule);
@@ -117,7 +132,7 @@ async function askToken(
     await state.token.unwrap({
       ...{ key: started.key.place, mechanism: decryptMechanism(started), wrapped },
       ...{ place: key.place, spki: key.spki, id: key.id, keyType: key.keyType, does, where, label },
-      ...{ allowed: allowedAtToken(rule), blob, stillAllowed: () => stillLets(state, rule, blob) },
+      ...{ allowed: allowedAtToken(rule), ...arrival },
     });
     return { kind: "arrived", key };
   } catch (error) {

@@ -91,8 +91,15 @@ static void hand_over(struct listener *listener, int fd) {
     if (pidfd >= 0) (void)close(pidfd);
     return;
   }
-  napi_value argv[2] = {make_stream(env, fd, pidfd, &peer), make_credentials(env, &peer, by_number)};
-  if (argv[0] != NULL) call_back(env, listener->on_connection, 2, argv);
+  napi_value thrown, argv[2] = {make_stream(env, fd, pidfd, &peer), NULL};
+  if (argv[0] == NULL) {
+    (void)napi_get_and_clear_last_exception(env, &thrown); /* nobody called this who could catch it */
+    (void)close(fd);
+    if (pidfd >= 0) (void)close(pidfd);
+  } else {
+    argv[1] = make_credentials(env, &peer, by_number);
+    call_back(env, listener->on_connection, 2, argv);
+  }
   napi_close_handle_scope(env, scope);
 }
 

@@ -50,7 +50,7 @@ int peer_of(int fd, struct ucred *peer, int *pidfd, bool *by_number);
 /* {pid, uid, gid, byNumber} */
 napi_value make_credentials(napi_env env, const struct ucred *peer, bool by_number);
 
-/* Takes `fd` and `pidfd` over, also on failure. NULL and a pending error when there is no memory. */
+/* Takes `fd` and `pidfd` over. NULL and a pending error when there is no memory: then they stay the caller's. */
 napi_value make_stream(napi_env env, int fd, int pidfd, const struct ucred *peer);
 
 /* An argument as an open stream; NULL and a pending error when it is none. */

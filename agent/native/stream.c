@@ -43,18 +43,16 @@ void stream_tell(struct stream *stream, int events) {
 napi_value make_stream(napi_env env, int fd, int pidfd, const struct ucred *peer) {
   napi_value object;
   struct stream *stream = calloc(1, sizeof *stream);
-  if (stream == NULL) {
-    (void)close(fd);
-    if (pidfd >= 0) (void)close(pidfd);
-    return throw_errno(env, ENOMEM, "stream");
-  }
-  *stream = (struct stream){.env = env, .fd = fd, .pidfd = pidfd, .peer = *peer};
+  if (stream == NULL) return throw_errno(env, ENOMEM, "stream");
+  *stream = (struct stream){.env = env, .fd = -1, .pidfd = -1, .peer = *peer};
   if (napi_create_external(env, stream, forget, NULL, &object) != napi_ok) {
-    close_stream(stream);
     free(stream);
     return throw_errno(env, ENOMEM, "stream");
   }
-  return napi_type_tag_object(env, object, &STREAM) == napi_ok ? object : throw_errno(env, ENOMEM, "stream");
+  if (napi_type_tag_object(env, object, &STREAM) != napi_ok) return throw_errno(env, ENOMEM, "stream");
+  stream->fd = fd; /* not before: what is collected closes what it has */
+  stream->pidfd = pidfd;
+  return object;
 }
 
 /* streamOpen(fd): takes over one end of a pair of connected Unix sockets that the agent made, unless it throws */
@@ -91,12 +89,18 @@ napi_value native_stream_start(napi_env env, napi_callback_info info) {
   napi_get_cb_info(env, info, &argc, argv, NULL, NULL);
   struct stream *stream = argc == 2 ? open_stream(env, argv[0]) : NULL;
   if (stream == NULL || stream->on_event != NULL) return NULL;
+  /* First: what the hub has and nobody is told of would never be taken out of it. */
+  if (napi_create_reference(env, argv[1], 1, &stream->on_event) != napi_ok) {
+    close_stream(stream);
+    return throw_errno(env, ENOMEM, "watch");
+  }
   if (!hub_add(stream)) {
     int error = errno;
+    (void)napi_delete_reference(env, stream->on_event);
+    stream->on_event = NULL;
     close_stream(stream);
     return throw_errno(env, error, "watch");
   }
-  (void)napi_create_reference(env, argv[1], 1, &stream->on_event);
   (void)napi_add_env_cleanup_hook(env, environment_ends, stream);
   return NULL;
 }

@@ -15,6 +15,9 @@ import {
 import { certificateAttributes, certificateOf, type KeyCertificate } from "./certificate-object.ts";
 import { commonAttributes, privateAttributes, publicAttributes } from "./key-attributes.ts";
 
+/** Bytes of values in one reply, at most. All that an object has is less than half of it: beyond it somebody asks for the same again and again. */
+const MAX_VALUES = 65_536;
+
 /** Far beyond 16 keys, 16 arrivals and 16 certificates. */
 const MAX_HANDLE = 1_000n;
 
@@ -154,8 +157,9 @@ export function matchesTemplate(object: VirtualObject, template: readonly Attrib
   });
 }
 
-/** The `aAu` reply of C_GetAttributeValue: partial failures travel inside a successful reply. */
-export function encodeAttributes(object: VirtualObject, queries: readonly AttributeQuery[]): Uint8Array {
+/** The `aAu` reply of C_GetAttributeValue: partial failures travel inside a successful reply. Null for one that would have more than `MAX_VALUES`. */
+export function encodeAttributes(object: VirtualObject, queries: readonly AttributeQuery[]): Uint8Array | null {
+  if (valuesLength(object, queries) > MAX_VALUES) return null;
   const writer = new ByteWriter().u32(queries.length);
   const failures = new Set<bigint>();
   for (const { type, room } of queries) {
@@ -166,6 +170,13 @@ export function encodeAttributes(object: VirtualObject, queries: readonly Attrib
   }
   const order = [CKR.ATTRIBUTE_SENSITIVE, CKR.ATTRIBUTE_TYPE_INVALID, CKR.BUFFER_TOO_SMALL];
   return writer.u64(order.find((rv) => failures.has(rv)) ?? 0n).finish();
+}
+
+function valuesLength(object: VirtualObject, queries: readonly AttributeQuery[]): number {
+  return queries.reduce((length, { type, room }) => {
+    const value = room === null ? null : (object.attributes.get(type) ?? null);
+    return length + (value === null ? 0 : nativeLength(value));
+  }, 0);
 }
 
 function attributeFailure(

@@ -157,7 +157,8 @@ export const getAttributeValue: CallHandler = (application, args) => {
   if (liveSession(application, handle) === null) return failure("SESSION_HANDLE_INVALID");
   const object = objectOf(application.state, objectHandle);
   if (object === null) return failure("OBJECT_HANDLE_INVALID");
-  return values(encodeAttributes(object, queries));
+  const reply = encodeAttributes(object, queries);
+  return reply === null ? failure("ARGUMENTS_BAD") : values(reply);
 };
 
 function dropPin(args: ArgumentReader): void {

@@ -77,7 +77,14 @@ export class SocketChannel implements Channel {
   constructor(stream: NativeStream, events: ChannelEvents) {
     this.#stream = stream;
     this.#events = events;
-    stream.start((ready) => this.#ready(ready));
+  }
+
+  /**
+   * Once, before anything else.
+   * @throws AgentError `ERR_NATIVE` when the kernel does not watch the connection: it is to be destroyed
+   */
+  start(): void {
+    this.#stream.start((ready) => this.#ready(ready));
   }
 
   get destroyed(): boolean {

@@ -4,6 +4,7 @@ import { MAX_CONNECTIONS } from "../../policy/index.ts";
 import { mayCall, recordStranger, strangerReason } from "../broker/operation.ts";
 import { type Broker, openScope, type ScopeState, scopeOf } from "../broker/scope-state.ts";
 import type { Peer, PeerIdentity } from "../identity.ts";
+import { failureOf } from "../journal.ts";
 import type { Connector, Native, NativeStream } from "../native/index.ts";
 import { openP11kitDoor } from "../p11kit/connection.ts";
 import { ReceiveMemory } from "../p11kit/frame.ts";
@@ -108,6 +109,14 @@ class Visitors {
     });
     const connection = this.#connections.accept(this.#state.name, connector, channel);
     this.#places.arrive(channel, uid);
+    try {
+      channel.start();
+    } catch (error) {
+      // Nobody calls this but the kernel's event: what is thrown from here ends the agent.
+      channel.destroy();
+      void this.#record(null, `a connection of uid ${uid} is not served: ${failureOf(error)}`);
+      return;
+    }
     const identified = (found: Peer | null): void => {
       peer = found;
     };

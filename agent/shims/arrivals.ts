@@ -1,3 +1,4 @@
+import { AgentError } from "../errors.ts";
 import type { Shim } from "../shim-client.ts";
 import type { KeyPlace } from "./domain-shim.ts";
 
@@ -29,13 +30,22 @@ interface Host {
 
 /**
  * First without a name: what is not the expected key keeps no name of it occupied, and does not come to lie on the token. The second one is
- * the same bytes again, and proves it all the same.
+ * the same bytes again, and proves it all the same. Before each of them it is asked whether the key may still come in: one that was taken away
+ * while a shim was waited for, or while it was tried out, does not come to lie on the token either.
+ * @throws AgentError `ERR_KEY_GONE` for such a one, and what its proof throws
  */
 export async function letIn(member: Host, { slotId, handle }: KeyPlace, key: ArrivingKey): Promise<void> {
   const { shim } = member;
   const by = { slotId, handle };
+  requireAllowed(key);
   await key.prove(shim, { slotId, handle: await key.tryOut(shim, by) });
+  requireAllowed(key);
   const made = { slotId, handle: await key.unwrap(shim, by) };
   await key.prove(shim, made);
   member.arrived.set(key.name, made);
+}
+
+function requireAllowed({ name, stillAllowed }: ArrivingKey): void {
+  if (stillAllowed()) return;
+  throw new AgentError("ERR_KEY_GONE", `key ${name}`, { expected: "one that the policy lets in", got: "taken away" });
 }

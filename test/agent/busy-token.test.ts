@@ -2,16 +2,21 @@ import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { AgentError } from "../../agent/errors.ts";
 import { type BrokerFixture, softwareKeys, startBroker } from "../support/broker-fixture.ts";
 import { DIGEST, decryptOnce, oaep, openSession, sign, signInit } from "../support/broker-session.ts";
+import type { PolicyDocument } from "../support/policy-document.ts";
 
 const CKR_DEVICE_ERROR = 0x30n;
 const CKR_DEVICE_MEMORY = 0x31n;
+const CKR_REJECTED = 0x200n;
 const keys = softwareKeys();
 const CIPHERTEXT = new Uint8Array(256).fill(1);
 
 let broker: BrokerFixture;
 let free: number;
 let answer: () => Promise<void>;
-beforeEach(async () => {
+beforeEach(() => start());
+afterEach(() => broker.close());
+
+async function start(change?: (document: PolicyDocument) => void): Promise<void> {
   free = 1;
   answer = async () => undefined;
   // A token with room for one request, which answers when the test says so.
@@ -32,10 +37,14 @@ beforeEach(async () => {
         await answer();
         return keys.sign(request);
       },
+      decrypt: async (request) => {
+        await answer();
+        return keys.decrypt(request);
+      },
     },
+    ...(change !== undefined && { change }),
   });
-});
-afterEach(() => broker.close());
+}
 
 async function signing() {
   const client = await openSession(broker);
@@ -68,6 +77,31 @@ describe("a token with too many requests", () => {
     for (let at = 0; at < 20; at++) expect(await decryptOnce(client, oaep(0), CIPHERTEXT)).toBe(CKR_DEVICE_MEMORY);
     free = 1;
     expect(await decryptOnce(client, oaep(0), CIPHERTEXT)).toBe(0x40n); // asked: it is no ciphertext
+  });
+
+  test("I6 I10: what waits for a key's failure budget is among the operations of its scope, and holds no place that others want", async () => {
+    await broker.close();
+    await start(({ scopes }) => {
+      for (const scope of scopes.filter(({ key }) => key === "vault"))
+        Object.assign(scope, { inFlight: 2, failures: { perHour: 60, burst: 1 } });
+    });
+    free = 5;
+    const gate = Promise.withResolvers<void>();
+    answer = () => gate.promise;
+    const open = () => openSession(broker, "vault");
+    const [first, second, third] = [await open(), await open(), await open()];
+    const one = decryptOnce(first, oaep(0), CIPHERTEXT);
+    await expect.poll(() => broker.decryptions.length).toBe(1);
+    const two = decryptOnce(second, oaep(0), CIPHERTEXT);
+    await expect.poll(() => broker.broker.usage.inFlight("vault")).toBe(2);
+    expect(free).toBe(4);
+    expect(await decryptOnce(third, oaep(0), CIPHERTEXT)).toBe(CKR_DEVICE_MEMORY);
+    gate.resolve();
+    expect([await one, await two]).toEqual([0x40n, CKR_REJECTED]); // the one failure that there was is spent
+    broker.time += 60_000;
+    expect(await decryptOnce(third, oaep(0), CIPHERTEXT)).toBe(0x40n);
+    expect([free, broker.broker.usage.inFlight("vault"), broker.decryptions.length]).toEqual([5, 0, 2]);
+    expect(steps().map((step) => step.slice(8))).toEqual(["allow null", "deny busy", "deny budget", "allow null"]);
   });
 
   test("I10: has room again whatever became of the request that had it", async () => {

@@ -32,6 +32,7 @@ beforeEach(async () => {
       closed: () => channels.splice(channels.indexOf(channel), 1),
     });
     channels.push(channel);
+    channel.start();
     serve(channel);
   }));
 });
@@ -235,9 +236,11 @@ describe("a listener", () => {
     early.write("early");
     const accepted = new Promise<SocketChannel>((resolve) => {
       const closed = (): void => {};
-      void openListener({ native: addon, socketPath: "/nowhere", inherited }, (stream) =>
-        resolve(new SocketChannel(stream, { foreign: (error) => foreign.push(error.message), closed })),
-      ).then((listener) => {
+      void openListener({ native: addon, socketPath: "/nowhere", inherited }, (stream) => {
+        const channel = new SocketChannel(stream, { foreign: (error) => foreign.push(error.message), closed });
+        channel.start();
+        resolve(channel);
+      }).then((listener) => {
         early.once("data", () => listener.close());
       });
     });

@@ -1,5 +1,5 @@
 import { execFile } from "node:child_process";
-import { X509Certificate } from "node:crypto";
+import { createPublicKey, X509Certificate } from "node:crypto";
 import { readFileSync, writeFileSync } from "node:fs";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -14,13 +14,14 @@ import {
   parseCertificate,
   parsePolicy,
   sha256Hex,
+  toBase64,
   toHex,
   utf8,
 } from "../../policy/index.ts";
-import { openBroker, softwareKeys } from "../support/broker-fixture.ts";
+import { openBroker, softwareKeys, startBroker } from "../support/broker-fixture.ts";
 import { decryptInit, ECDSA, openSession, plain, signInit } from "../support/broker-session.ts";
 import { openKeyAuthority } from "../support/key-certificates.ts";
-import { documentBytes, policyDocument } from "../support/policy-document.ts";
+import { documentBytes, type PolicyDocument, policyDocument } from "../support/policy-document.ts";
 import { type RawClient, u32, ulongs } from "../support/rpc-client.ts";
 import { unpackedClients } from "../support/stock-clients.ts";
 import { type StockScopes, startStockScopes } from "../support/stock-scopes.ts";
@@ -146,6 +147,30 @@ describe("a certificate as an object", () => {
     expect(subjects()).toEqual(["private true", "public true", "certificate true"]);
     state.live.narrow(of(2, {}));
     expect(subjects()).toEqual(["private false", "public false"]);
+  });
+
+  it("I10: all that it has comes in one reply, lengths first or not; the same value again and again, to fill memory by small requests, is refused", async () => {
+    const { publicKeys } = softwareKeys();
+    const key = { key: Buffer.from(publicKeys.get("release-ec")?.spki ?? []), format: "der", type: "spki" } as const;
+    const der = authority.certificate(createPublicKey(key), "x".repeat(15_900));
+    const change = (document: PolicyDocument) => {
+      document["certificates"] = { "release-ec": toBase64(der) };
+    };
+    const broker = await startBroker({ publicKeys, change });
+    const client = await openSession(broker);
+    const ask = (types: readonly number[], room: number) => {
+      const queries = types.flatMap((type) => [u32(type), u32(room)]);
+      return client.call("C_GetAttributeValue", ulongs(1n, 3n), concatBytes(u32(types.length), ...queries));
+    };
+    const [all, again] = [Object.values(CKA), Array<number>(64).fill(CKA.VALUE)];
+    expect((await ask(all, 0)).rv).toBe(0n);
+    expect((await ask(again, 0)).rv).toBe(0n);
+    expect((await ask(again, 20_000)).rv).toBe(0x7n);
+    const whole = await ask(all, 20_000);
+    expect(whole.rv).toBe(0n);
+    expect(whole.values.length).toBeGreaterThan(2 * 15_900);
+    client.end();
+    await broker.close();
   });
 
   it("I6: a scope that shows a key without one has no such object, and an empty subject", async () => {

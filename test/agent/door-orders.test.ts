@@ -4,14 +4,12 @@ import type { AuditLog } from "../../agent/audit/log.ts";
 import type { Token } from "../../agent/broker/index.ts";
 import { openScope } from "../../agent/broker/scope-state.ts";
 import { openApplication } from "../../agent/p11kit/application.ts";
-import { callNamed } from "../../agent/p11kit/calls.ts";
 import { answerCall } from "../../agent/p11kit/dispatch.ts";
-import { concatBytes, parsePolicy, sha256Hex } from "../../policy/index.ts";
+import { parsePolicy, sha256Hex } from "../../policy/index.ts";
 import { decryptionScopes, openBroker, SIGNER_PEER, softwareKeys } from "../support/broker-fixture.ts";
 import { oaep, plain } from "../support/broker-session.ts";
-import { type HostileCall, hostileCall, readReplyValues } from "../support/hostile-calls.ts";
+import { goodCalls, type HostileCall, hostileCall, readReplyValues } from "../support/hostile-calls.ts";
 import { documentBytes, policyDocument } from "../support/policy-document.ts";
-import { byteArray, u32, ulongs } from "../support/rpc-client.ts";
 
 const keys = softwareKeys();
 const document = policyDocument();
@@ -50,20 +48,12 @@ function counted(scope: string) {
 }
 
 /** Calls that use the scope's key as its caller would; the hostile ones come between them. */
-function goodCalls(scope: string, version: number): readonly HostileCall[] {
-  const [open, session] = [ulongs(1n, 4n), ulongs(1n)];
-  const call = (name: string, ...values: Uint8Array[]) => ({ row: callNamed(name), values: concatBytes(...values) });
-  const data = concatBytes(byteArray(new Uint8Array(scope.endsWith("signing") ? 32 : 256)), u32(512));
+function script(scope: string, version: number): readonly HostileCall[] {
   const mechanism = {
     ...{ "release-signing": plain(version, 0x1041), "rsa-signing": plain(version, 0x40) },
     ...{ vault: oaep(version), legacy: plain(version, 1) },
   }[scope];
-  const [init, finish] = scope.endsWith("signing") ? ["C_SignInit", "C_Sign"] : ["C_DecryptInit", "C_Decrypt"];
-  return [
-    call("C_OpenSession", open),
-    call(init ?? "", session, mechanism ?? new Uint8Array(), ulongs(1n)),
-    call(finish ?? "", session, data),
-  ];
+  return goodCalls(scope.endsWith("signing") ? "sign" : "decrypt", mechanism ?? new Uint8Array());
 }
 
 describe("calls in any order, with arguments that are well-formed and make no sense", () => {
@@ -77,13 +67,13 @@ describe("calls in any order, with arguments that are well-formed and make no se
           const { seen, state } = counted(scope);
           const application = openApplication(state, SIGNER_PEER, version);
           application.initialized = true;
-          const script = goodCalls(scope, version);
+          const good = script(scope, version);
           let at = 0;
-          let good = 0;
+          let used = 0;
           const next = () => bytes[at++] ?? 0;
           while (at < bytes.length) {
             const isGood = next() % 2 === 0;
-            const { row, values } = (isGood ? script[good++ % script.length] : null) ?? hostileCall(next, version);
+            const { row, values } = (isGood ? good[used++ % good.length] : null) ?? hostileCall(next, version);
             const call = { call: row.id, signature: row.request, values };
             const answer = await answerCall(application, call);
             if (answer.kind === "values") readReplyValues(row, answer.values);

@@ -46,6 +46,32 @@ describe("failure budget", () => {
     expect(await waiting[1]).toBeNull();
   });
 
+  it("I10: an answer wakes as many as there are places, in the order in which they came, and looks at none of the others", async () => {
+    let looks = 0;
+    const clock = () => {
+      looks += 1;
+      return 0;
+    };
+    const budget = new FailureBudget({ perHour: 1, burst: 2 }, clock);
+    const [first, second] = [await taken(budget), await taken(budget)];
+    const woken: number[] = [];
+    const places: (Reservation | null)[] = [];
+    for (let index = 0; index < 1000; index += 1)
+      void budget.reserve().then((place) => {
+        woken.push(index);
+        places.push(place);
+      });
+    looks = 0;
+    first.settle(false);
+    await new Promise((resolve) => setImmediate(resolve));
+    expect(woken).toEqual([0]);
+    second.settle(true);
+    places[0]?.settle(false);
+    await new Promise((resolve) => setImmediate(resolve));
+    expect(woken).toEqual([0, 1]);
+    expect(looks).toBeLessThan(10);
+  });
+
   it("I7: however many ask at once and in whatever order they are answered, no more fail than the budget and the time allow", async () => {
     const answers = fc.array(fc.record({ failed: fc.boolean(), gap: fc.nat(60_000), pick: fc.nat() }), {
       maxLength: 80,

@@ -1,12 +1,15 @@
-import { closeSync, openSync, writeSync } from "node:fs";
+import { execFileSync } from "node:child_process";
+import { closeSync, mkdtempSync, openSync, readSync, rmSync, writeSync } from "node:fs";
 import { Session } from "node:inspector/promises";
-import { uptime } from "node:os";
+import { tmpdir, uptime } from "node:os";
+import { join, resolve } from "node:path";
 import { describe, expect, test } from "vitest";
 import { AgentError } from "../../agent/errors.ts";
 import { openNative } from "../../agent/native/index.ts";
 import { utf8 } from "../../policy/index.ts";
 import { native } from "../support/shim-fixture.ts";
 
+const SUPPORT = resolve(import.meta.dirname, "../support");
 const addon = native();
 
 describe("the agent's native addon", () => {
@@ -67,6 +70,25 @@ describe("the agent's native addon", () => {
     // `uptime` counts in hundredths of a second.
     expect(first).toBeGreaterThan(before - 20);
     expect(first).toBeLessThan(uptime() * 1000 + 20);
+  });
+
+  test("I10: a stream that finds no memory leaves its descriptor to the caller; one that nobody can be told of is closed", () => {
+    const directory = mkdtempSync(join(tmpdir(), "native-"));
+    const preload = join(directory, "starved.so");
+    execFileSync("gcc", ["-shared", "-fPIC", "-D_GNU_SOURCE", "-o", preload, join(SUPPORT, "starved.c"), "-ldl"]);
+    const env = { ...process.env, LD_PRELOAD: preload };
+    const args = [join(SUPPORT, "starved-stream.ts")];
+    const printed = execFileSync(process.execPath, args, { encoding: "utf8", env, timeout: 30_000 });
+    rmSync(directory, { recursive: true });
+    expect(JSON.parse(printed)).toEqual({
+      ...{ opened: expect.stringMatching(/ENOMEM|memory/i), isKept: true },
+      ...{ started: expect.stringMatching(/ENOSPC|space/i), left: 0 },
+    });
+    const [near, far] = addon.socketPair("stream");
+    const stream = addon.openStream(near);
+    expect(() => stream.start(7 as unknown as () => void)).toThrow(AgentError);
+    expect(readSync(far, new Uint8Array(1))).toBe(0);
+    closeSync(far);
   });
 
   test("a failed system call is an AgentError with the system's own error as cause", () => {

@@ -115,7 +115,7 @@ describe("freezing", () => {
     });
   });
 
-  test("a scope without a bit, or that there is not, is refused with advice, and nothing is frozen", async () => {
+  test("I8: a scope without a bit, or that there is not, is refused with advice, and nothing is frozen", async () => {
     await withBoot(async ({ restrictions, live }, tss) => {
       for (const scope of ["signing", "nowhere"])
         await expect(restrictions.freeze({ kind: "scopes", scopes: ["vault", scope] })).rejects.toMatchObject({

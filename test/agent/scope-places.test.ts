@@ -1,4 +1,5 @@
 import { afterEach, describe, expect, it } from "vitest";
+import { AgentError } from "../../agent/errors.ts";
 import type { PeerIdentity } from "../../agent/identity.ts";
 import { mostConnections, OpenConnections, parseDescriptorLimit } from "../../agent/scopes/open-connections.ts";
 import { type BrokerFixture, INTRUDER_PEER, SIGNER_PEER, startBroker } from "../support/broker-fixture.ts";
@@ -74,6 +75,25 @@ describe("places of a scope", () => {
     expect(broker.records()[0]?.reason).toMatch(/^no connection left for uid \d+$/);
     only.end();
     await only.closed();
+    await signs(await openSession(broker));
+  });
+
+  it("I10: one that the kernel does not watch is closed and gives its place back, the log says so, and the agent goes on", async () => {
+    let broken = true;
+    const start = (): never => {
+      throw new AgentError("ERR_NATIVE", "start: ENOSPC");
+    };
+    broker = await startBroker({
+      open: new OpenConnections(1),
+      accepted: (stream) => (broken ? { ...stream, start } : stream),
+    });
+    const unwatched = await openRawClient(broker.socket(SCOPE), null);
+    expect(await unwatched.closed()).toEqual(new Uint8Array());
+    expect(broker.connections.list()).toEqual([]);
+    await expect
+      .poll(() => broker?.records().map(({ step, reason }) => `${step} ${reason}`))
+      .toEqual([expect.stringMatching(/^caller a connection of uid \d+ is not served: start: ENOSPC$/)]);
+    broken = false;
     await signs(await openSession(broker));
   });
 });

@@ -64,7 +64,7 @@ async function unfreeze(tss: Tss, keep: bigint, owner = true, order: Partial<Ord
 }
 
 describe("the freeze bits", () => {
-  test("are there after provisioning, clear, under the one Name, and provisioning again keeps what is set", async () => {
+  test("I8: are there after provisioning, clear, under the one Name, and provisioning again keeps what is set", async () => {
     await withTss(tpm, async (tss) => {
       expect(await readFreeze(tss)).toEqual({ kind: "missing" });
       await expect(setFreeze(tss, 1n)).rejects.toMatchObject({ code: "ERR_SEAL_RECORD", got: "missing" });
@@ -108,7 +108,7 @@ describe("the freeze bits", () => {
     });
   });
 
-  test("a TPM that somebody has locked out reads and sets them all the same", async () => {
+  test("I8: a TPM that somebody has locked out reads and sets them all the same", async () => {
     await withTss(tpm, async (tss) => {
       await provisionFreeze(tss);
       await lockOut(tss);
@@ -116,7 +116,7 @@ describe("the freeze bits", () => {
     });
   });
 
-  test("a look-alike with other attributes, size, policy or authorisation is foreign: neither read, set nor believed", async () => {
+  test("I8: a look-alike with other attributes, size, policy or authorisation is foreign: neither read, set nor believed", async () => {
     const plain = { index: FREEZE_INDEX, attributes: FREEZE_ATTRIBUTES, dataSize: 8 };
     const definitions = [
       { ...plain, attributes: FREEZE_ATTRIBUTES & ~0x0200_0000 }, // guesses count
@@ -144,7 +144,7 @@ describe("the freeze bits", () => {
     }
   });
 
-  test("TPM2_Clear takes them away: what is there then is no bit that is clear", async () => {
+  test("I8: TPM2_Clear takes them away: what is there then is no bit that is clear", async () => {
     await withTss(tpm, async (tss) => {
       await provisionFreeze(tss);
       await setFreeze(tss, 3n);
@@ -155,7 +155,7 @@ describe("the freeze bits", () => {
 });
 
 describe("an order to unfreeze", () => {
-  test("clears what it does not keep, with the owner's authorisation and not without", async () => {
+  test("I8: clears what it does not keep, with the owner's authorisation and not without", async () => {
     await withTss(tpm, async (tss) => {
       await provisionFreeze(tss);
       await setFreeze(tss, 0b1011n);
@@ -171,7 +171,7 @@ describe("an order to unfreeze", () => {
     });
   });
 
-  test("another owner's authorisation takes nothing away", async () => {
+  test("I8: another owner's authorisation takes nothing away", async () => {
     await withTss(tpm, async (tss) => {
       await provisionFreeze(tss);
       await setFreeze(tss, 1n);
@@ -183,7 +183,7 @@ describe("an order to unfreeze", () => {
     });
   });
 
-  test("for other bits, another boot or another TPM changes nothing", async () => {
+  test("I8: for other bits, another boot or another TPM changes nothing", async () => {
     await withTss(tpm, async (tss) => {
       await provisionFreeze(tss);
       await setFreeze(tss, 1n);
@@ -200,7 +200,7 @@ describe("an order to unfreeze", () => {
   });
 
   test.each(["refuse", "lose"] as const)(
-    "cut off at any of its commands (%s), leaves what was, what was ordered, or bits under which nothing is served; given again, it is carried out",
+    "I11: cut off at any of its commands (%s), leaves what was, what was ordered, or bits under which nothing is served; given again, it is carried out",
     async (fault) => {
       await withTss(tpm, async (tss) => {
         await provisionFreeze(tss);

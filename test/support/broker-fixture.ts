@@ -21,6 +21,7 @@ import {
 } from "../../agent/broker/index.ts";
 import { AgentError } from "../../agent/errors.ts";
 import type { Peer, PeerIdentity } from "../../agent/identity.ts";
+import type { Native, NativeStream } from "../../agent/native/index.ts";
 import { openP11kitDoor } from "../../agent/p11kit/connection.ts";
 import { openRpcDoor } from "../../agent/rpc/index.ts";
 import { Connections, type Doors, type OpenDoor, type ScopeServer, serveScope } from "../../agent/scopes/index.ts";
@@ -73,6 +74,8 @@ export interface BrokerFixtureOptions {
   /** Default: every connection is `peer`'s. */
   readonly identify?: PeerIdentity;
   readonly doors?: Doors<OpenDoor>;
+  /** Around each connection that is accepted; default: it is what it is. */
+  readonly accepted?: (stream: NativeStream) => NativeStream;
   /** Parts of the broker that are others than usual. */
   readonly parts?: Partial<Broker>;
 }
@@ -155,6 +158,15 @@ export function openBroker(
   };
 }
 
+/** The add-on, whose connections are others. */
+function accepting(accepted: (stream: NativeStream) => NativeStream): Native {
+  const addon = native();
+  return {
+    ...addon,
+    accept: (fd, onConnection) => addon.accept(fd, (stream, connector) => onConnection(accepted(stream), connector)),
+  };
+}
+
 /** Made once in a test file: an RSA key takes longer than most tests. */
 let shared: ReturnType<typeof softwareKeys> | null = null;
 
@@ -220,7 +232,8 @@ export async function startBroker(options: BrokerFixtureOptions = {}): Promise<B
     const limits = { ...(open && { open }), ...(strangerMs !== undefined && { strangerMs }) };
     servers.push(
       await serveScope({
-        ...{ broker, connections, scope: name, socketPath, native: native(), identify: who, doors },
+        ...{ broker, connections, scope: name, socketPath, identify: who, doors },
+        native: options.accepted === undefined ? native() : accepting(options.accepted),
         ...limits,
       }),
     );

@@ -1,5 +1,6 @@
-import { CALLS, type CallRow } from "../../agent/p11kit/calls.ts";
+import { CALLS, type CallRow, callNamed } from "../../agent/p11kit/calls.ts";
 import { ByteReader, ByteWriter, concatBytes } from "../../policy/index.ts";
+import { byteArray, u32, ulongs } from "./rpc-client.ts";
 
 /** Where the choices come from: the next byte of an input, 0 when it is used up. */
 export type Choices = () => number;
@@ -25,6 +26,18 @@ function lettersOf(signature: string): readonly string[] {
 export function hostileCall(next: Choices, version: number): HostileCall {
   const row = pick(ROWS, next());
   return { row, values: concatBytes(...lettersOf(row.request).map((letter) => argument(letter, next, version))) };
+}
+
+/** Calls that use a scope's first key as its caller would; hostile ones come between them. */
+export function goodCalls(operation: "sign" | "decrypt" | "unwrap", mechanism: Uint8Array): readonly HostileCall[] {
+  const [open, session] = [ulongs(1n, 4n), ulongs(1n)];
+  const use = concatBytes(session, mechanism, ulongs(1n));
+  const call = (name: string, ...values: Uint8Array[]) => ({ row: callNamed(name), values: concatBytes(...values) });
+  const block = byteArray(new Uint8Array(256));
+  if (operation === "unwrap") return [call("C_OpenSession", open), call("C_UnwrapKey", use, block, u32(0))];
+  const name = operation === "sign" ? "Sign" : "Decrypt";
+  const data = operation === "sign" ? byteArray(new Uint8Array(32)) : block;
+  return [call("C_OpenSession", open), call(`C_${name}Init`, use), call(`C_${name}`, session, data, u32(512))];
 }
 
 /** @throws when the values of a successful reply are not what the call's signature says */

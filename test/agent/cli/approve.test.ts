@@ -52,7 +52,7 @@ describe("ironclaw approve list", () => {
 });
 
 describe("ironclaw approve show", () => {
-  test("shows every byte that is signed, and writes them for who signs elsewhere", async () => {
+  test("I6: shows every byte that is signed, and writes them for who signs elsewhere", async () => {
     const { code, out } = await approve(["show", id, "--out", file("request")]);
     expect(code).toBe(0);
     expect(out).toContain(`\n${signed()}-----`);
@@ -68,7 +68,7 @@ describe("ironclaw approve show", () => {
     });
   });
 
-  test("compares it with a document and a policy; exit code 1 when it is not about them", async () => {
+  test("I6: compares it with a document and a policy; exit code 1 when it is not about them", async () => {
     expect((await approve(["show", id, "--input", file("document")])).code).toBe(0);
     const { code, out } = await approve(["show", id, "--input", file("other"), "--policy", file("document")]);
     expect(code).toBe(1);
@@ -93,7 +93,7 @@ describe("ironclaw approve show", () => {
 });
 
 describe("ironclaw approve sign", () => {
-  test("shows the text, asks, has ssh-keygen sign it, and hands it in; two people, and the caller is served", async () => {
+  test("I6: shows the text, asks, has ssh-keygen sign it, and hands it in; two people, and the caller is served", async () => {
     const first = await approve(["sign", id, "--key", file("alice"), "--input", file("document")], "yes\n");
     expect(first).toMatchObject({ code: 0, out: "approved by alice, 1 of 2\n" });
     for (const line of signed().trimEnd().split("\n")) expect(first.err).toContain(`${line}\n`);
@@ -126,7 +126,7 @@ describe("ironclaw approve sign", () => {
     expect(at.events).toEqual([]);
   });
 
-  test("says why the machine refuses it, with exit code 1", async () => {
+  test("I6: says why the machine refuses it, with exit code 1", async () => {
     const refused = await approve(["sign", id, "--key", file("mallory"), "--yes"]);
     expect(refused).toMatchObject({ code: 1, out: expect.stringMatching(/^refused: unknown-key/) });
     await approve(["sign", id, "--key", file("alice"), "--yes"]);
@@ -137,7 +137,7 @@ describe("ironclaw approve sign", () => {
     });
   });
 
-  test("a signature over another request's bytes is told here, before the machine sees it", async () => {
+  test("I6: a signature over another request's bytes is told here, before the machine sees it", async () => {
     writeFileSync(file("sig"), ssh.sign("alice", at.textOf(at.open({ scope: "night" }))));
     const { code, err } = await approve(["sign", id, "--signature", file("sig")]);
     expect({ code, err }).toEqual({ code: 1, err: expect.stringContaining("one over its text in the namespace") });

@@ -289,10 +289,12 @@ test("I6: a takeover unwraps no key that the policy in force would not let in an
   const asked = { ...plainKey, mechanism: 0x9n, oaep: SHA1_OAEP, allowedMechanisms: [0x1041n], id: new Uint8Array() };
   const unwrapNow: Parameters<typeof bench.opened.domain.arrive>[0]["unwrap"] = (shim, place) =>
     shim.unwrap({ ...place, ...asked, wrapped: bench.wrapped });
+  let allowed = true;
   await bench.opened.domain.arrive({
-    ...{ name: "restore/restored", by: "rsa", where: "session", blob: "sha256:00", stillAllowed: () => false },
+    ...{ name: "restore/restored", by: "rsa", where: "session", blob: "sha256:00", stillAllowed: () => allowed },
     ...{ tryOut: unwrapNow, unwrap: unwrapNow, prove: async () => undefined },
   });
+  allowed = false;
   const before = bench.domains.audited().filter(({ operation }) => operation === "unwrap").length;
   bench.opened.processes[0]?.kill("SIGKILL");
   await expect.poll(() => bench.opened.domain.shims.map(({ role }) => role)).toEqual(["ended", "active"]);
@@ -301,3 +303,29 @@ test("I6: a takeover unwraps no key that the policy in force would not let in an
   });
   expect(bench.domains.audited().filter(({ operation }) => operation === "unwrap")).toHaveLength(before);
 });
+
+test.each(["before it is tried out", "while it is tried out"])(
+  "I6: a key that is taken away %s is not made on the token",
+  async (moment) => {
+    await start();
+    let [allowed, tried, made] = [moment !== "before it is tried out", 0, 0];
+    const arriving = bench.opened.domain.arrive({
+      ...{ name: "restore/restored", by: "rsa", where: "token", blob: "sha256:00", stillAllowed: () => allowed },
+      tryOut: async () => {
+        tried += 1;
+        allowed = false;
+        return 0n;
+      },
+      unwrap: async () => {
+        made += 1;
+        return 0n;
+      },
+      prove: async () => undefined,
+    });
+    await expect(arriving).rejects.toMatchObject({ code: "ERR_KEY_GONE", got: "taken away" });
+    expect([tried, made]).toEqual([moment === "while it is tried out" ? 1 : 0, 0]);
+    await expect(bench.opened.domain.use("restore/restored", async () => 0)).rejects.toMatchObject({
+      code: "ERR_KEY_GONE",
+    });
+  },
+);

@@ -97,6 +97,7 @@ export class StagedToken implements Token {
     this.#laws.hold(place === own, "token: is asked for another key");
     this.#laws.hold(asked.isRecorded, "token: is asked before it is recorded");
     this.#laws.hold(!asked.isAtToken, "token: is asked twice for one request");
+    this.#laws.hold(this.#takenAway(asked) === null, "token: is asked for what was taken away since its record");
     asked.isAtToken = true;
     asked.crowd.size += 1;
     this.#laws.hold(asked.crowd.size <= asked.crowd.most, "token: is asked for more of one connection than inFlight");

@@ -92,6 +92,10 @@ export function agentSeeds(): Record<string, Seeds> {
       session: Uint8Array.of(0, 9, 1, 1, 41, 1, 8, 0, 1, 2, 12, 1, 8),
       digest: Uint8Array.of(1, 9, 1, 4, 36, 1, 8, 37, 1, 2, 7, 1, 5),
       verify: Uint8Array.of(2, 9, 1, 4, 47, 1, 0, 2, 48, 1, 4, 7, 1, 4, 7, 1),
+      sign: Uint8Array.of(0, 0xc0, 0xc1, 0xc2),
+      parts: Uint8Array.of(2, 0xc0, 41, 1, 1, 1, 43, 1, 2, 1, 7, 44, 1, 4),
+      decrypt: Uint8Array.of(4, 0xc0, 0xc1, 0xc2),
+      unwrap: Uint8Array.of(8, 0xc0, 0xc1, 0xc1),
     },
     "rpc-arguments": {
       bytes: new ByteWriter().u8(0).u8(2).u8(1).sized32(utf8("data")).finish(),
