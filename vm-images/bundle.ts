@@ -53,16 +53,17 @@ export async function bundleProgram(entry: string): Promise<Uint8Array> {
   return (await bundleWithPackages(entry)).bytes;
 }
 
-/** What needs a checkout, and so is in no package: building images, and the verifier service with its page. */
-const CHECKOUT_ONLY = /agent\/cli\/(?:image-build|verifier-[a-z]+)\.ts$/;
+/** What needs a checkout, and so is in no package: building images, locking their packages, and the verifier service with its page. */
+const CHECKOUT_ONLY = /agent\/cli\/(?:image-build|image-lock|verifier-[a-z]+)\.ts$/;
 
 const withoutCheckout: Plugin = {
   name: "without-checkout",
   setup(context) {
     context.onLoad({ filter: CHECKOUT_ONLY }, () => ({
       loader: "ts",
-      contents: `export const command = { summary: "not part of this package: run it from a checkout", positionals: [], options: {}, examples: [],
-        run: async (_, io) => { io.complain("not part of this package: run it from a checkout"); return 2; } };`,
+      contents: `import { UsageError } from "./command.ts";
+        export const command = { summary: "not part of this package: run it from a checkout", positionals: [], options: {}, examples: [], absent: true,
+          run: () => Promise.reject(new UsageError("command", { expected: "a checkout", got: "the package", hint: "run it from a checkout" })) };`,
     }));
   },
 };

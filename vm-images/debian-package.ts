@@ -9,10 +9,12 @@ import { reportFailure } from "./errors.ts";
 import { readLock } from "./lock.ts";
 import { buildNative, NATIVE_PARTS } from "./native.ts";
 import { stripNode } from "./node.ts";
+import { projectVersion } from "./npm-lock.ts";
 import { fetchPackages } from "./packages.ts";
 import { compiledProfiles } from "./profiles.ts";
 import { type RootEntry, writeRoot } from "./rootfs.ts";
 import { stateTemplate } from "./state-template.ts";
+import { Progress } from "./story/progress.ts";
 import { runTool } from "./tool.ts";
 import { digestOfPackages, unpackPackages } from "./unpack.ts";
 
@@ -51,7 +53,11 @@ export interface PackageOrder {
   /** Made; holds the native parts of the last build, so that they are not built again. */
   readonly outDirectory: string;
   readonly cacheDirectory: string;
+  /** Shows what is being done. Default: nobody watches. */
+  readonly progress?: Pick<Progress, "step">;
 }
+
+const UNWATCHED: Pick<Progress, "step"> = { step: (_, act) => act() };
 
 export interface DebianPackage {
   /** Path of the .deb file. */
@@ -64,20 +70,27 @@ export interface DebianPackage {
  * Build the package. Needs no privilege; equal inputs give equal bytes, as for an image.
  * Throws ImageError when a tool, a package or a source file is missing.
  */
-export async function buildDebianPackage({ outDirectory, cacheDirectory }: PackageOrder): Promise<DebianPackage> {
+export async function buildDebianPackage(order: PackageOrder): Promise<DebianPackage> {
+  const { outDirectory, cacheDirectory, progress = UNWATCHED } = order;
   await mkdir(outDirectory, { recursive: true });
+  const native = await progress.step("native parts", () => buildParts(outDirectory, cacheDirectory));
   const tree = join(outDirectory, "tree");
-  const entries = await packageEntries(await buildParts(outDirectory, cacheDirectory), outDirectory);
-  await writeRoot(entries, tree);
-  await writeControl(tree, entries);
-  const { version } = JSON.parse(await readFile(join(project, "package.json"), "utf8")) as { version: string };
-  const path = join(outDirectory, `ironclaw-agent_${version}_amd64.deb`);
+  await progress.step("Node, agent and command", async () => {
+    const entries = await packageEntries(native, outDirectory);
+    await writeRoot(entries, tree);
+    await writeControl(tree, entries);
+  });
+  const path = join(outDirectory, `ironclaw-agent_${await projectVersion()}_amd64.deb`);
+  await progress.step("package", () => pack(tree, path));
+  return { path, tree };
+}
+
+async function pack(tree: string, path: string): Promise<void> {
   // Not xz: dpkg unpacks this several times faster, on Debian 12 and newer.
   const options = ["--root-owner-group", "--uniform-compression", "-Zzstd", "-z9"];
   await runTool("dpkg-deb", [...options, "--build", tree, `${path}.new`]);
   await rename(`${path}.new`, path);
   await rm(join(tree, "DEBIAN"), { recursive: true });
-  return { path, tree };
 }
 
 const SYSROOT = ["guest", "sysroot"] as const;
@@ -123,13 +136,12 @@ async function writeControl(tree: string, entries: readonly RootEntry[]): Promis
   const files = entries.map(({ path }) => path).sort();
   const contents = await Promise.all(files.map((path) => readFile(join(tree, path))));
   const kilobytes = Math.ceil(contents.reduce((sum, { length }) => sum + length, 0) / 1024);
-  const { version } = JSON.parse(await readFile(join(project, "package.json"), "utf8")) as { version: string };
   const template = await readFile(join(TEMPLATES, "control"), "utf8");
   const put = async (name: string, content: string | Uint8Array, mode = 0o644) => {
     await writeFile(join(control, name), content);
     await chmod(join(control, name), mode); // whatever the umask
   };
-  await put("control", template.replace("@VERSION@", version).replace("@SIZE@", `${kilobytes}`));
+  await put("control", template.replace("@VERSION@", await projectVersion()).replace("@SIZE@", `${kilobytes}`));
   // For `dpkg --verify`, which knows no other digest: against damage, not against people.
   const sums = contents.map(
     (content, index) => `${createHash("md5").update(content).digest("hex")}  ${files[index]}\n`,
@@ -141,7 +153,9 @@ async function writeControl(tree: string, entries: readonly RootEntry[]): Promis
 
 async function main(): Promise<void> {
   const directory = resolve(process.argv[2] ?? join(project, "build/package"));
-  const { path } = await buildDebianPackage({ outDirectory: directory, cacheDirectory: join(project, "build/cache") });
+  const { path } = await buildDebianPackage({
+    ...{ outDirectory: directory, cacheDirectory: join(project, "build/cache"), progress: new Progress() },
+  });
   console.log(path);
 }
 

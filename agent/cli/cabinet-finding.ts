@@ -1,15 +1,6 @@
 import { IronclawError } from "../../policy/index.ts";
 
-export type CabinetFindingId =
-  | "layout"
-  | "slot"
-  | "module"
-  | "policy"
-  | "release"
-  | "sealed"
-  | "tpm"
-  | "image"
-  | "before";
+export type CabinetFindingId = "layout" | "slot" | "module" | "release" | "sealed" | "tpm" | "image" | "before";
 
 /** One line of `cabinet verify`, in the shape of `doctor`'s. */
 export interface CabinetFinding {

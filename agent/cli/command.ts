@@ -34,6 +34,8 @@ export interface Command {
   readonly examples: readonly string[];
   /** Speaks with a person, or goes on until it is told to end: no progress is shown. */
   readonly talks?: true;
+  /** In a package that leaves it out: it refuses, whatever it is given. */
+  readonly absent?: true;
   run(input: CommandInput, io: CommandIo): Promise<0 | ExitCode>;
 }
 

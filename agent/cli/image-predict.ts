@@ -1,7 +1,8 @@
 import { stat } from "node:fs/promises";
-import { predictBootPcrs } from "../../attest/index.ts";
-import { readBuiltImage } from "../../vm-images/built-image.ts";
+import { parsePe } from "../../attest/index.ts";
+import { type BuiltImage, readBuiltImage } from "../../vm-images/built-image.ts";
 import { AgentError } from "../errors.ts";
+import { predictBoot, type ReleasePrediction } from "../launch/prediction.ts";
 import { readCabinet } from "./cabinet-slots.ts";
 import { type Command, type CommandInput, UsageError } from "./command.ts";
 import { readInput } from "./files.ts";
@@ -10,7 +11,7 @@ import { answer } from "./output.ts";
 
 export const command: Command = {
   summary:
-    "compute the PCRs of an image without booting it: 4, 9, 11 and 12, and the agent's for a cabinet or its documents",
+    "compute the PCRs of an image without booting it: 4, 9, 11 and 12, 7 if it is signed, and the agent's for a cabinet or its documents",
   positionals: ["IMAGE"],
   options: {
     cabinet: { type: "string", value: "FILE", help: "cabinet whose anchors and policy the agent measures" },
@@ -30,15 +31,25 @@ export const command: Command = {
     if (documents !== null && !folder) {
       throw new UsageError("IMAGE", { expected: "a directory that `image build --out` filled", got: "a file" });
     }
-    const uki = async () => (folder ? (await readBuiltImage(path)).uki : readInput(path, "kernel image"));
-    const pcrs =
-      documents === null
-        ? predictBootPcrs({ uki: await uki() })
-        : predictImage(await readBuiltImage(path), documents).pcrs;
+    const pcrs = folder ? predictFolder(await readBuiltImage(path), documents) : await predictFile(path);
     answer(input, io, pcrs, renderPcrs(pcrs));
     return 0;
   },
 };
+
+function predictFolder(image: BuiltImage, documents: MeasuredDocuments | null): ReleasePrediction["pcrs"] {
+  return documents === null ? predictBoot(image) : predictImage(image, documents).pcrs;
+}
+
+/** @throws UsageError for a signed one: whose firmware verifies it, and what PCR 7 then is, stands in the image's manifest only */
+async function predictFile(path: string): Promise<ReleasePrediction["pcrs"]> {
+  const uki = await readInput(path, "kernel image");
+  if (parsePe(uki).certificateSize === 0) return predictBoot({ uki, secureBoot: null });
+  throw new UsageError("IMAGE", {
+    expected: "the directory of a signed image, which has its PCR 7; PCR 4 is another one with Secure Boot, too",
+    got: "its kernel image alone",
+  });
+}
 
 function slotOf(slots: ReadonlyMap<string, Uint8Array>, name: string): Uint8Array {
   const bytes = slots.get(name);

@@ -1,4 +1,3 @@
-import type { BootPcrValues } from "../../attest/index.ts";
 import { parseAnchors, parsePolicy, sha256 } from "../../policy/index.ts";
 import type { BuiltImage } from "../../vm-images/built-image.ts";
 import { parseConfig } from "../config.ts";
@@ -30,7 +29,7 @@ export function predictImage(image: PredictedSystem, documents: MeasuredDocument
 }
 
 /** One line for each PCR of each bank. */
-export function renderPcrs(pcrs: BootPcrValues | ReleasePrediction["pcrs"]): string {
+export function renderPcrs(pcrs: ReleasePrediction["pcrs"]): string {
   const lines = Object.entries(pcrs).flatMap(([bank, values]) =>
     Object.entries(values).map(([index, value]) => `${bank} ${index.padStart(2)} ${value}`),
   );

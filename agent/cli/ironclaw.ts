@@ -112,7 +112,7 @@ export async function runIronclaw(given: readonly string[], io: ProgramIo): Prom
       return 0;
     }
     if (command.talks === true) shown?.end();
-    return await command.run(parseCommandLine(command, found.rest), safe);
+    return await command.run(parseCommandLine(command, command.absent === true ? [] : found.rest), safe);
   } catch (error) {
     return complain(error, found?.words, safe);
   } finally {

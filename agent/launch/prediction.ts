@@ -18,17 +18,22 @@ export interface PredictedImage {
   readonly phases?: readonly BootPhase[];
 }
 
+/** What the boot of an image leaves in PCRs 4, 9, 11 and 12, and in 7 if it is signed. */
+export function predictBoot({ uki, secureBoot, phases = [] }: PredictedImage): Release["pcrs"] {
+  const boot = predictBootPcrs({ uki, secureBoot: secureBoot !== null, phases });
+  if (secureBoot === null) return boot;
+  const { sha256, sha384 } = secureBoot.pcr7;
+  return { sha256: { ...boot.sha256, 7: sha256 }, sha384: { ...boot.sha384, 7: sha384 } };
+}
+
 /** Computed from the image's kernel file and the launch's events alone; nothing is booted. */
 export function predictRelease(image: PredictedImage, events: readonly LaunchEvent[]): ReleasePrediction {
-  const { uki, secureBoot, phases = [] } = image;
-  const boot = predictBootPcrs({ uki, secureBoot: secureBoot !== null, phases });
-  const firmware = (bank: PcrBank): Readonly<Record<string, string>> =>
-    secureBoot === null ? {} : { 7: secureBoot.pcr7[bank] };
+  const boot = predictBoot(image);
   const agent = predictAgentPcr(events);
   return {
     pcrs: {
-      sha256: { ...boot.sha256, ...firmware("sha256"), [AGENT_PCR]: toHex(agent.sha256) },
-      sha384: { ...boot.sha384, ...firmware("sha384"), [AGENT_PCR]: toHex(agent.sha384) },
+      sha256: { ...boot.sha256, [AGENT_PCR]: toHex(agent.sha256) },
+      sha384: { ...boot.sha384, [AGENT_PCR]: toHex(agent.sha384) },
     },
     events: events.map(({ kind, name, sha256 }) => ({
       kind,

@@ -5,12 +5,12 @@ import { commandsOf as membersOf } from "../../agent/cli/help.ts";
 import { COMMANDS } from "../../agent/cli/ironclaw.ts";
 import { type DocumentedCommand, root } from "./documents.ts";
 
-/** Programs whose commands in documents are checked. */
-export const PROGRAMS = ["ironclaw", "npm", "node", "sh"] as const;
+/** Programs whose commands in documents are checked; Debian's own (`dpkg`, `systemctl`) are not. */
+export const PROGRAMS = ["ironclaw", "npm", "npx", "node", "sh"] as const;
 /** npm's own commands that documents name. */
 const NPM_COMMANDS: ReadonlySet<string> = new Set(["ci", "install", "pack", "publish"]);
 /** Folders of this tree: `node test/...` is a file of it, `node example.ts` is one that a walk-through makes. */
-const FOLDERS = /^(?:agent|attest|policy|seal|test|vm-images)\//;
+const FOLDERS = /^(?:\.config|agent|attest|policy|seal|test|vm-images)\//;
 
 /** Null for a command that is one; otherwise what is wrong with it. Nothing is run. */
 export async function problemOf({ kind, words, open }: DocumentedCommand): Promise<string | null> {
@@ -19,6 +19,7 @@ export async function problemOf({ kind, words, open }: DocumentedCommand): Promi
   if (program === "ironclaw" && args[0] === "help") return ironclawProblem([...args.slice(1), "--help"], true);
   if (program === "ironclaw") return ironclawProblem(args, loose);
   if (program === "npm") return npmProblem(args, loose);
+  if (program === "npx") return npxProblem(args);
   return fileProblem(args);
 }
 
@@ -98,6 +99,11 @@ function programOf(script: string): string {
   const folder = dirname(join(root, file));
   const sources = readdirSync(folder).filter((name) => name.endsWith(".ts"));
   return sources.map((name) => readFileSync(join(folder, name), "utf8")).join("\n");
+}
+
+function npxProblem([program = "", ...args]: readonly string[]): string | null {
+  if (!existsSync(join(root, "node_modules/.bin", program))) return `no program ${program}`;
+  return args.map((word) => fileProblem([word])).find((problem) => problem !== null) ?? null;
 }
 
 function fileProblem(args: readonly string[]): string | null {

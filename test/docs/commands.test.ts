@@ -10,9 +10,11 @@ const all = documents().flatMap((document) => commandsOf(document, readDocument(
 const blocks = all.filter(({ kind }) => kind === "block");
 
 /** A test runs the block that this command stands in. */
-function isRun({ document, heading }: DocumentedCommand): boolean {
-  const files = RUN_BY.filter((row) => row.document === document).flatMap((row) => row.files);
-  return files.some((file) => readFileSync(join(root, file), "utf8").includes(heading));
+function isRun({ document, heading, section }: DocumentedCommand): boolean {
+  return RUN_BY.filter((row) => row.document === document).some(({ files, whole }) => {
+    const title = whole === true ? section : heading;
+    return title !== "" && files.some((file) => readFileSync(join(root, file), "utf8").includes(title));
+  });
 }
 
 describe("commands in documents", () => {
@@ -39,7 +41,10 @@ describe("commands in documents", () => {
   });
 
   test("a walk-through is run whole: of its documents no block with a command of ours is left out", () => {
-    const walks = ["seal/README.md", "attest/service/README.md"];
+    const walks = [
+      ...["seal/README.md", "attest/service/README.md"],
+      ...["agent/docs/drills.md", "agent/docs/your-own-module.md"],
+    ];
     const left = blocks.filter((command) => walks.includes(command.document) && !isRun(command));
     expect(left.map(({ place }) => place)).toEqual([]);
   });
@@ -77,6 +82,9 @@ describe("what is found", () => {
     ["our command through npm", "npm run -s ironclaw -- frobnicate"],
     ["an option beside a variable that nothing sets", "ironclaw ek show ek.der $EK --frobnicate"],
     ["a program that is not there", "node test/frobnicate.ts"],
+    ["a test that is not there", "npx vitest run --config .config/vitest.config.ts test/frobnicate.test.ts"],
+    ["a configuration that is not there", "npx vitest run --config .config/frobnicate.ts test/tree.test.ts"],
+    ["a program that npm has not installed", "npx frobnicate"],
   ])("%s, in a fenced and in an indented block", async (_, command) => {
     expect(await problemsIn(block(command))).toHaveLength(1);
     expect(await problemsIn(`x\n\n${command.replaceAll(/^/gm, "    ")}\n`)).toHaveLength(1);
@@ -100,6 +108,7 @@ describe("what is found", () => {
       "echo 'ironclaw frobnicate'; ls",
       "ironclaw ek show ek.der $EK",
       "npm start -- --json",
+      "npx vitest run --config .config/vitest.config.ts test/tree.test.ts",
       "if ironclaw policy check x; then echo yes; fi",
     ];
     for (const command of right) expect(await problemsIn(block(command)), command).toEqual([]);

@@ -13,6 +13,8 @@ export interface DocumentedCommand {
   readonly document: string;
   /** The nearest heading above, without its marks; empty before the first. */
   readonly heading: string;
+  /** The nearest heading above that has two marks. */
+  readonly section: string;
   /** `block`: somebody will paste it. `span`: named in a sentence. */
   readonly kind: "block" | "span";
   readonly words: readonly string[];
@@ -36,15 +38,20 @@ interface Block {
   /** Of its first line, from 1. */
   readonly line: number;
   readonly heading: string;
+  readonly section: string;
 }
 
 /** Commands of a document that begin with one of `programs`. */
 export function commandsOf(document: string, text: string, programs: readonly string[]): readonly DocumentedCommand[] {
   const { blocks, sentences } = takeApart(text);
   const variables = new Map<string, string>();
-  const command = (kind: "block" | "span", { line, heading }: Block, { words, open, line: offset }: SimpleCommand) =>
+  const command = (
+    kind: "block" | "span",
+    { line, heading, section }: Block,
+    { words, open, line: offset }: SimpleCommand,
+  ) =>
     programs.includes(words[0] ?? "")
-      ? [{ place: `${document}:${line + offset}`, document, heading, kind, words, open }]
+      ? [{ place: `${document}:${line + offset}`, document, heading, section, kind, words, open }]
       : [];
   return [
     ...blocks.flatMap((block) =>
@@ -65,10 +72,12 @@ function takeApart(text: string): { readonly blocks: readonly Block[]; readonly 
   let fence: { readonly end: string; readonly shell: boolean; readonly line: number; readonly lines: string[] } | null =
     null;
   let heading = "";
+  let section = "";
   let indented: { readonly line: number; readonly lines: string[] } | null = null;
   const lines = text.split("\n");
   const endIndented = () => {
-    if (indented !== null) blocks.push({ text: `${indented.lines.join("\n")}\n`, line: indented.line, heading });
+    if (indented !== null)
+      blocks.push({ text: `${indented.lines.join("\n")}\n`, line: indented.line, heading, section });
     indented = null;
   };
   for (const [index, line] of lines.entries()) {
@@ -76,7 +85,7 @@ function takeApart(text: string): { readonly blocks: readonly Block[]; readonly 
     if (fence !== null) {
       if (line.trim() !== fence.end) fence.lines.push(line);
       else {
-        if (fence.shell) blocks.push({ text: `${fence.lines.join("\n")}\n`, line: fence.line, heading });
+        if (fence.shell) blocks.push({ text: `${fence.lines.join("\n")}\n`, line: fence.line, heading, section });
         fence = null;
       }
     } else if (open !== undefined) {
@@ -89,7 +98,8 @@ function takeApart(text: string): { readonly blocks: readonly Block[]; readonly 
     } else {
       endIndented();
       heading = /^#+ (.*)$/.exec(line)?.[1] ?? heading;
-      sentences.push({ text: line, line: index + 1, heading });
+      section = /^## (.*)$/.exec(line)?.[1] ?? section;
+      sentences.push({ text: line, line: index + 1, heading, section });
     }
   }
   endIndented();

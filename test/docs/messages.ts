@@ -2,6 +2,7 @@ import { CODE_SECTIONS, type CodeSection } from "../../agent/cli/codes/catalogue
 import { LOG_ACTS } from "../../agent/cli/codes/log-lines.ts";
 import { LOG_LEVELS } from "../../agent/journal.ts";
 import { type LogMessage, logMessages } from "./log-messages.ts";
+import { type OtherLines, otherLines } from "./other-lines.ts";
 
 const HEAD = `# Every code and every message
 
@@ -18,7 +19,12 @@ const LOG_HEAD = `## Lines of the log
 
 /** agent/docs/messages.md. */
 export function messagesDocument(): string {
-  return [HEAD, ...CODE_SECTIONS.map(sectionOf), LOG_HEAD, logTable(), ""].join("\n");
+  return [HEAD, ...CODE_SECTIONS.map(sectionOf), LOG_HEAD, logTable(), "", ...otherLines().map(linesOf)].join("\n");
+}
+
+function linesOf({ title, seen, lines, acts }: OtherLines): string {
+  const rows = lines.map((line) => row(`\`${line}\``, acts[line] ?? ""));
+  return [`## ${title}`, "", `Seen: ${seen}`, "", ...table(["line", "do"], rows), ""].join("\n");
 }
 
 function sectionOf({ title, seen, codes, exitOf }: CodeSection): string {
@@ -51,5 +57,10 @@ function table(head: readonly string[], rows: readonly string[]): readonly strin
 }
 
 function row(...cells: readonly string[]): string {
-  return `| ${cells.map((cell) => cell.replaceAll("|", "\\|")).join(" | ")} |`;
+  return `| ${cells.map((cell) => plain(cell).replaceAll("|", "\\|")).join(" | ")} |`;
+}
+
+/** Outside code an angle bracket would be taken for a tag, and not be shown. */
+function plain(cell: string): string {
+  return cell.replaceAll(/`[^`]*`|</g, (found) => (found === "<" ? "\\<" : found));
 }

@@ -2,12 +2,16 @@ import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { CODE_SECTIONS, everyCode, findCode } from "../../agent/cli/codes/catalogue.ts";
+import { CABINET_CODES, DOCTOR_CODES, HOST_CODES } from "../../agent/cli/codes/findings.ts";
 import { LOG_ACTS } from "../../agent/cli/codes/log-lines.ts";
+import { CATALOGUE } from "../../agent/doctor/index.ts";
 import { STATE_PROBLEMS } from "../../agent/errors.ts";
+import { EXPOSURE_WORDS } from "../../vm-images/host/exposure-words.ts";
 import { cli } from "../support/cli.ts";
 import { root } from "./documents.ts";
 import { logMessages } from "./log-messages.ts";
 import { needsAct } from "./messages.ts";
+import { otherLines } from "./other-lines.ts";
 import { PUBLISHED } from "./published.ts";
 
 /** The sources of the product, without the list itself. */
@@ -44,6 +48,13 @@ const TAKEN_OVER: Readonly<Record<string, readonly string[]>> = {
   // Another function of that name.
   "seal/keys.ts": ["cause)"],
 };
+
+/** The members of `CabinetFindingId`. */
+function cabinetIds(): readonly string[] {
+  const text = readFileSync(join(root, "agent/cli/cabinet-finding.ts"), "utf8");
+  const [, union = ""] = /^export type CabinetFindingId =([^;]*);/m.exec(text) ?? [];
+  return [...union.matchAll(/"(\w+)"/g)].map(([, id = ""]) => id);
+}
 
 describe("the list of codes", () => {
   test("has every error code of the sources, and none that is gone", () => {
@@ -89,6 +100,18 @@ describe("the list of codes", () => {
       expect(listed.has(code), code).toBe(true);
   });
 
+  test("has every finding of `doctor`, of the host check and of `cabinet verify`, each in a section of its own", () => {
+    for (const [codes, ids] of [
+      [DOCTOR_CODES, Object.keys(CATALOGUE)],
+      [HOST_CODES, Object.keys(EXPOSURE_WORDS)],
+      [CABINET_CODES, cabinetIds()],
+    ] as const) {
+      const listedIn = (id: string) => findCode(id).some(({ section }) => section.codes === codes);
+      expect(ids.filter((id) => !listedIn(id))).toEqual([]);
+      expect(Object.keys(codes).sort()).toEqual([...ids].sort());
+    }
+  });
+
   test("has no reason that is gone: each stands in the sources as a text", () => {
     const all = sources.map(({ text }) => text).join("\n");
     const gone = [...listed].filter(
@@ -116,6 +139,14 @@ describe("lines of the log", () => {
     expect([...asked].filter((line) => LOG_ACTS[line] === undefined)).toEqual([]);
     expect(Object.keys(LOG_ACTS).filter((line) => !asked.has(line))).toEqual([]);
   });
+
+  test.each(otherLines().map((each) => [each.title, each] as const))(
+    "%s: each line of the sources has its row, and no row is of a line that is gone",
+    (_, { lines, acts }) => {
+      expect(lines.length).toBeGreaterThan(3);
+      expect(Object.keys(acts).sort()).toEqual(lines);
+    },
+  );
 
   test("every line is written through the log: no program of the guest writes to standard error by itself", () => {
     const direct = sources

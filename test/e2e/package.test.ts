@@ -5,12 +5,20 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { buildDebianPackage, type DebianPackage } from "../../vm-images/debian-package.ts";
 import { sha256File } from "../../vm-images/digest.ts";
+import { Progress } from "../../vm-images/story/progress.ts";
 import { PLACES } from "../../vm-images/story/story.ts";
 
 const directory = mkdtempSync(join(tmpdir(), "package-"));
 afterAll(() => rmSync(directory, { recursive: true, force: true }));
+let shown = "";
+const progress = new Progress({
+  write: (text) => {
+    shown += text;
+    return true;
+  },
+});
 const build = (name: string) =>
-  buildDebianPackage({ outDirectory: join(directory, name), cacheDirectory: PLACES.cache });
+  buildDebianPackage({ outDirectory: join(directory, name), cacheDirectory: PLACES.cache, progress });
 
 let built: DebianPackage;
 beforeAll(async () => {
@@ -41,6 +49,11 @@ describe("the Debian package", () => {
     }
   });
 
+  it("says while it is made what is being done", () => {
+    for (const step of ["native parts", "Node, agent and command", "package"])
+      expect(shown).toMatch(new RegExp(`s\\]  ${step} \\.\\.\\.\n[\\s\\S]*s\\]  ${step}: done in [0-9.]+ s\n`));
+  });
+
   it("its command runs on the package's own Node, and says what it leaves to a checkout", () => {
     const programs = join(built.tree, "usr/lib/ironclaw");
     const ironclaw = (...args: string[]) =>
@@ -48,7 +61,8 @@ describe("the Debian package", () => {
     expect(ironclaw("--help")).toMatchObject({ status: 0, stderr: "" });
     expect(ironclaw("profile", "explain", "local")).toMatchObject({ status: 0, stderr: "" });
     for (const words of [
-      ["image", "build"],
+      ["image", "build", "--variant", "release", "--out", "image"],
+      ["image", "lock", "my-image"],
       ["verifier", "serve"],
     ])
       expect(ironclaw(...words)).toMatchObject({ status: 2, stderr: expect.stringContaining("from a checkout") });

@@ -8,6 +8,7 @@ import { buildEsp } from "../../vm-images/esp.ts";
 import { openSecureBootKeys, type SecureBootKeys, signUki } from "../../vm-images/secure-boot.ts";
 import { PLACES } from "../../vm-images/story/story.ts";
 import { attest, endorse, enrol } from "../../vm-images/story/verifier.ts";
+import { cli } from "../support/cli.ts";
 import { firmwareSays } from "../support/firmware-console.ts";
 import { bootProvisioned, imageOf, makeTpm, provision } from "../support/vm-machine.ts";
 
@@ -41,11 +42,26 @@ describe("an image that is signed with one's own keys", () => {
     expect(signed.length).toBe(plain.length + certificateSize);
   });
 
+  it("I12: `image predict` says of its folder what its manifest and a release say, PCR 7 too, and nothing of its kernel image alone", async () => {
+    const { prediction, secureBoot } = image.manifest;
+    expect(JSON.parse((await cli(["image", "predict", image.directory, "--json"])).out)).toEqual({
+      sha256: { ...prediction.sha256, 7: secureBoot?.pcr7.sha256 },
+      sha384: { ...prediction.sha384, 7: secureBoot?.pcr7.sha384 },
+    });
+    expect(await cli(["image", "predict", image.uki])).toMatchObject({
+      code: 2,
+      err: expect.stringContaining("expected the directory of a signed image"),
+    });
+  });
+
   it("I12: measures in both banks what was predicted, PCR 7 too, and serves; I9: the verifier compares PCR 7", async () => {
     const tpm = await makeTpm(at("tpm"));
     const provisioned = await provision(image, tpm, at("machine"), {});
     const { machine } = provisioned;
     expect(machine.prediction.pcrs.sha256).toMatchObject({ 7: image.manifest.secureBoot?.pcr7.sha256 });
+    expect(machine.prediction.pcrs).toMatchObject(
+      JSON.parse((await cli(["image", "predict", image.directory, "--json"])).out),
+    );
     await bootProvisioned(provisioned, {}, async ({ running, launch }) => {
       expect(launch).toMatchObject({ state: "serving", reasons: [] });
       const enrolment = await enrol(machine.name, await endorse(tpm), running.control);

@@ -25,7 +25,7 @@ const PHASES = ["sysinit", "ready"] as const;
 /** The unit that the policy lets sign; `systemd-run --unit` gives a program one. */
 export const SIGNER_UNIT = "signer.service";
 export const PACKAGE = "/root/ironclaw-agent.deb";
-export const CABINET = "/root/cabinet";
+const CABINET = "/root/cabinet.img";
 
 export interface DebianMachine {
   readonly directory: string;

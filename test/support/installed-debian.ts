@@ -17,7 +17,6 @@ import { enrol } from "../../vm-images/enrol.ts";
 import { DEMO_APPRAISAL, endorse } from "../../vm-images/story/verifier.ts";
 import {
   bootDebian,
-  CABINET,
   type DebianMachine,
   debianMachine,
   PACKAGE,
@@ -103,9 +102,13 @@ export function describeInstalledDebian(suite: DebianSuite): void {
       await installAndServe(running, suite);
     });
 
-    it("I3, I11: starts with the machine, launches once in a boot, and a purge leaves nothing", async () => {
+    it("I3, I11: starts with the machine, launches once in a boot, goes on through an upgrade, and a purge leaves nothing", async () => {
       await using running = await bootDebian(debian);
-      await restartAndPurge(running);
+      expect((await stateOf(running, ["serving", "refused"])).state).toBe("serving");
+      await expectServed(running);
+      await upgrade(running);
+      await restart(running);
+      await removeAndPurge(running);
     });
   });
 }
@@ -114,7 +117,7 @@ async function installAndServe(running: RunningDebian, suite: DebianSuite): Prom
   const { shell, control, machine, tpm } = running;
 
   // Installed and not started: a launch can be made once in a boot.
-  expect(await shell.run(`dpkg -i ${PACKAGE}`)).toMatchObject({ code: 0 });
+  expect(await install(running)).toContain("starts with the first boot that finds /var/lib/ironclaw/cabinet");
   expect(await shell.output("dpkg --verify ironclaw-agent; ironclaw --help | head -1")).toMatch(/^ironclaw: guest/);
   expect(await isActive(running, "ironclaw-agent")).toBe("inactive");
   expect(await shell.output("id -u ironclaw ironclaw-shim 2>/dev/null; id -u ironclaw-relay")).toContain("992");
@@ -125,15 +128,9 @@ async function installAndServe(running: RunningDebian, suite: DebianSuite): Prom
       expect(await pcr(running, bank, index), `PCR ${index}, predicted from the kernel image`).toBe(predicted[index]);
   }
 
-  // What agent/docs/install.md has an administrator do.
-  await shell.output(`install -m 0640 -g ironclaw ${CABINET} /var/lib/ironclaw/cabinet`);
-  await shell.output(
-    "sed -i 's#^IRONCLAW_STATE=.*#IRONCLAW_STATE=/dev/disk/by-id/virtio-state#' /etc/ironclaw/spawner.conf",
-  );
-  await shell.output("mkdir -p /etc/pkcs11/modules");
-  const module = "/etc/pkcs11/modules/ironclaw-release-signing.module";
-  await shell.output(`sed s/SCOPE/release-signing/ /usr/share/doc/ironclaw-agent/ironclaw.module >${module}`);
-  await shell.output("systemctl enable -q --now ironclaw-scope@release-signing.socket");
+  await shell.output("cd /root");
+  await typeLines(running, "install -m 0640 -g ironclaw cabinet.img /", "sed -i 's#^IRONCLAW_STATE=");
+  await typeLines(running, "systemctl enable --now ironclaw-scope@", "mkdir -p /etc/pkcs11/modules", "sed s/SCOPE/");
   const security = await shell.output("systemd-analyze security --no-pager ironclaw-agent.service | tail -1");
   const figure = /exposure level for ironclaw-agent.service: ([0-9.]+)/.exec(security)?.[1];
   expect(GUIDE, security).toContain(` ${figure} on ${DEBIAN[suite].name}`);
@@ -172,9 +169,10 @@ async function installAndServe(running: RunningDebian, suite: DebianSuite): Prom
 
   // A lost agent: the PCR is capped, and here the administrator wants the machine to begin again.
   const capped = await pcr(running, "sha256", 13);
-  await shell.output("mkdir -p /etc/systemd/system/ironclaw-agent.service.d");
-  await shell.output(
-    "cp /usr/share/doc/ironclaw-agent/reboot-when-lost.conf /etc/systemd/system/ironclaw-agent.service.d/",
+  await typeLines(
+    running,
+    "mkdir -p /etc/systemd/system/ironclaw-agent",
+    "cp /usr/share/doc/ironclaw-agent/reboot-when-lost",
   );
   await shell.output("systemctl daemon-reload; sync");
   expect(capped).not.toBe(RESET.sha256);
@@ -185,11 +183,35 @@ async function installAndServe(running: RunningDebian, suite: DebianSuite): Prom
   expect(exit, "the machine started again (this one ends instead)").toMatchObject({ code: 0 });
 }
 
-async function restartAndPurge(running: RunningDebian): Promise<void> {
-  const { shell, control } = running;
-  expect((await stateOf(running, ["serving", "refused"])).state).toBe("serving");
-  await expectServed(running);
+/** Lines that agent/docs/install.md has an administrator type, as they stand there. */
+async function typeLines({ shell }: RunningDebian, ...beginnings: readonly string[]): Promise<void> {
+  const lines = GUIDE.split("\n").map((line) => line.trim());
+  for (const beginning of beginnings) {
+    const line = lines.find((each) => each.startsWith(beginning));
+    expect(line, `install.md: ${beginning}`).toBeDefined();
+    await shell.output(line ?? "");
+  }
+}
 
+/** What the package says last. */
+async function install({ shell }: RunningDebian): Promise<string> {
+  const { code, output } = await shell.run(`dpkg -i ${PACKAGE}`);
+  expect(code, output).toBe(0);
+  return output;
+}
+
+async function upgrade(running: RunningDebian): Promise<void> {
+  const { shell } = running;
+  await shell.output("echo '# ours' >>/etc/ironclaw/spawner.conf");
+  expect(await install(running)).toMatch(/the agent that runs goes on[\s\S]* starts with the next boot;/);
+  expect(await shell.output("tail -1 /etc/ironclaw/spawner.conf; systemctl is-enabled ironclaw-agent")).toBe(
+    "# ours\nenabled",
+  );
+  await expectServed(running);
+}
+
+async function restart(running: RunningDebian): Promise<void> {
+  const { shell } = running;
   // Asked to stop, the spawner lets its agent sign the log; the cap that systemd adds does no harm.
   await shell.output("rm -r /etc/systemd/system/ironclaw-agent.service.d; systemctl daemon-reload");
   const before = await pcr(running, "sha384", 13);
@@ -206,24 +228,47 @@ async function restartAndPurge(running: RunningDebian): Promise<void> {
   await shell.output("systemctl kill -s KILL ironclaw-agent; sleep 3");
   expect(await pcr(running, "sha256", 13), "I3: capped all the same").not.toBe(open);
   expect(await isActive(running, "ironclaw-agent")).toBe("failed");
+}
 
-  // Upgrade, removal, purge.
-  await shell.output("echo '# ours' >>/etc/ironclaw/spawner.conf");
-  await shell.output(`dpkg -i ${PACKAGE}`);
-  expect(await shell.output("tail -1 /etc/ironclaw/spawner.conf; systemctl is-enabled ironclaw-agent")).toBe(
-    "# ours\nenabled",
-  );
+const LEFT = "find / -xdev -path /root -prune -o -name '*ironclaw*' -print | sort";
+
+async function removeAndPurge(running: RunningDebian): Promise<void> {
+  const { shell, control } = running;
+  const enabled =
+    "systemctl is-enabled ironclaw-agent ironclaw-scope@release-signing.socket; systemctl is-active ironclaw-agent";
+
+  // Nothing is under way any more: the agent PCR is left as it is, and so is what an administrator has set up.
+  const closed = await pcr(running, "sha256", 13);
   await shell.output("dpkg --remove ironclaw-agent");
-  const left = "find / -xdev -path /root -prune -o -name '*ironclaw*' -print | sort";
-  expect((await shell.output(left)).split("\n")).toEqual([
+  expect(await pcr(running, "sha256", 13)).toBe(closed);
+  expect((await shell.output(LEFT)).split("\n")).toEqual([
     "/etc/ironclaw",
+    "/etc/pkcs11/modules/ironclaw-release-signing.module",
+    "/etc/systemd/system/multi-user.target.wants/ironclaw-agent.service",
+    "/etc/systemd/system/sockets.target.wants/ironclaw-scope@release-signing.socket",
     "/var/lib/dpkg/info/ironclaw-agent.list",
     "/var/lib/dpkg/info/ironclaw-agent.postrm",
     "/var/lib/ironclaw",
   ]);
   expect(await shell.output("ls /var/lib/ironclaw")).toBe("cabinet\nstore");
+  expect(await install(running)).toContain("of this package starts with the next boot;");
+  expect((await shell.run(enabled)).output.trim(), "not started: as it was killed").toBe("enabled\nenabled\nfailed");
+
+  // With an agent: the PCR is closed before its programs go, or they stay; and nothing restarts the machine meanwhile.
+  await shell.output("systemctl start ironclaw-agent");
+  const fault = "/etc/systemd/system/ironclaw-cap.service.d";
+  await shell.output(`mkdir ${fault}; printf '[Service]\\nExecStart=\\nExecStart=/bin/false\\n' >${fault}/fault.conf`);
+  await shell.output("systemctl daemon-reload");
+  const refused = await shell.run("dpkg --purge ironclaw-agent");
+  expect(refused).toMatchObject({
+    code: 1,
+    output: expect.stringContaining("agent PCR: expected the TPM to close it"),
+  });
+  await shell.output(`rm -r ${fault}; systemctl daemon-reload`);
+  const before = await pcr(running, "sha256", 13);
   await shell.output("dpkg --purge ironclaw-agent");
-  expect(await shell.output(left)).toBe("");
+  expect(await pcr(running, "sha256", 13), "I3: capped at the second try").not.toBe(before);
+  expect(await shell.output(LEFT)).toBe("");
   expect((await shell.run("getent passwd ironclaw ironclaw-shim ironclaw-relay")).output).toBe("");
   control.close();
 }

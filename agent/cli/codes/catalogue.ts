@@ -8,6 +8,7 @@ import {
   STEP_CODES,
 } from "./answers.ts";
 import { ERROR_FAMILIES } from "./errors.ts";
+import { CABINET_CODES, DOCTOR_CODES, HOST_CODES } from "./findings.ts";
 import type { Meanings } from "./meaning.ts";
 import { LAUNCH_CODES, SERVING_CODES, UNSEAL_CODES } from "./reasons.ts";
 import { APPRAISAL_CODES, NOT_PROVEN_CODES, VERIFY_CODES } from "./verdicts.ts";
@@ -76,6 +77,21 @@ export const CODE_SECTIONS: readonly CodeSection[] = [
     title: "Warnings of a policy",
     seen: "`ironclaw policy check`; with `--strict` exit code 1, but for notes.",
     codes: LINT_CODES,
+  },
+  {
+    title: "Findings of `doctor`",
+    seen: "`ironclaw doctor`, in the second column. [doctor](../doctor/README.md#findings) says of each when it is ok, to look at, or wrong.",
+    codes: DOCTOR_CODES,
+  },
+  {
+    title: "Findings about a host",
+    seen: "`ironclaw doctor --host`, in the finding `host`; `ironclaw image boot` warns of what was found. [vm-images/host](../../vm-images/host/README.md#findings) says more of each.",
+    codes: HOST_CODES,
+  },
+  {
+    title: "Findings about a cabinet",
+    seen: "`ironclaw cabinet verify`; `id` with `--json`. A line that fails, or warns, says what was expected there.",
+    codes: CABINET_CODES,
   },
   {
     title: "The spawner's exit codes",

@@ -65,3 +65,63 @@ export const LOG_ACTS: Readonly<Record<string, string>> = {
   "relay all ... connections are in use": "the library keeps too many connections; the oldest idle one is ended",
   "relay linger: ...": "a connection that was cut may look like a finished one",
 };
+
+/** What to do about each line that the initrd ends a machine with (vm-images/initrd), as `STEP: DETAIL`. */
+export const INITRD_ACTS: Readonly<Record<string, string>> = {
+  "...: ...": "a module, mount or device that the line names cannot be had: is the image whole?",
+  "...: does not appear": "the kernel made no node for the verified root: boot again, and keep the console",
+  "...: name or command line": "the initrd or the command line is not one that `image build` makes: build it again",
+  "...: parameters too long": "the command line has too many words for this module: shorten the recipe's `commandLine`",
+  "/: ...": "the kernel cannot make the verified root its own: keep the console, and report it",
+  "/dev: ...": "the kernel lacks devtmpfs: is it a kernel of a recipe?",
+  "/dev/mapper/control: ...": "the kernel lacks the device mapper: is it a kernel of a recipe?",
+  "/init: ...": "the root has no spawner, or one for another processor: build the image again",
+  "/proc: ...": "the kernel lacks procfs: is it a kernel of a recipe?",
+  "/proc/cmdline: ...": "the kernel lacks procfs: is it a kernel of a recipe?",
+  "/root: ...":
+    "the root disk does not hold the file system that was measured: give the machine the `root.img` of its image",
+  "/sys: ...": "the kernel lacks sysfs: is it a kernel of a recipe?",
+  "chroot: ...": "the kernel cannot make the verified root its own: keep the console, and report it",
+  "command line: no verity=":
+    "the kernel image was started with another command line than its own: boot it by the firmware",
+  "command line: too long": "more than 4095 bytes: shorten the recipe's `commandLine`",
+  "command line: verity=": "the word is malformed, or there are two: build the image again, and pass no command line",
+  "dm-verity: create: ...": "the kernel lacks the device mapper: is it a kernel of a recipe?",
+  "dm-verity: parameters": "the word `verity=` is malformed: build the image again",
+  "dm-verity: resume: ...": "the root disk cannot be read: give the machine the `root.img` of its image",
+  "dm-verity: table: ...":
+    "the root disk is shorter than what was measured, or cannot be read: give the machine the `root.img` of its image",
+  "modules: ...": "the initrd has no folder of modules: build the image again",
+  "root disk: none with the serial root": "give the machine its root disk, a virtio disk with the serial `root`",
+};
+
+/** What to do about each line of the package's scripts (vm-images/debian); empty where there is nothing to do. */
+export const PACKAGE_ACTS: Readonly<Record<string, string>> = {
+  "... ...: expected ... or nobody, got ..., refusing":
+    "somebody else has a number that policies and reports name: give that user or group another one, or use another machine",
+  "... ...: expected ... or none, got ..., refusing":
+    "a user or group of our name has another number: take it away, if it is left over from something else",
+  "agent PCR: expected the TPM to close it, got a failure, refusing: restart the machine, then remove the package":
+    "as it says: only a restart closes the launch then",
+  "the agent of this package ...; see /usr/share/doc/ironclaw-agent/install.md":
+    "as it says: bring the cabinet, or `systemctl enable ironclaw-agent`",
+  "the agent that runs goes on until the machine restarts": "",
+};
+
+/** What to do about each warning of a command (`warning: ...` on standard error, or at the end of `cabinet list`). */
+export const WARNING_ACTS: Readonly<Record<string, string>> = {
+  "...: expected ..., got ...": "[findings about a host](#findings-about-a-host)",
+  "...: has a segment that is writable and executable: no profile lets it load": "ask the vendor for a library without",
+  "...: has text relocations: no profile lets it load":
+    "ask the vendor for a library that is built as position-independent code",
+  "...: wants an executable stack: no profile lets it load": "ask the vendor for a library without",
+  "credential ... has ended: ...": "seal the next generation",
+  "credential ... is sealed to another TPM than this machine's: it will stay sealed":
+    "seal it to this machine's EK certificate, or boot its own machine's folder",
+  "credential ... stays sealed: no release here is of a key that the root approved for it":
+    "`ironclaw keys delegate --credential` it, and sign again",
+  "no release here is for this policy (serial ..., ...): everything stays sealed":
+    "predict and sign a release for it, and put that in",
+  "release ... begins later: ...": "wait, or sign one that begins now",
+  "release ... has ended: ...": "sign the prediction again with a later end",
+};

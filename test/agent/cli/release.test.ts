@@ -2,7 +2,8 @@ import { createHash } from "node:crypto";
 import { cpSync, readFileSync, writeFileSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { parseFirmwareLog, replayFirmwareLog, resetValue } from "../../../attest/index.ts";
-import { toHex } from "../../../policy/index.ts";
+import { sha256Hex, toHex } from "../../../policy/index.ts";
+import { openSecureBootKeys, predictSecureBoot, signUki } from "../../../vm-images/secure-boot.ts";
 import { cli } from "../../support/cli.ts";
 import { type CliFixture, expectComplaint, ironclaw, makeCliFixture } from "../../support/cli-fixture.ts";
 import { typicalLog } from "../../support/firmware-log-writer.ts";
@@ -250,6 +251,27 @@ describe("the prediction of an image", () => {
     const { 13: _, ...boot } = pcrs.sha256;
     expect(JSON.parse((await predict(at("image"))).out).sha256).toEqual(boot);
     expect(JSON.parse((await predict(at("image/uki.efi"))).out).sha256).toEqual(boot);
+  });
+
+  test("I12: of a signed image it has PCR 7, and PCR 4 as Secure Boot leaves it, by folder as by cabinet; of its kernel alone there is none", async () => {
+    const keys = await openSecureBootKeys(at("keys"));
+    const uki = await signUki(readFileSync(at("image/uki.efi")), keys);
+    const pcr7 = predictSecureBoot(keys);
+    cpSync(at("image"), at("signed"), { recursive: true });
+    writeFileSync(at("signed/uki.efi"), uki);
+    const { manifest } = made.json("image/manifest.json");
+    const signed = { ...manifest, files: { "uki.efi": sha256Hex(uki) }, secureBoot: { pcr7 } };
+    writeFileSync(at("signed/manifest.json"), JSON.stringify({ stamp: "", manifest: signed }));
+    const alone = JSON.parse((await predict(at("signed"))).out);
+    const withCabinet = JSON.parse((await predict(at("signed"), "--cabinet", at("cabinet.img"))).out);
+    const unsigned = JSON.parse((await predict(at("image"))).out);
+    for (const bank of ["sha256", "sha384"] as const) {
+      const { 13: _, ...boot } = withCabinet[bank];
+      expect(alone[bank]).toEqual(boot);
+      expect(alone[bank]).toMatchObject({ ...unsigned[bank], 4: expect.any(String), 7: pcr7[bank] });
+      expect(alone[bank][4]).not.toBe(unsigned[bank][4]);
+    }
+    expectComplaint(await predict(at("signed/uki.efi")), 2, "a signed kernel image");
   });
 
   test("needs the image and not its kernel alone for the agent PCR, both documents, and not both ways to name them", async () => {
