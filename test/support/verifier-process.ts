@@ -55,7 +55,7 @@ export async function startVerifier({ folder, url }: VerifierFolder): Promise<Ve
     reload: async () => {
       log = "";
       child.kill("SIGHUP");
-      while (!/"msg":"(reloaded|kept)/.test(log)) await once(child.stderr, "data");
+      while (!/verifier: (reloaded|kept)/.test(log)) await once(child.stderr, "data");
     },
     [Symbol.asyncDispose]: async () => void (await stop()),
     get: async (path) => (await ask(path)).json(),
