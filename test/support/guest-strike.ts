@@ -27,8 +27,13 @@ export interface StrikeResult {
   readonly struck: number;
 }
 
-/** The shim's end of the pipe that the PIN comes through (SPAWNER.md). */
+/** The shim's ends of its socket, and of the pipe that the PIN comes through (SPAWNER.md). */
+const REQUEST_FD = 3;
 const PIN_FD = 4;
+/** What a shim has mapped once it has loaded its library. */
+const LIBRARY = "libsofthsm2.so";
+/** read(2), by its number and first argument, as /proc/PID/syscall has it. */
+const WAITS_FOR_REQUESTS = `0 0x${REQUEST_FD.toString(16)} `;
 const PIPE_BYTES = 1 << 16;
 /** Milliseconds; an emulated machine is slow. */
 const PATIENCE = 300_000;
@@ -48,6 +53,23 @@ function processesNamed(name: string, after: number): readonly number[] {
 }
 
 const pause = (milliseconds: number) => void Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, milliseconds);
+
+/**
+ * The shims, once they have loaded their library: until then they may not be held up. An unsealer that is there meanwhile, which waits for its
+ * word, is stopped. None when it ends before there is a shim.
+ */
+function awaitLoaded(unsealer: number, agent: number): readonly number[] {
+  const isLoaded = (pid: number) =>
+    ifThere(() => readFileSync(`/proc/${pid}/syscall`, "latin1").startsWith(WAITS_FOR_REQUESTS)) === true &&
+    ifThere(() => readFileSync(`/proc/${pid}/maps`, "latin1").includes(LIBRARY)) === true;
+  for (;;) {
+    const shims = processesNamed("shim", agent);
+    if (shims.length > 0) ifThere(() => process.kill(unsealer, "SIGSTOP"));
+    else if (commandOf(unsealer) === "") return [];
+    if (shims.length > 0 && shims.every(isLoaded)) return shims;
+    pause(2);
+  }
+}
 
 /** Stops it, and has its pipe take nothing more: whoever brings the PIN has to wait with it in hand. */
 function blockPipe(shim: number): void {
@@ -110,9 +132,8 @@ function strike({ needle, holder, victim, agent }: StrikeOrder): StrikeResult {
     const unsealer = processesNamed("unsealer", agent).find((pid) => !seen.has(pid));
     if (unsealer === undefined) continue;
     seen.add(unsealer);
-    ifThere(() => process.kill(unsealer, "SIGSTOP"));
-    const shims = processesNamed("shim", agent);
-    // also before the key of the state volume, which another run of it brings
+    // the key of the state volume is brought before there are shims, by another run of it
+    const shims = awaitLoaded(unsealer, agent);
     if (holder === "unsealer") for (const shim of shims) blockPipe(shim);
     else putBehindThis(shims);
     ifThere(() => process.kill(unsealer, "SIGCONT"));
