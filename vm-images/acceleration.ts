@@ -17,8 +17,6 @@ export interface Acceleration {
   readonly cpu: string;
   /** How many of them, at least 1. */
   readonly processors: number;
-  /** TCG's `thread`: processors take turns in one thread, or run side by side, see {@link TCG}. Default: `single`. */
-  readonly thread?: "single" | "multi";
 }
 
 /**

@@ -151,11 +151,11 @@ function machine(
   secureBoot = false,
 ): string[] {
   const paths = vmPaths(directory);
-  const { accel, cpu, processors, thread = "single" } = acceleration;
+  const { accel, cpu, processors } = acceleration;
   return [
     // Pages that are merged with another machine's tell that machine what is in them.
     ...["-nodefaults", "-no-user-config", "-machine", `q35,mem-merge=off${secureBoot ? ",smm=on" : ""}`],
-    ...["-accel", accel === "tcg" ? `tcg,thread=${thread}` : accel, "-cpu", cpu, "-smp", String(processors)],
+    ...["-accel", accel === "tcg" ? "tcg,thread=single" : accel, "-cpu", cpu, "-smp", String(processors)],
     ...(secureBoot ? ["-global", "driver=cfi.pflash01,property=secure,value=on"] : []),
     // Waking up from S3 resets the TPM and not the guest: its PCRs would start again under a machine that goes on.
     ...["-global", "ICH9-LPC.disable_s3=1", "-global", "ICH9-LPC.disable_s4=1"],

@@ -3,7 +3,6 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { openStoreFile, readLostRecord, Store } from "../../seal/index.ts";
-import { TCG } from "../../vm-images/acceleration.ts";
 import { scanFiles } from "../../vm-images/pin-scan.ts";
 import { countHalves } from "../../vm-images/story/pin-copies.ts";
 import { Progress } from "../../vm-images/story/progress.ts";
@@ -42,7 +41,6 @@ async function bootStopped(name: string): Promise<Struck> {
   const { image, machine, tpm, disks } = stage;
   const running = await startMachine({
     ...{ image, contents: machine.contents, tpmDirectory: tpm.directory, directory: join(directory, name), disks },
-    acceleration: { ...TCG, processors: 2, thread: "multi" }, // who lies in wait has to run while the others do
   });
   const console = () => readFileSync(running.vm.consoleLog, "latin1");
   // the guest's memory stays as it is when the spawner reboots

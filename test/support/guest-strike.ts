@@ -56,19 +56,18 @@ const pause = (milliseconds: number) => void Atomics.wait(new Int32Array(new Sha
 
 /**
  * The shims, once they have loaded their library: until then they may not be held up. An unsealer that is there meanwhile, which waits for its
- * word, is stopped. None when it ends before there is a shim.
+ * word, is stopped. None when it ends before that, or the time is over.
  */
-function awaitLoaded(unsealer: number, agent: number): readonly number[] {
+function awaitLoaded(unsealer: number, agent: number, end: number): readonly number[] {
   const isLoaded = (pid: number) =>
     ifThere(() => readFileSync(`/proc/${pid}/syscall`, "latin1").startsWith(WAITS_FOR_REQUESTS)) === true &&
     ifThere(() => readFileSync(`/proc/${pid}/maps`, "latin1").includes(LIBRARY)) === true;
-  for (;;) {
+  for (; performance.now() < end && commandOf(unsealer) !== ""; pause(2)) {
     const shims = processesNamed("shim", agent);
     if (shims.length > 0) ifThere(() => process.kill(unsealer, "SIGSTOP"));
-    else if (commandOf(unsealer) === "") return [];
     if (shims.length > 0 && shims.every(isLoaded)) return shims;
-    pause(2);
   }
+  return [];
 }
 
 /** Stops it, and has its pipe take nothing more: whoever brings the PIN has to wait with it in hand. */
@@ -133,7 +132,7 @@ function strike({ needle, holder, victim, agent }: StrikeOrder): StrikeResult {
     if (unsealer === undefined) continue;
     seen.add(unsealer);
     // the key of the state volume is brought before there are shims, by another run of it
-    const shims = awaitLoaded(unsealer, agent);
+    const shims = awaitLoaded(unsealer, agent, end);
     if (holder === "unsealer") for (const shim of shims) blockPipe(shim);
     else putBehindThis(shims);
     ifThere(() => process.kill(unsealer, "SIGCONT"));
