@@ -8,7 +8,7 @@ import {
   roleOf,
   unknownPart,
 } from "./configuration.ts";
-import { strangersBelow } from "./libvirt-parts.ts";
+import { strangersIn } from "./libvirt-parts.ts";
 import { pciAddress, usbId, usbPlace } from "./qemu-devices.ts";
 import { readNumber } from "./words.ts";
 import { attribute, child, type XmlElement } from "./xml.ts";
@@ -34,7 +34,7 @@ export function readDeviceElement(element: XmlElement): readonly HostItem[] {
   const read = DEVICES.get(name);
   if (read === undefined && !NEUTRAL_DEVICES.has(name)) return [{ kind: "unknown", what }];
   const rom = attribute(child(element, "rom"), "file") === undefined ? [] : [{ kind: "injected", what } as const];
-  return [...(read?.(element, what) ?? []), ...rom, ...strangersBelow(element, "devices", what)];
+  return [...(read?.(element, what) ?? []), ...rom, ...strangersIn(element, "devices", what)];
 }
 
 /** The element without its children, as a person finds it again. */

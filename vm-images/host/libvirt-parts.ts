@@ -1,4 +1,5 @@
 import { type HostItem, unknownPart } from "./configuration.ts";
+import { strangeAttributes } from "./libvirt-attributes.ts";
 import type { XmlElement } from "./xml.ts";
 
 /** Parts of a domain that give the guest nothing but processors, memory, time, a name, or a limit. */
@@ -84,16 +85,17 @@ const SEVERAL: ReadonlySet<string> = new Set(
 );
 const any: ReadonlySet<string> = new Set(ANY.split(" "));
 
-/** Everything below an element that is in no table, or stands there twice where libvirt would take one. */
-export function strangersBelow(element: XmlElement, parent: string, what: string): readonly HostItem[] {
+/** Everything of an element, and below it, that is in no table, or stands there twice where libvirt would take one. */
+export function strangersIn(element: XmlElement, parent: string, what: string): readonly HostItem[] {
   if (any.has(`${parent}/${element.name}`) || any.has(element.name)) return [];
   const words = BELOW[`${parent}/${element.name}`] ?? BELOW[element.name] ?? "";
   const known = new Set(`${words} ${parent === "devices" ? COMMON : ""}`.split(" "));
   const seen = new Set<string>();
-  return element.children.flatMap((each) => {
+  const below = element.children.flatMap((each) => {
     const again = seen.has(each.name) && !SEVERAL.has(each.name);
     seen.add(each.name);
     if (again || !known.has(each.name)) return [unknownPart(what, `<${each.name}>`)];
-    return strangersBelow(each, element.name, what);
+    return strangersIn(each, element.name, what);
   });
+  return [...strangeAttributes(element, parent, what), ...below];
 }

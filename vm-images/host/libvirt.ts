@@ -1,7 +1,8 @@
 import { ImageError } from "../errors.ts";
 import type { HostItem, HostMachine } from "./configuration.ts";
+import { strangeAttributes } from "./libvirt-attributes.ts";
 import { readDeviceElement } from "./libvirt-devices.ts";
-import { NEUTRAL, strangersBelow } from "./libvirt-parts.ts";
+import { NEUTRAL, strangersIn } from "./libvirt-parts.ts";
 import { readQemuDevices } from "./qemu.ts";
 import { attribute, child, parseXml, type XmlElement } from "./xml.ts";
 
@@ -10,7 +11,7 @@ export function readLibvirtText(text: string): HostMachine {
   const domain = parseXml(text);
   if (domain.name !== "domain")
     throw new ImageError("ERR_HOST_MALFORMED", "domain XML", { expected: "a domain", got: domain.name.slice(0, 40) });
-  const parts = domain.children.flatMap(partOf);
+  const parts = [...strangeAttributes(domain, "", "<domain>"), ...domain.children.flatMap(partOf)];
   return { source: "libvirt", items: [...parts, ...repeatsOf(domain), ...suspendOf(domain), ...mergeOf(domain)] };
 }
 
@@ -25,11 +26,11 @@ function partOf(element: XmlElement): readonly HostItem[] {
   const what = `<${element.name}>`;
   switch (element.name) {
     case "devices":
-      return element.children.flatMap(readDeviceElement);
+      return [...strangeAttributes(element, "domain", what), ...element.children.flatMap(readDeviceElement)];
     case "qemu:commandline":
       return argumentsOf(element);
     default:
-      return [...ownItems(element, what), ...strangersBelow(element, "domain", what)];
+      return [...ownItems(element, what), ...strangersIn(element, "domain", what)];
   }
 }
 
@@ -112,9 +113,12 @@ function firmwareOf(element: XmlElement): readonly HostItem[] {
 }
 
 function argumentsOf(element: XmlElement): readonly HostItem[] {
-  const args = element.children.filter(({ name }) => name === "qemu:arg").map((arg) => attribute(arg, "value") ?? "");
+  const what = "<qemu:commandline>";
+  const words = element.children.filter(({ name }) => name === "qemu:arg");
+  const args = words.map((arg) => attribute(arg, "value") ?? "");
   const environment = element.children.filter(({ name }) => name !== "qemu:arg");
   return [
+    ...[element, ...words].flatMap((each) => strangeAttributes(each, "domain", what)),
     ...readQemuDevices(args),
     ...environment.map(({ name }): HostItem => ({ kind: "unknown", what: `<${name}>` })),
   ];
