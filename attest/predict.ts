@@ -40,7 +40,7 @@ export interface BootExtend extends Readonly<Record<PcrBank, string>> {
  */
 export function predictBootExtends({ uki, secureBoot = false, phases = [] }: BootedKernel): readonly BootExtend[] {
   const image = parsePe(uki);
-  const { measured, kernel, commandLine, initrd } = readStubbedKernel(image);
+  const { measured, kernel, commandLine, initrd } = readStubbedKernel(image, secureBoot);
   return [
     extendOf(4, utf8("Calling EFI Application from Boot Option")), // EV_EFI_ACTION, no NUL
     extendOf(4, new Uint8Array(4)), // EV_SEPARATOR

@@ -14,6 +14,8 @@ interface StubRules {
   readonly unpredicted: readonly string[];
   /** It strips the command line, and makes spaces of the control characters in it. */
   readonly tidiesCommandLine: boolean;
+  /** Its boot with Secure Boot was compared, too: it vouches for the kernel then, which the firmware neither verifies nor measures. */
+  readonly comparedWithSecureBoot: boolean;
 }
 
 const MEASURED_SINCE_252 = [".linux", ".osrel", ".cmdline", ".initrd", ".splash", ".dtb"];
@@ -25,6 +27,7 @@ const STUBS: Readonly<Record<string, StubRules>> = {
     files: [],
     unpredicted: [".pcrsig", ".pcrpkey"],
     tidiesCommandLine: false,
+    comparedWithSecureBoot: true,
   },
   // Debian 13.
   257: {
@@ -32,6 +35,7 @@ const STUBS: Readonly<Record<string, StubRules>> = {
     files: [[".osrel", "os-release"]],
     unpredicted: [".ucode", ".pcrsig", ".pcrpkey", ".profile", ".dtbauto", ".hwids"],
     tidiesCommandLine: true,
+    comparedWithSecureBoot: false,
   },
 };
 
@@ -48,8 +52,8 @@ export interface StubbedKernel {
  * Look at a unified kernel image as the stub in it does.
  * @throws AttestError ERR_PE_MALFORMED, or ERR_PCR_PREDICTION for a stub or a section of which it is not known what it measures
  */
-export function readStubbedKernel(image: PeImage): StubbedKernel {
-  const rules = rulesOf(image);
+export function readStubbedKernel(image: PeImage, secureBoot = false): StubbedKernel {
+  const rules = rulesOf(image, secureBoot);
   const other = image.sections.find(({ name }) => rules.unpredicted.includes(name));
   if (other !== undefined)
     throw new AttestError("ERR_PCR_PREDICTION", `section ${other.name}`, { expected: "absent", got: "present" });
@@ -66,13 +70,14 @@ export function readStubbedKernel(image: PeImage): StubbedKernel {
   };
 }
 
-function rulesOf(image: PeImage): StubRules {
+function rulesOf(image: PeImage, secureBoot: boolean): StubRules {
   const magic = String.fromCharCode(...(readPeSection(image, ".sdmagic")?.subarray(0, 64) ?? []));
   const version = /^#### LoaderInfo: systemd-stub (\d+)/.exec(magic)?.[1];
   const rules = version === undefined ? undefined : STUBS[version];
-  if (rules !== undefined) return rules;
-  throw new AttestError("ERR_PCR_PREDICTION", "systemd-stub", {
-    expected: `version ${Object.keys(STUBS).join(" or ")}`,
+  if (rules !== undefined && (rules.comparedWithSecureBoot || !secureBoot)) return rules;
+  const compared = Object.keys(STUBS).filter((each) => STUBS[each]?.comparedWithSecureBoot || !secureBoot);
+  throw new AttestError("ERR_PCR_PREDICTION", secureBoot ? "systemd-stub with Secure Boot" : "systemd-stub", {
+    expected: `version ${compared.join(" or ")}`,
     got: version ?? "no version",
   });
 }

@@ -8,7 +8,7 @@ import { GuestTree, requireGuestFile } from "./guest-tree.ts";
 import { PROGRAMS } from "./pin-module.ts";
 
 /** What a release says about a system that the package is installed on. */
-export interface InstalledSystem extends Omit<BuiltImage, "variant"> {
+export interface InstalledSystem extends Omit<BuiltImage, "variant" | "secureBoot"> {
   readonly variant: "installed";
   readonly phases: readonly BootPhase[];
 }
@@ -43,7 +43,7 @@ export async function readInstalledSystem({ root, uki, phases }: InstalledPlaces
   ];
   return {
     ...{ id: sha256Hex(parts.join("\n")), variant: "installed", phases },
-    ...{ uki: new Uint8Array(kernel), secureBoot: null, config, shim, treeDirectory: root },
+    ...{ uki: new Uint8Array(kernel), config, shim, treeDirectory: root },
   };
 }
 

@@ -5,7 +5,7 @@ import { expectedLaunchEvents } from "../launch/expected-events.ts";
 import { type PredictedImage, predictRelease, type ReleasePrediction } from "../launch/prediction.ts";
 
 /** An image, or a system that the package was installed on. */
-type PredictedSystem = PredictedImage & Pick<BuiltImage, "config" | "shim">;
+export type PredictedSystem = PredictedImage & Pick<BuiltImage, "config" | "shim">;
 
 /** What a cabinet brings that is measured before anything in it is acted on. */
 export interface MeasuredDocuments {

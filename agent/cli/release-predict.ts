@@ -1,10 +1,16 @@
-import { bootPhases, firmwareReferencePcrs, firmwareReferenceValues, predictBootExtends } from "../../attest/index.ts";
-import { type BuiltImage, readBuiltImage } from "../../vm-images/built-image.ts";
-import { type InstalledSystem, readInstalledSystem, readPhases } from "../../vm-images/installed-system.ts";
+import {
+  bootPhases,
+  firmwareReferencePcrs,
+  firmwareReferenceValues,
+  parsePe,
+  predictBootExtends,
+} from "../../attest/index.ts";
+import { readBuiltImage } from "../../vm-images/built-image.ts";
+import { readInstalledSystem, readPhases } from "../../vm-images/installed-system.ts";
 import { parseConfig } from "../config.ts";
 import { type Command, type CommandInput, UsageError } from "./command.ts";
 import { readInput, writeOutput } from "./files.ts";
-import { predictImage } from "./image-prediction.ts";
+import { type PredictedSystem, predictImage } from "./image-prediction.ts";
 import { renderJson } from "./output.ts";
 import type { Prediction } from "./prediction.ts";
 
@@ -23,6 +29,11 @@ export const command: Command = {
       type: "string",
       value: "LIST",
       help: `with --installed: boot phases that systemd measures, of ${bootPhases.join(",")} (default sysinit,ready)`,
+    },
+    "secure-boot": {
+      type: "string",
+      value: "on|off",
+      help: "with --installed and a signed kernel image: whether its firmware verifies it",
     },
     anchors: { type: "string", value: "FILE", help: "trust anchors of the cabinet", required: true },
     policy: { type: "string", value: "FILE", help: "policy of the cabinet", required: true },
@@ -66,10 +77,15 @@ export const command: Command = {
   },
 };
 
-async function readSystem(input: CommandInput): Promise<BuiltImage | InstalledSystem> {
+type NamedSystem = PredictedSystem & Pick<Prediction["image"], "id" | "variant">;
+
+/** Options that only say how an installed system boots. */
+const OF_INSTALLED = ["installed", "uki", "phases", "secure-boot"] as const;
+
+async function readSystem(input: CommandInput): Promise<NamedSystem> {
   const [image, root, uki] = [input.optional("image"), input.optional("installed"), input.optional("uki")];
   const list = input.optional("phases");
-  if (image !== undefined && root === undefined && uki === undefined && list === undefined)
+  if (image !== undefined && OF_INSTALLED.every((name) => input.optional(name) === undefined))
     return readBuiltImage(image);
   if (image !== undefined || root === undefined || uki === undefined)
     throw new UsageError("what is booted", { expected: "--image, or --installed with --uki", got: "neither or both" });
@@ -78,8 +94,26 @@ async function readSystem(input: CommandInput): Promise<BuiltImage | InstalledSy
     throw new UsageError("--phases", { expected: `of ${bootPhases.join(",")}, in this order`, got: list ?? "" });
   const system = await readInstalledSystem({ root, uki, phases });
   // A report of an agent that takes itself for an image's could be signed as one.
-  if (parseConfig(system.config).system === "installed") return system;
+  if (parseConfig(system.config).system === "installed")
+    return { ...system, secureBoot: isVerified(input, system.uki) ? { pcr7: null } : null };
   throw new UsageError("--installed", { expected: "a configuration with `system`: installed", got: "an image's" });
+}
+
+/**
+ * With Secure Boot the stub vouches for the kernel in it, and PCR 4 has one event less. A signature alone does not say that anybody looks
+ * at it, so a person has to.
+ */
+function isVerified(input: CommandInput, uki: Uint8Array): boolean {
+  const said = input.optional("secure-boot") === undefined ? null : input.choice("secure-boot", ["on", "off"]);
+  const signed = parsePe(uki).certificateSize > 0;
+  const got = `a kernel image ${signed ? "with" : "without"} a signature`;
+  if (signed && said === null) {
+    const hint = "`mokutil --sb-state` on the machine says which; verifiers compare PCR 7 only with --firmware-log";
+    throw new UsageError("--secure-boot", { expected: "on or off", got: `${got}, and neither`, hint });
+  }
+  if (!signed && said === "on")
+    throw new UsageError("--secure-boot on", { expected: "a kernel image that the firmware would start", got });
+  return said === "on";
 }
 
 async function readFirmware(input: CommandInput): Promise<ReturnType<typeof firmwareReferenceValues>> {

@@ -12,8 +12,8 @@ export type ReleasePrediction = Pick<Release, "pcrs" | "events">;
 
 export interface PredictedImage {
   readonly uki: Uint8Array;
-  /** For an image that is signed: PCR 7 of a machine whose firmware verifies it. Verifiers then compare that one too. */
-  readonly secureBoot: { readonly pcr7: Readonly<Record<PcrBank, string>> } | null;
+  /** For one that is signed: PCR 7 of a machine whose firmware verifies it, where it is known. Verifiers then compare that one too. */
+  readonly secureBoot: { readonly pcr7: Readonly<Record<PcrBank, string>> | null } | null;
   /** How far a system with systemd has come; none in our own images. */
   readonly phases?: readonly BootPhase[];
 }
@@ -21,7 +21,7 @@ export interface PredictedImage {
 /** What the boot of an image leaves in PCRs 4, 9, 11 and 12, and in 7 if it is signed. */
 export function predictBoot({ uki, secureBoot, phases = [] }: PredictedImage): Release["pcrs"] {
   const boot = predictBootPcrs({ uki, secureBoot: secureBoot !== null, phases });
-  if (secureBoot === null) return boot;
+  if (secureBoot === null || secureBoot.pcr7 === null) return boot;
   const { sha256, sha384 } = secureBoot.pcr7;
   return { sha256: { ...boot.sha256, 7: sha256 }, sha384: { ...boot.sha384, 7: sha384 } };
 }

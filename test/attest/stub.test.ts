@@ -71,6 +71,13 @@ describe("systemd's stub in a kernel image", () => {
     });
   });
 
+  it("vouches for its kernel with Secure Boot, and of version 257 no such boot was compared", () => {
+    const predict = (version: string) =>
+      predictBootExtends({ uki: peImage(sections(version)), secureBoot: true }).filter(({ pcr }) => pcr === 4);
+    expect(predict("252")).toHaveLength(3);
+    expect(() => predict("257")).toThrow("systemd-stub with Secure Boot: expected version 252, got 257");
+  });
+
   it("that says no version is not predicted", () => {
     const silent = sections("257").filter(([name]) => name !== ".sdmagic");
     expect(refusal(silent)).toMatchObject({ code: "ERR_PCR_PREDICTION", got: "no version" });

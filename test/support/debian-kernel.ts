@@ -23,20 +23,19 @@ for place in dev proc sys; do busybox mount --move /$place /root/$place; done
 exec busybox switch_root /root /lib/systemd/systemd
 `;
 
-const COMMAND_LINE = [...MACHINE_WORDS, "systemd.show_status=0"].join(" ");
+export const COMMAND_LINE = [...MACHINE_WORDS, "systemd.show_status=0"].join(" ");
 const STUB = "usr/lib/systemd/boot/efi/linuxx64.efi.stub";
 
-export interface DebianKernel {
-  readonly uki: Uint8Array;
-  readonly modules: string;
-  readonly release: string;
-}
-
-interface KernelParts {
+export interface KernelParts {
   readonly release: string;
   /** Path of the file. */
   readonly kernel: string;
   readonly initrd: Uint8Array;
+}
+
+export interface DebianKernel extends KernelParts {
+  readonly uki: Uint8Array;
+  readonly modules: string;
 }
 
 export async function debianKernel(suite: DebianSuite): Promise<DebianKernel> {
@@ -45,7 +44,7 @@ export async function debianKernel(suite: DebianSuite): Promise<DebianKernel> {
   const release = file.replace("vmlinuz-", "");
   const parts = { release, kernel: join(tree, "boot", file), initrd: await initrd(suite, tree) };
   const uki = suite === "bookworm" ? await byObjcopy(suite, parts) : await byUkify(suite, parts);
-  return { uki, modules: join(tree, "usr/lib/modules"), release };
+  return { ...parts, uki, modules: join(tree, "usr/lib/modules") };
 }
 
 async function initrd(suite: DebianSuite, kernelTree: string): Promise<Uint8Array> {

@@ -11,7 +11,7 @@ import { type Machine, provisionMachine } from "../../vm-images/story/machine.ts
 import { PLACES } from "../../vm-images/story/story.ts";
 import { startSwtpm, type TpmState } from "../../vm-images/swtpm.ts";
 import { runTool } from "../../vm-images/tool.ts";
-import { debianKernel } from "./debian-kernel.ts";
+import { type DebianKernel, debianKernel } from "./debian-kernel.ts";
 import type { DebianSuite } from "./debian-release.ts";
 import { debianRoot } from "./debian-root.ts";
 import { DevShell } from "./dev-shell.ts";
@@ -31,6 +31,7 @@ export interface DebianMachine {
   readonly directory: string;
   readonly tpm: TpmState;
   readonly machine: Machine;
+  readonly kernel: DebianKernel;
 }
 
 /** @param directory an empty one with a short path */
@@ -73,7 +74,7 @@ export async function debianMachine(directory: string, suite: DebianSuite): Prom
   await copyFile(built.path, join(root.tree, PACKAGE));
   await writeFile(join(root.tree, CABINET), encodeCabinet(machine.contents));
   await root.build(join(directory, "root.img"));
-  return { directory, tpm, machine };
+  return { directory, tpm, machine, kernel };
 }
 
 export interface RunningDebian extends DebianMachine, AsyncDisposable {

@@ -91,6 +91,34 @@ describe("a prediction", () => {
     expect(JSON.parse((await predict("--uki", uki)).out).image.id).not.toBe(prediction.image.id);
   });
 
+  test("I2, I12: of a signed kernel image is the one that its firmware makes of it, and nobody guesses whether the signature counts", async () => {
+    cpSync(at("image/tree"), at("signed"), { recursive: true });
+    const path = at("signed/etc/ironclaw/agent.json");
+    writeFileSync(path, JSON.stringify({ ...JSON.parse(readFileSync(path, "utf8")), system: "installed" }));
+    const unsigned = readFileSync(at("image/uki.efi"));
+    writeFileSync(at("signed.efi"), await signUki(unsigned, await openSecureBootKeys(at("secure-boot"))));
+    const line = [...made.lineOf("release predict").slice(4), "--installed", at("signed"), "--uki"];
+    const predict = (uki: string, ...more: readonly string[]) => cli(["release", "predict", ...line, at(uki), ...more]);
+
+    const silent = await predict("signed.efi");
+    expectComplaint(silent, 2, "--secure-boot: expected on or off");
+    expect(silent.err).toContain("mokutil --sb-state");
+    const [image, off, on] = [
+      made.json("prediction.json"),
+      JSON.parse((await predict("signed.efi", "--secure-boot", "off", "--phases", "")).out),
+      JSON.parse((await predict("signed.efi", "--secure-boot", "on", "--phases", "")).out),
+    ];
+    // The signature is not part of what is hashed. What the firmware verified itself it measures; the stub's word for the kernel it does not.
+    expect(off.boot).toEqual(image.boot);
+    const kernel = image.boot.findLastIndex(({ pcr }: { pcr: number }) => pcr === 4);
+    expect(on.boot).toEqual(image.boot.toSpliced(kernel, 1));
+    expect(on.pcrs.sha256["7"], "whose keys the firmware has, nobody here knows").toBeUndefined();
+
+    expectComplaint(await predict("image/uki.efi", "--secure-boot", "on"), 2, "without a signature");
+    expectComplaint(await predict("signed.efi", "--secure-boot", "maybe"), 2, "expected on or off");
+    expectComplaint(await cli([...predictTo("x.json"), "--secure-boot", "on"]), 2, "what is booted");
+  });
+
   test("I9: with a machine's firmware log it holds its firmware PCRs in both banks, and a release keeps them", async () => {
     writeFileSync(at("firmware.log"), typicalLog());
     const log = parseFirmwareLog(typicalLog());
