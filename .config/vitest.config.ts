@@ -59,7 +59,7 @@ const moreMachines = ["disks", "drills", "image-disks", "own-module", "package",
 /** Faults at every place: `npm run faults` tries all of them, the other runs some. */
 const faults = ["test/faults/*.test.ts"];
 /** Minutes each, and outside `npm test`: `npm run campaign`. */
-const campaignMachines = ["crash", "drills-fleet", "drills-restart", "images-demo", "kernel", "systemd-trixie"];
+const campaignMachines = ["crash", "drills-fleet", "drills-restart", "grub", "images-demo", "kernel", "systemd-trixie"];
 const campaign = ["test/bench/whole.test.ts", "test/soak/machine.test.ts"];
 const e2e = (names: readonly string[]) => names.map((name) => `test/e2e/${name}.test.ts`);
 

@@ -46,6 +46,7 @@ export * from "./measured-claims.ts";
 export * from "./not-proven.ts";
 export * from "./pe.ts";
 export * from "./predict.ts";
+export * from "./predict-behind-loader.ts";
 export * from "./predict-secure-boot.ts";
 export * from "./reason.ts";
 export * from "./tpm.ts";

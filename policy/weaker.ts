@@ -6,7 +6,7 @@ export const WEAKER_GUARANTEES = [
   {
     name: "boot-not-measured",
     loss: "kernel, initrd or command line are in no PCR that a release binds",
-    fix: "boot a unified kernel image through systemd-stub on firmware that measures",
+    fix: "boot a unified kernel image through systemd-stub on firmware that measures, straight or by `chainloader` of GRUB",
   },
   {
     name: "root-not-verified",

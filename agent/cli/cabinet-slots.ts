@@ -174,10 +174,15 @@ function withFile<T>(path: string, use: (read: (offset: number, length: number) 
       return bytes.subarray(0, readSync(opened, bytes, 0, length, offset));
     });
   } catch (cause) {
-    if (!(cause instanceof Error && "syscall" in cause)) throw cause;
-    const fields = { expected: "a readable file", got: reasonOf(cause), cause };
-    throw new AgentError("ERR_ENVIRONMENT", `cabinet ${path}`, fields);
+    throw cabinetFailure(path, cause);
   } finally {
     if (fd !== undefined) closeSync(fd);
   }
+}
+
+/** What the system has against a cabinet, as AgentError ERR_ENVIRONMENT; anything else as it is. */
+export function cabinetFailure(path: string, cause: unknown): unknown {
+  if (!(cause instanceof Error && "syscall" in cause)) return cause;
+  const fields = { expected: "a readable file", got: reasonOf(cause), cause };
+  return new AgentError("ERR_ENVIRONMENT", `cabinet ${path}`, fields);
 }

@@ -50,6 +50,7 @@ import {
   weakerFindings,
 } from "../doctor/index.ts";
 import { type ReadInputs, readInputs } from "../launch/inputs.ts";
+import { cabinetFailure } from "./cabinet-slots.ts";
 import type { CommandInput } from "./command.ts";
 import { readInput, readText } from "./files.ts";
 
@@ -74,7 +75,8 @@ export function systemLooks(): readonly Look[] {
 export async function configLooks(path: string): Promise<readonly Look[]> {
   const files = openFiles();
   const config = parseConfig(await readInput(path, "configuration"));
-  const firmware = readFirmwareLog(files, config.firmwareLog);
+  // A launch puts the kernel's own where the configuration says; before one there is only the kernel's.
+  const firmware = readFirmwareLog(files, files.exists(config.firmwareLog) ? config.firmwareLog : FIRMWARE_LOG);
   const documents = documentsOf(config.cabinet, config.store ?? undefined);
   const lacks = async () => (await documents().catch(() => null))?.inputs.partial.policy?.sandbox.lacks ?? null;
   const agent = agentProcess(files, path);
@@ -187,15 +189,19 @@ function documentsOf(cabinet: string, store: string | undefined): () => Promise<
 
 async function readDocuments(path: string, storePath: string | undefined): Promise<Documents> {
   const store = storeOf(storePath);
-  const bytes = openSync(path, "r");
+  let file: number | undefined;
   try {
+    const bytes = openSync(path, "r");
+    file = bytes;
     const cabinet = openCabinet((offset, length) => {
       const found = new Uint8Array(length);
       return found.subarray(0, readSync(bytes, found, 0, length, offset));
     });
     return { inputs: await readInputs(cabinet, store), store };
+  } catch (cause) {
+    throw cabinetFailure(path, cause);
   } finally {
-    closeSync(bytes);
+    if (file !== undefined) closeSync(file);
   }
 }
 

@@ -2,12 +2,14 @@ import {
   bootPhases,
   firmwareReferencePcrs,
   firmwareReferenceValues,
+  type LoaderBoot,
+  parseFirmwareLog,
   parsePe,
-  predictBootExtends,
 } from "../../attest/index.ts";
 import { readBuiltImage } from "../../vm-images/built-image.ts";
 import { readInstalledSystem, readPhases } from "../../vm-images/installed-system.ts";
 import { parseConfig } from "../config.ts";
+import { bootExtends } from "../launch/prediction.ts";
 import { type Command, type CommandInput, UsageError } from "./command.ts";
 import { readInput, writeOutput } from "./files.ts";
 import { type PredictedSystem, predictImage } from "./image-prediction.ts";
@@ -35,6 +37,16 @@ export const command: Command = {
       value: "on|off",
       help: "with --installed and a signed kernel image: whether its firmware verifies it",
     },
+    "boot-log": {
+      type: "string",
+      value: "FILE",
+      help: "with --installed, where a boot loader starts the kernel image: firmware event log of such a boot of this machine",
+    },
+    "booted-uki": {
+      type: "string",
+      value: "FILE",
+      help: "with --boot-log: the kernel image of that boot, if it was another one than --uki",
+    },
     anchors: { type: "string", value: "FILE", help: "trust anchors of the cabinet", required: true },
     policy: { type: "string", value: "FILE", help: "policy of the cabinet", required: true },
     "firmware-log": {
@@ -52,6 +64,7 @@ export const command: Command = {
   examples: [
     "ironclaw release predict --image build/image/demo --anchors anchors.json --policy policy.json --out prediction.json",
     "ironclaw release predict --installed / --uki /boot/efi/EFI/Linux/debian.efi --anchors anchors.json --policy policy.json --out prediction.json",
+    "ironclaw release predict --installed / --uki /boot/debian.efi --boot-log /run/ironclaw/firmware-event-log --anchors anchors.json --policy policy.json --out prediction.json",
     "ironclaw release predict --image build/image/demo --anchors anchors.json --policy policy.json --firmware-log report/firmware-log.bin --firmware-pcrs 0,2,7 --out prediction.json",
   ],
   run: async (input, io) => {
@@ -67,7 +80,7 @@ export const command: Command = {
         sha256: { ...pcrs.sha256, ...firmware.sha256 },
         sha384: { ...pcrs.sha384, ...firmware.sha384 },
       },
-      boot: [...predictBootExtends({ ...image, secureBoot: image.secureBoot !== null })],
+      boot: [...bootExtends(image)],
       events,
     };
     const out = input.optional("out");
@@ -80,7 +93,7 @@ export const command: Command = {
 type NamedSystem = PredictedSystem & Pick<Prediction["image"], "id" | "variant">;
 
 /** Options that only say how an installed system boots. */
-const OF_INSTALLED = ["installed", "uki", "phases", "secure-boot"] as const;
+const OF_INSTALLED = ["installed", "uki", "phases", "secure-boot", "boot-log", "booted-uki"] as const;
 
 async function readSystem(input: CommandInput): Promise<NamedSystem> {
   const [image, root, uki] = [input.optional("image"), input.optional("installed"), input.optional("uki")];
@@ -95,7 +108,11 @@ async function readSystem(input: CommandInput): Promise<NamedSystem> {
   const system = await readInstalledSystem({ root, uki, phases });
   // A report of an agent that takes itself for an image's could be signed as one.
   if (parseConfig(system.config).system === "installed")
-    return { ...system, secureBoot: isVerified(input, system.uki) ? { pcr7: null } : null };
+    return {
+      ...system,
+      ...(await readLoader(input, system.uki)),
+      secureBoot: isVerified(input, system.uki) ? { pcr7: null } : null,
+    };
   throw new UsageError("--installed", { expected: "a configuration with `system`: installed", got: "an image's" });
 }
 
@@ -114,6 +131,18 @@ function isVerified(input: CommandInput, uki: Uint8Array): boolean {
   if (!signed && said === "on")
     throw new UsageError("--secure-boot on", { expected: "a kernel image that the firmware would start", got });
   return said === "on";
+}
+
+async function readLoader(input: CommandInput, uki: Uint8Array): Promise<{ readonly loader?: LoaderBoot }> {
+  const [log, booted] = [input.optional("boot-log"), input.optional("booted-uki")];
+  if (log === undefined && booted === undefined) return {};
+  if (log === undefined) throw new UsageError("--booted-uki", { expected: "--boot-log too", got: "none" });
+  return {
+    loader: {
+      log: parseFirmwareLog(await readInput(log, "firmware log")),
+      uki: booted === undefined ? uki : await readInput(booted, "kernel image"),
+    },
+  };
 }
 
 async function readFirmware(input: CommandInput): Promise<ReturnType<typeof firmwareReferenceValues>> {

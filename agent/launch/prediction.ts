@@ -1,9 +1,13 @@
 import {
+  type BootExtend,
   type BootPhase,
+  foldBootExtends,
   type LaunchEvent,
+  type LoaderBoot,
   type PcrBank,
   predictAgentPcr,
-  predictBootPcrs,
+  predictBehindLoader,
+  predictBootExtends,
 } from "../../attest/index.ts";
 import { AGENT_PCR, type Release, toHex } from "../../policy/index.ts";
 
@@ -16,11 +20,20 @@ export interface PredictedImage {
   readonly secureBoot: { readonly pcr7: Readonly<Record<PcrBank, string>> | null } | null;
   /** How far a system with systemd has come; none in our own images. */
   readonly phases?: readonly BootPhase[];
+  /** A boot of the same machine, where a boot loader starts the image and not its firmware. */
+  readonly loader?: LoaderBoot;
+}
+
+/** Every extend of its boot, in their order. */
+export function bootExtends({ uki, secureBoot, phases = [], loader }: PredictedImage): readonly BootExtend[] {
+  const kernel = { uki, secureBoot: secureBoot !== null, phases };
+  return loader === undefined ? predictBootExtends(kernel) : predictBehindLoader(loader, kernel);
 }
 
 /** What the boot of an image leaves in PCRs 4, 9, 11 and 12, and in 7 if it is signed. */
-export function predictBoot({ uki, secureBoot, phases = [] }: PredictedImage): Release["pcrs"] {
-  const boot = predictBootPcrs({ uki, secureBoot: secureBoot !== null, phases });
+export function predictBoot(image: PredictedImage): Release["pcrs"] {
+  const boot = foldBootExtends(bootExtends(image));
+  const { secureBoot } = image;
   if (secureBoot === null || secureBoot.pcr7 === null) return boot;
   const { sha256, sha384 } = secureBoot.pcr7;
   return { sha256: { ...boot.sha256, 7: sha256 }, sha384: { ...boot.sha384, 7: sha384 } };

@@ -2,7 +2,7 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { utf8 } from "../../policy/index.ts";
 import { buildEsp } from "../../vm-images/esp.ts";
-import { COMMAND_LINE, type DebianKernel } from "./debian-kernel.ts";
+import type { DebianKernel } from "./debian-kernel.ts";
 import { type DebianSuite, debianTree } from "./debian-release.ts";
 
 // The way of an ordinary Debian: firmware, shim, GRUB, and a menu in /boot, which lies on the same disk here. Both loaders are the release's signed ones.
@@ -21,8 +21,8 @@ export interface GrubDisk {
 
 /** What grub-mkconfig makes of a kernel, and the entry that agent/docs/install.md adds. */
 export const MENU = {
-  linux: ({ release }: DebianKernel) =>
-    `  linux /boot/vmlinuz-${release} ${COMMAND_LINE}\n  initrd /boot/initrd.img-${release}\n`,
+  linux: ({ release, commandLine }: DebianKernel) =>
+    `  linux /boot/vmlinuz-${release} ${commandLine}\n  initrd /boot/initrd.img-${release}\n`,
   chainloader: "  chainloader /boot/debian.efi\n",
 } as const;
 

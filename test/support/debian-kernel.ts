@@ -23,14 +23,15 @@ for place in dev proc sys; do busybox mount --move /$place /root/$place; done
 exec busybox switch_root /root /lib/systemd/systemd
 `;
 
-export const COMMAND_LINE = [...MACHINE_WORDS, "systemd.show_status=0"].join(" ");
+const COMMAND_LINE = [...MACHINE_WORDS, "systemd.show_status=0"];
 const STUB = "usr/lib/systemd/boot/efi/linuxx64.efi.stub";
 
-export interface KernelParts {
+interface KernelParts {
   readonly release: string;
   /** Path of the file. */
   readonly kernel: string;
   readonly initrd: Uint8Array;
+  readonly commandLine: string;
 }
 
 export interface DebianKernel extends KernelParts {
@@ -38,11 +39,13 @@ export interface DebianKernel extends KernelParts {
   readonly modules: string;
 }
 
-export async function debianKernel(suite: DebianSuite): Promise<DebianKernel> {
+/** @param more words behind those that every machine here has */
+export async function debianKernel(suite: DebianSuite, more: readonly string[] = []): Promise<DebianKernel> {
   const tree = await debianTree(suite, "kernel");
   const [file = ""] = await listFiles(join(tree, "boot"), (name) => name.startsWith("vmlinuz-"));
   const release = file.replace("vmlinuz-", "");
-  const parts = { release, kernel: join(tree, "boot", file), initrd: await initrd(suite, tree) };
+  const commandLine = [...COMMAND_LINE, ...more].join(" ");
+  const parts = { release, kernel: join(tree, "boot", file), initrd: await initrd(suite, tree), commandLine };
   const uki = suite === "bookworm" ? await byObjcopy(suite, parts) : await byUkify(suite, parts);
   return { ...parts, uki, modules: join(tree, "usr/lib/modules") };
 }
@@ -61,23 +64,25 @@ async function initrd(suite: DebianSuite, kernelTree: string): Promise<Uint8Arra
 }
 
 /** As `dracut --uefi` does. */
-async function byObjcopy(suite: DebianSuite, { release, kernel, initrd }: KernelParts): Promise<Uint8Array> {
+async function byObjcopy(
+  suite: DebianSuite,
+  { release, kernel, initrd, commandLine }: KernelParts,
+): Promise<Uint8Array> {
   return buildUki({
     stub: await readFile(join(await debianTree(suite, "stub"), STUB)),
     osRelease: await readFile(join(await debianTree(suite), "usr/lib/os-release"), "utf8"),
-    commandLine: COMMAND_LINE,
-    ...{ release, kernel: await readFile(kernel), initrd },
+    ...{ commandLine, release, kernel: await readFile(kernel), initrd },
   });
 }
 
 /** The release's own ukify, run by its own Python in its own root, from a command line's file as people write it. */
-async function byUkify(suite: DebianSuite, { release, kernel, initrd }: KernelParts): Promise<Uint8Array> {
+async function byUkify(suite: DebianSuite, { release, kernel, initrd, commandLine }: KernelParts): Promise<Uint8Array> {
   const work = await mkdtemp(join(tmpdir(), "ukify-"));
   try {
     await copyFile(kernel, join(work, "linux"));
     await copyFile(join(await debianTree(suite, "stub"), STUB), join(work, "stub"));
     await writeFile(join(work, "initrd"), initrd);
-    await writeFile(join(work, "cmdline"), `${COMMAND_LINE}\n`);
+    await writeFile(join(work, "cmdline"), `${commandLine}\n`);
     const inputs = ["linux", "initrd", "stub"].map((name) => `--${name}=/tmp/${name}`);
     const texts = ["--cmdline=@/tmp/cmdline", "--os-release=@/usr/lib/os-release", `--uname=${release}`];
     await asRoot([

@@ -1,7 +1,7 @@
-import { createPublicKey, randomBytes, verify } from "node:crypto";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { randomBytes } from "node:crypto";
+import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join, resolve } from "node:path";
+import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import {
@@ -12,70 +12,23 @@ import {
   parseEvidence,
   verifyEvidence,
 } from "../../attest/index.ts";
-import { parseAnchors, sha256, verifyRelease } from "../../policy/index.ts";
+import { parseAnchors, verifyRelease } from "../../policy/index.ts";
 import { enrol } from "../../vm-images/enrol.ts";
 import { DEMO_APPRAISAL, endorse } from "../../vm-images/story/verifier.ts";
-import {
-  bootDebian,
-  type DebianMachine,
-  debianMachine,
-  PACKAGE,
-  type RunningDebian,
-  SIGNER_UNIT,
-} from "./debian-machine.ts";
+import { bootDebian, type DebianMachine, debianMachine, type RunningDebian, SIGNER_UNIT } from "./debian-machine.ts";
+import { expectServed, GUIDE, install, pcr, SIGNER, sign, stateOf, typeLines } from "./debian-operator.ts";
 import { DEBIAN, type DebianSuite } from "./debian-release.ts";
 
 // One Debian, two boots: the package is installed in the first one, and taken away in the second. What is told of each release is the same.
 
-const PROXY = "/usr/lib/x86_64-linux-gnu/p11-kit-proxy.so";
 const RESET = { sha256: "0".repeat(64), sha384: "0".repeat(96) };
 const WEAKER_ON_DEBIAN = [
   ...["root-not-verified", "memory-not-wiped", "memory-readable", "processes-traceable", "kernel-replaceable"],
   "core-dumps",
 ];
-const GUIDE = readFileSync(resolve(import.meta.dirname, "../../agent/docs/install.md"), "utf8");
-
-const pcr = async ({ shell }: RunningDebian, bank: "sha256" | "sha384", index: number) =>
-  (await shell.output(`cat /sys/class/tpm/tpm0/pcr-${bank}/${index}`)).trim().toLowerCase();
 
 const isActive = async ({ shell }: RunningDebian, unit: string) =>
   (await shell.run(`systemctl is-active ${unit}`)).output.trim();
-
-/** What a stock client does, as a unit of this name and this user, with nothing in its environment. */
-async function sign({ shell, machine }: RunningDebian, who: { readonly uid: number; readonly unit: string }) {
-  const document = randomBytes(40);
-  await shell.put("/tmp/digest", sha256(document));
-  const client = `pkcs11-tool --module ${PROXY} --token-label signing --sign --mechanism ECDSA --input-file /tmp/digest`;
-  const files = "-p StandardOutput=truncate:/tmp/signature -p StandardError=truncate:/tmp/complaint";
-  // A one-shot unit is waited for; other ways of waiting want a message bus.
-  const { code } = await shell.run(
-    `systemd-run --quiet --collect --unit=${who.unit} --uid=${who.uid} -p Type=oneshot ${files} ${client}`,
-  );
-  const signature = Buffer.from(await shell.output("base64 -w0 /tmp/signature"), "base64");
-  const spki = machine.token.keys["release-ec"];
-  if (spki === undefined) throw new Error("no key");
-  const key = createPublicKey({ key: Buffer.from(spki), format: "der", type: "spki" });
-  const isGood = signature.length > 0 && verify("sha256", document, { key, dsaEncoding: "ieee-p1363" }, signature);
-  const why = await shell.run("cat /tmp/complaint; journalctl -b -o cat -u ironclaw-agent -u ironclaw-cap | tail -12");
-  return { code, isGood, why: why.output };
-}
-
-const SIGNER = { uid: 2001, unit: SIGNER_UNIT };
-
-async function expectServed(running: RunningDebian): Promise<void> {
-  const { code, isGood, why } = await sign(running, SIGNER);
-  expect({ code, isGood }, why).toEqual({ code: 0, isGood: true });
-}
-
-async function stateOf({ control }: RunningDebian, wanted: readonly string[]) {
-  for (let tries = 0; tries < 120; tries++) {
-    const answer = await control.status(3000).catch(() => null);
-    const state = String(answer?.["state"]);
-    if (wanted.includes(state)) return { state, reasons: JSON.stringify(answer?.["reasons"]) };
-    await sleep(500);
-  }
-  throw new Error(`the agent was never ${wanted.join(" or ")}`);
-}
 
 /** What agent/docs/install.md calls weaker, doctor says on the machine, and nothing worse. */
 async function expectWeakerSaid({ shell }: RunningDebian): Promise<void> {
@@ -181,23 +134,6 @@ async function installAndServe(running: RunningDebian, suite: DebianSuite): Prom
   );
   const exit = await Promise.race([running.vm.exited, sleep(120_000)]);
   expect(exit, "the machine started again (this one ends instead)").toMatchObject({ code: 0 });
-}
-
-/** Lines that agent/docs/install.md has an administrator type, as they stand there. */
-async function typeLines({ shell }: RunningDebian, ...beginnings: readonly string[]): Promise<void> {
-  const lines = GUIDE.split("\n").map((line) => line.trim());
-  for (const beginning of beginnings) {
-    const line = lines.find((each) => each.startsWith(beginning));
-    expect(line, `install.md: ${beginning}`).toBeDefined();
-    await shell.output(line ?? "");
-  }
-}
-
-/** What the package says last. */
-async function install({ shell }: RunningDebian): Promise<string> {
-  const { code, output } = await shell.run(`dpkg -i ${PACKAGE}`);
-  expect(code, output).toBe(0);
-  return output;
 }
 
 async function upgrade(running: RunningDebian): Promise<void> {
