@@ -1,4 +1,4 @@
-import { copyFile, link, mkdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
+import { copyFile, link, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { join, relative, resolve } from "node:path";
 import { bundleWithPackages } from "./bundle.ts";
 import { sha256File } from "./digest.ts";
@@ -8,6 +8,7 @@ import { imageDigest, rootDigest, toolVersions } from "./inputs.ts";
 import { type Inventory, inventoryOf, rootOrigins } from "./inventory.ts";
 import { buildKernelImage, kernelCommandLine } from "./kernel-image.ts";
 import { readLock, recipeLock } from "./lock.ts";
+import { makeDirectory } from "./make-directory.ts";
 import { describeImage, type ImageManifest } from "./manifest.ts";
 import { buildNative, NATIVE_PARTS } from "./native.ts";
 import { stripNode } from "./node.ts";
@@ -82,7 +83,7 @@ export async function buildImage(options: BuildOptions): Promise<Image> {
   if (known?.stamp === stamp) return imageAt(outDirectory, known.manifest);
 
   const step = options.onStep ?? (() => undefined);
-  await mkdir(outDirectory, { recursive: true });
+  await makeDirectory(outDirectory);
   await rm(join(outDirectory, "manifest.json"), { force: true });
   step("packages");
   const set = await fetchPackages(cacheDirectory, await recipeLock(recipe));

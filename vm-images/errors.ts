@@ -6,6 +6,7 @@ export type ImageErrorCode =
   | "ERR_IMAGE_PACKAGE"
   | "ERR_IMAGE_SOURCE"
   | "ERR_IMAGE_MALFORMED"
+  | "ERR_IMAGE_PLACE"
   | "ERR_VM_START"
   | "ERR_VM_TIMEOUT"
   | "ERR_VM_EXITED"

@@ -30,6 +30,10 @@ const CONFIG = "/etc/ironclaw/agent.json";
  */
 export async function readInstalledSystem({ root, uki, phases }: InstalledPlaces): Promise<InstalledSystem> {
   const tree = new GuestTree(root, []);
+  if (tree.readFile(CONFIG) === null) {
+    const hint = "agent/docs/install.md: the package has to be installed in the system whose root this is";
+    throw new ImageError("ERR_IMAGE_SOURCE", `${CONFIG} below ${root}`, { expected: "a file", got: "none", hint });
+  }
   const config = requireGuestFile(tree, CONFIG);
   const shim = requireGuestFile(tree, `${PROGRAMS}/shim`);
   const kernel = await readFile(uki).catch((cause: unknown) => {

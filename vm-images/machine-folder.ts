@@ -1,7 +1,8 @@
 import { existsSync } from "node:fs";
-import { copyFile, mkdir, readdir, readFile, stat, writeFile } from "node:fs/promises";
+import { copyFile, readdir, readFile, stat, writeFile } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
 import { ImageError } from "./errors.ts";
+import { makeDirectory } from "./make-directory.ts";
 import { vmPaths } from "./qemu-args.ts";
 import { makeTpmState } from "./swtpm.ts";
 
@@ -42,8 +43,7 @@ export interface MachineFolder {
 export async function openMachineFolder(path: string): Promise<MachineFolder> {
   const directory = resolve(path);
   const tpmDirectory = join(directory, "tpm");
-  const created = await mkdir(directory, { recursive: true, mode: 0o700 });
-  if (created === undefined) await requireMachineFolder(directory);
+  if (!(await makeDirectory(directory, 0o700))) await requireMachineFolder(directory);
   const { state, store } = vmPaths(directory);
   const missing = { tpm: join(tpmDirectory, TPM_STATE), state, store };
   const made = (["tpm", "state", "store"] as const).filter((part) => !existsSync(missing[part]));

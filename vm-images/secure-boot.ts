@@ -1,7 +1,8 @@
-import { mkdir, readFile, writeFile } from "node:fs/promises";
+import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { predictPcr7, type SecureBootMeasurements, type UefiVariable } from "../attest/index.ts";
 import { concatBytes } from "../policy/index.ts";
+import { makeDirectory } from "./make-directory.ts";
 import { withScratch } from "./scratch.ts";
 import { runTool, SOURCE_DATE_EPOCH } from "./tool.ts";
 import { exists } from "./unpack.ts";
@@ -33,7 +34,7 @@ export interface SecureBootKeys {
  * can sign any image. Throws ImageError ERR_IMAGE_TOOL when openssl cannot make them.
  */
 export async function openSecureBootKeys(directory: string): Promise<SecureBootKeys> {
-  await mkdir(directory, { recursive: true, mode: 0o700 });
+  await makeDirectory(directory, 0o700);
   const certificateOf = async (role: Role): Promise<Uint8Array> => {
     const path = join(directory, `${role}.der`);
     if (!(await exists(path))) await makeKey(directory, role);

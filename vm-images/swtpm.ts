@@ -1,9 +1,10 @@
 import { type ChildProcess, spawn } from "node:child_process";
-import { chmod, mkdir, readFile, rm, writeFile } from "node:fs/promises";
+import { chmod, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { ImageError } from "./errors.ts";
 import { isListening } from "./listening.ts";
+import { makeDirectory } from "./make-directory.ts";
 import { runTool } from "./tool.ts";
 
 /** A manufactured software TPM: banks SHA-256 and SHA-384, two endorsement keys, a certificate for each. */
@@ -30,12 +31,12 @@ export async function makeTpmState(places: {
   readonly caDirectory: string;
 }): Promise<TpmState> {
   const { directory, caDirectory } = places;
-  await mkdir(caDirectory, { recursive: true });
+  await makeDirectory(caDirectory);
   await chmod(caDirectory, 0o700); // the CA's signing keys lie in it
-  await mkdir(directory, { recursive: true, mode: 0o700 });
+  await makeDirectory(directory, 0o700);
   const config = await writeConfiguration(caDirectory);
   const certificates = join(directory, "ek-certificates");
-  await mkdir(certificates, { recursive: true });
+  await makeDirectory(certificates);
   await runTool("swtpm_setup", [
     ...["--tpm2", "--tpmstate", `dir://${directory}`, "--config", config, "--create-ek-cert", "--lock-nvram"],
     ...["--pcr-banks", "sha256,sha384", "--write-ek-cert-files", certificates, "--overwrite"],

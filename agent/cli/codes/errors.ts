@@ -324,6 +324,7 @@ const IMAGES = family<ImageErrorCode>("vm-images", (code) => new ImageError(code
   },
   ERR_IMAGE_SOURCE: { means: "a source of the image is missing or not as it must be", act: "the message names it" },
   ERR_IMAGE_MALFORMED: { means: "an image or its manifest cannot be read", act: "build it again" },
+  ERR_IMAGE_PLACE: { means: "a folder to write into cannot be made", act: "name another place, or its owner does" },
   ERR_VM_DEVICE: {
     means: "a device was to be passed to the machine that its policy does not list",
     act: "list it in the policy, which needs a new release; or leave it out",
