@@ -134,12 +134,19 @@ export function parseCommandLine(command: Command, args: readonly string[]): Com
   return new CommandInput(Object.fromEntries(values), parsed.positionals);
 }
 
-/** What `parseArgs` has against the arguments, and the option that was probably meant. */
+/** What `parseArgs` has against the arguments, in this program's words, and the option that was probably meant. */
 function unreadable(error: unknown, options: readonly string[]): UsageError {
-  const what = error instanceof Error ? (error.message.split(/\. |\n/)[0] ?? "usage") : "usage";
-  const [, option] = /^Unknown option '--([a-z-]+)'$/.exec(what) ?? [];
-  const meant = option === undefined ? null : nearest([option], [...options, "help"]);
-  return new UsageError(what, meant === null ? {} : { hint: `did you mean --${meant}?` });
+  const message = error instanceof Error ? error.message : "";
+  const [, option = "option"] = /'(-[^' ]*)/.exec(message) ?? [];
+  if (message.startsWith("Unknown option")) {
+    const meant = nearest([option.replace(/^-+/, "")], [...options, "help"]);
+    const hint = meant === null ? {} : { hint: `did you mean --${meant}?` };
+    return new UsageError("options", { expected: "those that `--help` lists", got: option, ...hint });
+  }
+  if (message.includes("does not take")) return new UsageError(option, { expected: "no value", got: "one" });
+  if (!message.includes("ambiguous")) return new UsageError(option, { expected: "a value", got: "none" });
+  const hint = `a value that begins with - is written ${option}=VALUE`;
+  return new UsageError(option, { expected: "a value", got: "what may be another option", hint });
 }
 
 function givenValue(what: string, { required, multiple }: CommandOption, given: unknown): unknown {

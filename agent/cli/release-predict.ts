@@ -97,11 +97,13 @@ const OF_INSTALLED = ["installed", "uki", "phases", "secure-boot", "boot-log", "
 
 async function readSystem(input: CommandInput): Promise<NamedSystem> {
   const [image, root, uki] = [input.optional("image"), input.optional("installed"), input.optional("uki")];
+  const given = OF_INSTALLED.filter((name) => input.optional(name) !== undefined).map((name) => `--${name}`);
   const list = input.optional("phases");
-  if (image !== undefined && OF_INSTALLED.every((name) => input.optional(name) === undefined))
-    return readBuiltImage(image);
-  if (image !== undefined || root === undefined || uki === undefined)
-    throw new UsageError("what is booted", { expected: "--image, or --installed with --uki", got: "neither or both" });
+  if (image !== undefined && given.length === 0) return readBuiltImage(image);
+  if (image !== undefined || root === undefined || uki === undefined) {
+    const got = [...(image === undefined ? [] : ["--image"]), ...given].join(" ") || "neither";
+    throw new UsageError("what is booted", { expected: "--image, or --installed with --uki", got });
+  }
   const phases = readPhases(list ?? "sysinit,ready");
   if (phases === null)
     throw new UsageError("--phases", { expected: `of ${bootPhases.join(",")}, in this order`, got: list ?? "" });

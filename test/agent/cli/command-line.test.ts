@@ -69,6 +69,23 @@ describe("usage", () => {
     ["an unknown command", ["frobnicate", "now"], /expected one of those/],
     ["the name of an object's method", ["constructor"], /expected one of those/],
     ["an unknown option", ["policy", "check", "x", "--frobnicate"], /frobnicate/],
+    [
+      "an option with a value that it has not",
+      ["policy", "check", "x", "--json=1"],
+      /--json: expected no value, got one/,
+    ],
+    ["an option without its value", ["release", "sign", "p", "--epoch"], /--epoch: expected a value, got none/],
+    ["a value that begins like an option", ["release", "sign", "p", "--epoch", "-1"], /is written --epoch=VALUE/],
+    [
+      "an image and what an installed system boots",
+      ["release", "predict", "--image", "i", "--uki", "u", "--anchors", "a", "--policy", "p"],
+      /got --image --uki/,
+    ],
+    [
+      "the image of a boot without its log",
+      ["release", "predict", "--booted-uki", "u", "--anchors", "a", "--policy", "p"],
+      /got --booted-uki/,
+    ],
     ["a missing argument", ["policy", "check"], /expected FILE, got none/],
     ["one argument too many", ["policy", "check", "a", "b"], /expected FILE, got 2 /],
     [

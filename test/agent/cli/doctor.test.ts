@@ -61,6 +61,10 @@ describe("doctor on a host that prepares a machine", () => {
   test("I10: a cabinet that is none, and a TPM that is not there, are lines of their own", async () => {
     const { findings } = await look("--cabinet", made.at("random"), "--tcti", "swtpm:path=/nonexistent");
     expect(findings).toMatchObject([{ id: "tpm", level: "fail", got: expect.stringContaining("ERR_TPM_UNAVAILABLE") }]);
+    const none = await look("--cabinet", made.at("none"));
+    expect(none.findings).toMatchObject([
+      { id: "cabinet", level: "fail", got: expect.stringContaining("no such file") },
+    ]);
     const alone = await look("--cabinet", made.at("random"));
     expect(alone.findings).toMatchObject([
       { id: "cabinet", level: "fail", got: expect.stringContaining("ERR_CABINET") },
