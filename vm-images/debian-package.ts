@@ -151,12 +151,21 @@ async function writeControl(tree: string, entries: readonly RootEntry[]): Promis
   for (const name of SCRIPTS) await put(name, await readFile(join(TEMPLATES, name)), 0o755);
 }
 
-async function main(): Promise<void> {
-  const directory = resolve(process.argv[2] ?? join(project, "build/package"));
+const USAGE =
+  "usage: npm run package -- [DIRECTORY]\n\nMakes ironclaw-agent_VERSION_amd64.deb there (default build/package).";
+
+async function main([given = join(project, "build/package"), ...more]: readonly string[]): Promise<void> {
+  if (given === "--help") return console.log(USAGE);
+  if (given.startsWith("-") || more.length > 0) {
+    console.error(USAGE);
+    process.exitCode = 2;
+    return;
+  }
+  const directory = resolve(given);
   const { path } = await buildDebianPackage({
     ...{ outDirectory: directory, cacheDirectory: join(project, "build/cache"), progress: new Progress() },
   });
   console.log(path);
 }
 
-if (import.meta.main) await main().catch(reportFailure);
+if (import.meta.main) await main(process.argv.slice(2)).catch(reportFailure);

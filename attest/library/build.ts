@@ -8,6 +8,9 @@ import { browserBundle } from "./bundle.ts";
 
 const run = promisify(execFile);
 const root = resolve(import.meta.dirname, "../..");
+const NAME = "ironclaw-verifier";
+const USAGE =
+  "usage: npm run library -- [DIRECTORY]\n\nMakes the verifier a package there (default build/verifier-library).";
 
 /** One ES module for anything from Node 20 on, and browsers of its time. @returns names of the packages that are in it */
 async function bundle(directory: string): Promise<readonly string[]> {
@@ -46,7 +49,7 @@ async function declare(directory: string): Promise<void> {
 async function describe(directory: string, packages: readonly string[]): Promise<void> {
   const { version, license } = JSON.parse(await readFile(join(root, "package.json"), "utf8"));
   const manifest = {
-    ...{ name: "ironclaw-verifier", version, license, type: "module", sideEffects: false },
+    ...{ name: NAME, version, license, type: "module", sideEffects: false },
     description: "Verifies and judges reports of IronClaw machines: TPM quotes, event logs, signed releases",
     engines: { node: ">=20" },
     exports: { ".": { types: "./index.d.ts", default: "./index.js" }, "./package.json": "./package.json" },
@@ -62,8 +65,20 @@ async function describe(directory: string, packages: readonly string[]): Promise
   await writeFile(join(directory, "THIRD-PARTY-LICENSES"), (await Promise.all(licences)).join("\n\n"));
 }
 
-/** Makes the package in `directory`: all of it or, where something fails, nothing. What was there is replaced. */
+/** A folder that is named by a slip of the hand is not thrown away. */
+async function requireReplaceable(directory: string): Promise<void> {
+  const present = await readdir(directory).catch(() => []);
+  const manifest = await readFile(join(directory, "package.json"), "utf8").catch(() => "{}");
+  if (present.length === 0 || JSON.parse(manifest).name === NAME) return;
+  throw new TypeError(`${directory}: expected a new or an empty folder, or an earlier ${NAME}, got another`);
+}
+
+/**
+ * Makes the package in `directory`: all of it or, where something fails, nothing. An earlier one is replaced.
+ * @throws TypeError for a folder with anything else in it
+ */
 export async function buildVerifierLibrary(directory: string): Promise<void> {
+  await requireReplaceable(directory);
   await mkdir(dirname(directory), { recursive: true });
   const fresh = await mkdtemp(`${directory}.`);
   try {
@@ -77,4 +92,17 @@ export async function buildVerifierLibrary(directory: string): Promise<void> {
   }
 }
 
-if (import.meta.main) await buildVerifierLibrary(resolve(process.argv[2] ?? join(root, "build/verifier-library")));
+async function main([given = join(root, "build/verifier-library"), ...more]: readonly string[]): Promise<void> {
+  if (given === "--help") return console.log(USAGE);
+  try {
+    if (given.startsWith("-") || more.length > 0) throw new TypeError(USAGE);
+    await buildVerifierLibrary(resolve(given));
+    console.log(resolve(given));
+  } catch (error) {
+    if (!(error instanceof TypeError)) throw error;
+    console.error(error.message);
+    process.exitCode = 2;
+  }
+}
+
+if (import.meta.main) await main(process.argv.slice(2));

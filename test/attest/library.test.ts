@@ -44,6 +44,11 @@ beforeAll(async () => {
 afterAll(() => rm(directory, { recursive: true, force: true }));
 
 describe("the verifier's package", () => {
+  it("is never made in the place of a folder that holds anything else", async () => {
+    await expect(buildVerifierLibrary(join(directory, "home"))).rejects.toThrow("got another");
+    expect(existsSync(join(directory, "home/package.json"))).toBe(true);
+  });
+
   test("needs no other package, has the licences of what is in it, and the verifier's whole surface", async () => {
     expect(await readdir(installed)).toEqual([".package-lock.json", "ironclaw-verifier"]);
     const at = (name: string) => readFile(join(installed, "ironclaw-verifier", name), "utf8");

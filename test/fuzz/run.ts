@@ -106,6 +106,10 @@ async function fuzzAll(options: Options): Promise<readonly Outcome[]> {
 }
 
 async function main(args: readonly string[]): Promise<number> {
+  if (args.includes("--help")) {
+    console.log(usage);
+    return 0;
+  }
   const options = readOptions(args);
   const outcomes = await fuzzAll(options);
   const crashes = outcomes.reduce((sum, outcome) => sum + outcome.crashes, 0);
