@@ -44,7 +44,7 @@ beforeAll(async () => {
 afterAll(() => rm(directory, { recursive: true, force: true }));
 
 describe("the verifier's package", () => {
-  it("is never made in the place of a folder that holds anything else", async () => {
+  test("is never made in the place of a folder that holds anything else", async () => {
     await expect(buildVerifierLibrary(join(directory, "home"))).rejects.toThrow("got another");
     expect(existsSync(join(directory, "home/package.json"))).toBe(true);
   });

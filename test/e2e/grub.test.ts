@@ -111,8 +111,11 @@ describe("an ordinary Debian 12 behind shim and GRUB", () => {
         "mkdir -p /etc/pkcs11/modules",
         "sed s/SCOPE/",
       );
-      await shell.output("systemctl start ironclaw-agent");
-      await expectRefused(running, [4, 9, 11]);
+      const started = await shell.run("systemctl start ironclaw-agent");
+      expect(started).toMatchObject({ code: 1, output: expect.stringContaining("Assertion failed") });
+      const { output: status } = await shell.run("systemctl status --no-pager ironclaw-agent");
+      expect(status).toContain("AssertPathExists=/sys/kernel/security/tpm0/binary_bios_measurements was not met");
+      expect(await pcr(running, "sha256", 13), "no launch was spent").toBe("0".repeat(64));
       await shell.output("sync");
     });
   });
