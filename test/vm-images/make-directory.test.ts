@@ -25,7 +25,11 @@ describe("a folder to write into", () => {
     ["a file", at("file"), "a file"],
     ["below a file", at("file/x"), "a file above it"],
     ["a link that leads nowhere", at("dangling"), "a file"],
-    ["in a place that takes none, where a recursion that only looks at the error never ends", "/proc/x", "a place that takes none"],
+    [
+      "in a place that takes none, where a recursion that only looks at the error never ends",
+      "/proc/x",
+      "a place that takes none",
+    ],
   ])("I10: that is %s ends in a typed error", async (_, path, got) => {
     await expect(makeDirectory(path)).rejects.toMatchObject({
       ...{ code: "ERR_IMAGE_PLACE", exitCode: 4, got, expected: "a folder, or a place for one" },
