@@ -1,5 +1,5 @@
-import { constants } from "node:fs";
-import { type FileHandle, lstat, open, rename, rm, writeFile } from "node:fs/promises";
+import { constants, type Stats } from "node:fs";
+import { chmod, chown, type FileHandle, lstat, open, rename, rm, writeFile } from "node:fs/promises";
 import { dirname } from "node:path";
 import { type ErrorFields, encodeSpkiPem, pemBlocks } from "../../policy/index.ts";
 import { MAX_SECRET_BYTES, syncDirectory } from "../../seal/index.ts";
@@ -66,6 +66,7 @@ export async function writeOutput(path: string, bytes: Uint8Array | string): Pro
     if (present !== null && !present.isFile()) return await writeFile(path, bytes);
     const mode = present === null ? 0o666 : present.mode & 0o777;
     await writeFile(temporary, bytes, { flag: "wx", mode, flush: true });
+    if (present !== null) await keepOwner(temporary, present);
     await rename(temporary, path);
     syncDirectory(dirname(path));
   } catch (cause) {
@@ -76,6 +77,12 @@ export async function writeOutput(path: string, bytes: Uint8Array | string): Pro
       cause,
     });
   }
+}
+
+/** Whoever could read what is replaced can read what replaces it, whatever the umask; who may not give a file away keeps it. */
+async function keepOwner(path: string, { uid, gid, mode }: Stats): Promise<void> {
+  await chown(path, uid, gid).catch(() => {});
+  await chmod(path, mode & 0o777);
 }
 
 /** A PIN from standard input: one line without its end. Never echoed, never an argument. */

@@ -1,4 +1,4 @@
-import { readFileSync, writeFileSync } from "node:fs";
+import { chmodSync, chownSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { readCabinet } from "../../../agent/cli/cabinet-slots.ts";
 import { encodeBundle, encodeCabinet, parseBundle, sha256Hex } from "../../../policy/index.ts";
@@ -45,6 +45,20 @@ describe("a cabinet", () => {
     expect(filesOf("release")).toEqual([releaseFile("release.json"), releaseFile("release2.json")].sort());
     await ironclaw(put("release", "release2.json"));
     expect(filesOf("release")).toEqual([releaseFile("release2.json")]);
+  });
+
+  test("I11: that a machine's agent reads by its group is its group's after `put`, with the same mode", async () => {
+    const group = process.getuid?.() === 0 ? 990 : (process.getgroups?.().at(-1) ?? -1);
+    chownSync(at("other.img"), process.getuid?.() ?? -1, group);
+    chmodSync(at("other.img"), 0o660);
+    const before = process.umask(0o077);
+    try {
+      await ironclaw(put("release", "release2.json"));
+    } finally {
+      process.umask(before);
+    }
+    const { gid, mode } = statSync(at("other.img"));
+    expect([gid, mode & 0o777]).toEqual([group, 0o660]);
   });
 
   test("`new` takes several releases", async () => {
