@@ -13,8 +13,8 @@ export interface ErrorFields {
   readonly cause?: unknown;
 }
 
-/** Characters of a message's parts. Its whole first part may be a list of findings. */
-const MOST_WHAT = 8000;
+/** Characters of a message's parts. What it is about may be a list of findings, and what was found one of changes. */
+const MOST_LISTED = 8000;
 const MOST_SAID = 1000;
 
 /**
@@ -30,19 +30,19 @@ export abstract class IronclawError extends Error {
   readonly hint: string | undefined;
 
   constructor(what: string, fields: ErrorFields = {}) {
-    const expected = said(fields.expected);
-    const got = said(fields.got);
+    const expected = said(fields.expected, MOST_SAID);
+    const got = said(fields.got, MOST_LISTED);
     const comparison = expected === undefined ? "" : `: expected ${expected}${got === undefined ? "" : `, got ${got}`}`;
-    super(boundedLine(what, MOST_WHAT) + comparison, fields.cause === undefined ? undefined : { cause: fields.cause });
+    super(boundedLine(what, MOST_LISTED) + comparison, fields.cause === undefined ? undefined : { cause: fields.cause });
     this.name = new.target.name;
     this.expected = expected;
     this.got = got;
-    this.hint = said(fields.hint);
+    this.hint = said(fields.hint, MOST_SAID);
   }
 }
 
-function said(text: string | undefined): string | undefined {
-  return text === undefined ? undefined : boundedLine(text, MOST_SAID);
+function said(text: string | undefined, most: number): string | undefined {
+  return text === undefined ? undefined : boundedLine(text, most);
 }
 
 export type PolicyErrorCode =

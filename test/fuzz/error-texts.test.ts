@@ -3,9 +3,9 @@ import { concatBytes, IronclawError, utf8 } from "../../policy/index.ts";
 import { listTargets, readCorpus } from "./catalogue.ts";
 
 /** More than the parts of any message together. */
-const MOST = 12_000;
+const MOST = 18_000;
 /** Escape sequences, a line feed, a mark that turns the direction of text: more of them than a message has room for. */
-const HOSTILE = "\u001b]0;x\u0007\u202e\n".repeat(2000);
+const HOSTILE = "\u001b]0;x\u0007\u202e\n".repeat(4000);
 const MAX_INPUT = 100 * 1024;
 const SAMPLES = 4;
 const PLACES = 12;
