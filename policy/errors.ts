@@ -33,7 +33,10 @@ export abstract class IronclawError extends Error {
     const expected = said(fields.expected, MOST_SAID);
     const got = said(fields.got, MOST_LISTED);
     const comparison = expected === undefined ? "" : `: expected ${expected}${got === undefined ? "" : `, got ${got}`}`;
-    super(boundedLine(what, MOST_LISTED) + comparison, fields.cause === undefined ? undefined : { cause: fields.cause });
+    super(
+      boundedLine(what, MOST_LISTED) + comparison,
+      fields.cause === undefined ? undefined : { cause: fields.cause },
+    );
     this.name = new.target.name;
     this.expected = expected;
     this.got = got;
