@@ -29,8 +29,8 @@ export async function launch(environment: LaunchEnvironment, record: LaunchRecor
     enter(record, { kind: "unsealing" });
     const shims = await deliverCredentials(environment, inputs, set, record);
     set.closeChannels();
-    await logIn(environment, inputs, shims, record);
-    const checked = await checkKeys(environment, inputs, shims, record);
+    const held = await logIn(environment, inputs, shims, record);
+    const checked = await checkKeys(environment, inputs, { shims, held }, record);
     requireNoAttempts(shims);
     enter(record, { kind: "capping" });
     const serving: LaunchState = { kind: "serving", scopes: inputs.policy.scopes.map((scope) => scope.name) };
