@@ -2,7 +2,14 @@ import { type Reason, reasonFrom } from "../../attest/index.ts";
 import type { Credential } from "../../seal/index.ts";
 import { type LaunchEnvironment, Refusal } from "./environment.ts";
 import type { LaunchInputs } from "./inputs.ts";
-import { credentialReasons, isProvisioned, neededCredentials, prepareTpm, readStates, type TpmStates } from "./tpm-check.ts";
+import {
+  credentialReasons,
+  isProvisioned,
+  neededCredentials,
+  prepareTpm,
+  readStates,
+  type TpmStates,
+} from "./tpm-check.ts";
 import { importAndKeep } from "./unseal.ts";
 
 /** What the TPM was asked while the shims' files were copied. */
@@ -28,19 +35,16 @@ export async function askTpmState(environment: LaunchEnvironment, inputs: Launch
       return null;
     }
   };
-  const known = inputs === null ? null : await knownStates(environment, inputs);
-  if (known === null) await attempt("TPM records", () => prepareTpm(environment, environment.inputs.partial));
-  if (inputs === null) return { states: null, imported: {}, reasons };
-  const states = known ?? (await attempt("TPM state", () => readStates(environment, inputs)));
-  if (states === null) return { states, imported: {}, reasons };
+  const tell = () =>
+    inputs === null ? Promise.resolve(null) : attempt("TPM state", () => readStates(environment, inputs));
+  let states = await tell();
+  if (reasons.length === 0 && !isProvisioned(states)) {
+    await attempt("TPM records", () => prepareTpm(environment, environment.inputs.partial));
+    states = await tell();
+  }
+  if (inputs === null || states === null) return { states: null, imported: {}, reasons };
   const credentials = await attempt("sealed credentials", () => importCredentials(environment, inputs, states));
   return { states, imported: credentials === null ? {} : { credentials }, reasons };
-}
-
-/** Of a TPM that has all its records; null for any other, which may want them made, and for one that does not tell. */
-async function knownStates(environment: LaunchEnvironment, inputs: LaunchInputs): Promise<TpmStates | null> {
-  const states = await readStates(environment, inputs).catch(() => null);
-  return states !== null && isProvisioned(states) ? states : null;
 }
 
 /** Nothing of an import is secret. A TPM that would unseal under none of the releases, such as another machine's, has nothing to import. */

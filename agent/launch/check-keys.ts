@@ -49,7 +49,11 @@ export async function checkKeys(
   return { keys, tokens };
 }
 
-async function measureKeys({ log }: LaunchEnvironment, record: LaunchRecord, keys: readonly ServedKey[]): Promise<void> {
+async function measureKeys(
+  { log }: LaunchEnvironment,
+  record: LaunchRecord,
+  keys: readonly ServedKey[],
+): Promise<void> {
   for (const key of keys) {
     await log.measure(keyEvent(key), () => {
       record.keys = [...record.keys, key];

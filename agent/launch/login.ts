@@ -1,5 +1,12 @@
 import { reason } from "../../attest/index.ts";
-import { type LoginOutcome, type LoginRecord, type OpenLogin, openLogin, packageDigest, type SealedPackage } from "../../seal/index.ts";
+import {
+  type LoginOutcome,
+  type LoginRecord,
+  type OpenLogin,
+  openLogin,
+  packageDigest,
+  type SealedPackage,
+} from "../../seal/index.ts";
 import { AgentError } from "../errors.ts";
 import { SHIM_RV } from "../shim-replies.ts";
 import { byToken } from "./deliver.ts";

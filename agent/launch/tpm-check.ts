@@ -60,8 +60,8 @@ function areProvisioned({ epoch, login, hasAnchor, freeze }: Records): boolean {
 }
 
 /** Whether there is nothing for `prepareTpm` to do. */
-export function isProvisioned(states: TpmStates): boolean {
-  const [state] = states.values();
+export function isProvisioned(states: TpmStates | null): boolean {
+  const [state] = states?.values() ?? [];
   return state !== undefined && areProvisioned(state);
 }
 

@@ -186,6 +186,8 @@ int main(int argc, char **argv)
         answer_failed(&answer, "request", 0, "arguments");
     else if (begin(&order, &answer) == 0)
         run_with_tpm(argv[1], &order, &answer);
+    if (order.how == HOW_WAIT)
+        hear_request();
     answer.ms = (unsigned long)(milliseconds() - start);
     return print_answer(&answer);
 }

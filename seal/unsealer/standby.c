@@ -11,6 +11,8 @@ union control {
     uint8_t bytes[CMSG_SPACE(SINKS_MAX * sizeof(int))];
 };
 
+static bool heard; /* a packet came, or the end */
+
 static ssize_t receive(struct msghdr *message)
 {
     ssize_t got;
@@ -18,7 +20,16 @@ static ssize_t receive(struct msghdr *message)
     do
         got = recvmsg(STDIN_FILENO, message, MSG_CMSG_CLOEXEC);
     while (got < 0 && errno == EINTR);
+    heard = true;
     return got;
+}
+
+void hear_request(void)
+{
+    struct msghdr message = { 0 };
+
+    if (!heard)
+        (void)receive(&message);
 }
 
 int receive_input(uint8_t *buffer, size_t max, size_t *ret)

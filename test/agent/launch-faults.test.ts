@@ -138,7 +138,7 @@ describe("a fault outside the TPM", () => {
   });
 
   test("I3: an unsealer that says released and wrote no PIN ends the launch refused and capped", async () => {
-    const programs = programsWith(bench, "lies", 'echo \'{"kind":"released","ms":1}\'');
+    const programs = programsWith(bench, "lies", 'head -c1 >/dev/null; echo \'{"kind":"released","ms":1}\'');
     await using booted = await boot({ programs });
     await expectRefused(booted);
     expect(reasonsOf(booted).map(({ code }) => code)).toEqual(["pin-not-tried"]);
