@@ -18,7 +18,7 @@
 #define FLAG_WRITABLE 1
 #define FLAG_EXECUTABLE 2
 #define FILE_LIMIT (64ull << 20)
-#define ROOT_OPTIONS "mode=0755,huge=within_size,size=128m,nr_inodes=4096"
+#define ROOT_OPTIONS "mode=0755,size=128m,nr_inodes=4096"
 #define AREA_OPTIONS "mode=0755,size=16m,nr_inodes=4096"
 
 struct placed_file {
