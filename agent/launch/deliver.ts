@@ -1,7 +1,6 @@
 import { reason } from "../../attest/index.ts";
 import type { NamedModule } from "../../policy/index.ts";
 import { type LaunchEnvironment, type LaunchRecord, Refusal } from "./environment.ts";
-import type { LoginRecords } from "./login-records.ts";
 import type { MeasuredInputs } from "./measure.ts";
 import { type PlannedShim, planShims } from "./shim-plan.ts";
 import {
@@ -12,7 +11,6 @@ import {
   type StartingShim,
   startShims,
 } from "./start-shims.ts";
-import { together } from "./together.ts";
 import { findTokens, neededCredential, type TokenShim } from "./tokens.ts";
 import { STATE_CREDENTIAL } from "./tpm-check.ts";
 import { prepareAhead, type UnsealOrder, unsealCredential } from "./unseal.ts";
@@ -30,7 +28,7 @@ type Order = (name: string) => UnsealOrder;
 export async function deliverCredentials(
   environment: LaunchEnvironment,
   inputs: MeasuredInputs,
-  { set, logins }: { readonly set: ShimSet; readonly logins: LoginRecords },
+  set: ShimSet,
   record: LaunchRecord,
 ): Promise<readonly TokenShim[]> {
   const { release, anchors, policy } = inputs;
@@ -51,9 +49,7 @@ export async function deliverCredentials(
   for (const own of byToken(found)) {
     const { name, pin } = own[0].token;
     const unsealer = ahead === name ? environment.unsealer : null;
-    const unsealed = unsealCredential(environment, record, order(pin), channelsOf(own), unsealer);
-    // Where the try will be written down is looked up meanwhile.
-    await together(unsealed, logins.open(pin));
+    await unsealCredential(environment, record, order(pin), channelsOf(own), unsealer);
   }
   return found;
 }

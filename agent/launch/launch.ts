@@ -6,7 +6,6 @@ import { deliverCredentials } from "./deliver.ts";
 import { enter, type LaunchEnvironment, type LaunchRecord, Refusal } from "./environment.ts";
 import type { LaunchInputs } from "./inputs.ts";
 import { logIn } from "./login.ts";
-import { LoginRecords } from "./login-records.ts";
 import { measureEverything } from "./measure.ts";
 import { type AttemptBell, attemptReasons, requireNoAttempts, ShimSet } from "./start-shims.ts";
 import type { LaunchState } from "./state.ts";
@@ -23,15 +22,14 @@ export interface Launched extends CheckedTokens {
  */
 export async function launch(environment: LaunchEnvironment, record: LaunchRecord): Promise<Launched | null> {
   const set = new ShimSet(environment);
-  await using logins = new LoginRecords(environment);
   try {
     enter(record, { kind: "measuring" });
     const inputs = await measureEverything(environment, record);
     requireDue(environment, inputs);
     enter(record, { kind: "unsealing" });
-    const shims = await deliverCredentials(environment, inputs, { set, logins }, record);
+    const shims = await deliverCredentials(environment, inputs, set, record);
     set.closeChannels();
-    const held = await logIn(environment, inputs, { shims, logins }, record);
+    const held = await logIn(environment, inputs, shims, record);
     const checked = await checkKeys(environment, inputs, { shims, held }, record);
     requireNoAttempts(shims);
     enter(record, { kind: "capping" });

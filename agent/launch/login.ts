@@ -3,6 +3,7 @@ import {
   type LoginOutcome,
   type LoginRecord,
   type OpenLogin,
+  openLogin,
   packageDigest,
   type SealedPackage,
 } from "../../seal/index.ts";
@@ -12,7 +13,6 @@ import { byToken } from "./deliver.ts";
 import { enter, type LaunchEnvironment, type LaunchRecord, Refusal } from "./environment.ts";
 import type { LaunchInputs } from "./inputs.ts";
 import { type TokenIdentity, type TokenKeys, tokenEvent } from "./keys.ts";
-import type { LoginRecords } from "./login-records.ts";
 import { together } from "./together.ts";
 import { keysOf, neededCredential, type TokenShim } from "./tokens.ts";
 import { tpmStep } from "./unseal.ts";
@@ -28,14 +28,16 @@ const PIN_REFUSED: ReadonlySet<bigint> = new Set([0xa0n, 0xa1n, 0xa2n, 0xa3n, 0x
 export async function logIn(
   environment: LaunchEnvironment,
   inputs: LaunchInputs,
-  { shims, logins }: { readonly shims: readonly TokenShim[]; readonly logins: LoginRecords },
+  shims: readonly TokenShim[],
   record: LaunchRecord,
 ): Promise<ReadonlyMap<string, TokenKeys>> {
   enter(record, { kind: "logging-in" });
   const held = new Map<string, TokenKeys>();
   for (const [first, ...others] of byToken(shims)) {
     const { sealed } = neededCredential(inputs, first.token.pin);
-    const trial = await beginTrial(await logins.open(sealed.name), sealed);
+    // Not before the token before it has its own record: two new ones would be given the same place.
+    await using login = await tpmStep("login record", () => openLogin(environment.tss, sealed.name));
+    const trial = await beginTrial(login, sealed);
     await logInBy(first, trial);
     // The token tells its keys while it is written down that it took the PIN.
     const [keys] = await together(keysOf(first), accept(environment, record, trial, [first, ...others]));
