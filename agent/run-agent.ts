@@ -4,7 +4,15 @@ import { openSync, readSync, realpathSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { type Reason, reasonFrom } from "../attest/index.ts";
 import { openCabinet } from "../policy/index.ts";
-import { type MachineTpm, memoryMedium, openStoreFile, openTpm, Store, type StoreContent } from "../seal/index.ts";
+import {
+  type MachineTpm,
+  memoryMedium,
+  openStandbyUnsealer,
+  openStoreFile,
+  openTpm,
+  Store,
+  type StoreContent,
+} from "../seal/index.ts";
 import { beginServing, describe, type Serving, tryLater } from "./after-launch.ts";
 import { NO_REQUESTS } from "./approvals/index.ts";
 import { CHECKPOINT_PURPOSE } from "./audit/checkpoint.ts";
@@ -117,6 +125,8 @@ async function environmentOf(parts: OpenedParts, native: Native, audit: MachineA
     tss: tpm.tss,
     now: Date.now,
     stateVolume: config.stateVolume ? createStateVolume(volume) : null,
+    // It comes up while an attestation key is made, for which the TPM takes its time.
+    unsealer: openStandbyUnsealer({ path: `${config.programs}/unsealer`, tcti: config.tcti }, native),
     devices: await visibleDevices(config),
     closeFd: (fd) => native.closeFd(fd),
     realPath: (path) => realpathSync(path),

@@ -24,6 +24,7 @@ export * from "./padding.ts";
 export * from "./policy-session.ts";
 export * from "./release.ts";
 export * from "./reseal.ts";
+export { openStandbyUnsealer, type PacketTransport, type StandbyUnsealer } from "./standby-unsealer.ts";
 export * from "./store.ts";
 export * from "./store-file.ts";
 export * from "./tpm.ts";

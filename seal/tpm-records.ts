@@ -2,7 +2,7 @@ import type { TpmObject, Tpm as Tss } from "node-tpm2-tss";
 import { ByteReader, ByteWriter, fromHex, NV_WRITTEN, sha256, toHex, utf8 } from "../policy/index.ts";
 import { SealError } from "./errors.ts";
 import { provisionFreeze } from "./freeze-bits.ts";
-import { withNvIndex } from "./nv-index.ts";
+import { openNvIndex, withNvIndex } from "./nv-index.ts";
 
 // What a machine keeps in its TPM because a disk can be rolled back: FORMATS.md, section 7.
 
@@ -84,14 +84,34 @@ export function readLogin(tss: Tss, name: string): Promise<LoginState> {
   });
 }
 
-/** Writes the record of `record.name` into its slot. @throws SealError ERR_SEAL_RECORD when all eight belong to other names */
-export function writeLogin(tss: Tss, record: LoginRecord): Promise<void> {
-  const bytes = encodeLoginRecord(record);
-  return withRecords(tss, { handle: LOGIN_INDEX, size: LOGIN_BYTES }, async (index) => {
-    const { offset } = findSlot(await tss.nvRead(index, { size: LOGIN_BYTES }), record.name);
-    if (offset === null) throw malformed("table", `room for ${record.name}`, `${RECORDS} other names`);
-    await tss.nvWrite(index, bytes, { offset });
-  });
+/** One credential's login record, in its place in the TPM: looked up once, written as often as its state changes. */
+export interface OpenLogin extends AsyncDisposable {
+  /** As it was found. */
+  readonly before: LoginRecord | null;
+  write(record: Omit<LoginRecord, "name">): Promise<void>;
+}
+
+/** @throws SealError ERR_SEAL_RECORD for a record that no agent wrote, or when all eight belong to other names */
+export async function openLogin(tss: Tss, name: string): Promise<OpenLogin> {
+  const index = await openRecords(tss, { handle: LOGIN_INDEX, size: LOGIN_BYTES });
+  try {
+    const { offset, bytes } = findSlot(await tss.nvRead(index, { size: LOGIN_BYTES }), name);
+    if (offset === null) throw malformed("table", `room for ${name}`, `${RECORDS} other names`);
+    return {
+      before: bytes === null ? null : parseLoginRecord(bytes, name),
+      write: (record) => tss.nvWrite(index, encodeLoginRecord({ ...record, name }), { offset }),
+      [Symbol.asyncDispose]: () => index[Symbol.asyncDispose](),
+    };
+  } catch (error) {
+    await index[Symbol.asyncDispose]();
+    throw error;
+  }
+}
+
+/** Writes the record of `record.name` into its slot. @throws SealError ERR_SEAL_RECORD, as `openLogin` */
+export async function writeLogin(tss: Tss, record: LoginRecord): Promise<void> {
+  await using login = await openLogin(tss, record.name);
+  await login.write(record);
 }
 
 /** The record of this name, else where there is room for one; null when there is none. */
@@ -156,9 +176,10 @@ export function readAnchor(tss: Tss): Promise<AnchorState> {
 }
 
 /** @throws SealError ERR_SEAL_RECORD when the TPM has no such index */
-export function writeAnchor(tss: Tss, anchor: Anchor | null): Promise<void> {
+export async function writeAnchor(tss: Tss, anchor: Anchor | null): Promise<void> {
   const bytes = anchor === null ? new Uint8Array(RECORD_BYTES) : encodeAnchor(anchor);
-  return withRecords(tss, { handle: ANCHOR_INDEX, size: RECORD_BYTES }, (index) => tss.nvWrite(index, bytes));
+  await using index = await openRecords(tss, { handle: ANCHOR_INDEX, size: RECORD_BYTES });
+  await tss.nvWrite(index, bytes);
 }
 
 /**
@@ -189,17 +210,16 @@ async function stateOf(tss: Tss, index: TpmObject, size: number): Promise<"writt
   return (attributes & NV_WRITTEN) === 0 ? "unwritten" : "written";
 }
 
-/** Runs `use` with an index of ours that is provisioned. @throws SealError ERR_SEAL_RECORD when there is none */
-function withRecords(
+/** An index of ours that is provisioned. @throws SealError ERR_SEAL_RECORD when there is none */
+async function openRecords(
   tss: Tss,
   { handle, size }: { readonly handle: number; readonly size: number },
-  use: (index: TpmObject) => Promise<void>,
-): Promise<void> {
-  return withNvIndex(tss, handle, async (index) => {
-    const state = index === null ? "missing" : await stateOf(tss, index, size);
-    if (index === null || state !== "written") throw malformed("index", `NV index 0x${handle.toString(16)}`, state);
-    await use(index);
-  });
+): Promise<TpmObject> {
+  const index = await openNvIndex(tss, handle);
+  const state = index === null ? "missing" : await stateOf(tss, index, size);
+  if (index !== null && state === "written") return index;
+  await index?.[Symbol.asyncDispose]();
+  throw malformed("index", `NV index 0x${handle.toString(16)}`, state);
 }
 
 function requireSize(what: string, bytes: Uint8Array): void {

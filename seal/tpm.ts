@@ -83,7 +83,7 @@ class EsysTpm implements MachineTpm {
   }
 
   activeBanks(): Promise<readonly PcrBank[]> {
-    return answered(async () => (await allocatedBanks(this.tss)).filter(isPcrBank));
+    return answered(async () => (await this.#allocated()).filter(isPcrBank));
   }
 
   pcrRead(bank: PcrBank, indices: readonly number[]): Promise<Map<number, Uint8Array>> {
@@ -100,8 +100,7 @@ class EsysTpm implements MachineTpm {
 
   pcrExtend(index: number, digests: Readonly<Record<PcrBank, Uint8Array>>): Promise<void> {
     return answered(async () => {
-      this.#banks ??= await allocatedBanks(this.tss);
-      const values = this.#banks.map((bank) => [bank, digestIn(bank, digests)] as const);
+      const values = (await this.#allocated()).map((bank) => [bank, digestIn(bank, digests)] as const);
       await this.tss.pcrExtend(index, new Map(values));
     });
   }
@@ -179,6 +178,11 @@ class EsysTpm implements MachineTpm {
   }
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
+  }
+
+  async #allocated(): Promise<readonly HashName[]> {
+    this.#banks ??= await allocatedBanks(this.tss);
+    return this.#banks;
   }
 
   #loaded(key: AttestationKey): TpmObject {

@@ -45,6 +45,13 @@ export function parseUnsealAnswer(stdout: Uint8Array): UnsealAnswer {
   });
 }
 
+const WAITING = '{"kind":"waiting"}\n';
+
+/** Whether that is what an unsealer says instead of an answer: all is done, and it waits for the word. */
+export function isWaiting(line: Uint8Array): boolean {
+  return new TextDecoder().decode(line) === WAITING;
+}
+
 function parse(text: string): unknown {
   try {
     return JSON.parse(text);

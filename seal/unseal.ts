@@ -1,5 +1,4 @@
 import { type ChildProcess, spawn } from "node:child_process";
-import type { Writable } from "node:stream";
 import {
   type Anchors,
   ByteWriter,
@@ -26,8 +25,10 @@ import { encodeCredentialLabel, type SealedPackage } from "./package.ts";
 import { parseUnsealAnswer, type UnsealAnswer } from "./unseal-answer.ts";
 
 /** Longest line that is read from the unsealer, in bytes. */
-const MAX_ANSWER_BYTES = 8192;
+export const MAX_ANSWER_BYTES = 8192;
 const REQUEST_VERSION = 2;
+/** Milliseconds until an unsealer is killed. */
+export const UNSEALER_MS = 60_000;
 
 export interface UnsealRequest {
   readonly sealed: SealedPackage;
@@ -111,7 +112,7 @@ export interface Unsealer {
   readonly sinks: readonly number[];
   /** Asks the TPM, but writes nothing to the sinks even if it would release: for a launch that has already been refused. */
   readonly discard?: boolean;
-  /** Milliseconds until the unsealer is killed; of one that waits, from `ask` on. */
+  /** Default: a minute. */
   readonly timeout?: number;
 }
 
@@ -122,78 +123,18 @@ export interface Unsealer {
  * @throws SealError ERR_UNSEALER when it cannot be started, runs out of time, or answers what it must not
  */
 export function runUnsealer(unsealer: Unsealer): Promise<UnsealAnswer> {
-  const running = start(unsealer, unsealer.discard === true ? ["--discard"] : []);
-  running.limit();
-  return running.answer;
-}
-
-/** An unsealer that does everything but TPM2_Unseal, and that when it is told to. */
-export interface WaitingUnsealer {
-  /** What `runUnsealer` answers, which also throws as that does. */
-  ask(): Promise<UnsealAnswer>;
-  /** It ends, and asks for nothing. Resolves when it has. Without effect on one that was told to ask. */
-  abandon(): Promise<void>;
-}
-
-/**
- * Starts an unsealer that comes as far as it can without asking for the secret. It asks for it only when it is told to: not when
- * this process ends.
- */
-export function startUnsealer(unsealer: Omit<Unsealer, "discard">): WaitingUnsealer {
-  const { child, answer, limit } = start(unsealer, ["--wait"]);
-  const word = child.stdio[FIRST_SINK + unsealer.sinks.length] as Writable | null | undefined; // a pipe by its place in `stdio`
-  word?.on("error", () => undefined); // one that has ended already has answered
-  let told = false;
-  const tell = (bytes: Uint8Array) => {
-    limit();
-    if (!told) word?.end(bytes);
-    told = true;
-  };
-  const ended = answer.then(
-    () => undefined,
-    () => undefined,
-  );
-  return {
-    ask: () => {
-      tell(ASK);
-      return answer;
-    },
-    abandon: () => {
-      tell(new Uint8Array());
-      return ended;
-    },
-  };
-}
-
-const FIRST_SINK = 3;
-/** Any one byte. */
-const ASK = Uint8Array.of(1);
-
-interface Running {
-  readonly child: ChildProcess;
-  readonly answer: Promise<UnsealAnswer>;
-  /** From now on it has its time, and no more. */
-  limit(): void;
-}
-
-function start(unsealer: Unsealer, options: readonly string[]): Running {
-  const { path, tcti, request, sinks, timeout = 60_000 } = unsealer;
-  const child = spawn(path, [tcti, ...options], {
-    stdio: ["pipe", "pipe", "ignore", ...sinks, ...(options.includes("--wait") ? ["pipe" as const] : [])],
+  const { path, tcti, request, sinks, discard = false, timeout = UNSEALER_MS } = unsealer;
+  const child = spawn(path, [tcti, ...(discard ? ["--discard"] : [])], {
+    stdio: ["pipe", "pipe", "ignore", ...sinks],
     env: {},
   });
   const answer = heard(child, path).then(answerOf);
-  let timer: NodeJS.Timeout | undefined;
+  const timer = setTimeout(() => child.kill("SIGKILL"), timeout);
   answer.catch(() => undefined).finally(() => clearTimeout(timer));
   // It may refuse its arguments before it reads: the answer tells, not the broken pipe.
   child.stdin?.on("error", () => undefined);
   child.stdin?.end(request);
-  return {
-    ...{ child, answer },
-    limit: () => {
-      timer ??= setTimeout(() => child.kill("SIGKILL"), timeout);
-    },
-  };
+  return answer;
 }
 
 interface Heard {

@@ -2,7 +2,14 @@ import { type Reason, reasonFrom } from "../../attest/index.ts";
 import type { Credential } from "../../seal/index.ts";
 import { type LaunchEnvironment, Refusal } from "./environment.ts";
 import type { LaunchInputs } from "./inputs.ts";
-import { credentialReasons, neededCredentials, prepareTpm, readStates, type TpmStates } from "./tpm-check.ts";
+import {
+  credentialReasons,
+  isProvisioned,
+  neededCredentials,
+  prepareTpm,
+  readStates,
+  type TpmStates,
+} from "./tpm-check.ts";
 import { importAndKeep } from "./unseal.ts";
 
 /** What the TPM was asked while the shims' files were copied. */
@@ -28,10 +35,14 @@ export async function askTpmState(environment: LaunchEnvironment, inputs: Launch
       return null;
     }
   };
-  await attempt("TPM records", () => prepareTpm(environment, environment.inputs.partial));
-  if (inputs === null) return { states: null, imported: {}, reasons };
-  const states = await attempt("TPM state", () => readStates(environment, inputs));
-  if (states === null) return { states, imported: {}, reasons };
+  const tell = () =>
+    inputs === null ? Promise.resolve(null) : attempt("TPM state", () => readStates(environment, inputs));
+  let states = await tell();
+  if (reasons.length === 0 && !isProvisioned(states)) {
+    await attempt("TPM records", () => prepareTpm(environment, environment.inputs.partial));
+    states = await tell();
+  }
+  if (inputs === null || states === null) return { states: null, imported: {}, reasons };
   const credentials = await attempt("sealed credentials", () => importCredentials(environment, inputs, states));
   return { states, imported: credentials === null ? {} : { credentials }, reasons };
 }

@@ -8,7 +8,8 @@ import { enter, type LaunchEnvironment, type LaunchRecord, Refusal } from "./env
 import type { LaunchInputs } from "./inputs.ts";
 import { findServedKeys, keyEvent, type ServedKey, type TokenKeys } from "./keys.ts";
 import { proveKeyPair } from "./prove-key.ts";
-import type { TokenShim } from "./tokens.ts";
+import { together } from "./together.ts";
+import { keysOf, type TokenShim } from "./tokens.ts";
 
 /** A shim's own filters once it is armed: for loading, locked for good, for serving (SHIM.md). */
 const OWN_FILTERS = 3;
@@ -20,45 +21,52 @@ export interface CheckedTokens {
 }
 
 /**
- * Match the tokens' keys with the policy's as every shim sees them, use each once in each, measure each once, fix what it is for, then
+ * Match the tokens' keys with the policy's as every shim sees them, use each once in each, measure each once, fix what it is for, and
  * forbid the shims new code.
+ * @param held what the first shim of each token sees
  */
 export async function checkKeys(
   environment: LaunchEnvironment,
   inputs: LaunchInputs,
-  shims: readonly TokenShim[],
+  { shims, held }: { readonly shims: readonly TokenShim[]; readonly held: ReadonlyMap<string, TokenKeys> },
   record: LaunchRecord,
 ): Promise<CheckedTokens> {
   enter(record, { kind: "checking-keys" });
   const { policy } = inputs;
-  const groups = byToken(shims);
-  const keys = findKeys(policy, await keysOf(groups.map(([first]) => first)));
+  const keys = findKeys(policy, held);
   const tokens = [];
-  const proven = new Map<string, readonly DomainShim[]>();
-  for (const [first, ...others] of groups) {
+  for (const [first, ...others] of byToken(shims)) {
     const own = keys.filter(({ token }) => token === first.token.name);
     const members = [await openMember(first, own)];
-    for (const other of others)
-      members.push(await openMember(other, sameKeys(policy, own, other, await keysOf([other]))));
-    proven.set(first.token.name, members);
+    for (const other of others) {
+      const seen = new Map([[other.token.name, await keysOf(other)]]);
+      members.push(await openMember(other, sameKeys(policy, own, other, seen)));
+    }
+    tokens.push({ name: first.token.name, shims: members });
   }
-  for (const key of keys) {
-    await environment.log.measure(keyEvent(key), () => {
-      record.keys = [...record.keys, key];
-    });
-  }
-  for (const [name, members] of proven) {
-    for (const member of members) await armShim(environment, policy, name, member);
-    tokens.push({ name, shims: members });
-  }
+  // The shims are armed while the TPM takes the keys: neither says anything about the other.
+  await together(measureKeys(environment, record, keys), armShims(environment, policy, tokens));
   return { keys, tokens };
 }
 
-async function keysOf(shims: readonly TokenShim[]): Promise<ReadonlyMap<string, TokenKeys>> {
-  const held = new Map<string, TokenKeys>();
-  for (const { token, shim, slot } of shims)
-    held.set(token.name, { slotId: slot.slotId, keys: await shim.keys(slot.slotId) });
-  return held;
+async function measureKeys(
+  { log }: LaunchEnvironment,
+  record: LaunchRecord,
+  keys: readonly ServedKey[],
+): Promise<void> {
+  for (const key of keys) {
+    await log.measure(keyEvent(key), () => {
+      record.keys = [...record.keys, key];
+    });
+  }
+}
+
+async function armShims(
+  environment: LaunchEnvironment,
+  policy: Policy,
+  tokens: CheckedTokens["tokens"],
+): Promise<void> {
+  for (const { name, shims } of tokens) for (const member of shims) await armShim(environment, policy, name, member);
 }
 
 function findKeys(policy: Policy, held: ReadonlyMap<string, TokenKeys>): readonly ServedKey[] {
@@ -91,12 +99,11 @@ function describeFlags({ flags }: ServedKey): string {
 
 /** Every key does, in this shim, what it is for. */
 async function openMember({ id, shim, serves, probed }: TokenShim, keys: readonly ServedKey[]): Promise<DomainShim> {
-  const places = new Map<string, KeyPlace>();
-  for (const key of keys) {
-    const { name, slotId, handle } = key;
-    await proveKeyPair(shim, key, { slotId, handle });
-    places.set(name, { slotId, handle, quick: isEc(key) });
-  }
+  const places = new Map(
+    keys.map((key): [string, KeyPlace] => [key.name, { slotId: key.slotId, handle: key.handle, quick: isEc(key) }]),
+  );
+  // One is checked here while the shim uses the next.
+  await Promise.all(keys.map((key) => proveKeyPair(shim, key, { slotId: key.slotId, handle: key.handle })));
   return { id, shim, serves, places, probed };
 }
 
@@ -110,8 +117,8 @@ async function armShim(
   token: string,
   { id, shim, places }: DomainShim,
 ): Promise<void> {
-  await shim.uses([...places].map(([name, place]) => keyUse(policy, name, place)));
-  await shim.arm();
+  const uses = [...places].map(([name, place]) => keyUse(policy, name, place));
+  await Promise.all([shim.uses(uses), shim.arm()]); // the shim does one after the other
   const status = await spawner.shimStatus(id);
   const filters = Number(status.fields.get("Seccomp_filters") ?? Number.NaN);
   // One too many is as wrong as one too few: nobody but the shim itself may have put it there.

@@ -1,69 +1,65 @@
 import { reason } from "../../attest/index.ts";
 import type { NamedModule } from "../../policy/index.ts";
-import type { WaitingUnsealer } from "../../seal/index.ts";
 import { type LaunchEnvironment, type LaunchRecord, Refusal } from "./environment.ts";
 import type { MeasuredInputs } from "./measure.ts";
-import type { PlannedShim } from "./shim-plan.ts";
-import { probeShims, requireNoAttempts, type ShimSet, type StartedShim, type StartingShim } from "./start-shims.ts";
+import { type PlannedShim, planShims } from "./shim-plan.ts";
+import {
+  probeShims,
+  requireNoAttempts,
+  type ShimSet,
+  type StartedShim,
+  type StartingShim,
+  startShims,
+} from "./start-shims.ts";
 import { findTokens, neededCredential, type TokenShim } from "./tokens.ts";
 import { STATE_CREDENTIAL } from "./tpm-check.ts";
-import { type UnsealOrder, unsealAhead, unsealCredential } from "./unseal.ts";
+import { prepareAhead, type UnsealOrder, unsealCredential } from "./unseal.ts";
 
 /** Has the TPM send one credential to several shims at once: it unseals each one a single time. */
 type Deliver = (name: string, sinks: readonly number[]) => Promise<void>;
 type Order = (name: string) => UnsealOrder;
 
-/** Whose shims a PIN is for, and its unsealer. */
-interface UnsealAhead {
-  readonly token: string;
-  readonly unsealer: WaitingUnsealer;
-}
-
 /**
- * Probe the shims, deliver the libraries' files, load them, find every token that a PIN is for, open the state volume, and have the TPM
- * send the PINs into the shims' channels. All of them, before the first log-in: a `token` event moves the agent PCR, and from then on the
+ * Start and probe the shims, deliver the libraries' files, load them, find every token that a PIN is for, open the state volume, and have the
+ * TPM send the PINs into the shims' channels. All of them, before the first log-in: a `token` event moves the agent PCR, and from then on the
  * TPM releases nothing.
  * @throws Refusal, or AgentError for a shim that fails
  */
 export async function deliverCredentials(
   environment: LaunchEnvironment,
   inputs: MeasuredInputs,
-  { starting, set }: { readonly starting: readonly StartingShim[]; readonly set: ShimSet },
+  set: ShimSet,
   record: LaunchRecord,
 ): Promise<readonly TokenShim[]> {
-  const { release, anchors } = inputs;
+  const { release, anchors, policy } = inputs;
   const order: Order = (name) => ({ credential: neededCredential(inputs, name), release, anchors });
+  const planned = planShims(policy);
   // Beside the shims' start; but files have unsealers of their own, and a TPM without a resource manager has three places for objects.
-  const hasFiles = starting.some(({ module }) => Object.keys(module.files).length > 0);
-  let ahead = hasFiles ? null : startAhead(environment, order, starting);
-  try {
-    const shims = await probeShims(inputs, starting, set, record);
-    const deliver: Deliver = (name, sinks) => unsealCredential(environment, record, order(name), sinks);
-    await deliverFiles(shims, deliver);
-    ahead ??= startAhead(environment, order, starting);
-    const loaded = await Promise.all(shims.map(loadLibrary));
-    const found = findTokens(inputs, loaded);
-    // A library that attacks while it is loaded never sees a PIN.
-    requireNoAttempts(shims);
-    await environment.stateVolume?.open((sink) => deliver(STATE_CREDENTIAL, [sink]));
-    for (const own of byToken(found)) {
-      const { name, pin } = own[0].token;
-      const unsealer = ahead?.token === name ? ahead.unsealer : null;
-      await unsealCredential(environment, record, order(pin), channelsOf(own), unsealer);
-    }
-    return found;
-  } finally {
-    await ahead?.unsealer.abandon();
+  const hasFiles = planned.some(({ module }) => Object.keys(module.files).length > 0);
+  let ahead = hasFiles ? null : prepareFirst(environment, order, planned);
+  const shims = await probeShims(inputs, await startShims(planned, set), set, record);
+  const deliver: Deliver = (name, sinks) => unsealCredential(environment, record, order(name), sinks);
+  await deliverFiles(shims, deliver);
+  ahead ??= prepareFirst(environment, order, planned);
+  const loaded = await Promise.all(shims.map(loadLibrary));
+  const found = findTokens(inputs, loaded);
+  // A library that attacks while it is loaded never sees a PIN.
+  requireNoAttempts(shims);
+  await environment.stateVolume?.open((sink) => deliver(STATE_CREDENTIAL, [sink]));
+  for (const own of byToken(found)) {
+    const { name, pin } = own[0].token;
+    const unsealer = ahead === name ? environment.unsealer : null;
+    await unsealCredential(environment, record, order(pin), channelsOf(own), unsealer);
   }
+  return found;
 }
 
-/** For the first token, whose unsealer then starts beside the shims. */
-function startAhead(environment: LaunchEnvironment, order: Order, shims: readonly StartingShim[]): UnsealAhead | null {
+/** For the first token, whose name this returns; null when its credential has to be imported first. */
+function prepareFirst(environment: LaunchEnvironment, order: Order, shims: readonly PlannedShim[]): string | null {
   const [own] = byToken(shims);
   if (own === undefined) return null;
   const { name, pin } = own[0].token;
-  const unsealer = unsealAhead(environment, order(pin), channelsOf(own));
-  return unsealer === null ? null : { token: name, unsealer };
+  return prepareAhead(environment, order(pin), own.length) ? name : null;
 }
 
 function channelsOf(shims: readonly Pick<StartingShim, "channel">[]): readonly number[] {

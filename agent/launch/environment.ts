@@ -1,6 +1,6 @@
 import type { Incident, Reason, Tpm } from "../../attest/index.ts";
 import type { Release, SandboxFeature } from "../../policy/index.ts";
-import type { Credential, MachineTpm, Store, TpmAnswer, UnsealAnswer } from "../../seal/index.ts";
+import type { Credential, MachineTpm, StandbyUnsealer, Store, TpmAnswer, UnsealAnswer } from "../../seal/index.ts";
 import type { AgentConfig } from "../config.ts";
 import { AgentError } from "../errors.ts";
 import type { Shim } from "../shim-client.ts";
@@ -28,6 +28,8 @@ export interface LaunchEnvironment {
   now(): number;
   readonly log: MeasurementLog;
   readonly spawner: Spawner;
+  /** For the first token's PIN. The launch ends it. */
+  readonly unsealer: StandbyUnsealer;
   readonly inputs: ReadInputs;
   readonly devices: readonly string[];
   /** @param onAttempt called for each attempt that the kernel shows and that is recorded */

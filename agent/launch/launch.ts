@@ -7,7 +7,7 @@ import { enter, type LaunchEnvironment, type LaunchRecord, Refusal } from "./env
 import type { LaunchInputs } from "./inputs.ts";
 import { logIn } from "./login.ts";
 import { measureEverything } from "./measure.ts";
-import { type AttemptBell, attemptReasons, requireNoAttempts, ShimSet, startShims } from "./start-shims.ts";
+import { type AttemptBell, attemptReasons, requireNoAttempts, ShimSet } from "./start-shims.ts";
 
 export interface Launched extends CheckedTokens {
   /** Rung for each attempt that the kernel shows from now on. Whoever takes the shims over listens. */
@@ -26,11 +26,10 @@ export async function launch(environment: LaunchEnvironment, record: LaunchRecor
     const inputs = await measureEverything(environment, record);
     requireDue(environment, inputs);
     enter(record, { kind: "unsealing" });
-    const starting = await startShims(inputs, set);
-    const shims = await deliverCredentials(environment, inputs, { starting, set }, record);
+    const shims = await deliverCredentials(environment, inputs, set, record);
     set.closeChannels();
-    await logIn(environment, inputs, shims, record);
-    const checked = await checkKeys(environment, inputs, shims, record);
+    const held = await logIn(environment, inputs, shims, record);
+    const checked = await checkKeys(environment, inputs, { shims, held }, record);
     requireNoAttempts(shims);
     enter(record, { kind: "capping" });
     await environment.log.measure(cap("serving"));
@@ -39,6 +38,8 @@ export async function launch(environment: LaunchEnvironment, record: LaunchRecor
     await refuse(environment, record, withAttempts(set, reasonsOf(error, record)));
     await set.end(); // the libraries lose their connections, and with them everything they could be asked for
     return null;
+  } finally {
+    await environment.unsealer.end();
   }
 }
 

@@ -8,6 +8,7 @@ import { documentEvents, launchEvents, type ModuleFiles, pinnedDigest } from "./
 import { type PlannedFile, planShimFiles, SHIM_PATH } from "./files.ts";
 import type { LaunchInputs } from "./inputs.ts";
 import { measuringOrder, type PlannedShim, planShims } from "./shim-plan.ts";
+import { together } from "./together.ts";
 import { credentialReasons, type TpmStates } from "./tpm-check.ts";
 import { askTpm } from "./unseal.ts";
 
@@ -54,8 +55,8 @@ export interface MeasuredInputs extends LaunchInputs {
  */
 export async function measureEverything(environment: LaunchEnvironment, record: LaunchRecord): Promise<MeasuredInputs> {
   const { inputs } = environment;
-  await requireBanks(environment);
-  const reasons: Reason[] = [...(await agentPcrReasons(environment)), ...inputs.reasons, ...deviceReasons(environment)];
+  const [, used] = await together(requireBanks(environment), agentPcrReasons(environment));
+  const reasons: Reason[] = [...used, ...inputs.reasons, ...deviceReasons(environment)];
   const documents = await measureDocuments(environment);
   // The spawner copies while the TPM tells its state: neither waits for the other.
   const [copied, tpm] = await Promise.all([

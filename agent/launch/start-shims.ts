@@ -5,7 +5,7 @@ import { libraryAttempts, type ProbedAttempts } from "../shims/attempts.ts";
 import type { StartShim } from "../spawner-client.ts";
 import { type LaunchEnvironment, type LaunchRecord, type RecordedShim, Refusal } from "./environment.ts";
 import type { MeasuredInputs } from "./measure.ts";
-import { type PlannedShim, planShims } from "./shim-plan.ts";
+import type { PlannedShim } from "./shim-plan.ts";
 
 /** A shim whose process was started. */
 export interface StartingShim extends PlannedShim {
@@ -71,13 +71,10 @@ export class ShimSet {
   }
 }
 
-/** Starts the process of every shim of the policy, one after the other. @throws AgentError for one that cannot be started */
-export async function startShims(
-  { policy }: Pick<MeasuredInputs, "policy">,
-  set: ShimSet,
-): Promise<readonly StartingShim[]> {
+/** Starts the process of every shim, one after the other. @throws AgentError for one that cannot be started */
+export async function startShims(shims: readonly PlannedShim[], set: ShimSet): Promise<readonly StartingShim[]> {
   const starting: StartingShim[] = [];
-  for (const planned of planShims(policy)) starting.push({ ...planned, ...(await set.start(startRequest(planned))) });
+  for (const planned of shims) starting.push({ ...planned, ...(await set.start(startRequest(planned))) });
   return starting;
 }
 

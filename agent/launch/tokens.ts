@@ -3,12 +3,18 @@ import type { LoadedLibrary, ShimSlot } from "../shim-replies.ts";
 import { TOKEN_FLAG } from "../shim-replies.ts";
 import { Refusal } from "./environment.ts";
 import type { LaunchInputs } from "./inputs.ts";
+import type { TokenKeys } from "./keys.ts";
 import type { NamedToken } from "./shim-plan.ts";
 import type { StartedShim } from "./start-shims.ts";
 
 /** A shim that sees its token. */
 export interface TokenShim extends StartedShim {
   readonly slot: ShimSlot;
+}
+
+/** What this shim sees of its token's keys. */
+export async function keysOf({ shim, slot: { slotId } }: TokenShim): Promise<TokenKeys> {
+  return { slotId, keys: await shim.keys(slotId) };
 }
 
 export function neededCredential({ credentials }: LaunchInputs, name: string) {

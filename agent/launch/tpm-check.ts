@@ -35,20 +35,34 @@ export async function prepareTpm({ tss, store }: LaunchEnvironment, inputs: Part
   const [release] = releases ?? [];
   if (anchors === undefined || release === undefined) return;
   await tpmStep("TPM records", async () => {
-    if ((await isProvisioned(tss)) || (await wasUsed(tss, store.content))) return;
+    if ((await hasRecords(tss)) || (await wasUsed(tss, store.content))) return;
     if (((await readPermanent(tss)) & PERMANENT.ownerAuthSet) !== 0) return;
     await provisionEpoch(tss, anchors.releaseRoot, release.delegation);
     await provisionRecords(tss);
   });
 }
 
+type Records = Pick<TpmState, "epoch" | "login" | "hasAnchor" | "freeze">;
+
+async function hasRecords(tss: LaunchEnvironment["tss"]): Promise<boolean> {
+  return areProvisioned({
+    epoch: await readEpoch(tss),
+    login: await readLogin(tss, STATE_CREDENTIAL),
+    hasAnchor: (await readAnchor(tss)).kind !== "missing",
+    freeze: await readFreeze(tss),
+  });
+}
+
 /** All of them: a power cut may have come between any two. */
-async function isProvisioned(tss: LaunchEnvironment["tss"]): Promise<boolean> {
-  if ((await readEpoch(tss)).kind === "missing") return false;
-  if ((await readLogin(tss, STATE_CREDENTIAL)).kind === "missing") return false;
-  if ((await readAnchor(tss)).kind === "missing") return false;
-  const freeze = await readFreeze(tss);
+function areProvisioned({ epoch, login, hasAnchor, freeze }: Records): boolean {
+  if (epoch.kind === "missing" || login.kind === "missing" || !hasAnchor) return false;
   return freeze.kind === "bits" || freeze.kind === "foreign";
+}
+
+/** Whether there is nothing for `prepareTpm` to do. */
+export function isProvisioned(states: TpmStates | null): boolean {
+  const [state] = states?.values() ?? [];
+  return state !== undefined && areProvisioned(state);
 }
 
 async function wasUsed(tss: LaunchEnvironment["tss"], { ekName }: StoreContent): Promise<boolean> {

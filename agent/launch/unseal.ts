@@ -9,11 +9,10 @@ import {
   runUnsealer,
   SealError,
   type SealedPackage,
-  startUnsealer,
+  type StandbyUnsealer,
   type UnsealAnswer,
   type Unsealer,
   unsealRequest,
-  type WaitingUnsealer,
 } from "../../seal/index.ts";
 import { failureOf, journal } from "../journal.ts";
 import { answersOf, type LaunchEnvironment, type LaunchRecord, Refusal } from "./environment.ts";
@@ -27,7 +26,7 @@ export interface UnsealOrder {
 /**
  * Has the TPM send one credential into every sink, or refuses with the TPM's own words.
  * @param sinks write ends of pipes or sockets, 1 to 16; stay the caller's
- * @param ahead what `unsealAhead` made of the same order and sinks
+ * @param ahead what `prepareAhead` gave the same order
  * @throws Refusal; SealError when the attempt did not get as far as an answer
  */
 export async function unsealCredential(
@@ -35,7 +34,7 @@ export async function unsealCredential(
   record: LaunchRecord,
   order: UnsealOrder,
   sinks: readonly number[],
-  ahead: WaitingUnsealer | null = null,
+  ahead: StandbyUnsealer | null = null,
 ): Promise<void> {
   const answer = await askTpm(environment, order, sinks, ahead);
   record.answers = [...record.answers, ...answersOf(answer)];
@@ -58,16 +57,17 @@ function damaged(name: string, got: string): Refusal {
 }
 
 /**
- * An unsealer that comes as far as it can while other things are done, and waits to be told to ask. Null for a credential that has to be
- * imported first.
+ * Has the unsealer that stands by come as far as it can while other things are done, where it waits to be told to ask. False for a credential
+ * that has to be imported first.
  */
-export function unsealAhead(
-  environment: LaunchEnvironment,
-  order: UnsealOrder,
-  sinks: readonly number[],
-): WaitingUnsealer | null {
-  const { imported } = order.credential;
-  return imported === null ? null : startUnsealer(unsealerOf(environment, order, imported, sinks));
+export function prepareAhead(
+  { unsealer }: Pick<LaunchEnvironment, "unsealer">,
+  { credential: { sealed, imported }, release, anchors }: UnsealOrder,
+  sinks: number,
+): boolean {
+  if (imported === null) return false;
+  unsealer.prepare(unsealRequest({ sealed, imported, release, anchors, sinks }));
+  return true;
 }
 
 function unsealerOf(
@@ -90,12 +90,12 @@ export async function askTpm(
   environment: LaunchEnvironment,
   order: UnsealOrder,
   sinks: readonly number[],
-  ahead: WaitingUnsealer | null = null,
+  ahead: StandbyUnsealer | null = null,
 ): Promise<UnsealAnswer> {
   const { credential } = order;
   const ask = (imported: Uint8Array) => runUnsealer(unsealerOf(environment, order, imported, sinks));
   if (credential.imported === null) return ask(await importAndKeep(environment, credential));
-  const answer = await (ahead?.ask() ?? ask(credential.imported));
+  const answer = await (ahead?.ask(sinks) ?? ask(credential.imported));
   return isStaleImport(answer) ? ask(await importAndKeep(environment, credential)) : answer;
 }
 

@@ -17,6 +17,7 @@
 #include "release.h"
 #include "request.h"
 #include "secret.h"
+#include "standby.h"
 
 enum how { HOW_AT_ONCE, HOW_WAIT, HOW_DISCARD };
 
@@ -39,23 +40,17 @@ static int read_input(uint8_t *buffer, size_t max, size_t *ret)
     return 0;
 }
 
-/* With discard there are no sinks: what was inherited is closed, so that nothing could be written. */
-static unsigned count_ends(enum how how, unsigned sinks)
-{
-    if (how == HOW_DISCARD)
-        return 0;
-    return how == HOW_WAIT ? sinks + 1 : sinks;
-}
-
-static int read_request(struct request *ret, enum how how, struct answer *answer)
+static int read_request(struct request *ret, enum how how, struct sinks *sinks, struct answer *answer)
 {
     static uint8_t bytes[REQUEST_MAX + 1];
     size_t length;
     const char *field = "size";
+    const int got = how == HOW_WAIT ? receive_input(bytes, REQUEST_MAX, &length) : read_input(bytes, REQUEST_MAX, &length);
 
-    if (read_input(bytes, REQUEST_MAX, &length) == 0)
+    if (got == 0)
         field = parse_request(bytes, length, ret);
-    if (field == NULL && !check_ends(count_ends(how, ret->sinks)))
+    /* With discard there are none: what was inherited is closed, so that nothing could be written. */
+    if (field == NULL && how != HOW_WAIT && !take_inherited(how == HOW_DISCARD ? 0 : ret->sinks, sinks))
         field = "sinks";
     if (field == NULL)
         return 0;
@@ -64,7 +59,8 @@ static int read_request(struct request *ret, enum how how, struct answer *answer
 }
 
 /* The key is in libtss2's memory only as long as it takes to copy it to locked pages, and there until the secret is decrypted. */
-static void deliver(TPM2B_SENSITIVE_DATA *data, struct secret *secret, const struct request *request, struct answer *answer)
+static void deliver(TPM2B_SENSITIVE_DATA *data, struct secret *secret, const struct request *request, const struct sinks *sinks,
+                    struct answer *answer)
 {
     const bool is_key = data->size == sizeof secret->key;
 
@@ -77,7 +73,7 @@ static void deliver(TPM2B_SENSITIVE_DATA *data, struct secret *secret, const str
         answer_failed(answer, "decrypt", 0, "the ciphertext does not belong to key and label");
         return;
     }
-    int written = write_sinks(secret->padded, 2 + length, request->sinks);
+    int written = write_sinks(secret->padded, 2 + length, sinks);
     explicit_bzero(secret->padded, sizeof secret->padded);
     if (written == 0)
         answer->outcome = OUTCOME_RELEASED;
@@ -85,40 +81,49 @@ static void deliver(TPM2B_SENSITIVE_DATA *data, struct secret *secret, const str
         answer_failed(answer, "write", 0, "a sink is closed, or nobody reads it");
 }
 
-static void release_object(ESYS_CONTEXT *esys, const struct request *request, const struct tickets *tickets, const struct ek *ek,
-                           struct secret *secret, enum how how, struct answer *answer)
+/* One credential: what is asked for, and where it goes. */
+struct order {
+    enum how how;
+    struct request request;
+    struct sinks sinks;
+};
+
+static void release_object(ESYS_CONTEXT *esys, struct order *order, const struct tickets *tickets, const struct ek *ek,
+                           struct secret *secret, struct answer *answer)
 {
     ESYS_TR object = ESYS_TR_NONE;
     TPM2B_SENSITIVE_DATA *data = NULL;
 
-    if (load_sealed(esys, request, ek, &object, answer) != 0)
+    if (load_sealed(esys, &order->request, ek, &object, answer) != 0)
         return;
-    struct word word = { .fd = how == HOW_WAIT ? (int)(FIRST_SINK + request->sinks) : -1, .given = how != HOW_WAIT };
-    bool released = unseal(esys, request, tickets, &word, ek->handle, object, &data, answer) == 0;
+    struct word word = { .sinks = order->how == HOW_WAIT ? &order->sinks : NULL, .given = order->how != HOW_WAIT };
+    bool released = unseal(esys, &order->request, tickets, &word, ek->handle, object, &data, answer) == 0;
     (void)Esys_FlushContext(esys, object);
-    if (released && how == HOW_DISCARD)
+    if (released && order->how == HOW_DISCARD)
         answer->outcome = OUTCOME_DISCARDED;
     else if (released)
-        deliver(data, secret, request, answer);
+        deliver(data, secret, &order->request, &order->sinks, answer);
     if (data != NULL)
         explicit_bzero(data, sizeof *data);
     Esys_Free(data);
 }
 
-static void run(ESYS_CONTEXT *esys, const struct request *request, struct secret *secret, enum how how, struct answer *answer)
+static void run(ESYS_CONTEXT *esys, struct order *order, struct secret *secret, struct answer *answer)
 {
     struct tickets tickets;
     struct ek ek;
 
-    if (verify_approvals(esys, request, &tickets, answer) != 0)
+    if (order->how == HOW_WAIT && read_request(&order->request, order->how, &order->sinks, answer) != 0)
         return;
-    if (open_ek(esys, request, &ek, answer) != 0)
+    if (verify_approvals(esys, &order->request, &tickets, answer) != 0)
         return;
-    release_object(esys, request, &tickets, &ek, secret, how, answer);
+    if (open_ek(esys, &order->request, &ek, answer) != 0)
+        return;
+    release_object(esys, order, &tickets, &ek, secret, answer);
     close_ek(esys, &ek);
 }
 
-static void run_with_tpm(const char *tcti_name, const struct request *request, enum how how, struct answer *answer)
+static void run_with_tpm(const char *tcti_name, struct order *order, struct answer *answer)
 {
     TSS2_TCTI_CONTEXT *tcti = NULL;
     ESYS_CONTEXT *esys = NULL;
@@ -132,7 +137,7 @@ static void run_with_tpm(const char *tcti_name, const struct request *request, e
     if (rc == TSS2_RC_SUCCESS)
         rc = Esys_Initialize(&esys, tcti, NULL);
     if (rc == TSS2_RC_SUCCESS)
-        run(esys, request, secret, how, answer);
+        run(esys, order, secret, answer);
     else
         answer_failed(answer, "TCTI", rc, NULL);
     if (esys != NULL)
@@ -157,20 +162,32 @@ static int parse_arguments(int argc, char **argv, enum how *ret)
     return 0;
 }
 
+/* One that waits has its connection to the TPM when its request comes. */
+static int begin(struct order *order, struct answer *answer)
+{
+    if (order->how != HOW_WAIT)
+        return read_request(&order->request, order->how, &order->sinks, answer);
+    if (take_inherited(0, &order->sinks))
+        return 0;
+    answer_failed(answer, "request", 0, "descriptors");
+    return -1;
+}
+
 int main(int argc, char **argv)
 {
     struct answer answer = { .outcome = OUTCOME_FAILED };
-    static struct request request;
-    enum how how;
+    static struct order order;
     const long start = milliseconds();
 
     /* libtss2 would print names of files and commands, and in its debug levels their contents. */
     if (harden_process() != 0 || setenv("TSS2_LOG", "all+NONE", 1) != 0)
         answer_failed(&answer, "harden", 0, strerror(errno));
-    else if (parse_arguments(argc, argv, &how) != 0)
+    else if (parse_arguments(argc, argv, &order.how) != 0)
         answer_failed(&answer, "request", 0, "arguments");
-    else if (read_request(&request, how, &answer) == 0)
-        run_with_tpm(argv[1], &request, how, &answer);
+    else if (begin(&order, &answer) == 0)
+        run_with_tpm(argv[1], &order, &answer);
+    if (order.how == HOW_WAIT)
+        hear_request();
     answer.ms = (unsigned long)(milliseconds() - start);
     return print_answer(&answer);
 }

@@ -1,12 +1,12 @@
 #include "release.h"
 
-#include <errno.h>
 #include <openssl/evp.h>
 #include <stdbool.h>
 #include <string.h>
 #include <tss2/tss2_mu.h>
 #include <tss2/tss2_sys.h>
-#include <unistd.h>
+
+#include "standby.h"
 
 /* A PCR outside the selection may move between PolicyPCR and Unseal; more often than this is not an accident. */
 #define RACES_MAX 8
@@ -209,16 +209,12 @@ static void wipe_response(ESYS_CONTEXT *esys)
         explicit_bzero((uint8_t *)response, size);
 }
 
-/* Waited for once. The end of that input is no word: it may be that of a launch that was refused, or of a process that died. */
-static bool has_word(struct word *word)
+/* Waited for once. */
+static bool has_word(struct word *word, unsigned sinks)
 {
-    uint8_t byte;
-    ssize_t got = 0;
-
-    while (word->fd >= 0 && (got = read(word->fd, &byte, 1)) < 0 && errno == EINTR)
-        continue;
-    word->given = word->given || got == 1;
-    word->fd = -1;
+    if (word->sinks != NULL)
+        word->given = receive_word(sinks, word->sinks);
+    word->sinks = NULL;
     return word->given;
 }
 
@@ -230,7 +226,7 @@ static struct attempt attempt_once(struct policy *policy, ESYS_TR salt_key, ESYS
         return attempt;
     attempt.refusal = take_steps(policy);
     attempt.asked = !policy->expect || attempt.refusal.rc == TSS2_RC_SUCCESS;
-    attempt.unwanted = attempt.asked && !has_word(policy->word);
+    attempt.unwanted = attempt.asked && !has_word(policy->word, policy->request->sinks);
     if (attempt.asked && !attempt.unwanted) {
         attempt.unseal = Esys_Unseal(policy->esys, object, policy->session, ESYS_TR_NONE, ESYS_TR_NONE, ret);
         wipe_response(policy->esys);
@@ -267,7 +263,7 @@ static int unseal_under(struct policy *policy, ESYS_TR salt_key, ESYS_TR object,
     if (attempt.session != TSS2_RC_SUCCESS)
         answer_failed(answer, "TPM2_StartAuthSession", attempt.session, NULL);
     else if (attempt.unwanted)
-        answer_failed(answer, "wait", 0, "the secret is not wanted any more");
+        answer_failed(answer, "wait", 0, "no word, or not with its sinks");
     else if (!is_tpm_answer(attempt.unseal))
         answer_failed(answer, "TPM2_Unseal", attempt.unseal, NULL);
     else if (attempt.unseal != TSS2_RC_SUCCESS)

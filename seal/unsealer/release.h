@@ -7,6 +7,7 @@
 
 #include "answer.h"
 #include "request.h"
+#include "secret.h"
 
 /* Proofs of the TPM that it has verified the two signatures; needed by TPM2_PolicyAuthorize. */
 struct tickets {
@@ -19,7 +20,7 @@ int verify_approvals(ESYS_CONTEXT *esys, const struct request *request, struct t
 
 /* Of whoever started this: the TPM may be asked for what it releases. */
 struct word {
-    int fd; /* where it comes, one byte; -1 when nobody is waited for, any more or at all */
+    struct sinks *sinks; /* that come with it; NULL when nobody is waited for, any more or at all */
     bool given;
 };
 

@@ -14,6 +14,7 @@
 #include "clock.h"
 
 #define DELIVERY_MS 10000
+#define FIRST_SINK 3
 
 int harden_process(void)
 {
@@ -51,16 +52,20 @@ void close_secret(struct secret *secret)
     (void)munmap(secret, sizeof *secret);
 }
 
-int check_ends(unsigned count)
+bool is_end(int fd)
 {
     struct stat status;
 
+    return fstat(fd, &status) == 0 && (S_ISFIFO(status.st_mode) || S_ISSOCK(status.st_mode));
+}
+
+bool take_inherited(unsigned count, struct sinks *ret)
+{
+    ret->count = count;
     for (unsigned i = 0; i < count; i++) {
-        if (fstat((int)(FIRST_SINK + i), &status) != 0)
-            return 0;
-        /* Never a file: the secret must not reach a disk. */
-        if (!S_ISFIFO(status.st_mode) && !S_ISSOCK(status.st_mode))
-            return 0;
+        ret->fds[i] = (int)(FIRST_SINK + i);
+        if (!is_end(ret->fds[i]))
+            return false;
     }
     return close_range(FIRST_SINK + count, ~0U, 0) == 0;
 }
@@ -98,12 +103,12 @@ static int write_all(int fd, const uint8_t *bytes, size_t length, long deadline)
     return 0;
 }
 
-int write_sinks(const uint8_t *bytes, size_t length, unsigned count)
+int write_sinks(const uint8_t *bytes, size_t length, const struct sinks *sinks)
 {
     const long deadline = milliseconds() + DELIVERY_MS;
 
-    for (unsigned i = 0; i < count; i++) {
-        if (write_all((int)(FIRST_SINK + i), bytes, length, deadline) != 0)
+    for (unsigned i = 0; i < sinks->count; i++) {
+        if (write_all(sinks->fds[i], bytes, length, deadline) != 0)
             return -1;
     }
     return 0;

@@ -2,6 +2,7 @@
 #ifndef IRONCLAW_UNSEALER_SECRET_H
 #define IRONCLAW_UNSEALER_SECRET_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -19,12 +20,19 @@ int harden_process(void);
 struct secret *open_secret(void);
 void close_secret(struct secret *secret);
 
-#define FIRST_SINK 3
+/* Where the secret goes: pipes or sockets, never a file, so that it does not reach a disk. */
+struct sinks {
+    int fds[SINKS_MAX];
+    unsigned count;
+};
 
-/* Closes everything above fds 3 to 3 + count - 1. True when those are pipes or sockets. */
-int check_ends(unsigned count);
+/* Makes fds 3 to 3 + count - 1 the sinks, and closes everything above. True when that is what they can be. */
+bool take_inherited(unsigned count, struct sinks *ret);
+
+/* A pipe or a socket. */
+bool is_end(int fd);
 
 /* Writes the bytes to every sink, as fast as it is read, for ten seconds at most. 0, or -1 with errno. */
-int write_sinks(const uint8_t *bytes, size_t length, unsigned count);
+int write_sinks(const uint8_t *bytes, size_t length, const struct sinks *sinks);
 
 #endif

@@ -15,6 +15,8 @@ const CHANGES: ReadonlySet<number> = new Set([
   ...[TPM_CC.nvDefineSpace, TPM_CC.nvIncrement, TPM_CC.nvWrite],
   ...[TPM_CC.loadExternal, TPM_CC.startAuthSession, TPM_CC.import],
 ]);
+/** Takes one packet, in a script that stands for the unsealer. */
+const HEAR = "head -c1 >/dev/null";
 const SWEEP = { timeout: 240_000 };
 
 let checks: LaunchChecks;
@@ -125,11 +127,13 @@ describe("a fault outside the TPM", () => {
 
   test.each([
     ["is missing", null],
-    ["prints garbage", 'echo \'{"kind":"relea\''],
-    ["prints nothing", "exit 0"],
-    ["is killed", "kill -9 $$"],
-    ["says released and exits with another code", 'echo \'{"kind":"released","ms":1}\'; exit 3'],
-    ["prints without end", "exec cat /dev/zero"],
+    ["prints garbage", `${HEAR}; echo '{"kind":"relea'`],
+    ["prints nothing", `${HEAR}; exit 0`],
+    ["does not hear its request", "exit 0"],
+    ["is killed", `${HEAR}; kill -9 $$`],
+    ["waits, and is killed when it is told to ask", `${HEAR}; echo '{"kind":"waiting"}'; ${HEAR}; kill -9 $$`],
+    ["waits, and then waits again", `${HEAR}; echo '{"kind":"waiting"}'; ${HEAR}; echo '{"kind":"waiting"}'; ${HEAR}`],
+    ["prints without end", `${HEAR}; exec cat /dev/zero`],
   ])("I3: an unsealer that %s ends the launch refused and capped", async (name, script) => {
     await using booted = await boot({ programs: programsWith(bench, name, script) });
     await expectRefused(booted);
@@ -138,7 +142,7 @@ describe("a fault outside the TPM", () => {
   });
 
   test("I3: an unsealer that says released and wrote no PIN ends the launch refused and capped", async () => {
-    const programs = programsWith(bench, "lies", 'echo \'{"kind":"released","ms":1}\'');
+    const programs = programsWith(bench, "lies", `${HEAR}; echo '{"kind":"released","ms":1}'`);
     await using booted = await boot({ programs });
     await expectRefused(booted);
     expect(reasonsOf(booted).map(({ code }) => code)).toEqual(["pin-not-tried"]);

@@ -1,3 +1,4 @@
+import { readlinkSync } from "node:fs";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { launchEventDigests } from "../../attest/index.ts";
 import { AGENT_PCR } from "../../policy/index.ts";
@@ -91,6 +92,53 @@ describe("an agent that is killed during its launch, below the real spawner", ()
     }
   });
 });
+
+describe("the unsealer of an agent that is killed", () => {
+  let service: ServiceBench;
+  beforeAll(async () => {
+    service = await openServiceBench();
+    await (await service.start()).launched(); // the TPM knows the machine from here on
+    await service.stopAll();
+  });
+  afterAll(() => service[Symbol.asyncDispose]());
+
+  const AT: readonly (readonly [string, number, number])[] = [
+    ["has no request yet", TPM_CC.pcrExtend, 1],
+    ["is at its request", TPM_CC.load, 1],
+    ["waits for the word", TPM_CC.policyAuthorize, 2],
+  ];
+  test.each(AT)("I3 I4: while it %s ends as well, and has unsealed nothing", async (_, code, turn) => {
+    const { bus } = service.bench;
+    let agent: Agent | null = null;
+    let unsealer = -1;
+    let seen = 0;
+    agent = await service.start({
+      fault: (command) => {
+        if (command.client !== "agent" || command.code !== code || ++seen !== turn) return null;
+        unsealer = agent?.processes().find((process) => process.command === "unsealer")?.pid ?? -1;
+        agent?.kill();
+        return null;
+      },
+    });
+    expect(await agent.ended).toBe(10);
+    expect(unsealer).toBeGreaterThan(0);
+    await expect.poll(() => isRunning(unsealer), { timeout: 10_000 }).toBe(false);
+    expect(bus.commands.map((command) => command.code)).not.toContain(TPM_CC.unseal);
+    bus.arm();
+    await bus.flushClient("agent");
+    await service.expectClosed(agent);
+    await agent.stop();
+  });
+});
+
+/** A process that has ended has no executable, whether somebody has taken note of that or not. */
+function isRunning(pid: number): boolean {
+  try {
+    return readlinkSync(`/proc/${pid}/exe`) !== "";
+  } catch {
+    return false;
+  }
+}
 
 describe("what root prepared while the values were right", () => {
   let checks: LaunchChecks;

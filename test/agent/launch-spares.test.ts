@@ -77,8 +77,8 @@ describe("a launch with spares", () => {
     expect(booted.calls).toEqual([
       ...["prepareShim", "prepareShim 1", "prepareShim 2"],
       ...["startShim", "open", "startShim 1", "open 1", "startShim 2", "open 2", "probe", "probe 1", "probe 2"],
-      ...["load", "load 1", "load 2", "login", "login 1", "login 2"],
-      ...["keys", "sign", "keys 1", "sign 1", "keys 2", "sign 2"],
+      ...["load", "load 1", "load 2", "login", "keys", "login 1", "login 2"],
+      ...["sign", "keys 1", "sign 1", "keys 2", "sign 2"],
       ...["uses", "arm", "uses 1", "arm 1", "uses 2", "arm 2"],
     ]);
     const events = await booted.log.locked(async (records) => eventsOf(records));
@@ -112,7 +112,7 @@ describe("a launch with spares", () => {
     expect(booted.calls.filter((call) => /^(login|sign|arm)/.test(call))).toEqual([
       ...["login", "login 1", "login 2", "sign", "sign 1", "sign 2", "arm", "arm 1", "arm 2"],
     ]);
-    expect(booted.calls.indexOf("keys")).toBeGreaterThan(booted.calls.indexOf("login 2"));
+    expect(booted.calls.indexOf("keys 1")).toBeGreaterThan(booted.calls.indexOf("login 2"));
     expect(loginsSince(before)).toEqual(["right", "right", "right"]);
     expect(asked(booted, TPM_CC.unseal)).toBe(1);
     for (const member of booted.launched?.tokens[0]?.shims ?? [])
@@ -230,7 +230,7 @@ describe("a library that attacks during the launch", () => {
   test("I5: and then ends is refused for both", async () => {
     const machine = await provision(0);
     counter.set("attacks", "login");
-    await expectRefusedAs(["ERR_SHIM_GONE launch (checking-keys)", "sandbox-violation counting/0 socket"], machine, {
+    await expectRefusedAs(["ERR_SHIM_GONE launch (logging-in)", "sandbox-violation counting/0 socket"], machine, {
       killShimAt: "keys",
     });
   });

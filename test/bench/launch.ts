@@ -2,6 +2,7 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
 import { bundleProgram } from "../../vm-images/bundle.ts";
 import { LAUNCH_PIN } from "../support/launch-token.ts";
 import { type AgentOptions, openServiceBench, type ServiceBench } from "../support/service-fixture.ts";
@@ -69,6 +70,8 @@ async function measureLaunch(service: ServiceBench, { bareLogin, agent }: Progra
 
 async function launchOnce(service: ServiceBench, options: AgentOptions): Promise<Run["phases"]> {
   const agent = await service.start(options);
+  // A question would be answered in the middle of the launch, by the thread that makes it.
+  while (!/ agent: (?:serving|refused)/.test(agent.console())) await delay(5);
   const status = await agent.launched();
   if (status["state"] !== "serving") throw new Error(`launch: ${JSON.stringify(status["reasons"])}`);
   await agent.stop();

@@ -18,6 +18,7 @@ import { type ReadInputs, readInputs } from "../../agent/launch/inputs.ts";
 import { type Launched, launch } from "../../agent/launch/launch.ts";
 import { MeasurementLog } from "../../agent/launch/measurement-log.ts";
 import { enterServing, settleServed } from "../../agent/launch/served.ts";
+import { openNative } from "../../agent/native/index.ts";
 import type { Spawner } from "../../agent/spawner-client.ts";
 import {
   type CelRecord,
@@ -35,6 +36,7 @@ import {
   importSealed,
   LOGIN_INDEX,
   type MachineTpm,
+  openStandbyUnsealer,
   openTpm,
   provisionEpoch,
   Store,
@@ -231,6 +233,10 @@ async function boot(bench: Tools, provisioned: Provisioned, options: BootOptions
     ...{ config, configBytes, tpm: watched, tss: tpm.tss, store, log, inputs },
     now: () => options.now ?? Date.now(),
     spawner: { ...spawner, ...options.spawner?.(spawner) },
+    unsealer: openStandbyUnsealer(
+      { path: join(config.programs, "unsealer"), tcti: config.tcti },
+      openNative(NATIVE_DIRECTORY),
+    ),
     agentLoss: options.agentLoss ?? null,
     stateVolume: options.stateVolume?.(tpm.tss) ?? null,
     devices: options.devices ?? DEVICES,
