@@ -1,5 +1,6 @@
 import { readFile } from "node:fs/promises";
 import type { ShimClaim } from "../attest/index.ts";
+import { fromHex } from "../policy/index.ts";
 import { type MachineTpm, readEpoch } from "../seal/index.ts";
 import type { AuditLog } from "./audit/log.ts";
 import type { AgentConfig } from "./config.ts";
@@ -58,9 +59,15 @@ async function gatherSources(gathered: Gathered): Promise<ReportSources> {
     ekName: (await tpm.endorsementKey(ekKind)).name,
     ekCertificates: certificates.map(({ der }) => der),
     firmwareLog: new Uint8Array(await readFile(config.firmwareLog)),
+    bootSeed: await readBootSeed(),
     shims: () => shimClaims(gathered),
     epoch: () => epochValue(tpm),
   };
+}
+
+/** The kernel draws it once, when it starts, and journald names the boot by it: an agent that is started again tells the same. */
+async function readBootSeed(): Promise<Uint8Array> {
+  return fromHex((await readFile("/proc/sys/kernel/random/boot_id", "utf8")).trim().replaceAll("-", ""));
 }
 
 async function epochValue({ tss }: MachineTpm): Promise<bigint | null> {

@@ -47,6 +47,8 @@ export interface ReportSources {
   readonly ekName: Uint8Array;
   readonly ekCertificates: readonly Uint8Array[];
   readonly firmwareLog: Uint8Array;
+  /** The kernel's boot_id, 16 bytes. */
+  readonly bootSeed: Uint8Array;
   readonly log: MeasurementLog;
   readonly record: LaunchRecord;
   readonly inputs: Partial<LaunchInputs>;
@@ -79,6 +81,7 @@ async function currentClaims(
   return {
     nonce,
     ueid: machineUeid(sources.ekName),
+    bootSeed: sources.bootSeed,
     software: SOFTWARE,
     debugEnabled: record.release?.image.variant === "dev",
     measured: measuredClaims(record.state.kind, records),

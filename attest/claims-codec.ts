@@ -32,6 +32,7 @@ const key = {
   ueid: 256,
   dbgstat: 263,
   profile: 265,
+  bootseed: 268,
   swname: 270,
   swversion: 271,
 } as const;
@@ -64,6 +65,7 @@ export function encodeClaims(claims: Claims): Uint8Array {
     [key.ueid, claims.ueid],
     [key.dbgstat, claims.debugEnabled ? debugEnabled : debugDisabledPermanently],
     [key.profile, evidenceProfile],
+    [key.bootseed, claims.bootSeed],
     [key.swname, claims.software.name],
     [key.swversion, [claims.software.version]],
     [measuredKey, record({ ...claims.measured })],
@@ -136,6 +138,7 @@ export function parseClaims(bytes: Uint8Array): Claims {
   const claims: Claims = {
     nonce: top.bytes(key.nonce, 32),
     ueid: top.bytes(key.ueid, 33),
+    bootSeed: top.bytes(key.bootseed, 16),
     software: { name: top.text(key.swname), version: parseVersion(top) },
     debugEnabled: parseDebugStatus(top),
     measured: parseMeasured(top.map(measuredKey)),

@@ -3,7 +3,7 @@ import type { Incident } from "./incidents.ts";
 import type { Reason } from "./reason.ts";
 
 /** Profile of the evidence and of its claims (EVIDENCE.md). */
-export const evidenceProfile = "tag:ironclaw,2026:evidence/4";
+export const evidenceProfile = "tag:ironclaw,2026:evidence/5";
 
 export const launchStates = [
   "booted",
@@ -130,6 +130,8 @@ export interface Claims {
   readonly nonce: Uint8Array;
   /** 33 bytes: 01, then SHA-256 of the EK's Name. */
   readonly ueid: Uint8Array;
+  /** 16 bytes, drawn by the kernel when it started. No secret. */
+  readonly bootSeed: Uint8Array;
   readonly software: { readonly name: string; readonly version: string };
   /** EAT dbgstat: true for image variant `dev`. */
   readonly debugEnabled: boolean;

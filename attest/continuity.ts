@@ -9,11 +9,13 @@ const u32 = z.uint32();
 const decimal = z.string().regex(/^(?:0|[1-9][0-9]{0,19})$/, "expected a number of 64 bits in decimal");
 
 const continuitySchema = z.strictObject({
-  version: z.literal(1),
+  version: z.literal(2),
   /** TPMS_CLOCK_INFO: milliseconds, then the two counters of starts. */
   clock: decimal,
   resetCount: u32,
   restartCount: u32,
+  /** Which boot it was: EAT bootseed, 32 hexadecimal digits. */
+  bootSeed: z.string().regex(/^[0-9a-f]{32}$/),
   /** The TPM's firmware, 16 hexadecimal digits. */
   firmwareVersion: z.string().regex(/^[0-9a-f]{16}$/),
   /** The TPM's epoch counter; `null` where the machine has none. */
@@ -49,8 +51,9 @@ export function continuityOf(
   const { epoch, audit } = claims.asserted;
   const serves = claims.measured.launch === "serving" || claims.measured.launch === "draining";
   return {
-    version: 1,
+    version: 2,
     ...{ clock: `${clock}`, resetCount, restartCount },
+    bootSeed: toHex(claims.bootSeed),
     firmwareVersion: quote.firmwareVersion.toString(16).padStart(16, "0"),
     epoch: epoch === null ? null : `${epoch}`,
     audit: serves ? { seq: audit.seq, hash: toHex(audit.hash) } : (previous?.audit ?? null),
@@ -66,13 +69,18 @@ export interface ContinuityFindings {
 
 /**
  * Compare a report with the one before it. Going back in the TPM's counters or clock, in its epoch or in the audit log is refused: TPM
- * state that was put back, a second machine with a copy of it, or a log that was cut.
+ * state that was put back, a second machine with a copy of it, or a log that was cut. So is another boot under the counters of the last one.
  * Does not see what was put back to the very state of the last report, nor two copies that never report in turn.
  */
 export function continuityFindings(before: Continuity, now: Continuity, tpm: ClockTrust): ContinuityFindings {
   const clock = compareClocks(before, now, tpm);
   return {
-    reasons: [...clock.reasons, ...epochReasons(before, now), ...auditReasons(before, now)],
+    reasons: [
+      ...clock.reasons,
+      ...forkReasons(before, now),
+      ...epochReasons(before, now),
+      ...auditReasons(before, now),
+    ],
     doubts: [...clock.doubts, ...bootDoubts(before, now)],
   };
 }
@@ -109,6 +117,15 @@ function compareClocks(before: Clock, now: Clock, { safe, assurance }: ClockTrus
   // Software TPMs are known to save it at an orderly end only, and to call it safe all the same; whoever runs one can set it anyway.
   if (boots > 0 && assurance === "software-tpm") return { reasons: [], doubts: [reason("clock-lags", ...clocks)] };
   return { reasons: [reason("clock-went-back", ...clocks)], doubts: [] };
+}
+
+/**
+ * A TPM that has been started as often as at the last report, and a system that was started since: state of before that report's boot was put back and
+ * started again. A boot later with the seed of before says nothing: a system that slept is told from one that was started by the TPM's counters alone.
+ */
+function forkReasons(before: Continuity, now: Continuity): readonly Reason[] {
+  if (bootOf(before) !== bootOf(now) || before.bootSeed === now.bootSeed) return [];
+  return [reason("boot-forked", `boot at ${bootOf(before)}`, before.bootSeed, now.bootSeed)];
 }
 
 function epochReasons(before: Continuity, now: Continuity): readonly Reason[] {

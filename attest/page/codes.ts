@@ -11,6 +11,7 @@ const meanings: Readonly<Record<string, string>> = {
   replayed: "An old report was handed in once more.",
   "clock-lags": "The software TPM's clock is behind the last report's: it was not saved when the machine stopped.",
   "clock-unsafe": "The TPM lost power without warning; its clock may have lost some time.",
+  "boot-forked": "The machine was started again without its TPM having counted it: an old state of both was put back.",
   "clock-went-back": "The TPM's clock went back: an old state of the TPM was put back.",
   "debug-status": "Debugging is on where it must be off, or the other way round.",
   "epoch-went-back": "The epoch counter went back, which a TPM does not do.",

@@ -31,6 +31,7 @@ export function continuityView({ continuity }: Machine): HTMLElement {
     facts([
       ["TPM clock", `${continuity.clock} ms`],
       ["TPM resets and restarts", `${continuity.resetCount} and ${continuity.restartCount}`],
+      ["Boot", continuity.bootSeed],
       ["TPM firmware", more("firmwareVersion")],
       ["Epoch counter", more("epoch")],
       [

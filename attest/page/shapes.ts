@@ -58,7 +58,7 @@ const event = z.object({
 });
 export type MachineEvent = z.infer<typeof event>;
 
-const continuity = z.looseObject({ clock: text, resetCount: z.number(), restartCount: z.number() });
+const continuity = z.looseObject({ clock: text, resetCount: z.number(), restartCount: z.number(), bootSeed: text });
 export type Continuity = z.infer<typeof continuity>;
 
 export const machineSchema = z.object({

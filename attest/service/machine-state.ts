@@ -77,6 +77,7 @@ export interface Transition {
 /** Codes of continuity's refusals (continuity.ts). */
 const wentBack: ReadonlySet<string> = new Set([
   "tpm-rolled-back",
+  "boot-forked",
   "clock-went-back",
   "epoch-went-back",
   "audit-rolled-back",

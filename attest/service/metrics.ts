@@ -20,6 +20,7 @@ const codes: ReadonlySet<string> = new Set([
     "assurance",
     "audit-forked",
     "audit-rolled-back",
+    "boot-forked",
     "cap",
     "claim",
     "claim-measured",

@@ -97,10 +97,11 @@ export const machineRow = z.strictObject(fleetRow);
 export const fleet = z.array(machineRow);
 
 export const continuityShape = z.looseObject({
-  version: z.literal(1),
+  version: z.literal(2),
   clock: z.string(),
   resetCount: z.int(),
   restartCount: z.int(),
+  bootSeed: z.string(),
 });
 export const machineEvent = z.strictObject({
   at: time,

@@ -3,7 +3,8 @@ import { ServiceError } from "./errors.ts";
 
 /** "ICVS": so that another program's database is not taken for ours. */
 const applicationId = 0x49435653;
-export const schemaVersion = 1;
+/** 1 kept of a machine's last report what did not name its boot. */
+export const schemaVersion = 2;
 
 const schema = `
   CREATE TABLE machines (

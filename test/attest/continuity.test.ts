@@ -14,10 +14,11 @@ import { sha256, utf8 } from "../../policy/index.ts";
 import { makeEvidence, referenceEvents } from "../support/evidence-maker.ts";
 
 const before: Continuity = {
-  version: 1,
+  version: 2,
   clock: "5000000",
   resetCount: 5,
   restartCount: 2,
+  bootSeed: "b0".repeat(16),
   firmwareVersion: "2019102300163636",
   epoch: "3",
   audit: { seq: 40, hash: "aa".repeat(32) },
@@ -65,6 +66,19 @@ describe("continuity", () => {
       true,
       ["clock-went-back", "doubt rebooted"],
     ],
+    [
+      "another boot that the TPM has not counted is state put back and started again, however far it has come",
+      { bootSeed: "b1".repeat(16), clock: "9000000", audit: { seq: 99, hash: "bb".repeat(32) } },
+      true,
+      ["boot-forked"],
+    ],
+    [
+      "another boot that it has counted is a boot",
+      { bootSeed: "b1".repeat(16), resetCount: 6 },
+      true,
+      ["doubt rebooted"],
+    ],
+    ["a system that slept goes on with the same boot", { restartCount: 3 }, true, ["doubt rebooted"]],
     ["a lower epoch is refused", { epoch: "2" }, true, ["epoch-went-back"]],
     ["so is a missing one", { epoch: null }, true, ["epoch-went-back"]],
     ["a higher epoch is not", { epoch: "18446744073709551615" }, true, []],
@@ -108,6 +122,17 @@ describe("continuity", () => {
     );
   });
 
+  it("I9: a report of another boot under the last one's counters is refused, whatever else has gone on", async () => {
+    const { evidence, challenge, enrolment } = await makeEvidence();
+    const { continuity } = await verifyEvidence(evidence, challenge, enrolment, null);
+    const other = await makeEvidence({ claims: { bootSeed: new Uint8Array(16) } });
+    await expect(verifyEvidence(other.evidence, other.challenge, other.enrolment, continuity)).rejects.toSatisfy(
+      (error) =>
+        error instanceof EvidenceRefused &&
+        error.reasons.map(({ code, got }) => `${code} ${got}`).join() === `boot-forked ${"00".repeat(16)}`,
+    );
+  });
+
   it("I8: a launch that is refused has not opened the audit log: its head is not compared, and the one of before is kept", async () => {
     const events = [...referenceEvents(), launchEvent("cap", "refused", sha256(utf8("")))];
     const refused = { events, launch: "refused", asserted: { tokens: [], keys: [] } } as const;
@@ -123,10 +148,11 @@ describe("continuity", () => {
     fc.assert(
       fc.property(
         fc.record({
-          version: fc.constant(1 as const),
+          version: fc.constant(2 as const),
           clock: fc.bigInt(0n, (1n << 64n) - 1n).map(String),
           resetCount: fc.nat(0xffff_ffff),
           restartCount: fc.nat(0xffff_ffff),
+          bootSeed: fc.constant("0f".repeat(16)),
           firmwareVersion: fc.constant("0123456789abcdef"),
           epoch: fc.option(fc.bigInt(0n, (1n << 64n) - 1n).map(String)),
           audit: fc.option(fc.record({ seq: fc.nat(), hash: fc.constant("ab".repeat(32)) })),

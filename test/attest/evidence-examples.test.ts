@@ -59,8 +59,8 @@ describe("the worked examples of EVIDENCE.md", () => {
       const line = document.split("\n").find((each) => each.startsWith(`${kind} `)) ?? "";
       expect(line.replaceAll(" ", "")).toContain(`${kind}${toHex(template)}`);
     }
-    const kept = document.split("\n").find((each) => each.startsWith('{"version":1,"clock"')) ?? "";
-    const bytes = utf8(kept.replace("(64 digits)", "ab".repeat(32)));
+    const kept = document.split("\n").find((each) => each.startsWith('{"version":2,"clock"')) ?? "";
+    const bytes = utf8(kept.replace("(64 digits)", "ab".repeat(32)).replace("(32 digits)", "b0".repeat(16)));
     expect(encodeContinuity(parseContinuity(bytes))).toEqual(bytes);
   });
 

@@ -104,6 +104,7 @@ const anyShims: fc.Arbitrary<readonly ShimClaim[]> = fc
 const anyClaims: fc.Arbitrary<Claims> = fc.record({
   nonce: bytes(32),
   ueid: bytes(33),
+  bootSeed: bytes(16),
   software: fc.record({ name: text, version: text }),
   debugEnabled: fc.boolean(),
   measured: fc.record({

@@ -73,8 +73,15 @@ export const refusedLaunch: Setting = {
 
 /** The honest machine's last report, one boot earlier. */
 export const previous = {
-  version: 1,
-  ...{ clock: "1000", resetCount: 2, restartCount: 0, firmwareVersion: "0000000020191023", epoch: "1" },
+  version: 2,
+  ...{
+    clock: "1000",
+    resetCount: 2,
+    restartCount: 0,
+    bootSeed: "b1".repeat(16),
+    firmwareVersion: "0000000020191023",
+    epoch: "1",
+  },
   audit: { seq: 3, hash: "aa".repeat(32) },
 } as const;
 
@@ -280,6 +287,6 @@ export const warningRows: readonly Row[] = [
   [
     "another firmware of the TPM",
     "tpm-firmware",
-    { previous: { ...previous, resetCount: 3, firmwareVersion: "0000000020191022" } },
+    { previous: { ...previous, resetCount: 3, bootSeed: "b0".repeat(16), firmwareVersion: "0000000020191022" } },
   ],
 ];

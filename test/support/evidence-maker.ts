@@ -263,6 +263,7 @@ export function makeClaims(
   return {
     nonce,
     ueid: machineUeid(ekName),
+    bootSeed: Uint8Array.fromHex("b0".repeat(16)),
     software: { name: "ironclaw", version: "0.1.0" },
     debugEnabled: false,
     measured: measuredClaims(scene.launch, records),

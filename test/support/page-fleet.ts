@@ -129,10 +129,11 @@ export function addMachine(
       report === null || result === null
         ? null
         : {
-            version: 1,
+            version: 2,
             clock: "123456",
             resetCount: 3,
             restartCount: 0,
+            bootSeed: "b0".repeat(16),
             firmwareVersion: "0000000020191023",
             epoch: "1",
             audit: { seq: 7, hash: "44".repeat(32) },

@@ -36,6 +36,7 @@ export async function openReporter(
     audit: openAudit({ directory: path, now: Date.now, anchor: null }),
     ekCertificates: (await tpm.ekCertificates()).map(({ der }) => der),
     firmwareLog: FIRMWARE_LOG,
+    bootSeed: new Uint8Array(randomBytes(16)),
     shims: async () => [],
     epoch: async () => 1n,
   };

@@ -216,6 +216,11 @@ export const VERIFY_CODES = {
     means: "the audit log ends before the record that an earlier report named",
     act: "find out who put it back; if a new volume was meant, accept it (`POST /v1/machines/NAME/continuity`)",
   },
+  "boot-forked": {
+    means:
+      "the TPM has been started as often as at an earlier report, and the system was started since: state of before that boot was put back, or the system was started without the TPM (kexec)",
+    act: "find out who put it back; if it was meant, accept it (`POST /v1/machines/NAME/continuity`)",
+  },
   "audit-forked": {
     means: "the audit log has another record in the place of one that an earlier report named",
     act: "keep both reports and the log: the log was rewritten",

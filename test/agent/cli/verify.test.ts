@@ -135,7 +135,7 @@ describe("a verdict", () => {
   test("I9: a contraindicated report still moves the history", async () => {
     const line = [...made.lineOf("verify").slice(0, -2), "--history", at("strict-history.json")];
     expect((await cli(line)).code).toBe(1);
-    expect(made.json("strict-history.json")).toMatchObject({ version: 1 });
+    expect(made.json("strict-history.json")).toMatchObject({ version: 2 });
   });
 
   test("I9: a signed result verifies with the verifier's key, its nonce and no other", async () => {

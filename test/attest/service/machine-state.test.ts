@@ -14,7 +14,8 @@ import {
 } from "../../../attest/service/machine-state.ts";
 
 const continuity: Continuity = {
-  ...{ version: 1, clock: "1000", resetCount: 3, restartCount: 0, firmwareVersion: "0000000020191023", epoch: "1" },
+  ...{ version: 2, clock: "1000", resetCount: 3, restartCount: 0, bootSeed: "b0".repeat(16) },
+  ...{ firmwareVersion: "0000000020191023", epoch: "1" },
   audit: { seq: 7, hash: "aa".repeat(32) },
 };
 const fingerprint = { release: "i1", policy: "p1", profile: "s1", library: "l1", closure: "c1" };

@@ -82,7 +82,7 @@ describe("the store", () => {
     const newer = file();
     openSqliteStore(newer, keep).close();
     const changed = new DatabaseSync(newer);
-    changed.exec("PRAGMA user_version = 2");
+    changed.exec("PRAGMA user_version = 3");
     changed.close();
     const nonsense = file();
     writeFileSync(nonsense, "x".repeat(5000));

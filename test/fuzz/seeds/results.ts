@@ -42,8 +42,9 @@ const refused: AttestationResult = {
 };
 
 const continuity: Continuity = {
-  version: 1,
-  ...{ clock: "123456", resetCount: 3, restartCount: 0, firmwareVersion: "0000000020191023", epoch: null },
+  version: 2,
+  ...{ clock: "123456", resetCount: 3, restartCount: 0, bootSeed: "b0".repeat(16) },
+  ...{ firmwareVersion: "0000000020191023", epoch: null },
   audit: { seq: 7, hash: hash("05") },
 };
 
