@@ -9,7 +9,7 @@ import type { AgentConfig } from "./config.ts";
 import { journal } from "./journal.ts";
 import { addReasons, enter, type LaunchEnvironment, type LaunchRecord } from "./launch/environment.ts";
 import type { Launched } from "./launch/launch.ts";
-import { settleServed } from "./launch/served.ts";
+import { enterServing, settleServed } from "./launch/served.ts";
 import type { Metrics } from "./metrics/metrics.ts";
 import type { Native } from "./native/index.ts";
 import type { Sources } from "./report-sources.ts";
@@ -77,11 +77,19 @@ export async function beginServing(parts: ServingParts, opened: (serving: Servin
     ...{ config, live, usage, connections, approvals: approvals.gate, meter: metrics, keys: launched.keys },
     ...{ domains, audit, native, spawner, inherited },
   });
+  await enterServing(environment, record, policy);
+  journal.write(record.state.kind === "serving" ? "notice" : "error", describe(record));
   await spawner.startWorkloads();
   record.settled = await settleServed(environment, record);
   for (const problem of record.settled) {
     journal.warning(`after the launch: ${problem.code} ${problem.item}: ${problem.got}`);
   }
+}
+
+/** One line for the console; the report has the rest. */
+export function describe({ state }: LaunchRecord): string {
+  if (!("reasons" in state)) return state.kind;
+  return `${state.kind}: ${state.reasons.map(({ code, item }) => `${code} ${item}`).join("; ")}`;
 }
 
 /** What follows a launch that was refused for a loss that may pass by itself: another one, later. */

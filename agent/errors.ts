@@ -9,6 +9,7 @@ import { type ErrorFields, type ExitCode, IronclawError } from "../policy/index.
  * - `ERR_SHIM_REFUSED`: the shim or the library behind it answered with a CK_RV other than CKR_OK (see `rv`)
  * - `ERR_TOKEN_STOPPED`: the token is no longer served: a violation, or no shim left that is logged in to it
  * - `ERR_KEY_GONE`: a key that no token has (any longer): it came in by unwrap, and the shim that had it ended
+ * - `ERR_WITHHELD`: what waited for a shim to be replaced is not allowed any more by then: the token is not asked
  * - `ERR_KEY_MISMATCH`: a key that came in by unwrap is not the private half of the public key that the policy gives
  * - `ERR_SPAWNER`: the spawner answered with a failure or not at all
  * - `ERR_STATE_VOLUME`: the state volume cannot be opened (see `state`)
@@ -32,6 +33,7 @@ export type AgentErrorCode =
   | "ERR_SHIM_REFUSED"
   | "ERR_TOKEN_STOPPED"
   | "ERR_KEY_GONE"
+  | "ERR_WITHHELD"
   | "ERR_KEY_MISMATCH"
   | "ERR_SPAWNER"
   | "ERR_STATE_VOLUME"
@@ -55,6 +57,7 @@ const EXIT_CODES: Readonly<Record<AgentErrorCode, ExitCode>> = {
   ERR_SHIM_REFUSED: 1,
   ERR_TOKEN_STOPPED: 1,
   ERR_KEY_GONE: 1,
+  ERR_WITHHELD: 1,
   ERR_KEY_MISMATCH: 1,
   ERR_SPAWNER: 4,
   ERR_STATE_VOLUME: 4,

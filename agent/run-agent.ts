@@ -5,7 +5,7 @@ import { readFile } from "node:fs/promises";
 import { type Reason, reasonFrom } from "../attest/index.ts";
 import { openCabinet } from "../policy/index.ts";
 import { type MachineTpm, memoryMedium, openStoreFile, openTpm, Store, type StoreContent } from "../seal/index.ts";
-import { beginServing, type Serving, tryLater } from "./after-launch.ts";
+import { beginServing, describe, type Serving, tryLater } from "./after-launch.ts";
 import { NO_REQUESTS } from "./approvals/index.ts";
 import { CHECKPOINT_PURPOSE } from "./audit/checkpoint.ts";
 import { MachineAudit } from "./audit/machine-audit.ts";
@@ -16,7 +16,7 @@ import { createSealingService } from "./control/sealing.ts";
 import { createSessions } from "./control/sessions.ts";
 import { type RunningMachine, runningDoctor } from "./doctor/running.ts";
 import { failureOf, journal } from "./journal.ts";
-import { type LaunchEnvironment, type LaunchRecord, newLaunchRecord } from "./launch/environment.ts";
+import { type LaunchEnvironment, newLaunchRecord } from "./launch/environment.ts";
 import { type ReadInputs, readInputs } from "./launch/inputs.ts";
 import { launch } from "./launch/launch.ts";
 import { MeasurementLog } from "./launch/measurement-log.ts";
@@ -84,8 +84,10 @@ export async function runAgent(configPath: string, listen: ListenEnvironment): P
   );
   const launched = await launch(environment, record);
   connection.begin();
-  journal.write(record.state.kind === "serving" ? "notice" : "error", describe(record));
-  if (launched === null) turnAway(native, inherited);
+  if (launched === null) {
+    journal.error(describe(record));
+    turnAway(native, inherited);
+  }
   const { policy, policyBytes } = inputs.partial;
   if (policy === undefined || policyBytes === undefined) return ended;
   if (launched === null) await tryLater(environment, record, policy, storeKeeps);
@@ -144,12 +146,6 @@ async function signCheckpoints(audit: MachineAudit, tpm: MachineTpm, sources: So
   } catch (error) {
     journal.error(`no checkpoints: ${failureOf(error)}`);
   }
-}
-
-/** One line for the console; the report has the rest. */
-function describe({ state }: LaunchRecord): string {
-  if (!("reasons" in state)) return state.kind;
-  return `${state.kind}: ${state.reasons.map(({ code, item }) => `${code} ${item}`).join("; ")}`;
 }
 
 interface OpenStore {

@@ -1,3 +1,5 @@
+import { boundedLine } from "./printable.ts";
+
 /** Exit codes of the `ironclaw` command: 1 refused, 2 usage, 3 malformed or unverifiable input, 4 environment. */
 export type ExitCode = 1 | 2 | 3 | 4;
 
@@ -11,9 +13,14 @@ export interface ErrorFields {
   readonly cause?: unknown;
 }
 
+/** Characters of a message's parts. What it is about may be a list of findings, and what was found one of changes. */
+const MOST_LISTED = 8000;
+const MOST_SAID = 1000;
+
 /**
  * Base of every typed error in the project. Each folder has one subclass whose `code` is a closed union.
- * Message wording: lower case, no full stop, the field's name in its specification, expected then got.
+ * Message wording: lower case, no full stop, the field's name in its specification, expected then got. What is said may be somebody else's
+ * text: it is on one line, of bounded length, and without anything that a terminal acts upon.
  */
 export abstract class IronclawError extends Error {
   abstract readonly code: string;
@@ -23,16 +30,22 @@ export abstract class IronclawError extends Error {
   readonly hint: string | undefined;
 
   constructor(what: string, fields: ErrorFields = {}) {
-    const comparison =
-      fields.expected === undefined
-        ? ""
-        : `: expected ${fields.expected}${fields.got === undefined ? "" : `, got ${fields.got}`}`;
-    super(what + comparison, fields.cause === undefined ? undefined : { cause: fields.cause });
+    const expected = said(fields.expected, MOST_SAID);
+    const got = said(fields.got, MOST_LISTED);
+    const comparison = expected === undefined ? "" : `: expected ${expected}${got === undefined ? "" : `, got ${got}`}`;
+    super(
+      boundedLine(what, MOST_LISTED) + comparison,
+      fields.cause === undefined ? undefined : { cause: fields.cause },
+    );
     this.name = new.target.name;
-    this.expected = fields.expected;
-    this.got = fields.got;
-    this.hint = fields.hint;
+    this.expected = expected;
+    this.got = got;
+    this.hint = said(fields.hint, MOST_SAID);
   }
+}
+
+function said(text: string | undefined, most: number): string | undefined {
+  return text === undefined ? undefined : boundedLine(text, most);
 }
 
 export type PolicyErrorCode =

@@ -1,6 +1,7 @@
 import type * as z from "zod";
 import { PolicyError } from "./errors.ts";
 import type { JsonPath } from "./json-positions.ts";
+import { boundedLine } from "./printable.ts";
 
 /** Something wrong in a document, and where: names and indices from the document inwards. */
 export interface DocumentFinding {
@@ -13,13 +14,15 @@ export interface DocumentFinding {
 
 /** A document of the largest size can have a quarter of a million. */
 const MAX_IN_MESSAGE = 64;
+/** Characters of each. */
+const MOST_IN_MESSAGE = 500;
 
 /** A document whose fields or references do not hold: every finding, the first of them in the message. */
 export class FindingsError extends PolicyError {
   readonly findings: readonly DocumentFinding[];
 
   constructor(what: string, findings: readonly DocumentFinding[]) {
-    const messages = findings.slice(0, MAX_IN_MESSAGE).map(({ message }) => message);
+    const messages = findings.slice(0, MAX_IN_MESSAGE).map(({ message }) => boundedLine(message, MOST_IN_MESSAGE));
     const left = findings.length - messages.length;
     const all = [...messages, ...(left === 0 ? [] : [`and ${left} more`])].join("; ");
     super("ERR_POLICY_INVALID", `${what}: ${findings.length} finding${findings.length === 1 ? "" : "s"}: ${all}`);

@@ -1,5 +1,6 @@
 import { PolicyError } from "./errors.ts";
 import type { Json } from "./json.ts";
+import { boundedLine } from "./printable.ts";
 
 /** A text that is no JSON of the strict kind, and where. */
 export class JsonSyntaxError extends PolicyError {
@@ -24,6 +25,8 @@ export interface JsonVisitor {
   end(): void;
 }
 
+/** Characters of a name that a message shows. */
+const MOST_NAME = 64;
 const NUMBER = /-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?/y;
 /** One at a time: a pattern for a whole string takes a stack as long as the string. */
 const QUOTE_OR_ESCAPE = /["\\]/g;
@@ -100,7 +103,7 @@ export class JsonScanner {
       const start = this.#offset;
       const key = this.#string();
       if (entries.has(key) || key === "__proto__")
-        throw this.#error(`no duplicate or special key, but ${JSON.stringify(key)}`, start);
+        throw this.#error(`no duplicate or special key, but "${boundedLine(key, MOST_NAME)}"`, start);
       if (!this.#accept(":")) throw this.#error("':'");
       entries.set(key, this.#value(depth + 1, key, start));
     } while (this.#accept(","));

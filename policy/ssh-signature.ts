@@ -50,6 +50,19 @@ export function parseSshSignature(armored: string): SshSignature {
   return readBlob(blob);
 }
 
+/**
+ * A signature that people bring, in the spelling that machines take: ssh-keygen verifies it with lines of any length, and more behind it; copied
+ * from elsewhere it has other line ends too. What is none is returned as it is, for its reader to refuse.
+ */
+export function respellSshSignature(text: string): string {
+  const begin = text.indexOf(BEGIN);
+  const end = text.indexOf(END, begin + BEGIN.length);
+  if (begin < 0 || end < 0) return text;
+  const body = text.slice(begin + BEGIN.length, end).replaceAll(/[\s=]/g, "");
+  const blob = base64OrNull(body.padEnd(Math.ceil(body.length / 4) * 4, "="));
+  return blob === null ? text : `${armor(blob, 70)}\n`;
+}
+
 /** The armored text as ssh-keygen writes it, with a line feed at the end. */
 export function encodeSshSignature(signature: SshSignature, width: (typeof WIDTHS)[number] = 70): string {
   const { key, namespace, hash, security } = signature;

@@ -14,7 +14,7 @@ import { refused } from "./refused.ts";
 import { verifyRsaBlock } from "./rsa-verify.ts";
 import { type ScopeState, scopeOf } from "./scope-state.ts";
 import type { DecryptMechanism } from "./token.ts";
-import { releaseResult, withhold } from "./withholding.ts";
+import { Question, releaseResult } from "./withholding.ts";
 
 const PKCS1_OVERHEAD = 11;
 
@@ -48,10 +48,12 @@ export async function finishDecryption(
     const input = { kind: "block", bytes: ciphertext, modulus: started.key.modulus ?? new Uint8Array() } as const;
     const admitted = await admitOperation(state, peer, started, input, failure === null ? 0 : 1);
     if (admitted.kind === "refused") return admitted;
-    const withheld = withhold(state, peer, admitted, "question");
-    if (withheld !== null) return await withheld;
+    const question = new Question(state, peer, admitted);
+    if (!question.stillAllowed()) return await question.refuse();
     failed = true;
-    const result = await askToken(state, started, ciphertext);
+    const result = await askToken(state, started, ciphertext, question);
+    failed = !question.isWithheld;
+    if (question.isWithheld) return await question.refuse();
     countAnswer(state, "decrypt", begun, result);
     failed = result.kind === "refused";
     return await releaseResult(state, peer, admitted, result);
@@ -70,10 +72,15 @@ export async function reserveFailure(state: ScopeState, { key }: StartedOperatio
  * One answer for whatever the token has against a ciphertext. Tokens give different codes for a leading byte that is not zero, for a
  * wrong label hash and for a missing separator: an attacker who can tell these apart decrypts (Manger, CRYPTO 2001).
  */
-async function askToken(state: ScopeState, started: StartedOperation, data: Uint8Array): Promise<OperationResult> {
+async function askToken(
+  state: ScopeState,
+  started: StartedOperation,
+  data: Uint8Array,
+  question: Question,
+): Promise<OperationResult> {
   const { key } = started;
   try {
-    const bytes = await state.token.decrypt({ key: key.place, mechanism: decryptMechanism(started), data });
+    const bytes = await state.token.decrypt({ key: key.place, mechanism: decryptMechanism(started), data }, question);
     if (isGoodPlaintext(started, data, bytes)) return { kind: "result", bytes };
     bytes.fill(0);
     return refused("ENCRYPTED_DATA_INVALID", "token");

@@ -8,5 +8,5 @@ export { METER_OUTCOMES, type Meter, type MeterOutcome, NO_METER } from "./meter
 export { RefusalLog } from "./refusals.ts";
 export type { RefusalStep } from "./refused.ts";
 export type { Broker } from "./scope-state.ts";
-export type { DecryptMechanism, SignMechanism, Token, UnwrapKeyRequest } from "./token.ts";
+export type { Asked, DecryptMechanism, SignMechanism, Token, UnwrapKeyRequest } from "./token.ts";
 export { Usage } from "./usage.ts";

@@ -15,7 +15,7 @@ import { refused } from "./refused.ts";
 import { verifyRsaBlock, verifyRsaPkcs1, verifyRsaPss } from "./rsa-verify.ts";
 import type { ScopeState } from "./scope-state.ts";
 import type { SignMechanism } from "./token.ts";
-import { releaseResult, withhold } from "./withholding.ts";
+import { Question, releaseResult } from "./withholding.ts";
 
 /** A signature that was allowed so far. */
 export interface SignOperation {
@@ -46,9 +46,10 @@ export async function finishSigning(
     const begun = state.now();
     const admitted = await admitOperation(state, peer, started, decisionInput(started, bytes));
     if (admitted.kind === "refused") return admitted;
-    const withheld = withhold(state, peer, admitted, "question");
-    if (withheld !== null) return await withheld;
-    const result = await askToken(state, started, bytes);
+    const question = new Question(state, peer, admitted);
+    if (!question.stillAllowed()) return await question.refuse();
+    const result = await askToken(state, started, bytes, question);
+    if (question.isWithheld) return await question.refuse();
     countAnswer(state, "sign", begun, result);
     return releaseResult(state, peer, admitted, result);
   } finally {
@@ -56,11 +57,16 @@ export async function finishSigning(
   }
 }
 
-async function askToken(state: ScopeState, started: StartedOperation, data: Uint8Array): Promise<OperationResult> {
+async function askToken(
+  state: ScopeState,
+  started: StartedOperation,
+  data: Uint8Array,
+  question: Question,
+): Promise<OperationResult> {
   const { key } = started;
   const mechanism = tokenMechanism(started);
   try {
-    const bytes = await state.token.sign({ key: key.place, mechanism, data });
+    const bytes = await state.token.sign({ key: key.place, mechanism, data }, question);
     const good = bytes.length === key.signatureLength && isGoodSignature(key, started, mechanism, data, bytes);
     if (good) return { kind: "result", bytes };
   } catch (error) {

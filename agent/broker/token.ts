@@ -15,6 +15,11 @@ export interface DecryptMechanism {
   readonly oaep: { readonly hash: bigint; readonly mgf: bigint; readonly label: Uint8Array } | null;
 }
 
+/** Whether something that was recorded as allowed still is: a shim may have to be replaced before it can be asked. */
+export interface Asked {
+  stillAllowed(): boolean;
+}
+
 /** The token behind the broker; keys are named as in the policy. In the guest: the shims. */
 export interface Token {
   /**
@@ -22,21 +27,24 @@ export interface Token {
    * before the decision is recorded: what is recorded as allowed is then asked.
    */
   reserve(key: string): Disposable | null;
-  /** @returns the signature as PKCS #11 defines it (ECDSA: r and s, each of the field's size) */
-  sign(request: {
-    readonly key: string;
-    readonly mechanism: SignMechanism;
-    readonly data: Uint8Array;
-  }): Promise<Uint8Array>;
   /**
-   * @returns the plaintext in memory of its own: the broker wipes it
-   * @throws AgentError `ERR_SHIM_REFUSED` for everything that the token answers instead of a plaintext
+   * @param asked looked at where the token is asked, without a turn of the event loop between; what is no longer allowed rejects instead
+   * @returns the signature as PKCS #11 defines it (ECDSA: r and s, each of the field's size)
+   * @throws AgentError `ERR_WITHHELD`
    */
-  decrypt(request: {
-    readonly key: string;
-    readonly mechanism: DecryptMechanism;
-    readonly data: Uint8Array;
-  }): Promise<Uint8Array>;
+  sign(
+    request: { readonly key: string; readonly mechanism: SignMechanism; readonly data: Uint8Array },
+    asked: Asked,
+  ): Promise<Uint8Array>;
+  /**
+   * @param asked as for `sign`
+   * @returns the plaintext in memory of its own: the broker wipes it
+   * @throws AgentError `ERR_SHIM_REFUSED` for everything that the token answers instead of a plaintext, `ERR_WITHHELD`
+   */
+  decrypt(
+    request: { readonly key: string; readonly mechanism: DecryptMechanism; readonly data: Uint8Array },
+    asked: Asked,
+  ): Promise<Uint8Array>;
   /**
    * Lets a wrapped key in and has it prove that it is the one expected.
    * @throws AgentError `ERR_SHIM_REFUSED` when the token has no key from it, `ERR_KEY_MISMATCH` when it is another one

@@ -22,7 +22,7 @@ import {
 import type { Refused } from "./refused.ts";
 import { type ScopeState, scopeOf } from "./scope-state.ts";
 import type { UnwrapKeyRequest } from "./token.ts";
-import { takenAway, withhold } from "./withholding.ts";
+import { Question, takenAway, withhold } from "./withholding.ts";
 
 export interface WrappedKey {
   readonly bytes: Uint8Array;
@@ -66,8 +66,8 @@ export async function finishUnwrapping(
     const input = { kind: "wrapped", modulus, ...wrapped } as const;
     const admitted = await admitOperation(state, peer, started, input, failure === null ? 0 : 1);
     if (admitted.kind === "refused") return admitted;
-    const withheld = withhold(state, peer, admitted, "question");
-    if (withheld !== null) return await withheld;
+    const question = new Question(state, peer, admitted);
+    if (!question.stillAllowed()) return await question.refuse();
     failed = true;
     const blob = `sha256:${sha256Hex(wrapped.bytes)}`;
     const result = await letIn(state, started, admitted, { ...wrapped, blob });
@@ -105,7 +105,7 @@ async function keep(
   admitted: AdmittedOperation,
   { result, blob }: { readonly result: UnwrapResult; readonly blob: string },
 ): Promise<UnwrapResult> {
-  const withheld = withhold(state, peer, admitted, "result");
+  const withheld = withhold(state, peer, admitted);
   if (withheld !== null) return withheld;
   if (result.kind === "arrived") state.keys.arrive(state.name, { key: result.key, blob });
   return result;

@@ -5,24 +5,53 @@ import { type Refused, refused } from "./refused.ts";
 import { type ScopeState, scopeOf } from "./scope-state.ts";
 
 /** What is withheld: the question from the token, or its result from the caller. */
-export type Withheld = "question" | "result";
+type Withheld = "question" | "result";
 
 /** What the operation spends is spent: nothing of that is asked a second time. */
 const SPENT = { tokens: 1, keyTokens: 1, operationsLeft: 1, failures: 1 } as const;
 
+/** What was admitted, until the token is asked. */
+export class Question {
+  readonly #state: ScopeState;
+  readonly #peer: Peer | null;
+  readonly #admitted: AdmittedOperation;
+  #step: DecisionStep | null = null;
+
+  constructor(state: ScopeState, peer: Peer | null, admitted: AdmittedOperation) {
+    this.#state = state;
+    this.#peer = peer;
+    this.#admitted = admitted;
+  }
+
+  /**
+   * Takes the decision once more: right before the token is asked, without a turn of the event loop between, and again when a shim had to be
+   * replaced first. Once it is not allowed it never is.
+   */
+  stillAllowed(): boolean {
+    this.#step ??= takenAway(this.#state, this.#admitted);
+    return this.#step === null;
+  }
+
+  /** Whether the token was not to be asked. */
+  get isWithheld(): boolean {
+    return this.#step !== null;
+  }
+
+  /** Once, where it is withheld: the log says so, with the number of the record that had allowed it. */
+  refuse(): Promise<Refused> {
+    if (this.#step === null) throw new TypeError("question: it is not withheld");
+    return refuse(this.#state, this.#peer, this.#admitted, { step: this.#step, what: "question" });
+  }
+}
+
 /**
- * Takes the decision once more: right before the token is asked, without a turn of the event loop between, and when it has answered. Null
- * while the policy in force still allows what was admitted, with the same approvals, and nothing is frozen. Else nothing is asked, or nothing
- * leaves, and the log says so: for each operation by itself, with the number of the record that had allowed it.
+ * Takes the decision once more, when the token has answered. Null while the policy in force still allows what was admitted, with the same
+ * approvals, and nothing is frozen. Else nothing leaves, and the log says so: for each operation by itself, with the number of the record
+ * that had allowed it.
  */
-export function withhold(
-  state: ScopeState,
-  peer: Peer | null,
-  admitted: AdmittedOperation,
-  what: Withheld,
-): Promise<Refused> | null {
+export function withhold(state: ScopeState, peer: Peer | null, admitted: AdmittedOperation): Promise<Refused> | null {
   const step = takenAway(state, admitted);
-  return step === null ? null : refuse(state, peer, admitted, { step, what });
+  return step === null ? null : refuse(state, peer, admitted, { step, what: "result" });
 }
 
 /** What the token answered, unless it is withheld; then it is wiped. */
@@ -33,7 +62,7 @@ export function releaseResult(
   result: OperationResult,
 ): OperationResult | Promise<OperationResult> {
   if (result.kind === "refused") return result;
-  const withheld = withhold(state, peer, admitted, "result");
+  const withheld = withhold(state, peer, admitted);
   if (withheld === null) return result;
   result.bytes.fill(0);
   return withheld;

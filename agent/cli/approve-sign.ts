@@ -1,5 +1,5 @@
 import { spawn } from "node:child_process";
-import { MAX_SSH_SIGNATURE, parseSshSignature, verifySshSignature } from "../../policy/index.ts";
+import { MAX_SSH_SIGNATURE, parseSshSignature, respellSshSignature, verifySshSignature } from "../../policy/index.ts";
 import { APPROVAL_NAMESPACE } from "../approvals/index.ts";
 import { AgentError } from "../errors.ts";
 import {
@@ -41,7 +41,10 @@ export const command: Command = {
       throw new UsageError("--key FILE", { expected: "it or --signature", got: key === undefined ? "none" : "both" });
     return withMachine(input, async (machine) => {
       const shown = await readRequest(machine, input.positional(0));
-      const signature = key === undefined ? await readText(file ?? "", "signature") : await sign(input, io, shown, key);
+      const signature =
+        key === undefined
+          ? respellSshSignature(await readText(file ?? "", "signature"))
+          : await sign(input, io, shown, key);
       await checkSignature(shown, signature);
       return concluded(input, io, await machine.approving("approve", { request: shown.request, signature }));
     });

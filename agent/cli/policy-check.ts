@@ -14,7 +14,7 @@ import {
 import type { Command } from "./command.ts";
 import { readInput } from "./files.ts";
 import { answer, JSON_OPTION } from "./output.ts";
-import { findingFacts, findingLine, readOrList } from "./policy-findings.ts";
+import { findingFacts, findingLine, firstOf, moreLine, readOrList } from "./policy-findings.ts";
 
 export const command: Command = {
   summary:
@@ -35,11 +35,12 @@ export const command: Command = {
       findingFacts(found, "warning", found.code),
     );
     const notes = locateFindings(bytes, notePolicy(policy)).map((found) => findingFacts(found, "note", found.code));
-    const findings = [...warnings, ...notes];
+    const { shown: findings, more } = firstOf([...warnings, ...notes]);
     const facts = factsOf(policy);
-    const text = [...describePolicy(facts), ...findings.map((finding) => findingLine(file, finding))].join("\n");
+    const lines = [...findings.map((finding) => findingLine(file, finding)), ...moreLine(file, more)];
+    const text = [...describePolicy(facts), ...lines].join("\n");
     const ok = warnings.length === 0 || !input.flag("strict");
-    answer(input, io, { ok, ...facts, findings }, text);
+    answer(input, io, { ok, ...facts, findings, more }, text);
     return ok ? 0 : 1;
   },
 };

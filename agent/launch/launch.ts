@@ -8,7 +8,6 @@ import type { LaunchInputs } from "./inputs.ts";
 import { logIn } from "./login.ts";
 import { measureEverything } from "./measure.ts";
 import { type AttemptBell, attemptReasons, requireNoAttempts, ShimSet, startShims } from "./start-shims.ts";
-import type { LaunchState } from "./state.ts";
 
 export interface Launched extends CheckedTokens {
   /** Rung for each attempt that the kernel shows from now on. Whoever takes the shims over listens. */
@@ -16,8 +15,8 @@ export interface Launched extends CheckedTokens {
 }
 
 /**
- * Measure, unseal, log in, check the keys, cap. Returns the shims when serving may begin, `null` when the launch was
- * refused; `record` says why. In both cases the agent PCR is capped when this returns. When even the cap fails the
+ * Measure, unseal, log in, check the keys, cap. Returns the shims when serving may begin, and `record` says `capping` until it has; `null`
+ * when the launch was refused: `record` says why. In both cases the agent PCR is capped when this returns. When even the cap fails the
  * spawner is asked to cap and reboot, and this rejects.
  */
 export async function launch(environment: LaunchEnvironment, record: LaunchRecord): Promise<Launched | null> {
@@ -34,8 +33,7 @@ export async function launch(environment: LaunchEnvironment, record: LaunchRecor
     const checked = await checkKeys(environment, inputs, shims, record);
     requireNoAttempts(shims);
     enter(record, { kind: "capping" });
-    const serving: LaunchState = { kind: "serving", scopes: inputs.policy.scopes.map((scope) => scope.name) };
-    await environment.log.measure(cap("serving"), () => enter(record, serving));
+    await environment.log.measure(cap("serving"));
     return { ...checked, bell: set.bell };
   } catch (error) {
     await refuse(environment, record, withAttempts(set, reasonsOf(error, record)));

@@ -1,7 +1,20 @@
 import { type Reason, reasonFrom } from "../../attest/index.ts";
+import type { Policy } from "../../policy/index.ts";
 import { commitServed, raiseEpoch } from "../../seal/index.ts";
-import type { LaunchEnvironment, LaunchRecord } from "./environment.ts";
+import { enter, type LaunchEnvironment, type LaunchRecord } from "./environment.ts";
 import { tpmStep } from "./unseal.ts";
+
+/** Every scope has its socket. Under the lock, as each state of which a report may tell; a token that was stopped by then stays so. */
+export async function enterServing(
+  { log }: Pick<LaunchEnvironment, "log">,
+  record: LaunchRecord,
+  policy: Policy,
+): Promise<void> {
+  const scopes = policy.scopes.map(({ name }) => name);
+  await log.locked(async () => {
+    if (record.state.kind === "capping") enter(record, { kind: "serving", scopes });
+  });
+}
 
 /**
  * What only a launch that serves may do: the generations that it used replace the earlier ones, and the release's epoch ends the

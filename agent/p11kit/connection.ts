@@ -1,3 +1,4 @@
+import type { Policy } from "../../policy/index.ts";
 import { strangerReason } from "../broker/operation.ts";
 import { AgentError } from "../errors.ts";
 import type { Peer } from "../identity.ts";
@@ -54,8 +55,10 @@ export const openP11kitDoor: OpenDoor = (state) => {
 interface Connection {
   readonly application: Application;
   readonly caller: Caller;
-  /** Why the peer is refused; null for the scope's caller. */
-  readonly stranger: string | null;
+  /** Why the peer is refused; null for the scope's caller, which a narrowing can make one that is refused. */
+  stranger: string | null;
+  /** By which that was decided. */
+  policy: Policy;
   calls: number;
 }
 
@@ -70,7 +73,7 @@ async function greet(
   channel.takeLate();
   const application = open(Math.min(offered, MAX_VERSION));
   await channel.write(Uint8Array.of(application.version));
-  return { application, caller, stranger, calls: 0 };
+  return { application, caller, stranger, policy: application.state.live.current, calls: 0 };
 }
 
 /** Waits only where there is something to wait for: each promise more is a turn of the queue. */
@@ -87,6 +90,8 @@ async function answerFrames(
     const looked = lookAt(connection, request);
     verifyPeer(looked instanceof Promise ? await looked : looked);
     const answer = answerRequest(connection, request);
+    // Whoever reads an argument has a copy of it.
+    frame.body.fill(0);
     const reply = encodeAnswer(frame, request, answer instanceof Promise ? await answer : answer);
     try {
       await channel.write(reply.bytes);
@@ -110,11 +115,22 @@ function lookAt({ caller, stranger }: Connection, { call }: CallBody): ReturnTyp
 }
 
 function answerRequest(connection: Connection, request: CallBody): Answer | Promise<Answer> {
-  const { application, stranger } = connection;
+  const { application } = connection;
+  const stranger = strangerNow(connection);
   connection.calls += 1;
   return stranger === null
     ? answerCall(application, request)
     : answerStranger(application, request, stranger, connection.calls === 1);
+}
+
+/** A comparison, until the policy is narrowed. */
+function strangerNow(connection: Connection): string | null {
+  const { application, policy } = connection;
+  const { state, peer } = application;
+  if (policy === state.live.current) return connection.stranger;
+  connection.policy = state.live.current;
+  connection.stranger ??= strangerReason(state, peer);
+  return connection.stranger;
 }
 
 function encodeAnswer({ code }: Frame, { call }: CallBody, answer: Answer): ReplyFrame {

@@ -12,7 +12,7 @@ const MAX_SIGNATURE = 32;
 const SPARE = 65_536;
 const NOTHING = new Uint8Array(0);
 
-/** One request as it came: `code` is the client's counter and is echoed in the reply. */
+/** One request as it came: `code` is the client's counter and is echoed in the reply. The body is to be wiped by whoever takes it. */
 export interface Frame {
   readonly code: number;
   readonly body: Uint8Array;
@@ -47,7 +47,10 @@ export class ReceiveMemory {
   }
 }
 
-/** Cuts a byte stream into the version byte and frames. Holds at most one frame and what came with its last chunk. */
+/**
+ * Cuts a byte stream into the version byte and frames. Holds at most one frame and what came with its last chunk, and keeps no copy of what
+ * was taken: an application may have sent a PIN.
+ */
 export class FrameSplitter {
   readonly #maxBody: number;
   readonly #memory: ReceiveMemory;
@@ -109,7 +112,9 @@ export class FrameSplitter {
     const whole = HEADER + options + body;
     if (have < whole) return null;
     this.#start += whole;
-    return { code, body: copyBytes(this.#buffer, this.#start - body, this.#start) };
+    const taken = copyBytes(this.#buffer, this.#start - body, this.#start);
+    this.#buffer.fill(0, this.#start - body, this.#start);
+    return { code, body: taken };
   }
 
   /** The usual case: a chunk is what a whole request came in. */
@@ -135,6 +140,7 @@ export class FrameSplitter {
     this.#memory.take(buffer.length);
     this.#memory.give(this.#buffer.length);
     buffer.set(this.#buffer.subarray(this.#start, this.#end));
+    this.#buffer.fill(0, this.#start, this.#end);
     this.#end -= this.#start;
     this.#start = 0;
     this.#buffer = buffer;

@@ -5,6 +5,7 @@ import type { AuditLog } from "../audit/log.ts";
 import { wallClockOf } from "../audit/wall-clock.ts";
 import {
   type ApprovalGate,
+  type Asked,
   type Broker,
   FailureBudgets,
   KeyRing,
@@ -14,6 +15,7 @@ import {
   type Usage,
 } from "../broker/index.ts";
 import type { AgentConfig } from "../config.ts";
+import { AgentError } from "../errors.ts";
 import { createPeerIdentity } from "../identity.ts";
 import type { ServedKey } from "../launch/keys.ts";
 import { lookInTurns } from "../looks.ts";
@@ -79,14 +81,22 @@ export async function serveScopes(options: ServeOptions): Promise<readonly Scope
 export function domainToken(domains: Pick<Domains, "use" | "reserve" | "arrive">): Token {
   return {
     reserve: (key) => domains.reserve(key),
-    sign: ({ key, mechanism, data }) =>
-      domains.use(key, (shim, { slotId, handle }) =>
-        shim.sign({ slotId, handle, mechanism: mechanism.value, pss: mechanism.pss, data }),
-      ),
-    decrypt: ({ key, mechanism, data }) =>
-      domains.use(key, (shim, place) =>
-        shim.decrypt({ ...place, mechanism: mechanism.value, oaep: mechanism.oaep, ciphertext: data }),
-      ),
+    sign: ({ key, mechanism, data }, asked) =>
+      domains.use(key, (shim, { slotId, handle }) => {
+        requireAllowed(asked);
+        return shim.sign({ slotId, handle, mechanism: mechanism.value, pss: mechanism.pss, data });
+      }),
+    decrypt: ({ key, mechanism, data }, asked) =>
+      domains.use(key, (shim, place) => {
+        requireAllowed(asked);
+        return shim.decrypt({ ...place, mechanism: mechanism.value, oaep: mechanism.oaep, ciphertext: data });
+      }),
     unwrap: (request) => domains.arrive(arrivingKey(request)),
   };
+}
+
+/** A shim that had to be replaced was waited for: the policy may have been narrowed meanwhile, or the scope frozen. */
+function requireAllowed(asked: Asked): void {
+  if (asked.stillAllowed()) return;
+  throw new AgentError("ERR_WITHHELD", "request", { expected: "one that the policy allows", got: "taken away" });
 }

@@ -3,7 +3,7 @@ import { setImmediate as turn } from "node:timers/promises";
 import { afterEach, describe, expect, test } from "vitest";
 import type { AuditLog } from "../../agent/audit/log.ts";
 import type { AuditEntry } from "../../agent/audit/record.ts";
-import { type ApprovalGate, KeyRing, LivePolicy } from "../../agent/broker/index.ts";
+import { type ApprovalGate, type Asked, KeyRing, LivePolicy } from "../../agent/broker/index.ts";
 import { connect, type RefusedError, type Session } from "../../agent/client/index.ts";
 import { AgentError } from "../../agent/errors.ts";
 import { type Policy, parsePolicy, sha256Hex, toBase64 } from "../../policy/index.ts";
@@ -150,6 +150,8 @@ interface LetIn {
 interface TakingMoments {
   /** When its record is written. */
   readonly recorded?: (live: LivePolicy) => void;
+  /** While a shim is replaced. */
+  readonly waiting?: (live: LivePolicy) => void;
   /** While the token works. */
   readonly working?: (live: LivePolicy) => void;
   readonly entries?: AuditEntry[];
@@ -175,7 +177,7 @@ function memoryLog(entries: AuditEntry[], recorded: () => void): AuditLog {
 
 /** A broker from which something is taken at that moment of an operation. */
 async function startTaking(operation: Operation, moments: TakingMoments): Promise<TakingBroker> {
-  const { recorded, working, entries, document = documentFor(operation), approvals } = moments;
+  const { recorded, waiting, working, entries, document = documentFor(operation), approvals } = moments;
   const policy = policyOf(document);
   const live = new LivePolicy(policy);
   const ring = new KeyRing(policy, keys.publicKeys);
@@ -187,10 +189,16 @@ async function startTaking(operation: Operation, moments: TakingMoments): Promis
     working?.(live);
     return bytes;
   };
+  const asked = async (_: unknown, question: Asked) => {
+    await turn();
+    waiting?.(live);
+    if (!question.stillAllowed()) throw new AgentError("ERR_WITHHELD", "request");
+    return result();
+  };
   broker = await startBroker({
     ...{ publicKeys: keys.publicKeys, parts: { live, keys: ring, ...(approvals && { approvals }) } },
     token: {
-      ...{ sign: result, decrypt: result },
+      ...{ sign: asked, decrypt: asked },
       unwrap: async ({ stillAllowed }) => {
         await result();
         letIn.push({ meanwhile: stillAllowed(), later: stillAllowed });
@@ -250,6 +258,19 @@ describe("what is taken away", () => {
         ["deny", step, `${why} meanwhile: record 1 was withheld from the token`],
       ]);
       expect(entries[1]?.inputDigest).toBe(entries[0]?.inputDigest);
+    },
+  );
+
+  test.each(["sign", "decrypt"] as const)(
+    "I6 I8: while a shim is waited for: the token is not asked to %s, the log says so once, and nothing else is spent for it",
+    async (operation) => {
+      const { given } = await startTaking(operation, { waiting: (live) => TAKEN[0]?.take(live, operation) });
+      expect(await refusalOf(operation)).toBe("frozen");
+      expect(given).toEqual([]);
+      expect(broker.records().map(({ decision, step, reason }) => [decision, step, reason])).toEqual([
+        ["allow", null, expect.any(String)],
+        ["deny", "frozen", "frozen meanwhile: record 1 was withheld from the token"],
+      ]);
     },
   );
 

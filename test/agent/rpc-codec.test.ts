@@ -86,6 +86,20 @@ describe("frames", () => {
     expect(() => splitter.next()).toThrow(IronclawError);
   });
 
+  it("I4: nothing of a request that was taken is left behind in what it came in", () => {
+    const pin = utf8("a PIN that an application sends");
+    const [first, second] = [rawFrame(1, pin), rawFrame(2, pin)];
+    const pieces = [concatBytes(first, second.slice(0, 20)), second.slice(20)];
+    const splitter = new FrameSplitter();
+    const taken = pieces.flatMap((piece) => {
+      splitter.push(piece);
+      const frames = [splitter.next(), splitter.next()];
+      return frames.flatMap((frame) => (frame === null ? [] : [new TextDecoder().decode(frame.body)]));
+    });
+    expect(taken).toEqual(Array(2).fill(new TextDecoder().decode(pin)));
+    for (const piece of pieces.slice(0, 1)) expect(new TextDecoder("latin1").decode(piece)).not.toContain("a PIN");
+  });
+
   it("I10: the connections of a scope hold a limited number of bytes, and give back what is answered", () => {
     const memory = new ReceiveMemory(4000);
     const [first, second] = [new FrameSplitter(MAX_BODY, memory), new FrameSplitter(MAX_BODY, memory)];

@@ -1,8 +1,8 @@
-import { existsSync } from "node:fs";
+import { readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { parseTpmPublic, pcrBanks } from "../../attest/index.ts";
-import { encodeBundle, fromBase64, parseBundle, toBase64, utf8 } from "../../policy/index.ts";
+import { encodeBundle, fromBase64, parseBundle, parsePolicy, toBase64, utf8 } from "../../policy/index.ts";
 import { DEVICES, LAUNCH_PIN, type LaunchBench } from "../support/launch-fixture.ts";
 import { INITIALIZE_VALUES, openRawClient } from "../support/rpc-client.ts";
 import { tpmTool } from "../support/seal-fixture.ts";
@@ -47,6 +47,33 @@ describe("the agent below the real spawner", () => {
     expect(agent.console()).not.toContain(LAUNCH_PIN);
   });
 
+  test("I6: says that it serves once a client can connect to every scope", async () => {
+    const agent = await start();
+    const states = new Set<unknown>();
+    while (!states.has("serving")) states.add((await agent.ask({ op: "status" }))["state"]);
+    const doors = readdirSync(join(agent.directory, "scopes"));
+    expect(doors).toHaveLength(parsePolicy(agent.provisioned.slots.get("policy") ?? new Uint8Array()).scopes.length);
+    for (const door of doors) {
+      const client = await openRawClient(join(agent.directory, "scopes", door), 0);
+      expect((await client.call("C_Initialize", INITIALIZE_VALUES)).rv).toBeDefined();
+      client.end();
+    }
+  });
+
+  test("I6: a launch whose doors cannot be opened never says so", async () => {
+    const agent = await start();
+    // Long before the launch comes to it.
+    writeFileSync(join(agent.directory, "scopes", "release-signing.sock"), "");
+    const states = new Set<unknown>();
+    const asked = (async () => {
+      for (;;) states.add((await agent.ask({ op: "status" }))["state"]);
+    })();
+    await expect(asked).rejects.toThrow(/the agent ended/);
+    expect(states).toContain("capping");
+    expect(states).not.toContain("serving");
+    expect(agent.console()).not.toContain("agent: serving");
+  });
+
   test("I9: attests with an RSA key where its configuration says so, and a release for another one refuses that launch", async () => {
     const agent = await start({ config: (text) => text.replace('"p256"', '"rsa2048"') });
     expect(await agent.launched()).toMatchObject({ state: "refused" });
@@ -82,8 +109,6 @@ describe("the agent below the real spawner", () => {
     const agent = await start();
     await agent.launched();
     const socket = join(agent.directory, "scopes", "release-signing.sock");
-    // The launch is over a moment before the sockets are there: what is frozen is asked of the TPM in between.
-    await expect.poll(() => existsSync(socket), { timeout: 10_000 }).toBe(true);
     const stranger = await openRawClient(socket);
     expect((await stranger.call("C_Initialize", INITIALIZE_VALUES)).call).toBeNull();
     stranger.end();

@@ -54,7 +54,8 @@ beforeAll(async () => {
   broker = await startBroker({
     token: {
       reserve: (key) => domainToken(opened.domain).reserve(key),
-      sign: (request) => domainToken(opened.domain).sign({ ...request, key: request.key.replace("release-", "") }),
+      sign: (request, asked) =>
+        domainToken(opened.domain).sign({ ...request, key: request.key.replace("release-", "") }, asked),
     },
     publicKeys: new Map([
       ["release-ec", source("ec", 1)],

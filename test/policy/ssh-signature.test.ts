@@ -13,6 +13,7 @@ import {
   parseSshKeyBlob,
   parseSshKeyLine,
   parseSshSignature,
+  respellSshSignature,
   type SshSignature,
   sshFingerprint,
   sshSignedData,
@@ -358,4 +359,45 @@ describe("I10: an armored signature", () => {
       { numRuns: 100 },
     );
   });
+});
+
+describe("a signature that people bring", () => {
+  /** Other spellings of the same one. */
+  const SPELLINGS: readonly (readonly [string, (lines: readonly string[]) => string])[] = [
+    ["CR LF", (lines) => lines.join("\r\n")],
+    ["CR LF, and its last line without", (lines) => `${lines.join("\n")}\r\n`],
+    ["no line feed at the end", (lines) => lines.join("\n")],
+    ["lines of 64", ([begin, ...rest]) => [begin, ...wrapped(rest, 64), rest.at(-1), ""].join("\n")],
+    ["one line", ([begin, ...rest]) => [begin, ...wrapped(rest, 1000), rest.at(-1), ""].join("\n")],
+    ["blank lines", (lines) => lines.join("\n\n")],
+    [
+      "indented lines",
+      ([begin, ...rest]) => [begin, ...rest.slice(0, -1).map((line) => `  ${line}`), rest.at(-1)].join("\n"),
+    ],
+    ["more behind it", (lines) => `${lines.join("\n")}\nOn Tuesday somebody wrote:\n`],
+    ["two of them", (lines) => [...lines, ...lines, ""].join("\n")],
+    ["no padding", (lines) => lines.join("\n").replaceAll("=", "")],
+    ["text before it", (lines) => `here it is:\n${lines.join("\n")}\n`],
+    ["a header", ([begin, ...rest]) => [begin, "Version: 1", ...rest].join("\n")],
+    ["another letter", (lines) => lines.join("\n").replace("U1NI", "U1NJ")],
+    ["no end", (lines) => lines.slice(0, -1).join("\n")],
+  ];
+  const wrapped = (rest: readonly string[], width: number) =>
+    rest
+      .slice(0, -1)
+      .join("")
+      .match(new RegExp(`.{1,${width}}`, "g")) ?? [];
+
+  test.each(SPELLINGS)(
+    "I6: counts with %s where ssh-keygen verifies it, respelt as the machine reads it",
+    (what, spell) => {
+      const armored = ssh.sign("alice", MESSAGE);
+      const spelt = spell(armored.trimEnd().split("\n"));
+      const isTaken = respellSshSignature(spelt) === armored;
+      if (ssh.verifies(lines.alice, MESSAGE, spelt)) expect(isTaken).toBe(true);
+      if (what.startsWith("CR LF")) expect(isTaken).toBe(true);
+      if (!isTaken)
+        expect(refusal(() => parseSshSignature(respellSshSignature(spelt)))).toMatch(/^ERR_SIGNATURE_MALFORMED/);
+    },
+  );
 });

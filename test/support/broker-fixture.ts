@@ -90,8 +90,15 @@ export function decryptionScopes(document: PolicyDocument): void {
   );
 }
 
+/** A token that never has to be waited for. */
+interface SoftwareKeys extends Pick<Token, "reserve" | "unwrap"> {
+  readonly publicKeys: Map<string, PublicKeySource>;
+  sign(request: SignRequest): Promise<Uint8Array>;
+  decrypt(request: DecryptRequest): Promise<Uint8Array>;
+}
+
 /** The keys of a token that is not there: RSA signs and decrypts for real, EC gives 64 bytes. */
-export function softwareKeys(): { publicKeys: Map<string, PublicKeySource> } & Token {
+export function softwareKeys(): SoftwareKeys {
   const ec = generateKeyPairSync("ec", { namedCurve: "P-256" });
   const rsa = generateKeyPairSync("rsa", { modulusLength: 2048 });
   const vault = generateKeyPairSync("rsa", { modulusLength: 2048 });
@@ -204,13 +211,13 @@ export async function startBroker(options: BrokerFixtureOptions = {}): Promise<B
   };
   const token: Token = {
     reserve: (key) => (options.token?.reserve ?? software.reserve)(key),
-    sign: (request) => {
+    sign: (request, asked) => {
       fixture.requests.push(request);
-      return (options.token?.sign ?? software.sign)(request);
+      return (options.token?.sign ?? software.sign)(request, asked);
     },
-    decrypt: (request) => {
+    decrypt: (request, asked) => {
       fixture.decryptions.push(request);
-      return (options.token?.decrypt ?? software.decrypt)(request);
+      return (options.token?.decrypt ?? software.decrypt)(request, asked);
     },
     unwrap: (request) => (options.token?.unwrap ?? software.unwrap)(request),
   };

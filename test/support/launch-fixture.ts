@@ -17,7 +17,7 @@ import { type LaunchEnvironment, type LaunchRecord, newLaunchRecord } from "../.
 import { type ReadInputs, readInputs } from "../../agent/launch/inputs.ts";
 import { type Launched, launch } from "../../agent/launch/launch.ts";
 import { MeasurementLog } from "../../agent/launch/measurement-log.ts";
-import { settleServed } from "../../agent/launch/served.ts";
+import { enterServing, settleServed } from "../../agent/launch/served.ts";
 import type { Spawner } from "../../agent/spawner-client.ts";
 import {
   type CelRecord,
@@ -240,6 +240,7 @@ async function boot(bench: Tools, provisioned: Provisioned, options: BootOptions
   };
   try {
     const launched = await launch(environment, record);
+    if (launched !== null && inputs.partial.policy) await enterServing(environment, record, inputs.partial.policy);
     const commands = [...bus.commands];
     const settles = launched !== null && options.settle !== false;
     const settled = settles ? await settleServed(environment, record) : [];

@@ -6,7 +6,6 @@ import { openProcesses } from "../../agent/processes.ts";
 import { sha256, sha256Hex } from "../../policy/index.ts";
 import { native } from "./shim-fixture.ts";
 
-const source = resolve(import.meta.dirname, "passed-socket.c");
 export const isRoot = process.getuid?.() === 0;
 /** Whom the workloads run as; the superuser cannot be a caller. */
 export const WORKLOAD_UID = isRoot ? 2001 : (process.getuid?.() ?? 2001);
@@ -19,10 +18,11 @@ export interface Workload {
   readonly other: string;
 }
 
-/** Compiles passed-socket.c into a directory that everybody can read. */
-export function buildWorkload(directory: string): Workload {
-  const path = join(directory, "passed-socket");
-  const other = join(directory, "passed-socket-other");
+/** Compiles passed-socket.c, or another program of this folder, into a directory that everybody can read. */
+export function buildWorkload(directory: string, name: "passed-socket" | "reused-pid" = "passed-socket"): Workload {
+  const source = resolve(import.meta.dirname, `${name}.c`);
+  const path = join(directory, name);
+  const other = `${path}-other`;
   execFileSync("gcc", ["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-D_GNU_SOURCE", "-o", path, source]);
   copyFileSync(path, other);
   appendFileSync(other, "other");
@@ -68,12 +68,16 @@ export function finished(child: ChildProcessWithoutNullStreams): Promise<Uint8Ar
   });
 }
 
-/** The agent's identity, with the kernel's own answers; only the digest is computed here and not by the spawner. */
-export function realIdentity(): PeerIdentity {
+/**
+ * The agent's identity, with the kernel's own answers; only the digest is computed here and not by the spawner.
+ * @param numbered waited for between the pidfd's number and what is read by it
+ */
+export function realIdentity(numbered: () => Promise<void> = async () => {}): PeerIdentity {
   const addon = native();
   return createPeerIdentity({
     executableOf: async (pidfd) => {
       const pid = Number(/^Pid:\t(-?\d+)$/m.exec(readFileSync(`/proc/self/fdinfo/${pidfd}`, "utf8"))?.[1]);
+      await numbered();
       return { pid, sha256: sha256(readFileSync(`/proc/${pid}/exe`)) };
     },
     isAlive: (pidfd) => addon.isAlive(pidfd),

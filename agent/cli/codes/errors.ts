@@ -224,6 +224,10 @@ const AGENT = family<AgentErrorCode>("agent", (code) => new AgentError(code, "")
     means: "a key that came in by unwrap is no longer there: the shim that had it ended",
     act: "let it in again",
   },
+  ERR_WITHHELD: {
+    means: "what waited for a shim to be replaced is not allowed any more by then: the token is not asked",
+    act: "the audit log has what was taken away",
+  },
   ERR_KEY_MISMATCH: {
     means: "a key that came in by unwrap is not the private half of the public key that the policy gives",
     act: "compare the wrapped key with the policy",

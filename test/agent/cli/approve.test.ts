@@ -97,7 +97,8 @@ describe("ironclaw approve sign", () => {
     const first = await approve(["sign", id, "--key", file("alice"), "--input", file("document")], "yes\n");
     expect(first).toMatchObject({ code: 0, out: "approved by alice, 1 of 2\n" });
     for (const line of signed().trimEnd().split("\n")) expect(first.err).toContain(`${line}\n`);
-    writeFileSync(file("bob.sig"), keys.bob.armored(at.textOf(id)));
+    // As it comes from another system.
+    writeFileSync(file("bob.sig"), keys.bob.armored(at.textOf(id)).replaceAll("\n", "\r\n"));
     const second = await approve(["sign", id, "--signature", file("bob.sig"), "--json"]);
     expect(JSON.parse(second.out)).toEqual({
       accepted: true,

@@ -53,6 +53,30 @@ describe("policy check", () => {
     });
   });
 
+  test("I10: of a hostile document the first hundred findings are printed, each of bounded length, and how many more there are", async () => {
+    const name = (at: number) => `${at}\u001b[2J${"n".repeat(at === 0 ? 500_000 : 8)}`;
+    const fields = Array.from({ length: 20_000 }, (_, at) => `${JSON.stringify(name(at))}:1`);
+    const file = put("hostile.json", `{${fields.join(",")}}`);
+    const said = await cli(["policy", "check", file]);
+    const lines = said.out.trimEnd().split("\n");
+    expect(lines).toHaveLength(101);
+    expect(lines.at(-1)).toMatch(/hostile\.json: and 199\d\d more$/);
+    expect(Math.max(...lines.map(({ length }) => length))).toBeLessThan(700);
+    const { findings, more } = JSON.parse((await cli(["policy", "check", file, "--json"])).out);
+    expect(findings).toHaveLength(100);
+    expect(lines.at(-1)).toContain(` ${more} more`);
+    expect(Math.max(...findings.map((finding: unknown) => JSON.stringify(finding).length))).toBeLessThan(1500);
+  });
+
+  test("I10: a name that stands twice is shown cut, and without what a terminal acts upon", async () => {
+    const name = JSON.stringify(`\u001b[2J${"n".repeat(400_000)}`);
+    const { out, err } = await cli(["policy", "check", put("twice.json", `{${name}:1,${name}:1}`)]);
+    expect(out).toMatch(
+      /twice\.json:1:400\d\d\d: policy: expected no duplicate or special key, but "\?\[2Jn{60}\.\.\.", got/,
+    );
+    expect(out.length + err.length).toBeLessThan(1000);
+  });
+
   test("I6: a text that is no policy is shown where it goes wrong", async () => {
     const file = put("comma.json", '{\n  "version": 3,\n}\n');
     const result = await cli(["policy", "check", file]);

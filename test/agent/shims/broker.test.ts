@@ -1,7 +1,8 @@
 import { createHash, createPublicKey, verify } from "node:crypto";
 import { afterEach, beforeEach, expect, test } from "vitest";
+import type { LivePolicy } from "../../../agent/broker/index.ts";
 import { domainToken } from "../../../agent/scopes/all-scopes.ts";
-import { utf8 } from "../../../policy/index.ts";
+import { type Policy, utf8 } from "../../../policy/index.ts";
 import { type BrokerFixture, startBroker } from "../../support/broker-fixture.ts";
 import { openSession, sign, signInit } from "../../support/broker-session.ts";
 import { makeCountingToken } from "../../support/counting-token.ts";
@@ -11,14 +12,18 @@ import { TEST_PIN, writeHostProfile } from "../../support/shim-fixture.ts";
 const MESSAGE = utf8("a message to sign");
 const DIGEST = Uint8Array.from(createHash("sha256").update(MESSAGE).digest());
 const CKR_DEVICE_ERROR = 0x30n;
+const CKR_FUNCTION_REJECTED = 0x200n;
+const SCOPE = "release-signing";
 const CLIENTS = 8;
 
 let bench: DomainBench;
 let opened: TestDomain;
 let broker: BrokerFixture;
+/** Before a takeover is in the TPM: until then its spare serves nobody. */
+let measured: Promise<void> = Promise.resolve();
 let spki: Uint8Array;
 beforeEach(async () => {
-  bench = await openDomainBench();
+  bench = await openDomainBench({ beforeExtend: () => measured });
   const token = makeCountingToken(bench.bench, { pin: TEST_PIN });
   const { environment, directory, library } = token;
   ({ spki } = token);
@@ -36,6 +41,7 @@ beforeEach(async () => {
   });
 });
 afterEach(async () => {
+  measured = Promise.resolve();
   await broker.close();
   opened.domain.close();
   await bench.close();
@@ -75,3 +81,34 @@ test("I8: callers' sessions outlive a shim that is killed under load; each call 
   expect(opened.domain.shims.map(({ role }) => role)).toEqual(["ended", "active"]);
   for (const client of clients) client.end();
 });
+
+test.each([
+  [
+    "its scope is frozen",
+    "frozen meanwhile",
+    (live: LivePolicy) => live.freeze({ all: false, scopes: new Set([SCOPE]) }),
+  ],
+  ["its scope is narrowed away", "narrowed meanwhile", (live: LivePolicy) => live.narrow(withoutScope(live.current))],
+])("I6 I8: what waits for a spare is not asked of it when %s by then, and the log says so", async (_, why, take) => {
+  const client = await openSession(broker);
+  expect((await signInit(client)).rv).toBe(0n);
+  const gate = Promise.withResolvers<void>();
+  measured = gate.promise;
+  opened.processes[0]?.kill("SIGKILL");
+  await opened.shims[0]?.closed;
+  const waiting = sign(client, DIGEST);
+  await expect.poll(() => broker.records().map(({ decision }) => decision)).toEqual(["allow"]);
+  take(broker.broker.live);
+  gate.resolve();
+  expect((await waiting).rv).toBe(CKR_FUNCTION_REJECTED);
+  expect(await opened.shims[1]?.status()).toBe(0n);
+  expect(broker.records().map(({ decision, reason }) => [decision, reason])).toEqual([
+    ["allow", "release-signing/CKM_ECDSA"],
+    ["deny", `${why}: record 1 was withheld from the token`],
+  ]);
+  client.end();
+});
+
+function withoutScope(policy: Policy): Policy {
+  return { ...policy, serial: policy.serial + 1, scopes: policy.scopes.filter(({ name }) => name !== SCOPE) };
+}
