@@ -41,11 +41,11 @@ static CK_RV dispatch(struct shim *shim, struct request *request, struct writer 
 /* Ids are used once: they ascend, and begin again only when there are no more. */
 static bool follows(uint32_t id, uint32_t last) { return last == UINT32_MAX ? id > 0 : id > last; }
 
-/* Nanoseconds that a reply waits for the next one of its batch: one write and one wake-up for all of them. Longer where so many requests wait that nobody is idle meanwhile. */
-enum { BATCH = 200000, LONG_BATCH = 1000000, MANY = 24 };
+/* Nanoseconds that a reply waits for the next one of its batch, while SOME requests wait: one write and one wake-up for all of them. Longer where so MANY wait that nobody is idle meanwhile. */
+enum { BATCH = 200000, LONG_BATCH = 1000000, SOME = 4, MANY = 24 };
 
 static bool batch_goes_on(int64_t begun) {
-  if (!has_requests(1)) return false;
+  if (!has_requests(SOME)) return false;
   int64_t passed = monotonic() - begun;
   return passed < BATCH || (passed < LONG_BATCH && has_requests(MANY));
 }
