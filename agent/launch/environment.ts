@@ -84,8 +84,11 @@ export interface LaunchRecord {
   unsealed: readonly Credential[];
   /** What a launch that serves does last is done, and this went wrong with it. */
   settled?: readonly Reason[];
-  /** Every state so far with the moment it was entered, in milliseconds since the process began; first its own start. */
-  phases: readonly { readonly kind: LaunchState["kind"] | "loading"; readonly at: number }[];
+  /**
+   * Every state so far with the moment it was entered, in milliseconds since the process began; first its own start. Behind the cap a launch is still
+   * `capping` while its doors are opened: that is told apart here.
+   */
+  phases: readonly { readonly kind: LaunchState["kind"] | "loading" | "opening"; readonly at: number }[];
 }
 
 /** A record of a launch that has not begun: what was before is the start of Node and of the program. */
@@ -126,7 +129,11 @@ export function enter(record: LaunchRecord, state: LaunchState): void {
     });
   }
   record.state = state;
-  record.phases = [...record.phases, { kind: state.kind, at: performance.now() }];
+  begin(record, state.kind);
+}
+
+export function begin(record: LaunchRecord, kind: LaunchRecord["phases"][number]["kind"]): void {
+  record.phases = [...record.phases, { kind, at: performance.now() }];
 }
 
 /** Says more about a launch that has ended: without effect on any other. */

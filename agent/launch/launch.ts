@@ -3,7 +3,7 @@ import { sha256 } from "../../policy/index.ts";
 import { afterAgentLoss } from "../shims/agent-loss.ts";
 import { type CheckedTokens, checkKeys } from "./check-keys.ts";
 import { deliverCredentials } from "./deliver.ts";
-import { enter, type LaunchEnvironment, type LaunchRecord, Refusal } from "./environment.ts";
+import { begin, enter, type LaunchEnvironment, type LaunchRecord, Refusal } from "./environment.ts";
 import type { LaunchInputs } from "./inputs.ts";
 import { logIn } from "./login.ts";
 import { measureEverything } from "./measure.ts";
@@ -32,7 +32,7 @@ export async function launch(environment: LaunchEnvironment, record: LaunchRecor
     const checked = await checkKeys(environment, inputs, { shims, held }, record);
     requireNoAttempts(shims);
     enter(record, { kind: "capping" });
-    await environment.log.measure(cap("serving"));
+    await environment.log.measure(cap("serving"), () => begin(record, "opening"));
     return { ...checked, bell: set.bell };
   } catch (error) {
     await refuse(environment, record, withAttempts(set, reasonsOf(error, record)));

@@ -61,7 +61,7 @@ async function done(...words: readonly string[]): Promise<void> {
     words,
     code,
     err: err.replaceAll(
-      /^(no answer yet|loading|booted|measuring|unsealing|logging-in|checking-keys|capping|serving)\n/gm,
+      /^(no answer yet|loading|booted|measuring|unsealing|logging-in|checking-keys|capping|opening|serving)\n/gm,
       "",
     ),
   }).toEqual({ words, code: 0, err: "" });
