@@ -75,6 +75,7 @@ export class FrameSplitter {
     if (this.#end + chunk.length > this.#buffer.length) this.#grow(chunk.length);
     this.#buffer.set(chunk, this.#end);
     this.#end += chunk.length;
+    chunk.fill(0);
   }
 
   /** Drops what is held and gives the memory back. */

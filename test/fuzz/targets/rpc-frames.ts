@@ -23,7 +23,7 @@ function framesOf(chunks: readonly Uint8Array[]): string {
   const seen: string[] = [];
   let version: number | null = null;
   for (const chunk of chunks) {
-    splitter.push(chunk);
+    splitter.push(chunk.slice()); // it wipes what it has given
     version ??= splitter.version();
     for (let frame = splitter.next(); frame !== null; frame = splitter.next()) {
       const { call, signature, values } = parseCallBody(frame.body);
