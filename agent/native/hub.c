@@ -1,7 +1,5 @@
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -13,11 +11,10 @@
 
 enum { BATCH = 64 };
 /*
- * Waking a sleeping processor costs more than a decision does, and what it does then takes twice as long. While one connection alone is busy,
- * the event loop looks for its next event before it sleeps: for SPIN; for LOOK, or as long as a shim's last answer took and SPIN more, while no
- * other process waits for a processor. With several connections there is always something to do. Nanoseconds.
+ * Waking a sleeping processor costs more than a decision does. While one connection alone is busy, the event loop looks for its next event
+ * for a moment before it sleeps; with several there is always something to do, and the other processors are theirs. Nanoseconds.
  */
-enum { SPIN = 100000, LOOK = 300000, LONGEST = 1500000, ALONE = 5000000 };
+enum { SPIN = 100000, ALONE = 5000000 };
 enum { KEEP = 5 }; /* milliseconds */
 
 /*
@@ -35,26 +32,12 @@ static _Thread_local struct {
   struct epoll_event batch[BATCH]; /* being told */
   int told, count;
   const struct stream *last;
-  uint64_t other;   /* when another connection than the last one was busy */
-  bool awake;       /* something has happened since the last sleep */
-  long processors;
-  int load;         /* /proc/loadavg */
-  uint64_t asked;   /* when a shim was asked, and has not answered; 0: none was */
-  uint64_t took;    /* the last answer */
+  uint64_t other; /* when another connection than the last one was busy */
+  bool awake;     /* something has happened since the last sleep */
 } hub = {.epoll = -1};
-
-void hub_asks(void) {
-  if (hub.asked == 0) hub.asked = uv_hrtime();
-}
-
-static void note_answer(void) {
-  if (hub.asked != 0) hub.took = uv_hrtime() - hub.asked;
-  hub.asked = 0;
-}
 
 static void note(const struct stream *stream) {
   hub.awake = true;
-  if (stream->is_own) note_answer();
   if (stream->is_own || stream == hub.last) return;
   hub.other = uv_hrtime();
   hub.last = stream;
@@ -117,33 +100,14 @@ static void forget_keeper(struct stream *stream) {
   if (*at != NULL) *at = stream->next_keeper;
 }
 
-/* Whether more processes want to run than there are processors, this one among them; also where that cannot be known. */
-static bool is_crowded(void) {
-  char text[64] = "";
-  int running = 0;
-  if (hub.load < 0 || pread(hub.load, text, sizeof text - 1, 0) <= 0) return true;
-  return sscanf(text, "%*s %*s %*s %d/", &running) != 1 || running > hub.processors;
-}
-
-static uint64_t worth_looking(void) { return hub.asked != 0 && hub.took < LONGEST ? hub.took + SPIN : LOOK; }
-
-/* Whether there is something. */
-static bool look(int fd, uint64_t begun) {
-  struct pollfd events = {.fd = fd, .events = POLLIN};
-  uint64_t now = begun, end = begun, longest = begun + worth_looking();
-  do {
-    end += SPIN;
-    for (; now < end; now = uv_hrtime()) {
-      if (poll(&events, 1, 0) != 0) return true;
-    }
-  } while (end < longest && !is_crowded());
-  return false;
-}
-
 static void before_sleep(uv_prepare_t *handle) {
-  uint64_t now = uv_hrtime();
-  if (!hub.awake || uv_backend_timeout(handle->loop) == 0 || now - hub.other < ALONE) return;
-  hub.awake = look(uv_backend_fd(handle->loop), now);
+  struct pollfd events = {.fd = uv_backend_fd(handle->loop), .events = POLLIN};
+  uint64_t begun = uv_hrtime();
+  if (!hub.awake || uv_backend_timeout(handle->loop) == 0 || begun - hub.other < ALONE) return;
+  do {
+    if (poll(&events, 1, 0) != 0) return;
+  } while (uv_hrtime() - begun < SPIN);
+  hub.awake = false;
 }
 
 static void handle_closed(uv_handle_t *handle) {
@@ -158,8 +122,7 @@ static void environment_ends(napi_async_cleanup_hook_handle cleanup, void *data)
   uv_close((uv_handle_t *)&hub.timer, handle_closed);
   uv_close((uv_handle_t *)&hub.prepare, handle_closed);
   (void)close(hub.epoll);
-  if (hub.load >= 0) (void)close(hub.load);
-  hub.epoll = hub.load = -1;
+  hub.epoll = -1;
 }
 
 bool hub_open(napi_env env) {
@@ -172,9 +135,7 @@ bool hub_open(napi_env env) {
   (void)uv_poll_start(&hub.poll, UV_READABLE, tell_all);
   (void)uv_timer_init(loop, &hub.timer);
   (void)uv_prepare_init(loop, &hub.prepare);
-  hub.processors = sysconf(_SC_NPROCESSORS_ONLN);
-  hub.load = open("/proc/loadavg", O_RDONLY | O_CLOEXEC);
-  if (hub.processors > 1) (void)uv_prepare_start(&hub.prepare, before_sleep);
+  if (sysconf(_SC_NPROCESSORS_ONLN) > 1) (void)uv_prepare_start(&hub.prepare, before_sleep);
   uv_unref((uv_handle_t *)&hub.poll);
   uv_unref((uv_handle_t *)&hub.timer);
   uv_unref((uv_handle_t *)&hub.prepare);

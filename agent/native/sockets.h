@@ -38,8 +38,6 @@ bool hub_add(struct stream *stream);
 bool hub_watch_writable(struct stream *stream, bool wanted);
 /* It is not told of anything any more, not even of what has come already. */
 void hub_remove(struct stream *stream);
-/* One of the agent's own has been sent something. */
-void hub_asks(void);
 /* It has begun to keep what it receives: stream_take_kept is called soon. */
 void hub_keeps(struct stream *stream);
 

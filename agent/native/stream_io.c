@@ -151,7 +151,6 @@ napi_value native_stream_send(napi_env env, napi_callback_info info) {
   do sent = send(stream->fd, bytes + from, length - from, MSG_DONTWAIT | MSG_NOSIGNAL);
   while (sent < 0 && errno == EINTR);
   if (sent < 0 && errno != EAGAIN && errno != EWOULDBLOCK) return throw_errno(env, errno, "send");
-  if (stream->is_own) hub_asks();
   napi_create_int32(env, sent < 0 ? WOULD_BLOCK : (int32_t)sent, &result);
   return result;
 }
