@@ -198,6 +198,7 @@ export async function snapshot(tpm: SoftwareTpm): Promise<{ restore(): Promise<v
   await cp(state, directory, { recursive: true });
   return {
     restore: async () => {
+      await tpm.kill(); // it writes still while its last client leaves
       await rm(state, { recursive: true });
       await cp(directory, state, { recursive: true });
       await tpm.restart();
