@@ -93,6 +93,7 @@ export async function openDrillMachine(directory: string, through: readonly stri
     copyTpm: (to) => cpSync(state, to, { recursive: true }),
     putBackTpm: async (from) => {
       await stop();
+      await tpm.kill();
       rmSync(state, { recursive: true });
       cpSync(from, state, { recursive: true });
     },
