@@ -1,6 +1,6 @@
 import { type ChildProcess, execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
-import { chmodSync, cpSync, lstatSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, lstatSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createServer, type Server, type Socket } from "node:net";
 import { join, resolve } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
@@ -41,9 +41,6 @@ export interface DrillMachine extends AsyncDisposable {
   shimPids(): readonly number[];
   /** While it is switched off: as five minutes in which everything was served, so that what was lost before counts no more. */
   forgetLosses(): void;
-  /** What the TPM keeps, to be put back. */
-  copyTpm(to: string): void;
-  putBackTpm(from: string): Promise<void>;
 }
 
 /**
@@ -75,7 +72,6 @@ export async function openDrillMachine(directory: string, through: readonly stri
     if (boot === null) throw new Error("the machine is switched off");
     return boot;
   };
-  const state = join(tpm.directory, "state");
   return {
     ...{ directory, tpm, config, stop },
     start: async (image) => {
@@ -90,13 +86,6 @@ export async function openDrillMachine(directory: string, through: readonly stri
     agentPid: () => childrenOf(running().pid)[0] ?? -1,
     shimPids: () => descendantsOf(running().pid).filter((pid) => commandOf(pid) === "shim"),
     forgetLosses: () => forgetLosses(at("store")),
-    copyTpm: (to) => cpSync(state, to, { recursive: true }),
-    putBackTpm: async (from) => {
-      await stop();
-      await tpm.kill();
-      rmSync(state, { recursive: true });
-      cpSync(from, state, { recursive: true });
-    },
     [Symbol.asyncDispose]: async () => {
       await stop();
       await bus[Symbol.asyncDispose]();
