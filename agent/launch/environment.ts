@@ -132,6 +132,7 @@ export function enter(record: LaunchRecord, state: LaunchState): void {
   begin(record, state.kind);
 }
 
+/** A phase by itself: `enter` has one for each state. */
 export function begin(record: LaunchRecord, kind: LaunchRecord["phases"][number]["kind"]): void {
   record.phases = [...record.phases, { kind, at: performance.now() }];
 }
