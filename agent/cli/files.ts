@@ -64,7 +64,7 @@ export async function writeOutput(path: string, bytes: Uint8Array | string): Pro
     const present = await lstat(path).catch(() => null);
     // Into a pipe or device one can only write, and a symbolic link is followed, not replaced.
     if (present !== null && !present.isFile()) return await writeFile(path, bytes);
-    const mode = present === null ? 0o666 : present.mode & 0o777;
+    const mode = present === null ? 0o666 : 0o600;
     await writeFile(temporary, bytes, { flag: "wx", mode, flush: true });
     if (present !== null) await keepOwner(temporary, present);
     await rename(temporary, path);
@@ -79,10 +79,16 @@ export async function writeOutput(path: string, bytes: Uint8Array | string): Pro
   }
 }
 
-/** Whoever could read what is replaced can read what replaces it, whatever the umask; who may not give a file away keeps it. */
+/**
+ * Whoever could read what is replaced can read what replaces it, whatever the umask, and nobody else. Who may not give a file away keeps it, and their
+ * group, which was not the one that was meant, gets nothing of it.
+ */
 async function keepOwner(path: string, { uid, gid, mode }: Stats): Promise<void> {
-  await chown(path, uid, gid).catch(() => {});
-  await chmod(path, mode & 0o777);
+  const given = await chown(path, uid, gid).then(
+    () => true,
+    () => false,
+  );
+  await chmod(path, mode & (given ? 0o777 : 0o707));
 }
 
 /** A PIN from standard input: one line without its end. Never echoed, never an argument. */
