@@ -17,13 +17,14 @@ export interface NativePart {
   readonly kind: "addon" | "program" | "static";
   /** Absolute folder of the sources. */
   readonly directory: string;
-  /** File names of the folder, or of another from there; absent = all .c files. */
+  /** File names of the folder, or of another from there. Default: all .c files of the folder, which `ALL_C` is in a list. */
   readonly sources?: readonly string[];
   readonly libraries?: readonly string[];
   readonly flags?: readonly string[];
 }
 
-const TSS = ["tss2-esys", "tss2-mu", "tss2-rc", "tss2-tctildr"];
+const TSS = ["tss2-esys", "tss2-mu", "tss2-rc", "tss2-tctildr", "crypto"];
+const ALL_C = "*.c";
 const pkcs11js = dirname(require.resolve("pkcs11js/package.json"));
 
 /** Everything compiled, for this machine's tests and for the image alike. */
@@ -34,7 +35,8 @@ export const NATIVE_PARTS: readonly NativePart[] = [
     output: "unsealer",
     kind: "program",
     directory: join(root, "seal/unsealer"),
-    libraries: [...TSS, "tss2-sys", "crypto"],
+    sources: [ALL_C, "../node-tpm2-tss/native/openssl_context.c"],
+    libraries: [...TSS, "tss2-sys"],
   },
   // Nothing of the shim may be visible to the library it loads: no -rdynamic.
   { output: "shim", kind: "program", directory: join(root, "agent/shim") },
@@ -43,7 +45,7 @@ export const NATIVE_PARTS: readonly NativePart[] = [
     output: "relay",
     kind: "static",
     directory: join(root, "agent/relay"),
-    sources: ["confine.c", "forward.c", "main.c", "../spawner/endpoint.c", "../spawner/log_format.c"],
+    sources: [ALL_C, "../spawner/endpoint.c", "../spawner/log_format.c"],
   },
   { output: "kernel-probe", kind: "static", directory: join(root, "agent/doctor/probe") },
   { output: "init", kind: "static", directory: join(root, "vm-images/initrd") },
@@ -114,7 +116,8 @@ interface Compilation {
 async function compilation(part: NativePart, target: NativeTarget): Promise<Compilation> {
   const isSource = (name: string): boolean => /\.(c|h|cpp)$/.test(name);
   const files = await listFiles(part.directory, isSource);
-  const sources = part.sources ?? files.filter((name) => name.endsWith(".c"));
+  const allC = files.filter((name) => name.endsWith(".c"));
+  const sources = (part.sources ?? [ALL_C]).flatMap((name) => (name === ALL_C ? allC : name));
   const shared = [...new Set(sources.map((name) => dirname(join(part.directory, name))))];
   const inputs = await Promise.all(
     [...new Set([part.directory, ...shared])].map(async (folder) =>

@@ -14,12 +14,13 @@
         "native/commands-session.c",
         "native/commands-unseal.c",
         "native/context.c",
-        "native/marshal.c"
+        "native/marshal.c",
+        "native/openssl_context.c"
       ],
       "defines": ["NAPI_VERSION=9", "_GNU_SOURCE"],
       "cflags": ["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden", "-fstack-protector-strong", "-D_FORTIFY_SOURCE=2"],
       "ldflags": ["-Wl,-z,relro,-z,now"],
-      "libraries": ["<!@(pkg-config --libs tss2-esys tss2-mu tss2-rc tss2-tctildr)"]
+      "libraries": ["<!@(pkg-config --libs tss2-esys tss2-mu tss2-rc tss2-tctildr libcrypto)"]
     }
   ]
 }

@@ -14,6 +14,7 @@
 #include "clock.h"
 #include "decrypt.h"
 #include "ek.h"
+#include "openssl.h"
 #include "release.h"
 #include "request.h"
 #include "secret.h"
@@ -184,6 +185,8 @@ int main(int argc, char **argv)
         answer_failed(&answer, "harden", 0, strerror(errno));
     else if (parse_arguments(argc, argv, &order.how) != 0)
         answer_failed(&answer, "request", 0, "arguments");
+    else if (open_openssl() != 0)
+        answer_failed(&answer, "OpenSSL", 0, "none that works");
     else if (begin(&order, &answer) == 0)
         run_with_tpm(argv[1], &order, &answer);
     if (order.how == HOW_WAIT)

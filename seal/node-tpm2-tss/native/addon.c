@@ -3,6 +3,7 @@
  * validated in JavaScript; here they are only asserted, and a wrong one is a TypeError before anything is sent.
  */
 #include <node_api.h>
+#include <openssl/crypto.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -229,6 +230,8 @@ NAPI_MODULE_INIT() {
         {"run", NULL, run, NULL, NULL, NULL, napi_enumerable, NULL},
         {"decode", NULL, decode, NULL, NULL, NULL, napi_enumerable, NULL},
     };
+    /* What a configuration names would be loaded into this process. */
+    if (OPENSSL_init_crypto(OPENSSL_INIT_NO_LOAD_CONFIG, NULL) != 1) return NULL;
     /* libtss2 logs to stderr, at the trace level every buffer it sends; errors reach the caller as TpmError instead. */
     if (setenv("TSS2_LOG", "all+NONE", 1) != 0) return NULL;
     return napi_define_properties(env, exports, sizeof functions / sizeof functions[0], functions) == napi_ok ? exports : NULL;

@@ -1,4 +1,4 @@
-import { createRequire } from "node:module";
+import { constants } from "node:os";
 import { join, resolve } from "node:path";
 
 /** What crosses the line to C: a 32-bit number, or bytes as the TCG marshals them. */
@@ -24,11 +24,15 @@ export interface NativeBinding {
 
 export const ADDON_NAME = "tpm2_tss.node";
 
+/** The addon itself and the libraries that it brings find each other's symbols first, and Node's after that: see native/openssl_context.c. */
+const LOAD_FLAGS = constants.dlopen.RTLD_NOW | constants.dlopen.RTLD_DEEPBIND;
+
 /**
  * Loads the addon from `directory`. The path is computed at run time, so a bundler leaves it alone and the addon may lie
- * anywhere. Throws what `require` throws when the addon is missing or was built for another machine.
+ * anywhere. Throws what `process.dlopen` throws when the addon is missing or was built for another machine.
  */
 export function loadBinding(directory: string): NativeBinding {
-  const path = join(resolve(directory), ADDON_NAME);
-  return createRequire(path)(path) as NativeBinding; // the addon's shape is fixed by native/addon.c
+  const module = { exports: {} };
+  process.dlopen(module, join(resolve(directory), ADDON_NAME), LOAD_FLAGS);
+  return module.exports as NativeBinding; // the addon's shape is fixed by native/addon.c
 }
