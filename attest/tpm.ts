@@ -45,10 +45,11 @@ export interface Tpm extends AsyncDisposable {
   /** Present values of all `indices`; ERR_TPM when the TPM lacks one in that bank. Not signed: use `quote` as evidence. */
   pcrRead(bank: PcrBank, indices: readonly number[]): Promise<Map<number, Uint8Array>>;
   /**
-   * Extends every active bank in one command: the banks of this project with `digests`, any further one with its own hash of
-   * the SHA-384 digest. A bank that were left open could be filled with values that were published before.
+   * Extends every active bank in one command for each event: the banks of this project with its digests, any further one with its own
+   * hash of the SHA-384 digest. A bank that were left open could be filled with values that were published before. Where one fails those
+   * before it are extended, and those after it are not.
    */
-  pcrExtend(index: number, digests: Readonly<Record<PcrBank, Uint8Array>>): Promise<void>;
+  pcrExtend(index: number, ...events: readonly Readonly<Record<PcrBank, Uint8Array>>[]): Promise<void>;
   /**
    * The same key at every call and boot until the endorsement seed changes. Dispose it: a TPM holds three objects.
    * @param kind "p256" by default; a TPM may search many seconds for the primes of an RSA key

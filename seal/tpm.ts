@@ -98,10 +98,11 @@ class EsysTpm implements MachineTpm {
     });
   }
 
-  pcrExtend(index: number, digests: Readonly<Record<PcrBank, Uint8Array>>): Promise<void> {
+  pcrExtend(index: number, ...events: readonly Readonly<Record<PcrBank, Uint8Array>>[]): Promise<void> {
     return answered(async () => {
-      const values = (await this.#allocated()).map((bank) => [bank, digestIn(bank, digests)] as const);
-      await this.tss.pcrExtend(index, new Map(values));
+      const banks = await this.#allocated();
+      const inBanks = events.map((digests) => new Map(banks.map((bank) => [bank, digestIn(bank, digests)] as const)));
+      await this.tss.pcrExtendAll(index, inBanks);
     });
   }
 

@@ -28,9 +28,7 @@ export const command: Command = {
         await tpm.pcrExtend(pcr, { sha256: fromHex(sha256), sha384: fromHex(sha384) });
       }
       const events = part === "boot" ? [] : prediction.events;
-      for (const event of events) {
-        await tpm.pcrExtend(AGENT_PCR, launchEventDigests(toLaunchEvent(event)));
-      }
+      await tpm.pcrExtend(AGENT_PCR, ...events.map((event) => launchEventDigests(toLaunchEvent(event))));
       const extended = boot.length + events.length;
       answer(input, io, { extended }, `extended ${extended} measurements`);
       return 0;

@@ -111,7 +111,7 @@ async function measureFiles(
   if (copies === null) return [];
   const events = launchEvents({ ...inputs.partial, configBytes }, copies, devices).slice(DOCUMENT_EVENTS);
   try {
-    for (const event of events) await environment.log.measure(event);
+    await environment.log.measureAll(events);
     return events;
   } catch (error) {
     reasons.push(notCopied(error));
@@ -168,7 +168,7 @@ async function measureDocuments(environment: LaunchEnvironment): Promise<readonl
     anchorsBytes: inputs.partial.anchorsBytes,
     policyBytes: inputs.partial.policyBytes,
   });
-  for (const event of events) await environment.log.measure(event);
+  await environment.log.measureAll(events);
   return events;
 }
 

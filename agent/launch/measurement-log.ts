@@ -1,4 +1,5 @@
-import { type CelRecord, celRecord, type LaunchEvent, type Tpm } from "../../attest/index.ts";
+import { type CelRecord, celRecord, type LaunchEvent, replayCel, type Tpm } from "../../attest/index.ts";
+import { equalBytes } from "../../policy/index.ts";
 
 /**
  * The agent PCR and the event log that explains it, moved together: an event is extended in all banks and then
@@ -20,12 +21,30 @@ export class MeasurementLog {
    * @param settle what becomes true with the event; runs under the lock, so that no report sees one without the other
    */
   measure(event: LaunchEvent, settle: () => void = () => undefined): Promise<void> {
+    return this.measureAll([event], settle);
+  }
+
+  /** As `measure`, for one after the other. When this rejects those that the PCR holds are written down, if it can still be read. */
+  measureAll(events: readonly LaunchEvent[], settle: () => void = () => undefined): Promise<void> {
     return this.locked(async () => {
-      const record = celRecord(this.#records.length, this.#pcr, event);
-      await this.#tpm.pcrExtend(this.#pcr, record.digests);
-      this.#records.push(record);
+      const records = events.map((event, place) => celRecord(this.#records.length + place, this.#pcr, event));
+      try {
+        await this.#tpm.pcrExtend(this.#pcr, ...records.map(({ digests }) => digests));
+      } catch (error) {
+        this.#records.push(...(await this.#held(records).catch(() => [])));
+        throw error;
+      }
+      this.#records.push(...records);
       settle();
     });
+  }
+
+  /** The first of these that explain, with the log, what the PCR holds. */
+  async #held(records: readonly CelRecord[]): Promise<readonly CelRecord[]> {
+    const value = (await this.#tpm.pcrRead("sha384", [this.#pcr])).get(this.#pcr);
+    const explains = (length: number) =>
+      value !== undefined && equalBytes(value, replayCel([...this.#records, ...records.slice(0, length)], "sha384"));
+    return records.slice(0, records.findIndex((_, place) => explains(place + 1)) + 1);
   }
 
   /** Run `act` while nothing is extended. */

@@ -7,6 +7,7 @@ import {
   type LaunchEvent,
   launchEvent,
   launchEventDigests,
+  type PcrBank,
   replayCel,
   resetValue,
   type Tpm,
@@ -15,15 +16,18 @@ import { AGENT_PCR, equalBytes, sha256, utf8 } from "../../policy/index.ts";
 
 type Digests = Parameters<Tpm["pcrExtend"]>[1];
 
-/** Only the extend of a TPM, which a test may delay or fail; everything else would be an error here. */
+/** Only what a TPM does with its PCR. A test may delay or fail an extend; everything else would be an error here. */
 function registers(when: (digests: Digests) => Promise<unknown> = async () => undefined) {
   const pcr = { sha256: resetValue("sha256", AGENT_PCR), sha384: resetValue("sha384", AGENT_PCR) };
   const tpm = {
-    pcrExtend: async (_: number, digests: Digests) => {
-      await when(digests);
-      pcr.sha256 = extendPcr("sha256", pcr.sha256, digests.sha256);
-      pcr.sha384 = extendPcr("sha384", pcr.sha384, digests.sha384);
+    pcrExtend: async (_: number, ...events: readonly Digests[]) => {
+      for (const digests of events) {
+        await when(digests);
+        pcr.sha256 = extendPcr("sha256", pcr.sha256, digests.sha256);
+        pcr.sha384 = extendPcr("sha384", pcr.sha384, digests.sha384);
+      }
     },
+    pcrRead: async (bank: PcrBank) => new Map([[AGENT_PCR, pcr[bank]]]),
   } as unknown as Tpm;
   return { tpm, pcr };
 }
@@ -75,6 +79,24 @@ describe("the measurement log", () => {
     await log.measure(event("cap"), () => settled.push("cap"));
     await log.locked(async (records) => expect(names(records)).toEqual(["first", "cap"]));
     expect(settled).toEqual(["first", "cap"]);
+  });
+
+  test("I9: of several events those before one that fails are written down, as the register holds them", async () => {
+    const lost = launchEventDigests(event("lost"));
+    const { tpm, pcr } = registers(async ({ sha256: digest }) => {
+      if (equalBytes(digest, lost.sha256)) throw new Error("no TPM");
+    });
+    const log = new MeasurementLog(tpm, AGENT_PCR);
+    const settled: string[] = [];
+    await log.measureAll(["a", "b"].map(event), () => settled.push("both"));
+    const failing = log.measureAll(["c", "d", "lost", "e"].map(event), () => settled.push("all four"));
+    await expect(failing).rejects.toThrow("no TPM");
+    await log.measure(event("cap"));
+    await log.locked(async (records) => {
+      expect(names(records)).toEqual(["a", "b", "c", "d", "cap"]);
+      expect(replayCel(records, "sha256")).toEqual(pcr.sha256);
+    });
+    expect(settled).toEqual(["both"]);
   });
 
   test("I9: what becomes true with an event does so before the lock is given on", async () => {

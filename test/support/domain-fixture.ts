@@ -86,9 +86,9 @@ export async function openDomainBench({ beforeExtend }: DomainOptions = {}): Pro
   const machine: SoftwareTpm = await startSwtpm({ endorsement: "none" });
   const tpm = await openTpm({ tcti: machine.tcti, nativeDirectory: NATIVE_DIRECTORY });
   const slowed: Pick<Tpm, "pcrExtend"> = {
-    pcrExtend: async (pcr, digests) => {
+    pcrExtend: async (pcr, ...events) => {
       await beforeExtend?.();
-      await tpm.pcrExtend(pcr, digests);
+      await tpm.pcrExtend(pcr, ...events);
     },
   };
   const log = new MeasurementLog(slowed as Tpm, AGENT_PCR); // the log extends, and nothing else

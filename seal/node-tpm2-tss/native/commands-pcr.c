@@ -19,11 +19,15 @@ static TSS2_RC run_pcr_read(struct job *job) {
     return rc;
 }
 
-/* in: PCR, digests. */
+/* in: PCR, the TPML_DIGEST_VALUES of each event one after the other. A command for each of them; none follows one that fails. */
 static TSS2_RC run_pcr_extend(struct job *job) {
-    TPML_DIGEST_VALUES digests;
-    TSS2_RC rc = in_digest_values(job, 1, &digests);
-    THEN(Esys_PCR_Extend(job->tpm->esys, job->in[0].number, SESSIONS(job), &digests));
+    const struct value *events = &job->in[1];
+    TSS2_RC rc = TSS2_RC_SUCCESS;
+    for (size_t offset = 0; rc == TSS2_RC_SUCCESS && offset < events->size;) {
+        TPML_DIGEST_VALUES digests = {0};
+        rc = Tss2_MU_TPML_DIGEST_VALUES_Unmarshal(events->bytes, events->size, &offset, &digests);
+        THEN(Esys_PCR_Extend(job->tpm->esys, job->in[0].number, SESSIONS(job), &digests));
+    }
     return rc;
 }
 

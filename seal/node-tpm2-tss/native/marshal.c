@@ -36,7 +36,6 @@
 
 static DEFINE_IN(public_area, TPMT_PUBLIC)
 DEFINE_IN(pcr_selection, TPML_PCR_SELECTION)
-DEFINE_IN(digest_values, TPML_DIGEST_VALUES)
 DEFINE_IN(digest_list, TPML_DIGEST)
 DEFINE_IN(signature, TPMT_SIGNATURE)
 DEFINE_IN(verified_ticket, TPMT_TK_VERIFIED)

@@ -71,7 +71,6 @@ void close_tpm(struct tpm *tpm);
 /* marshal.c: inputs. Trailing or missing bytes are TSS2_MU_RC_BAD_SIZE. */
 TSS2_RC in_public(const struct job *job, size_t index, TPM2B_PUBLIC *to);
 TSS2_RC in_pcr_selection(const struct job *job, size_t index, TPML_PCR_SELECTION *to);
-TSS2_RC in_digest_values(const struct job *job, size_t index, TPML_DIGEST_VALUES *to);
 TSS2_RC in_digest_list(const struct job *job, size_t index, TPML_DIGEST *to);
 TSS2_RC in_signature(const struct job *job, size_t index, TPMT_SIGNATURE *to);
 TSS2_RC in_verified_ticket(const struct job *job, size_t index, TPMT_TK_VERIFIED *to);

@@ -12,6 +12,9 @@ import {
   parsePcrSelection,
 } from "./structures.ts";
 
+/** What goes to the worker and back at once. */
+const EXTENDS_A_JOB = 32;
+
 type PcrValues = Map<HashName, Map<number, Uint8Array>>;
 
 /** PCRs. */
@@ -38,7 +41,20 @@ export abstract class PcrCommands extends ProofCommands {
     digests: ReadonlyMap<HashName, Uint8Array>,
     options: CommandOptions = {},
   ): Promise<void> {
-    await this.run("PCR_Extend", [unsigned("pcr", pcr, MAX_PCR), encodeDigestValues(digests)], options, ["password"]);
+    await this.pcrExtendAll(pcr, [digests], options);
+  }
+  /** As `pcrExtend` for one event after the other. Those before one that fails are extended, those after it are not. */
+  async pcrExtendAll(
+    pcr: number,
+    events: readonly ReadonlyMap<HashName, Uint8Array>[],
+    options: CommandOptions = {},
+  ): Promise<void> {
+    const index = unsigned("pcr", pcr, MAX_PCR);
+    const encoded = events.map(encodeDigestValues);
+    for (let at = 0; at < encoded.length; at += EXTENDS_A_JOB) {
+      const job = Buffer.concat(encoded.slice(at, at + EXTENDS_A_JOB));
+      await this.run("PCR_Extend", [index, job], options, ["password"]);
+    }
   }
   /**
    * Extends every active bank with its own digest of `data` (up to 1024 bytes), in one command. Returns the digests: of every

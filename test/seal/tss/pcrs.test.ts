@@ -47,6 +47,25 @@ test("one extend changes each given bank to H(old || digest) and no other bank",
   expect(await read("sha384")).toEqual(extended384);
 });
 
+test("several extends are those commands one after the other; none follows one that fails", async () => {
+  await using tpm = await open();
+  const digest = (value: number) => hash("sha256", u32(value));
+  const events = Array.from({ length: 70 }, (_, value) => new Map([["sha256", digest(value)] as const]));
+  const after = (count: number) =>
+    events.slice(0, count).reduce((old, _, value) => hash("sha256", old, digest(value)), new Uint8Array(32));
+  const read = async () => (await tpm.pcrRead(everyBank(16))).get("sha256")?.get(16);
+  await tpm.pcrReset(16);
+  await tpm.pcrExtendAll(16, events);
+  expect(await read()).toEqual(after(70));
+  await tpm.pcrReset(16);
+  const unknown = new Map([["sm3_256", new Uint8Array(32)] as const]);
+  const failing = tpm.pcrExtendAll(16, [...events.slice(0, 35), unknown, ...events.slice(35)]);
+  expect(await refusal(failing)).toMatch(/PCR_Extend/);
+  expect(await read()).toEqual(after(35));
+  await tpm.pcrExtendAll(16, []);
+  expect(await read()).toEqual(after(35));
+});
+
 test("I3: an event extends every active bank with its digest, in one command, and reset returns PCR 16 to zero", async () => {
   await using tpm = await open();
   await tpm.pcrReset(16);
