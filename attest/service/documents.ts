@@ -80,7 +80,10 @@ async function readDocument<T>(path: string, what: string, read: (bytes: Uint8Ar
 /** A file of the operator's, whole. @throws ServiceError `ERR_SERVICE_FILE` */
 export async function readBounded(path: string, what: string): Promise<Uint8Array> {
   try {
-    const { size } = await stat(path);
+    const found = await stat(path);
+    // A device or a pipe may never end.
+    if (!found.isFile()) throw unreadable(path, what, "a readable file", "something else");
+    const { size } = found;
     if (size > maxDocument) throw unreadable(path, what, `at most ${maxDocument} bytes`, `${size}`);
     return new Uint8Array(await readFile(path));
   } catch (cause) {

@@ -1,9 +1,10 @@
 import { createHash, randomBytes, randomUUID } from "node:crypto";
-import { link, open, readFile, rm } from "node:fs/promises";
+import { link, open, rm } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import type { SigningKey } from "../../policy/index.ts";
 import { defaultAppraisalPolicy, earKeyId, encodeAppraisalPolicy } from "../index.ts";
 import { defaultConfig, encodeVerifierConfig, type VerifierConfig } from "./config.ts";
+import { readBounded } from "./documents.ts";
 import { ServiceError } from "./errors.ts";
 import { makeDirectory } from "./make-directory.ts";
 
@@ -72,7 +73,7 @@ export function writeTokenFile(path: string, token: string): Promise<void> {
 async function copyIn(from: string | null, folder: string, name: string): Promise<string | null> {
   if (from === null) return null;
   const path = join(folder, name);
-  await guarded(`${from} to ${path}`, async () => createFile(path, await readFile(from), 0o644));
+  await writeNew(path, await readBounded(from, name), 0o644);
   return name;
 }
 

@@ -218,6 +218,23 @@ describe("the client", () => {
     await expect(client.challenge("m1")).rejects.toMatchObject({ code: "ERR_SERVICE_UNREACHABLE" });
   });
 
+  test.each(["/dev/zero", "/dev/null", "."])(
+    "I10: a document to copy that is no file (%s) is refused at once",
+    async (given) => {
+      for (const name of ["releaseAnchors", "endorsementAnchors"] as const) {
+        const order = {
+          createKey: createSigningKeyFile,
+          releaseAnchors: null,
+          endorsementAnchors: null,
+          [name]: given,
+        };
+        await expect(initVerifier({ folder: mkdtempSync(join(folder, "copy-")), ...order })).rejects.toMatchObject({
+          ...{ code: "ERR_SERVICE_FILE", expected: "a readable file", got: "something else" },
+        });
+      }
+    },
+  );
+
   test.each([
     ["in a place that takes none", "/proc/x", "a place that takes none"],
     ["below a file", "file/x", "a file above it"],
