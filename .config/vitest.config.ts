@@ -19,6 +19,7 @@ const parts = [
   "test/agent/relay.test.ts",
   "test/agent/relay-connections.test.ts",
   "test/agent/spawner.test.ts",
+  "test/agent/spawner-prepare.test.ts",
   "test/agent/open-flood.test.ts",
   "test/agent/spawner-looks.test.ts",
   "test/agent/spawner-peers.test.ts",

@@ -15,6 +15,7 @@ import { type ErrorFields, type ExitCode, IronclawError } from "../policy/index.
  * - `ERR_STATE_VOLUME`: the state volume cannot be opened (see `state`)
  * - `ERR_CONTROL_MALFORMED`: a line on the control port cannot be read
  * - `ERR_CONFIG_INVALID`: the agent's configuration file cannot be used
+ * - `ERR_CABINET_UNREADABLE`: the cabinet, or a document in it, cannot be read from its device
  * - `ERR_AUDIT_WRITE`: a decision record could not be written
  * - `ERR_AUDIT_MALFORMED`: an audit log does not follow its format
  * - `ERR_AUDIT_ROLLED_BACK`: an audit log ends before a record that is known to have been in it
@@ -39,6 +40,7 @@ export type AgentErrorCode =
   | "ERR_STATE_VOLUME"
   | "ERR_CONTROL_MALFORMED"
   | "ERR_CONFIG_INVALID"
+  | "ERR_CABINET_UNREADABLE"
   | "ERR_AUDIT_WRITE"
   | "ERR_AUDIT_MALFORMED"
   | "ERR_AUDIT_ROLLED_BACK"
@@ -63,6 +65,7 @@ const EXIT_CODES: Readonly<Record<AgentErrorCode, ExitCode>> = {
   ERR_STATE_VOLUME: 4,
   ERR_CONTROL_MALFORMED: 3,
   ERR_CONFIG_INVALID: 3,
+  ERR_CABINET_UNREADABLE: 4,
   ERR_AUDIT_WRITE: 4,
   ERR_AUDIT_MALFORMED: 3,
   ERR_AUDIT_ROLLED_BACK: 3,

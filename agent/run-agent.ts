@@ -1,18 +1,8 @@
 // The guest service from its start to its end: opens its parts, launches once, answers the control port.
 
-import { openSync, readSync, realpathSync } from "node:fs";
+import { realpathSync } from "node:fs";
 import { readFile } from "node:fs/promises";
-import { type Reason, reasonFrom } from "../attest/index.ts";
-import { openCabinet } from "../policy/index.ts";
-import {
-  type MachineTpm,
-  memoryMedium,
-  openStandbyUnsealer,
-  openStoreFile,
-  openTpm,
-  Store,
-  type StoreContent,
-} from "../seal/index.ts";
+import { type MachineTpm, memoryMedium, openStandbyUnsealer, openStoreFile, openTpm, Store } from "../seal/index.ts";
 import { beginServing, describe, type Serving, tryLater } from "./after-launch.ts";
 import { NO_REQUESTS } from "./approvals/index.ts";
 import { CHECKPOINT_PURPOSE } from "./audit/checkpoint.ts";
@@ -24,8 +14,8 @@ import { createSealingService } from "./control/sealing.ts";
 import { createSessions } from "./control/sessions.ts";
 import { type RunningMachine, runningDoctor } from "./doctor/running.ts";
 import { failureOf, journal } from "./journal.ts";
+import { readCabinetInputs } from "./launch/cabinet.ts";
 import { type LaunchEnvironment, newLaunchRecord } from "./launch/environment.ts";
-import { type ReadInputs, readInputs } from "./launch/inputs.ts";
 import { launch } from "./launch/launch.ts";
 import { MeasurementLog } from "./launch/measurement-log.ts";
 import type { StatusSources } from "./machine-status.ts";
@@ -62,7 +52,7 @@ export async function runAgent(configPath: string, listen: ListenEnvironment): P
   native.setNonDumpable();
   const spawner = openSpawner(native, SPAWNER_FD);
   const tpm = await openTpm({ tcti: config.tcti, nativeDirectory: config.programs });
-  const inputs = await readCabinet(config, store.content);
+  const inputs = await readCabinetInputs(config.cabinet, store.content);
   const log = new MeasurementLog(tpm, config.agentPcr);
   const audit = new MachineAudit();
   if (!config.stateVolume) audit.open(openAudit({ directory: config.auditLog, now: Date.now, anchor: null }));
@@ -179,20 +169,5 @@ function openStore({ store: path }: AgentConfig): OpenStore {
   } catch (error) {
     journal.error(`${failureOf(error)}, going on without a store`);
     return forgetful;
-  }
-}
-
-/** The cabinet is host-writable: it is read once, through the raw device, and nothing on it is mounted. */
-async function readCabinet(config: AgentConfig, store: StoreContent): Promise<ReadInputs> {
-  try {
-    const device = openSync(config.cabinet, "r");
-    const cabinet = openCabinet((offset, length) => {
-      const bytes = new Uint8Array(length);
-      return bytes.subarray(0, readSync(device, bytes, 0, length, offset));
-    });
-    return await readInputs(cabinet, store);
-  } catch (error) {
-    const reasons: Reason[] = [reasonFrom(error, "cabinet")];
-    return { partial: {}, reasons };
   }
 }

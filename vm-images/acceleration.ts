@@ -1,12 +1,13 @@
 import { type ChildProcessByStdio, spawn } from "node:child_process";
 import { existsSync } from "node:fs";
-import { mkdir, readFile, writeFile } from "node:fs/promises";
+import { readFile, writeFile } from "node:fs/promises";
 import { arch, cpus, release } from "node:os";
 import { join } from "node:path";
 import type { Readable } from "node:stream";
 import { setTimeout as delay } from "node:timers/promises";
 import * as z from "zod";
 import { ImageError } from "./errors.ts";
+import { makeDirectory } from "./make-directory.ts";
 import { withScratch } from "./scratch.ts";
 import { runTool } from "./tool.ts";
 
@@ -71,7 +72,7 @@ export async function chooseAcceleration(order: AccelerationOrder): Promise<Chos
   const known = await readKnown(file, host);
   const found = known ?? { host, ...(await probeAll(order.probe)) };
   if (known === null) {
-    await mkdir(directory, { recursive: true, mode: 0o700 });
+    await makeDirectory(directory, 0o700);
     await writeFile(file, `${JSON.stringify(found)}\n`);
   }
   const { host: _, ...chosen } = found;

@@ -1,6 +1,7 @@
-import { mkdir, writeFile } from "node:fs/promises";
+import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { ImageError } from "./errors.ts";
+import { makeDirectory } from "./make-directory.ts";
 import { runTool } from "./tool.ts";
 
 const KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg";
@@ -98,7 +99,7 @@ export class Archive {
   /** Put the .deb files of `name=version` selections into `into`, under apt's own file names. */
   async download(selections: readonly string[], into: string): Promise<void> {
     await this.#open();
-    await mkdir(into, { recursive: true });
+    await makeDirectory(into);
     await this.#apt("apt-get", ["download", "-q", ...selections], into);
   }
 
@@ -110,12 +111,8 @@ export class Archive {
   async #update(): Promise<void> {
     const { main, security } = await mirrors();
     const signed = `[arch=amd64 signed-by=${KEYRING}]`;
-    await mkdir(join(this.#directory, "state/lists/partial"), {
-      recursive: true,
-    });
-    await mkdir(join(this.#directory, "cache/archives/partial"), {
-      recursive: true,
-    });
+    await makeDirectory(join(this.#directory, "state/lists/partial"));
+    await makeDirectory(join(this.#directory, "cache/archives/partial"));
     await writeFile(join(this.#directory, "status"), "");
     await writeFile(
       join(this.#directory, "sources.list"),

@@ -83,7 +83,7 @@ export async function buildImage(options: BuildOptions): Promise<Image> {
   if (known?.stamp === stamp) return imageAt(outDirectory, known.manifest);
 
   const step = options.onStep ?? (() => undefined);
-  await makeDirectory(outDirectory);
+  for (const directory of [cacheDirectory, outDirectory]) await makeDirectory(directory);
   await rm(join(outDirectory, "manifest.json"), { force: true });
   step("packages");
   const set = await fetchPackages(cacheDirectory, await recipeLock(recipe));

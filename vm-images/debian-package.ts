@@ -7,6 +7,7 @@ import { bundleCommand, bundleProgram } from "./bundle.ts";
 import { listFiles } from "./digest.ts";
 import { reportFailure } from "./errors.ts";
 import { readLock } from "./lock.ts";
+import { makeDirectory } from "./make-directory.ts";
 import { buildNative, NATIVE_PARTS } from "./native.ts";
 import { stripNode } from "./node.ts";
 import { projectVersion } from "./npm-lock.ts";
@@ -72,7 +73,7 @@ export interface DebianPackage {
  */
 export async function buildDebianPackage(order: PackageOrder): Promise<DebianPackage> {
   const { outDirectory, cacheDirectory, progress = UNWATCHED } = order;
-  await mkdir(outDirectory, { recursive: true });
+  await makeDirectory(outDirectory);
   const native = await progress.step("native parts", () => buildParts(outDirectory, cacheDirectory));
   const tree = join(outDirectory, "tree");
   await progress.step("Node, agent and command", async () => {

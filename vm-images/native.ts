@@ -1,8 +1,9 @@
-import { copyFile, mkdir, readFile, rename, writeFile } from "node:fs/promises";
+import { copyFile, readFile, rename, writeFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { dirname, join, relative, resolve } from "node:path";
 import { listFiles, sha256Hex } from "./digest.ts";
 import { ImageError, reportFailure } from "./errors.ts";
+import { makeDirectory } from "./make-directory.ts";
 import { compiledProfiles } from "./profiles.ts";
 import { runTool } from "./tool.ts";
 import { exists } from "./unpack.ts";
@@ -174,7 +175,7 @@ export async function buildNative(
   target: NativeTarget,
   parts: readonly NativePart[] = NATIVE_PARTS,
 ): Promise<readonly string[]> {
-  await mkdir(target.directory, { recursive: true });
+  await makeDirectory(target.directory);
   const toolVersion = await runTool(`gcc-${COMPILER}`, ["-dumpfullversion"]);
   // All are tried before the first failure is reported: one broken part does not hold up the others.
   const results = await Promise.allSettled(parts.map((part) => buildPart(part, target, toolVersion)));
@@ -197,7 +198,7 @@ export async function buildHostNative(): Promise<readonly string[]> {
   const built = await buildNative({ directory: HOST_NATIVE_DIRECTORY });
   for (const [name, bytes] of compiledProfiles()) await writeFile(join(HOST_NATIVE_DIRECTORY, name), bytes);
   if (built.includes("pkcs11.node") || !(await exists(PKCS11JS_ADDON))) {
-    await mkdir(dirname(PKCS11JS_ADDON), { recursive: true });
+    await makeDirectory(dirname(PKCS11JS_ADDON));
     await copyFile(join(HOST_NATIVE_DIRECTORY, "pkcs11.node"), PKCS11JS_ADDON);
   }
   return built;

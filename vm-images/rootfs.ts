@@ -1,10 +1,11 @@
-import { chmod, copyFile, mkdir, readdir, readFile, realpath, rm, stat, symlink, writeFile } from "node:fs/promises";
+import { chmod, copyFile, readdir, readFile, realpath, rm, stat, symlink, writeFile } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { accountFiles } from "./accounts.ts";
 import { listFiles } from "./digest.ts";
 import { libraryClosure } from "./elf.ts";
 import { ImageError } from "./errors.ts";
 import type { ImageFile } from "./files.ts";
+import { makeDirectory } from "./make-directory.ts";
 import { ownFiles } from "./own-files.ts";
 import { type Recipe, rootPartOf } from "./recipes.ts";
 import { runTool } from "./tool.ts";
@@ -184,12 +185,10 @@ async function shellEntries(guestTree: string): Promise<RootEntry[]> {
 /** Write the entries below `directory`, which is emptied first, with modes of their own whatever the umask. */
 export async function writeRoot(entries: readonly RootEntry[], directory: string): Promise<void> {
   await rm(directory, { recursive: true, force: true });
-  await mkdir(directory, { recursive: true });
+  await makeDirectory(directory);
   for (const entry of entries) {
     const path = join(directory, entry.path);
-    await mkdir(entry.kind === "directory" ? path : dirname(path), {
-      recursive: true,
-    });
+    await makeDirectory(entry.kind === "directory" ? path : dirname(path));
     await writeEntry(entry, path);
   }
   await chmodDirectories(directory);

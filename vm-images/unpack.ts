@@ -1,7 +1,8 @@
-import { access, mkdir, readdir, readlink, rename, rm, symlink } from "node:fs/promises";
+import { access, readdir, readlink, rename, rm, symlink } from "node:fs/promises";
 import { join, relative } from "node:path";
 import { sha256Hex } from "./digest.ts";
 import type { PackageGroup } from "./lock.ts";
+import { makeDirectory } from "./make-directory.ts";
 import { PackageFiles, tarOf } from "./package-clash.ts";
 import type { PackageSet } from "./packages.ts";
 
@@ -29,7 +30,7 @@ export async function unpackPackages(
   const partial = `${tree}.partial-${process.pid}`;
   await rm(partial, { recursive: true, force: true });
   for (const name of MERGED) {
-    await mkdir(join(partial, "usr", name), { recursive: true });
+    await makeDirectory(join(partial, "usr", name));
     await symlink(`usr/${name}`, join(partial, name));
   }
   const files = new PackageFiles(partial);

@@ -70,7 +70,9 @@ export async function finishUnwrapping(
     if (!question.stillAllowed()) return await question.refuse();
     failed = true;
     const blob = `sha256:${sha256Hex(wrapped.bytes)}`;
-    const result = await letIn(state, started, admitted, { ...wrapped, blob });
+    const result = await letIn(state, started, { admitted, question }, { ...wrapped, blob });
+    failed = !question.isWithheld;
+    if (question.isWithheld) return await question.refuse();
     failed = result.kind === "refused";
     return await keep(state, peer, admitted, { result, blob });
   } finally {
@@ -81,7 +83,7 @@ export async function finishUnwrapping(
 async function letIn(
   state: ScopeState,
   started: StartedOperation,
-  admitted: AdmittedOperation,
+  { admitted, question }: { readonly admitted: AdmittedOperation; readonly question: Question },
   { bytes, rule: name, blob }: WrappedKey & { readonly blob: string },
 ): Promise<UnwrapResult> {
   const rule = scopeOf(state)?.unwraps?.find(({ key }) => key === name);
@@ -89,12 +91,15 @@ async function letIn(
   const begun = state.now();
   const known = state.keys.arrival(state.name, name);
   if (known !== null && known.blob === blob) return { kind: "arrived", key: known.key };
+  let isAsked = false; // once the token is, what is taken away is its result
   let isComingIn = true;
-  const stillAllowed = (): boolean =>
-    stillLets(state, rule, blob) && !(isComingIn && takenAway(state, admitted) !== null);
+  const stillAllowed = (): boolean => {
+    isAsked ||= question.stillAllowed();
+    return isAsked && stillLets(state, rule, blob) && !(isComingIn && takenAway(state, admitted) !== null);
+  };
   const result = await askToken(state, started, rule, { bytes, blob, stillAllowed });
   isComingIn = false;
-  countAnswer(state, "unwrap", begun, result);
+  if (!question.isWithheld) countAnswer(state, "unwrap", begun, result);
   return result;
 }
 

@@ -18,6 +18,7 @@ import {
 } from "../../policy/index.ts";
 import { flat } from "../../seal/index.ts";
 import { AgentError } from "../errors.ts";
+import { reasonOf } from "../system-reason.ts";
 import {
   type CheckedDocuments,
   checkDocuments,
@@ -27,7 +28,7 @@ import {
   type SealedFacts,
 } from "./cabinet-documents.ts";
 import { UsageError } from "./command.ts";
-import { readInput, reasonOf } from "./files.ts";
+import { readInput } from "./files.ts";
 
 export const SLOTS = Object.keys(CABINET_SLOTS) as readonly SlotName[]; // the keys of a literal are exactly SlotName
 
@@ -181,7 +182,7 @@ function withFile<T>(path: string, use: (read: (offset: number, length: number) 
 }
 
 /** What the system has against a cabinet, as AgentError ERR_ENVIRONMENT; anything else as it is. */
-export function cabinetFailure(path: string, cause: unknown): unknown {
+function cabinetFailure(path: string, cause: unknown): unknown {
   if (!(cause instanceof Error && "syscall" in cause)) return cause;
   const fields = { expected: "a readable file", got: reasonOf(cause), cause };
   return new AgentError("ERR_ENVIRONMENT", `cabinet ${path}`, fields);

@@ -2,7 +2,7 @@ import { mkdir, open, readdir, rename, rm } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { syncDirectory } from "../../seal/index.ts";
 import { AgentError } from "../errors.ts";
-import { reasonOf } from "./files.ts";
+import { reasonOf } from "../system-reason.ts";
 
 /**
  * Fills a directory that is new or empty with all of the files or, when anything goes wrong or the program is cut off, none: they

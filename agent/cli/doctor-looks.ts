@@ -1,7 +1,6 @@
-import { closeSync, openSync, readSync } from "node:fs";
 import { hostname, uptime } from "node:os";
 import { join } from "node:path";
-import { openCabinet, parsePolicy } from "../../policy/index.ts";
+import { parsePolicy } from "../../policy/index.ts";
 import {
   defaultNativeDirectory,
   type MachineTpm,
@@ -49,8 +48,8 @@ import {
   warn,
   weakerFindings,
 } from "../doctor/index.ts";
+import { withCabinet } from "../launch/cabinet.ts";
 import { type ReadInputs, readInputs } from "../launch/inputs.ts";
-import { cabinetFailure } from "./cabinet-slots.ts";
 import type { CommandInput } from "./command.ts";
 import { readInput, readText } from "./files.ts";
 
@@ -189,20 +188,7 @@ function documentsOf(cabinet: string, store: string | undefined): () => Promise<
 
 async function readDocuments(path: string, storePath: string | undefined): Promise<Documents> {
   const store = storeOf(storePath);
-  let file: number | undefined;
-  try {
-    const bytes = openSync(path, "r");
-    file = bytes;
-    const cabinet = openCabinet((offset, length) => {
-      const found = new Uint8Array(length);
-      return found.subarray(0, readSync(bytes, found, 0, length, offset));
-    });
-    return { inputs: await readInputs(cabinet, store), store };
-  } catch (cause) {
-    throw cabinetFailure(path, cause);
-  } finally {
-    if (file !== undefined) closeSync(file);
-  }
+  return { inputs: await withCabinet(path, (cabinet) => readInputs(cabinet, store)), store };
 }
 
 function storeOf(path: string | undefined): StoreContent {

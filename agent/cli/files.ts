@@ -4,6 +4,7 @@ import { dirname } from "node:path";
 import { type ErrorFields, encodeSpkiPem, pemBlocks } from "../../policy/index.ts";
 import { MAX_SECRET_BYTES, syncDirectory } from "../../seal/index.ts";
 import { AgentError } from "../errors.ts";
+import { reasonOf } from "../system-reason.ts";
 import { type SecretInput, UsageError } from "./command.ts";
 
 /** Of any input; a kernel image has 12 MB, a document at most 1 MiB (its own reader says so). */
@@ -142,20 +143,4 @@ async function readSecret(stream: SecretInput, what: string): Promise<Uint8Array
   const secret = whole.slice(0, length);
   whole.fill(0);
   return secret;
-}
-
-const REASONS: Readonly<Record<string, string>> = {
-  ENOENT: "no such file",
-  ENOTDIR: "no directory",
-  EISDIR: "a directory",
-  EACCES: "no permission",
-  EPERM: "no permission",
-  EEXIST: "one that exists",
-  ENOTEMPTY: "one with files in it",
-  ENOSPC: "a full disk",
-};
-
-export function reasonOf(cause: unknown): string {
-  const code = cause instanceof Error && "code" in cause ? String(cause.code) : "a failure";
-  return REASONS[code] ?? code;
 }

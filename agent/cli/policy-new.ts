@@ -1,7 +1,7 @@
 import { createPublicKey, type KeyObject } from "node:crypto";
 import { join } from "node:path";
 import type { ModulePolicy } from "../../attest/index.ts";
-import { type PolicyDocument, parseJson, parsePolicy, sha256Hex, utf8 } from "../../policy/index.ts";
+import { lintPolicy, type PolicyDocument, parseJson, parsePolicy, sha256Hex, utf8 } from "../../policy/index.ts";
 import { GuestTree, requireGuestFile } from "../../vm-images/guest-tree.ts";
 import { PROGRAMS } from "../../vm-images/pin-module.ts";
 import { vmPciDevices } from "../../vm-images/qemu-args.ts";
@@ -61,7 +61,8 @@ export const command: Command = {
   run: async (input, io) => {
     const document = await draft(input);
     const bytes = utf8(`${JSON.stringify(document, null, 2)}\n`);
-    parsePolicy(bytes); // says what is wrong in the words of the policy's own fields
+    const policy = parsePolicy(bytes); // says what is wrong in the words of the policy's own fields
+    for (const { message } of lintPolicy(policy, Date.now())) io.complain(`warning: ${message}`);
     await deliver(input, io, bytes, { scopes: Object.keys(document.keys) }, "policy");
     return 0;
   },
@@ -88,7 +89,7 @@ async function draft(input: CommandInput): Promise<PolicyDocument> {
         profile: { name: profile, sha256: digest(`${PROGRAMS}/${profile}.profile`) },
         nodes: [...input.list("node")],
         writable: [...input.list("writable")],
-        connect: input.list("connect").map((text) => JSON.parse(text)),
+        connect: input.list("connect").map(readEndpoint),
         files: {},
         spares: input.integer("spares", 0, 3) ?? 1,
       },
@@ -117,6 +118,11 @@ async function draft(input: CommandInput): Promise<PolicyDocument> {
 async function readModule(input: CommandInput): Promise<ModulePolicy> {
   const bytes = await readInput(input.text("module"), "module");
   return parseJson(bytes, "module", { maxBytes: 1 << 20, maxDepth: 4 }) as unknown as ModulePolicy;
+}
+
+/** `parsePolicy` says what is no endpoint. */
+function readEndpoint(text: string): PolicyDocument["modules"][string]["connect"][number] {
+  return parseJson(utf8(text), "--connect", { maxBytes: 65_536, maxDepth: 4 }) as never;
 }
 
 function acceptsOf(input: CommandInput): "unknown-history"[] {

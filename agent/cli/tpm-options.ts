@@ -17,8 +17,9 @@ import {
   Store,
 } from "../../seal/index.ts";
 import { AgentError } from "../errors.ts";
+import { reasonOf } from "../system-reason.ts";
 import type { CommandInput, CommandOption } from "./command.ts";
-import { readInput, reasonOf } from "./files.ts";
+import { readInput } from "./files.ts";
 
 export const TCTI_OPTION: CommandOption = {
   type: "string",

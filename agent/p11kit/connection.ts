@@ -85,13 +85,18 @@ async function answerFrames(
   for (let frame = splitter.next(); frame !== null; frame = splitter.next()) {
     const begins = turn();
     if (begins !== null) await begins;
-    const request = parseCallBody(frame.body);
-    checkSignature(request);
-    const looked = lookAt(connection, request);
-    verifyPeer(looked instanceof Promise ? await looked : looked);
-    const answer = answerRequest(connection, request);
-    // Whoever reads an argument has a copy of it.
-    frame.body.fill(0);
+    let request: CallBody;
+    let answer: Answer | Promise<Answer>;
+    try {
+      request = parseCallBody(frame.body);
+      checkSignature(request);
+      const looked = lookAt(connection, request);
+      verifyPeer(looked instanceof Promise ? await looked : looked);
+      answer = answerRequest(connection, request);
+    } finally {
+      // Whoever reads an argument has a copy of it.
+      frame.body.fill(0);
+    }
     const reply = encodeAnswer(frame, request, answer instanceof Promise ? await answer : answer);
     try {
       await channel.write(reply.bytes);

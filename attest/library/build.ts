@@ -1,9 +1,11 @@
 // node attest/library/build.ts [DIRECTORY]: makes the verifier a package of its own, without dependencies. See README.md.
 import { execFile } from "node:child_process";
-import { cp, mkdir, mkdtemp, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { cp, mkdtemp, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { dirname, join, relative, resolve } from "node:path";
 import { promisify } from "node:util";
 import { build } from "esbuild";
+import type { ErrorFields } from "../../policy/index.ts";
+import { makeDirectory } from "../service/make-directory.ts";
 import { browserBundle } from "./bundle.ts";
 
 const run = promisify(execFile);
@@ -75,11 +77,13 @@ async function requireReplaceable(directory: string): Promise<void> {
 
 /**
  * Makes the package in `directory`: all of it or, where something fails, nothing. An earlier one is replaced.
- * @throws TypeError for a folder with anything else in it
+ * @throws TypeError for a folder with anything else in it, and where none can be made
  */
 export async function buildVerifierLibrary(directory: string): Promise<void> {
   await requireReplaceable(directory);
-  await mkdir(dirname(directory), { recursive: true });
+  const refusal = (what: string, { expected, got }: ErrorFields) =>
+    new TypeError(`${what}: expected ${expected}, got ${got}`);
+  await makeDirectory({ path: dirname(directory), mode: 0o777, refusal });
   const fresh = await mkdtemp(`${directory}.`);
   try {
     const packages = await bundle(fresh);

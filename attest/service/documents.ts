@@ -1,5 +1,7 @@
-import { readdir, readFile, stat } from "node:fs/promises";
+import { createReadStream } from "node:fs";
+import { readdir, stat } from "node:fs/promises";
 import { join } from "node:path";
+import { buffer } from "node:stream/consumers";
 import {
   IronclawError,
   keyIdOf,
@@ -77,12 +79,14 @@ async function readDocument<T>(path: string, what: string, read: (bytes: Uint8Ar
   }
 }
 
-/** A file of the operator's, whole. @throws ServiceError `ERR_SERVICE_FILE` */
+/** A file or pipe of the operator's, whole. @throws ServiceError `ERR_SERVICE_FILE` */
 export async function readBounded(path: string, what: string): Promise<Uint8Array> {
   try {
-    const { size } = await stat(path);
-    if (size > maxDocument) throw unreadable(path, what, `at most ${maxDocument} bytes`, `${size}`);
-    return new Uint8Array(await readFile(path));
+    const found = await stat(path);
+    if (!found.isFile() && !found.isFIFO()) throw unreadable(path, what, "a readable file", "something else");
+    const bytes = await buffer(createReadStream(path, { end: maxDocument }));
+    if (bytes.length > maxDocument) throw unreadable(path, what, `at most ${maxDocument} bytes`, "more");
+    return new Uint8Array(bytes);
   } catch (cause) {
     throw cause instanceof ServiceError ? cause : unreadable(path, what, "a readable file", cause);
   }

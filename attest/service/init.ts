@@ -1,10 +1,12 @@
 import { createHash, randomBytes, randomUUID } from "node:crypto";
-import { link, mkdir, open, readFile, rm } from "node:fs/promises";
+import { link, open, rm } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import type { SigningKey } from "../../policy/index.ts";
 import { defaultAppraisalPolicy, earKeyId, encodeAppraisalPolicy } from "../index.ts";
 import { defaultConfig, encodeVerifierConfig, type VerifierConfig } from "./config.ts";
+import { readBounded } from "./documents.ts";
 import { ServiceError } from "./errors.ts";
+import { makeDirectory } from "./make-directory.ts";
 
 export interface InitOrder {
   readonly folder: string;
@@ -33,10 +35,11 @@ export async function initVerifier({
   endorsementAnchors,
 }: InitOrder): Promise<Initialised> {
   const at = (name: string) => join(folder, name);
-  await guarded(folder, async () => {
-    await mkdir(join(folder, defaultConfig.references), { recursive: true, mode: 0o700 });
-    await syncDirectory(dirname(folder));
+  await makeDirectory({
+    ...{ path: join(folder, defaultConfig.references), mode: 0o700 },
+    refusal: (what, fields) => new ServiceError("ERR_SERVICE_FILE", what, fields),
   });
+  await guarded(folder, () => syncDirectory(dirname(folder)));
   const key = await createKey(at(defaultConfig.signingKey));
   const roles: VerifierConfig["roles"] = [];
   for (const role of ["viewer", "operator"] as const) {
@@ -70,7 +73,7 @@ export function writeTokenFile(path: string, token: string): Promise<void> {
 async function copyIn(from: string | null, folder: string, name: string): Promise<string | null> {
   if (from === null) return null;
   const path = join(folder, name);
-  await guarded(`${from} to ${path}`, async () => createFile(path, await readFile(from), 0o644));
+  await writeNew(path, await readBounded(from, name), 0o644);
   return name;
 }
 

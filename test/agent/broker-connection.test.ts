@@ -3,10 +3,11 @@ import { existsSync, mkdtempSync, rmSync, statSync, symlinkSync, writeFileSync }
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
-import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { openAudit } from "../../agent/audit/open.ts";
 import type { PublicKeySource } from "../../agent/broker/index.ts";
 import { AgentError } from "../../agent/errors.ts";
+import { FrameSplitter } from "../../agent/p11kit/frame.ts";
 import { serveScope } from "../../agent/scopes/index.ts";
 import { ByteWriter, concatBytes, parsePolicy, sha256Hex, utf8 } from "../../policy/index.ts";
 import {
@@ -17,9 +18,26 @@ import {
   softwareKeys,
   startBroker,
 } from "../support/broker-fixture.ts";
-import { openClient, openSession, replay, SIGNING_STREAM, sign, signInit } from "../support/broker-session.ts";
+import {
+  ECDSA,
+  openClient,
+  openSession,
+  PRIVATE,
+  replay,
+  SIGNING_STREAM,
+  sign,
+  signInit,
+} from "../support/broker-session.ts";
 import { documentBytes, policyDocument } from "../support/policy-document.ts";
-import { INITIALIZE_VALUES, openRawClient, rawFrame, requestFrame, u32, ulongs } from "../support/rpc-client.ts";
+import {
+  byteArray,
+  INITIALIZE_VALUES,
+  openRawClient,
+  rawFrame,
+  requestFrame,
+  u32,
+  ulongs,
+} from "../support/rpc-client.ts";
 import { native } from "../support/shim-fixture.ts";
 
 let broker: BrokerFixture;
@@ -239,5 +257,42 @@ describe("socket", () => {
     await expect(serve(path, { publicKeys: new Map() })).rejects.toMatchObject({ code: "ERR_LAUNCH" });
     await expect(serve(path, { publicKeys: softwareKeys().publicKeys })).rejects.toMatchObject({ code: "ERR_LAUNCH" });
     expect(existsSync(path)).toBe(false);
+  });
+});
+
+describe("what a request said", () => {
+  const MARK = utf8("what nobody else is to read");
+  const given = byteArray(MARK);
+  const mechanism = concatBytes(u32(0x1), u32(0xffff_ffff));
+  const login = (...more: readonly Uint8Array[]) => requestFrame(0x12, "C_Login", ulongs(1n, 1n), given, ...more);
+
+  it.each([
+    ["a PIN", login()],
+    ["data to sign", requestFrame(0x12, "C_SignInit", ulongs(1n), ECDSA, ulongs(PRIVATE)), "C_Sign", u32(512)],
+    [
+      "a ciphertext",
+      requestFrame(0x12, "C_DecryptInit", ulongs(1n), mechanism, ulongs(PRIVATE)),
+      "C_Decrypt",
+      u32(512),
+    ],
+    ["a wrapped key", requestFrame(0x12, "C_UnwrapKey", ulongs(1n), mechanism, ulongs(PRIVATE), given, u32(0))],
+    ["a PIN in a request that is none", login(u32(1))],
+    ["a PIN in a call with another signature", rawFrame(0x12, concatBytes(u32(18), u32(1), utf8("u"), MARK))],
+  ])("I4: is wiped where it lay once it was read: %s", async (_, first, name?: string, room?: Uint8Array) => {
+    const taken: { readonly said: string; readonly body: Uint8Array }[] = [];
+    const next = FrameSplitter.prototype.next;
+    using _spy = vi.spyOn(FrameSplitter.prototype, "next").mockImplementation(function (this: FrameSplitter) {
+      const frame = next.call(this);
+      if (frame !== null) taken.push({ said: Buffer.from(frame.body).toString("latin1"), body: frame.body });
+      return frame;
+    });
+    const open = [
+      requestFrame(0x10, "C_Initialize", INITIALIZE_VALUES),
+      requestFrame(0x11, "C_OpenSession", ulongs(1n, 4n)),
+    ];
+    const last = name === undefined ? [] : [requestFrame(0x13, name, ulongs(1n), given, room ?? u32(0))];
+    await replay(broker, concatBytes(Uint8Array.of(0), ...open, first, ...last));
+    expect(taken.some(({ said }) => said.includes(Buffer.from(MARK).toString("latin1")))).toBe(true);
+    expect(taken.map(({ body }) => body)).toEqual(taken.map(({ body }) => new Uint8Array(body.length)));
   });
 });

@@ -200,7 +200,7 @@ async function startTaking(operation: Operation, moments: TakingMoments): Promis
     token: {
       ...{ sign: asked, decrypt: asked },
       unwrap: async ({ stillAllowed }) => {
-        await result();
+        await asked(null, { stillAllowed });
         letIn.push({ meanwhile: stillAllowed(), later: stillAllowed });
       },
     },
@@ -261,7 +261,7 @@ describe("what is taken away", () => {
     },
   );
 
-  test.each(["sign", "decrypt"] as const)(
+  test.each(["sign", "decrypt", "unwrap"] as const)(
     "I6 I8: while a shim is waited for: the token is not asked to %s, the log says so once, and nothing else is spent for it",
     async (operation) => {
       const { given } = await startTaking(operation, { waiting: (live) => TAKEN[0]?.take(live, operation) });

@@ -49,6 +49,12 @@ describe("the verifier's package", () => {
     expect(existsSync(join(directory, "home/package.json"))).toBe(true);
   });
 
+  test("I10: is refused at once in a place that takes no folder", async () => {
+    await expect(buildVerifierLibrary("/proc/x/verifier")).rejects.toThrow(
+      new TypeError("folder /proc/x: expected a folder, or a place for one, got a place that takes none"),
+    );
+  });
+
   test("needs no other package, has the licences of what is in it, and the verifier's whole surface", async () => {
     expect(await readdir(installed)).toEqual([".package-lock.json", "ironclaw-verifier"]);
     const at = (name: string) => readFile(join(installed, "ironclaw-verifier", name), "utf8");

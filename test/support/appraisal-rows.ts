@@ -1,5 +1,6 @@
 import {
   type DeviceViolation,
+  type LaunchEvent,
   launchEvent,
   measureKey,
   type ShimClaim,
@@ -7,12 +8,22 @@ import {
   type SyscallViolation,
 } from "../../attest/index.ts";
 import { concatBytes, sha256, toHex, utf8 } from "../../policy/index.ts";
-import { type Setting, withoutPcrs } from "./appraisal.ts";
+import { judge, type Setting, withoutPcrs } from "./appraisal.ts";
 import { referenceEvents, servedKey, servingEvents, shim, shimProcess, token } from "./evidence-maker.ts";
 import { logEvent, logHeader, separatorType, typicalLog } from "./firmware-log-writer.ts";
 
 /** A setting in which exactly this code is found, among others where they follow from it. */
 export type Row = readonly [title: string, code: string, setting: Setting];
+
+/** One condition of a finding that has several: exactly these findings, and no other. */
+export type Condition = readonly [title: string, findings: readonly string[], setting: Setting];
+
+export const findingsOf = async (setting: Setting) =>
+  (await judge(setting)).findings.map(({ tier, code, item }) => `${tier} ${code}: ${item}`);
+export const no = (...found: readonly string[]) => found.map((each) => `contraindicated ${each}`);
+export const referenced = ({ kind, name, sha256 }: LaunchEvent) => ({
+  ...{ kind: kind as "config", name, sha256: toHex(sha256) },
+});
 
 export const other = sha256(utf8("other"));
 const library = "/usr/lib/libsofthsm2.so";

@@ -210,3 +210,13 @@ export async function startShim(addon: Native, options: StartOptions): Promise<S
 function bytesOf(secret: string | Uint8Array): Uint8Array {
   return typeof secret === "string" ? utf8(secret) : secret;
 }
+
+/** A request as the shim reads it. */
+export function frame(id: number, op: number, payload: Uint8Array): Uint8Array {
+  return new ByteWriter()
+    .u32(payload.length + 5)
+    .u32(id)
+    .u8(op)
+    .bytes(payload)
+    .finish();
+}

@@ -8,6 +8,7 @@ import {
   concatBytes,
   encodeSshSignature,
   fromHex,
+  PolicyError,
   type SshPublicKey,
   type SshSignature,
   sha256,
@@ -93,4 +94,15 @@ function touched(application: string, { flags, counter }: { flags: number; count
 function seededKey(seed: Uint8Array): KeyObject {
   const key = concatBytes(fromHex("302e020100300506032b657004220420"), seed);
   return createPrivateKey({ key: Buffer.from(key), format: "der", type: "pkcs8" });
+}
+
+/** What the policy's reader says of it; `taken` where it has nothing against it. */
+export function refusal(act: () => unknown): string {
+  try {
+    act();
+  } catch (error) {
+    if (error instanceof PolicyError) return `${error.code} ${error.message}`;
+    throw error;
+  }
+  return "taken";
 }

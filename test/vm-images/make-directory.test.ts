@@ -38,6 +38,7 @@ describe("a folder to write into", () => {
 
   it.each([
     ["image build", ["--variant", "release", "--out"]],
+    ["image build", ["--variant", "release", "--out", at("image"), "--cache"]],
     ["tpm software", []],
   ])("I10: is what `%s` complains about before it does anything else", async (words, line) => {
     for (const place of [at("file"), "/proc/x"])

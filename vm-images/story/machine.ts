@@ -1,5 +1,5 @@
 import { randomBytes } from "node:crypto";
-import { mkdir, readFile } from "node:fs/promises";
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { parseConfig } from "../../agent/config.ts";
 import { expectedLaunchEvents } from "../../agent/launch/expected-events.ts";
@@ -29,6 +29,7 @@ import {
 import { softhsmFiles } from "../build.ts";
 import type { ImageFile } from "../files.ts";
 import { GuestTree, requireGuestFile as requireFile } from "../guest-tree.ts";
+import { makeDirectory } from "../make-directory.ts";
 import { PROGRAMS, pinModule } from "../pin-module.ts";
 import { vmPciDevices } from "../qemu-args.ts";
 import { type DemoToken, makeDemoToken, randomPin, TOKEN_DIRECTORY } from "../token/token.ts";
@@ -90,7 +91,7 @@ export interface Machine {
 
 export async function provisionMachine(order: MachineOrder): Promise<Machine> {
   const { directory, image, name } = order;
-  await mkdir(directory, { recursive: true, mode: 0o700 });
+  await makeDirectory(directory, 0o700);
   const keys = await openKeys(order.keyDirectory);
   const pin = randomPin();
   const made = await makeDemoToken(join(directory, "token"), "signing", pin.slice());
@@ -169,7 +170,7 @@ function moved(files: readonly ImageFile[], directory: string): readonly ImageFi
 
 /** The release root, release and operator keys of this checkout, made once; they never enter a guest. */
 async function openKeys(directory: string) {
-  await mkdir(directory, { recursive: true, mode: 0o700 });
+  await makeDirectory(directory, 0o700);
   const open = async (name: string) => {
     const path = join(directory, `${name}.pem`);
     return (await exists(path)) ? loadSigningKey(path) : createSigningKeyFile(path);

@@ -1,8 +1,9 @@
-import { mkdir, writeFile } from "node:fs/promises";
+import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { encodeCabinet } from "../../policy/index.ts";
 import { chooseAcceleration, probeKvm } from "../acceleration.ts";
 import type { Image } from "../build.ts";
+import { makeDirectory } from "../make-directory.ts";
 import { findFirmware, furtherPorts } from "../qemu-args.ts";
 import { bootMachine, type MachineParts, type RunningMachine } from "../running.ts";
 import type { CabinetContents } from "./tamper.ts";
@@ -22,7 +23,7 @@ export interface RunOrder
 /** Write the cabinet into `directory`, and start a software TPM and a machine on it: by KVM where the image boots under it. */
 export async function startMachine(order: RunOrder): Promise<RunningMachine> {
   const { image, contents, ...rest } = order;
-  await mkdir(order.directory, { recursive: true, mode: 0o700 });
+  await makeDirectory(order.directory, 0o700);
   const cabinet = join(order.directory, "cabinet.img");
   await writeFile(cabinet, encodeCabinet(contents), { mode: 0o600 });
   const { id: imageId, variant, workloads } = image.manifest;

@@ -1,7 +1,8 @@
-import { cp, mkdir } from "node:fs/promises";
+import { cp } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import type { Enrolment } from "../../attest/index.ts";
 import { buildImage, type Image } from "../build.ts";
+import { makeDirectory } from "../make-directory.ts";
 import { withScratch } from "../scratch.ts";
 import { makeTpmState, type TpmState } from "../swtpm.ts";
 import type { ImageVariant } from "../variants.ts";
@@ -128,7 +129,7 @@ export async function prepare(
     makeTpmState({ directory: join(directory, "tpm"), caDirectory: PLACES.ca }),
   );
   const machine = await progress.step("token, policy, release, sealed PIN (offline)", async () => {
-    await mkdir(PLACES.keys, { recursive: true, mode: 0o700 });
+    await makeDirectory(PLACES.keys, 0o700);
     await endorse(tpm); // whoever could swap the certificate would be sealed to: its chain comes first
     return provisionMachine({
       name: "demo-vm",
@@ -140,7 +141,7 @@ export async function prepare(
     });
   });
   const disks = disksIn(join(directory, "disks"));
-  await mkdir(dirname(disks.state), { recursive: true });
+  await makeDirectory(dirname(disks.state));
   return { progress, directory, image, tpm, machine, disks };
 }
 

@@ -1,4 +1,4 @@
-import { cp, mkdir, readFile, writeFile } from "node:fs/promises";
+import { cp, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { parsePe, readPeSection } from "../../attest/index.ts";
 import { concatBytes, utf8 } from "../../policy/index.ts";
@@ -9,6 +9,7 @@ import { encodeCpio } from "../cpio.ts";
 import { ImageError } from "../errors.ts";
 import { buildEsp } from "../esp.ts";
 import { readLock } from "../lock.ts";
+import { makeDirectory } from "../make-directory.ts";
 import { fetchPackages } from "../packages.ts";
 import { buildUki } from "../uki.ts";
 import { unpackPackages } from "../unpack.ts";
@@ -30,7 +31,7 @@ export interface TamperedDisks {
 /** Both disks with a sandbox profile of a wider limit; the new root hash is on the command line, so the guest boots. */
 export async function widenProfile(image: Image, cacheDirectory: string, directory: string): Promise<TamperedDisks> {
   const tree = join(directory, "tree");
-  await mkdir(directory, { recursive: true });
+  await makeDirectory(directory);
   await cp(image.tree, tree, { recursive: true, verbatimSymlinks: true });
   await writeFile(join(tree, "usr/lib/ironclaw/local.profile"), await widerProfile());
   const root = join(directory, "root.img");

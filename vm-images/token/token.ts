@@ -1,10 +1,11 @@
 import { spawn } from "node:child_process";
 import { randomInt } from "node:crypto";
-import { mkdir, readdir, readFile, writeFile } from "node:fs/promises";
+import { readdir, readFile, writeFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import * as z from "zod";
 import { ImageError } from "../errors.ts";
 import type { ImageFile } from "../files.ts";
+import { makeDirectory } from "../make-directory.ts";
 
 /** Where the guest's SoftHSM looks for its tokens: in the shim's writable directory. */
 export const TOKEN_DIRECTORY = "/var/lib/softhsm/tokens";
@@ -32,7 +33,7 @@ export function randomPin(): Uint8Array {
 /** Make a token in `directory` with a P-256 and an RSA-2048 key pair. The PIN goes to the child through a pipe. */
 export async function makeDemoToken(directory: string, label: string, pin: Uint8Array): Promise<DemoToken> {
   const tokens = join(directory, "tokens");
-  await mkdir(tokens, { recursive: true, mode: 0o700 });
+  await makeDirectory(tokens, 0o700);
   const configuration = join(directory, "softhsm2-host.conf");
   await writeFile(configuration, `directories.tokendir = ${tokens}\nobjectstore.backend = file\nlog.level = ERROR\n`, {
     mode: 0o600,

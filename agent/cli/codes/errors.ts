@@ -242,6 +242,10 @@ const AGENT = family<AgentErrorCode>("agent", (code) => new AgentError(code, "")
     means: "the configuration cannot be used",
     act: "correct the field that is named (agent/README.md)",
   },
+  ERR_CABINET_UNREADABLE: {
+    means: "the machine's cabinet cannot be read: it is not there, is no file or partition, or gives errors",
+    act: "attach the cabinet's disk, and let the agent's user read it; if it gives errors, write the cabinet to another disk",
+  },
   ERR_AUDIT_WRITE: {
     means: "a decision record could not be written: nothing is signed",
     act: "look at the disk behind the state volume, then reboot",

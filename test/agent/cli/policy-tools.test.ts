@@ -1,6 +1,7 @@
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { generateKeyPairSync } from "node:crypto";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
 import { policyJsonSchema } from "../../../policy/index.ts";
 import { cli } from "../../support/cli.ts";
@@ -30,6 +31,39 @@ const approved = (document: PolicyDocument) => {
     valid: { from: "2027-01-01T00:00:00Z", until: "2028-01-01T00:00:00Z" },
   });
 };
+
+/** A line that drafts a policy for a library in an image of two files. */
+function draftLine(reviewBy: string, ...more: readonly string[]): readonly string[] {
+  for (const path of ["usr/lib/ironclaw/local.profile", "usr/lib/ironclaw/relay.profile", "usr/bin/signer"]) {
+    mkdirSync(dirname(join(directory, "image/tree", path)), { recursive: true });
+    put(join("image/tree", path), path);
+  }
+  const { path, sha256, closure, config, environment } = policyDocument()["module"] as Record<string, unknown>;
+  const { publicKey } = generateKeyPairSync("ec", { namedCurve: "P-256" });
+  const key = put("key.pem", publicKey.export({ type: "spki", format: "pem" }).toString());
+  const module = put("module.json", JSON.stringify({ path, sha256, closure, config, environment }));
+  return [
+    ...["policy", "new", "--image", join(directory, "image"), "--module", module, "--key", `release-ec=${key}`],
+    ...["--label", "signing", "--serial", "1f00aa", "--uid", "2001", "--exe", "/usr/bin/signer"],
+    ...["--owner", "payments", "--review-by", reviewBy, "--out", join(directory, "new.json"), ...more],
+  ];
+}
+
+describe("policy new", () => {
+  test("says of what it wrote what `policy check` would warn of, as of a review that is past before it begins", async () => {
+    const soon = new Date(Date.now() + 30 * 86_400_000).toISOString().slice(0, 10);
+    expect(await cli(draftLine(soon))).toMatchObject({ code: 0, err: "" });
+    expect((await cli(["policy", "check", "--strict", join(directory, "new.json")])).code).toBe(0);
+    const past = await cli(draftLine("2020-01-01"));
+    expect(past).toMatchObject({ code: 0, err: "warning: reviewBy: 2020-01-01 has passed\n" });
+    expect((await cli(["policy", "check", "--strict", join(directory, "new.json")])).code).toBe(1);
+  });
+
+  test.each(["{", "[1", "x", ""])("I10: an endpoint that is no JSON (%j) is a typed error", async (endpoint) => {
+    const line = draftLine("2027-03-01", "--profile", "relay", "--connect", endpoint);
+    expectComplaint(await cli(line), 3, "--connect");
+  });
+});
 
 describe("policy check", () => {
   test("I6: each finding has its line and column, and how many there are ends the command", async () => {

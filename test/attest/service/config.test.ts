@@ -1,6 +1,6 @@
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import {
@@ -216,5 +216,33 @@ describe("the client", () => {
   test("says that nobody answers", async () => {
     const client = openVerifierClient({ to: `unix:${join(folder, "nobody.sock")}`, ca: null });
     await expect(client.challenge("m1")).rejects.toMatchObject({ code: "ERR_SERVICE_UNREACHABLE" });
+  });
+
+  test.each(["/dev/zero", "/dev/null", "."])(
+    "I10: a document to copy that is no file (%s) is refused at once",
+    async (given) => {
+      for (const name of ["releaseAnchors", "endorsementAnchors"] as const) {
+        const order = {
+          createKey: createSigningKeyFile,
+          releaseAnchors: null,
+          endorsementAnchors: null,
+          [name]: given,
+        };
+        await expect(initVerifier({ folder: mkdtempSync(join(folder, "copy-")), ...order })).rejects.toMatchObject({
+          ...{ code: "ERR_SERVICE_FILE", expected: "a readable file", got: "something else" },
+        });
+      }
+    },
+  );
+
+  test.each([
+    ["in a place that takes none", "/proc/x", "a place that takes none"],
+    ["below a file", "file/x", "a file above it"],
+  ])("I10: a folder %s ends in a typed error", async (_, name, got) => {
+    writeFileSync(join(folder, "file"), "");
+    const order = { createKey: createSigningKeyFile, releaseAnchors: null, endorsementAnchors: null };
+    await expect(initVerifier({ folder: resolve(folder, name), ...order })).rejects.toMatchObject({
+      ...{ code: "ERR_SERVICE_FILE", exitCode: 4, expected: "a folder, or a place for one", got },
+    });
   });
 });
