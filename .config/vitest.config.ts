@@ -31,7 +31,7 @@ const parts = [
   "test/attest/certificate-chain.test.ts",
   "test/attest/page/*.test.ts",
   "test/attest/endorsement.test.ts",
-  "test/attest/service/{enrolment,evidence,hostile,limits,machine,openapi,operating,pool,roles,store,walk-through}.test.ts",
+  "test/attest/service/{enrolment,evidence,hostile,limits,machine,openapi,operating,pool,roles,store,store-thread,walk-through}.test.ts",
   "test/seal/tss/leak.test.ts",
   "test/seal/tss/published.test.ts",
   "test/bench/bench.test.ts",

@@ -33,20 +33,33 @@ export function attestationKeyReasons(ak: TpmPublic): readonly Reason[] {
   return reasons;
 }
 
-/**
- * Whether the signature is the key's over `message`: ECDSA P-256 or RSASSA 2048, both with SHA-256, and nothing else; false too for a key that
- * is none. Says nothing about the key: see `attestationKeyReasons`.
- */
+/** An attestation key that the platform has taken. */
+export interface ImportedAttestationKey {
+  /** Whether the signature is the key's over `message`: ECDSA P-256 or RSASSA 2048, both with SHA-256, and nothing else. */
+  verify(signature: TpmSignature, message: Uint8Array): Promise<boolean>;
+}
+
+/** `null` for a key that is none. Says nothing about the key: see `attestationKeyReasons`. */
+export async function importAttestationKey(ak: TpmPublic): Promise<ImportedAttestationKey | null> {
+  const key = verificationKeyOf(ak);
+  const imported = key === null ? null : await signatures.importKey(key);
+  if (key === null || imported === null) return null;
+  return {
+    verify: async (signature, message) => {
+      const raw = rawSignature(signature);
+      return raw !== null && raw.kind === key.kind && imported.verify(message, raw.bytes);
+    },
+  };
+}
+
+/** `ImportedAttestationKey.verify` for one signature; false too for a key that is none. */
 export async function verifyAttestationSignature(
   ak: TpmPublic,
   signature: TpmSignature,
   message: Uint8Array,
 ): Promise<boolean> {
-  const key = verificationKeyOf(ak);
-  const raw = rawSignature(signature);
-  if (key === null || raw === null || raw.kind !== key.kind) return false;
-  const imported = await signatures.importKey(key);
-  return imported === null ? false : imported.verify(message, raw.bytes);
+  const imported = await importAttestationKey(ak);
+  return (await imported?.verify(signature, message)) ?? false;
 }
 
 function verificationKeyOf(ak: TpmPublic): VerificationKey | null {

@@ -1,10 +1,10 @@
-import { concatBytes, equalBytes, fromBase64, IronclawError, sha256, toHex } from "../policy/index.ts";
-import { verifyAttestationSignature } from "./attestation-key.ts";
+import { concatBytes, equalBytes, IronclawError, sha256, toHex } from "../policy/index.ts";
 import { bankAlgorithm } from "./banks.ts";
+import { enrolledKey, type ReportingKey } from "./enrolled-keys.ts";
 import type { Enrolment } from "./enrolment.ts";
 import { type Challenge, type Evidence, measureExtraData, type PcrSection, parsePcrs } from "./evidence.ts";
 import { type Reason, reason, reasonFrom } from "./reason.ts";
-import { parseQuoteAttest, parseTpmPublic, parseTpmSignature, type QuoteAttest, tpmName } from "./tpm-structures.ts";
+import { parseQuoteAttest, parseTpmSignature, type QuoteAttest, tpmName } from "./tpm-structures.ts";
 
 /**
  * Why this report is not one that the enrolled key made for this challenge; empty when it is. The key, its signature over the quote, the
@@ -21,21 +21,22 @@ export async function authenticReasons(
   challenge: Challenge,
   enrolment: Enrolment,
 ): Promise<readonly Reason[]> {
-  const akPublic = fromBase64(enrolment.akPublic, "enrolment akPublic");
+  const enrolled = enrolledKey(enrolment);
   // Both, whatever the first says: the time does not tell whose key is enrolled.
-  const reasons = [...keyReasons(evidence.ak, akPublic, enrolment), ...(await signatureReasons(akPublic, evidence))];
+  const reasons = [...keyReasons(evidence.ak, enrolled), ...(await signatureReasons(enrolled, evidence))];
   return reasons.length > 0 ? reasons : boundReasons(evidence, challenge);
 }
 
-function keyReasons(ak: Uint8Array, akPublic: Uint8Array, { akName }: Enrolment): readonly Reason[] {
-  if (equalBytes(ak, akPublic)) return [];
-  return [attempt("ak", () => reason("ak-not-enrolled", "ak name", akName, toHex(tpmName(ak)))).value];
+function keyReasons(ak: Uint8Array, { publicArea, name }: ReportingKey): readonly Reason[] {
+  if (equalBytes(ak, publicArea)) return [];
+  return [attempt("ak", () => reason("ak-not-enrolled", "ak name", name, toHex(tpmName(ak)))).value];
 }
 
-async function signatureReasons(akPublic: Uint8Array, evidence: Evidence): Promise<readonly Reason[]> {
+async function signatureReasons(enrolled: ReportingKey, evidence: Evidence): Promise<readonly Reason[]> {
   const parsed = attempt("signature", () => parseTpmSignature(evidence.signature));
   if (!parsed.ok) return [parsed.value];
-  if (await verifyAttestationSignature(parseTpmPublic(akPublic), parsed.value, evidence.quote)) return [];
+  const key = await enrolled.imported;
+  if (await key?.verify(parsed.value, evidence.quote)) return [];
   return [reason("signature", "signature", "one of the attestation key over the quote", "one that does not verify")];
 }
 

@@ -1,4 +1,5 @@
 import { AGENT_PCR, utf8 } from "../policy/index.ts";
+import { beginningOf, type KnownLog } from "./known-log.ts";
 import { allKinds, type LaunchEvent, type LaunchEventKind } from "./launch-events.ts";
 
 /** A record whose every byte is where `encodeCel` puts it. Its digests are not compared with its content yet. */
@@ -22,17 +23,30 @@ const beforeDigest = Uint8Array.of(0x66, ...utf8("sha256"), 0x58, 32);
 const encodedKinds = allKinds.map((kind) => ({ kind, encoded: utf8(kind) }));
 const strictUtf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
+/** A log by its two parts: how it begins, where that is known, and the records behind. */
+export interface PlainLog {
+  readonly begins: KnownLog | null;
+  readonly rest: readonly PlainRecord[];
+  /** Bytes in front of the first record. */
+  readonly head: number;
+}
+
 /**
  * The records of a log that is encoded exactly as `encodeCel` does, which a report's log is: read in one pass without the values of a
- * CBOR decoder in between, some five times faster. `null` for any other bytes, of which the decoder says what is wrong.
- * Deterministic encoding has one form for each log, so nothing that the decoder refuses gets through here.
+ * CBOR decoder in between, some five times faster, and where its beginning is known, only behind that. `null` for any other bytes, of which
+ * the decoder says what is wrong. Deterministic encoding has one form for each log, so nothing that the decoder refuses gets through here.
  */
-export function readPlainCel(bytes: Uint8Array): readonly PlainRecord[] | null {
+export function readPlainCel(bytes: Uint8Array, known: readonly KnownLog[]): PlainLog | null {
   const reader = new PlainReader(bytes);
   const count = reader.head(4);
-  const records: PlainRecord[] = [];
-  while (reader.plain && records.length < count) records.push(readRecord(reader, records.length));
-  return reader.plain && reader.atEnd ? records : null;
+  const head = reader.offset;
+  const begins = beginningOf(bytes, head, known);
+  const first = begins?.records.length ?? 0;
+  reader.demand(first <= count);
+  reader.skip(begins?.bytes.length ?? 0);
+  const rest: PlainRecord[] = [];
+  while (reader.plain && first + rest.length < count) rest.push(readRecord(reader, first + rest.length));
+  return reader.plain && reader.atEnd ? { begins, rest, head } : null;
 }
 
 function readRecord(reader: PlainReader, index: number): PlainRecord {
@@ -80,6 +94,11 @@ class PlainReader {
 
   get atEnd(): boolean {
     return this.#offset === this.#bytes.length;
+  }
+
+  /** What was compared by others. */
+  skip(length: number): void {
+    this.#offset += length;
   }
 
   demand(condition: boolean): void {

@@ -10,6 +10,7 @@ import {
 } from "./banks.ts";
 import { readPlainCel } from "./cel-reader.ts";
 import { AttestError } from "./errors.ts";
+import { alignedCopy, type KnownLog } from "./known-log.ts";
 import { encodeLaunchEvent, type LaunchEvent, launchEventDigests, parseLaunchEvent } from "./launch-events.ts";
 
 /** CEL content type of our launch events; named "ironclaw" in text. */
@@ -54,24 +55,38 @@ function digestEntry(bank: PcrBank, digest: Uint8Array): CborMap {
   ]);
 }
 
+/** A log that was read. */
+export interface AgentLog extends Pick<KnownLog, "bytes" | "records"> {
+  /** What it was known to begin with. */
+  readonly begins: KnownLog | null;
+}
+
 /**
  * Reads the agent's log: records numbered from 0, for the agent PCR only, content type 200, a digest for every bank and
  * each the hash of the content. Does not establish that any TPM extended them: compare `replayCel` with a quote.
  * @throws AttestError `ERR_CEL_MALFORMED`, `ERR_LAUNCH_EVENT`, PolicyError `ERR_CBOR_MALFORMED`
  */
 export function parseCel(bytes: Uint8Array): readonly CelRecord[] {
-  const copy = bytes.length > maxLog ? null : bytes.slice();
-  const plain = copy === null ? null : readPlainCel(copy);
-  if (plain === null) return decodeCel(bytes);
-  return plain.map(({ content, event, sha256, sha384 }, index) => ({
-    recnum: index,
+  return readCel(bytes, []).records;
+}
+
+/** `parseCel`, where the log may begin in one of these ways: the same records and the same refusals, sooner. @throws as `parseCel` */
+export function readCel(bytes: Uint8Array, known: readonly KnownLog[]): AgentLog {
+  const copy = bytes.length > maxLog ? null : alignedCopy(bytes);
+  const plain = copy === null ? null : readPlainCel(copy, known);
+  if (copy === null || plain === null) return { begins: null, bytes: new Uint8Array(), records: decodeCel(bytes) };
+  const { begins, rest, head } = plain;
+  const first = begins?.records.length ?? 0;
+  const read = rest.map(({ content, event, sha256, sha384 }, index) => ({
+    recnum: first + index,
     pcr: AGENT_PCR,
     digests: {
-      sha256: checkDigest(index, "sha256", sha256, content),
-      sha384: checkDigest(index, "sha384", sha384, content),
+      sha256: checkDigest(first + index, "sha256", sha256, content),
+      sha384: checkDigest(first + index, "sha384", sha384, content),
     },
     event,
   }));
+  return { begins, bytes: copy.subarray(head), records: begins === null ? read : [...begins.records, ...read] };
 }
 
 /** `parseCel` by the CBOR decoder: the same for every log, and it names what is wrong. */
@@ -127,6 +142,14 @@ function checkDigest(index: number, bank: PcrBank, found: CborValue | undefined,
 export function replayCel(records: readonly CelRecord[], bank: PcrBank): Uint8Array {
   const digests = records.map((record) => record.digests[bank]);
   return extendPcrWithAll(bank, resetValue(bank, AGENT_PCR), digests);
+}
+
+/** `replayCel` of a log that was read, from where its beginning is known. */
+export function replayLog({ records, begins }: Pick<AgentLog, "records" | "begins">, bank: PcrBank): Uint8Array {
+  const start = begins?.pcrs.get(bank);
+  if (begins === null || start === undefined) return replayCel(records, bank);
+  const rest = records.slice(begins.records.length).map((record) => record.digests[bank]);
+  return extendPcrWithAll(bank, start, rest);
 }
 
 /** CEL-JSON, one record a line: for people, `jq` and files. Never read back as evidence. */

@@ -39,7 +39,8 @@ const key = {
 const measuredKey = -70001;
 const assertedKey = -70002;
 const selfReportedKey = -70003;
-const TOKEN_FIELDS = ["name", "label", "serial", "manufacturer", "model", "firmware"] as const;
+/** In the order of their encoding, in which nothing needs to be sorted. */
+const TOKEN_FIELDS = ["name", "label", "model", "serial", "firmware", "manufacturer"] as const;
 /** Caps of what a hostile library could make long. */
 const cap = {
   reasons: 1024,
@@ -124,7 +125,7 @@ export function measureToken(token: TokenClaim): Uint8Array {
 
 /** Digest of a `key` event: SHA-256 of the canonical CBOR of {token, spki, attributes}. */
 export function measureKey(claim: Pick<KeyClaim, "token" | "spki" | "attributes">): Uint8Array {
-  return sha256(encodeCbor(record({ token: claim.token, spki: claim.spki, attributes: record(claim.attributes) })));
+  return sha256(encodeCbor(record({ spki: claim.spki, token: claim.token, attributes: record(claim.attributes) })));
 }
 
 /**

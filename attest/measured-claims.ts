@@ -62,6 +62,7 @@ function mapReasons(
   claimed: ReadonlyMap<string, Uint8Array>,
   log: EventsByKind,
 ): readonly Reason[] {
+  if (areThose(eventsOf(log, kind), claimed)) return [];
   const last = latest(log, kind);
   const events = eventsOf(log, kind).filter(({ name, sha256 }) => equalBytes(last.get(name) ?? sha256, sha256));
   return listReasons(
@@ -69,6 +70,18 @@ function mapReasons(
     [...claimed].map(([name, sha256]) => ({ name, sha256 })),
     events,
   );
+}
+
+/** Each event claimed with its digest, and no name twice: the usual case. */
+function areThose(events: readonly LaunchEvent[], claimed: ReadonlyMap<string, Uint8Array>): boolean {
+  if (events.length !== claimed.size) return false;
+  const names = new Set<string>();
+  for (const { name, sha256 } of events) {
+    const found = claimed.get(name);
+    if (found === undefined || !equalBytes(found, sha256)) return false;
+    names.add(name);
+  }
+  return names.size === events.length;
 }
 
 function latest(log: EventsByKind, kind: LaunchEventKind): ReadonlyMap<string, Uint8Array> {
@@ -80,7 +93,9 @@ function latest(log: EventsByKind, kind: LaunchEventKind): ReadonlyMap<string, U
  * what was measured when it happened.
  */
 function incidentReasons(claimed: readonly Incident[], records: readonly CelRecord[]): readonly Reason[] {
-  const logged = records.map(({ event }) => event).filter(({ kind }) => isIncidentKind(kind));
+  const logged: LaunchEvent[] = [];
+  for (const { event } of records) if (isIncidentKind(event.kind)) logged.push(event);
+  if (logged.length === 0 && claimed.length === 0) return [];
   const found = claimed.map(incidentEvent);
   const at = Array.from({ length: Math.max(logged.length, found.length) }, (_, index) => index).find(
     (index) => !sameEvent(logged[index], found[index]),

@@ -90,7 +90,8 @@ function parseSelections(reader: ByteReader): readonly PcrSelection[] {
     const size = reader.u8("sizeofSelect");
     if (size > 4) throw structure("TPMS_PCR_SELECTION sizeofSelect", "at most 4", `${size}`);
     const select = reader.bytes(size, "pcrSelect");
-    const pcrs = Array.from({ length: 8 * size }, (_, pcr) => pcr).filter((pcr) => isSelected(select, pcr));
+    const pcrs: number[] = [];
+    for (let pcr = 0; pcr < 8 * size; pcr++) if (isSelected(select, pcr)) pcrs.push(pcr);
     return { hash, pcrs };
   });
 }

@@ -35,11 +35,13 @@ export { type EarClaims, earProfile, earStatus, earSubmodule } from "./ear-claim
 export { type AssuranceClass, assuranceClasses, type Enrolment, encodeEnrolment, parseEnrolment } from "./enrolment.ts";
 export { AttestError, EvidenceRefused } from "./errors.ts";
 export { type Challenge, defaultQuotePcrs, type Evidence, parseEvidence } from "./evidence.ts";
+export { expectedLog } from "./expected-log.ts";
 export { explain, explainReasons, pcrContents, summarise } from "./explain.ts";
 export type { Finding, ReferenceValues } from "./finding.ts";
 export { authenticatedData, describeFirmwareEvent, type FirmwareEventView } from "./firmware-events.ts";
 export { type FirmwareEvent, type FirmwareLog, parseFirmwareLog, replayFirmwareLog } from "./firmware-log.ts";
 export type { Incident } from "./incidents.ts";
+export type { KnownLog } from "./known-log.ts";
 export { everyNotProven, type NotProven, notProvenFor } from "./not-proven.ts";
 export type { Reason } from "./reason.ts";
 export { type TrustClaim, type TrustVector, trustClaims, trustVector } from "./trust-vector.ts";

@@ -1,21 +1,12 @@
-import {
-  AGENT_PCR,
-  concatBytes,
-  equalBytes,
-  fromBase64,
-  fromHex,
-  IronclawError,
-  sha256,
-  toHex,
-} from "../policy/index.ts";
-import { attestationKeyReasons, verifyAttestationSignature } from "./attestation-key.ts";
+import { AGENT_PCR, concatBytes, equalBytes, fromHex, IronclawError, sha256, toHex } from "../policy/index.ts";
 import { challengeReasons, pcrReasons } from "./authentic.ts";
 import { type PcrBank, resetValue } from "./banks.ts";
 import { PHASE_PCR, phasesBetween } from "./boot-phases.ts";
-import { type CelRecord, parseCel, replayCel } from "./cel.ts";
+import { type AgentLog, type CelRecord, readCel, replayLog } from "./cel.ts";
 import type { Claims } from "./claims.ts";
 import { parseClaims } from "./claims-codec.ts";
 import { type Continuity, continuityFindings, continuityOf } from "./continuity.ts";
+import { enrolledKey, type ReportingKey, reportingKey } from "./enrolled-keys.ts";
 import type { AssuranceClass, Enrolment } from "./enrolment.ts";
 import { EvidenceRefused } from "./errors.ts";
 import {
@@ -27,18 +18,10 @@ import {
   parsePcrs,
 } from "./evidence.ts";
 import { type FirmwareLog, parseFirmwareLog, replayFirmwareLog } from "./firmware-log.ts";
+import type { KnownLog } from "./known-log.ts";
 import { measuredClaimReasons } from "./measured-claims.ts";
 import { type Reason, reason, reasonFrom } from "./reason.ts";
-import {
-  endorsementPrimaryQualifiedName,
-  parseQuoteAttest,
-  parseTpmPublic,
-  parseTpmSignature,
-  type QuoteAttest,
-  type TpmPublic,
-  type TpmSignature,
-  tpmName,
-} from "./tpm-structures.ts";
+import { parseQuoteAttest, parseTpmSignature, type QuoteAttest, type TpmSignature } from "./tpm-structures.ts";
 
 const verified: unique symbol = Symbol("verified evidence");
 
@@ -57,6 +40,10 @@ export interface VerifiedEvidence {
   readonly pcrs: ReadonlyMap<number, Uint8Array>;
   readonly firmwareLog: FirmwareLog;
   readonly agentLog: readonly CelRecord[];
+  /** The same log, for reports of this machine that come later: theirs begin with it while it has not booted. */
+  readonly knownLog: KnownLog;
+  /** How the agent's log was known to begin. */
+  readonly logBegins: KnownLog | null;
   /** What to compare the machine's next report with. */
   readonly continuity: Continuity;
   /** What is true and still deserves a look, e.g. that the machine has booted since its last report. */
@@ -66,11 +53,11 @@ export interface VerifiedEvidence {
 /** The sections, parsed; `null` where one was malformed, which is a reason already. */
 interface Parts {
   readonly quote: QuoteAttest | null;
-  readonly ak: TpmPublic | null;
+  readonly ak: ReportingKey | null;
   readonly signature: TpmSignature | null;
   readonly pcrs: PcrSection | null;
   readonly firmwareLog: FirmwareLog | null;
-  readonly agentLog: readonly CelRecord[] | null;
+  readonly agentLog: AgentLog | null;
   readonly claims: Claims | null;
 }
 
@@ -83,6 +70,7 @@ interface Parts {
  * machine (its issuer knows), nor that the TPM is a chip: `assurance` says what the enrolment found.
  *
  * @param previous `continuity` of the machine's last verified report; `null` only where there was none
+ * @param known how the agent's log may begin (`expectedLog`, or `knownLog` of an earlier report): it changes no answer, and what it has is not hashed again
  * @throws EvidenceRefused `ERR_EVIDENCE_REFUSED`; TypeError for a challenge that is none
  */
 export async function verifyEvidence(
@@ -90,17 +78,19 @@ export async function verifyEvidence(
   challenge: Challenge,
   enrolment: Enrolment,
   previous: Continuity | null,
+  known: readonly KnownLog[] = [],
 ): Promise<VerifiedEvidence> {
   checkChallenge(challenge);
   const reasons: Reason[] = [];
-  const parts = parseParts(evidence, reasons);
+  const enrolled = enrolledKey(enrolment);
+  const parts = parseParts(evidence, { enrolled, known }, reasons);
   const others = [
-    ...quoteReasons(evidence, parts.quote, challenge),
+    ...quoteReasons(evidence, parts, challenge),
     ...valueReasons(parts.quote, parts.pcrs, challenge),
     ...replayReasons(parts, challenge),
     ...claimReasons(parts, challenge, enrolment),
   ];
-  reasons.push(...keyReasons(evidence, parts.ak, enrolment), ...(await signatureReasons(evidence, parts)), ...others);
+  reasons.push(...keyReasons(parts.ak, enrolled, enrolment), ...(await signatureReasons(evidence, parts)), ...others);
   const { quote, pcrs, firmwareLog, agentLog, claims } = parts;
   const since = quote === null || claims === null ? null : compareWith(previous, quote, claims, enrolment);
   reasons.push(...(since?.reasons ?? []));
@@ -116,7 +106,9 @@ export async function verifyEvidence(
     quote,
     pcrs: pcrs.values,
     firmwareLog,
-    agentLog,
+    agentLog: agentLog.records,
+    knownLog: knownFrom(agentLog, pcrs),
+    logBegins: agentLog.begins,
     continuity: since.continuity,
     doubts: since.doubts,
   };
@@ -138,7 +130,19 @@ function checkChallenge({ nonce, pcrs }: Challenge): void {
     throw new TypeError("challenge pcrs: not an ascending, non-empty list of 0 to 23");
 }
 
-function parseParts(evidence: Evidence, reasons: Reason[]): Parts {
+/** Of a log that was replayed to the quoted value. */
+function knownFrom({ bytes, records }: AgentLog, { bank, values }: PcrSection): KnownLog {
+  const quoted = values.get(AGENT_PCR);
+  return { bytes, records, pcrs: new Map(quoted === undefined ? [] : [[bank, quoted]]) };
+}
+
+/** What is not read again where a report has the very same bytes. */
+interface Held {
+  readonly enrolled: ReportingKey;
+  readonly known: readonly KnownLog[];
+}
+
+function parseParts(evidence: Evidence, { enrolled, known }: Held, reasons: Reason[]): Parts {
   const attempt = <T>(item: string, parse: () => T): T | null => {
     try {
       return parse();
@@ -151,46 +155,39 @@ function parseParts(evidence: Evidence, reasons: Reason[]): Parts {
   attempt("ek-certificates", () => parseEkCertificates(evidence.ekCertificates));
   return {
     quote: attempt("quote", () => parseQuoteAttest(evidence.quote)),
-    ak: attempt("ak", () => parseTpmPublic(evidence.ak)),
+    ak: attempt("ak", () => (equalBytes(evidence.ak, enrolled.publicArea) ? enrolled : reportingKey(evidence.ak))),
     signature: attempt("signature", () => parseTpmSignature(evidence.signature)),
     pcrs: attempt("pcrs", () => parsePcrs(evidence.pcrs)),
     firmwareLog: attempt("firmware-log", () => parseFirmwareLog(evidence.firmwareLog)),
-    agentLog: attempt("agent-log", () => parseCel(evidence.agentLog)),
+    agentLog: attempt("agent-log", () => readCel(evidence.agentLog, known)),
     claims: attempt("claims", () => parseClaims(evidence.claims)),
   };
 }
 
-function keyReasons(evidence: Evidence, ak: TpmPublic | null, enrolment: Enrolment): readonly Reason[] {
+function keyReasons(ak: ReportingKey | null, enrolled: ReportingKey, { akName }: Enrolment): readonly Reason[] {
   if (ak === null) return [];
-  const reasons = [...attestationKeyReasons(ak)];
-  const name = toHex(tpmName(evidence.ak));
-  const enrolled = equalBytes(evidence.ak, fromBase64(enrolment.akPublic, "enrolment akPublic"));
-  if (name !== enrolment.akName || !enrolled)
-    reasons.push(reason("ak-not-enrolled", "ak name", enrolment.akName, name));
-  return reasons;
+  return ak === enrolled && ak.name === akName
+    ? ak.unsuitable
+    : [...ak.unsuitable, reason("ak-not-enrolled", "ak name", akName, ak.name)];
 }
 
 async function signatureReasons(evidence: Evidence, { ak, signature }: Parts): Promise<readonly Reason[]> {
   if (ak === null || signature === null) return []; // the malformed one is a reason already
-  if (await verifyAttestationSignature(ak, signature, evidence.quote)) return [];
+  const key = await ak.imported;
+  if (await key?.verify(signature, evidence.quote)) return [];
   return [reason("signature", "signature", "one of the attestation key over the quote", "one that does not verify")];
 }
 
-function quoteReasons(evidence: Evidence, quote: QuoteAttest | null, challenge: Challenge): readonly Reason[] {
+function quoteReasons(evidence: Evidence, { quote, ak }: Parts, challenge: Challenge): readonly Reason[] {
   if (quote === null) return [];
-  return [...challengeReasons(evidence, quote, challenge), ...signerReasons(evidence, quote)];
+  return [...challengeReasons(evidence, quote, challenge), ...signerReasons(quote, ak)];
 }
 
 /** A key under another parent or hierarchy has the same Name and another qualified Name. */
-function signerReasons(evidence: Evidence, quote: QuoteAttest): readonly Reason[] {
-  try {
-    const expected = toHex(endorsementPrimaryQualifiedName(evidence.ak));
-    const got = toHex(quote.qualifiedSigner);
-    return got === expected ? [] : [reason("qualified-signer", "quote qualifiedSigner", expected, got)];
-  } catch (error) {
-    if (error instanceof IronclawError) return []; // the malformed key is a reason already
-    throw error;
-  }
+function signerReasons(quote: QuoteAttest, ak: ReportingKey | null): readonly Reason[] {
+  if (ak === null) return []; // the malformed key is a reason already
+  const got = toHex(quote.qualifiedSigner);
+  return got === ak.qualifiedName ? [] : [reason("qualified-signer", "quote qualifiedSigner", ak.qualifiedName, got)];
 }
 
 function valueReasons(quote: QuoteAttest | null, pcrs: PcrSection | null, challenge: Challenge): readonly Reason[] {
@@ -207,7 +204,7 @@ function replayReasons({ pcrs, firmwareLog, agentLog }: Parts, challenge: Challe
   }
   for (const [pcr, quoted] of pcrs.values) {
     const explained =
-      pcr === AGENT_PCR ? replayCel(agentLog, challenge.bank) : (replayed.get(pcr) ?? resetValue(challenge.bank, pcr));
+      pcr === AGENT_PCR ? replayLog(agentLog, challenge.bank) : (replayed.get(pcr) ?? resetValue(challenge.bank, pcr));
     if (equalBytes(explained, quoted)) continue;
     if (pcr === PHASE_PCR && phasesBetween(challenge.bank, explained, quoted) !== null) continue;
     reasons.push(reason("pcr-replay", `PCR ${pcr} (${challenge.bank})`, toHex(explained), toHex(quoted)));
@@ -232,7 +229,7 @@ function claimReasons({ claims, agentLog }: Parts, challenge: Challenge, enrolme
   };
   expect("eat_nonce", challenge.nonce, claims.nonce);
   expect("ueid", machineUeid(fromHex(enrolment.ekName)), claims.ueid);
-  if (agentLog !== null) reasons.push(...measuredClaimReasons(claims, agentLog));
+  if (agentLog !== null) reasons.push(...measuredClaimReasons(claims, agentLog.records));
   return reasons;
 }
 

@@ -17,6 +17,7 @@ import {
   violationsOf,
 } from "../index.ts";
 import type { Fingerprint, Outcome } from "./machine-state.ts";
+import type { RememberedLogs } from "./remembered-logs.ts";
 
 /** What reports are judged by; replaced as a whole at a reload. */
 export interface Judgement {
@@ -35,14 +36,21 @@ export interface JudgeOrder {
 }
 
 /**
- * Verifies and appraises one report. Pure, and the only code of the service that reads logs and claims.
+ * Verifies and appraises one report, and is the only code of the service that reads logs and claims. The answer depends on order and judgement alone;
+ * what is remembered of earlier logs makes it sooner.
  * @throws what is no verdict on the evidence: a fault of ours
  */
-export async function judge(order: JudgeOrder, { references, policy }: Judgement): Promise<Outcome> {
+export async function judge(
+  order: JudgeOrder,
+  { references, policy }: Judgement,
+  logs: RememberedLogs,
+): Promise<Outcome> {
   let evidence: Evidence | null = null;
   try {
     evidence = parseEvidence(order.evidence);
-    const verified = await verifyEvidence(evidence, order.challenge, order.enrolment, order.previous);
+    const { challenge, enrolment, previous } = order;
+    const verified = await verifyEvidence(evidence, challenge, enrolment, previous, logs.of(enrolment));
+    logs.remember(enrolment, verified);
     const times = { now: order.now, challenged: order.challenged };
     return {
       kind: "judged",

@@ -15,8 +15,8 @@ import { openApiDocument } from "./openapi.ts";
 import { loadPage, type Page } from "./page.ts";
 import { JudgePool } from "./pool.ts";
 import { Slots } from "./slots.ts";
-import { openSqliteStore } from "./sqlite-store.ts";
 import type { VerifierStore } from "./store.ts";
+import { openStore } from "./store-thread.ts";
 
 export interface ServiceDependencies {
   /** Where relative paths of the configuration start. */
@@ -71,7 +71,7 @@ export async function openVerifierService(config: VerifierConfig, given: Service
   const tls = await readTls(config.tls, at);
   const complain = (problem: string) => given.log?.write(`${JSON.stringify({ level: 40, msg: problem })}\n`);
   const page = given.page ?? (await loadPage(complain));
-  const store = given.store ?? openSqliteStore(at(config.store), config.retention);
+  const store = given.store ?? openStore(at(config.store), config.retention);
 
   const metrics: Metrics = new Metrics({
     queueDepth: () => pool.depth,

@@ -1,8 +1,8 @@
-import type { SQLOutputValue } from "node:sqlite";
+import type { SQLInputValue, SQLOutputValue } from "node:sqlite";
 import type { Enrolment } from "../index.ts";
 import { ServiceError } from "./errors.ts";
 import type { MachineEvent, MachineView } from "./machine-state.ts";
-import type { MachineRecord, ReportSummary, StoredReport } from "./store.ts";
+import type { MachineChange, MachineRecord, ReportSummary, StoredReport } from "./store.ts";
 
 export type Row = Record<string, SQLOutputValue>;
 
@@ -25,7 +25,7 @@ export function required<T>(value: T | null): T {
 
 /** From when silence is counted. */
 export const heardAt = ({ lastSeen, since }: MachineView) => lastSeen ?? since;
-export const jsonOrNull = (value: unknown) => (value === null ? null : JSON.stringify(value));
+const jsonOrNull = (value: unknown) => (value === null ? null : JSON.stringify(value));
 
 /** Rows are our own words (STRICT tables): their types are those of the schema. */
 export function textOf(row: Row, column: string): string {
@@ -79,4 +79,36 @@ export function reportOf(row: Row): StoredReport {
     result: jsonOf(row, "result"),
     reasons: jsonOf(row, "reasons"),
   };
+}
+
+/** A change as its tables have it: texts, which are passed on to another thread for less than what they are made of. */
+export interface ChangeRows {
+  readonly view: string;
+  readonly state: string;
+  readonly heardAt: string;
+  readonly events: readonly EventRow[];
+  /** The columns behind `machine`. */
+  readonly report: readonly SQLInputValue[] | null;
+}
+
+export type EventRow = Omit<MachineEvent, "detail"> & { readonly detail: string };
+
+export function rowsOf({ view, events, report }: MachineChange): ChangeRows {
+  return {
+    ...{ view: JSON.stringify(view), state: view.state, heardAt: heardAt(view) },
+    events: events.map(eventRow),
+    report: report === undefined ? null : reportColumns(report),
+  };
+}
+
+export function eventRow({ at, kind, detail }: MachineEvent): EventRow {
+  return { at, kind, detail: JSON.stringify(detail) };
+}
+
+function reportColumns(report: Omit<StoredReport, "id">): readonly SQLInputValue[] {
+  const { nonce, bank, pcrs } = report.challenge;
+  return [
+    ...[report.at, report.tier, JSON.stringify(report.codes), nonce, bank, JSON.stringify(pcrs), report.challenged],
+    ...[jsonOrNull(report.previous), jsonOrNull(report.result), JSON.stringify(report.reasons), report.evidence],
+  ];
 }

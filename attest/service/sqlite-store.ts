@@ -1,18 +1,22 @@
 import { closeSync, openSync } from "node:fs";
-import { DatabaseSync, type SQLInputValue } from "node:sqlite";
+import { DatabaseSync, type SQLInputValue, type StatementSync } from "node:sqlite";
 import { type Enrolment, encodeEnrolment } from "../index.ts";
+import { ServiceError } from "./errors.ts";
 import { enrolledView, type MachineEvent } from "./machine-state.ts";
 import { trimEvents, trimReports } from "./sqlite-retention.ts";
 import {
+  type ChangeRows,
+  type EventRow,
   eventOf,
+  eventRow,
   guarded,
   heardAt,
-  jsonOrNull,
   machineOf,
   numberOf,
   type Row,
   reportOf,
   required,
+  rowsOf,
   summaryOf,
   textOf,
 } from "./sqlite-rows.ts";
@@ -33,7 +37,7 @@ import type {
  * The store of one node: an SQLite file, mode 0600. The calls block this thread for as long as a short transaction takes.
  * @throws ServiceError `ERR_SERVICE_STORE`
  */
-export function openSqliteStore(path: string, retention: Retention): VerifierStore {
+export function openSqliteStore(path: string, retention: Retention): SqliteStore {
   return guarded(() => {
     if (path !== ":memory:") closeSync(openSync(path, "a", 0o600));
     const database = new DatabaseSync(path, { enableForeignKeyConstraints: true, allowExtension: false });
@@ -47,9 +51,11 @@ export function openSqliteStore(path: string, retention: Retention): VerifierSto
   });
 }
 
-class SqliteStore implements VerifierStore {
+export class SqliteStore implements VerifierStore {
   readonly #database: DatabaseSync;
   readonly #retention: Retention;
+  /** By their text, of which there are as many as this folder has. */
+  readonly #prepared = new Map<string, StatementSync>();
 
   constructor(database: DatabaseSync, retention: Retention) {
     this.#database = database;
@@ -96,21 +102,29 @@ class SqliteStore implements VerifierStore {
       if (byName === null) return { kind: "enrolled", machine: this.#addMachine(enrolment, at) };
       if (byName.enrolment.ekName !== ekName) return { kind: "name-taken", machine: byName };
       if (byName.enrolment.akName !== akName) return { kind: "key-changed", machine: byName };
-      this.#addEvent(byName.id, { at, kind: "enrolled-again", detail: {} });
+      this.#addEvent(byName.id, eventRow({ at, kind: "enrolled-again", detail: {} }));
       return { kind: "enrolled-again", machine: byName };
     });
   }
 
-  async change({ id, revision }: Pick<MachineRecord, "id" | "revision">, change: MachineChange): Promise<boolean> {
+  async change(machine: Pick<MachineRecord, "id" | "revision">, change: MachineChange): Promise<boolean> {
+    return this.changeRows(machine, rowsOf(change));
+  }
+
+  /** `change`, of what `rowsOf` makes of it. */
+  async changeRows(
+    { id, revision }: Pick<MachineRecord, "id" | "revision">,
+    { view, state, heardAt, events, report }: ChangeRows,
+  ): Promise<boolean> {
     return this.#transaction(() => {
       const { changes } = this.#run(
         `UPDATE machines SET revision = revision + 1, view = ?, state = ?, heard_at = ?
            WHERE id = ? AND revision = ? AND retired_at IS NULL`,
-        ...[JSON.stringify(change.view), change.view.state, heardAt(change.view), id, revision],
+        ...[view, state, heardAt, id, revision],
       );
       if (Number(changes) === 0) return false;
-      for (const event of change.events) this.#addEvent(id, event);
-      if (change.report !== undefined) this.#addReport(id, change.report);
+      for (const event of events) this.#addEvent(id, event);
+      if (report !== null) this.#addReport(id, report);
       return true;
     });
   }
@@ -120,7 +134,7 @@ class SqliteStore implements VerifierStore {
       if (this.#all("SELECT id FROM machines WHERE id = ? AND retired_at IS NULL", machine).length === 0) return false;
       const [newest] = this.#all("SELECT * FROM events WHERE machine = ? ORDER BY id DESC LIMIT 1", machine);
       if (newest === undefined || textOf(newest, "kind") !== "rejected") {
-        this.#addEvent(machine, { at, kind: "rejected", detail: { count, code } });
+        this.#addEvent(machine, eventRow({ at, kind: "rejected", detail: { count, code } }));
         return true;
       }
       const all = Math.min(Number(eventOf(newest).detail["count"]) + count, Number.MAX_SAFE_INTEGER);
@@ -135,7 +149,7 @@ class SqliteStore implements VerifierStore {
       const machine = this.#machineBy("name", name);
       if (machine === null) return false;
       this.#run("UPDATE machines SET retired_at = ?, revision = revision + 1 WHERE id = ?", at, machine.id);
-      this.#addEvent(machine.id, { at, kind: "retired", detail: {} });
+      this.#addEvent(machine.id, eventRow({ at, kind: "retired", detail: {} }));
       return true;
     });
   }
@@ -198,6 +212,24 @@ class SqliteStore implements VerifierStore {
     });
   }
 
+  /**
+   * Runs these writes of this store as one transaction, which costs one wait for the disk. Each is written as a whole or not at all, as if it
+   * were alone, and none was before this resolves.
+   * @throws ServiceError `ERR_SERVICE_STORE` where none of them is written
+   */
+  async together(writes: readonly (() => Promise<unknown>)[]): Promise<readonly PromiseSettledResult<unknown>[]> {
+    const outcomes = this.#transaction(() =>
+      writes.map((write) => {
+        const outcome = write();
+        outcome.catch(() => undefined); // looked at below, unless another one ends the transaction
+        // After some failures SQLite has rolled back all of it: those before are gone as well.
+        if (!this.#database.isTransaction) throw lost();
+        return outcome;
+      }),
+    );
+    return Promise.allSettled(outcomes);
+  }
+
   async check(): Promise<void> {
     guarded(() => this.#all("SELECT id FROM machines LIMIT 1"));
   }
@@ -215,7 +247,7 @@ class SqliteStore implements VerifierStore {
       ...[name, ekName, akName, new TextDecoder().decode(encodeEnrolment(enrolment)), at],
       ...[JSON.stringify(view), view.state, heardAt(view)],
     );
-    this.#addEvent(Number(lastInsertRowid), { at, kind: "enrolled", detail: { assurance } });
+    this.#addEvent(Number(lastInsertRowid), eventRow({ at, kind: "enrolled", detail: { assurance } }));
     return required(this.#machineBy("name", name));
   }
 
@@ -230,23 +262,19 @@ class SqliteStore implements VerifierStore {
     return row === undefined ? null : machineOf(row);
   }
 
-  #addEvent(machine: number, { at, kind, detail }: MachineEvent): void {
-    const values = [machine, at, kind, JSON.stringify(detail)];
-    this.#run("INSERT INTO events (machine, at, kind, detail) VALUES (?, ?, ?, ?)", ...values);
-    trimEvents(this.#database, machine, kind, this.#retention);
+  #addEvent(machine: number, { at, kind, detail }: EventRow): void {
+    this.#run("INSERT INTO events (machine, at, kind, detail) VALUES (?, ?, ?, ?)", machine, at, kind, detail);
+    trimEvents((sql) => this.#prepare(sql), machine, kind, this.#retention);
   }
 
-  #addReport(machine: number, report: Omit<StoredReport, "id">): void {
-    const { challenge } = report;
+  #addReport(machine: number, columns: readonly SQLInputValue[]): void {
     const { lastInsertRowid } = this.#run(
       `INSERT INTO reports (machine, at, tier, codes, nonce, bank, pcrs, challenged, previous, result, reasons, evidence)
          VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-      ...[machine, report.at, report.tier, JSON.stringify(report.codes)],
-      ...[challenge.nonce, challenge.bank, JSON.stringify(challenge.pcrs), report.challenged],
-      ...[jsonOrNull(report.previous), jsonOrNull(report.result), JSON.stringify(report.reasons), report.evidence],
+      ...[machine, ...columns],
     );
     this.#run("UPDATE machines SET last_report = ? WHERE id = ?", lastInsertRowid, machine);
-    trimReports(this.#database, machine, this.#retention);
+    trimReports((sql) => this.#prepare(sql), machine, this.#retention);
   }
 
   #count(sql: string): ReadonlyMap<string, number> {
@@ -254,24 +282,42 @@ class SqliteStore implements VerifierStore {
   }
 
   #all(sql: string, ...values: readonly SQLInputValue[]): readonly Row[] {
-    return this.#database.prepare(sql).all(...values);
+    return this.#prepare(sql).all(...values);
   }
 
   #run(sql: string, ...values: readonly SQLInputValue[]) {
-    return this.#database.prepare(sql).run(...values);
+    return this.#prepare(sql).run(...values);
   }
 
+  #prepare(sql: string): StatementSync {
+    const known = this.#prepared.get(sql);
+    if (known !== undefined) return known;
+    const statement = this.#database.prepare(sql);
+    this.#prepared.set(sql, statement);
+    return statement;
+  }
+
+  /** Inside `together` it is a part of that transaction, which can fail by itself. */
   #transaction<T>(act: () => T): T {
+    const [begin, end, undo] = this.#database.isTransaction ? part : whole;
     return guarded(() => {
-      this.#database.exec("BEGIN IMMEDIATE");
+      this.#database.exec(begin);
       try {
         const value = act();
-        this.#database.exec("COMMIT");
+        this.#database.exec(end);
         return value;
       } catch (error) {
-        if (this.#database.isTransaction) this.#database.exec("ROLLBACK");
+        if (this.#database.isTransaction) this.#database.exec(undo);
         throw error;
       }
     });
   }
+}
+
+/** How a transaction begins, ends and is given up; and a part of one. */
+const whole = ["BEGIN IMMEDIATE", "COMMIT", "ROLLBACK"] as const;
+const part = ["SAVEPOINT part", "RELEASE part", "ROLLBACK TO part; RELEASE part"] as const;
+
+function lost(): ServiceError {
+  return new ServiceError("ERR_SERVICE_STORE", "store", { expected: "a transaction", got: "one that was rolled back" });
 }

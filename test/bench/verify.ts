@@ -6,6 +6,8 @@ import {
   appraise,
   defaultAppraisalPolicy,
   type Enrolment,
+  expectedLog,
+  type KnownLog,
   parseAnchors,
   parseEnrolment,
   parseEvidence,
@@ -81,6 +83,8 @@ export interface Held {
   readonly made: SignedReport;
   readonly enrolment: Enrolment;
   readonly release: Release;
+  /** How the log of a machine that runs it begins; none where the release is not verified before the report comes. */
+  readonly known: readonly KnownLog[];
   readonly root: string;
   readonly policy: AppraisalPolicy;
 }
@@ -89,7 +93,14 @@ export async function hold(agentLogKib: number): Promise<Held> {
   const made = await makeSignedReport({ events: eventsOf(agentLogKib * KIB, 40) });
   const root = parseAnchors(made.anchors).releaseRoot;
   const release = await verifyRelease(made.release, root);
-  return { made, root, release, enrolment: parseEnrolment(made.enrolment), policy: defaultAppraisalPolicy };
+  return {
+    made,
+    root,
+    release,
+    known: [expectedLog(release)],
+    enrolment: parseEnrolment(made.enrolment),
+    policy: defaultAppraisalPolicy,
+  };
 }
 
 /** A launch with a library of so many more files, then records of the audit log's head, as they come while a machine serves. */
@@ -122,9 +133,9 @@ function someDigest(index: number): Uint8Array {
   return sha256(utf8(`file ${index}`));
 }
 
-export async function judge({ made, enrolment, release, policy }: Held): Promise<void> {
+export async function judge({ made, enrolment, release, known, policy }: Held): Promise<void> {
   const now = new Date();
-  const verified = await verifyEvidence(parseEvidence(made.report), made.challenge, enrolment, null);
+  const verified = await verifyEvidence(parseEvidence(made.report), made.challenge, enrolment, null, known);
   const { tier } = appraise(verified, [release], policy, { now, challenged: now });
   if (tier !== "affirming") throw new Error(`the report is ${tier}`);
 }
@@ -136,7 +147,7 @@ async function measureReport(id: "verify-report" | "verify-report-known-release"
   const checks = id === "verify-report" ? [quote, ...releaseChecks(held)] : [quote];
   const ours =
     id === "verify-report"
-      ? async () => judge({ ...held, release: await verifyRelease(held.made.release, held.root) })
+      ? async () => judge({ ...held, known: [], release: await verifyRelease(held.made.release, held.root) })
       : () => judge(held);
   const peer = async () => checks.forEach(requireVerified);
   const compared = await compareTimes({ ours, peer }, 10 * iterations, 10 * iterations);

@@ -1,10 +1,27 @@
-import { decodeCel, encodeCel, parseCel, renderCelJsonLines, replayCel } from "../../../attest/cel.ts";
+import {
+  decodeCel,
+  encodeCel,
+  parseCel,
+  readCel,
+  renderCelJsonLines,
+  replayCel,
+  replayLog,
+} from "../../../attest/cel.ts";
+import { expectedLog } from "../../../attest/expected-log.ts";
 import { IronclawError } from "../../../policy/index.ts";
+import { makeReference } from "../../support/evidence-maker.ts";
 import { expectSame, expectTrue } from "../property.ts";
+
+const expected = expectedLog(makeReference());
 
 export function run(bytes: Uint8Array): void {
   expectTrue(outcome(parseCel, bytes) === outcome(decodeCel, bytes), "cel: the two readers differ");
+  const known = () => readCel(bytes, [expected]);
+  expectTrue(outcome(known, bytes) === outcome(decodeCel, bytes), "cel: known and unknown beginnings differ");
   const records = parseCel(bytes);
+  const again = readCel(bytes, [expected, { ...readCel(bytes, []), pcrs: new Map() }]);
+  expectSame(encodeCel(again.records), encodeCel(records), "cel of a known beginning");
+  expectSame(replayLog(known(), "sha256"), replayCel(records, "sha256"), "PCR of a known beginning");
   expectSame(bytes, encodeCel(records), "cel");
   replayCel(records, "sha384");
   renderCelJsonLines(records);
