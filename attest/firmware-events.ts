@@ -1,10 +1,12 @@
-import { equalBytes, toHex, utf8 } from "../policy/index.ts";
+import { equalBytes, printableLine, toHex, utf8 } from "../policy/index.ts";
 import { bankAlgorithm, hashInBank, type PcrBank } from "./banks.ts";
+import { certificateName } from "./certificate-name.ts";
 import type { FirmwareEvent } from "./firmware-log.ts";
 
 /** UEFI_VARIABLE_DATA: a GUID, then u64 length of the name in UTF-16 units, u64 length of the contents, name, contents. */
 const variableHead = 32;
 const maxText = 200;
+const ownerSize = 16;
 
 /**
  * The bytes of an event that its digest vouches for: its data, or that part of it which the boot loader or firmware
@@ -71,14 +73,20 @@ export function describeFirmwareEvent(event: FirmwareEvent, index: number, bank:
   };
 }
 
-/** ASCII, ASCII in UTF-16LE, or hexadecimal; a variable by its name. */
+/** ASCII, ASCII in UTF-16LE, or hexadecimal; a variable by its name, an entry of a list of authorities by its certificate's. */
 function dataText(data: Uint8Array): string {
   const contents = variableContents(data);
   if (contents !== null) {
     const name = asciiText(data.subarray(variableHead, data.length - contents.length));
-    if (name !== null) return cut(`${name} = ${dataText(contents)}`);
+    if (name !== null) return cut(`${name} = ${authorityText(contents) ?? dataText(contents)}`);
   }
   return cut(asciiText(data) ?? toHex(data.subarray(0, maxText)));
+}
+
+/** Of an EFI_SIGNATURE_DATA with a certificate, behind the GUID of whoever put it there. The certificate is not verified. */
+function authorityText(data: Uint8Array): string | null {
+  const name = certificateName(data.subarray(ownerSize));
+  return name === null ? null : `certificate of ${printableLine(name)}`;
 }
 
 /** @returns `null` for anything but ASCII in one or two bytes each, with or without a NUL after it; white space is a blank */

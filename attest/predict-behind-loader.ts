@@ -19,8 +19,9 @@ const NO_ACTION = 3;
 /**
  * What a boot will extend into PCRs 4, 9 and 11 when the loader of `boot` starts this kernel image instead of the one that it started then. Nobody
  * predicts what a loader reads, so up to the image the log is believed: it is no proof, take that of a report that verified, or of a machine that you
- * set up yourself. From there on it has to be exactly what the image of that boot makes of it, which is replaced by what the new one makes. GRUB also
- * measures the image as a file that it reads.
+ * set up yourself. From there on it has to be exactly what the image of that boot makes of it, which is replaced by what the new one makes. So is what
+ * is measured of the image before it is started: by GRUB the file that it reads, and by shim, where Secure Boot is on, the image that it verifies for
+ * GRUB, and measures once more when it starts it.
  *
  * @throws AttestError ERR_PCR_PREDICTION for a log of another boot, or of a loader that measured something behind the image, or into PCR 12; and as
  * `predictBootExtends`
@@ -38,9 +39,12 @@ export function predictBehindLoader(boot: LoaderBoot, kernel: BootedKernel): rea
     if (expected.length !== got.length || !expected.every((each, index) => isSame(each, got[index])))
       throw unlike(`what this kernel image extends into PCR ${pcr}, and nothing behind it`, "something else");
   }
-  const [oldFile, newFile] = [fileOf(boot.uki), fileOf(kernel.uki)];
-  const before = logged.slice(0, start).map((extend) => (isSame(extend, oldFile) ? newFile : extend));
-  return [...before, ...predictBootExtends(kernel).slice(BEFORE_THE_IMAGE)];
+  const now = predictBootExtends(kernel).slice(BEFORE_THE_IMAGE);
+  const [old, replacements] = [ofImage(boot.uki, then), ofImage(kernel.uki, now)];
+  const before = logged
+    .slice(0, start)
+    .map((extend) => replacements[old.findIndex((each) => isSame(each, extend))] ?? extend);
+  return [...before, ...now];
 }
 
 function extendOf({ pcr, digests }: FirmwareEvent): readonly BootExtend[] {
@@ -54,8 +58,10 @@ function extendOf({ pcr, digests }: FirmwareEvent): readonly BootExtend[] {
   return [{ pcr, sha256: digest("sha256"), sha384: digest("sha384") }];
 }
 
-function fileOf(bytes: Uint8Array): BootExtend {
-  return { pcr: 9, sha256: toHex(hashInBank("sha256", bytes)), sha384: toHex(hashInBank("sha384", bytes)) };
+/** The file, and the image in it, which is the first of its own extends. */
+function ofImage(uki: Uint8Array, own: readonly BootExtend[]): readonly BootExtend[] {
+  const digest = (bank: PcrBank) => toHex(hashInBank(bank, uki));
+  return [{ pcr: 9, sha256: digest("sha256"), sha384: digest("sha384") }, ...own.slice(0, 1)];
 }
 
 function isSame(one: BootExtend, other: BootExtend | undefined): boolean {

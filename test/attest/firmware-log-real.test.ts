@@ -122,6 +122,45 @@ describe("firmware logs of real machines", () => {
   });
 });
 
+describe("the log of a Debian behind shim and GRUB with Secure Boot on", () => {
+  const { events } = parseFirmwareLog(read("debian-grub-secure-boot.bin"));
+  const views = events.map((event, index) => describeFirmwareEvent(event, index, "sha384"));
+  const measured = (pcr: number) => views.filter((view) => view.pcr === pcr).map((view) => view.measured);
+
+  it("I9: says that it is on, and by whose certificate firmware and shim started what they started", () => {
+    const [secureBoot, ...keys] = measured(7).slice(0, 5);
+    expect(secureBoot).toBe("SecureBoot = 01");
+    expect(keys.map((text) => text?.split(" ")[0])).toEqual(["PK", "KEK", "db", "dbx"]);
+    expect(measured(7).slice(5)).toEqual([
+      "00000000",
+      "db = certificate of Microsoft Corporation UEFI CA 2011",
+      "SbatLevel = sbat,1,2025021800 shim,4 grub,5 ",
+      "MokListRT = certificate of Debian Secure Boot CA",
+      "MokListRT = certificate of IronClaw trial db",
+    ]);
+  });
+
+  it("I12: has the kernel image twice in PCR 4, from shim's verification and from its start, and nothing in PCR 12", () => {
+    const images = views.filter(({ pcr, name }) => pcr === 4 && name === "UEFI boot application");
+    expect(images.map(({ digest }) => images.findIndex((each) => each.digest === digest))).toEqual([0, 1, 2, 2]);
+    expect(views.filter(({ pcr }) => pcr === 14).map(({ claimed }) => claimed)).toEqual([
+      "MokList",
+      "MokListX",
+      "MokListTrusted",
+    ]);
+    expect(measured(12)).toEqual([]);
+  });
+
+  it("I9: takes for a certificate only what is one", () => {
+    const name = utf8("d\0b\0");
+    for (const contents of [concatBytes(new Uint8Array(16), Uint8Array.of(0x30, 0)), utf8("0".repeat(17))]) {
+      const data = concatBytes(new Uint8Array(16), u64le(2), u64le(contents.length), name, contents);
+      const [event] = parseFirmwareLog(concatBytes(logHeader(), logEvent(7, 0x800000e0, data))).events;
+      expect(event && describeFirmwareEvent(event, 0, "sha256").measured).not.toContain("certificate");
+    }
+  });
+});
+
 describe("what an event's digest vouches for", () => {
   const event = (data: Uint8Array, measured: Uint8Array, type = 0xd): FirmwareEvent => {
     const bytes = rawEvent(8, type, data, ["sha256", "sha384"], (bank) => digestIn(bank, measured));

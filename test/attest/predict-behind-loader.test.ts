@@ -1,6 +1,13 @@
 import { describe, expect, it } from "vitest";
-import { type PcrBank, parseFirmwareLog, pcrBanks, replayFirmwareLog, resetValue } from "../../attest/index.ts";
-import { foldBootExtends, predictBootExtends } from "../../attest/predict.ts";
+import {
+  type FirmwareLog,
+  type PcrBank,
+  parseFirmwareLog,
+  pcrBanks,
+  replayFirmwareLog,
+  resetValue,
+} from "../../attest/index.ts";
+import { type BootedKernel, foldBootExtends, predictBootExtends } from "../../attest/predict.ts";
 import { predictBehindLoader } from "../../attest/predict-behind-loader.ts";
 import { concatBytes, fromHex, toHex, utf8 } from "../../policy/index.ts";
 import { logEvent, logHeader, rawEvent } from "../support/firmware-log-writer.ts";
@@ -27,8 +34,8 @@ const loader = (uki: Uint8Array, menu: string) => [
   logEvent(9, 0xd, utf8(menu)),
   logEvent(9, 0xd, uki),
 ];
-const own = (uki: Uint8Array) =>
-  predictBootExtends({ uki })
+const own = (uki: Uint8Array, secureBoot = false) =>
+  predictBootExtends({ uki, secureBoot })
     .slice(2)
     .map((extend) => rawEvent(extend.pcr, 0xd, new Uint8Array(), pcrBanks, (bank) => fromHex(extend[bank as PcrBank])));
 const boot = (uki: Uint8Array, { menu = "menu", behind = [] as readonly Uint8Array[] } = {}) =>
@@ -53,6 +60,21 @@ describe("a boot behind a boot loader", () => {
     expect(predictBehindLoader({ log: boot(OLD), uki: OLD }, { uki: NEW, phases }).slice(0, -2)).toEqual(predicted);
   });
 
+  it("I12: with Secure Boot on, of another image too: shim measures the image once more, when it verifies it", () => {
+    const verified = (uki: Uint8Array) =>
+      parseFirmwareLog(
+        concatBytes(logHeader(), ...loader(uki, "menu"), ...own(uki, true).slice(0, 1), ...own(uki, true)),
+      );
+    const predicted = (then: Uint8Array, next: Uint8Array) =>
+      foldBootExtends(predictBehindLoader({ log: verified(then), uki: then }, { uki: next, secureBoot: true }));
+    for (const bank of pcrBanks) {
+      const replayed = replayFirmwareLog(verified(NEW), bank);
+      for (const pcr of [4, 9, 11] as const)
+        expect(predicted(OLD, NEW)[bank][pcr]).toBe(toHex(replayed.get(pcr) ?? new Uint8Array()));
+    }
+    expect(predicted(OLD, NEW)).toEqual(predicted(NEW, NEW));
+  });
+
   it("I2: with another menu is another boot", () => {
     const of = (menu: string) =>
       foldBootExtends(predictBehindLoader({ log: boot(OLD, { menu }), uki: OLD }, { uki: OLD }));
@@ -60,7 +82,7 @@ describe("a boot behind a boot loader", () => {
     expect(of("menu").sha256[4]).toBe(of("menu ").sha256[4]);
   });
 
-  it.each([
+  it.each<[string, FirmwareLog, string, BootedKernel?]>([
     ["of another image", boot(NEW), "a boot of this kernel image"],
     ["of no image", parseFirmwareLog(concatBytes(logHeader(), ...loader(OLD, "menu"))), "a boot of this kernel image"],
     ["that goes on in PCR 4", boot(OLD, { behind: [logEvent(4, 0xd, utf8("more"))] }), "PCR 4, and nothing behind it"],
@@ -71,14 +93,20 @@ describe("a boot behind a boot loader", () => {
       boot(OLD, { behind: [logEvent(12, 0xd, utf8("init=/x"))] }),
       "nothing in PCR 12",
     ],
+    [
+      "of a boot without Secure Boot, for one with it",
+      boot(OLD),
+      "PCR 4, and nothing behind it",
+      { uki: OLD, secureBoot: true },
+    ],
     ["with an event of the agent's PCR", boot(OLD, { behind: [logEvent(13, 0xd, utf8("x"))] }), "nothing in PCR 13"],
     [
       "with an event that one bank lacks",
       boot(OLD, { behind: [logEvent(9, 0xd, utf8("x"), ["sha256"])] }),
       "a digest in sha384",
     ],
-  ])("I2: is not predicted from a log %s", (_, log, expected) => {
-    const act = () => predictBehindLoader({ log, uki: OLD }, { uki: OLD });
+  ])("I2: is not predicted from a log %s", (_, log, expected, kernel: BootedKernel = { uki: OLD }) => {
+    const act = () => predictBehindLoader({ log, uki: OLD }, kernel);
     expect(act).toThrow(expected);
     expect(act).toThrow(expect.objectContaining({ code: "ERR_PCR_PREDICTION", hint: expect.any(String) }));
   });

@@ -1,11 +1,23 @@
 import { randomBytes } from "node:crypto";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { appraise, defaultQuotePcrs, makeAppraisalPolicy, parseEvidence, verifyEvidence } from "../../attest/index.ts";
+import {
+  appraise,
+  defaultQuotePcrs,
+  describeFirmwareEvent,
+  makeAppraisalPolicy,
+  type PcrBank,
+  parseEvidence,
+  parseFirmwareLog,
+  pcrBanks,
+  verifyEvidence,
+} from "../../attest/index.ts";
 import { parseAnchors, verifyRelease } from "../../policy/index.ts";
 import { enrol } from "../../vm-images/enrol.ts";
+import { type Firmware, vmPaths } from "../../vm-images/qemu-args.ts";
+import { openSecureBootKeys, type SecureBootKeys, signUki } from "../../vm-images/secure-boot.ts";
 import { PLACES } from "../../vm-images/story/story.ts";
 import { DEMO_APPRAISAL, endorse } from "../../vm-images/story/verifier.ts";
 import { ironclaw } from "../support/cli-fixture.ts";
@@ -13,17 +25,23 @@ import { buildGrubDisk, MENU } from "../support/debian-grub.ts";
 import { debianKernel } from "../support/debian-kernel.ts";
 import { bootDebian, type DebianMachine, debianMachine, type RunningDebian } from "../support/debian-machine.ts";
 import { expectServed, install, pcr, stateOf, typeLines } from "../support/debian-operator.ts";
+import { switchSecureBootOff, writeSecureBootStore } from "../support/debian-secure-boot.ts";
 
-// One Debian 12 as its installer leaves it: shim, GRUB, a menu. Six boots of it, with the same root and the same TPM.
+// One Debian 12 as its installer leaves it: shim, GRUB, a menu. Eleven boots of it, with the same root and the same TPM; the last five on
+// firmware as most clouds have it, which verifies shim, which verifies GRUB and what that starts.
 
 const SUITE = "bookworm";
 const CABINET = "/var/lib/ironclaw/cabinet";
+/** Firmware, option ROMs, Secure Boot and its authorities, shim's lists. */
+const FIRMWARE_PCRS = [0, 2, 7, 14];
 
 const directory = mkdtempSync(join(tmpdir(), "grub-"));
 const at = (name: string) => join(directory, name);
 let debian: DebianMachine;
 /** The kernel image that was predicted for, and the log of a boot that started it. */
 let uki: Uint8Array;
+/** Whose variable store goes on from boot to boot; none while nothing is verified. */
+let firmware: Firmware | undefined;
 
 beforeAll(async () => {
   debian = await debianMachine(directory, SUITE);
@@ -39,8 +57,10 @@ afterAll(() => rmSync(directory, { recursive: true, force: true }));
 
 async function boot<T>(entry: string, use: (running: RunningDebian) => Promise<T>): Promise<T> {
   await buildGrubDisk(SUITE, at("esp.img"), { kernel: debian.kernel, entry, uki });
-  await using running = await bootDebian(debian);
-  return await use(running);
+  await using running = await bootDebian(debian, firmware);
+  const result = await use(running);
+  if (firmware !== undefined) copyFileSync(vmPaths(at("vm")).vars, firmware.vars);
+  return result;
 }
 
 /** As agent/docs/install.md says: from the log of a boot, for a kernel image. The release goes into the cabinet, beside none other. */
@@ -49,6 +69,8 @@ async function release(running: RunningDebian, name: string, kernelImage: Uint8A
   writeFileSync(at("booted.efi"), uki);
   const documents = ["--anchors", at("anchors.json"), "--policy", at("policy.json"), "--out", at("prediction.json")];
   const images = ["--uki", at("new.efi"), "--boot-log", at("boot.log"), "--booted-uki", at("booted.efi")];
+  if (firmware !== undefined)
+    images.push("--secure-boot", "on", "--firmware-log", at("boot.log"), "--firmware-pcrs", FIRMWARE_PCRS.join());
   await ironclaw(["release", "predict", "--installed", at("installed"), ...images, ...documents]);
   const key = ["--key", join(PLACES.keys, "release.pem"), "--delegation", at("delegation.json")];
   const dates = ["--not-after", "2099-01-01T00:00:00Z", "--epoch", "1", "--anchors", at("anchors.json")];
@@ -59,10 +81,10 @@ async function release(running: RunningDebian, name: string, kernelImage: Uint8A
   await running.shell.output(`ironclaw cabinet put ${CABINET} release /root/release.json; sync`);
 }
 
-async function report(running: RunningDebian) {
+async function report(running: RunningDebian, bank: PcrBank = "sha256") {
   const { control, machine, tpm } = running;
   const enrolment = await enrol("debian-vm", await endorse(tpm), control);
-  const challenge = { nonce: new Uint8Array(randomBytes(32)), bank: "sha256", pcrs: defaultQuotePcrs } as const;
+  const challenge = { nonce: new Uint8Array(randomBytes(32)), bank, pcrs: defaultQuotePcrs } as const;
   const challenged = new Date();
   const evidence = parseEvidence(await control.challenge(challenge));
   const verified = await verifyEvidence(evidence, challenge, enrolment, null);
@@ -164,3 +186,96 @@ describe("an ordinary Debian 12 behind shim and GRUB", () => {
     });
   });
 });
+
+describe("the same Debian on firmware with Microsoft's keys and Secure Boot on, which shim extends by its owner's", () => {
+  let keys: SecureBootKeys;
+  beforeAll(async () => {
+    keys = await openSecureBootKeys(at("keys"));
+    uki = await signUki(uki, keys);
+    firmware = await writeSecureBootStore(at("vars.fd"), [keys]);
+  });
+
+  it("I2, I9: starts the signed kernel image, measured otherwise than without; the report replays, and its log names who vouched for what", async () => {
+    await boot(MENU.chainloader, async (running) => {
+      await expectRefused(running, [4, 9]);
+      const { evidence, judge } = await report(running);
+      const { tier, findings } = await judge(running.machine.release);
+      expect(tier).toBe("contraindicated");
+      expect(findings.map(({ code, item }) => `${code} ${item}`)).toEqual(
+        expect.arrayContaining(["pcr-mismatch PCR 4 (sha256)", "pcr-mismatch PCR 9 (sha256)"]),
+      );
+      expect(findings.map(({ code }) => code)).not.toContain("firmware-separator");
+      const { events } = parseFirmwareLog(evidence.firmwareLog);
+      const measured = events
+        .filter(({ pcr }) => pcr === 7)
+        .map((event, index) => describeFirmwareEvent(event, index, "sha256").measured);
+      expect(measured[0]).toBe("SecureBoot = 01");
+      expect(measured.slice(6)).toEqual([
+        "db = certificate of Microsoft Corporation UEFI CA 2011",
+        expect.stringMatching(/^SbatLevel = sbat,1,/),
+        "MokListRT = certificate of Debian Secure Boot CA",
+        "MokListRT = certificate of IronClaw trial db",
+      ]);
+      writeFileSync(at("boot.log"), evidence.firmwareLog);
+      // For a kernel image that no boot has seen.
+      const next = await signUki((await debianKernel(SUITE, ["audit=0"])).uki, keys);
+      await release(running, "grub-3", next);
+      uki = next;
+    });
+  });
+
+  it("I2, I9, I12: unseals with an image that no boot has seen, predicted from that log; the quote has every PCR of the release, in both banks", async () => {
+    await boot(MENU.chainloader, async (running) => {
+      expect(await stateOf(running, ["serving", "refused"])).toMatchObject({ state: "serving" });
+      await expectServed(running);
+      for (const bank of pcrBanks) {
+        const { judge } = await report(running, bank);
+        const { tier, findings, pcrs } = await judge(readFileSync(at("release.json")));
+        expect(tier, JSON.stringify(findings)).toBe("warning");
+        const compared = pcrs.filter(({ expected }) => expected !== null);
+        expect(compared.map(({ pcr }) => pcr)).toEqual([0, 2, 4, 7, 9, 11, 12, 14]);
+        expect(compared.map(({ got }) => got)).toEqual(compared.map(({ expected }) => expected));
+      }
+    });
+  });
+
+  it("I9: who may sign kernel images besides does not change what is sealed to: the verifier sees it, by shim's lists", async () => {
+    const stranger = await openSecureBootKeys(at("stranger"));
+    firmware = await writeSecureBootStore(at("vars.fd"), [keys, stranger]);
+    await boot(MENU.chainloader, async (running) => {
+      expect(await stateOf(running, ["serving", "refused"])).toMatchObject({ state: "serving" });
+      const { judge } = await report(running);
+      expect(await mismatches(judge)).toEqual(["PCR 14 (sha256)"]);
+    });
+  });
+
+  it("I2, I9: with Secure Boot off again nothing unseals, and the verifier sees why", async () => {
+    firmware = await writeSecureBootStore(at("vars.fd"), [keys]);
+    await switchSecureBootOff(firmware);
+    await boot(MENU.chainloader, async (running) => {
+      await expectRefused(running, [4]);
+      const { evidence, judge } = await report(running);
+      expect(await mismatches(judge)).toEqual(expect.arrayContaining(["PCR 4 (sha256)", "PCR 7 (sha256)"]));
+      const { events } = parseFirmwareLog(evidence.firmwareLog);
+      const views = events.map((event, index) => describeFirmwareEvent(event, index, "sha256").measured);
+      expect(views).toContain("SecureBoot = 00");
+    });
+  });
+
+  it("I2, I9: started from a kernel and an initrd there is a log with Secure Boot on, and PCR 11 is zero all the same", async () => {
+    firmware = await writeSecureBootStore(at("vars.fd"), [keys]);
+    await boot(MENU.linux(debian.kernel), async (running) => {
+      const { state, reasons } = await stateOf(running, ["serving", "refused"]);
+      expect(state, reasons).toBe("refused");
+      expect(await pcr(running, "sha256", 11)).toBe("0".repeat(64));
+      const { judge } = await report(running);
+      const { findings } = await judge(readFileSync(at("release.json")));
+      expect(findings.map(({ code, item }) => `${code} ${item}`)).toContain("pcr-unextended PCR 11 (sha256)");
+    });
+  });
+});
+
+async function mismatches(judge: Awaited<ReturnType<typeof report>>["judge"]): Promise<readonly string[]> {
+  const { findings } = await judge(readFileSync(at("release.json")));
+  return findings.filter(({ code }) => code === "pcr-mismatch").map(({ item }) => item);
+}

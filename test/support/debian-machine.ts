@@ -6,6 +6,7 @@ import { buildDebianPackage } from "../../vm-images/debian-package.ts";
 import { buildEsp } from "../../vm-images/esp.ts";
 import { readInstalledSystem } from "../../vm-images/installed-system.ts";
 import { bootVm, type Vm } from "../../vm-images/qemu.ts";
+import type { Firmware } from "../../vm-images/qemu-args.ts";
 import { softhsmModule } from "../../vm-images/rootfs.ts";
 import { type Machine, provisionMachine } from "../../vm-images/story/machine.ts";
 import { PLACES } from "../../vm-images/story/story.ts";
@@ -84,8 +85,8 @@ export interface RunningDebian extends DebianMachine, AsyncDisposable {
   stop(): Promise<void>;
 }
 
-/** One boot; the disks and the TPM go on from one to the next. */
-export async function bootDebian(debian: DebianMachine): Promise<RunningDebian> {
+/** One boot; the disks and the TPM go on from one to the next. Without `firmware` it is the one that verifies nothing. */
+export async function bootDebian(debian: DebianMachine, firmware?: Firmware): Promise<RunningDebian> {
   const { directory, tpm } = debian;
   const place = join(directory, "vm");
   await mkdir(place, { recursive: true });
@@ -96,6 +97,7 @@ export async function bootDebian(debian: DebianMachine): Promise<RunningDebian> 
   const vm = await bootVm({
     ...{ directory: place, tpmSocket, esp: join(directory, "esp.img"), cabinet: unused, variant: "dev" },
     ...{ root: join(directory, "root.img"), rootWritable: true },
+    ...(firmware === undefined ? {} : { firmware }),
   });
   const control = openControl({ control: await vm.port("ironclaw.control"), report: await vm.port("ironclaw.report") });
   const shell = await DevShell.open(await vm.port("ironclaw.shell"));

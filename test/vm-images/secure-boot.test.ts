@@ -5,25 +5,12 @@ import { predictPcr7 } from "../../attest/index.ts";
 import { sha256, sha384, toHex } from "../../policy/index.ts";
 import { findFirmware } from "../../vm-images/qemu-args.ts";
 import { NON_VOLATILE, type StoredVariable, writeVariables } from "../../vm-images/variable-store.ts";
+import { storedVariables } from "../support/variable-store-reader.ts";
 
 const template = () => new Uint8Array(readFileSync(findFirmware({ secureBoot: true }).vars));
 const variable = (name: string, data: Uint8Array): StoredVariable => ({
   ...{ vendor: new Uint8Array(16).fill(7), name, data, attributes: NON_VOLATILE.authenticated },
 });
-
-/** A reader of the store written for the tests. */
-function storedVariables(store: Uint8Array): { name: string; attributes: number; data: Buffer }[] {
-  const bytes = Buffer.from(store);
-  const found = [];
-  for (let at = bytes.readUInt16LE(48) + 28; bytes.readUInt16LE(at) === 0x55aa; at = (at + 3) & ~3) {
-    const [nameSize, dataSize] = [bytes.readUInt32LE(at + 36), bytes.readUInt32LE(at + 40)];
-    const name = bytes.toString("utf16le", at + 60, at + 60 + nameSize - 2);
-    const data = bytes.subarray(at + 60 + nameSize, at + 60 + nameSize + dataSize);
-    found.push({ name, attributes: bytes.readUInt32LE(at + 4), data });
-    at += 60 + nameSize + dataSize;
-  }
-  return found;
-}
 
 describe("the firmware's variable store", () => {
   it("holds what was written, behind each other and aligned, and is blank behind the last", () => {
