@@ -52,7 +52,7 @@ const OWN = {
   },
   "event-log": {
     what: "the firmware's event log",
-    fix: "without a log that replays, no report verifies: mount securityfs, mask what extends these PCRs later (systemd-pcrphase), and have GRUB start a unified kernel image (`chainloader`): a kernel and an initrd it starts without a log",
+    fix: "without a log that replays, no report verifies: mount securityfs, mask what extends these PCRs later (systemd-pcrphase), and have GRUB start a unified kernel image (`chainloader`): with Secure Boot off it starts a kernel and an initrd without a log",
   },
   "seccomp-notify": {
     what: "seccomp user notification",
