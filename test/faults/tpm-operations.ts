@@ -52,9 +52,13 @@ const ANCHOR = { volumeId: new Uint8Array(16).fill(7), seq: 12, hash: "ab".repea
 const FROZEN = 1n << 5n;
 const LOGIN: LoginRecord = { name: "hsm-pin", outcome: "trying", generation: 1, tries: 1n, package: "cd".repeat(32) };
 
-/** What a TPM answers about an index whose hierarchy is off is taken for none: a machine without its records refuses by itself. */
-function readBack<T extends { readonly kind: string }>(found: T, written: T): void {
-  if (found.kind !== "missing") assert.deepEqual(found, written);
+/**
+ * What a TPM answers about a handle that it does not have, or whose hierarchy is off, is taken for a missing index: a machine without its records
+ * refuses by itself. A fault is the answer to one command, so what is missing by that is there when it is read again.
+ */
+async function readBack<T extends { readonly kind: string }>(read: () => Promise<T>): Promise<T> {
+  const found = await read();
+  return found.kind === "missing" ? read() : found;
 }
 
 /** Bytes that no error may show. */
@@ -104,7 +108,7 @@ export const OPERATIONS = {
     act: async ({ tss }, { keys, release }) => {
       await provisionEpoch(tss, keys.anchors.releaseRoot, release.delegation);
       await provisionRecords(tss);
-      assert.equal((await readEpoch(tss)).kind, "present");
+      assert.equal((await readBack(() => readEpoch(tss))).kind, "present");
     },
   },
   "epoch raise": {
@@ -112,7 +116,7 @@ export const OPERATIONS = {
     changes: true,
     act: async ({ tss }, { keys, release }) => {
       await raiseEpoch(tss, keys.anchors.releaseRoot, release);
-      const epoch = await readEpoch(tss);
+      const epoch = await readBack(() => readEpoch(tss));
       assert.ok(epoch.kind === "present" && (epoch.value ?? 0n) >= epochStart(release.epoch));
     },
   },
@@ -125,7 +129,7 @@ export const OPERATIONS = {
     from: "machine",
     act: async ({ tss }) => {
       await writeLogin(tss, LOGIN);
-      readBack(await readLogin(tss, LOGIN.name), { kind: "record", record: LOGIN });
+      assert.deepEqual(await readBack(() => readLogin(tss, LOGIN.name)), { kind: "record", record: LOGIN });
     },
     whole: async (tss) => assert.match((await readLogin(tss, LOGIN.name)).kind, /^(none|record)$/),
   },
@@ -133,7 +137,7 @@ export const OPERATIONS = {
     from: "machine",
     act: async ({ tss }) => {
       await writeAnchor(tss, ANCHOR);
-      readBack(await readAnchor(tss), { kind: "anchor", anchor: ANCHOR });
+      assert.deepEqual(await readBack(() => readAnchor(tss)), { kind: "anchor", anchor: ANCHOR });
     },
     whole: async (tss) => assert.match((await readAnchor(tss)).kind, /^(none|anchor)$/),
   },
