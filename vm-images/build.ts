@@ -1,8 +1,9 @@
-import { copyFile, link, readFile, rm, symlink, writeFile } from "node:fs/promises";
+import { copyFile, link, readFile, rename, rm, symlink, writeFile } from "node:fs/promises";
 import { join, relative, resolve } from "node:path";
 import { bundleWithPackages } from "./bundle.ts";
 import { sha256File } from "./digest.ts";
 import { ImageError } from "./errors.ts";
+import { exclusively } from "./exclusive.ts";
 import type { ImageFile } from "./files.ts";
 import { imageDigest, rootDigest, toolVersions } from "./inputs.ts";
 import { type Inventory, inventoryOf, rootOrigins } from "./inventory.ts";
@@ -29,6 +30,8 @@ export type { ImageManifest } from "./manifest.ts";
 
 /** Flash of a machine with Secure Boot. */
 const VARIABLES = "vars.fd";
+/** Written last and whole: an image without it is none. */
+const MANIFEST = "manifest.json";
 const project = resolve(import.meta.dirname, "..");
 
 export interface Image {
@@ -69,12 +72,19 @@ interface Stored {
 
 /**
  * Build the measured VM's three files: ESP, root and UKI. Needs no privilege. Returns at once when sources, recipe, lock and
- * tools are those of the image that is there. Equal inputs give equal bytes, whatever the folder, umask, time zone and
- * locale. Throws {@link ImageError} when a tool, a package or a source file is missing, or the recipe is not as IMAGES.md says.
+ * tools are those of the image that is there; waits for another build in that folder. Equal inputs give equal bytes, whatever the
+ * folder, umask, time zone and locale. Throws {@link ImageError} when a tool, a package or a source file is missing, or the recipe is not as IMAGES.md says.
  */
 export async function buildImage(options: BuildOptions): Promise<Image> {
-  const { variant, outDirectory, cacheDirectory } = options;
+  const { outDirectory, onStep } = options;
   const recipe = await readRecipe(options.recipe);
+  await makeDirectory(outDirectory);
+  const waiting = () => onStep?.("another build of it");
+  return exclusively(outDirectory, () => buildAlone(options, recipe), waiting);
+}
+
+async function buildAlone(options: BuildOptions, recipe: Recipe): Promise<Image> {
+  const { variant, outDirectory, cacheDirectory } = options;
   const tools = await toolVersions();
   const rootStamp = await rootDigest(variant, recipe, tools);
   const { secureBoot = null } = options;
@@ -83,8 +93,8 @@ export async function buildImage(options: BuildOptions): Promise<Image> {
   if (known?.stamp === stamp) return imageAt(outDirectory, known.manifest);
 
   const step = options.onStep ?? (() => undefined);
-  for (const directory of [cacheDirectory, outDirectory]) await makeDirectory(directory);
-  await rm(join(outDirectory, "manifest.json"), { force: true });
+  await makeDirectory(cacheDirectory);
+  await rm(join(outDirectory, MANIFEST), { force: true });
   step("packages");
   const set = await fetchPackages(cacheDirectory, await recipeLock(recipe));
   step("root file system");
@@ -99,7 +109,9 @@ export async function buildImage(options: BuildOptions): Promise<Image> {
   if (secureBoot !== null) await writeFirmwareVariables(secureBoot, join(outDirectory, VARIABLES));
   const stored: Stored = { stamp, rootStamp, bundled: built.bundled, manifest };
   await writeFile(join(outDirectory, SBOM_NAME), `${JSON.stringify(imageSbom(manifest, set), null, 2)}\n`);
-  await writeFile(join(outDirectory, "manifest.json"), `${JSON.stringify(stored, null, 2)}\n`);
+  const partial = join(outDirectory, `${MANIFEST}.new`);
+  await writeFile(partial, `${JSON.stringify(stored, null, 2)}\n`);
+  await rename(partial, join(outDirectory, MANIFEST));
   return imageAt(outDirectory, manifest);
 }
 
@@ -177,7 +189,7 @@ const nativeOf = ({ outDirectory }: BuildOptions): string => join(outDirectory, 
 
 /** The image of an earlier build, if its files are what its manifest says. */
 async function openStored(directory: string): Promise<Stored | undefined> {
-  const path = join(directory, "manifest.json");
+  const path = join(directory, MANIFEST);
   if (!(await exists(path)) || !(await exists(join(directory, "tree")))) return undefined;
   const stored = JSON.parse(await readFile(path, "utf8")) as Stored;
   for (const [name, hash] of Object.entries(stored.manifest.files)) {
