@@ -82,11 +82,12 @@ static int receive_message(struct job *job) {
   struct iovec part = {.iov_base = job->reply, .iov_len = job->reply_capacity};
   struct msghdr message = {
       .msg_iov = &part, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control.bytes};
-  int error = wait_readable(job);
-  if (error != 0) return error;
   ssize_t got;
-  do got = recvmsg(job->fd, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
-  while (got < 0 && errno == EINTR);
+  do { /* what poll saw may be gone again: another call on the same socket has taken it */
+    int error = wait_readable(job);
+    if (error != 0) return error;
+    got = recvmsg(job->fd, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+  } while (got < 0 && (errno == EINTR || errno == EAGAIN));
   if (got < 0) return errno;
   take_descriptors(job, &message);
   job->reply_length = (size_t)got;

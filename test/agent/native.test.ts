@@ -38,6 +38,20 @@ describe("the agent's native addon", () => {
     closeSync(near);
   });
 
+  test("I10: of two that wait for one message the other goes on waiting, for the next", async () => {
+    for (let turn = 0; turn < 200; turn++) {
+      const [near, far] = addon.socketPair("seqpacket");
+      const both = [0, 1].map(() => addon.receiveWithFds(near, 4, 60_000));
+      const one = Promise.race(both);
+      writeSync(far, utf8("one"));
+      expect((await one).bytes).toEqual(utf8("one"));
+      writeSync(far, utf8("two"));
+      const texts = (await Promise.all(both)).map(({ bytes }) => Buffer.from(bytes).toString());
+      expect(texts.sort()).toEqual(["one", "two"]);
+      for (const fd of [near, far]) closeSync(fd);
+    }
+  });
+
   test("I6: a signal to the agent makes no living process a dead one", async () => {
     const [near, far] = addon.socketPair("stream");
     const { pidfd } = addon.peerCredentials(near);
