@@ -56,7 +56,7 @@ const parts = [
 ];
 
 /** Machines that no other file waits for; see test/run.ts. */
-const moreMachines = ["disks", "drills", "image-disks", "own-module", "package", "secure-boot", "systemd"];
+const moreMachines = ["image-disks", "own-module", "package", "secure-boot", "systemd"];
 /** Faults at every place: `npm run faults` tries all of them, the other runs some. */
 const faults = ["test/faults/*.test.ts"];
 /** Minutes each, and outside `npm test`: `npm run campaign`. */
