@@ -167,10 +167,14 @@ class Run {
     const { plants } = this.#options;
     const isEnd = looks.length > 0;
     const rest = await inTime("end of what is under way", this.#crew.rest(isEnd && plants.includes("session")));
-    const sessions = () => this.#machine.ask((control) => control.operating("sessions"));
-    const nobody = async () => ((await sessions())["sessions"] as readonly unknown[]).length === 0;
+    let left: readonly unknown[] = [];
+    const nobody = async () => {
+      const { sessions } = await this.#machine.ask((control) => control.operating("sessions"));
+      left = sessions as readonly unknown[];
+      return left.length === 0;
+    };
     await until("machine that nobody is connected to", nobody, LEAVING_MS).catch((error: Error) =>
-      this.#judge.violated(error.message),
+      this.#judge.violated(`${error.message}: ${JSON.stringify(left)}`),
     );
     looks.push(...lookAt(this.#machine));
     return rest;
