@@ -77,8 +77,6 @@ export default defineConfig({
         root,
         test: {
           name: "fast",
-          // One worker reads the sources once for all of its files: none of these leaves anything behind in its process.
-          isolate: false,
           include: ["test/**/*.test.ts"],
           exclude: ["test/e2e/**", ...parts, ...faults, ...campaign],
           maxWorkers,
