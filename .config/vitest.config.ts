@@ -60,7 +60,7 @@ const moreMachines = ["image-disks", "own-module", "package", "secure-boot", "sy
 /** Faults at every place: `npm run faults` tries all of them, the other runs some. */
 const faults = ["test/faults/*.test.ts"];
 /** Minutes each, and outside `npm test`: `npm run campaign`. */
-const campaignMachines = ["crash", "drills-fleet", "drills-restart", "grub", "images-demo", "kernel", "systemd-trixie"];
+const campaignMachines = ["command", "crash", "drills-fleet", "drills-restart", "grub", "images-others", "kernel", "systemd-bookworm", "systemd-trixie"];
 const campaign = ["test/bench/whole.test.ts", "test/soak/machine.test.ts"];
 const e2e = (names: readonly string[]) => names.map((name) => `test/e2e/${name}.test.ts`);
 
@@ -77,6 +77,8 @@ export default defineConfig({
         root,
         test: {
           name: "fast",
+          // A worker reads the sources once for all of its files: none of these leaves anything behind in its process.
+          isolate: false,
           include: ["test/**/*.test.ts"],
           exclude: ["test/e2e/**", ...parts, ...faults, ...campaign],
           maxWorkers,

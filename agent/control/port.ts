@@ -6,10 +6,10 @@ const IDLE = 50;
 const CHUNK = 65_536;
 
 /**
- * A virtio-serial port. It can be opened only once, so the descriptor is kept; without a host connection a read
- * returns nothing at once, and a write is dropped.
+ * A virtio-serial port. It can be opened only once, so the agent keeps the descriptor as long as it lives; without a host
+ * connection a read returns nothing at once, and a write is dropped.
  */
-export class VirtioPort {
+export class VirtioPort implements AsyncDisposable {
   readonly #handle: FileHandle;
 
   private constructor(handle: FileHandle) {
@@ -51,5 +51,9 @@ export class VirtioPort {
       const { bytesWritten } = await this.#handle.write(bytes, offset, bytes.length - offset);
       offset += bytesWritten;
     }
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.#handle.close();
   }
 }

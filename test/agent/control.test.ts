@@ -230,7 +230,7 @@ describe("a control port", () => {
   // A pipe stands in for the port: the agent's end is read like the device, and the test writes as the host does.
   let directory: string;
   let host: FileHandle;
-  const ports: VirtioPort[] = []; // open for ever, as in the agent
+  let port: VirtioPort;
   let lines: AsyncGenerator<string, never>;
   beforeAll(() => {
     directory = mkdtempSync(join(tmpdir(), "ironclaw-port-"));
@@ -239,12 +239,14 @@ describe("a control port", () => {
   beforeEach(async () => {
     const path = join(directory, `port-${Math.random()}`);
     execFileSync("mkfifo", [path]);
-    const port = await VirtioPort.open(path);
-    ports.push(port);
+    port = await VirtioPort.open(path);
     lines = port.lines(MAX_REQUEST);
     host = await open(path, "r+");
   });
-  afterEach(() => host.close());
+  afterEach(async () => {
+    await host.close();
+    await port[Symbol.asyncDispose]();
+  });
 
   const next = async () => (await lines.next()).value;
   const status = { id: 1, op: "status" };

@@ -1,3 +1,3 @@
 import { describeInstalledDebian } from "../support/installed-debian.ts";
 
-describeInstalledDebian("trixie");
+describeInstalledDebian("trixie", 2);

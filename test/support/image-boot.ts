@@ -1,5 +1,5 @@
 import { createHash, createPublicKey, randomBytes, verify } from "node:crypto";
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
@@ -12,12 +12,10 @@ import {
   verifyEvidence,
 } from "../../attest/index.ts";
 import { parseAnchors, verifyRelease } from "../../policy/index.ts";
-import { readRecipe } from "../../vm-images/recipes.ts";
 import { SCOPED_UID } from "../../vm-images/story/demo-policy.ts";
 import type { RunningMachine } from "../../vm-images/story/running.ts";
 import { attest, endorse, enrol, type Verdict } from "../../vm-images/story/verifier.ts";
 import type { ImageVariant } from "../../vm-images/variants.ts";
-import { SWITCHES } from "./guest-switches.ts";
 import { LACKS_OF_6_1 } from "./kernel-lacks.ts";
 import { measured } from "./measured-pcrs.ts";
 import { bootProvisioned, imageOf, makeTpm, type Provisioned, provision } from "./vm-machine.ts";
@@ -58,35 +56,7 @@ async function strictly({ report, nonce }: Verdict, { machine }: Provisioned, en
   return appraise(verified, [release], RELEASES_ONLY, { now, challenged: now });
 }
 
-/** A recipe of one's own: the cloud image with one more workload, whose program comes with the recipe, and reads files. */
-async function ownRecipe(): Promise<string> {
-  const folder = join(directory, "own");
-  const port = "workload.3000";
-  const program = "/usr/lib/payer/echo.cjs";
-  mkdirSync(join(folder, "root/usr/lib/payer"), { recursive: true });
-  const { workloads } = await readRecipe("cloud");
-  const payer = { name: "payer", uid: 3000, port, argv: ["/usr/bin/node", program, `/dev/virtio-ports/${port}`] };
-  writeFileSync(
-    join(folder, "image.json"),
-    JSON.stringify({ version: 1, like: "cloud", workloads: [...workloads, payer] }),
-  );
-  writeFileSync(
-    join(folder, "root", program),
-    `const { openSync, readFileSync, readSync, writeSync } = require("node:fs");
-    const port = openSync(process.argv[2], "r+");
-    const bytes = Buffer.alloc(4096);
-    setInterval(() => {
-      const length = readSync(port, bytes);
-      if (length === 0) return;
-      const { id, paths } = JSON.parse(bytes.toString("utf8", 0, length));
-      const contents = paths.map((path) => readFileSync(path, "utf8").trim());
-      writeSync(port, JSON.stringify({ id, ok: true, uid: process.getuid(), contents }) + "\\n");
-    }, 100);`,
-  );
-  return folder;
-}
-
-/** A variant, and a recipe of the tree or `own`, one that the test writes. */
+/** A variant, and a recipe of the tree. */
 export type BootedImage = readonly [variant: ImageVariant, recipe: string];
 
 /** Boots each image once, and holds what it measured against what was predicted. */
@@ -96,14 +66,9 @@ export function describeImages(images: readonly BootedImage[]): void {
       const place = join(directory, `${variant}-${recipe}`);
       const tpm = await makeTpm(join(place, "tpm"));
       const lacks = recipe === "cloud-6.1" ? LACKS_OF_6_1 : [];
-      const provisioned = await provision(
-        await imageOf(variant, recipe === "own" ? await ownRecipe() : recipe),
-        tpm,
-        place,
-        {
-          policy: (demo) => ({ ...demo, sandbox: { lacks: [...lacks] } }),
-        },
-      );
+      const provisioned = await provision(await imageOf(variant, recipe), tpm, place, {
+        policy: (demo) => ({ ...demo, sandbox: { lacks: [...lacks] } }),
+      });
       const { machine } = provisioned;
       await bootProvisioned(provisioned, { memoryMiB: SMALL }, async ({ running, launch }) => {
         expect(launch).toMatchObject({ state: "serving", reasons: [] });
@@ -122,12 +87,6 @@ export function describeImages(images: readonly BootedImage[]): void {
         expect(strict.tier).toBe(
           variant !== "release" ? "contraindicated" : recipe === "cloud-6.1" ? "warning" : "affirming",
         );
-        if (recipe === "own") {
-          const payer = await running.workload(3000);
-          const paths = Object.keys(SWITCHES);
-          const answer = await payer.request("read", { paths }).finally(() => payer.close());
-          expect(answer).toMatchObject({ uid: 3000, contents: Object.values(SWITCHES) });
-        }
         expect(await signedNonce(running, machine.token.keys["release-ec"] ?? new Uint8Array())).toBe(true);
       });
     });

@@ -138,7 +138,10 @@ async function openAtP11kit(workload: Workload, place: Place): Promise<Open> {
 /** In through one scope, and used through another. */
 async function openUnwrapping({ scope }: Workload, place: Place): Promise<Open> {
   const restore = await openNative(pathOf(place, scope));
-  const restored = await openNative(pathOf(place, RESTORED));
+  const restored = await openNative(pathOf(place, RESTORED)).catch(async (error: unknown) => {
+    await restore.close();
+    throw error;
+  });
   const { blob, ledger } = place;
   const sign = (_: Buffer, digest: Buffer) => restored.session.sign({ key: RESTORED, mechanism: "CKM_ECDSA", digest });
   return {

@@ -50,8 +50,13 @@ const CKR_SIGNATURE_INVALID = 0xc0n;
 export async function openP11kit(path: string) {
   const client = await openRawClient(path);
   const call = (name: string, ...values: readonly Uint8Array[]) => ok(client, name, ...values);
-  await call("C_Initialize", INITIALIZE_VALUES);
-  await call("C_OpenSession", ulongs(1n, 4n));
+  try {
+    await call("C_Initialize", INITIALIZE_VALUES);
+    await call("C_OpenSession", ulongs(1n, 4n));
+  } catch (error) {
+    client.end(); // who is refused may stay for half a minute
+    throw error;
+  }
   return {
     sign: async (mechanism: "ecdsa" | "rsa", data: Uint8Array) => {
       await call("C_SignInit", SESSION, MECHANISM[mechanism], ulongs(PRIVATE));

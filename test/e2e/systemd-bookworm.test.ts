@@ -1,0 +1,3 @@
+import { describeInstalledDebian } from "../support/installed-debian.ts";
+
+describeInstalledDebian("bookworm", 2);
