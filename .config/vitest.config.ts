@@ -60,7 +60,10 @@ const moreMachines = ["image-disks", "own-module", "package", "secure-boot", "sy
 /** Faults at every place: `npm run faults` tries all of them, the other runs some. */
 const faults = ["test/faults/*.test.ts"];
 /** Minutes each, and outside `npm test`: `npm run campaign`. */
-const campaignMachines = ["command", "crash", "drills-fleet", "drills-restart", "grub", "images-others", "kernel", "systemd-bookworm", "systemd-trixie"];
+const campaignMachines = [
+  ...["build-crash", "command", "crash", "drills-fleet", "drills-restart", "grub", "images-others", "kernel"],
+  ...["systemd-bookworm", "systemd-trixie"],
+];
 const campaign = ["test/bench/whole.test.ts", "test/soak/machine.test.ts"];
 const e2e = (names: readonly string[]) => names.map((name) => `test/e2e/${name}.test.ts`);
 
